@@ -1,0 +1,6 @@
+"""``python -m compatbench``."""
+
+from compatbench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""A backbone: one frozen vision-language model, seen the same way whatever it is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compatbench.backbone.build import build_model, build_tokenizer
+from compatbench.backbone.prompts import Prompts, pad_rows
+from compatbench.backbone.text import TextTower
+from compatbench.cards import BackboneCard, backbone_cards
+from compatbench.errors import CompatbenchError
+from compatbench.labels import Labels
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
+
+__all__ = ["Backbone", "Labels", "Prompts", "load_backbone"]
+
+
+def load_backbone(name: str, device: str = "cpu") -> Backbone:
+    """Loads the backbone that a card names.
+
+    Raises:
+        CompatbenchError: no such card, or weights that are missing, damaged or do not fit.
+    """
+    card = backbone_cards.read(name)
+    model = build_model(card).to(device)
+    return Backbone(card, model, torch.device(device))
+
+
+class Backbone:
+    """A frozen open_clip model.
+
+    What depends on the backbone and on class names alone (token embeddings,
+    zero-shot features) is computed here, so that a method recomputes it on every
+    backbone by asking for it.
+
+    Attributes:
+        name: the card's name.
+        embed_dim: size e of the joint space.
+        token_width: width D of the text tower's token embeddings.
+        logit_scale: the checkpoint's own factor s on cosine similarities.
+    """
+
+    def __init__(self, card: BackboneCard, model: nn.Module, device: torch.device) -> None:
+        self.card = card
+        self.name = card.name
+        self.model = model
+        self.device = device
+        self.text = TextTower(model, card.name)
+        self.tokenizer = build_tokenizer(card, self.text.context_length)
+        self.token_width = self.text.width
+        self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
+        self._text_features: dict[tuple[str, ...], Tensor] = {}
+        self._name_rows: dict[tuple[str, ...], tuple[Tensor, tuple[int, ...]]] = {}
+
+    @cached_property
+    def embed_dim(self) -> int:
+        """Size e of the joint image-text space."""
+        return self.text_features(("a",)).shape[-1]
+
+    @cached_property
+    def preprocess(self) -> Compose:
+        """open_clip's evaluation transform: PIL image to ``[3, H, W]``."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        config = PreprocessCfg(**self.model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
+        return image_transform_v2(config, is_train=False)  # type: ignore[return-value]
+
+    @property
+    def preprocess_settings(self) -> dict[str, Any]:
+        """What decides how an image becomes a tensor: size, mean, std, interpolation."""
+        return dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``."""
+        return self.model.visual(images.to(self.device))  # type: ignore[operator]
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end."""
+        return list(self.tokenizer.encode(text))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings ``[..., D]`` of ids ``[...]``, constant."""
+        with torch.no_grad():
+            return self.text.embed(ids.to(self.device))
+
+    def embed_text(self, text: str) -> Tensor:
+        """Token embeddings of a text's own tokens, ``[tokens, D]``."""
+        return self.embed(torch.tensor(self.tokens(text), dtype=torch.long))
+
+    def name_tokens(self, labels: Labels) -> tuple[Tensor, tuple[int, ...]]:
+        """Token embeddings of the class names alone, ``[C, n, D]``, and their lengths."""
+        return self._embed_rows(labels.names, end=False)
+
+    def prompts(self, labels: Labels, context: Tensor) -> Prompts:
+        """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
+
+        Args:
+            labels: the class names.
+            context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
+        """
+        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
+        start = self.embed(torch.tensor([self.tokenizer.sot_token_id]))
+        if context.ndim == 2:
+            return Prompts(torch.cat([start, context]), suffix, lengths)
+        if len(context) != len(labels.names):
+            raise CompatbenchError(
+                f"{len(context)} contexts were given for {len(labels.names)} classes"
+            )
+        length = context.shape[1]
+        return Prompts(
+            start, torch.cat([context, suffix], dim=1), tuple(n + length for n in lengths)
+        )
+
+    def encode_prompts(self, prompts: Prompts) -> Tensor:
+        """Text features of prompts, not normalised, ``[n, e]``; differentiable in the prompts."""
+        return self.text.encode(prompts)
+
+    @torch.no_grad()
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """Features of plain texts, not normalised, ``[n, e]``; computed once per backbone.
+
+        Raises:
+            CompatbenchError: a text does not fit the context; it is never cut silently.
+        """
+        if texts not in self._text_features:
+            ids = [
+                [self.tokenizer.sot_token_id, *self.tokens(text), self.tokenizer.eot_token_id]
+                for text in texts
+            ]
+            shared = _common_prefix(ids)
+            suffix = self.embed(pad_rows([row[shared:] for row in ids]))
+            prefix = self.embed(torch.tensor(ids[0][:shared]))
+            prompts = Prompts(prefix, suffix, tuple(len(row) - shared for row in ids))
+            self._text_features[texts] = self.text.encode(prompts)
+        return self._text_features[texts]
+
+    def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
+        """The zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""
+        return F.normalize(self.text_features(labels.fill(template)), dim=-1)
+
+    def zero_shot_ensemble(self, labels: Labels) -> Tensor:
+        """The mean of the normalised features of all templates, normalised again, ``[C, e]``."""
+        features = [self.zero_shot(labels, template) for template in labels.templates]
+        return F.normalize(torch.stack(features).mean(0), dim=-1)
+
+    def _embed_rows(self, texts: tuple[str, ...], end: bool) -> tuple[Tensor, tuple[int, ...]]:
+        key = (*texts, str(end))
+        if key not in self._name_rows:
+            tail = [self.tokenizer.eot_token_id] if end else []
+            ids = [[*self.tokens(text), *tail] for text in texts]
+            self._name_rows[key] = self.embed(pad_rows(ids)), tuple(len(row) for row in ids)
+        return self._name_rows[key]
+
+
+def _common_prefix(rows: list[list[int]]) -> int:
+    """How many leading tokens all rows share, leaving each row at least one of its own."""
+    most = min(len(row) for row in rows) - 1
+    shared = 0
+    while shared < most and len({row[shared] for row in rows}) == 1:
+        shared += 1
+    return max(shared, 1)

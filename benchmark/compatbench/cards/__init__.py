@@ -1,0 +1,74 @@
+"""The cards in ``tasks/``: what tasks, backbones and suites there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import compatbench.tasks
+from compatbench.cards.schema import BackboneCard, SuiteCard, TaskCard, TrainingCard
+from compatbench.cards.select import select_names, unknown_name
+from compatbench.cards.yamlfile import CardModel, read_card
+from compatbench.errors import CompatbenchError
+
+__all__ = [
+    "TASKS_FOLDER",
+    "BackboneCard",
+    "Catalog",
+    "SuiteCard",
+    "TaskCard",
+    "TrainingCard",
+    "backbone_cards",
+    "select_names",
+    "suite_cards",
+    "task_cards",
+]
+
+TASKS_FOLDER = Path(compatbench.tasks.__file__).resolve().parent
+
+AnyCard = TypeVar("AnyCard", bound=CardModel)
+
+
+class Catalog(Generic[AnyCard]):
+    """The cards of one kind: one YAML file each, read when asked for.
+
+    A card's name is its file's name, so a listing needs no reading and a broken
+    card harms only those who ask for it.
+    """
+
+    def __init__(self, kind: str, model: type[AnyCard], folder: Callable[[], Path]) -> None:
+        self.kind = kind
+        self._model = model
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """The names of all cards, sorted."""
+        return sorted(path.stem for path in self._folder().glob("*.yaml"))
+
+    def read(self, name: str) -> AnyCard:
+        """Reads a card by its name, or by the path of its YAML file.
+
+        Raises:
+            CompatbenchError: no such card, or a card that breaks its schema.
+        """
+        if name.endswith((".yaml", ".yml")):
+            return read_card(Path(name), self._model)
+        if name not in self.names():
+            raise CompatbenchError(unknown_name(name, self.names(), self.kind))
+        path = self._folder() / f"{name}.yaml"
+        card = read_card(path, self._model)
+        if getattr(card, "name", name) != name:
+            raise CompatbenchError(
+                f"{path}: field 'name' is '{getattr(card, 'name', '')}'; it must equal the file's name"
+            )
+        return card
+
+    def select(self, wanted: str | tuple[str, ...]) -> list[AnyCard]:
+        """The cards that a selection of names and globs means."""
+        return [self.read(name) for name in select_names(wanted, self.names(), self.kind)]
+
+
+task_cards = Catalog("task", TaskCard, lambda: TASKS_FOLDER)
+backbone_cards = Catalog("backbone", BackboneCard, lambda: TASKS_FOLDER / "backbones")
+suite_cards = Catalog("suite", SuiteCard, lambda: TASKS_FOLDER / "suites")

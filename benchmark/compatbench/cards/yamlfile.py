@@ -1,0 +1,80 @@
+"""Reads a YAML card into a pydantic model; an error names the file, the line and the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compatbench.errors import CompatbenchError
+
+
+class CardModel(BaseModel):
+    """The base of all cards: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Card = TypeVar("Card", bound=CardModel)
+
+
+def read_card(path: Path, model: type[Card]) -> Card:
+    """Reads one card.
+
+    Raises:
+        CompatbenchError: the file is missing, is not YAML, or breaks the model's schema.
+    """
+    values, root = _parse(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "card"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        line = _line_of(root, first["loc"])
+        message = {
+            "missing": f"field '{field}' is missing; add it",
+            "extra_forbidden": f"field '{field}' is not known; remove it or mend its name",
+        }.get(first["type"], f"field '{field}': {first['msg']}")
+        raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompatbenchError(f"cannot read card {path}: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
+    return values, root
+
+
+def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of ``location`` that the file has."""
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                return line
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line

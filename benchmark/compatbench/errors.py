@@ -1,0 +1,26 @@
+"""What can go wrong, told to a user in one line."""
+
+from __future__ import annotations
+
+
+class CompatbenchError(Exception):
+    """A mistake in the input that the user can mend: names the place, the field and the fix.
+
+    The command line prints the message alone, without a traceback, and exits with 2.
+    """
+
+
+class CompatbenchWarning(UserWarning):
+    """Something was repaired or left out; the run goes on."""
+
+
+class NotTransferable(Exception):  # noqa: N818 - a result, not an error
+    """Raised by ``Method.attach`` when a module has no meaning on a backbone.
+
+    For example, a residual over 512 image features on a backbone with 768.
+    This is a result of the benchmark, and shown as such.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

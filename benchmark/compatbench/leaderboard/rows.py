@@ -1,0 +1,133 @@
+"""Result rows: what ``results/<suite>/<method>.csv`` holds, read and written exactly.
+
+A row is one record: a fitted module at one backbone on one test set. Counts are
+kept, not percentages, so nothing is rounded. Times, which no two runs share, stand
+in ``<method>.cost.csv`` under the same keys.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from compatbench.cards.schema import Name
+from compatbench.errors import CompatbenchError
+
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Row(BaseModel):
+    """One line of a results file.
+
+    Attributes:
+        key: of the cell; equal for all rows of one fit.
+        backbone: where the module was measured; equal to ``source`` on the source.
+        test_set: the task itself, or a variant of it.
+        correct, total: images classified right by the module, of how many.
+        zero_shot_correct: the same for this backbone's own zero-shot classifier.
+        reason: why there is no number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Name
+    task: Name
+    test_set: Name
+    source: Name
+    backbone: Name
+    shots: Annotated[int, Field(ge=1)]
+    seed: int
+    status: Literal["ok", "not transferable", "failed"]
+    correct: Count | None = None
+    total: Count | None = None
+    zero_shot_correct: Count | None = None
+    parameters: Count = 0
+    module_bytes: Count = 0
+    reason: str = ""
+    key: Key
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Row:
+        counts = (self.correct, self.total, self.zero_shot_correct)
+        if self.status != "ok":
+            if any(count is not None for count in counts):
+                raise ValueError("a row that is not ok has no counts")
+        elif self.correct is None or self.total is None or self.zero_shot_correct is None:
+            raise ValueError("a row that is ok has correct, total and zero_shot_correct")
+        elif not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
+            raise ValueError("more images are right than there are")
+        return self
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 accuracy in percent."""
+        return None if self.correct is None or not self.total else 100 * self.correct / self.total
+
+    @property
+    def zero_shot(self) -> float | None:
+        """Top-1 accuracy in percent of the backbone's own zero-shot classifier."""
+        if self.zero_shot_correct is None or not self.total:
+            return None
+        return 100 * self.zero_shot_correct / self.total
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Where the row stands in its file."""
+        return (self.task, self.source, self.shots, self.seed, self.backbone, self.test_set)
+
+
+class Cost(BaseModel):
+    """What a record took, wall clock, in seconds; one line of a cost file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: Key
+    backbone: Name
+    test_set: Name
+    fit_seconds: Annotated[float, Field(ge=0)]
+    evaluate_seconds: Annotated[float, Field(ge=0)]
+
+
+def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
+    """Rows as CSV text: the same rows give the same bytes."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(model.model_fields), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if v is None else v for k, v in row.model_dump().items()})
+    return out.getvalue()
+
+
+AnyRow = TypeVar("AnyRow", Row, Cost)
+
+
+def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
+    """Reads a results file (``Row``) or a cost file (``Cost``).
+
+    Raises:
+        CompatbenchError: the file cannot be read, or a line breaks the schema.
+    """
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restkey="surplus")
+            if reader.fieldnames != list(model.model_fields):
+                raise CompatbenchError(
+                    f"{path}:1: the columns must be {','.join(model.model_fields)}"
+                )
+            for line in reader:
+                values = {name: value for name, value in line.items() if value not in ("", None)}
+                rows.append(model.model_validate(values))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CompatbenchError(f"cannot read {path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "row"
+        raise CompatbenchError(f"{path}:{reader.line_num}: '{field}': {first['msg']}") from None
+    return rows

@@ -1,0 +1,177 @@
+"""What a method adapter is made of.
+
+A method is one file: a class with a ``card``, a ``Config``, ``fit`` and ``attach``.
+``fit`` makes a module on the source backbone; ``attach`` turns the module into a
+classifier on any backbone, and is given class names and templates but never images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method.module import Module
+
+__all__ = [
+    "Backbone",
+    "Classifier",
+    "Config",
+    "CosineClassifier",
+    "FeatureSet",
+    "FewShotData",
+    "Labels",
+    "Method",
+    "MethodCard",
+    "Module",
+    "NotTransferable",
+    "require_shape",
+]
+
+Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
+Depth = Literal["none", "shallow", "deep"]
+
+# Image features [batch, e], not normalised, to logits [batch, classes].
+Classifier = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What a method is, for lists and for the leaderboard.
+
+    Attributes:
+        name: the name that the command line and results use.
+        title: the name as its authors write it.
+        paper: where it was published, such as ``arXiv:2109.01134``.
+        inserts: the place, or places, where the module acts.
+        summary: the idea in one line.
+        learns: False for a method that looks at no image; it is run for one seed only.
+    """
+
+    name: str
+    title: str
+    paper: str
+    inserts: Place | tuple[Place, ...]
+    summary: str
+    learns: bool = True
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self.inserts if isinstance(self.inserts, tuple) else (self.inserts,)
+
+    @property
+    def depth(self) -> Depth:
+        """Shallow if the module acts at the text encoder's input only; deep anywhere else."""
+        if self.places == ("none",):
+            return "none"
+        return "shallow" if self.places == ("text-input",) else "deep"
+
+
+class Config(BaseModel):
+    """The settings of a method: immutable; an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Frozen image features of some samples.
+
+    Attributes:
+        plain: features of the plain view, not normalised, ``[N, e]``.
+        views: features of the training views, ``[views, N, e]``.
+        targets: labels, ``[N]``.
+    """
+
+    plain: Tensor
+    views: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class FewShotData:
+    """What a method may learn from: the few-shot draw of one task and seed.
+
+    Attributes:
+        labels: class names and templates.
+        shots: images per class that were asked for; a class may have had fewer.
+        train: the few-shot training set, grouped by class.
+        val: the few-shot validation set, at most 4 per class, perhaps empty.
+    """
+
+    labels: Labels
+    shots: int
+    train: FeatureSet
+    val: FeatureSet
+
+
+class CosineClassifier:
+    """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩.
+
+    Attributes:
+        weights: class weights, normalised, ``[C, e]``.
+        scale: the factor s.
+    """
+
+    def __init__(self, weights: Tensor, scale: float) -> None:
+        self.weights = F.normalize(weights, dim=-1)
+        self.scale = scale
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.scale * F.normalize(features, dim=-1) @ self.weights.T
+
+
+class Method(ABC):
+    """A way to fit a module on one backbone and to attach it to any other."""
+
+    card: ClassVar[MethodCard]
+
+    class Config(Config):
+        """Settings; subclasses add fields with the published values as defaults."""
+
+    def __init__(self, config: BaseModel | None = None) -> None:
+        self.config = config if config is not None else self.Config()
+
+    @abstractmethod
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        """Makes a module.
+
+        Args:
+            backbone: the source; frozen.
+            data: few-shot images of one task, as features of this backbone.
+            rng: the only source of randomness.
+        """
+
+    @abstractmethod
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        """Turns a module into a classifier on a backbone, learning nothing.
+
+        What was learned comes from ``module``, untouched; what depends on the
+        backbone (token embeddings, zero-shot features, logit scale) is derived anew.
+
+        Raises:
+            NotTransferable: the module has no meaning on this backbone.
+        """
+
+
+def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
+    """The named tensor, if its size along ``dim`` is what the backbone or the labels need.
+
+    Raises:
+        NotTransferable: the sizes differ; they are never padded or cut to fit.
+    """
+    tensor = module[name]
+    if tensor.shape[dim] != size:
+        raise NotTransferable(f"the module was made for {what} {tensor.shape[dim]}, not {size}")
+    return tensor

@@ -1,0 +1,227 @@
+"""Runs one cell: draws the shots, fits the module once, measures it on every backbone."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.features import FeatureCache
+from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method.registry import builtin_methods
+from compatbench.run.cell import Cell, CellRecord, Record
+from compatbench.run.keys import data_key
+from compatbench.run.plan import missing_records
+from compatbench.run.provenance import provenance
+from compatbench.run.store import RunStore
+from compatbench.task import Sample, Task, load_task
+from compatbench.task.sampling import draw_few_shot
+from compatbench.views import View
+
+LAST_FRAMES = 5
+
+
+class Worker:
+    """Runs cells in this process, keeping backbones and features at hand between them."""
+
+    def __init__(self, store: RunStore, cache: FeatureCache, threads: int = 1) -> None:
+        self.store = store
+        self.cache = cache
+        self.threads = threads
+        self._backbone = lru_cache(maxsize=4)(load_backbone)
+
+    def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
+        """Runs what is missing of a cell and keeps each record as soon as it is measured.
+
+        An error in the method becomes a record; an error in the user's input or in
+        the store is raised.
+
+        Raises:
+            CompatbenchError: broken data, or a store that cannot be written.
+        """
+        torch.set_num_threads(self.threads)
+        with threadpool_limits(limits=self.threads):
+            return self._run(cell, on_record)
+
+    def _run(self, cell: Cell, on_record: Callable[[Record], None]) -> CellRecord:
+        done = self.store.read(cell.key)
+        try:
+            method = _build_method(cell)
+            module = self.store.read_module(done) if done and done.status == "ok" else None
+            if done is None or module is None:
+                done, module = self._fit(cell, method)
+        except CompatbenchError:
+            raise
+        except Exception as error:
+            done = _describe(cell, error=_describe_error(error), trace=_last_frames(error))
+            self.store.write(done)
+            return done
+        missing = missing_records(cell, done)
+        for name in dict.fromkeys(backbone for backbone, _ in missing):
+            test_sets = [test_set for backbone, test_set in missing if backbone == name]
+            for record in self._measure(cell, method, module, self._backbone(name), test_sets):
+                kept = [r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)]
+                done = done.model_copy(update={"records": (*kept, record)})
+                on_record(record)
+            self.store.write(done)
+        return done
+
+    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+        backbone = self._backbone(cell.source)
+        data = self._few_shot_data(cell, backbone)
+        rng = torch.Generator().manual_seed(cell.seed)
+        start = time.perf_counter()
+        module = method.fit(backbone, data, rng).detach()
+        seconds = time.perf_counter() - start
+        record = _describe(
+            cell,
+            status="ok",
+            fit_seconds=round(seconds, 4),
+            parameters=module.parameters,
+            module_bytes=module.bytes,
+            module=module.fingerprint,
+        )
+        self.store.write_module(module, record)
+        self.store.write(record)
+        return record, module
+
+    def _few_shot_data(self, cell: Cell, backbone: Backbone) -> FewShotData:
+        task = load_task(cell.task)
+        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        return FewShotData(
+            labels=task.labels,
+            shots=cell.shots,
+            train=self._feature_set(cell, backbone, task, train, augment=True),
+            val=self._feature_set(cell, backbone, task, val, augment=False),
+        )
+
+    def _feature_set(
+        self, cell: Cell, backbone: Backbone, task: Task, samples: list[Sample], augment: bool
+    ) -> FeatureSet:
+        plain = self.cache.features(backbone, task, samples)
+        views = [plain]
+        if augment and cell.training.views > 1:
+            views = [
+                self.cache.features(
+                    backbone,
+                    task,
+                    samples,
+                    View(number, cell.training.crop_scale, cell.training.flip),
+                )
+                for number in range(1, cell.training.views + 1)
+            ]
+        return FeatureSet(plain, torch.stack(views), _targets(samples, backbone))
+
+    def _measure(
+        self,
+        cell: Cell,
+        method: Method,
+        module: Module,
+        backbone: Backbone,
+        test_sets: list[str],
+    ) -> list[Record]:
+        """The records of a module on one backbone: attached once, then every test set."""
+        start = time.perf_counter()
+        failure: dict[str, str] = {}
+        classifier: Classifier | None = None
+        try:
+            with torch.no_grad():
+                classifier = method.attach(
+                    module.to(backbone.device), backbone, load_task(cell.task).labels
+                )
+        except NotTransferable as reason:
+            failure = {"status": "not transferable", "reason": reason.reason}
+        except Exception as error:
+            failure = {"status": "failed", "reason": _describe_error(error)}
+        attach_seconds = time.perf_counter() - start
+        records = []
+        for name in test_sets:
+            test_set = load_task(name)
+            where = {"backbone": backbone.name, "test_set": name, "data": data_key(backbone.name, name)}
+            if classifier is None:
+                records.append(Record.model_validate(where | failure))
+                continue
+            samples = list(test_set.split("test"))
+            features = self.cache.features(backbone, test_set, samples)
+            targets = _targets(samples, backbone)
+            zero_shot = features @ backbone.zero_shot(test_set.labels).T
+            start = time.perf_counter()
+            try:
+                with torch.no_grad():
+                    logits = _check_logits(classifier(features), len(samples), len(test_set.labels))
+            except Exception as error:
+                failed = {"status": "failed", "reason": _describe_error(error)}
+                records.append(Record.model_validate(where | failed))
+                continue
+            records.append(
+                Record(
+                    **where,
+                    status="ok",
+                    correct=_count_correct(logits, targets),
+                    total=len(samples),
+                    zero_shot_correct=_count_correct(zero_shot, targets),
+                    seconds=round(attach_seconds + time.perf_counter() - start, 4),
+                )
+            )
+        return records
+
+
+def _build_method(cell: Cell) -> Method:
+    registry = builtin_methods()
+    if cell.plugin is not None and cell.method not in registry.classes:
+        registry.add_file(Path(cell.plugin))
+    cls = registry.get(cell.method)
+    return cls(cls.Config.model_validate(cell.config))
+
+
+def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
+    return torch.tensor(
+        [sample.label for sample in samples], dtype=torch.long, device=backbone.device
+    )
+
+
+def _check_logits(logits: Tensor, images: int, classes: int) -> Tensor:
+    if tuple(logits.shape) != (images, classes):
+        raise ValueError(f"logits have shape {list(logits.shape)}, not [{images}, {classes}]")
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("logits are not finite")
+    return logits
+
+
+def _count_correct(logits: Tensor, targets: Tensor) -> int:
+    return int((logits.argmax(-1) == targets).sum())
+
+
+def _describe(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
+    return CellRecord.model_validate(
+        {
+            "key": cell.key,
+            "method": cell.method,
+            "config": cell.config,
+            "task": cell.task,
+            "source": cell.source,
+            "shots": cell.shots,
+            "seed": cell.seed,
+            "status": status,
+            "provenance": provenance(),
+            **values,
+        }
+    )
+
+
+def _describe_error(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _last_frames(error: Exception) -> tuple[str, ...]:
+    frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
+    return tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)

@@ -1,0 +1,72 @@
+"""What decides a number: the hashes that name cells and records."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import compatbench
+from compatbench.cards import backbone_cards
+from compatbench.files import sha256_json
+from compatbench.run.cell import SCHEMA
+from compatbench.source import hash_files
+from compatbench.task import load_task
+
+# The harness's own code that decides numbers. A change of behaviour in any of these
+# makes every cell new; comments, docstrings and layout are not part of the hash.
+ENGINE = (
+    "backbone/__init__.py",
+    "backbone/build.py",
+    "backbone/mini.py",
+    "backbone/prompts.py",
+    "backbone/text.py",
+    "features.py",
+    "labels.py",
+    "method/__init__.py",
+    "method/module.py",
+    "method/optim.py",
+    "method/trained.py",
+    "run/fit.py",
+    "task/sampling.py",
+    "views.py",
+)
+
+
+@lru_cache(maxsize=1)
+def engine_hash() -> str:
+    """Hash of the harness's number-deciding code."""
+    root = Path(compatbench.__file__).parent
+    return hash_files([root / name for name in ENGINE])
+
+
+@lru_cache(maxsize=256)
+def data_key(backbone: str, test_set: str) -> str:
+    """Hash of a backbone's weights and of a test set's images and labels."""
+    card = backbone_cards.read(backbone)
+    return sha256_json([card.sha256, card.config, load_task(test_set).fingerprint])
+
+
+def cell_key(
+    method: str,
+    method_source: str,
+    config: dict[str, object],
+    source: str,
+    task: str,
+    shots: int,
+    seed: int,
+    training: dict[str, object],
+) -> str:
+    """The key of a fit: equal keys, equal modules."""
+    return sha256_json(
+        {
+            "schema": SCHEMA,
+            "engine": engine_hash(),
+            "method": method,
+            "method_source": method_source,
+            "config": config,
+            "data": data_key(source, task),
+            "shots": shots,
+            "seed": seed,
+            "training": training,
+        }
+    )

@@ -1,0 +1,50 @@
+"""Hashes of code that ignore layout and words, so that only a change of behaviour counts."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from compatbench.files import sha256_bytes, sha256_file
+
+
+@cache
+def hash_code(path: Path) -> str:
+    """The SHA-256 of a Python file's syntax tree, without comments, docstrings and layout."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return sha256_file(path)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[0].value.value = ""
+    return sha256_bytes(ast.unparse(tree).encode())
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """One hash for a group of Python files, independent of where they lie."""
+    return sha256_bytes(
+        *(f"{path.name}:{hash_code(path)}\n".encode() for path in sorted(paths, key=lambda p: p.name))
+    )
+
+
+def hash_class(cls: type, until: type) -> str:
+    """One hash for the files of a class and of its bases below ``until``."""
+    files = {
+        Path(inspect.getfile(base))
+        for base in cls.__mro__
+        if issubclass(base, until) and base is not until
+    }
+    return hash_files(files)

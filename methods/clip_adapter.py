@@ -1,0 +1,68 @@
+"""CLIP-Adapter: a bottleneck on the image feature, mixed with the feature itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.trained import TrainedMethod
+
+
+class CLIPAdapter(TrainedMethod):
+    """f' = α · ReLU(A_2 ReLU(A_1 f)) + (1 − α) · f, then zero-shot classification.
+
+    Gao et al., *CLIP-Adapter: Better Vision-Language Models with Feature Adapters*,
+    equation 5. f is not normalised before the adapter; A_1 and A_2 have no bias and a
+    bottleneck of e/4; α = 0.2. Recipe: CoOp's.
+    """
+
+    card = MethodCard(
+        name="clip_adapter",
+        title="CLIP-Adapter",
+        paper="arXiv:2110.04544",
+        inserts="feature",
+        summary="bottleneck MLP on the image feature, residual mix",
+    )
+
+    class Config(TrainedMethod.Config):
+        ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+        reduction: PositiveInt = 4
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        size = backbone.embed_dim
+        hidden = size // self.config.reduction
+        trained = {"down": _linear(hidden, size, rng), "up": _linear(size, hidden, rng)}
+        return Module(trained={name: t.to(backbone.device) for name, t in trained.items()})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        down = require_shape(module, "down", backbone.embed_dim, "image features of size")
+        up, ratio, scale = module["up"], self.config.ratio, backbone.logit_scale
+        text = backbone.zero_shot(labels)
+
+        def classify(features: Tensor) -> Tensor:
+            adapted = F.relu(F.relu(features @ down.T) @ up.T)
+            mixed = ratio * adapted + (1 - ratio) * features
+            return scale * F.normalize(mixed, dim=-1) @ text.T
+
+        return classify
+
+
+def _linear(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    """The default initialisation of ``nn.Linear``: uniform within ± 1/√fan-in."""
+    return (torch.rand(rows, columns, generator=rng) * 2 - 1) / math.sqrt(columns)

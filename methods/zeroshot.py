@@ -1,0 +1,50 @@
+"""Zero-shot CLIP: hand-written prompts are the classifier; the floor of every comparison."""
+
+from __future__ import annotations
+
+import torch
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    Method,
+    MethodCard,
+    Module,
+)
+
+
+class ZeroShot(Method):
+    """Class weights are the text features of a template filled with the class names.
+
+    Radford et al., *Learning Transferable Visual Models From Natural Language
+    Supervision*, section 3.1. With ``ensemble`` the normalised features of all of
+    the task's templates are averaged (section 3.1.4).
+    """
+
+    card = MethodCard(
+        name="zeroshot",
+        title="Zero-shot",
+        paper="arXiv:2103.00020",
+        inserts="none",
+        summary="hand-written prompts give the classifier",
+        learns=False,
+    )
+
+    class Config(Method.Config):
+        ensemble: bool = False
+
+    config: Config
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        return Module()
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        weights = (
+            backbone.zero_shot_ensemble(labels)
+            if self.config.ensemble
+            else backbone.zero_shot(labels)
+        )
+        return CosineClassifier(weights, backbone.logit_scale)

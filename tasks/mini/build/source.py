@@ -1,0 +1,54 @@
+"""Step ``source``: pre-trains the CLIP that modules are tuned on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from . import towers
+from .corpus import load_corpus
+from .tokenizer import load_tokenizer
+from .training import (
+    MAX_SCALE,
+    Recipe,
+    Stage,
+    contrastive_loss,
+    draw_batch,
+    make_optimisers,
+    step_rng,
+    write_facts,
+)
+
+RECIPE = Recipe(seed=0, steps=2400)
+STAGE = 0
+
+
+def weights_path(work: Path) -> Path:
+    return work / "source" / "mini-clip.safetensors"
+
+
+def facts_path(work: Path) -> Path:
+    return work / "source" / "facts.json"
+
+
+def train_source(work: Path) -> None:
+    """Trains the source model from random weights on the source sets."""
+    if weights_path(work).exists():
+        return
+    torch.manual_seed(RECIPE.seed)
+    model = towers.create(towers.SOURCE_MODEL).train()
+    corpus, tokenizer = load_corpus(work, "source"), load_tokenizer()
+    stage = Stage(
+        "contrastive", work / "source", RECIPE.steps, {"model": model}, make_optimisers(model, RECIPE)
+    )
+
+    def step_loss(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_SCALE)
+        batch = draw_batch(corpus, tokenizer, RECIPE, step_rng(RECIPE.seed, STAGE, step))
+        return contrastive_loss(model, batch)
+
+    stage.run(step_loss)
+    towers.save(model, weights_path(work))
+    write_facts(facts_path(work), contrastive=stage)

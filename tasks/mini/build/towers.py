@@ -1,0 +1,83 @@
+"""Makes the two models and reaches into their towers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from compatbench.backbone.mini import register_mini_towers
+from safetensors.torch import load_file, save_file
+
+from .sets import TASKS_FOLDER
+
+SOURCE_MODEL, TARGET_MODEL = "mini-clip", "mini-eva-clip"
+
+Model = Any
+
+
+def create(name: str) -> Model:
+    """Makes a model with random weights."""
+    register_mini_towers(TASKS_FOLDER)
+    return open_clip.create_model(name, precision="fp32")
+
+
+def load(name: str, path: Path) -> Model:
+    """Makes a model with the weights of a safetensors file, ready for evaluation."""
+    model = create(name)
+    model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return model.eval().requires_grad_(False)
+
+
+def save(model: Model, path: Path) -> None:
+    """Writes a model's weights as float16."""
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, path)
+
+
+def text_tower(model: Model) -> Any:
+    """The module with the text encoder's parts: a CLIP holds them itself."""
+    return model.text if hasattr(model, "text") else model
+
+
+def text_parameters(model: Model) -> dict[int, torch.nn.Parameter]:
+    """The text encoder's parameters by id."""
+    tower = text_tower(model)
+    modules = (tower.transformer, tower.token_embedding, tower.ln_final)
+    parameters = [p for module in modules for p in module.parameters()]
+    parameters += [tower.positional_embedding, tower.text_projection]
+    return {id(p): p for p in parameters}
+
+
+def encode_embeddings(model: Model, embeddings: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
+    """Encodes token embeddings.
+
+    Args:
+        model: A model.
+        embeddings: float [B, L, width], L at most the context length.
+        eot: int64 [B], where the end-of-text token stands.
+
+    Returns:
+        Unit features, float [B, dim].
+    """
+    tower = text_tower(model)
+    length = embeddings.shape[1]
+    hidden = embeddings + tower.positional_embedding[:length]
+    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+    pooled = tower.ln_final(hidden)[torch.arange(len(hidden)), eot] @ tower.text_projection
+    return F.normalize(pooled.float(), dim=-1)
+
+
+def encode_text(model: Model, tokens: torch.Tensor) -> torch.Tensor:
+    """Encodes tokens, int64 [B, L], to unit features, float [B, dim].
+
+    The text encoder is causal and EOT has the highest id, so columns past the
+    longest EOT may be cut off.
+    """
+    return encode_embeddings(model, text_tower(model).token_embedding(tokens), tokens.argmax(-1))
+
+
+def encode_images(model: Model, images: torch.Tensor) -> torch.Tensor:
+    """Encodes normalised images, float [B, 3, 48, 48], to unit features, float [B, dim]."""
+    return F.normalize(model.visual(images).float(), dim=-1)
