@@ -8,8 +8,6 @@ import warnings
 import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from compatbench.method import (
@@ -88,6 +86,10 @@ class LinearProbe(Method):
 
     def _solve(self, train: FeatureSet, c: float, classes: int) -> tuple[Tensor, Tensor]:
         """W ``[C, e]`` and b ``[C]``; a class without images gets a bias of −∞'s stand-in."""
+        # Loading scikit-learn takes a second, which those who only list methods are spared.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         solver = LogisticRegression(C=c, max_iter=self.config.max_iterations)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

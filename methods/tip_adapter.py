@@ -10,18 +10,18 @@ from torch import Tensor
 from compatbench.method import (
     Backbone,
     Classifier,
-    Config,
     FeatureSet,
     FewShotData,
     Labels,
     Method,
     MethodCard,
+    MethodConfig,
     Module,
     require_shape,
 )
 
 
-class CacheConfig(Config):
+class CacheConfig(MethodConfig):
     """α and β before the search, and the grid of the search."""
 
     alpha: NonNegativeFloat = 1.17
@@ -52,7 +52,7 @@ class TipAdapter(Method):
         summary="key-value cache of the shots added to zero-shot logits",
     )
 
-    class Config(Method.Config, CacheConfig):
+    class Config(CacheConfig):
         pass
 
     config: Config

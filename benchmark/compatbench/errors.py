@@ -14,7 +14,7 @@ class CompatbenchWarning(UserWarning):
     """Something was repaired or left out; the run goes on."""
 
 
-class NotTransferable(Exception):  # noqa: N818 - a result, not an error
+class NotTransferable(Exception):
     """Raised by ``Method.attach`` when a module has no meaning on a backbone.
 
     For example, a residual over 512 image features on a backbone with 768.

@@ -88,7 +88,7 @@ class FeatureCache:
                 backbone.card.sha256,
                 backbone.card.config,
                 backbone.preprocess_settings,
-                task.source.fingerprint,
+                task.source.fingerprint(),
                 [sample.id for sample in samples],
                 view.settings,
                 code,
@@ -97,9 +97,7 @@ class FeatureCache:
 
 
 @torch.no_grad()
-def _encode(
-    backbone: Backbone, task: Task, samples: Sequence[Sample], view: View
-) -> Tensor:
+def _encode(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) -> Tensor:
     size = backbone.preprocess_settings["size"]
     side = size if isinstance(size, int) else min(size)
     parts = []
@@ -129,12 +127,9 @@ def _read(path: Path) -> Tensor | None:
     try:
         with safe_open(path, "pt") as file:
             features: Tensor = file.get_tensor("features")
-            intact = (file.metadata() or {}).get("sha256") == _checksum(features)
+            if (file.metadata() or {}).get("sha256") == _checksum(features):
+                return features
     except (SafetensorError, OSError, ValueError):
-        intact = False
-    if not intact:
-        warnings.warn(
-            f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2
-        )
-        return None
-    return features
+        pass
+    warnings.warn(f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2)
+    return None

@@ -36,7 +36,10 @@ def _is_docstring(node: ast.AST) -> bool:
 def hash_files(paths: Iterable[Path]) -> str:
     """One hash for a group of Python files, independent of where they lie."""
     return sha256_bytes(
-        *(f"{path.name}:{hash_code(path)}\n".encode() for path in sorted(paths, key=lambda p: p.name))
+        *(
+            f"{path.name}:{hash_code(path)}\n".encode()
+            for path in sorted(paths, key=lambda p: p.name)
+        )
     )
 
 

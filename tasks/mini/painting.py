@@ -58,22 +58,20 @@ def paint(tile: np.ndarray, monochrome: bool, seed: int) -> Image.Image:
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     ground = _ground(rng)
-    # Drawn for every tile, so that the rest of the picture does not depend on the kind of set.
+    # Drawn for every tile, so that the rest of the image does not depend on the kind of set.
     ink = _ink(rng, ground)
-    inverse = _placement(rng, tile.shape[0])
-    tint = 1 + (rng.random(3, dtype=np.float32) - 0.5) * 2 * MAX_TINT
+    placement = _placement(rng, tile.shape[0])
+    tint = 255 + (rng.random(3, dtype=np.float32) - 0.5) * (2 * MAX_TINT * 255)
 
-    rgba = tile.astype(np.float32)
-    alpha = rgba[..., 3:] / 255
-    rgba[..., :3] = ink * 255 if monochrome else rgba[..., :3]
-    # Colours are multiplied by alpha first, so that edges do not take on the colour of nothing.
-    rgba[..., :3] *= alpha
-    moved = Image.fromarray((rgba + 0.5).astype(np.uint8), "RGBA").transform(
-        (tile.shape[1], tile.shape[0]), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
+    alpha = tile[..., 3:].astype(np.float32) / 255
+    colour = ink if monochrome else tile[..., :3].astype(np.float32) / 255
+    flat = (colour - ground) * alpha + ground
+    pixels = np.minimum(flat * tint + 0.5, 255).astype(np.uint8)
+    around = tuple(np.minimum(ground * tint + 0.5, 255).astype(np.uint8).tolist())
+    image = Image.fromarray(pixels)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, placement, Image.Resampling.BILINEAR, fillcolor=around
     )
-    pixels = np.asarray(moved).astype(np.float32)
-    image = pixels[..., :3] + (255 - pixels[..., 3:]) * ground
-    return Image.fromarray(np.clip(image * tint + 0.5, 0, 255).astype(np.uint8), "RGB")
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:

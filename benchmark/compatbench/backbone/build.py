@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from compatbench.backbone.mini import register_mini_towers
-from compatbench.cards import TASKS_FOLDER, BackboneCard
+from compatbench.cards import BackboneCard
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_file
+from compatbench.folders import tasks_folder
 
 
 def build_model(card: BackboneCard) -> nn.Module:
@@ -25,9 +26,9 @@ def build_model(card: BackboneCard) -> nn.Module:
     """
     import open_clip
 
-    path = TASKS_FOLDER / card.weights
+    path = tasks_folder() / card.weights
     state = load_weights(path, card)
-    register_mini_towers(TASKS_FOLDER)
+    register_mini_towers(tasks_folder())
     with _quiet():
         model = open_clip.create_model(card.config, pretrained=None, precision="fp32")
     try:
@@ -65,7 +66,7 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
 
     if card.tokenizer is None:
         return SimpleTokenizer(context_length=context_length)
-    path = TASKS_FOLDER / card.tokenizer
+    path = tasks_folder() / card.tokenizer
     if not path.is_file():
         raise CompatbenchError(f"backbone '{card.name}': tokenizer {path} is missing")
     return SimpleTokenizer(bpe_path=str(path), context_length=context_length)

@@ -25,7 +25,7 @@ def register_mini_towers(tasks_folder: Path) -> None:
     def eva02_mini_patch12_clip_48(pretrained: bool = False, **kwargs: Any) -> Eva:
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             kwargs.pop(key, None)
-        sizes = dict(img_size=48, patch_size=12, embed_dim=128, depth=6, num_heads=4)
+        sizes = {"img_size": 48, "patch_size": 12, "embed_dim": 128, "depth": 6, "num_heads": 4}
         # The EVA-02 block (arXiv:2303.11331): SwiGLU with a norm inside, a norm
         # before the attention's output projection, and rotary positions.
         block = dict(
@@ -38,7 +38,7 @@ def register_mini_towers(tasks_folder: Path) -> None:
             ref_feat_shape=(4, 4),
         )
         model = Eva(**{**sizes, **block, "global_pool": "token", **kwargs})
-        model.default_cfg = model.pretrained_cfg = dict(
+        facts = dict(
             input_size=(3, 48, 48),
             num_classes=0,
             pool_size=None,
@@ -47,6 +47,8 @@ def register_mini_towers(tasks_folder: Path) -> None:
             mean=open_clip.OPENAI_DATASET_MEAN,
             std=open_clip.OPENAI_DATASET_STD,
         )
+        # Plain attributes in timm; its type stubs know tensors and modules only.
+        vars(model).update(default_cfg=facts, pretrained_cfg=facts)
         return model
 
     # timm files a model under the module that defines it, which must be importable.

@@ -21,11 +21,14 @@ class TextTower:
     """A causal text tower of an open_clip model (``CLIP`` or ``CustomTextCLIP``).
 
     Raises:
-        CompatbenchError: the tower is not causal or does not pool at the end-of-text token.
+        CompatbenchError: the tower is not causal, does not pool at the end-of-text token, or
+            has blocks of another kind.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        tower: nn.Module = model.text if isinstance(getattr(model, "text", None), nn.Module) else model  # type: ignore[assignment]
+        text = getattr(model, "text", None)
+        tower = text if isinstance(text, nn.Module) else model
+        self._check_supported(tower, name)
         self.token_embedding: nn.Embedding = tower.token_embedding  # type: ignore[assignment]
         self.positions: Tensor = tower.positional_embedding  # type: ignore[assignment]
         self.blocks: list[nn.Module] = list(tower.transformer.resblocks)  # type: ignore[union-attr, arg-type]
@@ -33,10 +36,9 @@ class TextTower:
         self.projection: nn.Module | Tensor | None = tower.text_projection  # type: ignore[assignment]
         self.context_length: int = self.positions.shape[0]
         self.width: int = self.positions.shape[1]
-        self._check_causal(tower, name)
 
     @staticmethod
-    def _check_causal(tower: nn.Module, name: str) -> None:
+    def _check_supported(tower: nn.Module, name: str) -> None:
         pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
         mask = getattr(tower, "attn_mask", None)
         # The mask is looked at, not believed: a tower run without its mask gives
@@ -44,10 +46,15 @@ class TextTower:
         causal = isinstance(mask, Tensor) and bool(
             torch.isneginf(mask).eq(torch.ones_like(mask).triu(1).bool()).all()
         )
-        if pool != "argmax" or not causal or getattr(tower, "cls_emb", None) is not None:
+        # open_clip's custom blocks (norms inside the attention) have the same names
+        # for their weights, and would pass for plain ones.
+        blocks = getattr(getattr(tower, "transformer", None), "resblocks", None) or [None]
+        plain = all(isinstance(getattr(b, "attn", None), nn.MultiheadAttention) for b in blocks)
+        class_token = getattr(tower, "cls_emb", None) is not None
+        if pool != "argmax" or not causal or not plain or class_token:
             raise CompatbenchError(
-                f"backbone '{name}': its text tower is not a causal tower pooled at the "
-                "end-of-text token, the only kind supported so far"
+                f"backbone '{name}': its text tower is not a causal tower of plain blocks "
+                "pooled at the end-of-text token, the only kind supported so far"
             )
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -79,7 +86,12 @@ class TextTower:
         return features[layout.restore]
 
     def _block(
-        self, block: nn.Module, prefix: Tensor, rows: Tensor, layout: PackedLayout, last: bool = False
+        self,
+        block: nn.Module,
+        prefix: Tensor,
+        rows: Tensor,
+        layout: PackedLayout,
+        last: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One pre-norm block; after the last one only the end-of-text rows remain, ``[n, D]``."""
         attention: nn.MultiheadAttention = block.attn  # type: ignore[assignment]

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import compatbench.tasks
 from compatbench.cards.schema import BackboneCard, SuiteCard, TaskCard, TrainingCard
 from compatbench.cards.select import select_names, unknown_name
 from compatbench.cards.yamlfile import CardModel, read_card
 from compatbench.errors import CompatbenchError
+from compatbench.folders import tasks_folder
 
 __all__ = [
-    "TASKS_FOLDER",
     "BackboneCard",
     "Catalog",
     "SuiteCard",
@@ -25,7 +24,6 @@ __all__ = [
     "task_cards",
 ]
 
-TASKS_FOLDER = Path(compatbench.tasks.__file__).resolve().parent
 
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -58,9 +56,9 @@ class Catalog(Generic[AnyCard]):
             raise CompatbenchError(unknown_name(name, self.names(), self.kind))
         path = self._folder() / f"{name}.yaml"
         card = read_card(path, self._model)
-        if getattr(card, "name", name) != name:
+        if (said := getattr(card, "name", name)) != name:
             raise CompatbenchError(
-                f"{path}: field 'name' is '{getattr(card, 'name', '')}'; it must equal the file's name"
+                f"{path}: field 'name' is '{said}'; it must equal the file's name"
             )
         return card
 
@@ -69,6 +67,6 @@ class Catalog(Generic[AnyCard]):
         return [self.read(name) for name in select_names(wanted, self.names(), self.kind)]
 
 
-task_cards = Catalog("task", TaskCard, lambda: TASKS_FOLDER)
-backbone_cards = Catalog("backbone", BackboneCard, lambda: TASKS_FOLDER / "backbones")
-suite_cards = Catalog("suite", SuiteCard, lambda: TASKS_FOLDER / "suites")
+task_cards = Catalog("task", TaskCard, tasks_folder)
+backbone_cards = Catalog("backbone", BackboneCard, lambda: tasks_folder() / "backbones")
+suite_cards = Catalog("suite", SuiteCard, lambda: tasks_folder() / "suites")

@@ -34,7 +34,8 @@ class TaskCard(CardModel):
     classes: tuple[str, ...] = ()
     templates: tuple[Template, ...] = ()
     teacher_template: Template | None = Field(
-        None, description="hand-written prompt of the distilling methods; default: the first template"
+        None,
+        description="hand-written prompt of the distilling methods; default: the first template",
     )
     source: DrawingsSource
     counts: dict[Literal["train", "val", "test"], PositiveInt]
@@ -52,9 +53,7 @@ class TaskCard(CardModel):
             if missing := {"train", "test"} - set(self.counts):
                 raise ValueError(f"counts lack {', '.join(sorted(missing))}")
         elif self.classes or self.templates or set(self.counts) != {"test"}:
-            raise ValueError(
-                "a variant inherits classes and templates, and has test images only"
-            )
+            raise ValueError("a variant inherits classes and templates, and has test images only")
         return self
 
 
@@ -95,6 +94,7 @@ class SuiteCard(CardModel):
     name: Name
     title: str
     note: str = Field("", description="what a reader of the leaderboard must know first")
+    publish: bool = Field(True, description="whether leaderboard.md shows the suite")
     upgrades: tuple[tuple[Name, ...], ...] = Field(
         min_length=1, description="each a source backbone followed by its targets"
     )
@@ -102,7 +102,7 @@ class SuiteCard(CardModel):
     variants: tuple[str, ...] = ()
     shots: tuple[PositiveInt, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
-    training: TrainingCard = TrainingCard()
+    training: TrainingCard = Field(default_factory=lambda: TrainingCard.model_validate({}))
     methods: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings of a method that differ from its recipe"
     )

@@ -30,7 +30,9 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
         exclude = part.startswith("!")
         pattern = part.removeprefix("!")
         matches = {
-            name for name in known if pattern == "all" or name == pattern or fnmatchcase(name, pattern)
+            name
+            for name in known
+            if pattern == "all" or name == pattern or fnmatchcase(name, pattern)
         }
         if not matches:
             raise CompatbenchError(unknown_name(pattern, known, kind))

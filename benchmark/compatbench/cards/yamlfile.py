@@ -73,8 +73,8 @@ def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 return line
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            item: yaml.Node = node.value[part]
+            line, node = item.start_mark.line + 1, item
         else:
             return line
     return line

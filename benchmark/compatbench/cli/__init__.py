@@ -1,5 +1,41 @@
-"""The command line."""
+"""The command line: ``compatbench run | plan | list | leaderboard``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 
 def main() -> None:
-    raise SystemExit("not built yet")
+    """Runs the command line; a user's mistake ends in one line and exit code 2."""
+    _quiet_libraries()
+    from compatbench.cli.app import app
+
+    try:
+        app(standalone_mode=True)
+    except CompatbenchError as error:
+        print(f"compatbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "\ncompatbench: stopped; what was measured is kept, the same command goes on",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has left; that is not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _quiet_libraries() -> None:
+    """Our own warnings are one line each; those of libraries are for their developers."""
+    logging.basicConfig(level=logging.ERROR)
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", CompatbenchWarning)
+    warnings.showwarning = lambda message, *_: print(
+        f"compatbench: warning: {message}", file=sys.stderr
+    )

@@ -13,13 +13,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from compatbench.cards.schema import Name
 from compatbench.errors import CompatbenchError
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# task, source, shots, seed, backbone, test set
+Order = tuple[str, str, int, int, str, str]
 
 
 class Row(BaseModel):
@@ -31,7 +42,9 @@ class Row(BaseModel):
         test_set: the task itself, or a variant of it.
         correct, total: images classified right by the module, of how many.
         zero_shot_correct: the same for this backbone's own zero-shot classifier.
-        reason: why there is no number.
+        parameters: numbers that the fit determined.
+        module_bytes: size of the module's tensors.
+        reason: why there is no number; one line, whatever was given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +64,12 @@ class Row(BaseModel):
     module_bytes: Count = 0
     reason: str = ""
     key: Key
+
+    @field_validator("reason")
+    @classmethod
+    def _one_line(cls, reason: str) -> str:
+        # A line of the file is a row, for diffs and for spreadsheets.
+        return " ".join("".join(c if c.isprintable() else " " for c in reason).split())
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Row:
@@ -77,8 +96,8 @@ class Row(BaseModel):
         return 100 * self.zero_shot_correct / self.total
 
     @property
-    def order(self) -> tuple[object, ...]:
-        """Where the row stands in its file."""
+    def order(self) -> Order:
+        """Where the row stands in its file; no two rows of a file share it."""
         return (self.task, self.source, self.shots, self.seed, self.backbone, self.test_set)
 
 
@@ -90,8 +109,13 @@ class Cost(BaseModel):
     key: Key
     backbone: Name
     test_set: Name
-    fit_seconds: Annotated[float, Field(ge=0)]
-    evaluate_seconds: Annotated[float, Field(ge=0)]
+    fit_seconds: Seconds
+    evaluate_seconds: Seconds
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """Where the line stands in its file; no two lines of a file share it."""
+        return (self.key, self.backbone, self.test_set)
 
 
 def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
@@ -113,7 +137,8 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
     Raises:
         CompatbenchError: the file cannot be read, or a line breaks the schema.
     """
-    rows = []
+    rows: list[AnyRow] = []
+    line_number = 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="surplus")
@@ -122,6 +147,7 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
                     f"{path}:1: the columns must be {','.join(model.model_fields)}"
                 )
             for line in reader:
+                line_number = reader.line_num
                 values = {name: value for name, value in line.items() if value not in ("", None)}
                 rows.append(model.model_validate(values))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -129,5 +155,5 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "row"
-        raise CompatbenchError(f"{path}:{reader.line_num}: '{field}': {first['msg']}") from None
+        raise CompatbenchError(f"{path}:{line_number}: '{field}': {first['msg']}") from None
     return rows

@@ -24,13 +24,13 @@ from compatbench.method.module import Module
 __all__ = [
     "Backbone",
     "Classifier",
-    "Config",
     "CosineClassifier",
     "FeatureSet",
     "FewShotData",
     "Labels",
     "Method",
     "MethodCard",
+    "MethodConfig",
     "Module",
     "NotTransferable",
     "require_shape",
@@ -75,7 +75,7 @@ class MethodCard:
         return "shallow" if self.places == ("text-input",) else "deep"
 
 
-class Config(BaseModel):
+class MethodConfig(BaseModel):
     """The settings of a method: immutable; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,7 +137,7 @@ class Method(ABC):
 
     card: ClassVar[MethodCard]
 
-    class Config(Config):
+    class Config(MethodConfig):
         """Settings; subclasses add fields with the published values as defaults."""
 
     def __init__(self, config: BaseModel | None = None) -> None:

@@ -30,7 +30,9 @@ class Module:
     """
 
     def __init__(
-        self, trained: Mapping[str, Tensor] | None = None, stored: Mapping[str, Tensor] | None = None
+        self,
+        trained: Mapping[str, Tensor] | None = None,
+        stored: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.trained = dict(trained or {})
         self.stored = dict(stored or {})
@@ -60,7 +62,10 @@ class Module:
         parts = []
         for name, tensor in sorted(self.tensors.items()):
             tensor = tensor.detach().cpu().contiguous()
-            parts += [f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode(), tensor.numpy().tobytes()]
+            parts += [
+                f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode(),
+                tensor.numpy().tobytes(),
+            ]
         return sha256_bytes(*parts)
 
     def detach(self) -> Module:
@@ -87,9 +92,15 @@ class Module:
             "schema": SCHEMA,
             "trained": sorted(self.trained),
             "about": dict(about),
-            "sha256": self.fingerprint,
+            "sha256": _checksum(self, dict(about)),
         }
         write_atomic(path, save(cpu, {"compatbench": canonical_json(header)}))
+
+
+def _checksum(module: Module, about: dict[str, Any]) -> str:
+    """Hash of all that a file holds: the tensors, which of them are trained, and ``about``."""
+    words = canonical_json([sorted(module.trained), about])
+    return sha256_bytes(module.fingerprint.encode(), words.encode())
 
 
 def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
@@ -103,7 +114,7 @@ def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(metadata.get("compatbench", "{}"))
-        if header.get("schema") != SCHEMA:
+        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
             raise CompatbenchError(f"{path} is not a compatbench module")
         trained, about, checksum = set(header["trained"]), header["about"], header["sha256"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -112,6 +123,6 @@ def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
         {name: tensor for name, tensor in tensors.items() if name in trained},
         {name: tensor for name, tensor in tensors.items() if name not in trained},
     )
-    if module.fingerprint != checksum:
-        raise CompatbenchError(f"{path} is damaged: its checksum does not agree with its tensors")
+    if _checksum(module, about) != checksum:
+        raise CompatbenchError(f"{path} is damaged: its checksum does not agree with its content")
     return module, about

@@ -14,9 +14,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-import compatbench.methods
 from compatbench.cards.select import select_names, unknown_name
 from compatbench.errors import CompatbenchError
+from compatbench.folders import method_files
 from compatbench.method import Method, MethodCard
 from compatbench.source import hash_class
 
@@ -67,10 +67,10 @@ class MethodRegistry:
         return select_names(names, self.names(), "method")
 
     @staticmethod
-    def plugin_file(cls: type[Method]) -> str | None:
+    def plugin_file(method: type[Method]) -> str | None:
         """The file that ``--methods`` loaded a class from; None for an installed method."""
-        if cls.__module__.startswith(PLUGIN_PREFIX):
-            return str(Path(inspect.getfile(cls)).resolve())
+        if method.__module__.startswith(PLUGIN_PREFIX):
+            return str(Path(inspect.getfile(method)).resolve())
         return None
 
     def add_file(self, path: Path) -> list[str]:
@@ -144,19 +144,20 @@ def builtin_methods() -> MethodRegistry:
         CompatbenchError: two methods bear one name.
     """
     registry = MethodRegistry()
-    for folder in compatbench.methods.__path__:
-        for path in sorted(Path(folder).glob("[!_]*.py")):
-            try:
-                module = importlib.import_module(f"compatbench.methods.{path.stem}")
-            except Exception as error:
-                registry.broken[path.stem] = describe_import_error(error, path)
-                continue
-            registry._add_module(module)
+    for path in method_files():
+        try:
+            module = importlib.import_module(f"compatbench.methods.{path.stem}")
+        except Exception as error:
+            registry.broken[path.stem] = describe_import_error(error, path)
+            continue
+        registry._add_module(module)
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             loaded = entry.load()
         except Exception as error:
             registry.broken[entry.name] = describe_import_error(error, Path(entry.value))
             continue
-        registry._add_module(loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__])
+        registry._add_module(
+            loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
+        )
     return registry

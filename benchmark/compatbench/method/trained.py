@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from compatbench.method import Backbone, Classifier, FewShotData, Labels, Method, Module
+from compatbench.method import Backbone, FewShotData, Labels, Method, Module
 from compatbench.method.optim import Recipe, build_optimizer, learning_rate
 
 
@@ -43,7 +44,7 @@ class TrainedMethod(Method):
         """The recipe, and the cap on steps that a suite may set."""
 
         recipe: Recipe = Recipe()
-        max_steps: int | None = Field(
+        max_steps: PositiveInt | None = Field(
             None, description="set by the suite: most optimiser steps of a fit"
         )
 
@@ -51,8 +52,11 @@ class TrainedMethod(Method):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """The module before the first step."""
 
-    def loss(self, classifier: Classifier, batch: Batch) -> Tensor:
-        """The loss of a batch; cross-entropy unless a method says otherwise."""
+    def loss(self, classifier: Any, batch: Batch) -> Tensor:
+        """The loss of a batch; cross-entropy unless a method says otherwise.
+
+        ``classifier`` is what the method's own ``attach`` returned.
+        """
         return F.cross_entropy(classifier(batch.features), batch.targets)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
@@ -67,7 +71,8 @@ class TrainedMethod(Method):
         per_epoch = max(len(train) // recipe.batch_size, 1)
         epochs = recipe.epochs_for(data.shots)
         if (cap := self.config.max_steps) is not None:  # type: ignore[attr-defined]
-            epochs = max(min(epochs, cap // per_epoch), 1)
+            per_epoch = min(per_epoch, cap)
+            epochs = min(epochs, cap // per_epoch)
         for epoch in range(epochs):
             features = train.views[epoch % len(train.views)]
             order = torch.randperm(len(train), generator=rng).to(features.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -32,11 +32,13 @@ LAST_FRAMES = 5
 class Worker:
     """Runs cells in this process, keeping backbones and features at hand between them."""
 
-    def __init__(self, store: RunStore, cache: FeatureCache, threads: int = 1) -> None:
+    def __init__(
+        self, store: RunStore, cache: FeatureCache, device: str = "cpu", threads: int = 1
+    ) -> None:
         self.store = store
         self.cache = cache
         self.threads = threads
-        self._backbone = lru_cache(maxsize=4)(load_backbone)
+        self._backbone = lru_cache(maxsize=4)(partial(load_backbone, device=device))
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -61,14 +63,16 @@ class Worker:
         except CompatbenchError:
             raise
         except Exception as error:
-            done = _describe(cell, error=_describe_error(error), trace=_last_frames(error))
+            done = describe_cell(cell, error=_describe_error(error), trace=_last_frames(error))
             self.store.write(done)
             return done
         missing = missing_records(cell, done)
         for name in dict.fromkeys(backbone for backbone, _ in missing):
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
             for record in self._measure(cell, method, module, self._backbone(name), test_sets):
-                kept = [r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)]
+                kept = [
+                    r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)
+                ]
                 done = done.model_copy(update={"records": (*kept, record)})
                 on_record(record)
             self.store.write(done)
@@ -81,7 +85,7 @@ class Worker:
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
         seconds = time.perf_counter() - start
-        record = _describe(
+        record = describe_cell(
             cell,
             status="ok",
             fit_seconds=round(seconds, 4),
@@ -145,7 +149,11 @@ class Worker:
         records = []
         for name in test_sets:
             test_set = load_task(name)
-            where = {"backbone": backbone.name, "test_set": name, "data": data_key(backbone.name, name)}
+            where = {
+                "backbone": backbone.name,
+                "test_set": name,
+                "data": data_key(backbone.name, name),
+            }
             if classifier is None:
                 records.append(Record.model_validate(where | failure))
                 continue
@@ -200,7 +208,8 @@ def _count_correct(logits: Tensor, targets: Tensor) -> int:
     return int((logits.argmax(-1) == targets).sum())
 
 
-def _describe(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
+def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
+    """A record of a cell with these values; without any, of a failed one."""
     return CellRecord.model_validate(
         {
             "key": cell.key,

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compatbench.cards import SuiteCard, select_names, task_cards
+from compatbench.cards import SuiteCard, select_names
+from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry, method_source_hash
@@ -28,8 +29,10 @@ class PlannedCell:
     @property
     def done(self) -> bool:
         """Whether every backbone and test set has its record."""
-        return self.record is not None and self.record.status == "ok" and not missing_records(
-            self.cell, self.record
+        return (
+            self.record is not None
+            and self.record.status == "ok"
+            and not missing_records(self.cell, self.record)
         )
 
     @property
@@ -50,22 +53,6 @@ def missing_records(cell: Cell, record: CellRecord) -> list[tuple[str, str]]:
         for test_set in cell.test_sets
         if record.find(backbone, test_set, data_key(backbone, test_set)) is None
     ]
-
-
-def suite_tasks(suite: SuiteCard) -> list[str]:
-    """The suite's tasks, variants excluded, in the order of their names."""
-    names = task_cards.names()
-    parents = [name for name in names if task_cards.read(name).parent is None]
-    return select_names(suite.tasks, parents, "task")
-
-
-def suite_variants(suite: SuiteCard, task: str) -> list[str]:
-    """The suite's variants of a task."""
-    if not suite.variants:
-        return []
-    variants = [name for name in task_cards.names() if task_cards.read(name).parent is not None]
-    chosen = select_names(suite.variants, variants, "variant")
-    return [name for name in chosen if task_cards.read(name).parent == task]
 
 
 def plan_cells(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from compatbench.cards import TASKS_FOLDER, TaskCard, task_cards
+from compatbench.cards import TaskCard, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
+from compatbench.folders import tasks_folder
 from compatbench.labels import Labels
 from compatbench.task.drawings import DrawingsSource
 from compatbench.task.images import ImageSource, Sample
@@ -43,7 +44,7 @@ class Task:
         """Hash of everything about the task that decides a result."""
         return sha256_json(
             [
-                self.source.fingerprint,
+                self.source.fingerprint(),
                 self.labels.names,
                 self.labels.templates,
                 self.labels.teacher_template,
@@ -58,7 +59,9 @@ class Task:
                 raise CompatbenchError(
                     f"{where}: {split} has {found} images, its card counts {expected}"
                 )
-        labels = {sample.label for split in ("train", "val", "test") for sample in self.split(split)}
+        labels = {
+            sample.label for split in ("train", "val", "test") for sample in self.split(split)
+        }
         if labels and not labels <= set(range(len(self.labels))):
             raise CompatbenchError(
                 f"{where}: label {max(labels)} occurs, but there are {len(self.labels)} classes"
@@ -81,4 +84,4 @@ def load_task(name: str) -> Task:
                 f"task '{name}': its parent '{owner.name}' is itself a variant; name the task"
             )
     labels = Labels(owner.classes, owner.templates, owner.teacher_template or owner.templates[0])
-    return Task(card, labels, DrawingsSource(TASKS_FOLDER, card.source.split))
+    return Task(card, labels, DrawingsSource(tasks_folder(), card.source.split))

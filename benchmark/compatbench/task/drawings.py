@@ -7,8 +7,9 @@ tile and a paint seed; the seed decides colours, background and a slight turn.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -45,9 +46,9 @@ class DrawingsSource:
     def __init__(self, tasks_folder: Path, split: str) -> None:
         self.path = tasks_folder / split
         self._folder = self.path.parent.parent
-        self.samples = {name: [] for name in SPLITS} | _by_split(self._verified(self.path))
+        groups = _by_split(self._verified(self.path))
+        self.samples: Mapping[str, Sequence[Drawing]] = {n: groups.get(n, []) for n in SPLITS}
 
-    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides the images and their labels."""
         files = self._manifest["files"]
@@ -57,12 +58,12 @@ class DrawingsSource:
         if missing:
             raise CompatbenchError(f"{self._folder / 'manifest.json'} does not list {missing[0]}")
         hashes = [files[name]["sha256"] for name in names]
-        return sha256_json([sha256_file(self.path), hashes, hash_code(self._folder / "painting.py")])
+        return sha256_json(
+            [sha256_file(self.path), hashes, hash_code(self._folder / "painting.py")]
+        )
 
     def image(self, sample: Drawing) -> Image.Image:
         """The painted drawing, RGB, 48 × 48."""
-        from compatbench.tasks.mini.painting import paint
-
         sheet = self._sheet(sample.sheet)
         row, column = divmod(sample.tile, COLUMNS)
         tile = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
@@ -70,7 +71,7 @@ class DrawingsSource:
             raise CompatbenchError(
                 f"{self.path}: tile {sample.tile} lies outside the sheet of set '{sample.sheet}'"
             )
-        return paint(tile, self._monochrome[sample.sheet], sample.paint)
+        return _painter()(tile, self._monochrome[sample.sheet], sample.paint)
 
     def _sheet(self, name: str) -> np.ndarray:
         return _decode(self._verified(self._folder / "drawings" / f"{name}.webp"))
@@ -79,7 +80,10 @@ class DrawingsSource:
     def _monochrome(self) -> dict[str, bool]:
         path = self._verified(self._folder / "drawings" / "sets.csv")
         with path.open(newline="", encoding="utf-8") as file:
-            return {row["set"]: row["monochrome"] in ("1", "true", "True") for row in csv.DictReader(file)}
+            return {
+                row["set"]: row["monochrome"] in ("1", "true", "True")
+                for row in csv.DictReader(file)
+            }
 
     @cached_property
     def _manifest(self) -> dict[str, dict[str, dict[str, str]]]:
@@ -99,6 +103,11 @@ class DrawingsSource:
                 "restore it (git checkout, or reinstall)"
             )
         return path
+
+
+@lru_cache(maxsize=1)
+def _painter() -> Callable[[np.ndarray, bool, int], Image.Image]:
+    return importlib.import_module("compatbench.tasks.mini.painting").paint
 
 
 @lru_cache(maxsize=512)

@@ -22,13 +22,14 @@ class ImageSource(Protocol):
 
     Attributes:
         samples: by split (``train``, ``val``, ``test``), in the order of the split file.
-        fingerprint: hash of everything that decides the images and labels.
     """
 
-    samples: Mapping[str, Sequence[Any]]
-
     @property
-    def fingerprint(self) -> str: ...
+    def samples(self) -> Mapping[str, Sequence[Any]]: ...
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the images and labels."""
+        ...
 
     def image(self, sample: Any) -> Image.Image:
         """The image of a sample, RGB."""

@@ -1,0 +1,218 @@
+"""The commands and their options. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import compatbench
+from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.errors import CompatbenchError
+from compatbench.folders import method_files
+
+app = typer.Typer(
+    name="compatbench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?\n\n"
+        "A module is trained once on a source backbone, attached untouched to the upgraded "
+        "one, and ranked by the harmonic mean of both accuracies.\n\n"
+        "Start with: compatbench run --methods all"
+    ),
+)
+console = Console()
+
+
+class Kind(str, Enum):
+    """What ``list`` can show."""
+
+    methods = "methods"
+    tasks = "tasks"
+    backbones = "backbones"
+    suites = "suites"
+
+
+def _complete_methods(incomplete: str) -> list[str]:
+    names = sorted(path.stem for path in method_files())
+    return [name for name in ["all", *names] if name.startswith(incomplete)]
+
+
+def _complete_suites(incomplete: str) -> list[str]:
+    return [name for name in suite_cards.names() if name.startswith(incomplete)]
+
+
+def _complete_tasks(incomplete: str) -> list[str]:
+    return [name for name in ["all", *task_cards.names()] if name.startswith(incomplete)]
+
+
+def _complete_any(context: typer.Context, incomplete: str) -> list[str]:
+    names = {
+        "tasks": task_cards.names,
+        "backbones": backbone_cards.names,
+        "suites": suite_cards.names,
+    }.get(str(context.params.get("kind")), lambda: _complete_methods(""))()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        help="Suite to run: a name (see 'compatbench list suites') or a YAML file.",
+        autocompletion=_complete_suites,
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        "--methods",
+        help="Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
+        "of a method file ('./mine.py'), which is run as code.",
+        autocompletion=_complete_methods,
+    ),
+]
+TasksOption = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions.",
+        autocompletion=_complete_tasks,
+    ),
+]
+SeedsOption = Annotated[
+    str | None, typer.Option("--seeds", help="Seeds, such as '1,2'. [default: the suite's]")
+]
+ShotsOption = Annotated[
+    str | None, typer.Option("--shots", help="Shots, such as '4,8'. [default: the suite's]")
+]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", help="Folder for runs/, results/ and leaderboard.md.", file_okay=False),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"compatbench {compatbench.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    suite: SuiteOption = "mini",
+    methods: MethodsOption = "all",
+    tasks: TasksOption = "all",
+    seeds: SeedsOption = None,
+    shots: ShotsOption = None,
+    out: OutOption = Path(),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Worker processes. [default: one per core; 1 on a GPU]"
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
+    device: Annotated[
+        str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+    ] = "auto",
+) -> None:
+    """Run a suite and write results/ and leaderboard.md.
+
+    Finished cells are never run again: stop at any time, and the same command goes on.
+    """
+    from compatbench.cli.run import run_command
+
+    run_command(
+        console,
+        suite=suite,
+        methods=methods,
+        tasks=tasks,
+        seeds=_numbers("--seeds", seeds, least=0),
+        shots=_numbers("--shots", shots, least=1),
+        out=out,
+        jobs=jobs,
+        threads=threads,
+        device=device,
+    )
+
+
+@app.command()
+def plan(
+    suite: SuiteOption = "mini",
+    methods: MethodsOption = "all",
+    tasks: TasksOption = "all",
+    seeds: SeedsOption = None,
+    shots: ShotsOption = None,
+    out: OutOption = Path(),
+) -> None:
+    """Show what 'run' would do: cells to do, done and failed, and the time it takes."""
+    from compatbench.cli.run import plan_command
+
+    plan_command(
+        console,
+        suite=suite,
+        methods=methods,
+        tasks=tasks,
+        seeds=_numbers("--seeds", seeds, least=0),
+        shots=_numbers("--shots", shots, least=1),
+        out=out,
+    )
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    names: Annotated[
+        str,
+        typer.Argument(help="Names, globs, comma lists.", autocompletion=_complete_any),
+    ] = "all",
+) -> None:
+    """List methods, tasks, backbones or suites."""
+    from compatbench.cli.show import show
+
+    show(console, kind.value, names)
+
+
+@app.command()
+def leaderboard(
+    out: OutOption = Path(),
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; fail if leaderboard.md is not up to date."),
+    ] = False,
+) -> None:
+    """Make leaderboard.md again from results/, byte for byte."""
+    from compatbench.cli.board import leaderboard_command
+
+    leaderboard_command(console, out=out, check=check)
+
+
+def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
+    """A comma list of numbers from the command line."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < least:
+        raise CompatbenchError(
+            f"{option} '{text}': give numbers of at least {least}, separated by commas"
+        )
+    return numbers

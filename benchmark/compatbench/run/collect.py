@@ -1,0 +1,69 @@
+"""From the run store to result rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from compatbench.leaderboard.rows import Cost, Row
+from compatbench.run.cell import Cell, CellRecord
+from compatbench.run.keys import data_key
+from compatbench.run.plan import PlannedCell
+
+
+def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
+    """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
+    rows = []
+    for backbone in cell.backbones:
+        for test_set in cell.test_sets:
+            values: dict[str, object] = {
+                "method": cell.method,
+                "task": cell.task,
+                "test_set": test_set,
+                "source": cell.source,
+                "backbone": backbone,
+                "shots": cell.shots,
+                "seed": cell.seed,
+                "key": cell.key,
+                "parameters": record.parameters,
+                "module_bytes": record.module_bytes,
+            }
+            found = [
+                r
+                for r in record.records
+                if (r.backbone, r.test_set) == (backbone, test_set)
+                and r.data == data_key(backbone, test_set)
+            ]
+            if record.status == "failed":
+                rows.append(
+                    Row.model_validate(values | {"status": "failed", "reason": record.error})
+                )
+            elif found:
+                measured = found[-1].model_dump(
+                    include={"status", "correct", "total", "zero_shot_correct", "reason"}
+                )
+                rows.append(Row.model_validate(values | measured))
+    return rows
+
+
+def costs_of(record: CellRecord) -> list[Cost]:
+    """What each record of a cell took."""
+    return [
+        Cost(
+            key=record.key,
+            backbone=r.backbone,
+            test_set=r.test_set,
+            fit_seconds=record.fit_seconds,
+            evaluate_seconds=r.seconds,
+        )
+        for r in record.records
+    ]
+
+
+def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
+    """Mean seconds of a finished cell, by method; for estimates."""
+    spent: dict[str, list[float]] = {}
+    for item in planned:
+        if item.record is not None and item.record.status == "ok":
+            seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
+            spent.setdefault(item.cell.method, []).append(seconds)
+    return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}

@@ -1,0 +1,83 @@
+"""From finished cells to ``results/`` and ``leaderboard.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from compatbench.cards import SuiteCard
+from compatbench.files import write_atomic
+from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, render_leaderboard
+from compatbench.leaderboard.results import (
+    MethodInfo,
+    MethodResults,
+    join_provenance,
+    merge_results,
+    read_results,
+    write_results,
+)
+from compatbench.method import Method
+from compatbench.method.registry import MethodRegistry
+from compatbench.run.collect import costs_of, rows_of
+from compatbench.run.plan import PlannedCell, plan_cells, resolve_config
+
+
+def publish(
+    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell], out: Path
+) -> None:
+    """Writes the results of the planned cells, and the leaderboard.
+
+    Rows of other cells of the suite stay as long as their keys are still right, so
+    that parts of a suite, and the work of several machines, add up.
+
+    Raises:
+        CompatbenchError: a broken results file, or a folder that cannot be written.
+    """
+    folder = out / RESULTS / suite.name
+    by_method: dict[str, list[PlannedCell]] = {}
+    for item in planned:
+        by_method.setdefault(item.cell.method, []).append(item)
+    before = read_results(folder).methods
+    for name, items in by_method.items():
+        valid = {cell.key for cell in plan_cells(suite, registry, [name])}
+        results = _method_results(suite, registry.get(name), items)
+        write_results(folder, merge_results(before.get(name), results, valid))
+    if suite.publish:
+        path, page = out / LEADERBOARD, render_leaderboard(out).encode()
+        if not path.is_file() or path.read_bytes() != page:
+            write_atomic(path, page)
+
+
+def _method_results(
+    suite: SuiteCard, method: type[Method], items: list[PlannedCell]
+) -> MethodResults:
+    measured = [(item.cell, item.record) for item in items if item.record is not None]
+    config = resolve_config(method, suite)
+    return MethodResults(
+        info=_info(method),
+        config=config,
+        differs=_differences(method.Config().model_dump(mode="json"), config),
+        provenance=join_provenance([record.provenance for _, record in measured]),
+        rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
+        costs=tuple(cost for _, record in measured for cost in costs_of(record)),
+    )
+
+
+def _info(method: type[Method]) -> MethodInfo:
+    card = method.card
+    return MethodInfo(card.name, card.title, card.paper, card.depth, card.places, card.learns)
+
+
+def _differences(
+    recipe: dict[str, Any], suite: dict[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Settings that a suite changed, by dotted name; the cap on steps is told elsewhere."""
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name, value in suite.items():
+        default = recipe.get(name)
+        if isinstance(value, dict) and isinstance(default, dict) and name == "recipe":
+            changed |= _differences(default, value, f"{name}.")
+        elif value != default and name != "max_steps":
+            changed[f"{prefix}{name}"] = (default, value)
+    return changed

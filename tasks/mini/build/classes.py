@@ -1,0 +1,190 @@
+"""Which drawings show which class of which task, read from tasks.yaml."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from .corpus import pretraining_table
+from .names import slug, table_path
+from .render import drawings_path
+from .sets import BUILD_FOLDER, icon_sets
+
+_PERSON = re.compile(r"^(?:man|woman|person|men|women|people) ")
+
+
+@dataclass(frozen=True)
+class TestSource:
+    """Sets that give test drawings, and style words that bar a drawing."""
+
+    title: str
+    sets: tuple[str, ...]
+    no_styles: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task as tasks.yaml gives it.
+
+    Attributes:
+        name: Short name, such as ``animals``.
+        title: For people.
+        note: One line on what the images are.
+        templates: The first is the zero-shot template; all are the ensemble.
+        pool: Sets of the training and validation drawings.
+        test: Sets of the test drawings.
+        variants: Further test sets by name.
+        classes: For each class name the lists ``emoji``, ``icons`` or ``roles``.
+    """
+
+    name: str
+    title: str
+    note: str
+    templates: tuple[str, ...]
+    pool: tuple[str, ...]
+    test: TestSource
+    variants: dict[str, TestSource]
+    classes: dict[str, dict[str, list[str]]]
+
+
+@dataclass
+class ClassDrawings:
+    """The distinct drawings of one class: rows of the drawings table.
+
+    Attributes:
+        name: The class.
+        pool: Rows for training and validation, in a fixed random order.
+        test: Rows for testing, likewise.
+        variants: Rows of each variant, likewise.
+        pretraining: How many drawings of its concepts the source's pre-training has.
+    """
+
+    name: str
+    pool: pd.DataFrame
+    test: pd.DataFrame
+    variants: dict[str, pd.DataFrame] = field(default_factory=dict)
+    pretraining: int = 0
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return yaml.safe_load((BUILD_FOLDER / "tasks.yaml").read_text(encoding="utf-8"))
+
+
+def limits() -> dict[str, int]:
+    """Bounds on classes and drawings; see the head of tasks.yaml."""
+    return _document()["limits"]
+
+
+def task_specs() -> dict[str, TaskSpec]:
+    """All tasks by name, in the order of tasks.yaml.
+
+    Raises:
+        ValueError: A set is unknown, not held out, or on both sides of a task.
+    """
+    document = _document()
+    specs = {}
+    for name, row in document["tasks"].items():
+        variants = {
+            key: TestSource(v["title"], _flat(v["test"]), frozenset(v.get("no_styles", ())))
+            for key, v in row.get("variants", {}).items()
+        }
+        spec = TaskSpec(
+            name=name,
+            title=row["title"],
+            note=row["note"],
+            templates=tuple(row.get("templates", document["templates"])),
+            pool=_flat(row["pool"]),
+            test=TestSource(row["title"], _flat(row["test"])),
+            variants=variants,
+            classes=row["classes"],
+        )
+        _check(spec)
+        specs[name] = spec
+    return specs
+
+
+def _flat(items: Iterable[str | list[str]]) -> tuple[str, ...]:
+    return tuple(s for item in items for s in (item if isinstance(item, list) else [item]))
+
+
+def _check(spec: TaskSpec) -> None:
+    tests = {s for source in (spec.test, *spec.variants.values()) for s in source.sets}
+    for name in {*spec.pool, *tests}:
+        if name not in icon_sets() or icon_sets()[name].role != "held-out":
+            raise ValueError(f"Task {spec.name} uses {name}, which is not a held-out set.")
+    if both := tests & set(spec.pool):
+        raise ValueError(f"Task {spec.name} trains and tests on {sorted(both)}.")
+
+
+def fixed_number(*parts: object) -> int:
+    """A number below 2**32 that depends on the parts only: seeds and fixed random orders."""
+    return zlib.crc32("/".join(map(str, parts)).encode("utf-8"))
+
+
+class Finder:
+    """Finds the drawings of classes in the table of all drawings."""
+
+    def __init__(self, work: Path) -> None:
+        table = pd.read_parquet(table_path(work))
+        table = table[table.role == "held-out"].copy()
+        known = (table.label != "") | ~table.emoji
+        table = table[known].reset_index(drop=True)
+        table["digest"] = self._digests(work, table)
+        self._table = table
+        self._pretraining = pretraining_table(work, "source").concept.value_counts()
+
+    @staticmethod
+    def _digests(work: Path, table: pd.DataFrame) -> pd.Series:
+        """A hash of each drawing's pixels, to tell copies."""
+        digests = pd.Series(0, index=table.index, dtype="int64")
+        for name, rows in table.groupby("set", sort=False):
+            pixels = np.load(drawings_path(work, name), mmap_mode="r")
+            digests[rows.index] = [zlib.crc32(pixels[row].tobytes()) for row in rows.row]
+        return digests
+
+    def find(self, spec: TaskSpec, name: str) -> ClassDrawings:
+        """The drawings of one class of a task."""
+        wanted = spec.classes[name]
+        table = self._table
+        emoji = {slug(label) for label in wanted.get("emoji", ())}
+        icons = set(wanted.get("icons", ()))
+        mask = (table.emoji & table.concept.isin(emoji)) | (~table.emoji & table.concept.isin(icons))
+        if roles := wanted.get("roles"):
+            role = table.label.map(lambda label: _PERSON.sub("", label))
+            mask |= table.emoji & role.isin(roles)
+        shown = table[mask]
+        concepts = {*emoji, *icons, *shown.concept[shown.emoji]}
+        return ClassDrawings(
+            name=name,
+            pool=self._distinct(shown, spec.pool, frozenset(), spec.name),
+            test=self._distinct(shown, spec.test.sets, frozenset(), spec.name),
+            variants={
+                key: self._distinct(shown, source.sets, source.no_styles, f"{spec.name}-{key}")
+                for key, source in spec.variants.items()
+            },
+            pretraining=int(self._pretraining.reindex(sorted(concepts)).fillna(0).sum()),
+        )
+
+    @staticmethod
+    def _distinct(
+        shown: pd.DataFrame, sets: tuple[str, ...], no_styles: frozenset[str], salt: str
+    ) -> pd.DataFrame:
+        """One row per design: of the skin tones or styles of one icon of a set, one is taken."""
+        rows = shown[shown.set.isin(sets)]
+        if no_styles:
+            rows = rows[[not (no_styles & set(style.split())) for style in rows["style"]]]
+        if rows.empty:
+            return rows
+        order = [fixed_number(salt, s, n) for s, n in zip(rows.set, rows.name, strict=True)]
+        rows = rows.assign(order=order).sort_values("order")
+        return rows.drop_duplicates(["set", "concept"]).drop_duplicates("digest")

@@ -1,0 +1,102 @@
+"""What a backbone derives from class names, and that it stays frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip_reference import encode_texts
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.backbone.prompts import packed_layout, pad_rows
+from compatbench.errors import CompatbenchError
+
+
+def test_sizes_are_those_of_the_model(clip: Backbone, stranger: Backbone) -> None:
+    assert (clip.token_width, clip.embed_dim) == (32, 16)
+    assert (stranger.token_width, stranger.embed_dim) == (48, 24)
+
+
+def test_the_logit_scale_is_the_checkpoints_own(backbone: Backbone) -> None:
+    expected = float(torch.exp(backbone.model.logit_scale))  # type: ignore[arg-type]
+    assert backbone.logit_scale == pytest.approx(expected)
+    assert backbone.logit_scale != pytest.approx(100)
+
+
+def test_image_features_are_the_models_own(backbone: Backbone) -> None:
+    size = backbone.preprocess_settings["size"]
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    expected = backbone.model.encode_image(pixels)  # type: ignore[operator]
+    assert expected.shape == (2, 16)
+    torch.testing.assert_close(backbone.encode_images(pixels), expected)
+
+
+def test_zero_shot_weights_are_normalised_features_of_the_first_template(
+    backbone: Backbone, labels: Labels
+) -> None:
+    weights = backbone.zero_shot(labels)
+    for c, name in enumerate(labels.names):
+        feature = encode_texts(backbone, [f"a photo of a {name}."])[0]
+        torch.testing.assert_close(weights[c], feature / feature.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_another_template_can_be_asked_for(backbone: Backbone, labels: Labels) -> None:
+    weights = backbone.zero_shot(labels, labels.teacher_template)
+    feature = encode_texts(backbone, ["a photo of a red apple, a type of thing."])[0]
+    torch.testing.assert_close(weights[2], feature / feature.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_ensemble_averages_normalised_features_and_normalises_again(
+    backbone: Backbone, labels: Labels
+) -> None:
+    weights = backbone.zero_shot_ensemble(labels)
+    for c, name in enumerate(labels.names):
+        texts = [f"a photo of a {name}.", f"a drawing of the {name}.", f"{name} texture"]
+        features = encode_texts(backbone, texts)
+        total = sum(feature / feature.norm() for feature in features)
+        torch.testing.assert_close(weights[c], total / total.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_text_features_carry_no_gradient(clip: Backbone, labels: Labels) -> None:
+    assert not clip.zero_shot(labels).requires_grad
+    assert not clip.name_tokens(labels)[0].requires_grad
+
+
+def test_name_tokens_are_embeddings_of_the_names_alone(clip: Backbone, labels: Labels) -> None:
+    rows, lengths = clip.name_tokens(labels)
+    assert lengths == (1, 7, 2, 4, 1)
+    table = clip.model.token_embedding.weight  # type: ignore[union-attr]
+    for c, name in enumerate(labels.names):
+        ids = clip.tokenizer.encode(name)
+        torch.testing.assert_close(rows[c, : len(ids)], table[ids], rtol=0, atol=0)  # type: ignore[index]
+
+
+def test_a_text_is_embedded_without_start_and_end(clip: Backbone) -> None:
+    table = clip.model.token_embedding.weight  # type: ignore[union-attr]
+    ids = clip.tokenizer.encode("a photo of a")
+    assert len(ids) == 4
+    torch.testing.assert_close(clip.embed_text("a photo of a"), table[ids], rtol=0, atol=0)  # type: ignore[index]
+
+
+def test_a_wrong_number_of_contexts_is_refused(clip: Backbone, labels: Labels) -> None:
+    with pytest.raises(CompatbenchError, match="3 contexts were given for 5 classes"):
+        clip.prompts(labels, torch.zeros(3, 4, 32))
+
+
+def test_asking_twice_gives_the_same_features(clip: Backbone, labels: Labels) -> None:
+    first = clip.zero_shot(labels).clone()
+    F.normalize(clip.text_features(labels.fill()), dim=-1)
+    assert torch.equal(clip.zero_shot(labels), first)
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    assert pad_rows([[5], [6, 7]]).tolist() == [[5, 0], [6, 7]]
+
+
+def test_packed_rows_hold_each_suffix_once_shortest_first() -> None:
+    layout = packed_layout((3, 1, 2, 1), torch.device("cpu"))
+    assert layout.prompt.tolist() == [1, 3, 2, 2, 0, 0, 0]
+    assert layout.column.tolist() == [0, 0, 0, 1, 0, 1, 2]
+    assert layout.last.tolist() == [0, 1, 3, 6]
+    assert layout.prompt[layout.last][layout.restore].tolist() == [0, 1, 2, 3]
+    assert [(b.start, b.count, b.length) for b in layout.buckets] == [(0, 2, 1), (2, 1, 2), (4, 1, 3)]

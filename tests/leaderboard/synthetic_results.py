@@ -1,0 +1,92 @@
+"""Results made up for the tests: rows, methods, suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from compatbench.files import sha256_json
+from compatbench.leaderboard.measures import Expected
+from compatbench.leaderboard.results import MethodInfo, MethodResults, SuiteResults
+from compatbench.leaderboard.rows import Cost, Row
+from compatbench.leaderboard.tables import SuitePage, TaskFacts
+
+ZERO_SHOT = {"old": 40, "new": 60}
+
+COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
+PROBE = MethodInfo("linear_probe", "Linear probe", "arXiv:2103.00020", "deep", ("classifier",))
+ZEROSHOT = MethodInfo("zeroshot", "Zero-shot", "arXiv:2103.00020", "none", ("none",), learns=False)
+
+TWO_BY_TWO = Expected(
+    tasks=("cats", "dogs"), shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),), variants={}
+)
+
+
+def make_row(correct: int | None = 50, **changes: Any) -> Row:
+    """A row of 100 images; with ``correct=None``, pass ``status``."""
+    values: dict[str, Any] = {
+        "method": "coop",
+        "task": "cats",
+        "source": "old",
+        "backbone": "old",
+        "shots": 4,
+        "seed": 1,
+        "status": "ok",
+        "parameters": 8192,
+        "module_bytes": 32768,
+    } | changes
+    values.setdefault("test_set", values["task"])
+    values.setdefault(
+        "key", sha256_json([values[part] for part in ("method", "task", "source", "shots", "seed")])
+    )
+    if correct is not None:
+        zero_shot = ZERO_SHOT.get(values["backbone"], 50)
+        values |= {"correct": correct, "total": 100, "zero_shot_correct": zero_shot}
+    return Row(**values)
+
+
+def make_pairs(
+    figures: Mapping[tuple[str, int], tuple[int, int]], method: str = "coop", **changes: Any
+) -> list[Row]:
+    """Source and target rows from (task, seed) -> (source correct, target correct) of 100."""
+    return [
+        make_row(correct, method=method, task=task, seed=seed, backbone=backbone, **changes)
+        for (task, seed), both in figures.items()
+        for backbone, correct in zip(("old", "new"), both, strict=True)
+    ]
+
+
+def make_method(
+    info: MethodInfo, rows: Iterable[Row], seconds: float = 0.4, **changes: Any
+) -> MethodResults:
+    """A method's results, with a cost for every row."""
+    rows = tuple(rows)
+    costs = tuple(
+        Cost(
+            key=row.key,
+            backbone=row.backbone,
+            test_set=row.test_set,
+            fit_seconds=seconds,
+            evaluate_seconds=0.1,
+        )
+        for row in rows
+    )
+    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs)
+    return replace(results, **changes)
+
+
+def make_page(
+    *methods: MethodResults, expected: Expected = TWO_BY_TWO, **changes: Any
+) -> SuitePage:
+    """A suite's page with these methods."""
+    page = SuitePage(
+        name="tiny",
+        title="Tiny suite",
+        note="Invented figures.",
+        tasks={"cats": TaskFacts("Cats", "CC0"), "dogs": TaskFacts("Dogs", "CC0")},
+        backbones={"old": "Old model", "new": "New model"},
+        expected=expected,
+        results=SuiteResults("tiny", {method.info.name: method for method in methods}),
+    )
+    return replace(page, **changes)

@@ -1,0 +1,178 @@
+"""Modules on disk: the same bytes each time, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compatbench.errors import CompatbenchError
+from compatbench.method import Module
+from compatbench.method.module import load_module
+
+ABOUT = {"method": "toy", "seed": 1, "config": {"epochs": 3, "name": "ä"}}
+
+
+def small_module() -> Module:
+    return Module(
+        trained={"context": torch.tensor([[1.5, -2.0]]), "bias": torch.tensor([0.25])},
+        stored={"values": torch.tensor([[0, 1], [1, 0]]), "alpha": torch.tensor(1.17)},
+    )
+
+
+def describe(module: Module) -> list[tuple[str, str, str, list[float]]]:
+    """Everything that a module says: group, name, type and numbers of each tensor."""
+    return sorted(
+        (group, name, str(tensor.dtype), tensor.flatten().tolist())
+        for group in ("trained", "stored")
+        for name, tensor in getattr(module, group).items()
+    )
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    module = small_module()
+    module.save(tmp_path / "m.safetensors", ABOUT)
+    loaded, about = load_module(tmp_path / "m.safetensors")
+    assert describe(loaded) == describe(module)
+    assert loaded.fingerprint == module.fingerprint
+    assert about == ABOUT
+
+
+def test_a_module_without_tensors_is_saved_too(tmp_path: Path) -> None:
+    Module().save(tmp_path / "m.safetensors", ABOUT)
+    loaded, about = load_module(tmp_path / "m.safetensors")
+    assert loaded.tensors == {}
+    assert about == ABOUT
+
+
+def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
+    small_module().save(tmp_path / "one", ABOUT)
+    reordered = Module(
+        dict(reversed(small_module().trained.items())), dict(reversed(small_module().stored.items()))
+    )
+    reordered.save(tmp_path / "two", dict(reversed(ABOUT.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_every_single_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    small_module().save(path, ABOUT)
+    whole = path.read_bytes()
+    expected = describe(small_module()), ABOUT
+    unseen = []
+    for position in range(len(whole)):
+        for flip in (0x01, 0x20):
+            damaged = bytearray(whole)
+            damaged[position] ^= flip
+            path.write_bytes(damaged)
+            try:
+                module, about = load_module(path)
+            except CompatbenchError:
+                continue
+            if (describe(module), about) != expected:
+                unseen.append((position, flip))
+    assert unseen == []
+
+
+def test_every_shortened_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    small_module().save(path, ABOUT)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CompatbenchError):
+            load_module(path)
+
+
+def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    small_module().save(path, ABOUT)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CompatbenchError):
+        load_module(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "{}",
+        "[]",
+        "1",
+        "null",
+        "not JSON",
+        '{"schema": "compatbench-module-0"}',
+        '{"schema": "compatbench-module-1"}',
+        '{"schema": "compatbench-module-1", "trained": 1, "about": {}, "sha256": ""}',
+        '{"schema": "compatbench-module-1", "trained": [[]], "about": {}, "sha256": ""}',
+        '{"schema": "compatbench-module-1", "trained": [], "about": [], "sha256": 0}',
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, header: str | None) -> None:
+    path = tmp_path / "m.safetensors"
+    metadata = None if header is None else {"compatbench": header}
+    save_file({"context": torch.zeros(2)}, path, metadata)
+    with pytest.raises(CompatbenchError, match=r"m\.safetensors"):
+        load_module(path)
+
+
+def test_a_missing_file_is_a_plain_error(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="nowhere"):
+        load_module(tmp_path / "nowhere")
+
+
+def test_a_folder_is_a_plain_error(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError):
+        load_module(tmp_path)
+
+
+def test_the_header_can_be_read_by_others(tmp_path: Path) -> None:
+    """safetensors: eight bytes of length, then JSON; what the file is stands in its metadata."""
+    small_module().save(tmp_path / "m", ABOUT)
+    raw = (tmp_path / "m").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    ours = json.loads(header["__metadata__"]["compatbench"])
+    assert ours["trained"] == ["bias", "context"]
+    assert ours["about"] == ABOUT
+
+
+def test_a_name_is_either_trained_or_stored() -> None:
+    with pytest.raises(ValueError, match="'x' is both"):
+        Module({"x": torch.zeros(1)}, {"x": torch.zeros(1)})
+
+
+def test_parameters_count_what_was_trained_and_bytes_count_all() -> None:
+    module = small_module()
+    assert module.parameters == 3
+    assert module.bytes == 3 * 4 + 4 * 8 + 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"y": torch.zeros(2, 3)},
+        {"x": torch.zeros(3, 2)},
+        {"x": torch.zeros(2, 3, dtype=torch.int32)},
+        {"x": torch.tensor([[0.0, 0, 0], [0, 0, -0.0]])},
+    ],
+    ids=["name", "shape", "type", "bits"],
+)
+def test_the_fingerprint_tells_modules_apart(other: dict[str, torch.Tensor]) -> None:
+    assert Module({"x": torch.zeros(2, 3)}).fingerprint != Module(other).fingerprint
+
+
+def test_a_detached_module_shares_no_memory() -> None:
+    module = small_module()
+    copy = module.detach()
+    module["context"].zero_()
+    assert copy["context"].tolist() == [[1.5, -2.0]]
+
+
+def test_a_view_into_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
+    large = torch.arange(12.0).reshape(3, 4)
+    Module({"x": large.T[1:3]}).save(tmp_path / "m", {})
+    loaded, _ = load_module(tmp_path / "m")
+    assert loaded["x"].tolist() == [[1, 5, 9], [2, 6, 10]]

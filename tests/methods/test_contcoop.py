@@ -1,0 +1,159 @@
+"""ContCoOp: the context of a class is an attention of prompts over prompts and name tokens."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from open_clip_reference import encode_contexts, encode_texts
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.method import FewShotData, Module
+from compatbench.method.trained import Batch
+from compatbench.methods.contcoop import ContCoOp
+from compatbench.methods.coop import CoOp
+
+
+def random_module(length: int = 4, dtype: torch.dtype = torch.float64) -> Module:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"prompts": (length, 32), "query": (32, 32), "key": (32, 32), "value": (32, 32)}
+    return Module(
+        {
+            name: 0.3 * torch.randn(shape, generator=generator, dtype=dtype)
+            for name, shape in shapes.items()
+        }
+    )
+
+
+def naive_contexts(backbone: Backbone, labels: Labels, module: Module) -> Tensor:
+    """U = [p; E(name)]; O = softmax(U W_q (U W_k)ᵀ / √D) U W_v; the first N rows of O."""
+    tower = getattr(backbone.model, "text", backbone.model)
+    contexts = []
+    for name in labels.names:
+        words = tower.token_embedding.weight[backbone.tokenizer.encode(name)]  # type: ignore[index, union-attr]
+        u = torch.cat([module["prompts"], words])
+        scores = (u @ module["query"]) @ (u @ module["key"]).T / math.sqrt(u.shape[1])
+        mixed = torch.softmax(scores, dim=1) @ (u @ module["value"])
+        contexts.append(mixed[: len(module["prompts"])])
+    return torch.stack(contexts)
+
+
+def naive_logits(backbone: Backbone, labels: Labels, module: Module, images: Tensor) -> Tensor:
+    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    texts = encode_contexts(backbone, labels.names, naive_contexts(backbone, labels, module))
+    rows = [[scale * f.dot(t) / (f.norm() * t.norm()) for t in texts] for f in images]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def naive_loss(
+    backbone: Backbone, labels: Labels, module: Module, images: Tensor, targets: Tensor
+) -> Tensor:
+    logits = naive_logits(backbone, labels, module, images)
+    losses = [row.logsumexp(0) - row[y] for row, y in zip(logits, targets, strict=True)]
+    texts = encode_contexts(backbone, labels.names, naive_contexts(backbone, labels, module))
+    cosines = []
+    for t, name in zip(texts, labels.names, strict=True):
+        teacher = encode_texts(backbone, [f"a photo of a {name}, a type of thing."])[0]
+        cosines.append(t.dot(teacher) / (t.norm() * teacher.norm()))
+    return torch.stack(losses).mean() + 8.0 * (1 - torch.stack(cosines).mean())
+
+
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_logits_equal_the_formula(
+    backbone64: Backbone, labels: Labels, images64: Tensor, length: int
+) -> None:
+    module = random_module(length)
+    logits = ContCoOp().attach(module, backbone64, labels)(images64)
+    expected = naive_logits(backbone64, labels, module, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_class_s_context_does_not_depend_on_longer_names_beside_it(clip64: Backbone) -> None:
+    module = random_module()
+    beside = Labels(("dog", "hippopotamus"), ("{}",), "{}")
+    alone = Labels(("dog",), ("{}",), "{}")
+    torch.testing.assert_close(
+        ContCoOp._mix(module, *clip64.name_tokens(beside))[0],
+        ContCoOp._mix(module, *clip64.name_tokens(alone))[0],
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_the_context_follows_the_target_s_name_embeddings(
+    clip64: Backbone, eva64: Backbone, labels: Labels
+) -> None:
+    module = random_module()
+    source = ContCoOp._mix(module, *clip64.name_tokens(labels))
+    target = ContCoOp._mix(module, *eva64.name_tokens(labels))
+    torch.testing.assert_close(target, naive_contexts(eva64, labels, module))
+    assert (source - target).abs().max() > 0.01
+
+
+def test_the_loss_equals_the_formula(
+    float64: None, backbone64: Backbone, data64: FewShotData
+) -> None:
+    module, features = random_module(), data64.train.plain
+    method = ContCoOp()
+    classifier = method.attach(module, backbone64, data64.labels)
+    batch = Batch(features, data64.train.targets, backbone64, data64.labels)
+    expected = naive_loss(backbone64, data64.labels, module, features, batch.targets)
+    torch.testing.assert_close(method.loss(classifier, batch), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    recipe = ContCoOp.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1})
+    method = ContCoOp(ContCoOp.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))
+
+    start = method.init(clip64, data64, torch.Generator().manual_seed(3))
+    parameters = {name: t.requires_grad_() for name, t in start.trained.items()}
+    train = data64.train
+    loss = naive_loss(clip64, data64.labels, start, train.views[0], train.targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
+        expected = (x - 0.1 * (gradient + 5e-4 * x)).detach()
+        assert (found[name] - x).abs().max() > 1e-5
+        torch.testing.assert_close(found[name], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_with_the_identity_for_attention_it_is_coop(
+    clip64: Backbone, labels: Labels, images64: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(module: Module, names: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        return module["prompts"].expand(len(names), -1, -1)
+
+    monkeypatch.setattr(ContCoOp, "_mix", staticmethod(identity))
+    module = random_module()
+    logits = ContCoOp().attach(module, clip64, labels)(images64)
+    coop = CoOp().attach(Module({"context": module["prompts"]}), clip64, labels)(images64)
+    torch.testing.assert_close(logits, coop, rtol=1e-10, atol=1e-10)
+
+
+def test_initialisation_is_kaiming_for_the_attention(
+    b16_sized: Backbone, data: FewShotData
+) -> None:
+    module = ContCoOp().init(b16_sized, data, torch.Generator().manual_seed(0))
+    assert module["prompts"].shape == (4, 512)
+    assert module["prompts"].std() == pytest.approx(0.02, rel=0.05)
+    for name in ("query", "key", "value"):
+        assert module[name].shape == (512, 512)
+        assert module[name].std() == pytest.approx(math.sqrt(2 / 512), rel=0.01)
+    assert not torch.equal(module["query"], module["key"])
+
+
+def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
+    assert ContCoOp().init(b16_sized, data, torch.Generator()).parameters == 788_480
+    longer = ContCoOp(ContCoOp.Config(context_length=16))
+    assert longer.init(b16_sized, data, torch.Generator()).parameters == 794_624
+
+
+def test_the_module_is_prompts_and_attention(clip: Backbone, data: FewShotData) -> None:
+    module = ContCoOp(ContCoOp.Config(max_steps=1)).fit(clip, data, torch.Generator())
+    assert set(module.trained) == {"prompts", "query", "key", "value"}
+    assert module.stored == {}
+    assert module.parameters == 4 * 32 + 3 * 32 * 32

@@ -1,0 +1,121 @@
+"""KgCoOp: CoOp with L = L_ce + λ (1 − mean cos(t_c, t⁰_c)), started at "a photo of a"."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from open_clip_reference import encode_contexts, encode_texts
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.method import FewShotData, Module
+from compatbench.method.trained import Batch
+from compatbench.methods.kgcoop import KgCoOp, distillation
+
+
+def naive_loss(
+    backbone: Backbone, labels: Labels, context: Tensor, images: Tensor, targets: Tensor
+) -> Tensor:
+    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    texts = encode_contexts(backbone, labels.names, context)
+    entropy = torch.zeros(())
+    for f, y in zip(images, targets, strict=True):
+        z = torch.stack([scale * f.dot(t) / (f.norm() * t.norm()) for t in texts])
+        entropy = entropy + (z.logsumexp(0) - z[y]) / len(images)
+    cosines = torch.zeros(())
+    for t, name in zip(texts, labels.names, strict=True):
+        teacher = encode_texts(backbone, [f"a photo of a {name}, a type of thing."])[0]
+        cosines = cosines + t.dot(teacher) / (t.norm() * teacher.norm()) / len(labels)
+    return entropy + 8.0 * (1 - cosines)
+
+
+def test_the_loss_equals_the_formula(
+    float64: None, backbone64: Backbone, data64: FewShotData
+) -> None:
+    context = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
+    features, targets = data64.train.plain, data64.train.targets
+    method = KgCoOp()
+    classifier = method.attach(Module({"context": context}), backbone64, data64.labels)
+    found = method.loss(classifier, Batch(features, targets, backbone64, data64.labels))
+    expected = naive_loss(backbone64, data64.labels, context, features, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    recipe = KgCoOp.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1})
+    method = KgCoOp(KgCoOp.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator())["context"]
+
+    ids = clip64.tokenizer.encode("a photo of a")
+    start = clip64.model.token_embedding.weight[ids].clone().requires_grad_()  # type: ignore[index, union-attr]
+    train = data64.train
+    loss = naive_loss(clip64, data64.labels, start, train.views[0], train.targets)
+    (gradient,) = torch.autograd.grad(loss, start)
+    expected = start - 0.1 * (gradient + 5e-4 * start)
+    assert (found - start).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-11)
+
+
+def test_the_context_starts_at_the_words_whatever_the_seed(
+    clip: Backbone, data: FewShotData
+) -> None:
+    ids = clip.tokenizer.encode("a photo of a")
+    expected = clip.model.token_embedding.weight[ids]  # type: ignore[index, union-attr]
+    for seed in (1, 2):
+        module = KgCoOp().init(clip, data, torch.Generator().manual_seed(seed))
+        assert torch.equal(module["context"], expected)
+
+
+def test_training_does_not_write_into_the_embedding_table(
+    clip: Backbone, data: FewShotData
+) -> None:
+    before = clip.model.token_embedding.weight.clone()  # type: ignore[operator, union-attr]
+    KgCoOp(KgCoOp.Config(max_steps=2)).fit(clip, data, torch.Generator())
+    assert torch.equal(clip.model.token_embedding.weight, before)  # type: ignore[arg-type, union-attr]
+
+
+def test_before_the_first_step_it_is_zero_shot(
+    backbone64: Backbone, data64: FewShotData, images64: Tensor
+) -> None:
+    module = KgCoOp().init(backbone64, data64, torch.Generator())
+    logits = KgCoOp().attach(module, backbone64, data64.labels)(images64)
+    for c, name in enumerate(data64.labels.names):
+        text = encode_texts(backbone64, [f"a photo of a {name}."])[0]
+        cosines = images64 @ text / (images64.norm(dim=-1) * text.norm())
+        expected = cosines * backbone64.logit_scale
+        torch.testing.assert_close(logits[:, c], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_before_the_first_step_distillation_is_zero_for_that_template(
+    clip64: Backbone, data64: FewShotData
+) -> None:
+    labels = dataclasses.replace(data64.labels, teacher_template="a photo of a {}.")
+    module = KgCoOp().init(clip64, data64, torch.Generator())
+    classifier = KgCoOp().attach(module, clip64, labels)
+    batch = Batch(data64.train.plain, data64.train.targets, clip64, labels)
+    assert float(distillation(classifier, batch)) == pytest.approx(0, abs=1e-12)
+    other = Batch(data64.train.plain, data64.train.targets, clip64, data64.labels)
+    assert float(distillation(classifier, other)) > 1e-4
+
+
+def test_the_module_is_the_context_alone(clip: Backbone, data: FewShotData) -> None:
+    module = KgCoOp(KgCoOp.Config(max_steps=1)).fit(clip, data, torch.Generator())
+    assert set(module.trained) == {"context"}
+    assert module.stored == {}
+    assert module["context"].shape == (4, 32)
+
+
+def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
+    assert KgCoOp().init(b16_sized, data, torch.Generator()).parameters == 2048
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = KgCoOp.Config()
+    assert config.weight == 8.0
+    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 2e-3)
+    assert (config.recipe.batch_size, config.recipe.warmup_epochs) == (128, 1)
+    assert [config.recipe.epochs_for(k) for k in (1, 16)] == [100, 100]

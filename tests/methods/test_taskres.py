@@ -1,0 +1,105 @@
+"""TaskRes: w_c = t_c + α x_c, t not normalised, x learned from zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from open_clip_reference import encode_texts
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData, Module
+from compatbench.methods.taskres import TaskRes
+from compatbench.methods.zeroshot import ZeroShot
+
+
+def naive_logits(
+    backbone: Backbone, labels: Labels, residual: Tensor, alpha: float, images: Tensor
+) -> Tensor:
+    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    columns = []
+    for x, name in zip(residual, labels.names, strict=True):
+        w = encode_texts(backbone, [f"a photo of a {name}."])[0] + alpha * x
+        columns.append(torch.stack([scale * f.dot(w) / (f.norm() * w.norm()) for f in images]))
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_logits_equal_the_formula(
+    backbone64: Backbone, labels: Labels, images64: Tensor, alpha: float
+) -> None:
+    residual = torch.randn(5, 16, generator=torch.Generator().manual_seed(1)).double()
+    method = TaskRes(TaskRes.Config(alpha=alpha))
+    logits = method.attach(Module({"residual": residual}), backbone64, labels)(images64)
+    expected = naive_logits(backbone64, labels, residual, alpha, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    """The first step of Adam moves each number by lr · g / (|g| + ε); the decay of zero is zero."""
+    recipe = TaskRes.Config().recipe.model_copy(
+        update={"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
+    )
+    method = TaskRes(TaskRes.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator())["residual"]
+
+    start = torch.zeros(5, 16, requires_grad=True)
+    logits = naive_logits(clip64, data64.labels, start, 0.5, data64.train.views[0])
+    losses = [r.logsumexp(0) - r[y] for r, y in zip(logits, data64.train.targets, strict=True)]
+    (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), start)
+    expected = -0.1 * gradient / (gradient.abs() + 0.01)
+    assert found.abs().max() > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_a_residual_of_zero_is_zero_shot(
+    backbone: Backbone, labels: Labels, images: Tensor
+) -> None:
+    logits = TaskRes().attach(Module({"residual": torch.zeros(5, 16)}), backbone, labels)(images)
+    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone, labels)(images))
+
+
+def test_the_residual_starts_at_zero(clip: Backbone, data: FewShotData) -> None:
+    residual = TaskRes().init(clip, data, torch.Generator())["residual"]
+    assert residual.shape == (5, 16)
+    assert not residual.any()
+
+
+def test_the_module_is_the_residual_without_the_text_features(
+    clip: Backbone, data: FewShotData
+) -> None:
+    module = TaskRes(TaskRes.Config(max_steps=1)).fit(clip, data, torch.Generator())
+    assert set(module.trained) == {"residual"}
+    assert module.stored == {}
+    assert module.parameters == 5 * 16
+
+
+def test_the_base_on_another_backbone_is_that_backbone_s(
+    eva: Backbone, clip: Backbone, data: FewShotData, images: Tensor
+) -> None:
+    """Carrying the source's text features along would make both classifiers the same."""
+    module = TaskRes(TaskRes.Config(max_steps=2)).fit(clip, data, torch.Generator())
+    on_source = TaskRes().attach(module, clip, data.labels)(images)
+    on_target = TaskRes().attach(module, eva, data.labels)(images)
+    zero_shot = ZeroShot().attach(Module(), eva, data.labels)(images)
+    assert (on_target - zero_shot).abs().max() < (on_target - on_source).abs().max() / 5
+
+
+def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
+    assert TaskRes().init(b16_sized, data, torch.Generator()).parameters == 5 * 512
+
+
+def test_another_number_of_classes_is_not_transferable(clip: Backbone, labels: Labels) -> None:
+    with pytest.raises(NotTransferable, match="classes of 4, not 5"):
+        TaskRes().attach(Module({"residual": torch.zeros(4, 16)}), clip, labels)
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    recipe = TaskRes.Config().recipe
+    assert TaskRes.Config().alpha == 0.5
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adam", 2e-3, 5e-4)
+    assert (recipe.batch_size, recipe.schedule) == (256, "cosine-epoch")
+    assert [recipe.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [100, 100, 100, 200, 200]
