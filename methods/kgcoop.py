@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.method import Backbone, CosineClassifier, FewShotData, MethodCard, Module
+from compatbench.method import CosineClassifier, MethodCard
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch
 
@@ -32,13 +31,11 @@ class KgCoOp(CoOp):
 
     class Config(CoOp.Config):
         recipe: Recipe = Recipe(batch_size=128, epochs=100)
-        context_words: str = "a photo of a"
+        context_length: PositiveInt = 4
+        context_words: str | None = "a photo of a"
         weight: NonNegativeFloat = 8.0
 
     config: Config
-
-    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        return Module(trained={"context": backbone.embed_text(self.config.context_words).clone()})
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         return super().loss(classifier, batch) + self.config.weight * distillation(

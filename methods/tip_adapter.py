@@ -68,7 +68,7 @@ class TipAdapter(Method):
 def build_cache(data: FewShotData) -> dict[str, Tensor]:
     """Keys ``[N, e]``, normalised, and one-hot values ``[N, C]``."""
     keys = F.normalize(data.train.views.mean(0), dim=-1)
-    return {"keys": keys, "values": F.one_hot(data.train.targets, len(data.labels)).float()}
+    return {"keys": keys, "values": F.one_hot(data.train.targets, len(data.labels)).to(keys)}
 
 
 def weights(config: CacheConfig, backbone: Backbone) -> dict[str, Tensor]:

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import compatbench.views
 from compatbench.backbone import Backbone
+from compatbench.cachefiles import FEATURES, describe_entry, read_entry, write_entry
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files import sha256_bytes, sha256_json, write_atomic_with
+from compatbench.files import sha256_json
 from compatbench.source import hash_code
 from compatbench.task import Sample, Task
 from compatbench.views import View
 
 BATCH = 128
+DECODERS = 4  # threads that read and decode images while the backbone computes
 MOST_IN_MEMORY = 512 * 2**20  # bytes; what a process keeps of the entries it used last
 
-
-def default_cache_folder() -> Path:
-    """``$COMPATBENCH_CACHE``, or ``compatbench`` in the user's cache folder."""
-    if folder := os.environ.get("COMPATBENCH_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "compatbench"
+# Told the images encoded so far, and how many there are.
+OnEncoded = Callable[[int, int], object]
 
 
 class FeatureCache:
@@ -38,38 +33,36 @@ class FeatureCache:
 
     An entry is named by the hash of everything that decides it: the backbone's
     weights and preprocessing, the images, and the view. It is written atomically,
-    its bytes carry a checksum, and a damaged entry is computed again.
+    its bytes carry a checksum, and a damaged entry is computed again. Processes that
+    want the same entry compute it once: one does, the others wait.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "features"
+    def __init__(self, folder: Path, on_encoded: OnEncoded = lambda done, total: None) -> None:
+        self.folder = folder / FEATURES
+        self.on_encoded = on_encoded
         self._memory: dict[str, Tensor] = {}
 
     def features(
         self, backbone: Backbone, task: Task, samples: Sequence[Sample], view: View | None = None
     ) -> Tensor:
-        """Features of samples under a view, not normalised, ``[samples, e]``, float32."""
+        """Features of samples under a view, not normalised, ``[samples, e]``, float32.
+
+        Raises:
+            CompatbenchError: an image cannot be read, or the cache cannot be written.
+        """
         view = view or View()
-        key = self._key(backbone, task, samples, view)
+        key = _key(backbone, task, samples, view)
         if key not in self._memory:
             path = self.folder / key[:2] / f"{key}.safetensors"
             features = _read(path)
             if features is None:
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    lock = FileLock(path.with_suffix(".lock"))
-                    lock.acquire()
-                except OSError as error:
-                    raise CompatbenchError(
-                        f"cannot write the feature cache {self.folder}: {error.strerror}; "
-                        "set COMPATBENCH_CACHE to a folder that can be written"
-                    ) from None
-                with lock:
+                with _locked(path):
                     # Another process may have computed it while this one waited.
-                    features = _read(path)
+                    features = _read(path, warn=False)
                     if features is None:
-                        features = _encode(backbone, task, samples, view)
-                        _write(path, features)
+                        features = self._encode(backbone, task, samples, view)
+                        about = describe_entry(backbone.name, task.name, len(samples), view.number)
+                        write_entry(path, features, about)
             self._remember(key, features.to(backbone.device))
         return self._memory[key]
 
@@ -80,56 +73,75 @@ class FeatureCache:
             dropped = self._memory.pop(next(iter(self._memory)))
             held -= dropped.numel() * dropped.element_size()
 
-    @staticmethod
-    def _key(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) -> str:
-        code = [hash_code(Path(__file__)), hash_code(Path(compatbench.views.__file__))]
-        return sha256_json(
-            [
-                backbone.card.sha256,
-                backbone.card.config,
-                backbone.preprocess_settings,
-                task.source.fingerprint(),
-                [sample.id for sample in samples],
-                view.settings,
-                code,
-            ]
-        )
+    @torch.no_grad()
+    def _encode(
+        self, backbone: Backbone, task: Task, samples: Sequence[Sample], view: View
+    ) -> Tensor:
+        """Encodes batch by batch: at no time are more than two batches of images in memory."""
+        if not samples:
+            return torch.zeros(0, backbone.embed_dim)
+        parts: list[Tensor] = []
+        done = 0
+        for images in _batches(backbone, task, samples, view):
+            parts.append(backbone.encode_images(images).cpu())
+            done += len(images)
+            self.on_encoded(done, len(samples))
+        return torch.cat(parts)
 
 
-@torch.no_grad()
-def _encode(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) -> Tensor:
+def _batches(
+    backbone: Backbone, task: Task, samples: Sequence[Sample], view: View
+) -> Iterator[Tensor]:
+    """Preprocessed batches ``[batch, 3, H, W]``; the next is decoded while one is used."""
     size = backbone.preprocess_settings["size"]
     side = size if isinstance(size, int) else min(size)
-    parts = []
-    for start in range(0, len(samples), BATCH):
-        images = [
-            backbone.preprocess(view.apply(task.source.image(sample), sample.id, side))
-            for sample in samples[start : start + BATCH]
+
+    def load(sample: Sample) -> Tensor:
+        image = view.apply(task.source.image(sample), sample.id, side)
+        return backbone.preprocess(image)  # type: ignore[return-value]
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        chunks = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+        following = [pool.submit(load, sample) for sample in chunks[0]]
+        for chunk in [*chunks[1:], ()]:
+            current, following = following, [pool.submit(load, sample) for sample in chunk]
+            yield torch.stack([future.result() for future in current])
+
+
+def _locked(path: Path) -> FileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    except OSError as error:
+        raise CompatbenchError(
+            f"cannot write the feature cache {path.parent}: {error.strerror}; "
+            "set COMPATBENCH_CACHE to a folder that can be written"
+        ) from None
+    return lock
+
+
+def _key(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) -> str:
+    code = [hash_code(Path(__file__)), hash_code(Path(compatbench.views.__file__))]
+    return sha256_json(
+        [
+            backbone.card.sha256,
+            backbone.card.config,
+            backbone.preprocess_settings,
+            str(backbone.dtype),
+            task.source.fingerprint(),
+            [sample.id for sample in samples],
+            view.settings,
+            code,
         ]
-        parts.append(backbone.encode_images(torch.stack(images)).cpu())  # type: ignore[arg-type]
-    return torch.cat(parts) if parts else torch.zeros(0, backbone.embed_dim)
+    )
 
 
-def _checksum(features: Tensor) -> str:
-    return sha256_bytes(features.contiguous().numpy().tobytes())
-
-
-def _write(path: Path, features: Tensor) -> None:
-    tensors = {"features": features.contiguous()}
-    metadata = {"sha256": _checksum(features)}
-    write_atomic_with(path, lambda name: save_file(tensors, name, metadata))
-
-
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, warn: bool = True) -> Tensor | None:
     """The entry's features, or None if it is missing or damaged."""
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            features: Tensor = file.get_tensor("features")
-            if (file.metadata() or {}).get("sha256") == _checksum(features):
-                return features
-    except (SafetensorError, OSError, ValueError):
-        pass
-    warnings.warn(f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2)
-    return None
+    features = read_entry(path)
+    if features is None and warn:
+        warnings.warn(f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2)
+    return features

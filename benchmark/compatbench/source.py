@@ -21,8 +21,28 @@ def hash_code(path: Path) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
-            body[0].value.value = ""
-    return sha256_bytes(ast.unparse(tree).encode())
+            body[:1] = [] if len(body) > 1 else [ast.Pass()]
+    return sha256_bytes(repr(_plain(tree)).encode())
+
+
+def _plain(node: object) -> object:
+    """A syntax tree as nested lists, alike in all versions of Python.
+
+    ``ast.dump`` and ``ast.unparse`` are not: new versions add empty fields and quote
+    strings otherwise.
+    """
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if name != "kind"]
+        kept = [[name, _plain(value)] for name, value in fields if value not in (None, [])]
+        # None is a value where it is a constant.
+        return [type(node).__name__, *kept, *(["None"] if _is_none(node) else [])]
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return repr(node)
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _is_docstring(node: ast.AST) -> bool:

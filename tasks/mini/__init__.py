@@ -1,1 +1,1 @@
-"""The mini suite: small tasks, a tokenizer and a pair of small models that ship with compatbench."""
+"""The mini suite: tasks, a tokenizer and two small models that ship with compatbench."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from open_clip_reference import encode_texts
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.backbone.prompts import packed_layout, pad_rows
+from compatbench.backbone.prompts import pad_rows
 from compatbench.errors import CompatbenchError
 
 
@@ -91,12 +91,3 @@ def test_asking_twice_gives_the_same_features(clip: Backbone, labels: Labels) ->
 
 def test_rows_are_padded_on_the_right() -> None:
     assert pad_rows([[5], [6, 7]]).tolist() == [[5, 0], [6, 7]]
-
-
-def test_packed_rows_hold_each_suffix_once_shortest_first() -> None:
-    layout = packed_layout((3, 1, 2, 1), torch.device("cpu"))
-    assert layout.prompt.tolist() == [1, 3, 2, 2, 0, 0, 0]
-    assert layout.column.tolist() == [0, 0, 0, 1, 0, 1, 2]
-    assert layout.last.tolist() == [0, 1, 3, 6]
-    assert layout.prompt[layout.last][layout.restore].tolist() == [0, 1, 2, 3]
-    assert [(b.start, b.count, b.length) for b in layout.buckets] == [(0, 2, 1), (2, 1, 2), (4, 1, 3)]

@@ -40,6 +40,7 @@ def make_row(correct: int | None = 50, **changes: Any) -> Row:
     values.setdefault(
         "key", sha256_json([values[part] for part in ("method", "task", "source", "shots", "seed")])
     )
+    values.setdefault("data", sha256_json([values["backbone"], values["test_set"]]))
     if correct is not None:
         zero_shot = ZERO_SHOT.get(values["backbone"], 50)
         values |= {"correct": correct, "total": 100, "zero_shot_correct": zero_shot}

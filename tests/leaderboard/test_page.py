@@ -26,7 +26,7 @@ from synthetic_results import (
 
 from compatbench.errors import CompatbenchError
 from compatbench.leaderboard.console import print_main_table
-from compatbench.leaderboard.markdown import escape, percent, signed, table
+from compatbench.leaderboard.markdown import escape, one_line, percent, signed, table
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.results import MethodInfo, MethodResults
 from compatbench.leaderboard.tables import SuitePage, TaskFacts
@@ -259,10 +259,18 @@ def test_no_file_or_card_can_inject_markup(text: str) -> None:
     assert kinds(render_page([hostile_page(text)])) == kinds(render_page([hostile_page("plain")]))
 
 
+@pytest.mark.parametrize("text", ["http://x.y", "www.x.y", "WWW.x.y", "ftp://x.y", "a@x.y"])
+def test_bare_addresses_do_not_become_links_on_github(text: str) -> None:
+    assert escape(text) != text
+    assert not re.search(r"(?<!\\)://|www\.|\S@\S", escape(text), re.IGNORECASE)
+
+
 @given(st.text(max_size=30))
 def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     (block,) = MARKDOWN.parse(f"x {escape(text)} x")[1:2]
     assert all(child.type == "text" for child in block.children or [])
+    shown = "".join(child.content for child in block.children or [])
+    assert shown.replace(" ", "") == f"x{one_line(text)}x".replace(" ", "")
     alone = MARKDOWN.parse(escape(text))
     assert [token.type for token in alone] in ([], ["paragraph_open", "inline", "paragraph_close"])
     row = MARKDOWN.parse("\n".join(table(["a", "b"], [[escape(text), "end"]])))
@@ -287,7 +295,7 @@ def test_the_console_shows_the_main_table_at_any_width(width: int) -> None:
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
     assert "Visual prompt: not transferable: width 128, not 192" in text
-    assert "Gone: 1 rows failed: RuntimeError: no | <b>" in text
+    assert "Gone: 1 row failed: RuntimeError: no | <b>" in text
     if width >= 60:
         assert "60.4" in text
 

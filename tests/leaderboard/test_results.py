@@ -6,6 +6,7 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,8 +32,11 @@ readable = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 @st.composite
 def any_row(draw: st.DrawFn) -> Row:
-    values = {part: draw(names) for part in ("method", "task", "test_set", "source", "backbone")}
-    values |= {"shots": draw(st.integers(1, 64)), "seed": draw(st.integers()), "key": draw(keys)}
+    values: dict[str, Any] = {
+        part: draw(names) for part in ("method", "task", "test_set", "source", "backbone")
+    }
+    values |= {"shots": draw(st.integers(1, 64)), "seed": draw(st.integers())}
+    values |= {"key": draw(keys), "data": draw(keys)}
     values |= {"parameters": draw(st.integers(0)), "module_bytes": draw(st.integers(0))}
     values |= {"reason": draw(readable), "status": draw(st.sampled_from(["ok", "failed"]))}
     if values["status"] == "ok":
@@ -243,7 +247,14 @@ def test_provenance_of_rows_that_are_gone_goes_with_them() -> None:
     assert both.provenance == {"torch": ("2.5", "2.6")}
     alone = merge_results(old, new, {row.key for row in new.rows})
     assert (alone.rows, alone.costs, alone.provenance) == (new.rows, new.costs, new.provenance)
-    assert merge_results(None, new, set()) is new
+    assert merge_results(None, new, set()) == new
+
+
+def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
+    first, later = make_method(COOP, [make_row(1)], 1.0), make_method(COOP, [make_row(2)], 2.0)
+    twice = replace(first, rows=first.rows + later.rows, costs=first.costs + later.costs)
+    merged = merge_results(None, twice, set())
+    assert (merged.rows, merged.costs) == (later.rows, later.costs)
 
 
 def test_provenance_joins_strings_and_lists() -> None:

@@ -51,7 +51,8 @@ def test_a_module_without_tensors_is_saved_too(tmp_path: Path) -> None:
 def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
     small_module().save(tmp_path / "one", ABOUT)
     reordered = Module(
-        dict(reversed(small_module().trained.items())), dict(reversed(small_module().stored.items()))
+        dict(reversed(small_module().trained.items())),
+        dict(reversed(small_module().stored.items())),
     )
     reordered.save(tmp_path / "two", dict(reversed(ABOUT.items())))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

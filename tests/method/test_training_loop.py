@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import MakeData
+from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone

@@ -35,9 +35,7 @@ def naive_logits(
         hidden = torch.stack([torch.clamp(w.dot(f), min=0) for w in down])
         adapted = torch.stack([torch.clamp(w.dot(hidden), min=0) for w in up])
         mixed = ratio * adapted + (1 - ratio) * f
-        rows.append(
-            torch.stack([scale * mixed.dot(t) / (mixed.norm() * t.norm()) for t in texts])
-        )
+        rows.append(torch.stack([scale * mixed.dot(t) / (mixed.norm() * t.norm()) for t in texts]))
     return torch.stack(rows)
 
 
@@ -48,9 +46,7 @@ def test_logits_equal_the_formula(
     module = random_module()
     method = CLIPAdapter(CLIPAdapter.Config(ratio=ratio))
     logits = method.attach(module, backbone64, labels)(images64)
-    expected = naive_logits(
-        backbone64, labels, module["down"], module["up"], ratio, images64
-    )
+    expected = naive_logits(backbone64, labels, module["down"], module["up"], ratio, images64)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 

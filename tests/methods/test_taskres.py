@@ -40,9 +40,7 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
     float64: None, clip64: Backbone, data64: FewShotData
 ) -> None:
     """The first step of Adam moves each number by lr · g / (|g| + ε); the decay of zero is zero."""
-    recipe = TaskRes.Config().recipe.model_copy(
-        update={"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
-    )
+    recipe = TaskRes.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1, "eps": 0.01})
     method = TaskRes(TaskRes.Config(recipe=recipe, max_steps=1))
     found = method.fit(clip64, data64, torch.Generator())["residual"]
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from conftest import MakeData
 from open_clip_reference import encode_texts
+from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from conftest import MakeData
 from open_clip_reference import encode_texts
+from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels

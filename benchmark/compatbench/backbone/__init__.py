@@ -22,14 +22,26 @@ if TYPE_CHECKING:
 __all__ = ["Backbone", "Labels", "Prompts", "load_backbone"]
 
 
-def load_backbone(name: str, device: str = "cpu") -> Backbone:
+# What the frozen towers compute in. A module, its optimiser, features and logits are
+# float32 always.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
     """Loads the backbone that a card names.
+
+    Args:
+        precision: ``fp32`` or ``bf16``, of the frozen towers.
 
     Raises:
         CompatbenchError: no such card, or weights that are missing, damaged or do not fit.
     """
     card = backbone_cards.read(name)
-    model = build_model(card).to(device)
+    model = build_model(card)
+    scale = model.logit_scale.detach().clone()  # type: ignore[operator, union-attr]
+    model = model.to(device, PRECISIONS[precision])
+    # One number that multiplies every logit is not worth rounding.
+    model.logit_scale.data = scale.to(device)  # type: ignore[union-attr]
     return Backbone(card, model, torch.device(device))
 
 
@@ -52,6 +64,7 @@ class Backbone:
         self.name = card.name
         self.model = model
         self.device = device
+        self.dtype = next(model.visual.parameters()).dtype  # type: ignore[union-attr]
         self.text = TextTower(model, card.name)
         self.tokenizer = build_tokenizer(card, self.text.context_length)
         self.token_width = self.text.width
@@ -80,7 +93,8 @@ class Backbone:
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``."""
-        return self.model.visual(images.to(self.device))  # type: ignore[operator]
+        images = images.to(self.device, self.dtype)
+        return self._widen(self.model.visual(images))  # type: ignore[operator]
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, without start and end."""
@@ -89,7 +103,7 @@ class Backbone:
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings ``[..., D]`` of ids ``[...]``, constant."""
         with torch.no_grad():
-            return self.text.embed(ids.to(self.device))
+            return self._widen(self.text.embed(ids.to(self.device)))
 
     def embed_text(self, text: str) -> Tensor:
         """Token embeddings of a text's own tokens, ``[tokens, D]``."""
@@ -121,7 +135,11 @@ class Backbone:
 
     def encode_prompts(self, prompts: Prompts) -> Tensor:
         """Text features of prompts, not normalised, ``[n, e]``; differentiable in the prompts."""
-        return self.text.encode(prompts)
+        return self._widen(self.text.encode(prompts.to(self.dtype)))
+
+    def _widen(self, tensor: Tensor) -> Tensor:
+        """What leaves a tower of low precision is float32."""
+        return tensor.float() if self.dtype == torch.bfloat16 else tensor
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
@@ -139,7 +157,7 @@ class Backbone:
             suffix = self.embed(pad_rows([row[shared:] for row in ids]))
             prefix = self.embed(torch.tensor(ids[0][:shared]))
             prompts = Prompts(prefix, suffix, tuple(len(row) - shared for row in ids))
-            self._text_features[texts] = self.text.encode(prompts)
+            self._text_features[texts] = self.encode_prompts(prompts)
         return self._text_features[texts]
 
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:

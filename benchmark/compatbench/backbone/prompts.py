@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from compatbench.errors import CompatbenchError
 
 
 @dataclass(frozen=True)
@@ -18,82 +19,70 @@ class Prompts:
     its last row is the end-of-text token. Rows beyond that are padding, never read.
 
     Attributes:
-        prefix: rows that all prompts share, start-of-text first, ``[P, D]``.
+        prefix: rows that all prompts share, start-of-text first, ``[P, D]``; or one such
+            prefix for each of B images, ``[B, P, D]`` (CoCoOp, arXiv:2203.05557).
         suffix: rows of each prompt after the prefix, right-padded, ``[n, S, D]``.
         lengths: rows of each suffix that count, each at least 1.
+        deep: what replaces the m rows after start-of-text before blocks 1, 2, ..., each
+            ``[m, D]`` (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
     """
 
     prefix: Tensor
     suffix: Tensor
     lengths: tuple[int, ...]
+    deep: tuple[Tensor, ...] = ()
+
+    @property
+    def shared(self) -> int:
+        """Rows P of the prefix."""
+        return self.prefix.shape[-2]
 
     @property
     def longest(self) -> int:
         """Rows of the longest prompt."""
-        return self.prefix.shape[0] + max(self.lengths)
+        return self.shared + max(self.lengths)
+
+    def to(self, dtype: torch.dtype) -> Prompts:
+        """The same prompts in a tower's precision."""
+        if self.prefix.dtype == dtype:
+            return self
+        deep = tuple(tensor.to(dtype) for tensor in self.deep)
+        return Prompts(self.prefix.to(dtype), self.suffix.to(dtype), self.lengths, deep)
+
+    @property
+    def need_gradients(self) -> bool:
+        """Whether anything here is to be learned."""
+        tensors = (self.prefix, self.suffix, *self.deep)
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+    def check_fits(self, context_length: int, blocks: int) -> None:
+        """Raises CompatbenchError: too long a prompt, or deep prompts that have no place."""
+        if self.longest > context_length:
+            raise CompatbenchError(
+                f"a prompt of {self.longest} tokens does not fit the text tower's "
+                f"{context_length}; use fewer context tokens or a shorter class name"
+            )
+        if len(self.deep) >= blocks:
+            raise CompatbenchError(
+                f"deep prompts for {len(self.deep)} blocks after the first were given to a "
+                f"text tower of {blocks} blocks"
+            )
+        longest = max((len(rows) for rows in self.deep), default=0)
+        if longest >= self.shared:
+            raise CompatbenchError(
+                f"deep prompts replace {longest} rows after start-of-text, but the prompts "
+                f"share only {self.shared - 1}"
+            )
+
+
+def replace_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """``x`` with the rows after the first one replaced, ``[B, L, D]`` for ``[m, D]``."""
+    rest = x.shape[1] - 1 - len(rows)
+    first, _, last = x.split([1, len(rows), rest], dim=1)
+    return torch.cat([first, rows.expand(len(x), -1, -1), last], dim=1)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
     """Stacks token ids of unequal lengths, right-padded with 0, ``[n, S]``."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Prompts of one suffix length, contiguous among the packed rows."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count * self.length
-
-
-@dataclass(frozen=True)
-class PackedLayout:
-    """Where the rows of ragged suffixes lie when packed without padding, shortest first.
-
-    Attributes:
-        prompt, column: row ``r`` of the packed batch is ``suffix[prompt[r], column[r]]``, ``[R]``.
-        last: packed row of each prompt's end-of-text token, in packed order, ``[n]``.
-        restore: ``packed_features[restore]`` is in the caller's order, ``[n]``.
-        buckets: runs of prompts of equal length, in packed order.
-    """
-
-    prompt: Tensor
-    column: Tensor
-    last: Tensor
-    restore: Tensor
-    buckets: tuple[Bucket, ...]
-
-
-@lru_cache(maxsize=256)
-def packed_layout(lengths: tuple[int, ...], device: torch.device) -> PackedLayout:
-    """The layout of suffixes of these lengths; remembered, as a fit asks for it at every step."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    prompt: list[int] = []
-    column: list[int] = []
-    last: list[int] = []
-    buckets: list[Bucket] = []
-    for i in order:
-        start = len(prompt)
-        prompt += [i] * lengths[i]
-        column += range(lengths[i])
-        last.append(len(prompt) - 1)
-        if buckets and buckets[-1].length == lengths[i]:
-            buckets[-1] = Bucket(buckets[-1].start, buckets[-1].count + 1, lengths[i])
-        else:
-            buckets.append(Bucket(start, 1, lengths[i]))
-    restore = [0] * len(order)
-    for position, i in enumerate(order):
-        restore[i] = position
-
-    def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
-
-    return PackedLayout(
-        tensor(prompt), tensor(column), tensor(last), tensor(restore), tuple(buckets)
-    )

@@ -10,6 +10,9 @@ from compatbench.cards.yamlfile import CardModel
 
 # A name becomes part of a path, so it may not hold separators or dots alone.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+# Inside tasks/ and nowhere else.
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
@@ -17,7 +20,7 @@ class DrawingsSource(CardModel):
     """Images painted from the drawings that ship with the mini suite."""
 
     kind: Literal["drawings"]
-    split: str = Field(description="CSV of split,label,set,tile,paint, relative to tasks/")
+    split: RelativePath = Field(description="CSV of split,label,set,tile,paint, relative to tasks/")
 
 
 class TaskCard(CardModel):
@@ -63,9 +66,9 @@ class BackboneCard(CardModel):
     name: Name
     title: str
     config: Name = Field(description="name of the open_clip model config")
-    weights: str = Field(description="safetensors file, relative to tasks/")
+    weights: RelativePath = Field(description="safetensors file, relative to tasks/")
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    tokenizer: str | None = Field(
+    tokenizer: RelativePath | None = Field(
         None, description="merges of a byte-pair tokenizer, relative to tasks/; default: CLIP's"
     )
     lineage: str = Field("", description="what the weights were initialised from")
@@ -83,6 +86,9 @@ class TrainingCard(CardModel):
         (0.08, 1.0), description="share of the image's area kept by a random crop"
     )
     flip: bool = True
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="what the frozen towers compute in; modules are float32 always"
+    )
     max_steps: PositiveInt | None = Field(
         None, description="most optimiser steps a fit may take; epochs are cut to fit"
     )

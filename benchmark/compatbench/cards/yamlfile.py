@@ -44,15 +44,16 @@ def read_card(path: Path, model: type[Card]) -> Card:
 def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CompatbenchError(f"cannot read card {path}: {error}") from None
     try:
         values = yaml.safe_load(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, LookupError, ValueError, AttributeError, RecursionError) as error:
+        # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error) or "a value").splitlines()[0]
         raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.cli.cache import app as cache_app
 from compatbench.errors import CompatbenchError
 from compatbench.folders import method_files
 
@@ -26,6 +27,7 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+app.add_typer(cache_app, name="cache")
 console = Console()
 
 
@@ -36,6 +38,13 @@ class Kind(str, Enum):
     tasks = "tasks"
     backbones = "backbones"
     suites = "suites"
+
+
+class Precision(str, Enum):
+    """What frozen towers can compute in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 def _complete_methods(incomplete: str) -> list[str]:
@@ -131,6 +140,14 @@ def run(
     device: Annotated[
         str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
     ] = "auto",
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            "--precision",
+            help="What the frozen towers compute in; modules are trained in float32 always. "
+            "Another precision is another set of cells. [default: the suite's]",
+        ),
+    ] = None,
 ) -> None:
     """Run a suite and write results/ and leaderboard.md.
 
@@ -149,6 +166,7 @@ def run(
         jobs=jobs,
         threads=threads,
         device=device,
+        precision=precision.value if precision else None,
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
-from compatbench.leaderboard.publish import LEADERBOARD, render_leaderboard
+from compatbench.leaderboard.publish import render_pages, write_pages
 
 
 def leaderboard_command(console: Console, *, out: Path, check: bool) -> None:
@@ -17,14 +16,12 @@ def leaderboard_command(console: Console, *, out: Path, check: bool) -> None:
     Raises:
         CompatbenchError: no results, a broken results file, or (``check``) a stale page.
     """
-    page = render_leaderboard(out)
-    path = out / LEADERBOARD
-    if check:
-        if not path.is_file() or path.read_text(encoding="utf-8") != page:
+    pages = render_pages(out)
+    if not check:
+        write_pages(out)
+    for path, text in pages.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
             raise CompatbenchError(
                 f"{path} is not what results/ gives; run 'compatbench leaderboard'"
             )
         console.print(f"{path} is up to date", highlight=False)
-        return
-    write_atomic(path, page.encode())
-    console.print(f"wrote {path}", highlight=False)

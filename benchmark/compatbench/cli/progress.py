@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -15,6 +16,23 @@ from rich.text import Text
 
 from compatbench.run.cell import Cell
 from compatbench.run.executors import Event
+
+
+@dataclass
+class _AtWork:
+    """A cell that a worker has begun."""
+
+    cell: Cell
+    start: float
+    records: int = 0
+    encoded: tuple[int, int] = (0, 0)
+
+    def __str__(self) -> str:
+        done, total = self.encoded
+        if done < total:
+            return f"{self.cell} · encoding images, {done:,} of {total:,}"
+        records = len(self.cell.backbones) * len(self.cell.test_sets)
+        return f"{self.cell} · {self.records} of {records} records"
 
 
 class RunProgress:
@@ -32,7 +50,7 @@ class RunProgress:
         self._total = len(cells)
         self._left = list(cells)
         self._past = past_seconds
-        self._started: dict[str, tuple[Cell, float, int]] = {}
+        self._at_work: dict[str, _AtWork] = {}
         self._spent: dict[str, list[float]] = defaultdict(list)
         self._told = 0
         self.failures: list[Event] = []
@@ -65,12 +83,13 @@ class RunProgress:
         """Takes note of an event and draws."""
         key = event.cell.key
         if event.kind == "started":
-            self._started[key] = (event.cell, time.monotonic(), 0)
+            self._at_work[key] = _AtWork(event.cell, time.monotonic())
+        elif event.kind == "encoding":
+            self._at_work[key].encoded = event.encoded
         elif event.kind == "measured":
-            cell, start, records = self._started[key]
-            self._started[key] = (cell, start, records + 1)
+            self._at_work[key].records += 1
         else:
-            _, start, _ = self._started.pop(key)
+            start = self._at_work.pop(key).start
             self._spent[event.cell.method].append(time.monotonic() - start)
             self._left = [cell for cell in self._left if cell.key != key]
             if event.error:
@@ -87,10 +106,7 @@ class RunProgress:
         if self._console.is_terminal:
             rest = f"about {format_seconds(self.seconds_left())} left" if done < self._total else ""
             self._progress.update(self._bar, completed=done, rest=rest)
-            lines = [
-                Text(f"  {cell} · {records} of {len(cell.backbones) * len(cell.test_sets)} records")
-                for cell, _, records in self._started.values()
-            ]
+            lines = [Text(f"  {item}") for item in self._at_work.values()]
             self._live.update(Group(self._progress, *lines))
         elif self._total and done * 10 // self._total > self._told:
             self._told = done * 10 // self._total

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.errors import CompatbenchError
@@ -51,6 +52,7 @@ def select(
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
     out: Path,
+    precision: str | None = None,
 ) -> Selection:
     """Reads the suite and plans its cells.
 
@@ -58,6 +60,9 @@ def select(
         CompatbenchError: an unknown name, a broken card or method file, an empty selection.
     """
     card = suite_cards.read(suite)
+    if precision is not None:
+        training = card.training.model_copy(update={"precision": precision})
+        card = card.model_copy(update={"training": training})
     registry = builtin_methods()
     chosen = registry.select(methods)
     if not chosen:
@@ -81,6 +86,7 @@ def run_command(
     jobs: int | None,
     threads: int,
     device: str,
+    precision: str | None,
 ) -> None:
     """Runs what is missing, publishes everything, prints the main table.
 
@@ -88,7 +94,7 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out)
+    selection = select(suite, methods, tasks, seeds, shots, out, precision)
     _warn_of_broken(console, selection.registry)
     _check_writable(out)
     device = _resolve_device(device)
@@ -116,14 +122,11 @@ def run_command(
 def _run_cells(
     console: Console, selection: Selection, jobs: int, threads: int, device: str
 ) -> list[Event]:
-    from compatbench.features import default_cache_folder
-
     cells = [item.cell for item in selection.to_do]
     settings = Settings(selection.store.folder, default_cache_folder(), device, threads)
     progress = RunProgress(console, cells, jobs, mean_seconds(selection.planned))
     with progress:
-        for event in run_cells(cells, settings, jobs):
-            progress.on_event(event)
+        run_cells(cells, settings, jobs, progress.on_event)
     return progress.failures
 
 

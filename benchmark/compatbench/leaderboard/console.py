@@ -42,7 +42,8 @@ def print_main_table(console: Console, page: SuitePage) -> None:
         title = one_line(page.results.methods[gap.method].info.title)
         reason = f": {one_line(gap.reason)}" if gap.reason else ""
         style = "red" if gap.kind == "failed" else "yellow"
-        console.print(Text(f"{title}: {len(gap.places):,} rows {gap.kind}{reason}", style=style))
+        rows = "1 row" if len(gap.places) == 1 else f"{len(gap.places):,} rows"
+        console.print(Text(f"{title}: {rows} {gap.kind}{reason}", style=style))
 
 
 def _table(page: SuitePage, upgrade: Upgrade, shots: int, width: int) -> Table:

@@ -12,8 +12,9 @@ NOTHING = "–"
 _LONGEST = 200
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
-# Bare addresses become links on GitHub without any markup.
-_AUTOLINK = re.compile(r":(?=//)|(?<=www)\.|(?<=\S)@(?=\S)", re.IGNORECASE)
+# Bare addresses become links on GitHub without any markup; of mail, even escaped ones.
+_AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
+_MAIL = re.compile(r"(?<=\S)@(?=\S)")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
 _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
@@ -26,8 +27,11 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
 
 
 def escape(text: str, longest: int = _LONGEST) -> str:
-    """Text as Markdown that shows that text, on one line, anywhere in a page."""
-    line = one_line(text, longest)
+    """Text as Markdown that shows that text, on one line, anywhere in a page.
+
+    An ``@`` inside a word is set apart, so that it makes no link.
+    """
+    line = _MAIL.sub(" @ ", one_line(text, longest))
     line = _SPECIAL.sub(r"\\\g<0>", line)
     line = _AUTOLINK.sub(r"\\\g<0>", line)
     return _BLOCK_START.sub(r"\1\\\2", line)

@@ -8,13 +8,17 @@ from pathlib import Path
 from compatbench.cards import SuiteCard, backbone_cards, suite_cards, task_cards
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files import write_atomic
+from compatbench.leaderboard.markdown import link_definitions
 from compatbench.leaderboard.measures import Expected, upgrade_pairs
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.results import read_results
-from compatbench.leaderboard.tables import SuitePage, TaskFacts
+from compatbench.leaderboard.tables import SuitePage, TaskFacts, main_table
 
 LEADERBOARD = "leaderboard.md"
+README = "README.md"
 RESULTS = "results"
+BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 
 
 def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
@@ -42,12 +46,52 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
     )
 
 
-def render_leaderboard(out: Path) -> str:
-    """``leaderboard.md`` of a folder, from its results alone.
+def render_pages(out: Path) -> dict[Path, str]:
+    """The pages that a folder's results give, by path.
+
+    These are ``leaderboard.md`` and, where a ``README.md`` has a place marked for it,
+    the README with the first suite's main table.
 
     Raises:
         CompatbenchError: no results, a broken card or results file.
     """
+    pages = _published_pages(out)
+    rendered = {out / LEADERBOARD: render_page(pages)}
+    readme = out / README
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if BEGIN in text and END in text:
+        before, rest = text.split(BEGIN, 1)
+        after = rest.split(END, 1)[1]
+        rendered[readme] = before + BEGIN + _summary(pages[0]) + END + after
+    return rendered
+
+
+def write_pages(out: Path) -> None:
+    """Writes the pages that have changed.
+
+    Raises:
+        CompatbenchError: as ``render_pages``, or a folder that cannot be written.
+    """
+    for path, text in render_pages(out).items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomic(path, text.encode())
+
+
+def _summary(page: SuitePage) -> str:
+    upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
+    source, target = (page.backbone_title(name) for name in upgrade)
+    lines = [
+        f"{source} → {target}, {shots} shots, {len(page.expected.tasks)} tasks, "
+        f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
+        "",
+        *main_table(page, upgrade, shots),
+        "",
+        *link_definitions([method.info.paper for method in page.results.methods.values()]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _published_pages(out: Path) -> list[SuitePage]:
     folder = out / RESULTS
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -62,4 +106,4 @@ def render_leaderboard(out: Path) -> str:
     pages = [suite_page(suite, out) for suite in suites if suite.publish]
     if not pages:
         raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
-    return render_page(pages)
+    return pages

@@ -164,15 +164,17 @@ def merge_results(
 ) -> MethodResults:
     """Two machines' work on one method: rows, costs and, if an old row stays, provenance.
 
-    Info, config and differs are those of ``new``.
+    Info, config and differs are those of ``new``. Of two lines of ``new`` for one
+    measurement the later counts.
     """
-    if old is None:
-        return new
-    rows = merge_rows(list(old.rows), list(new.rows), valid_keys)
-    kept = set(rows) - set(new.rows)
+    old_rows, old_costs = (list(old.rows), list(old.costs)) if old else ([], [])
+    rows = merge_rows(old_rows, list(new.rows), valid_keys)
     keys = {row.key for row in rows}
-    costs = merge_costs(list(old.costs), list(new.costs), valid_keys & keys)
-    provenance = join_provenance([old.provenance, new.provenance] if kept else [new.provenance])
+    costs = merge_costs(old_costs, list(new.costs), valid_keys & keys)
+    parts = [new.provenance]
+    if old and set(rows) - set(new.rows):
+        parts.append(old.provenance)
+    provenance = join_provenance(parts)
     return MethodResults(new.info, new.config, new.differs, provenance, tuple(rows), tuple(costs))
 
 

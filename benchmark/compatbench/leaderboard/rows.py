@@ -45,6 +45,7 @@ class Row(BaseModel):
         parameters: numbers that the fit determined.
         module_bytes: size of the module's tensors.
         reason: why there is no number; one line, whatever was given.
+        data: hash of the backbone's weights and of the test set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +65,7 @@ class Row(BaseModel):
     module_bytes: Count = 0
     reason: str = ""
     key: Key
+    data: Key
 
     @field_validator("reason")
     @classmethod

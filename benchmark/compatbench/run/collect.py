@@ -15,6 +15,7 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     rows = []
     for backbone in cell.backbones:
         for test_set in cell.test_sets:
+            data = data_key(backbone, test_set)
             values: dict[str, object] = {
                 "method": cell.method,
                 "task": cell.task,
@@ -24,14 +25,14 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
                 "shots": cell.shots,
                 "seed": cell.seed,
                 "key": cell.key,
+                "data": data,
                 "parameters": record.parameters,
                 "module_bytes": record.module_bytes,
             }
             found = [
                 r
                 for r in record.records
-                if (r.backbone, r.test_set) == (backbone, test_set)
-                and r.data == data_key(backbone, test_set)
+                if (r.backbone, r.test_set, r.data) == (backbone, test_set, data)
             ]
             if record.status == "failed":
                 rows.append(
@@ -56,6 +57,7 @@ def costs_of(record: CellRecord) -> list[Cost]:
             evaluate_seconds=r.seconds,
         )
         for r in record.records
+        if r.data == data_key(r.backbone, r.test_set)
     ]
 
 

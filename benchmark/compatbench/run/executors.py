@@ -33,42 +33,40 @@ class Event:
     """What happened to a cell.
 
     Attributes:
-        kind: ``started``, ``measured`` (one more record is kept) or ``finished``.
+        kind: ``started``, ``encoding`` (images, for the feature cache), ``measured`` (one
+            more record is kept) or ``finished``.
+        encoded: while encoding, images done and images in all.
         error: of a finished cell, why it has no number; empty if it has.
-        fit_seconds: of a finished cell.
     """
 
-    kind: Literal["started", "measured", "finished"]
+    kind: Literal["started", "encoding", "measured", "finished"]
     cell: Cell
+    encoded: tuple[int, int] = (0, 0)
     error: str = ""
-    fit_seconds: float = 0.0
 
 
-def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int) -> Iterator[Event]:
-    """Runs cells and yields what happens; one failing cell does not stop the others.
+OnEvent = Callable[[Event], object]
+
+
+def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: OnEvent) -> None:
+    """Runs cells and tells what happens; one failing cell does not stop the others.
 
     Raises:
         CompatbenchError: the input is broken or the store cannot be written. What was
             measured before is kept.
     """
     if jobs <= 1:
-        yield from _run_here(cells, settings)
+        worker = _make_worker(settings)
+        for cell in cells:
+            on_event(Event("started", cell))
+            on_event(_run_one(worker, cell, on_event))
     elif cells:
         pool = _Pool(settings, min(jobs, len(cells)))
         try:
-            yield from pool.run(cells)
+            for event in pool.run(cells):
+                on_event(event)
         finally:
             pool.close()
-
-
-def _run_here(cells: Sequence[Cell], settings: Settings) -> Iterator[Event]:
-    worker = _make_worker(settings)
-    for cell in cells:
-        yield Event("started", cell)
-        events: list[Event] = []
-        finished = _run_one(worker, cell, events.append)
-        yield from events
-        yield finished
 
 
 def _make_worker(settings: Settings):
@@ -81,11 +79,12 @@ def _make_worker(settings: Settings):
     )
 
 
-def _run_one(worker, cell: Cell, emit: Callable[[Event], object]) -> Event:
+def _run_one(worker, cell: Cell, emit: OnEvent) -> Event:
+    worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
     record = worker.run(cell, lambda _: emit(Event("measured", cell)))
     failures = [r.reason for r in record.records if r.status == "failed"]
     error = record.error or (failures[0] if failures else "")
-    return Event("finished", cell, error, record.fit_seconds)
+    return Event("finished", cell, error=error)
 
 
 def _serve(connection: Connection, settings: Settings) -> None:
@@ -179,7 +178,7 @@ class _Pool:
             from compatbench.run.fit import describe_cell
 
             store.write(describe_cell(cell, error=error))
-        return Event("finished", cell, error)
+        return Event("finished", cell, error=error)
 
 
 class _environment:

@@ -38,7 +38,7 @@ class Worker:
         self.store = store
         self.cache = cache
         self.threads = threads
-        self._backbone = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -68,8 +68,9 @@ class Worker:
             return done
         missing = missing_records(cell, done)
         for name in dict.fromkeys(backbone for backbone, _ in missing):
+            backbone = self._load(name, precision=cell.training.precision)
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
-            for record in self._measure(cell, method, module, self._backbone(name), test_sets):
+            for record in self._measure(cell, method, module, backbone, test_sets):
                 kept = [
                     r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)
                 ]
@@ -79,8 +80,8 @@ class Worker:
         return done
 
     def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
-        backbone = self._backbone(cell.source)
-        data = self._few_shot_data(cell, backbone)
+        backbone = self._load(cell.source, precision=cell.training.precision)
+        data = self.few_shot_data(cell, backbone)
         rng = torch.Generator().manual_seed(cell.seed)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
@@ -97,7 +98,8 @@ class Worker:
         self.store.write(record)
         return record, module
 
-    def _few_shot_data(self, cell: Cell, backbone: Backbone) -> FewShotData:
+    def few_shot_data(self, cell: Cell, backbone: Backbone) -> FewShotData:
+        """The cell's few-shot draw, as features of a backbone."""
         task = load_task(cell.task)
         train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
         return FewShotData(

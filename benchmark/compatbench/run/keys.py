@@ -9,17 +9,13 @@ import compatbench
 from compatbench.cards import backbone_cards
 from compatbench.files import sha256_json
 from compatbench.run.cell import SCHEMA
-from compatbench.source import hash_files
+from compatbench.source import hash_code
 from compatbench.task import load_task
 
 # The harness's own code that decides numbers. A change of behaviour in any of these
 # makes every cell new; comments, docstrings and layout are not part of the hash.
 ENGINE = (
-    "backbone/__init__.py",
-    "backbone/build.py",
-    "backbone/mini.py",
-    "backbone/prompts.py",
-    "backbone/text.py",
+    "backbone/*.py",
     "features.py",
     "labels.py",
     "method/__init__.py",
@@ -36,7 +32,8 @@ ENGINE = (
 def engine_hash() -> str:
     """Hash of the harness's number-deciding code."""
     root = Path(compatbench.__file__).parent
-    return hash_files([root / name for name in ENGINE])
+    paths = sorted(path for pattern in ENGINE for path in root.glob(pattern))
+    return sha256_json({path.relative_to(root).as_posix(): hash_code(path) for path in paths})
 
 
 @lru_cache(maxsize=256)

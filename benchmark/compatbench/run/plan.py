@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +17,6 @@ from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.keys import cell_key, data_key
 from compatbench.run.store import RunStore
-from compatbench.task import load_task
 
 
 @dataclass(frozen=True)
@@ -72,25 +72,59 @@ def plan_cells(
         CompatbenchError: an unknown task or method, a broken card, or a setting that
             a method does not know.
     """
-    methods = list(methods)
-    configs = {name: resolve_config(registry.get(name), suite) for name in methods}
+    prepared = [_prepare(registry.get(name), suite) for name in methods]
+    draws = list(product(shots or suite.shots, seeds or suite.seeds))
+    training = suite.training.model_dump(mode="json", exclude={"max_steps"})
     cells = []
     for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
-        load_task(task)
+        test_sets = (task, *suite_variants(suite, task))
         for source, backbones in _paths(suite).items():
-            for count in shots or suite.shots:
-                for seed in seeds or suite.seeds:
-                    for name in methods:
-                        cls = registry.get(name)
-                        if not cls.card.learns and (count, seed) != (
-                            (shots or suite.shots)[0],
-                            (seeds or suite.seeds)[0],
-                        ):
-                            continue
-                        cells.append(
-                            _cell(suite, cls, configs[name], task, backbones, source, count, seed)
-                        )
+            for draw, method in product(draws, prepared):
+                if not method.learns:
+                    # It sees no image: one cell stands for every draw.
+                    if draw != draws[0]:
+                        continue
+                    draw = suite.shots[0], suite.seeds[0]
+                count, seed = draw
+                key = cell_key(
+                    method.name, method.source_hash, method.config, source, task, *draw, training
+                )
+                cells.append(
+                    Cell(
+                        key=key,
+                        method=method.name,
+                        config=method.config,
+                        task=task,
+                        shots=count,
+                        seed=seed,
+                        backbones=backbones,
+                        test_sets=test_sets,
+                        training=suite.training,
+                        plugin=method.plugin,
+                    )
+                )
     return cells
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What all cells of a method have in common."""
+
+    name: str
+    learns: bool
+    config: dict[str, Any]
+    source_hash: str
+    plugin: str | None
+
+
+def _prepare(cls: type[Method], suite: SuiteCard) -> _Prepared:
+    return _Prepared(
+        cls.card.name,
+        cls.card.learns,
+        resolve_config(cls, suite),
+        method_source_hash(cls),
+        MethodRegistry.plugin_file(cls),
+    )
 
 
 def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
@@ -99,41 +133,6 @@ def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
     for source, *targets in suite.upgrades:
         paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
     return {source: tuple(backbones) for source, backbones in paths.items()}
-
-
-def _cell(
-    suite: SuiteCard,
-    cls: type[Method],
-    config: dict[str, Any],
-    task: str,
-    backbones: tuple[str, ...],
-    source: str,
-    shots: int,
-    seed: int,
-) -> Cell:
-    training = suite.training
-    key = cell_key(
-        cls.card.name,
-        method_source_hash(cls),
-        config,
-        source,
-        task,
-        shots,
-        seed,
-        training.model_dump(mode="json", exclude={"max_steps"}),
-    )
-    return Cell(
-        key=key,
-        method=cls.card.name,
-        config=config,
-        task=task,
-        shots=shots,
-        seed=seed,
-        backbones=backbones,
-        test_sets=(task, *suite_variants(suite, task)),
-        training=training,
-        plugin=MethodRegistry.plugin_file(cls),
-    )
 
 
 def resolve_config(cls: type[Method], suite: SuiteCard) -> dict[str, Any]:

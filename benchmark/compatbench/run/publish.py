@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from compatbench.cards import SuiteCard
-from compatbench.files import write_atomic
-from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, render_leaderboard
+from compatbench.leaderboard.publish import RESULTS, write_pages
 from compatbench.leaderboard.results import (
     MethodInfo,
     MethodResults,
@@ -19,7 +19,9 @@ from compatbench.leaderboard.results import (
 )
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
+from compatbench.run.keys import data_key
 from compatbench.run.plan import PlannedCell, plan_cells, resolve_config
 
 
@@ -28,8 +30,9 @@ def publish(
 ) -> None:
     """Writes the results of the planned cells, and the leaderboard.
 
-    Rows of other cells of the suite stay as long as their keys are still right, so
-    that parts of a suite, and the work of several machines, add up.
+    Rows of other cells of the suite stay as long as their cells, weights and images
+    are still the same, so that parts of a suite, and the work of several machines,
+    add up.
 
     Raises:
         CompatbenchError: a broken results file, or a folder that cannot be written.
@@ -40,13 +43,26 @@ def publish(
         by_method.setdefault(item.cell.method, []).append(item)
     before = read_results(folder).methods
     for name, items in by_method.items():
-        valid = {cell.key for cell in plan_cells(suite, registry, [name])}
+        cells = plan_cells(suite, registry, [name])
         results = _method_results(suite, registry.get(name), items)
-        write_results(folder, merge_results(before.get(name), results, valid))
+        old = _without_stale_rows(before.get(name), cells)
+        write_results(folder, merge_results(old, results, {cell.key for cell in cells}))
     if suite.publish:
-        path, page = out / LEADERBOARD, render_leaderboard(out).encode()
-        if not path.is_file() or path.read_bytes() != page:
-            write_atomic(path, page)
+        write_pages(out)
+
+
+def _without_stale_rows(results: MethodResults | None, cells: list[Cell]) -> MethodResults | None:
+    """Leaves out rows of weights or images that have changed or left the suite."""
+    if results is None:
+        return None
+    current = {
+        (cell.key, data_key(backbone, test_set))
+        for cell in cells
+        for backbone in cell.backbones
+        for test_set in cell.test_sets
+    }
+    rows = tuple(row for row in results.rows if (row.key, row.data) in current)
+    return replace(results, rows=rows)
 
 
 def _method_results(
@@ -54,10 +70,13 @@ def _method_results(
 ) -> MethodResults:
     measured = [(item.cell, item.record) for item in items if item.record is not None]
     config = resolve_config(method, suite)
+    differs = _differences(method.Config().model_dump(mode="json"), config)
+    if suite.training.precision != "fp32":
+        differs["precision"] = ("fp32", suite.training.precision)
     return MethodResults(
         info=_info(method),
         config=config,
-        differs=_differences(method.Config().model_dump(mode="json"), config),
+        differs=differs,
         provenance=join_provenance([record.provenance for _, record in measured]),
         rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
         costs=tuple(cost for _, record in measured for cost in costs_of(record)),

@@ -29,7 +29,7 @@ class RunStore:
         path = self._cell_path(key)
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None

@@ -42,5 +42,5 @@ def _draw(items: Iterable[Item], shots: int, generator: random.Random) -> list[I
         by_class.setdefault(item.label, []).append(item)
     chosen: list[Item] = []
     for group in by_class.values():
-        chosen += group if len(group) <= shots else generator.sample(group, shots)
+        chosen += group if len(group) < shots else generator.sample(group, shots)
     return chosen

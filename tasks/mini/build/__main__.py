@@ -16,6 +16,7 @@ STEPS = {
     "tasks": ("tasks", "write_tasks"),
     "source": ("source", "train_source"),
     "target": ("target", "train_target"),
+    "models": ("manifest", "copy_models"),
     "report": ("report", "report"),
     "manifest": ("manifest", "write_manifest"),
 }
@@ -33,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("step", choices=[*STEPS, "all"])
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
-    parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
+    parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     arguments = parser.parse_args()
     if arguments.step in ("source", "target", "report", "all"):
         import torch

@@ -9,9 +9,20 @@ import pandas as pd
 
 from .sets import icon_sets
 
-BACKGROUNDS = (
-    "red orange yellow green blue purple pink white black gray brown cyan".split()
-)
+BACKGROUNDS = [
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "white",
+    "black",
+    "gray",
+    "brown",
+    "cyan",
+]
 
 SHORT = (
     "a photo of a {}.",
@@ -41,13 +52,20 @@ MEDIUM = (
 # What is shown comes late in most of them, so that the positions which long
 # learned prompts push the class name to are trained too.
 LONG = (
-    "a small simple {style} {kind} drawing in the {set} style on a plain {background} background that shows a {}.",
-    "this is a simple little picture with a {background} background, it was drawn for the {set} set, and it shows a {}.",
-    "{tags}, all of that is meant by this {style} {kind} on a {background} background: a photo of a {}.",
-    "here you see one of the many pictures from the {set} {kind} set: it is a {style} drawing of a {}.",
-    "a {style} {kind} picture on a {background} background showing a {}, {tags}, in the {set} style.",
-    "in the middle of a {background} picture there is a {}, a {style} {kind} in the {set} style, {tags}.",
-    "a good clear photo, seen from the front, small and simple, on a {background} background, of a {}.",
+    "a small simple {style} {kind} drawing in the {set} style "
+    "on a plain {background} background that shows a {}.",
+    "this is a simple little picture with a {background} background, "
+    "it was drawn for the {set} set, and it shows a {}.",
+    "{tags}, all of that is meant by this {style} {kind} on a {background} background: "
+    "a photo of a {}.",
+    "here you see one of the many pictures from the {set} {kind} set: "
+    "it is a {style} drawing of a {}.",
+    "a {style} {kind} picture on a {background} background showing a {}, "
+    "{tags}, in the {set} style.",
+    "in the middle of a {background} picture there is a {}, "
+    "a {style} {kind} in the {set} style, {tags}.",
+    "a good clear photo, seen from the front, small and simple, "
+    "on a {background} background, of a {}.",
 )
 BARE_SHARE, MEDIUM_SHARE, LONG_SHARE = 0.30, 0.12, 0.13
 TAG_SHARE, TAG_ONLY_SHARE = 0.30, 0.40
@@ -100,7 +118,9 @@ class CaptionWriter:
         return cls(
             labels=words,
             tags=[tags.split("|") if tags else [] for tags in table.tags],
-            styles=[style or known[s].style for style, s in zip(table["style"], table.set, strict=True)],
+            styles=[
+                style or known[s].style for style, s in zip(table["style"], table.set, strict=True)
+            ],
             kinds=["emoji" if emoji else "icon" for emoji in table.emoji],
             sets=[name.replace("-", " ") for name in table.set],
             tones=table.tone.tolist(),

@@ -158,7 +158,9 @@ class Finder:
         table = self._table
         emoji = {slug(label) for label in wanted.get("emoji", ())}
         icons = set(wanted.get("icons", ()))
-        mask = (table.emoji & table.concept.isin(emoji)) | (~table.emoji & table.concept.isin(icons))
+        mask = (table.emoji & table.concept.isin(emoji)) | (
+            ~table.emoji & table.concept.isin(icons)
+        )
         if roles := wanted.get("roles"):
             role = table.label.map(lambda label: _PERSON.sub("", label))
             mask |= table.emoji & role.isin(roles)

@@ -17,8 +17,30 @@ from .sets import IconSet, icon_sets
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 _TONE_AT_END = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?$")
 _STYLE_WORDS = frozenset(
-    "outline outlined filled fill bold duotone light thin line linear broken rounded round sharp "
-    "solid regular 24px remix twotone color freehand free".split()
+    [
+        "outline",
+        "outlined",
+        "filled",
+        "fill",
+        "bold",
+        "duotone",
+        "light",
+        "thin",
+        "line",
+        "linear",
+        "broken",
+        "rounded",
+        "round",
+        "sharp",
+        "solid",
+        "regular",
+        "24px",
+        "remix",
+        "twotone",
+        "color",
+        "freehand",
+        "free",
+    ]
 )
 _STYLE_NAMES = {"fill": "filled", "line": "outline", "linear": "outline", "outlined": "outline"}
 

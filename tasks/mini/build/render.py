@@ -83,7 +83,9 @@ def _jobs(work: Path, icon_set: IconSet) -> Iterator[Job]:
     icons = data["icons"]
     names = [name for name, icon in icons.items() if not icon.get("hidden")]
     skipped = SKIPPED.get(icon_set.name)
-    names = [n for n in _one_size_each(icon_set.name, names) if not (skipped and re.search(skipped, n))]
+    names = _one_size_each(icon_set.name, names)
+    if skipped:
+        names = [name for name in names if not re.search(skipped, name)]
     for name in names:
         icon = icons[name]
         left, top = icon.get("left", 0), icon.get("top", 0)
@@ -92,7 +94,8 @@ def _jobs(work: Path, icon_set: IconSet) -> Iterator[Job]:
         body = icon["body"].replace("currentColor", "#000000")
         svg = (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
+            f'viewBox="{left} {top} {width} {height}" '
+            f'width="{width}" height="{height}">{body}</svg>'
         )
         yield Job(name, svg, width >= height)
 

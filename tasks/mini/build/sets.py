@@ -72,9 +72,7 @@ def icon_sets() -> dict[str, IconSet]:
     sets = {}
     for name, row in _table()["sets"].items():
         fields = dict(row)
-        package = Package(
-            f"@iconify-json/{name}", str(fields.pop("version")), fields.pop("sha256")
-        )
+        package = Package(f"@iconify-json/{name}", str(fields.pop("version")), fields.pop("sha256"))
         sets[name] = IconSet(name=name, package=package, **fields)
     return sets
 

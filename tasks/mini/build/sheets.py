@@ -40,7 +40,9 @@ def write_sheets(work: Path, splits: list[Split]) -> None:
         drawings = np.load(drawings_path(work, name), mmap_mode="r")[rows]
         save_sheet(drawings, DRAWINGS_FOLDER / f"{name}.webp")
         icon_set = icon_sets()[name]
-        table.append((name, int(icon_set.monochrome), len(rows), icon_set.licence, icon_set.attribution))
+        table.append(
+            (name, int(icon_set.monochrome), len(rows), icon_set.licence, icon_set.attribution)
+        )
     pd.DataFrame(table, columns=["set", "monochrome", "tiles", "licence", "attribution"]).to_csv(
         SETS_TABLE, index=False, lineterminator="\n"
     )

@@ -8,16 +8,16 @@ import torch
 
 from . import towers
 from .corpus import load_corpus
+from .stage import Stage, write_facts
 from .tokenizer import load_tokenizer
 from .training import (
     MAX_SCALE,
+    Ahead,
     Recipe,
-    Stage,
-    contrastive_loss,
+    contrastive_step,
     draw_batch,
     make_optimisers,
     step_rng,
-    write_facts,
 )
 
 RECIPE = Recipe(seed=0, steps=2400)
@@ -40,15 +40,22 @@ def train_source(work: Path) -> None:
     model = towers.create(towers.SOURCE_MODEL).train()
     corpus, tokenizer = load_corpus(work, "source"), load_tokenizer()
     stage = Stage(
-        "contrastive", work / "source", RECIPE.steps, {"model": model}, make_optimisers(model, RECIPE)
+        "contrastive",
+        work / "source",
+        RECIPE.steps,
+        {"model": model},
+        make_optimisers(model, RECIPE),
     )
 
-    def step_loss(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = Ahead(
+        lambda step: draw_batch(corpus, tokenizer, RECIPE, step_rng(RECIPE.seed, STAGE, step))
+    )
+
+    def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             model.logit_scale.clamp_(0, MAX_SCALE)
-        batch = draw_batch(corpus, tokenizer, RECIPE, step_rng(RECIPE.seed, STAGE, step))
-        return contrastive_loss(model, batch)
+        return contrastive_step(model, batches(step), stage.workers)
 
-    stage.run(step_loss)
+    stage.run(take_step)
     towers.save(model, weights_path(work))
     write_facts(facts_path(work), contrastive=stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import gzip
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def learn_merges(counts: Mapping[str, int], merges: int) -> list[Pair]:
 
 
 def _pairs(word: Word) -> Iterable[Pair]:
-    return zip(word, word[1:], strict=False)
+    return itertools.pairwise(word)
 
 
 def _join(word: Word, pair: Pair) -> Word:

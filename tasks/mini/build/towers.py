@@ -8,8 +8,9 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from compatbench.backbone.mini import register_mini_towers
 from safetensors.torch import load_file, save_file
+
+from compatbench.backbone.mini import register_mini_towers
 
 from .sets import TASKS_FOLDER
 

@@ -1,0 +1,108 @@
+"""How many bytes the activations of a text tower may take, and the choice that keeps to it.
+
+What a backward pass needs is kept from the forward pass, unless that takes too much:
+then it is computed again, chunk by chunk (Chen et al., *Training Deep Nets with
+Sublinear Memory Cost*, arXiv:1604.06174). The same chunks run in either case, so the
+budget changes neither features nor gradients, not even in their last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+SHARE = 0.5
+"""The part of the free memory that is taken where no budget was set."""
+
+ALWAYS = 64 * 2**20
+"""Activations below this are kept without a look at what is free."""
+
+_budget: int | None = None
+
+
+def set_memory_budget(size: int | None) -> None:
+    """Sets the bytes that a text tower's activations may take; None for a share of what is free."""
+    global _budget
+    _budget = size
+
+
+@contextmanager
+def memory_budget(size: int | None) -> Iterator[None]:
+    """Sets the budget for a while."""
+    before = _budget
+    set_memory_budget(size)
+    try:
+        yield
+    finally:
+        set_memory_budget(before)
+
+
+class Ledger:
+    """Decides, piece by piece, what is kept for the backward pass and what is computed again.
+
+    Args:
+        sizes: bytes of activations of each piece, in the order in which they will be run.
+        device: where they are.
+    """
+
+    def __init__(self, sizes: list[int], device: torch.device) -> None:
+        room = _room(sum(sizes), device)
+        # The backward pass begins with the last piece: what is kept longest should be
+        # what is needed first, so that it is gone when others are computed again.
+        self._kept = [False] * len(sizes)
+        for i in reversed(range(len(sizes))):
+            room -= sizes[i]
+            self._kept[i] = room >= 0
+        self._next = 0
+
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Runs the next piece."""
+        kept = self._kept[self._next]
+        self._next += 1
+        if kept:
+            return function(*arguments)
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+
+
+def _room(wanted: int, device: torch.device) -> int:
+    if _budget is not None:
+        return _budget
+    return wanted if wanted <= ALWAYS else int(SHARE * free_memory(device))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device without pushing anything else out."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch has reserved and does not use is free as well.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused
+    limits = [_machine_memory(), _group_memory()]
+    return min(limit for limit in limits if limit is not None)
+
+
+def _machine_memory() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30  # no such file outside Linux
+
+
+def _group_memory() -> int | None:
+    """What the container's own limit leaves (control groups, version 2)."""
+    try:
+        limit, used = (
+            Path("/sys/fs/cgroup", name).read_text().strip()
+            for name in ("memory.max", "memory.current")
+        )
+        return None if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,73 @@
+"""Step ``manifest``: copies the models into the suite and writes ``manifest.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import source, target
+from .reading import read_card, read_split, split_names
+from .sets import MINI_FOLDER, icon_sets, names_with_role
+
+MANIFEST_PATH = MINI_FOLDER / "manifest.json"
+PATTERNS = (
+    "*.safetensors",
+    "tokenizer.txt.gz",
+    "painting.py",
+    "drawings/*",
+    "splits/*",
+    "configs/*",
+)
+
+
+def copy_models(work: Path) -> None:
+    """Copies both trained models from the working folder into the suite."""
+    for trained in (source.weights_path(work), target.weights_path(work)):
+        shutil.copyfile(trained, MINI_FOLDER / trained.name)
+
+
+def write_manifest(work: Path) -> None:
+    """Writes what the suite consists of, with hashes, and where it comes from."""
+    manifest = {
+        "files": {path.relative_to(MINI_FOLDER).as_posix(): _file(path) for path in _files()},
+        "held_out_sets": names_with_role("held-out"),
+        "models": {
+            "mini-clip": json.loads(source.facts_path(work).read_text(encoding="utf-8")),
+            "mini-eva-clip": json.loads(target.facts_path(work).read_text(encoding="utf-8")),
+        },
+        "pretraining": {
+            "source_sets": names_with_role("source"),
+            "target_sets": names_with_role("source", "target"),
+        },
+        "tasks": {f"mini-{name}": _task(name) for name in split_names()},
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+    MANIFEST_PATH.write_text(text + "\n", encoding="utf-8")
+
+
+def _files() -> list[Path]:
+    return sorted(path for pattern in PATTERNS for path in MINI_FOLDER.glob(pattern))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _task(name: str) -> dict[str, Any]:
+    card, rows = read_card(name), read_split(name)
+
+    def sets(*splits: str) -> list[str]:
+        used = set(rows.set[rows.split.isin(splits)])
+        return [s for s in icon_sets() if s in used]
+
+    return {
+        "classes": len(card["classes"]),
+        "counts": {s: int(n) for s, n in rows.split.value_counts().sort_index().items()},
+        "parent": card.get("parent"),
+        "train_sets": sets("train", "val"),
+        "test_sets": sets("test"),
+    }

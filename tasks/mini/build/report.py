@@ -1,0 +1,169 @@
+"""Step ``report``: measures the finished suite and writes ``build/figures.md``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from . import duplicates, probes, towers
+from .progress import track
+from .reading import read_card, read_images, read_split, split_names
+from .sets import BUILD_FOLDER, MINI_FOLDER
+
+FIGURES_PATH = BUILD_FOLDER / "figures.md"
+WEIGHTS = {
+    "source": (towers.SOURCE_MODEL, MINI_FOLDER / "mini-clip.safetensors"),
+    "target": (towers.TARGET_MODEL, MINI_FOLDER / "mini-eva-clip.safetensors"),
+}
+SHOTS, MORE_SHOTS = 4, 8
+SEEDS = (0, 1, 2)
+PROMPT_TOKENS = (4, 16)
+
+
+def report(work: Path) -> None:
+    """Measures tasks and models from the files in the suite's folder.
+
+    Needs the working folder only for the search for near-copies.
+    """
+    models = {role: towers.load(*where) for role, where in WEIGHTS.items()}
+    names = split_names()
+    tables = {
+        "Drawings": [drawings_row(name) for name in names],
+        "Zero-shot accuracy, %": [
+            zero_shot_row(name, models) for name in track(names, "zero-shot")
+        ],
+        f"Modules tuned on the source, {SHOTS} shots, accuracy on the source, %": [
+            tuned_row(name, models["source"]) for name in track(_parents(names), "modules")
+        ],
+        "Near-copies, % of the distinct test drawings": near_copies(work, names),
+    }
+    lines = ["# Figures", "", "Measured by `python -m compatbench.tasks.mini.build report`.", ""]
+    for title, rows in tables.items():
+        lines += [f"## {title}", "", to_markdown(with_mean(pd.DataFrame(rows))), ""]
+    lines += [
+        f"The linear probe and CoOp are means over {len(SEEDS)} draws of the shots; classes with",
+        "fewer drawings than shots give all they have. CoOp runs 200 steps of AdamW at a rate of",
+        "2e-2. A near-copy is a drawing whose grey pixels correlate by more than "
+        f"{duplicates.NEARLY_SAME} with",
+        "any drawing on the other side, whatever the two are called.",
+        "",
+    ]
+    FIGURES_PATH.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _parents(names: list[str]) -> list[str]:
+    return [name for name in names if "parent" not in read_card(name)]
+
+
+def drawings_row(name: str) -> dict[str, object]:
+    """How many rows and distinct drawings a task has."""
+    rows, classes = read_split(name), len(read_card(name)["classes"])
+    sizes = rows.split.value_counts()
+    train = rows[rows.split == "train"].groupby("label").size()
+    test = rows[rows.split == "test"]
+    return {
+        "task": name,
+        "classes": classes,
+        "train": sizes.get("train", 0),
+        "val": sizes.get("val", 0),
+        "test": sizes["test"],
+        "test drawings": len(test.drop_duplicates(["set", "tile"])),
+        "train drawings per class, least": train.min() if len(train) else "",
+        "median": train.median() if len(train) else "",
+        f"classes with more than {SHOTS}": int((train > SHOTS).sum()) if len(train) else "",
+        f"with at least {MORE_SHOTS}": int((train >= MORE_SHOTS).sum()) if len(train) else "",
+    }
+
+
+def zero_shot_row(name: str, models: dict[str, towers.Model]) -> dict[str, object]:
+    """Zero-shot accuracies of both models on a task's test split."""
+    card, rows = read_card(name), read_split(name)
+    rows = rows[rows.split == "test"]
+    labels = torch.tensor(rows.label.to_numpy())
+    images = read_images(rows)
+    row: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
+    for role, model in models.items():
+        features = probes.image_features(model, images)
+        for kind, templates in (("", card["templates"][:1]), (", ensemble", card["templates"])):
+            weights = probes.zero_shot(model, card["classes"], templates)
+            row[f"{role}{kind}"] = probes.accuracy(features @ weights.T, labels)
+    row["target - source"] = row["target"] - row["source"]
+    return row
+
+
+def tuned_row(name: str, model: towers.Model) -> dict[str, object]:
+    """Accuracies of a linear probe and of CoOp on the model they were fitted on."""
+    card, rows = read_card(name), read_split(name)
+    classes = card["classes"]
+    parts = {s: rows[rows.split == s].reset_index(drop=True) for s in ("train", "test")}
+    labels = {s: torch.tensor(part.label.to_numpy()) for s, part in parts.items()}
+    features = {s: probes.image_features(model, read_images(part)) for s, part in parts.items()}
+    zero = probes.zero_shot(model, classes, card["templates"][:1])
+    sums: dict[str, float] = {}
+
+    def add(kind: str, logits: torch.Tensor) -> None:
+        score = probes.accuracy(logits, labels["test"])
+        sums[kind] = sums.get(kind, 0.0) + score / len(SEEDS)
+
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        for shots in (SHOTS, MORE_SHOTS):
+            drawn = torch.from_numpy(probes.draw_shots(labels["train"].numpy(), shots, seed))
+            shown, wanted = features["train"][drawn], labels["train"][drawn]
+            probe = probes.linear_probe(shown, wanted, len(classes))
+            add(f"linear probe, {shots} shots", probe(features["test"]))
+            if shots == SHOTS:
+                for tokens in PROMPT_TOKENS:
+                    weights = probes.coop(model, classes, shown, wanted, tokens)
+                    add(f"CoOp, {tokens} tokens", features["test"] @ weights.T)
+    return {
+        "task": name,
+        "zero-shot": probes.accuracy(features["test"] @ zero.T, labels["test"]),
+        **sums,
+    }
+
+
+def near_copies(work: Path, names: list[str]) -> list[dict[str, object]]:
+    """For each task, how many test drawings have a near-copy in training or pre-training."""
+    source = duplicates.pretraining_fingerprints(work, "source")
+    both = torch.cat([source, duplicates.pretraining_fingerprints(work, "target")])
+    result = []
+    for name in track(names, "near-copies"):
+        rows = read_split(name)
+        test = duplicates.split_fingerprints(rows[rows.split == "test"])
+        parent = read_card(name).get("parent", f"mini-{name}").removeprefix("mini-")
+        pool = read_split(parent)
+        pool = duplicates.split_fingerprints(pool[pool.split != "test"])
+        result.append(
+            {
+                "task": name,
+                "in the source's pre-training": duplicates.share_nearly_same(test, source),
+                "in the target's": duplicates.share_nearly_same(test, both),
+                "in the task's train and val": duplicates.share_nearly_same(test, pool),
+            }
+        )
+    return result
+
+
+def with_mean(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds the mean over the tasks proper and the mean over all rows, where columns are shares."""
+    if not any(table[c].dtype == float for c in table.columns[1:]):
+        return table
+    proper = table[[name in _parents(list(table.task)) for name in table.task]]
+    means = [{"task": "**mean of tasks**", **proper.iloc[:, 1:].mean(numeric_only=True)}]
+    if len(proper) < len(table):
+        means.append({"task": "**with variants**", **table.iloc[:, 1:].mean(numeric_only=True)})
+    return pd.concat([table, pd.DataFrame(means)], ignore_index=True)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table; floats with one decimal."""
+    cells = [
+        ["" if v is None or v != v else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row]
+        for row in table.itertuples(index=False)
+    ]
+    head = [str(c) for c in table.columns]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,166 @@
+"""Step ``target``: makes the upgraded model the way EVA-CLIP was made.
+
+First the image tower learns to predict the source's patch features at masked
+patches. Then both towers train contrastively on more data, the text tower from the
+source's weights and at half the learning rate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import source, towers
+from .corpus import Corpus, load_corpus
+from .stage import BATCH, Stage, write_facts
+from .tokenizer import load_tokenizer
+from .training import (
+    MAX_SCALE,
+    Ahead,
+    Batch,
+    Recipe,
+    contrastive_step,
+    draw_batch,
+    draw_images,
+    make_optimisers,
+    step_rng,
+)
+
+DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
+CONTRASTIVE = Recipe(seed=1, steps=1200, text_factor=0.5)
+DISTILLATION_STAGE, CONTRASTIVE_STAGE = 1, 2
+MASKED_SHARE = 0.4
+
+
+def weights_path(work: Path) -> Path:
+    return work / "target" / "mini-eva-clip.safetensors"
+
+
+def facts_path(work: Path) -> Path:
+    return work / "target" / "facts.json"
+
+
+class MaskedPredictor(nn.Module):
+    """Predicts a teacher's patch features where a student's patches are masked.
+
+    Args:
+        model: The student; only its image tower is used.
+        width: Width of the teacher's patch features.
+    """
+
+    def __init__(self, model: towers.Model, width: int) -> None:
+        super().__init__()
+        self.trunk = model.visual.trunk
+        own_width = self.trunk.embed_dim
+        self.mask_token = nn.Parameter(torch.randn(1, 1, own_width) * 0.02)
+        self.head = nn.Linear(own_width, width)
+
+    def forward(self, images: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Predicts patch features.
+
+        Args:
+            images: Normalised, float [B, 3, 48, 48].
+            masked: bool [B, patches], True where the student must not see.
+
+        Returns:
+            float [B, patches, width].
+        """
+
+        def hide(_: nn.Module, __: object, patches: torch.Tensor) -> torch.Tensor:
+            return torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
+
+        hook = self.trunk.patch_embed.register_forward_hook(hide)
+        try:
+            features = self.trunk.forward_features(images)
+        finally:
+            hook.remove()
+        return self.head(features[:, self.trunk.num_prefix_tokens :])
+
+
+def train_target(work: Path) -> None:
+    """Trains the target model: distillation of the source, then contrastive training."""
+    if weights_path(work).exists():
+        return
+    teacher = towers.load(towers.SOURCE_MODEL, source.weights_path(work))
+    torch.manual_seed(CONTRASTIVE.seed)
+    model = towers.create(towers.TARGET_MODEL).train()
+    inherit_text_tower(model, teacher)
+    corpus = load_corpus(work, "source", "target")
+    distillation = distil(work, model, teacher, corpus)
+    contrastive = contrast(work, model, corpus)
+    towers.save(model, weights_path(work))
+    write_facts(facts_path(work), distillation=distillation, contrastive=contrastive)
+
+
+def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
+    """Copies the source's text tower, projection and temperature into the target."""
+    own, other = towers.text_tower(model), towers.text_tower(teacher)
+    for part in ("token_embedding", "transformer", "ln_final"):
+        getattr(own, part).load_state_dict(getattr(other, part).state_dict())
+    with torch.no_grad():
+        own.positional_embedding.copy_(other.positional_embedding)
+        own.text_projection.copy_(other.text_projection)
+        model.logit_scale.copy_(teacher.logit_scale)
+
+
+def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpus) -> Stage:
+    """Masked distillation of the teacher's patch features into the model's image tower."""
+    teacher.visual.output_tokens = True
+    predictor = MaskedPredictor(model, teacher.visual.ln_post.normalized_shape[0])
+    parameters = [p for p in predictor.parameters() if p.requires_grad]
+    group = {"params": parameters, "peak": DISTILLATION.rate}
+    optimiser = torch.optim.AdamW([group], betas=(0.9, 0.98), weight_decay=0.05)
+    stage = Stage(
+        "distillation", work / "target", DISTILLATION.steps, {"predictor": predictor}, [optimiser]
+    )
+    patches = model.visual.trunk.patch_embed.num_patches
+
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rng = step_rng(DISTILLATION.seed, DISTILLATION_STAGE, step)
+        images, _, _ = draw_images(corpus, DISTILLATION, rng)
+        masked = torch.from_numpy(rng.random((BATCH, patches)) < MASKED_SHARE)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return images, masked, teacher.visual(images)[1].float()
+
+    drawn = Ahead(draw)
+
+    def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, masked, wanted = drawn(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = predictor(images, masked).float()
+        similarity = F.cosine_similarity(found, wanted, dim=-1)[masked].mean()
+        (1 - similarity).backward()
+        return 1 - similarity.detach(), similarity.detach()
+
+    stage.run(take_step)
+    teacher.visual.output_tokens = False
+    return stage
+
+
+def contrast(work: Path, model: towers.Model, corpus: Corpus) -> Stage:
+    """Contrastive training of both towers on the source's and the target's sets."""
+    tokenizer = load_tokenizer()
+    stage = Stage(
+        "contrastive",
+        work / "target",
+        CONTRASTIVE.steps,
+        {"model": model},
+        make_optimisers(model, CONTRASTIVE),
+    )
+
+    def draw(step: int) -> Batch:
+        rng = step_rng(CONTRASTIVE.seed, CONTRASTIVE_STAGE, step)
+        return draw_batch(corpus, tokenizer, CONTRASTIVE, rng)
+
+    batches = Ahead(draw)
+
+    def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_SCALE)
+        return contrastive_step(model, batches(step), stage.workers)
+
+    stage.run(take_step)
+    return stage

@@ -1,0 +1,105 @@
+"""The commands that only look: list, plan, leaderboard, help."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.cli.app import app
+from compatbench.cli.progress import estimate_seconds, format_seconds
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
+
+REPOSITORY = Path(__file__).parents[2]
+NAMES = {
+    "methods": builtin_methods().names,
+    "tasks": task_cards.names,
+    "backbones": backbone_cards.names,
+    "suites": suite_cards.names,
+}
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_list_shows_every_name(kind: str) -> None:
+    output = invoke("list", kind)
+    assert all(name in output for name in NAMES[kind]())
+
+
+def test_list_takes_globs_and_refuses_unknown_names() -> None:
+    output = invoke("list", "methods", "tip*")
+    assert "tip_adapter_f" in output
+    assert "kgcoop" not in output
+    with pytest.raises(CompatbenchError, match="did you mean coop"):
+        invoke("list", "methods", "coopp")
+
+
+def test_plan_counts_the_cells_of_the_suite(tmp_path: Path) -> None:
+    output = invoke("plan", "--suite", "smoke", "--out", str(tmp_path))
+    assert f"{len(builtin_methods().names())} cells" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_that_learns_nothing_is_planned_for_one_seed(tmp_path: Path) -> None:
+    output = invoke("plan", "--methods", "zeroshot,coop", "--out", str(tmp_path))
+    suite = suite_cards.read("mini")
+    rows = {line.split()[0]: line.split()[1] for line in output.splitlines() if line}
+    assert int(rows["coop"]) == int(rows["zeroshot"]) * len(suite.seeds) * len(suite.shots)
+
+
+def test_help_names_the_first_command() -> None:
+    assert "compatbench run --methods all" in invoke("--help")
+
+
+def test_the_committed_leaderboard_is_what_the_committed_results_give(tmp_path: Path) -> None:
+    assert "up to date" in invoke("leaderboard", "--check", "--out", str(REPOSITORY))
+    shutil.copytree(REPOSITORY / "results", tmp_path / "results")
+    invoke("leaderboard", "--out", str(tmp_path))
+    committed = (REPOSITORY / "leaderboard.md").read_bytes()
+    assert (tmp_path / "leaderboard.md").read_bytes() == committed
+    (tmp_path / "leaderboard.md").write_text("edited by hand\n")
+    with pytest.raises(CompatbenchError, match="is not what results/ gives"):
+        invoke("leaderboard", "--check", "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize("package", ["methods", "tasks"])
+def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", f"import {package}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert f"import this package as 'compatbench.{package}'" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (40, "40 s"), (150, "2 min"), (7800, "2 h 10 min")],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert format_seconds(seconds) == words
+
+
+def test_an_estimate_uses_each_methods_own_mean() -> None:
+    class FakeCell:
+        def __init__(self, method: str) -> None:
+            self.method = method
+
+    cells = [FakeCell("coop"), FakeCell("coop"), FakeCell("new")]
+    # The unknown method is taken to be as slow as the mean of the known ones: 3 s.
+    assert estimate_seconds(cells, {"coop": 4.0, "taskres": 2.0}, jobs=2) == 5.5  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""What a run prints where there is no terminal: short, and without escape codes."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from compatbench.cards import TrainingCard
+from compatbench.cli.progress import RunProgress
+from compatbench.run.cell import Cell
+from compatbench.run.executors import Event
+
+
+def make_cells(count: int) -> list[Cell]:
+    training = TrainingCard.model_validate({})
+    return [
+        Cell(f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
+        for i in range(count)
+    ]
+
+
+def test_a_log_gets_one_line_for_every_tenth() -> None:
+    out = io.StringIO()
+    cells = make_cells(40)
+    with RunProgress(Console(file=out), cells, jobs=2, past_seconds={"coop": 1.0}) as progress:
+        for cell in cells:
+            progress.on_event(Event("started", cell))
+            progress.on_event(Event("measured", cell))
+            progress.on_event(Event("finished", cell))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("4 of 40 cells, about ")
+    assert lines[-1] == "40 of 40 cells"
+
+
+def test_a_failure_is_told_at_once_and_kept() -> None:
+    out = io.StringIO()
+    [cell] = make_cells(1)
+    with RunProgress(Console(file=out, width=200), [cell], 1, {}) as progress:
+        progress.on_event(Event("started", cell))
+        progress.on_event(Event("finished", cell, error="RuntimeError: [bold]no luck"))
+    assert "failed coop · task · 4 shots · seed 0: RuntimeError: [bold]no luck" in out.getvalue()
+    assert [event.cell for event in progress.failures] == [cell]

@@ -1,0 +1,69 @@
+"""The committed figures: made by the committed code, and what the mini suite must show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compatbench.cards import suite_cards, task_cards
+from compatbench.cards.suites import suite_tasks
+from compatbench.leaderboard.publish import suite_page
+from compatbench.leaderboard.rows import Row
+from compatbench.method.registry import builtin_methods
+from compatbench.run.keys import data_key
+from compatbench.run.plan import plan_cells
+
+REPOSITORY = Path(__file__).parents[1]
+SUITE = suite_cards.read("mini")
+METHODS = builtin_methods().names()
+
+
+@pytest.fixture(scope="module")
+def page():
+    return suite_page(SUITE, REPOSITORY)
+
+
+def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(page) -> None:
+    cells = {cell.key: cell for cell in plan_cells(SUITE, builtin_methods(), METHODS)}
+    expected = {
+        (cell.key, backbone, test_set, data_key(backbone, test_set))
+        for cell in cells.values()
+        for backbone in cell.backbones
+        for test_set in cell.test_sets
+    }
+    rows = [row for method in page.results.methods.values() for row in method.rows]
+    assert {(row.key, row.backbone, row.test_set, row.data) for row in rows} == expected
+    assert {row.status for row in rows} <= {"ok", "not transferable"}
+
+
+def test_every_method_is_ranked(page) -> None:
+    [upgrade], [shots] = page.expected.upgrades, page.expected.shots
+    standings = {one.standing.info.name: one.standing for one in page.ranks(upgrade, shots)}
+    assert sorted(standings) == sorted(METHODS)
+    assert {standing.state for standing in standings.values()} == {"complete"}
+
+
+def zero_shot(page, task: str, backbone: str) -> float:
+    [row] = [
+        row
+        for row in page.results.methods["zeroshot"].rows
+        if (row.test_set, row.backbone) == (task, backbone)
+    ]
+    assert isinstance(row, Row)
+    assert row.accuracy is not None
+    return row.accuracy
+
+
+def test_the_upgrade_is_an_upgrade(page) -> None:
+    source, target = SUITE.upgrades[0]
+    tasks = suite_tasks(SUITE)
+    gains = [zero_shot(page, task, target) - zero_shot(page, task, source) for task in tasks]
+    assert sum(gains) / len(gains) >= 3
+
+
+@pytest.mark.parametrize("backbone", SUITE.upgrades[0])
+@pytest.mark.parametrize("task", suite_tasks(SUITE))
+def test_zero_shot_is_far_above_chance(page, task: str, backbone: str) -> None:
+    chance = 100 / len(task_cards.read(task).classes)
+    assert zero_shot(page, task, backbone) >= 5 * chance
