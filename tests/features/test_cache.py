@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from compatbench.cachefiles import list_entries, prune_entries, read_entry, write_entry
 from compatbench.cli.app import app
-from compatbench.cli.cache import format_bytes, parse_bytes
+from compatbench.cli.sizes import format_bytes, parse_bytes
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.features import BATCH, FeatureCache
 from compatbench.task.images import Sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import build_model, build_tokenizer
+from compatbench.backbone.memory import memory_budget, set_memory_budget
 from compatbench.backbone.prompts import Prompts, pad_rows
 from compatbench.backbone.text import TextTower
 from compatbench.cards import BackboneCard, backbone_cards
@@ -19,7 +21,7 @@ from compatbench.labels import Labels
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-__all__ = ["Backbone", "Labels", "Prompts", "load_backbone"]
+__all__ = ["Backbone", "Labels", "Prompts", "load_backbone", "memory_budget", "set_memory_budget"]
 
 
 # What the frozen towers compute in. A module, its optimiser, features and logits are
@@ -113,29 +115,41 @@ class Backbone:
         """Token embeddings of the class names alone, ``[C, n, D]``, and their lengths."""
         return self._embed_rows(labels.names, end=False)
 
-    def prompts(self, labels: Labels, context: Tensor) -> Prompts:
+    def prompts(self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = ()) -> Prompts:
         """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
 
         Args:
             labels: the class names.
             context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
+            deep: what replaces the first rows of a context for all classes before the
+                second block, the third, and so on, each ``[m, D]`` with ``m <= M``.
         """
         suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
         start = self.embed(torch.tensor([self.tokenizer.sot_token_id]))
         if context.ndim == 2:
-            return Prompts(torch.cat([start, context]), suffix, lengths)
+            return Prompts(torch.cat([start, context]), suffix, lengths, tuple(deep))
         if len(context) != len(labels.names):
             raise CompatbenchError(
                 f"{len(context)} contexts were given for {len(labels.names)} classes"
             )
         length = context.shape[1]
-        return Prompts(
-            start, torch.cat([context, suffix], dim=1), tuple(n + length for n in lengths)
-        )
+        own = torch.cat([context, suffix], dim=1)
+        return Prompts(start, own, tuple(n + length for n in lengths), tuple(deep))
+
+    def image_prompts(self, labels: Labels, contexts: Tensor) -> Prompts:
+        """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
+        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
+        start = self.embed(torch.tensor([self.tokenizer.sot_token_id]))
+        prefix = torch.cat([start.expand(len(contexts), 1, -1), contexts], dim=1)
+        return Prompts(prefix, suffix, lengths)
 
     def encode_prompts(self, prompts: Prompts) -> Tensor:
-        """Text features of prompts, not normalised, ``[n, e]``; differentiable in the prompts."""
-        return self._widen(self.text.encode(prompts.to(self.dtype)))
+        """Text features of prompts, not normalised; differentiable in the prompts.
+
+        Returns:
+            ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
+        """
+        return self.text.encode(prompts)
 
     def _widen(self, tensor: Tensor) -> Tensor:
         """What leaves a tower of low precision is float32."""

@@ -50,12 +50,13 @@ class Ledger:
     Args:
         sizes: bytes of activations of each piece, in the order in which they will be run.
         device: where they are.
+        learned: whether there will be a backward pass.
     """
 
-    def __init__(self, sizes: list[int], device: torch.device) -> None:
-        room = _room(sum(sizes), device)
-        # The backward pass begins with the last piece: what is kept longest should be
-        # what is needed first, so that it is gone when others are computed again.
+    def __init__(self, sizes: list[int], device: torch.device, learned: bool) -> None:
+        room = _room(sum(sizes), device) if learned else sum(sizes)
+        # The backward pass begins with the last piece: what is kept should be what is
+        # needed first, so that it is gone when the other pieces are computed again.
         self._kept = [False] * len(sizes)
         for i in reversed(range(len(sizes))):
             room -= sizes[i]
@@ -98,11 +99,12 @@ def _machine_memory() -> int:
 
 def _group_memory() -> int | None:
     """What the container's own limit leaves (control groups, version 2)."""
+    folder = Path("/sys/fs/cgroup")
     try:
-        limit, used = (
-            Path("/sys/fs/cgroup", name).read_text().strip()
-            for name in ("memory.max", "memory.current")
-        )
-        return None if limit == "max" else max(0, int(limit) - int(used))
-    except (OSError, ValueError):
-        return None
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        # Cached files count as used, but make way.
+        return max(0, limit - used + int(facts["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        return None  # no such files, or "max": no limit

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def pack(
     size, groups = _best_groups(lengths)
     count = max(1, round(len(groups) * size / chunk_rows))
     bounds = [len(groups) * i // count for i in range(count + 1)]
-    parts = [groups[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    parts = [groups[a:b] for a, b in pairwise(bounds) if b > a]
     order = [i for group in groups for i in group]
     restore = torch.empty(len(order), dtype=torch.long)
     restore[torch.tensor(order)] = torch.arange(len(order))

@@ -25,11 +25,9 @@ class PlainTower:
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
         anatomy = self._anatomy
-        dtype, device = anatomy.positions.dtype, anatomy.positions.device
         length = prompts.longest if anatomy.sees_past_only else anatomy.context_length
         prefix = prompts.prefix if prompts.prefix.ndim == 3 else prompts.prefix[None]
-        prefix, suffix = prefix.to(dtype), prompts.suffix.to(dtype)
-        deep = [rows.to(dtype) for rows in prompts.deep]
+        suffix, device = prompts.suffix, prompts.suffix.device
         lengths = torch.tensor(prompts.lengths, device=device)
         step = max(1, chunk_rows(anatomy) // length)
         pieces = [
@@ -38,9 +36,10 @@ class PlainTower:
             for i in range(0, len(suffix), step)
         ]
         sizes = [self._bytes(len(piece[2]), length) for piece in pieces]
-        ledger = Ledger(sizes, device) if prompts.need_gradients else None
-        run = (lambda f, *arguments: f(*arguments)) if ledger is None else ledger.run
-        features = torch.cat([run(self._run, length, *piece, *deep) for piece in pieces])
+        ledger = Ledger(sizes, device, prompts.need_gradients)
+        features = torch.cat(
+            [ledger.run(self._run, length, *piece, *prompts.deep) for piece in pieces]
+        )
         if prompts.prefix.ndim == 3:
             return features.unflatten(0, (len(prefix), -1))
         return features

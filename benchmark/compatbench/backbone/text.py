@@ -31,11 +31,13 @@ class TextTower:
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, not normalised, ``[n, e]``, or ``[B, n, e]`` for B prefixes.
 
-        Differentiable in all tensors of the prompts, and of their type.
+        Differentiable in all tensors of the prompts, and of their type, whatever the
+        tower's own precision.
 
         Raises:
             CompatbenchError: a prompt is longer than the tower's context, or deep prompts
                 have no place in it.
         """
         prompts.check_fits(self.context_length, len(self._anatomy.blocks))
-        return self._tower.encode(prompts).to(prompts.prefix.dtype)
+        prompts_in_precision = prompts.to(self._anatomy.positions.dtype)
+        return self._tower.encode(prompts_in_precision).to(prompts.prefix.dtype)

@@ -12,6 +12,7 @@ from rich.console import Console
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.cache import app as cache_app
+from compatbench.cli.sizes import parse_bytes
 from compatbench.errors import CompatbenchError
 from compatbench.folders import method_files
 
@@ -140,6 +141,14 @@ def run(
     device: Annotated[
         str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
     ] = "auto",
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-budget",
+            help="Most memory for the activations of each worker's text encoder, such as '2G'. "
+            "Less is slower, never different. [default: half of what is free]",
+        ),
+    ] = None,
     precision: Annotated[
         Precision | None,
         typer.Option(
@@ -167,6 +176,7 @@ def run(
         threads=threads,
         device=device,
         precision=precision.value if precision else None,
+        memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
     )
 
 

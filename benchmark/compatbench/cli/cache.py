@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +16,11 @@ from compatbench.cachefiles import (
     prune_entries,
     read_entry,
 )
+from compatbench.cli.sizes import format_bytes, parse_bytes
 from compatbench.errors import CompatbenchError
 
 app = typer.Typer(no_args_is_help=True, help="Look at and clean the cache of image features.")
 console = Console()
-
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @app.command("ls")
@@ -80,24 +78,3 @@ def prune(
 def _print_total(entries: list[Entry], folder: Path) -> None:
     size = format_bytes(sum(entry.size for entry in entries))
     console.print(f"{len(entries)} entries, {size}, in {folder}", highlight=False, soft_wrap=True)
-
-
-def parse_bytes(text: str) -> int:
-    """A size such as ``500M`` or ``1.5G`` in bytes; units are powers of 1024.
-
-    Raises:
-        CompatbenchError: it is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise CompatbenchError(f"'{text}' is not a size; write it as 500M or 10G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes in words: ``512 B``, ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -87,6 +87,7 @@ def run_command(
     threads: int,
     device: str,
     precision: str | None,
+    memory_budget: int | None,
 ) -> None:
     """Runs what is missing, publishes everything, prints the main table.
 
@@ -101,7 +102,10 @@ def run_command(
     jobs = jobs or (_cores() if device == "cpu" else 1)
     to_do = selection.to_do
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
-    failures = _run_cells(console, selection, jobs, threads, device) if to_do else []
+    settings = Settings(
+        selection.store.folder, default_cache_folder(), device, threads, memory_budget
+    )
+    failures = _run_cells(console, selection, settings, jobs) if to_do else []
     done = plan([item.cell for item in selection.planned], selection.store)
     publish(selection.suite, selection.registry, done, out)
     _print_table(console, selection.suite, out)
@@ -120,10 +124,9 @@ def run_command(
 
 
 def _run_cells(
-    console: Console, selection: Selection, jobs: int, threads: int, device: str
+    console: Console, selection: Selection, settings: Settings, jobs: int
 ) -> list[Event]:
     cells = [item.cell for item in selection.to_do]
-    settings = Settings(selection.store.folder, default_cache_folder(), device, threads)
     progress = RunProgress(console, cells, jobs, mean_seconds(selection.planned))
     with progress:
         run_cells(cells, settings, jobs, progress.on_event)

@@ -20,12 +20,18 @@ from compatbench.run.cell import Cell
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker needs to know besides its cells."""
+    """What a worker needs to know besides its cells.
+
+    Attributes:
+        memory_budget: bytes that a text tower's activations may take; None is a share of
+            what is free.
+    """
 
     store: Path
     cache: Path
     device: str = "cpu"
     threads: int = 1
+    memory_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
 
 
 def _make_worker(settings: Settings):
+    from compatbench.backbone.memory import set_memory_budget
     from compatbench.features import FeatureCache
     from compatbench.run.fit import Worker
     from compatbench.run.store import RunStore
 
+    set_memory_budget(settings.memory_budget)
     return Worker(
         RunStore(settings.store), FeatureCache(settings.cache), settings.device, settings.threads
     )

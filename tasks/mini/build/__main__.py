@@ -20,10 +20,12 @@ STEPS = {
     "report": ("report", "report"),
     "manifest": ("manifest", "write_manifest"),
 }
+# Reads the finished suite and writes nothing, so it is no part of ``all``.
+EXTRA_STEPS = {"tune": ("tune", "tune")}
 
 
 def step_function(step: str) -> Callable[[Path], None]:
-    module, function = STEPS[step]
+    module, function = (STEPS | EXTRA_STEPS)[step]
     return getattr(import_module(f".{module}", __package__), function)
 
 
@@ -32,7 +34,7 @@ def main() -> None:
         prog="python -m compatbench.tasks.mini.build",
         description="Builds the mini suite. Each step goes on where an earlier run stopped.",
     )
-    parser.add_argument("step", choices=[*STEPS, "all"])
+    parser.add_argument("step", choices=[*STEPS, *EXTRA_STEPS, "all"])
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     arguments = parser.parse_args()

@@ -30,7 +30,7 @@ from .training import (
 )
 
 DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
-CONTRASTIVE = Recipe(seed=1, steps=1200, text_factor=0.5)
+CONTRASTIVE = Recipe(seed=1, steps=900, text_factor=0.5)
 DISTILLATION_STAGE, CONTRASTIVE_STAGE = 1, 2
 MASKED_SHARE = 0.4
 

@@ -26,17 +26,17 @@ from compatbench.run.fit import Worker
 from compatbench.run.plan import plan_cells, resolve_config
 from compatbench.run.store import RunStore
 
-FACTORS = (1, 3, 10, 30, 100)
+FACTORS = (1, 3, 10, 30)
 SEEDS = (101,)
 
 
-def tune(methods: str = "all", factors: Sequence[float] = FACTORS) -> None:
+def tune(work: Path, methods: str = "all", factors: Sequence[float] = FACTORS) -> None:
     """Prints the validation accuracy, in percent, of every factor for every trained method."""
     suite = suite_cards.read("mini")
     registry = builtin_methods()
     names = [n for n in registry.select(methods) if issubclass(registry.get(n), TrainedMethod)]
     source = load_backbone(suite.upgrades[0][0])
-    worker = Worker(RunStore(Path("unused")), FeatureCache(default_cache_folder()))
+    worker = Worker(RunStore(work / "tune"), FeatureCache(default_cache_folder()))
     torch.set_num_threads(1)
     tasks = suite_tasks(suite)
     print("method".ljust(16), *(f"x {factor:g}".rjust(8) for factor in factors), "   recipe")

@@ -1,0 +1,130 @@
+"""The two ways to do one thing: as open_clip and CoOp do it, and as compatbench does it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.cards import BackboneCard
+
+CONTEXT = 16
+PART = 50
+"""Classes that the plain way takes at once: 1,000 at 77 tokens would not fit the machine."""
+
+
+def read_names(dataset: str) -> tuple[str, ...]:
+    """Class names as CoOp writes them."""
+    path = Path(__file__).parent / "classnames" / f"{dataset}.json"
+    return tuple(json.loads(path.read_text(encoding="utf-8")))
+
+
+def make_workload() -> Workload:
+    """open_clip's ViT-B-16 with random weights: times do not depend on what they are."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-16", pretrained=None, precision="fp32")
+    return Workload(wrap(model.eval().requires_grad_(False), "ViT-B-16"))
+
+
+def wrap(model: Any, name: str) -> Backbone:
+    card = BackboneCard(
+        name=name,
+        title=name,
+        config=name,
+        weights="none",
+        sha256="0" * 64,
+        tokenizer=None,
+        lineage="",
+        licence="none",
+    )
+    return Backbone(card, model, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One model, and both ways to get text features of learned prompts from it."""
+
+    backbone: Backbone
+
+    def draw_context(self, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        size = (*shape, self.backbone.token_width)
+        return (0.02 * torch.randn(size, generator=generator)).requires_grad_()
+
+    def draw_weights(self, classes: int) -> Tensor:
+        """The gradient of a loss in the features, ``[C, e]``: every class counts differently."""
+        generator = torch.Generator().manual_seed(2)
+        return torch.randn(classes, self.backbone.embed_dim, generator=generator)
+
+    def plain_features(self, names: tuple[str, ...], context: Tensor) -> Tensor:
+        """CoOp's prompt learner and text encoder: 77 tokens for every class, ``[C, e]``."""
+        model: Any = self.backbone.model
+        length = len(context)
+        ids = self.backbone.tokenizer([" ".join(["X"] * length) + f" {name}." for name in names])
+        words = model.token_embedding(ids)
+        shared = context.expand(len(names), -1, -1)
+        x = torch.cat([words[:, :1], shared, words[:, 1 + length :]], dim=1)
+        x = model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask)
+        return model.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection
+
+    def plain_pass(self, names: tuple[str, ...], context: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and the gradient in the context, forward and backward at 77 tokens."""
+        weights = self.draw_weights(len(names))
+        features, gradient = [], torch.zeros_like(context)
+        for i in range(0, len(names), PART):
+            part = self.plain_features(names[i : i + PART], context)
+            loss = (part * weights[i : i + PART]).sum()
+            gradient += torch.autograd.grad(loss, context)[0]
+            features.append(part.detach())
+        return torch.cat(features), gradient
+
+    def fast_pass(self, names: tuple[str, ...], context: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by compatbench."""
+        features = self.backbone.encode_prompts(self.backbone.prompts(labels_of(names), context))
+        loss = (features * self.draw_weights(len(names))).sum()
+        return features.detach(), torch.autograd.grad(loss, context)[0]
+
+
+def labels_of(names: tuple[str, ...]) -> Labels:
+    return Labels(names, ("a photo of a {}.",), "a photo of a {}.")
+
+
+def cross_entropy(images: Tensor, texts: Tensor, targets: Tensor, scale: float) -> Tensor:
+    logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    return F.cross_entropy(logits, targets)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, in parts of the largest value."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def time_plain(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
+    """Best CPU time in seconds, and what came out."""
+    best, result = float("inf"), None
+    for _ in range(rounds):
+        start = time.process_time()
+        result = function()
+        best = min(best, time.process_time() - start)
+    return best, result
+
+
+def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
+    """Floating-point operations per second of a square float32 matrix product, at best."""
+    a, b = torch.randn(2, size, size)
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.process_time()
+        torch.mm(a, b)
+        best = min(best, time.process_time() - start)
+    return 2 * size**3 / best

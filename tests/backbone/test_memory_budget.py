@@ -1,0 +1,170 @@
+"""The memory budget changes what is kept for the backward pass, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_models import tiny_clip, wrap
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Prompts, memory_budget, set_memory_budget
+from compatbench.backbone import causal as causal_module
+from compatbench.backbone import memory as memory_module
+from compatbench.backbone.memory import Ledger
+
+LENGTHS = (3, 1, 9, 4, 4, 2, 7, 5) * 12
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 64 rows, the least there is: several for the classes above."""
+    monkeypatch.setattr(causal_module, "CACHE", 1)
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (0.3 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
+
+
+def make_prompts(kind: str) -> tuple[Prompts, list[Tensor]]:
+    suffix, deep = draw(len(LENGTHS), 9, 32, seed=1), ()
+    prefix = draw(5, 32) if kind != "images" else draw(3, 5, 32)
+    if kind == "deep":
+        deep = (draw(4, 32, seed=2), draw(2, 32, seed=3))
+    return Prompts(prefix, suffix, LENGTHS, deep), [prefix, suffix, *deep]
+
+
+def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
+    prompts, inputs = make_prompts(kind)
+    with memory_budget(budget):
+        features = backbone.encode_prompts(prompts)
+        weight = draw(*features.shape, seed=4).detach()
+        return [features.detach(), *torch.autograd.grad((weight * features).sin().sum(), inputs)]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
+@pytest.mark.parametrize("budget", [0, 3_000_000])
+def test_a_tight_budget_gives_the_same_bits(clip64: Backbone, kind: str, budget: int) -> None:
+    everything = run(clip64, kind, 10**12)
+    for found, expected in zip(run(clip64, kind, budget), everything, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
+def test_chunks_equal_one_pass_over_all_classes(
+    backbone64: Backbone, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(causal_module, "CACHE", 10**9)
+    expected = run(backbone64, kind, None)
+    monkeypatch.setattr(causal_module, "CACHE", 1)
+    torch.testing.assert_close(run(backbone64, kind, 0), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
+def test_a_tower_that_is_run_whole_keeps_to_the_budget_too(kind: str) -> None:
+    backbone = wrap(tiny_clip(no_causal_mask=True).double(), "whole")
+    everything = run(backbone, kind, 10**12)
+    for found, expected in zip(run(backbone, kind, 0), everything, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_gradients_can_be_asked_for_twice(clip64: Backbone) -> None:
+    """ProGrad asks for the gradients of two losses over the same features."""
+    prompts, (prefix, _) = make_prompts("shared")
+    with memory_budget(0):
+        features = clip64.encode_prompts(prompts)
+        first, second = (
+            torch.autograd.grad(features.square().sum(), prefix, retain_graph=True)[0]
+            for _ in range(2)
+        )
+    assert torch.equal(first, second)
+
+
+def bytes_kept(encode: Callable[[], Tensor], backbone: Backbone) -> int:
+    """Bytes of the tensors that autograd holds, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in backbone.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        features = encode()
+    assert features.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["shared", "images"])
+def test_the_estimate_is_close_to_what_autograd_keeps(
+    clip: Backbone, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimates: list[int] = []
+    monkeypatch.setattr(
+        memory_module, "_room", lambda wanted, _: estimates.append(wanted) or wanted
+    )
+    prompts, _ = make_prompts(kind)
+    kept = bytes_kept(lambda: clip.encode_prompts(prompts.to(torch.float32)), clip)
+    assert 0.75 < kept / estimates[0] < 1.1
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_budget_of_zero_keeps_almost_nothing(clip: Backbone) -> None:
+    prompts = make_prompts("shared")[0].to(torch.float32)
+    kept = []
+    for budget in (10**12, 0):
+        with memory_budget(budget):
+            kept.append(bytes_kept(lambda: clip.encode_prompts(prompts), clip))
+    assert kept[1] < 0.1 * kept[0]
+
+
+def test_what_is_needed_first_is_kept() -> None:
+    with memory_budget(25):
+        ledger = Ledger([10, 10, 10, 10], torch.device("cpu"), learned=True)
+    assert ledger._kept == [False, False, True, True]
+
+
+def test_nothing_is_computed_again_without_a_backward_pass() -> None:
+    with memory_budget(0):
+        ledger = Ledger([10, 10], torch.device("cpu"), learned=False)
+    assert ledger._kept == [True, True]
+
+
+def test_a_small_problem_does_not_look_at_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("looked"))
+    Ledger([10, 10], torch.device("cpu"), learned=True)
+
+
+def test_by_default_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "free_memory", lambda _: 200 * 2**20)
+    size = 40 * 2**20
+    ledger = Ledger([size] * 4, torch.device("cpu"), learned=True)
+    assert ledger._kept == [False, False, True, True]
+
+
+def test_the_budget_is_put_back() -> None:
+    set_memory_budget(7)
+    try:
+        with memory_budget(3):
+            pass
+        assert memory_module._budget == 7
+    finally:
+        set_memory_budget(None)
+
+
+def test_free_memory_is_that_of_the_machine_at_most() -> None:
+    free = memory_module.free_memory(torch.device("cpu"))
+    assert 0 < free < 2**50
+
+
+def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_group_memory", lambda: 123)
+    assert memory_module.free_memory(torch.device("cpu")) == 123

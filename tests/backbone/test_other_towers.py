@@ -1,0 +1,174 @@
+"""Towers that are not causal, or not pooled at the end of text, equal open_clip's own forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.model import CustomTextCLIP
+from tiny_models import CONTEXT_LENGTH, image_config, randomise, text_config, tiny_clip, wrap
+from torch import Tensor, nn
+
+from compatbench.backbone import Backbone, Labels, memory_budget
+from compatbench.backbone.causal import CausalTower
+from compatbench.backbone.plain import PlainTower
+from compatbench.errors import CompatbenchError
+
+NAMES = ("xylophone", "dog", "a very old small blue boat", "fire engine", "tree")
+LABELS = Labels(NAMES, ("a photo of a {}.",), "a photo of a {}.")
+
+
+def custom(seed: int = 2, **text: object) -> CustomTextCLIP:
+    return randomise(CustomTextCLIP(16, image_config(), text_config(**text)), seed)  # type: ignore[arg-type, return-value]
+
+
+def coca(**text: object) -> nn.Module:
+    config = text_config(embed_cls=True, output_tokens=True, **text)
+    decoder = dict(context_length=CONTEXT_LENGTH, vocab_size=2514, width=32, heads=2, layers=1)
+    image = image_config() | dict(attentional_pool=True, attn_pooler_heads=2, output_tokens=True)
+    return randomise(CoCa(16, decoder, config, image), 3)  # type: ignore[arg-type]
+
+
+def with_pad_mask() -> nn.Module:
+    model = custom(no_causal_mask=True)
+    model.text.use_pad_mask = True
+    return model
+
+
+def with_corrected_class_mask() -> nn.Module:
+    model = coca()
+    model.text.correct_cls_mask = True  # type: ignore[union-attr]
+    return model
+
+
+SIGLIP = dict(no_causal_mask=True, pool_type="last", proj_bias=True)
+SIGLIP |= dict(norm_kwargs={"eps": 1e-6}, act_kwargs={"approximate": "tanh"})
+WHOLE = {
+    "SigLIP": lambda: custom(**SIGLIP),
+    "CLIPA": lambda: tiny_clip(no_causal_mask=True, pool_type="last"),
+    "MobileCLIP-S": lambda: custom(no_causal_mask=True),
+    "CoCa": coca,
+    "CoCa with the corrected mask": with_corrected_class_mask,
+    "bidirectional with a class token": lambda: coca(no_causal_mask=True),
+    "bidirectional with hidden padding": with_pad_mask,
+    "causal, pooled at the last row": lambda: custom(pool_type="last"),
+    "causal, pooled at the first row": lambda: custom(pool_type="first"),
+    "normalised queries and keys": lambda: custom(qk_norm=True),
+    "norms everywhere": lambda: custom(
+        scale_heads=True, scale_attn_inner=True, scale_attn=True, scale_fc=True, ls_init_value=0.7
+    ),
+    "custom blocks, bidirectional": lambda: custom(block_type="custom", no_causal_mask=True),
+}
+SHARED = {
+    "CLIP": tiny_clip,
+    "EVA-CLIP": custom,
+    "MetaCLIP 2": lambda: custom(pool_type="eos", eos_id=2513),
+    "norms of another epsilon": lambda: custom(norm_kwargs={"eps": 1e-6}),
+    "tanh GELU": lambda: custom(act_kwargs={"approximate": "tanh"}),
+    "layer scale": lambda: custom(ls_init_value=0.7),
+    "no projection": lambda: randomise(
+        CustomTextCLIP(32, image_config(), text_config(proj_type="none")),  # type: ignore[arg-type]
+        2,
+    ),
+    "one block": lambda: custom(layers=1),
+}
+
+
+class Overwritten(nn.Module):
+    """A token embedding whose rows after the first are replaced by a context."""
+
+    def __init__(self, embedding: nn.Embedding, context: Tensor) -> None:
+        super().__init__()
+        self.embedding, self.context = embedding, context
+
+    def forward(self, ids: Tensor) -> Tensor:
+        words = self.embedding(ids)
+        context = self.context if self.context.ndim == 3 else self.context.expand(len(ids), -1, -1)
+        return torch.cat([words[:, :1], context, words[:, 1 + context.shape[1] :]], dim=1)
+
+
+def own_features(backbone: Backbone, texts: list[str], context: Tensor | None = None) -> Tensor:
+    """open_clip's own ``encode_text``, on all of the context, with or without learned rows."""
+    model: Any = backbone.model
+    tower = getattr(model, "text", model)
+    embedding = tower.token_embedding
+    ids = backbone.tokenizer(texts)
+    try:
+        if context is not None:
+            tower.token_embedding = Overwritten(embedding, context)
+        if isinstance(model, CoCa):
+            return model.encode_text(ids, normalize=False)
+        return model.encode_text(ids)
+    finally:
+        tower.token_embedding = embedding
+
+
+def build(kind: str) -> Backbone:
+    return wrap((WHOLE | SHARED)[kind]().double(), "a-kind")
+
+
+@pytest.mark.parametrize("kind", WHOLE | SHARED)
+def test_texts_equal_encode_text(kind: str) -> None:
+    backbone = build(kind)
+    # "!" has token id 0, which open_clip takes for padding where it hides that.
+    texts = [*(f"a photo of a {name}." for name in NAMES), "", "a dog ! and a tree", "!"]
+    found = backbone.text_features(tuple(texts))
+    torch.testing.assert_close(found, own_features(backbone, texts), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("kind", WHOLE | SHARED)
+def test_learned_prompts_equal_encode_text(kind: str, own: bool) -> None:
+    backbone = build(kind)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(NAMES), 4, 32) if own else (4, 32)
+    context = (0.3 * torch.randn(shape, generator=generator).double()).requires_grad_()
+    texts = [f"X X X X {name}." for name in NAMES]
+    expected = own_features(backbone, texts, context)
+    weight = torch.randn(expected.shape, generator=generator).double()
+    results = []
+    for budget in (None, 0):
+        with memory_budget(budget):
+            found = backbone.encode_prompts(backbone.prompts(LABELS, context))
+            results.append([found, *gradient(found, weight, context)])
+    for result in results:
+        torch.testing.assert_close(
+            result, [expected, *gradient(expected, weight, context)], rtol=1e-10, atol=1e-10
+        )
+
+
+def gradient(features: Tensor, weight: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+    total = (weight * features).sin().sum()
+    # Pooled at the first row, a causal tower never sees the context.
+    grads = torch.autograd.grad(total, context, retain_graph=True, allow_unused=True)
+    return tuple(torch.zeros_like(context) if grad is None else grad for grad in grads)
+
+
+@pytest.mark.parametrize("kind", WHOLE | SHARED)
+def test_the_path_is_chosen_by_what_the_tower_is(kind: str) -> None:
+    expected = CausalTower if kind in SHARED else PlainTower
+    assert type(build(kind).text._tower) is expected
+
+
+def test_an_own_subclass_of_a_block_is_refused() -> None:
+    model = tiny_clip()
+    block = model.transformer.resblocks[1]
+    block.__class__ = type("Gated", (type(block),), {})
+    with pytest.raises(CompatbenchError, match="its blocks are not open_clip's"):
+        wrap(model, "odd")
+
+
+def test_attention_with_a_learned_extra_key_is_refused() -> None:
+    model = tiny_clip()
+    model.transformer.resblocks[1].attn = nn.MultiheadAttention(32, 2, add_bias_kv=True)
+    with pytest.raises(CompatbenchError, match="its blocks are not open_clip's"):
+        wrap(model, "odd")
+
+
+def test_more_positions_than_tokens_are_refused() -> None:
+    model = tiny_clip()
+    model.positional_embedding = nn.Parameter(torch.zeros(CONTEXT_LENGTH + 1, 32))
+    with pytest.raises(CompatbenchError, match="33 positions for 32 tokens"):
+        wrap(model, "odd")
