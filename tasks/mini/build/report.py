@@ -18,8 +18,6 @@ WEIGHTS = {
     "target": (towers.TARGET_MODEL, MINI_FOLDER / "mini-eva-clip.safetensors"),
 }
 SHOTS, MORE_SHOTS = 4, 8
-SEEDS = (0, 1, 2)
-PROMPT_TOKENS = (4, 16)
 
 
 def report(work: Path) -> None:
@@ -34,18 +32,13 @@ def report(work: Path) -> None:
         "Zero-shot accuracy, %": [
             zero_shot_row(name, models) for name in track(names, "zero-shot")
         ],
-        f"Modules tuned on the source, {SHOTS} shots, accuracy on the source, %": [
-            tuned_row(name, models["source"]) for name in track(_parents(names), "modules")
-        ],
         "Near-copies, % of the distinct test drawings": near_copies(work, names),
     }
     lines = ["# Figures", "", "Measured by `python -m compatbench.tasks.mini.build report`.", ""]
     for title, rows in tables.items():
         lines += [f"## {title}", "", to_markdown(with_mean(pd.DataFrame(rows))), ""]
     lines += [
-        f"The linear probe and CoOp are means over {len(SEEDS)} draws of the shots; classes with",
-        "fewer drawings than shots give all they have. CoOp runs 200 steps of AdamW at a rate of",
-        "2e-2. A near-copy is a drawing whose grey pixels correlate by more than "
+        "A near-copy is a drawing whose grey pixels correlate by more than "
         f"{duplicates.NEARLY_SAME} with",
         "any drawing on the other side, whatever the two are called.",
         "",
@@ -91,38 +84,6 @@ def zero_shot_row(name: str, models: dict[str, towers.Model]) -> dict[str, objec
             row[f"{role}{kind}"] = probes.accuracy(features @ weights.T, labels)
     row["target - source"] = row["target"] - row["source"]
     return row
-
-
-def tuned_row(name: str, model: towers.Model) -> dict[str, object]:
-    """Accuracies of a linear probe and of CoOp on the model they were fitted on."""
-    card, rows = read_card(name), read_split(name)
-    classes = card["classes"]
-    parts = {s: rows[rows.split == s].reset_index(drop=True) for s in ("train", "test")}
-    labels = {s: torch.tensor(part.label.to_numpy()) for s, part in parts.items()}
-    features = {s: probes.image_features(model, read_images(part)) for s, part in parts.items()}
-    zero = probes.zero_shot(model, classes, card["templates"][:1])
-    sums: dict[str, float] = {}
-
-    def add(kind: str, logits: torch.Tensor) -> None:
-        score = probes.accuracy(logits, labels["test"])
-        sums[kind] = sums.get(kind, 0.0) + score / len(SEEDS)
-
-    for seed in SEEDS:
-        torch.manual_seed(seed)
-        for shots in (SHOTS, MORE_SHOTS):
-            drawn = torch.from_numpy(probes.draw_shots(labels["train"].numpy(), shots, seed))
-            shown, wanted = features["train"][drawn], labels["train"][drawn]
-            probe = probes.linear_probe(shown, wanted, len(classes))
-            add(f"linear probe, {shots} shots", probe(features["test"]))
-            if shots == SHOTS:
-                for tokens in PROMPT_TOKENS:
-                    weights = probes.coop(model, classes, shown, wanted, tokens)
-                    add(f"CoOp, {tokens} tokens", features["test"] @ weights.T)
-    return {
-        "task": name,
-        "zero-shot": probes.accuracy(features["test"] @ zero.T, labels["test"]),
-        **sums,
-    }
 
 
 def near_copies(work: Path, names: list[str]) -> list[dict[str, object]]:
