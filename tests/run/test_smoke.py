@@ -249,3 +249,14 @@ def test_logits_of_a_wrong_shape_are_a_failure(compatbench: Run, tmp_path: Path,
     )
     assert result.returncode == 1
     assert "logits have shape" in result.stdout
+
+
+def test_a_suite_from_a_file_gets_its_page(compatbench: Run, tmp_path: Path) -> None:
+    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
+    text = text.replace("name: smoke", "name: mine").replace("publish: false", "publish: true")
+    (tmp_path / "mine.yaml").write_text(text)
+    result = compatbench(
+        "run", "--suite", "./mine.yaml", "--methods", "zeroshot,taskres", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "compatbench run --suite mine" in (tmp_path / "leaderboard.md").read_text()

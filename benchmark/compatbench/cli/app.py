@@ -96,10 +96,12 @@ TasksOption = Annotated[
     ),
 ]
 SeedsOption = Annotated[
-    str | None, typer.Option("--seeds", help="Seeds, such as '1,2'. [default: the suite's]")
+    str | None,
+    typer.Option("--seeds", help="Seeds, such as '1,2'.", show_default="the suite's"),
 ]
 ShotsOption = Annotated[
-    str | None, typer.Option("--shots", help="Shots, such as '4,8'. [default: the suite's]")
+    str | None,
+    typer.Option("--shots", help="Shots, such as '4,8'.", show_default="the suite's"),
 ]
 OutOption = Annotated[
     Path,
@@ -134,7 +136,11 @@ def run(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, help="Worker processes. [default: one per core; 1 on a GPU]"
+            "--jobs",
+            "-j",
+            min=1,
+            help="Worker processes.",
+            show_default="one per core; 1 on a GPU",
         ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
@@ -146,7 +152,8 @@ def run(
         typer.Option(
             "--memory-budget",
             help="Most memory for the activations of each worker's text encoder, such as '2G'. "
-            "Less is slower, never different. [default: half of what is free]",
+            "Less is slower, never different.",
+            show_default="half of what is free",
         ),
     ] = None,
     precision: Annotated[
@@ -154,7 +161,8 @@ def run(
         typer.Option(
             "--precision",
             help="What the frozen towers compute in; modules are trained in float32 always. "
-            "Another precision is another set of cells. [default: the suite's]",
+            "Another precision is another set of cells, in place of the first in results/.",
+            show_default="the suite's",
         ),
     ] = None,
 ) -> None:

@@ -46,16 +46,19 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
     )
 
 
-def render_pages(out: Path) -> dict[Path, str]:
+def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     """The pages that a folder's results give, by path.
 
     These are ``leaderboard.md`` and, where a ``README.md`` has a place marked for it,
     the README with the first suite's main table.
 
+    Args:
+        also: a suite from a file of its own, which is not among the installed ones.
+
     Raises:
         CompatbenchError: no results, a broken card or results file.
     """
-    pages = _published_pages(out)
+    pages = _published_pages(out, also)
     rendered = {out / LEADERBOARD: render_page(pages)}
     readme = out / README
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
@@ -66,13 +69,13 @@ def render_pages(out: Path) -> dict[Path, str]:
     return rendered
 
 
-def write_pages(out: Path) -> None:
+def write_pages(out: Path, also: SuiteCard | None = None) -> None:
     """Writes the pages that have changed.
 
     Raises:
         CompatbenchError: as ``render_pages``, or a folder that cannot be written.
     """
-    for path, text in render_pages(out).items():
+    for path, text in render_pages(out, also).items():
         if not path.is_file() or path.read_bytes() != text.encode():
             write_atomic(path, text.encode())
 
@@ -91,18 +94,21 @@ def _summary(page: SuitePage) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _published_pages(out: Path) -> list[SuitePage]:
+def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
     folder = out / RESULTS
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     )
-    known = suite_cards.names()
+    suites = []
     for name in found:
-        if name not in known:
+        if name in suite_cards.names():
+            suites.append(suite_cards.read(name))
+        elif also is not None and name == also.name:
+            suites.append(also)
+        else:
             warnings.warn(
                 f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2
             )
-    suites = [suite_cards.read(name) for name in found if name in known]
     pages = [suite_page(suite, out) for suite in suites if suite.publish]
     if not pages:
         raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")

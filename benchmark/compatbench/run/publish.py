@@ -48,7 +48,7 @@ def publish(
         old = _without_stale_rows(before.get(name), cells)
         write_results(folder, merge_results(old, results, {cell.key for cell in cells}))
     if suite.publish:
-        write_pages(out)
+        write_pages(out, suite)
 
 
 def _without_stale_rows(results: MethodResults | None, cells: list[Cell]) -> MethodResults | None:
