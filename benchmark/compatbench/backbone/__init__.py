@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ class Backbone:
         self.token_width = self.text.width
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
         self._text_features: dict[tuple[str, ...], Tensor] = {}
+        self._text_prompts: dict[tuple[str, ...], Prompts] = {}
         self._name_rows: dict[tuple[str, ...], tuple[Tensor, tuple[int, ...]]] = {}
 
     @cached_property
@@ -143,13 +144,32 @@ class Backbone:
         prefix = torch.cat([start.expand(len(contexts), 1, -1), contexts], dim=1)
         return Prompts(prefix, suffix, lengths)
 
-    def encode_prompts(self, prompts: Prompts) -> Tensor:
-        """Text features of prompts, not normalised; differentiable in the prompts.
+    def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
+        """Plain texts as prompts; the tokens they begin with alike are the shared prefix."""
+        if texts not in self._text_prompts:
+            ids = [
+                [self.tokenizer.sot_token_id, *self.tokens(text), self.tokenizer.eot_token_id]
+                for text in texts
+            ]
+            shared = _common_prefix(ids)
+            suffix = self.embed(pad_rows([row[shared:] for row in ids]))
+            prefix = self.embed(torch.tensor(ids[0][:shared]))
+            lengths = tuple(len(row) - shared for row in ids)
+            self._text_prompts[texts] = Prompts(prefix, suffix, lengths)
+        return self._text_prompts[texts]
+
+    def encode_prompts(
+        self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Text features of prompts, not normalised; differentiable in prompts and weights.
+
+        Args:
+            weights: what stands in for ``text.weights`` of these names.
 
         Returns:
             ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
         """
-        return self.text.encode(prompts)
+        return self.text.encode(prompts, weights)
 
     def _widen(self, tensor: Tensor) -> Tensor:
         """What leaves a tower of low precision is float32."""
@@ -163,15 +183,7 @@ class Backbone:
             CompatbenchError: a text does not fit the context; it is never cut silently.
         """
         if texts not in self._text_features:
-            ids = [
-                [self.tokenizer.sot_token_id, *self.tokens(text), self.tokenizer.eot_token_id]
-                for text in texts
-            ]
-            shared = _common_prefix(ids)
-            suffix = self.embed(pad_rows([row[shared:] for row in ids]))
-            prefix = self.embed(torch.tensor(ids[0][:shared]))
-            prompts = Prompts(prefix, suffix, tuple(len(row) - shared for row in ids))
-            self._text_features[texts] = self.encode_prompts(prompts)
+            self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
         return self._text_features[texts]
 
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:

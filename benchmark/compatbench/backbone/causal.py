@@ -9,6 +9,7 @@ rounding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,9 +37,11 @@ _QUICK = 1.702
 class CausalTower:
     """Runs standard blocks from packed rows; see the module's own words for how."""
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
+        """``learned`` says that gradients of the tower's own weights will be asked for."""
         self._anatomy = anatomy
         self._blocks = [_Block(block) for block in anatomy.blocks]
+        self._learned = learned
 
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
@@ -49,8 +52,9 @@ class CausalTower:
         suffix = prompts.suffix.flatten(0, 1)
         prefix = prefix + self._anatomy.positions[: prompts.shared]
         parts = prefix.split(max(1, round(rows / (prompts.shared + layout.chunks[0].rows))))
-        ledger = Ledger(self._sizes(layout, parts), device, prompts.need_gradients)
-        features = [self._run_images(part, suffix, prompts.deep, layout, ledger) for part in parts]
+        learned = self._learned or prompts.need_gradients
+        ledger = Ledger(self._sizes(layout, parts), device, learned)
+        features = [self._run_images(part, suffix, prompts, layout, ledger) for part in parts]
         found = features[0] if len(features) == 1 else torch.cat(features)
         return found if prompts.prefix.ndim == 3 else found[0]
 
@@ -60,27 +64,38 @@ class CausalTower:
         for part in parts:
             for i, chunk in enumerate(layout.chunks):
                 shared = part.shape[1] if i == 0 else 0
-                sizes.append(sum(block.bytes(len(part), shared, chunk) for block in self._blocks))
+                sizes.append(
+                    sum(
+                        block.bytes(len(part), shared, chunk, self._learned)
+                        for block in self._blocks
+                    )
+                )
         return sizes
 
     def _run_images(
         self,
         prefix: Tensor,
         suffix: Tensor,
-        deep: tuple[Tensor, ...],
+        prompts: Prompts,
         layout: Layout,
         ledger: Ledger,
     ) -> Tensor:
         """All classes with the prefixes ``[B, P, D]`` of a few images, ``[B, n, e]``."""
         first, *others = layout.chunks
-        features, *memory = ledger.run(self._run_first, first, suffix, prefix, *deep)
+        swap, deep = _PackedSwap.of(prompts), prompts.deep
+        features, *memory = ledger.run(self._run_first, first, suffix, swap, prefix, *deep)
         parts = [features]
         for chunk in others:
-            parts.append(ledger.run(self._run_chunk, chunk, suffix, *memory))
+            parts.append(ledger.run(self._run_chunk, chunk, suffix, swap, *memory))
         return torch.cat(parts, dim=1).index_select(1, layout.restore)
 
     def _run_first(
-        self, chunk: Chunk, suffix: Tensor, prefix: Tensor, *deep: Tensor
+        self,
+        chunk: Chunk,
+        suffix: Tensor,
+        swap: _PackedSwap | None,
+        prefix: Tensor,
+        *deep: Tensor,
     ) -> tuple[Tensor, ...]:
         """Features of the first chunk, and what the prefix leaves for the others to attend to."""
         images, shared, _ = prefix.shape
@@ -91,16 +106,23 @@ class CausalTower:
         for i, block in enumerate(self._blocks):
             if 0 < i <= len(deep):
                 x = replace_rows(x, deep[i - 1])
+            if swap is not None and i == swap.block:
+                shared_rows, rows = x.split([shared, chunk.rows], dim=1)
+                x = torch.cat([shared_rows, swap.apply(rows, chunk)], dim=1)
             last = chunk.last if block is self._blocks[-1] else None
             x, kept = block(x, shared, mask, last=last)
             memory.append(kept)
         return self._features(x), *memory
 
-    def _run_chunk(self, chunk: Chunk, suffix: Tensor, *memory: Tensor) -> Tensor:
+    def _run_chunk(
+        self, chunk: Chunk, suffix: Tensor, swap: _PackedSwap | None, *memory: Tensor
+    ) -> Tensor:
         images = len(memory[0])
         x = self._embed(chunk, suffix).expand(images, -1, -1)
         mask = _expand_mask(chunk, images)
-        for block, kept in zip(self._blocks, memory, strict=True):
+        for i, (block, kept) in enumerate(zip(self._blocks, memory, strict=True)):
+            if swap is not None and i == swap.block:
+                x = swap.apply(x, chunk)
             last = chunk.last if block is self._blocks[-1] else None
             x, _ = block(x, 0, mask, kept, last)
         return self._features(x)
@@ -111,6 +133,34 @@ class CausalTower:
 
     def _features(self, x: Tensor) -> Tensor:
         return self._anatomy.project(self._anatomy.ln_final(x))
+
+
+@dataclass(frozen=True)
+class _PackedSwap:
+    """A swap as packed rows see it.
+
+    Attributes:
+        rows: its rows at their places among the suffixes, ``[n * S, D]``.
+        count: rows m that are replaced in every suffix.
+        stride: rows S between one suffix and the next.
+    """
+
+    block: int
+    rows: Tensor
+    count: int
+    stride: int
+
+    @classmethod
+    def of(cls, prompts: Prompts) -> _PackedSwap | None:
+        swap, stride = prompts.swap, prompts.suffix.shape[1]
+        if swap is None:
+            return None
+        return cls(swap.block, swap.fill(stride), swap.rows.shape[1], stride)
+
+    def apply(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """Packed rows ``[B, R, D]`` with those of the first m rows of suffixes replaced."""
+        replaced = (chunk.source % self.stride < self.count)[:, None]
+        return torch.where(replaced, self.rows.index_select(0, chunk.source), x)
 
 
 def chunk_rows(anatomy: Anatomy) -> int:
@@ -215,7 +265,7 @@ class _Block:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2).reshape(images, groups * size, -1)
 
-    def bytes(self, images: int, shared: int, chunk: Chunk) -> int:
+    def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
         width = self._block.attn.embed_dim
         hidden = self._block.mlp.c_fc.out_features
@@ -224,4 +274,6 @@ class _Block:
         # Inputs of both norms, queries (with own keys and values), what was attended to,
         # the hidden rows; then the keys and values with the prefix's own copied in.
         values = rows * (6 * width + hidden) + keys * 2 * width
+        if learned:  # outputs of both norms, and of the activation, for the matrices' gradients
+            values += rows * (2 * width + hidden)
         return values * chunk.mask.element_size()

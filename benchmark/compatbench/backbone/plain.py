@@ -13,14 +13,16 @@ from torch import Tensor
 from compatbench.backbone.anatomy import Anatomy
 from compatbench.backbone.causal import chunk_rows
 from compatbench.backbone.memory import Ledger
-from compatbench.backbone.prompts import Prompts, replace_rows
+from compatbench.backbone.prompts import Prompts, Swap, replace_rows
 
 
 class PlainTower:
     """Runs padded prompts; only rows after the end of text are left out where none can see them."""
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
+        """``learned`` says that gradients of the tower's own weights will be asked for."""
         self._anatomy = anatomy
+        self._learned = learned
 
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
@@ -30,13 +32,19 @@ class PlainTower:
         suffix, device = prompts.suffix, prompts.suffix.device
         lengths = torch.tensor(prompts.lengths, device=device)
         step = max(1, chunk_rows(anatomy) // length)
+        swap = prompts.swap
         pieces = [
-            (image[None], suffix[i : i + step], lengths[i : i + step])
+            (
+                image[None],
+                suffix[i : i + step],
+                lengths[i : i + step],
+                swap and Swap(swap.block, swap.rows[i : i + step]),
+            )
             for image in prefix
             for i in range(0, len(suffix), step)
         ]
         sizes = [self._bytes(len(piece[2]), length) for piece in pieces]
-        ledger = Ledger(sizes, device, prompts.need_gradients)
+        ledger = Ledger(sizes, device, self._learned or prompts.need_gradients)
         features = torch.cat(
             [ledger.run(self._run, length, *piece, *prompts.deep) for piece in pieces]
         )
@@ -45,7 +53,13 @@ class PlainTower:
         return features
 
     def _run(
-        self, length: int, prefix: Tensor, suffix: Tensor, lengths: Tensor, *deep: Tensor
+        self,
+        length: int,
+        prefix: Tensor,
+        suffix: Tensor,
+        lengths: Tensor,
+        swap: Swap | None,
+        *deep: Tensor,
     ) -> Tensor:
         """Features of a few classes with one prefix ``[1, P, D]``, ``[n, e]``."""
         anatomy = self._anatomy
@@ -58,6 +72,8 @@ class PlainTower:
         for i, block in enumerate(anatomy.blocks):
             if 0 < i <= len(deep):
                 x = replace_rows(x, deep[i - 1])
+            if swap is not None and i == swap.block:
+                x = replace_rows(x, swap.rows, prefix.shape[1])
             x = block(x, attn_mask=mask)
         rows = x[torch.arange(len(x), device=x.device), self._pooled_rows(x, prefix, lengths)]
         return anatomy.project(anatomy.ln_final(rows))

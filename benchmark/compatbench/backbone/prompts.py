@@ -6,9 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Prompts of a class's own in an inner block (TCP, arXiv:2311.18231, section 3.2).
+
+    Attributes:
+        block: before this block, counted from 0, the rows are replaced.
+        rows: what replaces the first m rows of every suffix, ``[n, m, D]``.
+    """
+
+    block: int
+    rows: Tensor
+
+    def fill(self, stride: int) -> Tensor:
+        """The rows at their places among all suffixes, zeros elsewhere, ``[n * S, D]``."""
+        return F.pad(self.rows, (0, 0, 0, stride - self.rows.shape[1])).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -25,12 +43,14 @@ class Prompts:
         lengths: rows of each suffix that count, each at least 1.
         deep: what replaces the m rows after start-of-text before blocks 1, 2, ..., each
             ``[m, D]`` (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
+        swap: what replaces the first rows of the suffixes in an inner block, if anything.
     """
 
     prefix: Tensor
     suffix: Tensor
     lengths: tuple[int, ...]
     deep: tuple[Tensor, ...] = ()
+    swap: Swap | None = None
 
     @property
     def shared(self) -> int:
@@ -47,12 +67,14 @@ class Prompts:
         if self.prefix.dtype == dtype:
             return self
         deep = tuple(tensor.to(dtype) for tensor in self.deep)
-        return Prompts(self.prefix.to(dtype), self.suffix.to(dtype), self.lengths, deep)
+        swap = self.swap and Swap(self.swap.block, self.swap.rows.to(dtype))
+        return Prompts(self.prefix.to(dtype), self.suffix.to(dtype), self.lengths, deep, swap)
 
     @property
     def need_gradients(self) -> bool:
         """Whether anything here is to be learned."""
-        tensors = (self.prefix, self.suffix, *self.deep)
+        swapped = () if self.swap is None else (self.swap.rows,)
+        tensors = (self.prefix, self.suffix, *self.deep, *swapped)
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
@@ -73,13 +95,50 @@ class Prompts:
                 f"deep prompts replace {longest} rows after start-of-text, but the prompts "
                 f"share only {self.shared - 1}"
             )
+        if self.swap is not None:
+            self._check_swap(self.swap, blocks)
+
+    def _check_swap(self, swap: Swap, blocks: int) -> None:
+        if not 0 < swap.block < blocks:
+            raise CompatbenchError(
+                f"prompts of inner block {swap.block} were given to a text tower of {blocks} blocks"
+            )
+        count, shortest = swap.rows.shape[1], min(self.lengths)
+        if len(swap.rows) != len(self.lengths) or count >= shortest:
+            raise CompatbenchError(
+                f"{count} rows for each of {len(swap.rows)} classes cannot replace those of "
+                f"{len(self.lengths)} suffixes, the shortest of {shortest} rows"
+            )
 
 
-def replace_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """``x`` with the rows after the first one replaced, ``[B, L, D]`` for ``[m, D]``."""
-    rest = x.shape[1] - 1 - len(rows)
-    first, _, last = x.split([1, len(rows), rest], dim=1)
+def replace_rows(x: Tensor, rows: Tensor, start: int = 1) -> Tensor:
+    """``x``, ``[B, L, D]``, with rows from ``start`` on replaced: ``[m, D]`` or ``[B, m, D]``."""
+    count = rows.shape[-2]
+    first, _, last = x.split([start, count, x.shape[1] - start - count], dim=1)
     return torch.cat([first, rows.expand(len(x), -1, -1), last], dim=1)
+
+
+def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int) -> Prompts:
+    """Prompts ``[SOS] context name . [EOT]`` with the class names moved into the context.
+
+    Args:
+        names: tokens of each class name, without the full stop.
+        context: rows M of the context, shared (in the prefix) or each class's own.
+        before: rows of the context that stay before the name: M/2 is CoOp's ``middle``,
+            0 its ``front`` (Zhou et al., arXiv:2109.01134, section 3.2).
+    """
+    prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
+    rows = torch.cat([prefix, prompts.suffix], dim=1)
+    order = []
+    for count in names:
+        name, end = range(1 + context, 1 + context + count), rows.shape[1]
+        head, tail = range(1 + before), range(1 + before, 1 + context)
+        order.append([*head, *name, *tail, *range(name.stop, end)])
+    index = torch.tensor(order, device=rows.device)[..., None]
+    moved = rows.take_along_dim(index, dim=1)
+    shared = min(prompts.shared, 1 + before)
+    lengths = tuple(n + prompts.shared - shared for n in prompts.lengths)
+    return Prompts(prompts.prefix[:shared], moved[:, shared:], lengths)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
