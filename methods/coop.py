@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
+from compatbench.backbone.prompts import Prompts, move_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import (
     Backbone,
@@ -17,6 +21,8 @@ from compatbench.method import (
 )
 from compatbench.method.trained import TrainedMethod
 
+Position = Literal["end", "middle", "front"]
+
 
 class CoOp(TrainedMethod):
     """M context vectors, shared by all classes, stand before the class name.
@@ -27,6 +33,10 @@ class CoOp(TrainedMethod):
     epoch at 1e-5, batch 32, 200 epochs from 8 shots on; v is drawn from N(0, 0.02²), or
     starts at the embeddings of ``context_words``, which must then be ``context_length``
     tokens.
+
+    With ``position`` the name stands at the ``end`` of the context, in the ``middle``
+    (after the first M/2 vectors), or at its ``front``. With ``class_specific`` every class
+    has a context of its own, ``[C, M, D]``, and the module serves no other classes.
     """
 
     card = MethodCard(
@@ -40,13 +50,16 @@ class CoOp(TrainedMethod):
     class Config(TrainedMethod.Config):
         context_length: PositiveInt = 16
         context_words: str | None = None
+        position: Position = "end"
+        class_specific: bool = False
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         length, words = self.config.context_length, self.config.context_words
+        copies = (len(data.labels),) if self.config.class_specific else ()
         if words is None:
-            context = torch.randn(length, backbone.token_width, generator=rng) * 0.02
+            context = torch.randn(*copies, length, backbone.token_width, generator=rng) * 0.02
         else:
             context = backbone.embed_text(words)
             if len(context) != length:
@@ -54,9 +67,22 @@ class CoOp(TrainedMethod):
                     f"method '{self.card.name}': context_words '{words}' are {len(context)} "
                     f"tokens, but context_length is {length}"
                 )
+            context = context.repeat(*copies, 1, 1)
         return Module(trained={"context": context.to(backbone.device)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         context = require_shape(module, "context", backbone.token_width, "text tokens of width")
-        features = backbone.encode_prompts(backbone.prompts(labels, context))
-        return CosineClassifier(features, backbone.logit_scale)
+        if context.ndim == 3:
+            require_shape(module, "context", len(labels), "a number of classes of", dim=0)
+        prompts = arrange(backbone, labels, context, self.config.position)
+        return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
+
+
+def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Prompts:
+    """Prompts with the names at a position of a context ``[M, D]`` or ``[C, M, D]``."""
+    prompts = backbone.prompts(labels, context)
+    if position == "end":
+        return prompts
+    length = context.shape[-2]
+    before = length // 2 if position == "middle" else 0
+    return move_names(prompts, backbone.name_tokens(labels)[1], length, before)

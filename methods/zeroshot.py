@@ -20,8 +20,7 @@ class ZeroShot(Method):
     """Class weights are the text features of a template filled with the class names.
 
     Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, section 3.1. With ``ensemble`` the normalised features of all of
-    the task's templates are averaged (section 3.1.4).
+    Supervision*, section 3.1. The template is the task's first.
     """
 
     card = MethodCard(
@@ -33,18 +32,24 @@ class ZeroShot(Method):
         learns=False,
     )
 
-    class Config(Method.Config):
-        ensemble: bool = False
-
-    config: Config
-
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         return Module()
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        weights = (
-            backbone.zero_shot_ensemble(labels)
-            if self.config.ensemble
-            else backbone.zero_shot(labels)
-        )
-        return CosineClassifier(weights, backbone.logit_scale)
+        return CosineClassifier(backbone.zero_shot(labels), backbone.logit_scale)
+
+
+class ZeroShotEnsemble(ZeroShot):
+    """The normalised features of all of the task's templates, averaged (section 3.1.4)."""
+
+    card = MethodCard(
+        name="zeroshot_ensemble",
+        title="Zero-shot (ensemble)",
+        paper="arXiv:2103.00020",
+        inserts="none",
+        summary="the mean over all hand-written prompts gives the classifier",
+        learns=False,
+    )
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        return CosineClassifier(backbone.zero_shot_ensemble(labels), backbone.logit_scale)

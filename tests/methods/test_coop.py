@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from open_clip_reference import encode_contexts, encode_texts
-from torch import Tensor
+from formulas import cosine_logits, cross_entropy
+from open_clip_reference import encode_contexts, encode_texts, run_tower
+from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.coop import CoOp
+from compatbench.methods.coop import CoOp, Position
 
 
 def naive_logits(backbone: Backbone, labels: Labels, context: Tensor, images: Tensor) -> Tensor:
@@ -112,3 +114,94 @@ def test_defaults_are_the_published_recipe() -> None:
     )
     assert (recipe.batch_size, recipe.warmup_epochs, recipe.warmup_lr) == (32, 1, 1e-5)
     assert [recipe.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]
+
+
+def place_names(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Tensor:
+    """Features of [SOS, v₁..v_h, name, v_h+1..v_M, ".", EOT], h = M, M/2 or 0."""
+    half = {"end": len(context), "middle": len(context) // 2, "front": 0}[position]
+    tower: nn.Module = getattr(backbone.model, "text", backbone.model)  # type: ignore[assignment]
+    table: Tensor = tower.token_embedding.weight  # type: ignore[assignment, union-attr]
+    rows, last = [], []
+    for name in labels.names:
+        padded = backbone.tokenizer([f"{name}."])[0]
+        words, dot = table[padded[1:]], len(backbone.tokenizer.encode(name))
+        rest = words[dot : len(words) - len(context)]
+        prompt = [table[padded[:1]], context[:half], words[:dot], context[half:], rest]
+        rows.append(torch.cat(prompt))
+        last.append(1 + len(context) + dot + 1)
+    return run_tower(tower, torch.stack(rows), torch.tensor(last))
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_logits_equal_the_formula_wherever_the_name_stands(
+    backbone64: Backbone, labels: Labels, images64: Tensor, position: Position, length: int
+) -> None:
+    context = 0.3 * torch.randn(length, 32, generator=torch.Generator().manual_seed(1)).double()
+    method = CoOp(CoOp.Config(context_length=length, position=position))
+    logits = method.attach(Module({"context": context}), backbone64, labels)(images64)
+    texts = place_names(backbone64, labels, context, position)
+    expected = cosine_logits(backbone64, texts, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("position", ["middle", "front"])
+def test_the_first_step_with_the_name_elsewhere(
+    float64: None, clip64: Backbone, data64: FewShotData, position: Position
+) -> None:
+    recipe = CoOp.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1})
+    method = CoOp(CoOp.Config(recipe=recipe, max_steps=1, position=position))
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))["context"]
+
+    start = 0.02 * torch.randn(16, 32, generator=torch.Generator().manual_seed(3))
+    start.requires_grad_()
+    texts = place_names(clip64, data64.labels, start, position)
+    logits = cosine_logits(clip64, texts, data64.train.views[0])
+    (gradient,) = torch.autograd.grad(cross_entropy(logits, data64.train.targets), start)
+    expected = start - 0.1 * (gradient + 5e-4 * start)
+    assert (found - start).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_class_specific_contexts_are_each_class_s_own(
+    backbone64: Backbone, labels: Labels, images64: Tensor, position: Position
+) -> None:
+    own = 0.3 * torch.randn(5, 4, 32, generator=torch.Generator().manual_seed(1)).double()
+    method = CoOp(CoOp.Config(context_length=4, class_specific=True, position=position))
+    logits = method.attach(Module({"context": own}), backbone64, labels)(images64)
+    for c, name in enumerate(labels.names):
+        alone = Labels((name,), labels.templates, labels.teacher_template)
+        texts = place_names(backbone64, alone, own[c], position)
+        expected = cosine_logits(backbone64, texts, images64)
+        torch.testing.assert_close(logits[:, c : c + 1], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_class_specific_contexts_are_drawn_apart_and_serve_their_classes_only(
+    clip: Backbone, data: FewShotData
+) -> None:
+    method = CoOp(CoOp.Config(context_length=4, class_specific=True, max_steps=2))
+    start = method.init(clip, data, torch.Generator().manual_seed(0))["context"]
+    assert start.shape == (5, 4, 32)
+    assert not torch.equal(start[0], start[1])
+    module = method.fit(clip, data, torch.Generator().manual_seed(0))
+    other = Labels(("boat", "cat"), ("{}",), "{}")
+    with pytest.raises(NotTransferable, match="number of classes of 5, not 2"):
+        method.attach(module, clip, other)
+
+
+def test_class_specific_contexts_of_words_train_apart(clip: Backbone, data: FewShotData) -> None:
+    config = CoOp.Config(
+        context_length=4, context_words="a photo of a", class_specific=True, max_steps=3
+    )
+    start = CoOp(config).init(clip, data, torch.Generator())["context"]
+    words = clip.embed_text("a photo of a")
+    assert all(torch.equal(own, words) for own in start)
+    context = CoOp(config).fit(clip, data, torch.Generator())["context"]
+    assert not torch.equal(context[0], context[1])
+
+
+def test_context_words_of_another_length_are_refused(clip: Backbone, data: FewShotData) -> None:
+    method = CoOp(CoOp.Config(context_length=4, context_words="a photo"))
+    with pytest.raises(CompatbenchError, match=r"'a photo' are 2 tokens, but .* is 4"):
+        method.init(clip, data, torch.Generator())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
-from compatbench.methods.zeroshot import ZeroShot
+from compatbench.methods.zeroshot import ZeroShot, ZeroShotEnsemble
 
 
 def unit(x: Tensor) -> Tensor:
@@ -29,8 +29,7 @@ def test_logits_are_scaled_cosines_with_the_first_template(
 def test_the_ensemble_averages_normalised_features(
     backbone64: Backbone, labels: Labels, images64: Tensor
 ) -> None:
-    method = ZeroShot(ZeroShot.Config(ensemble=True))
-    logits = method.attach(Module(), backbone64, labels)(images64)
+    logits = ZeroShotEnsemble().attach(Module(), backbone64, labels)(images64)
     scale = backbone64.model.logit_scale.exp()  # type: ignore[operator, union-attr]
     for c, name in enumerate(labels.names):
         texts = [f"a photo of a {name}.", f"a drawing of the {name}.", f"{name} texture"]
@@ -42,9 +41,10 @@ def test_the_ensemble_averages_normalised_features(
 def test_the_ensemble_of_one_template_is_that_template(clip: Backbone, images: Tensor) -> None:
     labels = Labels(("dog", "tree"), ("a photo of a {}.",), "a photo of a {}.")
     single = ZeroShot().attach(Module(), clip, labels)(images)
-    ensemble = ZeroShot(ZeroShot.Config(ensemble=True)).attach(Module(), clip, labels)(images)
+    ensemble = ZeroShotEnsemble().attach(Module(), clip, labels)(images)
     torch.testing.assert_close(single, ensemble)
 
 
 def test_the_module_is_empty(clip: Backbone, data: FewShotData) -> None:
-    assert ZeroShot().fit(clip, data, torch.Generator()).tensors == {}
+    for method in (ZeroShot(), ZeroShotEnsemble()):
+        assert method.fit(clip, data, torch.Generator()).tensors == {}

@@ -1,0 +1,65 @@
+"""BitFit: nothing but the biases of the text tower is trained."""
+
+from __future__ import annotations
+
+import torch
+
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    NotTransferable,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+from compatbench.method.trained import TrainedMethod
+
+
+class BitFit(TrainedMethod):
+    """Every bias b of the text tower becomes b + Δb; the prompt is the hand-written one.
+
+    Ben Zaken et al., *BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
+    Masked Language-models*, section 3: the biases of attention, MLP and layer norms. Stored
+    are the differences Δb, which start at zero, so that another backbone keeps biases of its
+    own; one that lacks a bias of that name and size is refused. The image tower stays frozen:
+    its biases have no counterpart in EVA-CLIP.
+
+    There is no published recipe for CLIP: AdamW at 1e-3, the largest rate of the paper's
+    search (appendix A.2), without weight decay; batch, epochs and schedule are CoOp's.
+    """
+
+    card = MethodCard(
+        name="bitfit",
+        title="BitFit (text)",
+        paper="arXiv:2106.10199",
+        inserts="text-layers",
+        summary="trains the biases of the text tower",
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(optimizer="adamw", lr=1e-3, weight_decay=0.0)
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        return Module(
+            trained={
+                name: torch.zeros(weight.shape, device=backbone.device)
+                for name, weight in backbone.text.weights.items()
+                if name.endswith("bias")
+            }
+        )
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        weights = {}
+        for name, delta in module.trained.items():
+            frozen = backbone.text.weights.get(name)
+            if frozen is None:
+                raise NotTransferable(f"the backbone's text tower has no '{name}'")
+            require_shape(module, name, len(frozen), f"a '{name}' of size")
+            weights[name] = frozen + delta
+        features = backbone.encode_prompts(backbone.text_prompts(labels.fill()), weights)
+        return CosineClassifier(features, backbone.logit_scale)
