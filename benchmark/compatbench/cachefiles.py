@@ -56,7 +56,10 @@ def read_entry(path: Path) -> Tensor | None:
 
 
 def _checksum(features: Tensor) -> str:
-    return sha256_bytes(features.contiguous().numpy().tobytes())
+    import torch
+
+    # As bytes, for numpy has no bfloat16.
+    return sha256_bytes(features.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Frozen image features, computed once and kept in a content-addressed cache."""
+"""Frozen image features and tokens, computed once and kept in a content-addressed cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+import compatbench.backbone
 import compatbench.views
-from compatbench.backbone import Backbone
-from compatbench.cachefiles import FEATURES, describe_entry, read_entry, write_entry
+from compatbench.backbone import FEATURES, Backbone, ImageInput
+from compatbench.cachefiles import FEATURES as FOLDER
+from compatbench.cachefiles import describe_entry, read_entry, write_entry
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import sha256_json
 from compatbench.source import hash_code
@@ -21,6 +23,7 @@ from compatbench.task import Sample, Task
 from compatbench.views import View
 
 BATCH = 128
+PART = 2 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 DECODERS = 4  # threads that read and decode images while the backbone computes
 MOST_IN_MEMORY = 512 * 2**20  # bytes; what a process keeps of the entries it used last
 
@@ -38,7 +41,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, on_encoded: OnEncoded = lambda done, total: None) -> None:
-        self.folder = folder / FEATURES
+        self.folder = folder / FOLDER
         self.on_encoded = on_encoded
         self._memory: dict[str, Tensor] = {}
 
@@ -53,18 +56,55 @@ class FeatureCache:
         view = view or View()
         key = _key(backbone, task, samples, view)
         if key not in self._memory:
-            path = self.folder / key[:2] / f"{key}.safetensors"
-            features = _read(path)
-            if features is None:
-                with _locked(path):
-                    # Another process may have computed it while this one waited.
-                    features = _read(path, warn=False)
-                    if features is None:
-                        features = self._encode(backbone, task, samples, view)
-                        about = describe_entry(backbone.name, task.name, len(samples), view.number)
-                        write_entry(path, features, about)
-            self._remember(key, features.to(backbone.device))
+            entry = self._entry(backbone, task, samples, view)
+            self._remember(key, entry.to(backbone.device))
         return self._memory[key]
+
+    def tokens(
+        self,
+        backbone: Backbone,
+        task: Task,
+        samples: Sequence[Sample],
+        wanted: ImageInput,
+        view: View | None = None,
+    ) -> StoredRows:
+        """What a classifier takes for samples instead of features; it stays on disk.
+
+        Raises:
+            NotTransferable: the backbone's image tower cannot give it.
+            CompatbenchError: as above.
+        """
+        view = view or View()
+        parts = [
+            self._entry(backbone, task, samples[i : i + PART], view, wanted)
+            for i in range(0, len(samples), PART)
+        ]
+        return StoredRows(parts, PART, backbone.device)
+
+    def _entry(
+        self,
+        backbone: Backbone,
+        task: Task,
+        samples: Sequence[Sample],
+        view: View,
+        wanted: ImageInput = FEATURES,
+    ) -> Tensor:
+        """An entry, computed if it is not there; memory-mapped where it was read."""
+        key = _key(backbone, task, samples, view, wanted)
+        path = self.folder / key[:2] / f"{key}.safetensors"
+        entry = _read(path)
+        if entry is None:
+            with _locked(path):
+                # Another process may have computed it while this one waited.
+                entry = _read(path, warn=False)
+                if entry is None:
+                    entry = self._encode(backbone, task, samples, view, wanted)
+                    about = describe_entry(backbone.name, task.name, len(samples), view.number)
+                    write_entry(path, entry, about)
+                    if wanted != FEATURES:
+                        entry = _read(path)  # so that what was computed can be freed
+        assert entry is not None
+        return entry
 
     def _remember(self, key: str, features: Tensor) -> None:
         self._memory[key] = features
@@ -75,7 +115,12 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode(
-        self, backbone: Backbone, task: Task, samples: Sequence[Sample], view: View
+        self,
+        backbone: Backbone,
+        task: Task,
+        samples: Sequence[Sample],
+        view: View,
+        wanted: ImageInput,
     ) -> Tensor:
         """Encodes batch by batch: at no time are more than two batches of images in memory."""
         if not samples:
@@ -83,10 +128,39 @@ class FeatureCache:
         parts: list[Tensor] = []
         done = 0
         for images in _batches(backbone, task, samples, view):
-            parts.append(backbone.encode_images(images).cpu())
+            parts.append(backbone.encode_images(images, wanted).cpu())
             done += len(images)
             self.on_encoded(done, len(samples))
         return torch.cat(parts)
+
+
+class StoredRows:
+    """Rows that lie in memory-mapped entries, read as they are asked for.
+
+    Args:
+        parts: the entries, ``[size, ...]`` each, the last perhaps shorter.
+        device: where the rows are handed out.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], size: int, device: torch.device) -> None:
+        self._parts = parts
+        self._size = size
+        self._device = device
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The rows of an index ``[n]``, ``[n, ...]``."""
+        size = self._size
+        rows = [self._parts[i // size][i % size] for i in index.tolist()]
+        return torch.stack(rows).to(self._device)
+
+    def batches(self) -> Iterator[Tensor]:
+        """All rows in order, a batch at a time."""
+        for part in self._parts:
+            for batch in part.split(BATCH):
+                yield batch.to(self._device)
 
 
 def _batches(
@@ -121,8 +195,17 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _key(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) -> str:
+def _key(
+    backbone: Backbone,
+    task: Task,
+    samples: Sequence[Sample],
+    view: View,
+    wanted: ImageInput = FEATURES,
+) -> str:
     code = [hash_code(Path(__file__)), hash_code(Path(compatbench.views.__file__))]
+    if wanted != FEATURES:
+        folder = Path(compatbench.backbone.__file__).parent
+        code += [hash_code(path) for path in sorted(folder.glob("image*.py"))]
     return sha256_json(
         [
             backbone.card.sha256,
@@ -132,6 +215,7 @@ def _key(backbone: Backbone, task: Task, samples: Sequence[Sample], view: View) 
             task.source.fingerprint(),
             [sample.id for sample in samples],
             view.settings,
+            [wanted.kind, wanted.block],
             code,
         ]
     )

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+from compatbench.backbone import FEATURES, ImageInput
 from compatbench.cachefiles import list_entries, prune_entries, read_entry, write_entry
 from compatbench.cli.app import app
 from compatbench.cli.sizes import format_bytes, parse_bytes
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.features import BATCH, FeatureCache
+from compatbench.features import BATCH, PART, FeatureCache
 from compatbench.task.images import Sample
 from compatbench.views import View
 
@@ -42,12 +43,13 @@ class FakeBackbone:
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
         self.encoded += len(images)
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{os.getpid()} {len(images)}\n")
-        return images.mean((-1, -2))
+        features = images.mean((-1, -2))
+        return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
 
 
 @dataclass
@@ -136,6 +138,65 @@ def test_progress_reaches_the_number_of_images(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     cache.features(FakeBackbone(), task, task.samples)  # type: ignore[arg-type]
     assert told == [(BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+
+
+def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None:
+    backbone, task = FakeBackbone(), FakeTask(count=PART + BATCH + 3)
+    wanted = ImageInput("hidden", 1)
+    tokens = FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)  # type: ignore[arg-type]
+    images = torch.stack([backbone.preprocess(task.image(sample)) for sample in task.samples])
+    expected = backbone.encode_images(images, wanted)
+    assert len(tokens) == len(expected)
+    index = torch.tensor([PART + 1, 0, 7, PART - 1, PART, len(expected) - 1, 0])
+    assert torch.equal(tokens[index], expected[index])
+    batches = list(tokens.batches())
+    assert torch.equal(torch.cat(batches), expected)
+    assert max(len(batch) for batch in batches) == BATCH
+
+
+def test_tokens_are_computed_once_and_a_part_at_a_time(tmp_path: Path) -> None:
+    task, first, second = FakeTask(count=PART + 4), FakeBackbone(), FakeBackbone()
+    wanted = ImageInput("hidden")
+    for backbone in (first, second):
+        FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)  # type: ignore[arg-type]
+    assert (first.encoded, second.encoded) == (PART + 4, 0)
+    [victim] = [entry for entry in list_entries(tmp_path) if entry.about["images"] == 4]
+    victim.path.write_bytes(victim.path.read_bytes()[:-1] + b"\x7f")
+    with pytest.warns(CompatbenchWarning, match="damaged and is computed again"):
+        FeatureCache(tmp_path).tokens(second, task, task.samples, wanted)  # type: ignore[arg-type]
+    assert second.encoded == 4
+
+
+def test_features_and_tokens_of_two_blocks_are_three_entries(tmp_path: Path) -> None:
+    backbone, task, cache = FakeBackbone(), FakeTask(), FeatureCache(tmp_path)
+    cache.features(backbone, task, task.samples)  # type: ignore[arg-type]
+    for block in (0, 1):
+        cache.tokens(backbone, task, task.samples, ImageInput("hidden", block))  # type: ignore[arg-type]
+    assert len(list_entries(tmp_path)) == 3
+
+
+def test_tokens_that_were_read_are_mapped_and_not_held(tmp_path: Path) -> None:
+    """What is read of a file shows in the page cache, not in the process's own memory."""
+    path = tmp_path / "entry.safetensors"
+    write_entry(path, torch.arange(2.0**22).reshape(4, -1), {})
+    found = read_entry(path)
+    assert found is not None
+    with path.open("rb") as file:
+        mapped = Path(f"/proc/{os.getpid()}/maps")
+        if not mapped.exists():
+            pytest.skip("the system does not tell what is mapped")
+        assert os.fstat(file.fileno()).st_size > 2**24
+        assert str(path) in mapped.read_text()
+
+
+def test_entries_of_low_precision_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "entry.safetensors"
+    tokens = torch.randn(3, 2, 4).bfloat16()
+    write_entry(path, tokens, {})
+    found = read_entry(path)
+    assert found is not None
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, tokens)
 
 
 def _compute(folder: Path, log: Path) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import build_model, build_tokenizer
+from compatbench.backbone.image import DENSE, FEATURES, ImageInput, ImageTower
 from compatbench.backbone.memory import memory_budget, set_memory_budget
 from compatbench.backbone.prompts import Prompts, pad_rows
 from compatbench.backbone.text import TextTower
@@ -21,7 +22,18 @@ from compatbench.labels import Labels
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-__all__ = ["Backbone", "Labels", "Prompts", "load_backbone", "memory_budget", "set_memory_budget"]
+__all__ = [
+    "DENSE",
+    "FEATURES",
+    "Backbone",
+    "ImageInput",
+    "ImageTower",
+    "Labels",
+    "Prompts",
+    "load_backbone",
+    "memory_budget",
+    "set_memory_budget",
+]
 
 
 # What the frozen towers compute in. A module, its optimiser, features and logits are
@@ -93,11 +105,29 @@ class Backbone:
         """What decides how an image becomes a tensor: size, mean, std, interpolation."""
         return dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
 
+    @cached_property
+    def image(self) -> ImageTower:
+        """The image tower, for methods that act inside it.
+
+        Raises:
+            NotTransferable: nothing can be inserted into a tower of this kind.
+        """
+        return ImageTower(self.model.visual, self.name)  # type: ignore[arg-type]
+
     @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``."""
+    def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
+        """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
+
+        Args:
+            wanted: what to compute instead of features. Hidden tokens keep the precision of
+                the tower; whatever leaves it is float32.
+        """
         images = images.to(self.device, self.dtype)
-        return self._widen(self.model.visual(images))  # type: ignore[operator]
+        if wanted.kind == "features":
+            return self._widen(self.model.visual(images))  # type: ignore[operator]
+        if wanted.kind == "dense":
+            return self.image.encode_dense(self.image.embed(images))
+        return self.image.embed(images, wanted.block)
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, without start and end."""

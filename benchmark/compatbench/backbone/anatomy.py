@@ -85,7 +85,7 @@ def examine(model: nn.Module, name: str) -> Anatomy:
             shifted_class_mask=not getattr(tower, "correct_cls_mask", False),
             pad_mask=getattr(tower, "use_pad_mask", False),
             pad=getattr(tower, "pad_id", 0),
-            standard_blocks=all(_is_standard(b) for b in tower.transformer.resblocks),
+            standard_blocks=all(is_standard(b) for b in tower.transformer.resblocks),
         )
         context_length = tower.context_length
     except AttributeError as error:
@@ -128,7 +128,7 @@ def _is_causal(mask: Tensor) -> bool:
 def _is_known(block: nn.Module) -> bool:
     from open_clip.transformer import Attention, CustomResidualAttentionBlock
 
-    if _is_standard(block):
+    if is_standard(block):
         return True
     attention = getattr(block, "attn", None)
     # open_clip's own scaled cosine attention does not run.
@@ -139,7 +139,7 @@ def _is_known(block: nn.Module) -> bool:
     )
 
 
-def _is_standard(block: nn.Module) -> bool:
+def is_standard(block: nn.Module) -> bool:
     """Norm, multi-head attention, norm, MLP: what the fast path computes by itself."""
     from open_clip.transformer import ResidualAttentionBlock
 

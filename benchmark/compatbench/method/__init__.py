@@ -8,38 +8,43 @@ classifier on any backbone, and is given class names and templates but never ima
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels
+from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method.module import Module
 
 __all__ = [
+    "DENSE",
+    "FEATURES",
     "Backbone",
     "Classifier",
     "CosineClassifier",
     "FeatureSet",
     "FewShotData",
+    "ImageInput",
     "Labels",
     "Method",
     "MethodCard",
     "MethodConfig",
     "Module",
     "NotTransferable",
+    "Rows",
     "require_shape",
 ]
 
 Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
 Depth = Literal["none", "shallow", "deep"]
 
-# Image features [batch, e], not normalised, to logits [batch, classes].
+# Image features [batch, e], not normalised, to logits [batch, classes]; or whatever else
+# the method's `image_input` names, its first dimension being the batch.
 Classifier = Callable[[Tensor], Tensor]
 
 
@@ -54,6 +59,9 @@ class MethodCard:
         inserts: the place, or places, where the module acts.
         summary: the idea in one line.
         learns: False for a method that looks at no image; it is run for one seed only.
+        zero_shot_at: the module at which the method is the zero-shot classifier, if there is
+            one: for each tensor the number that fills it, or the words it holds the token
+            embeddings of. Other tensors are as they were fitted.
     """
 
     name: str
@@ -62,6 +70,7 @@ class MethodCard:
     inserts: Place | tuple[Place, ...]
     summary: str
     learns: bool = True
+    zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -81,6 +90,14 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Rows(Protocol):
+    """A tensor, or what hands out its rows as one would, reading only those from disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Frozen image features of some samples.
@@ -89,14 +106,21 @@ class FeatureSet:
         plain: features of the plain view, not normalised, ``[N, e]``.
         views: features of the training views, ``[views, N, e]``.
         targets: labels, ``[N]``.
+        view_inputs: for each training view, what the method's ``image_input`` names,
+            ``[N, ...]``; None for features.
     """
 
     plain: Tensor
     views: Tensor
     targets: Tensor
+    view_inputs: Sequence[Rows] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def inputs(self, rows: Tensor, view: int = 0) -> Tensor:
+        """What the method's classifier takes for some samples under a training view."""
+        return (self.views if self.view_inputs is None else self.view_inputs)[view][rows]
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,17 @@ class Method(ABC):
 
     def __init__(self, config: BaseModel | None = None) -> None:
         self.config = config if config is not None else self.Config()
+
+    def image_input(self, backbone: Backbone) -> ImageInput:
+        """What this method's classifiers take for an image on a backbone: its features.
+
+        A method that acts inside the image tower takes the tokens that enter the first
+        block it touches; the frozen part before that is computed once and cached.
+
+        Raises:
+            NotTransferable: the backbone's image tower cannot give it.
+        """
+        return FEATURES
 
     @abstractmethod
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:

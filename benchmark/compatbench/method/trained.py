@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,24 @@ class Batch:
         targets: labels, ``[batch]``.
         backbone: the source.
         labels: class names and templates, for teachers.
+        tokens: where ``image_input`` names something else than features, that, under the
+            same view, ``[batch, ...]``.
+        other_view: features of the same images under the next training view, ``[batch, e]``.
+        rng: the fit's generator, for what a loss draws.
     """
 
     features: Tensor
     targets: Tensor
     backbone: Backbone
     labels: Labels
+    tokens: Tensor | None = None
+    other_view: Tensor | None = None
+    rng: torch.Generator | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the method's classifier takes for the images."""
+        return self.features if self.tokens is None else self.tokens
 
 
 class TrainedMethod(Method):
@@ -57,10 +70,17 @@ class TrainedMethod(Method):
 
         ``classifier`` is what the method's own ``attach`` returned.
         """
-        return F.cross_entropy(classifier(batch.features), batch.targets)
+        return F.cross_entropy(classifier(batch.inputs), batch.targets)
+
+    def epoch_weights(self, epochs: int) -> Sequence[float] | None:
+        """Weights with which the modules after each epoch are averaged; None keeps the last."""
+        return None
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Runs the recipe from ``init`` and returns the module after the last step."""
+        """Runs the recipe from ``init`` and returns the module after the last step.
+
+        Or the average of the modules after each epoch, where ``epoch_weights`` has weights.
+        """
         recipe: Recipe = self.config.recipe  # type: ignore[attr-defined]
         module = self.init(backbone, data, rng)
         for tensor in module.trained.values():
@@ -73,8 +93,10 @@ class TrainedMethod(Method):
         if (cap := self.config.max_steps) is not None:  # type: ignore[attr-defined]
             per_epoch = min(per_epoch, cap)
             epochs = min(epochs, cap // per_epoch)
+        average = _Average(self.epoch_weights(epochs), module)
         for epoch in range(epochs):
-            features = train.views[epoch % len(train.views)]
+            view, next_view = epoch % len(train.views), (epoch + 1) % len(train.views)
+            features, others = train.views[view], train.views[next_view]
             order = torch.randperm(len(train), generator=rng).to(features.device)
             for step in range(per_epoch):
                 chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
@@ -83,8 +105,36 @@ class TrainedMethod(Method):
                 )
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                batch = Batch(features[chosen], train.targets[chosen], backbone, data.labels)
+                batch = Batch(
+                    features[chosen],
+                    train.targets[chosen],
+                    backbone,
+                    data.labels,
+                    train.inputs(chosen, view) if train.view_inputs is not None else None,
+                    others[chosen],
+                    rng,
+                )
                 optimizer.zero_grad()
                 self.loss(self.attach(module, backbone, data.labels), batch).backward()
                 optimizer.step()
-        return module.detach()
+            average.add(epoch)
+        return average.module()
+
+
+class _Average:
+    """The weighted sum of a module's trained tensors over epochs, or the module itself."""
+
+    def __init__(self, weights: Sequence[float] | None, module: Module) -> None:
+        self._weights = weights
+        self._module = module
+        self._sums = {name: torch.zeros_like(t) for name, t in module.trained.items()}
+
+    @torch.no_grad()
+    def add(self, epoch: int) -> None:
+        if self._weights is not None:
+            for name, tensor in self._module.trained.items():
+                self._sums[name] += self._weights[epoch] * tensor
+
+    def module(self) -> Module:
+        trained = self._module.trained if self._weights is None else self._sums
+        return Module(trained, self._module.stored).detach()

@@ -12,9 +12,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.features import FeatureCache
+from compatbench.features import FeatureCache, StoredRows
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
@@ -81,7 +81,7 @@ class Worker:
 
     def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         backbone = self._load(cell.source, precision=cell.training.precision)
-        data = self.few_shot_data(cell, backbone)
+        data = self.few_shot_data(cell, backbone, method.image_input(backbone))
         rng = torch.Generator().manual_seed(cell.seed)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
@@ -98,33 +98,40 @@ class Worker:
         self.store.write(record)
         return record, module
 
-    def few_shot_data(self, cell: Cell, backbone: Backbone) -> FewShotData:
-        """The cell's few-shot draw, as features of a backbone."""
+    def few_shot_data(
+        self, cell: Cell, backbone: Backbone, wanted: ImageInput = FEATURES
+    ) -> FewShotData:
+        """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
         train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        training, plain = cell.training, [View()]
+        views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
             shots=cell.shots,
-            train=self._feature_set(cell, backbone, task, train, augment=True),
-            val=self._feature_set(cell, backbone, task, val, augment=False),
+            train=self._feature_set(
+                backbone, task, train, views if training.views > 1 else plain, wanted
+            ),
+            val=self._feature_set(backbone, task, val, plain, wanted),
         )
 
     def _feature_set(
-        self, cell: Cell, backbone: Backbone, task: Task, samples: list[Sample], augment: bool
+        self,
+        backbone: Backbone,
+        task: Task,
+        samples: list[Sample],
+        views: list[View],
+        wanted: ImageInput,
     ) -> FeatureSet:
-        plain = self.cache.features(backbone, task, samples)
-        views = [plain]
-        if augment and cell.training.views > 1:
-            views = [
-                self.cache.features(
-                    backbone,
-                    task,
-                    samples,
-                    View(number, cell.training.crop_scale, cell.training.flip),
-                )
-                for number in range(1, cell.training.views + 1)
-            ]
-        return FeatureSet(plain, torch.stack(views), _targets(samples, backbone))
+        cache = self.cache
+        return FeatureSet(
+            cache.features(backbone, task, samples),
+            torch.stack([cache.features(backbone, task, samples, view) for view in views]),
+            _targets(samples, backbone),
+            None
+            if wanted == FEATURES
+            else [cache.tokens(backbone, task, samples, wanted, view) for view in views],
+        )
 
     def _measure(
         self,
@@ -138,7 +145,9 @@ class Worker:
         start = time.perf_counter()
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
+        wanted = FEATURES
         try:
+            wanted = method.image_input(backbone)
             with torch.no_grad():
                 classifier = method.attach(
                     module.to(backbone.device), backbone, load_task(cell.task).labels
@@ -163,10 +172,13 @@ class Worker:
             features = self.cache.features(backbone, test_set, samples)
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
+            inputs = features
+            if wanted != FEATURES:
+                inputs = self.cache.tokens(backbone, test_set, samples, wanted)
             start = time.perf_counter()
             try:
-                with torch.no_grad():
-                    logits = _check_logits(classifier(features), len(samples), len(test_set.labels))
+                logits = _classify(classifier, inputs)
+                logits = _check_logits(logits, len(samples), len(test_set.labels))
             except Exception as error:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
@@ -196,6 +208,14 @@ def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
     return torch.tensor(
         [sample.label for sample in samples], dtype=torch.long, device=backbone.device
     )
+
+
+@torch.no_grad()
+def _classify(classifier: Classifier, inputs: Tensor | StoredRows) -> Tensor:
+    """Logits of all images; what lies on disk is read and classified batch by batch."""
+    if isinstance(inputs, Tensor):
+        return classifier(inputs)
+    return torch.cat([classifier(batch) for batch in inputs.batches()])
 
 
 def _check_logits(logits: Tensor, images: int, classes: int) -> Tensor:

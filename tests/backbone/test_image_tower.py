@@ -1,0 +1,311 @@
+"""The image tower, run from any block on: equal to open_clip's and timm's own forward."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from tiny_models import image_config, randomise, text_config, tiny_clip, tiny_eva_clip, wrap
+from torch import Tensor, nn
+
+from compatbench.backbone import DENSE, Backbone, ImageInput, ImageTower
+from compatbench.errors import NotTransferable
+
+EVA_SIZES = dict(img_size=24, patch_size=12, embed_dim=32, depth=2, num_heads=2, num_classes=16)
+
+
+def clip_tower(quick_gelu: bool = True, **changes: Any) -> nn.Module:
+    model = CLIP(16, image_config() | changes, text_config(), quick_gelu=quick_gelu)  # type: ignore[arg-type]
+    return randomise(model, 3).double().visual  # type: ignore[return-value]
+
+
+@cache
+def _eva_shell() -> nn.Module:
+    return tiny_eva_clip().visual
+
+
+def eva_tower(**changes: Any) -> nn.Module:
+    """timm's ``Eva`` where open_clip puts it."""
+    from timm.models.eva import Eva
+
+    visual: Any = copy.copy(_eva_shell())
+    visual._modules = dict(visual._modules)
+    settings = EVA_SIZES | dict(global_pool="token", use_rot_pos_emb=True) | changes
+    visual.trunk, visual.head = Eva(**settings), nn.Sequential()  # type: ignore[arg-type]
+    return randomise(visual, 4).double()
+
+
+EVA02 = dict(qkv_fused=False, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True)
+TOWERS = {
+    "clip": lambda: clip_tower(),
+    "clip-gelu": lambda: clip_tower(quick_gelu=False),
+    "clip-without-ln-pre": lambda: clip_tower(no_ln_pre=True),
+    "clip-layer-scale": lambda: clip_tower(ls_init_value=0.5),
+    "clip-average": lambda: clip_tower(pool_type="avg"),
+    "clip-average-then-norm": lambda: clip_tower(pool_type="avg", final_ln_after_pool=True),
+    "clip-attention-pool": lambda: clip_tower(attentional_pool=True, attn_pooler_heads=2),
+    "eva-mini": lambda: tiny_eva_clip().double().visual,
+    "eva02": lambda: eva_tower(**EVA02),
+    "eva01": lambda: eva_tower(use_rot_pos_emb=False),
+    "eva-without-bias": lambda: eva_tower(qkv_bias=False),
+    "eva-average": lambda: eva_tower(global_pool="avg"),
+    "eva-post-norm": lambda: eva_tower(use_post_norm=True),
+    "eva-layer-scale": lambda: eva_tower(init_values=0.5),
+    "eva-registers": lambda: eva_tower(num_reg_tokens=2),
+    "eva-mixed-rope": lambda: eva_tower(rope_type="mixed"),
+    "eva-half-rotation": lambda: eva_tower(rope_type="dinov3", rope_rotate_half=True),
+    "eva-pre-norm-and-map": lambda: eva_tower(
+        attn_type="rope", use_pre_transformer_norm=True, global_pool="map", qk_norm=True
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def visual(request: pytest.FixtureRequest) -> Any:
+    return TOWERS[request.param]()
+
+
+def pixels(visual: Any, batch: int = 3, seed: int = 0) -> Tensor:
+    side = visual.image_size[0] if hasattr(visual, "class_embedding") else 0
+    side = side or visual.trunk.patch_embed.img_size[0]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, side, side, generator=generator, dtype=torch.float64)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def run_with_prompts(visual: Any, images: Tensor, prompts: list[Tensor]) -> Tensor:
+    """The tower's own blocks over all tokens: appended first, then replaced block by block."""
+    if hasattr(visual, "class_embedding"):
+        x = visual.conv1(images).flatten(2).mT
+        start = visual.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat([start, x], dim=1) + visual.positional_embedding
+        norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
+    else:
+        trunk = visual.trunk
+        x, rope = trunk._pos_embed(trunk.patch_embed(images))
+        norm, blocks = trunk.norm_pre, trunk.blocks
+    own = x.shape[1]
+    for i, block in enumerate(blocks):
+        if i < len(prompts):
+            x = torch.cat([x[:, :own], prompts[i].expand(len(x), -1, -1)], dim=1)
+        x = norm(x) if i == 0 else x
+        if rope is None:
+            x = block(x)
+            continue
+        table = rope[i] if trunk.rope_mixed else rope
+        # Behind the patches, the angle is zero: sine 0, cosine 1.
+        still = torch.zeros(*table.shape[:-2], x.shape[1] - own, table.shape[-1]).double()
+        still[..., table.shape[-1] // 2 :] = 1
+        x = block(x, rope=torch.cat([table, still], dim=-2))
+    x = x[:, :own]
+    if hasattr(visual, "class_embedding"):
+        return visual._pool(x)[0] @ visual.proj
+    return visual.head(trunk.forward_head(trunk.norm(x)))
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_from_any_block_it_equals_the_model_s_own_forward(visual: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    expected = visual(images)
+    for block in range(tower.depth):
+        hidden = tower.embed(images, block)
+        assert hidden.shape == (3, tower.tokens, tower.width)
+        assert_same(tower.encode(hidden, block=block), expected)
+
+
+@pytest.mark.parametrize("counts", [[2], [1, 3]], ids=str)
+def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(
+    visual: Any, counts: list[int]
+) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    prompts = [draw(n, tower.width, seed=i + 1) for i, n in enumerate(counts)]
+    inserted = [tower.enter(prompts[0]), *prompts[1:]]
+    found = tower.encode(tower.embed(images), prompts=inserted)
+    expected = run_with_prompts(visual, images, prompts)
+    assert_same(found, expected)
+    assert (found - visual(images)).abs().max() > 1e-4
+
+    weight = draw(*expected.shape, seed=9).detach()
+    learned = [prompt for prompt in prompts if len(prompt)]
+    gradients = [
+        torch.autograd.grad((weight * features).sin().sum(), learned)
+        for features in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_prompts_from_an_inner_block_on(visual: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    prompts = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
+    found = tower.encode(tower.embed(images, 1), block=1, prompts=prompts)
+    assert_same(found, run_with_prompts(visual, images, [draw(0, tower.width), *prompts]))
+
+
+def test_no_prompts_are_no_change(visual: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    empty = [draw(0, tower.width)] * tower.depth
+    assert_same(tower.encode(tower.embed(images), prompts=empty), visual(images))
+
+
+def test_prompts_of_each_image_are_its_own(visual: Any) -> None:
+    tower = ImageTower(visual, "tiny")
+    hidden = tower.embed(pixels(visual))
+    prompts = [draw(3, 2, tower.width, seed=i) for i in range(2)]
+    together = tower.encode(hidden, prompts=prompts)
+    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in prompts]) for i in range(3)]
+    assert_same(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_an_update_equals_the_merged_weight(visual: Any, part: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    down, up = draw(2, tower.width, seed=1), draw(tower.width, 2, seed=2)
+    merged: Any = copy.deepcopy(visual)
+    place = ["q", "k", "v"].index(part)
+    with torch.no_grad():
+        if hasattr(merged, "class_embedding"):
+            weight = merged.transformer.resblocks[1].attn.in_proj_weight
+        else:
+            attention = merged.trunk.blocks[1].attn
+            weight = (attention.qkv or getattr(attention, f"{part}_proj")).weight
+        rows = weight if len(weight) == tower.width else weight.chunk(3)[place]
+        rows += up @ down
+    found = tower.encode(
+        tower.embed(images, 1), block=1, updates={(1, part): lambda x: x @ down.T @ up.T}
+    )
+    assert_same(found, merged(images))
+    found.sin().sum().backward()
+    assert down.grad is not None
+    assert down.grad.abs().max() > 0
+
+
+def test_replaced_weights_are_those_that_count(visual: Any) -> None:
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    before = {name: tensor.clone() for name, tensor in visual.named_parameters()}
+    changed: Any = copy.deepcopy(visual)
+    weights = {}
+    for i, (name, tensor) in enumerate(changed.named_parameters()):
+        if "bias" in name and ".1." in name:
+            weights[name] = tensor.detach() + 0.3 * draw(*tensor.shape, seed=i)
+            tensor.data.copy_(weights[name])
+    assert weights
+    hidden = tower.embed(images)
+    found = tower.encode(hidden, weights=weights)
+    assert_same(found, changed(images))
+    assert (found - tower.encode(hidden)).abs().max() > 1e-4
+    assert all(torch.equal(before[name], tensor) for name, tensor in visual.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["clip", "clip-average", "eva-mini", "eva-registers"])
+def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> None:
+    visual: Any = TOWERS[name]()
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    found = tower.encode_dense(tower.embed(images))
+    assert_same(found[:, 0], visual(images))
+    if name.startswith("clip"):
+        tokens = visual.ln_post(visual.transformer(visual._embeds(images)))
+        patches = tokens[:, 1:] @ visual.proj
+    else:
+        tokens = visual.trunk.forward_features(images)
+        patches = visual.head(visual.trunk.head(tokens[:, visual.trunk.num_prefix_tokens :]))
+    assert_same(found[:, 1:], patches)
+
+
+def test_dense_features_see_the_prompts() -> None:
+    visual: Any = TOWERS["clip"]()
+    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    prompts = [draw(2, tower.width, seed=i) for i in range(2)]
+    dense = tower.encode_dense(tower.embed(images), prompts=prompts)
+    assert dense.shape == (3, 5, 16)
+    assert_same(dense[:, 0], tower.encode(tower.embed(images), prompts=prompts))
+    assert (dense - tower.encode_dense(tower.embed(images))).abs()[:, 1:].max() > 1e-4
+
+
+def test_an_attention_pooled_tower_has_no_dense_features() -> None:
+    visual: Any = TOWERS["clip-attention-pool"]()
+    tower = ImageTower(visual, "tiny")
+    with pytest.raises(NotTransferable, match="pools by attention"):
+        tower.encode_dense(tower.embed(pixels(visual)))
+
+
+def _resnet() -> nn.Module:
+    return CLIP(16, dict(layers=(1, 1, 1, 1), width=8, image_size=32), text_config()).visual  # type: ignore[arg-type]
+
+
+def _siglip() -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    visual: Any = eva_tower()
+    visual.trunk = VisionTransformer(24, 12, embed_dim=32, depth=1, num_heads=2, num_classes=0)
+    return visual
+
+
+def _gated() -> nn.Module:
+    visual: Any = eva_tower()
+    visual.trunk.blocks[1].attn.gate = nn.Linear(32, 32)
+    return visual
+
+
+REFUSED = {
+    "neither CLIP's nor EVA's": _resnet,
+    "'VisionTransformer' is neither": _siglip,
+    "blocks are not open_clip's standard": lambda: clip_tower(block_type="custom"),
+    "pooled by 'none'": lambda: clip_tower(pool_type="none"),
+    "pooled by ''": lambda: eva_tower(global_pool=""),
+    "attention is gated": _gated,
+    "share keys and values": lambda: eva_tower(attn_type="rope", qkv_fused=False, num_kv_heads=1),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_tower_that_is_not_understood_is_refused(reason: str) -> None:
+    with pytest.raises(NotTransferable, match=f"image tower of 'odd'.*{reason}"):
+        ImageTower(REFUSED[reason](), "odd")
+
+
+def test_prompts_without_a_place_are_refused(clip: Backbone) -> None:
+    tower = clip.image
+    with pytest.raises(NotTransferable, match="width 33, not 32"):
+        tower.check_prompts([torch.zeros(2, 33)])
+    with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
+        tower.check_prompts([torch.zeros(2, 32)] * 3)
+    with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
+        tower.check_prompts([torch.zeros(2, 32)] * 2, block=1)
+    with pytest.raises(NotTransferable, match=r"from block 2 on.* has 2"):
+        tower.embed(torch.zeros(1, 3, 24, 24), 2)
+    tower.check_prompts([torch.zeros(2, 32)] * 2)
+
+
+def test_a_backbone_gives_what_is_wanted(backbone64: Backbone) -> None:
+    images = pixels(backbone64.model.visual)
+    features = backbone64.encode_images(images)
+    hidden = backbone64.encode_images(images, ImageInput("hidden", 1))
+    assert_same(backbone64.image.encode(hidden, block=1), features)
+    dense = backbone64.encode_images(images, DENSE)
+    assert dense.shape[1] == 1 + (images.shape[-1] // 12) ** 2
+    assert_same(dense[:, 0], features)
+
+
+def test_what_leaves_a_tower_of_low_precision_is_float32() -> None:
+    backbone = wrap(tiny_clip().bfloat16(), "low")
+    hidden = backbone.encode_images(torch.zeros(2, 3, 24, 24), ImageInput("hidden"))
+    assert hidden.dtype == torch.bfloat16
+    prompt = torch.full((2, 32), 0.1, requires_grad=True)
+    features = backbone.image.encode(hidden, prompts=[backbone.image.enter(prompt)])
+    assert features.dtype == torch.float32
+    features.sum().backward()
+    assert prompt.grad is not None
+    assert prompt.grad.dtype == torch.float32
