@@ -1,0 +1,103 @@
+"""CoCoOp: the context is shifted by a function of the image."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+
+from .coop import CoOp
+
+
+class CoCoOp(CoOp):
+    """v_m(x) = v_m + π(x): a small network turns the image feature into a shift of the context.
+
+    Zhou et al., *Conditional Prompt Learning for Vision-Language Models*, section 3.2:
+    π(x) = W_2 ReLU(W_1 f(x) + b_1) + b_2 with a bottleneck of e/16, f(x) normalised; every
+    image has prompts, and so class weights t_c(x), of its own, and z_c = s · cos(f(x), t_c(x)).
+    The context starts at the words "a photo of a". Recipe: SGD at 2e-3, 10 epochs of batches
+    of one image. On another backbone the network is handed that backbone's image features.
+    """
+
+    card = MethodCard(
+        name="cocoop",
+        title="CoCoOp",
+        paper="arXiv:2203.05557",
+        inserts="text-input",
+        summary="shifts the context by a function of the image",
+    )
+
+    class Config(CoOp.Config):
+        recipe: Recipe = Recipe(batch_size=1, epochs=10)
+        context_length: PositiveInt = 4
+        context_words: str | None = "a photo of a"
+        position: Literal["end"] = "end"
+        class_specific: Literal[False] = False
+        reduction: PositiveInt = 16
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        network = bottleneck(backbone, self.config.reduction, backbone.token_width, rng)
+        return Module(super().init(backbone, data, rng).trained | network)
+
+    def attach(  # type: ignore[override]
+        self, module: Module, backbone: Backbone, labels: Labels
+    ) -> Classifier:
+        context = require_shape(module, "context", backbone.token_width, "text tokens of width")
+        require_shape(module, "down", backbone.embed_dim, "image features of size")
+
+        def classify(features: Tensor) -> Tensor:
+            images = F.normalize(features, dim=-1)
+            contexts = context + _shift(module, images)[:, None]
+            texts = backbone.encode_prompts(backbone.image_prompts(labels, contexts))
+            return backbone.logit_scale * _cosines(images, texts)
+
+        return classify
+
+
+def _shift(module: Module, images: Tensor) -> Tensor:
+    """π(x) of normalised image features, ``[B, D]``."""
+    hidden = F.relu(F.linear(images, module["down"], module["down_bias"]))
+    return F.linear(hidden, module["up"], module["up_bias"])
+
+
+def _cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosines of images ``[B, e]`` with the classes of each, ``[B, C, e]``."""
+    return torch.einsum("be,bce->bc", images, F.normalize(texts, dim=-1))
+
+
+def bottleneck(
+    backbone: Backbone, reduction: int, width: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Two layers from the joint space to ``width`` through e/reduction units.
+
+    Initialised as ``nn.Linear`` is: uniform within ± 1/√fan-in.
+    """
+    size = backbone.embed_dim
+    hidden = max(size // reduction, 1)
+    shapes = {
+        "down": ((hidden, size), size),
+        "down_bias": ((hidden,), size),
+        "up": ((width, hidden), hidden),
+        "up_bias": ((width,), hidden),
+    }
+    return {
+        name: ((torch.rand(shape, generator=rng) * 2 - 1) / math.sqrt(fan_in)).to(backbone.device)
+        for name, (shape, fan_in) in shapes.items()
+    }

@@ -1,0 +1,89 @@
+"""TCP: prompts that carry class knowledge, made from the zero-shot features of the classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from compatbench.backbone.prompts import Swap
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    NotTransferable,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+
+from .cocoop import bottleneck
+from .kgcoop import KgCoOp
+
+
+class TCP(KgCoOp):
+    """KgCoOp whose context is, in a late block, overwritten by a function of the class.
+
+    Yao et al., *TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model*,
+    section 3.2. With t⁰_c the frozen features of a hand-written template, P_c =
+    W_2 q(W_1 t⁰_c + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU), and
+    replaces the M context rows of class c before block 8, counted from 0, of the text
+    tower's 12. In a tower of n blocks that is block ⌊2n/3⌋: the same share of the depth.
+    The words behind the name are those of the template. Loss: KgCoOp's with weight 8.
+    Recipe: Adam at 2e-3 with ε = 1e-3, batch 32, 50 epochs; the context starts at N(0, 0.02²).
+
+    On another backbone t⁰_c, and so P_c, is made from that backbone's features.
+    """
+
+    card = MethodCard(
+        name="tcp",
+        title="TCP",
+        paper="arXiv:2311.18231",
+        inserts=("text-input", "text-layers"),
+        summary="projects class features into prompts of a late text block",
+    )
+
+    class Config(KgCoOp.Config):
+        recipe: Recipe = Recipe(optimizer="adam", eps=1e-3, epochs=50)
+        context_words: str | None = None
+        position: Literal["end"] = "end"
+        class_specific: Literal[False] = False
+        weight: NonNegativeFloat = 8.0
+        reduction: PositiveInt = 4
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        width = self.config.context_length * backbone.token_width
+        network = bottleneck(backbone, self.config.reduction, width, rng)
+        return Module(super().init(backbone, data, rng).trained | network)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        context = require_shape(module, "context", backbone.token_width, "text tokens of width")
+        require_shape(module, "down", backbone.embed_dim, "text features of size")
+        block = backbone.text.depth * 2 // 3
+        if block == 0:
+            raise NotTransferable("the text tower has a single block, and none to act in")
+        own = _project(module, backbone.zero_shot(labels, labels.teacher_template))
+        own = own.unflatten(1, context.shape)
+        prompts = backbone.prompts(_with_tail(labels), context.expand(len(labels), -1, -1))
+        features = backbone.encode_prompts(dataclasses.replace(prompts, swap=Swap(block, own)))
+        return CosineClassifier(features, backbone.logit_scale)
+
+
+def _project(module: Module, texts: Tensor) -> Tensor:
+    """P_c of normalised text features, ``[C, M · D]``."""
+    hidden = F.linear(texts, module["down"], module["down_bias"])
+    return F.linear(hidden * torch.sigmoid(1.702 * hidden), module["up"], module["up_bias"])
+
+
+def _with_tail(labels: Labels) -> Labels:
+    """The class names with what follows the name in the template, less the full stop."""
+    tail = labels.teacher_template.split("{}", 1)[1].removesuffix(".")
+    return dataclasses.replace(labels, names=tuple(name + tail for name in labels.names))

@@ -1,0 +1,119 @@
+"""CoCoOp: v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂; every image has class weights of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from formulas import cosine_logits, cross_entropy
+from open_clip_reference import encode_contexts, encode_texts
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData, Module
+from compatbench.methods.cocoop import CoCoOp
+
+SHAPES = {"context": (4, 32), "down": (2, 16), "down_bias": (2,), "up": (32, 2), "up_bias": (32,)}
+
+
+def random_module() -> Module:
+    generator = torch.Generator().manual_seed(1)
+    return Module(
+        {
+            name: 0.3 * torch.randn(shape, generator=generator).double()
+            for name, shape in SHAPES.items()
+        }
+    )
+
+
+def naive_logits(
+    backbone: Backbone, labels: Labels, parameters: dict[str, Tensor], images: Tensor
+) -> Tensor:
+    rows = []
+    for f in images:
+        unit = f / f.norm()
+        hidden = torch.clamp(parameters["down"] @ unit + parameters["down_bias"], min=0)
+        shift = parameters["up"] @ hidden + parameters["up_bias"]
+        texts = encode_contexts(backbone, labels.names, parameters["context"] + shift)
+        rows.append(cosine_logits(backbone, texts, f[None])[0])
+    return torch.stack(rows)
+
+
+def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels, images64: Tensor) -> None:
+    module = random_module()
+    logits = CoCoOp().attach(module, backbone64, labels)(images64)
+    expected = naive_logits(backbone64, labels, module.trained, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData, batch_size: int
+) -> None:
+    recipe = CoCoOp.Config().recipe.model_copy(
+        update={"warmup_epochs": 0, "lr": 0.1, "batch_size": batch_size}
+    )
+    # A wider bottleneck, so that no step finds all its units off.
+    method = CoCoOp(CoCoOp.Config(recipe=recipe, max_steps=1, reduction=1))
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))
+
+    rng = torch.Generator().manual_seed(3)
+    start = method.init(clip64, data64, rng)
+    parameters = {name: t.clone().requires_grad_() for name, t in start.trained.items()}
+    chosen = torch.randperm(len(data64.train), generator=rng)[:batch_size]
+    images, targets = data64.train.views[0][chosen], data64.train.targets[chosen]
+    loss = cross_entropy(naive_logits(clip64, data64.labels, parameters, images), targets)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
+        expected = (x - 0.1 * (gradient + 5e-4 * x)).detach()
+        assert gradient.abs().max() > 1e-6, name
+        torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11)
+
+
+def test_without_a_shift_it_is_zero_shot_with_the_words(
+    clip64: Backbone, data64: FewShotData, images64: Tensor
+) -> None:
+    module = CoCoOp().init(clip64, data64, torch.Generator().manual_seed(0))
+    still = Module({name: t.double() for name, t in module.trained.items()})
+    still.trained["up"] = torch.zeros_like(still["up"])
+    still.trained["up_bias"] = torch.zeros_like(still["up_bias"])
+    logits = CoCoOp().attach(still, clip64, data64.labels)(images64)
+    texts = encode_texts(clip64, [f"a photo of a {name}." for name in data64.labels.names])
+    expected = cosine_logits(clip64, texts, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_direction_of_an_image_counts_and_not_its_length(
+    clip64: Backbone, labels: Labels, images64: Tensor
+) -> None:
+    classify = CoCoOp().attach(random_module(), clip64, labels)
+    torch.testing.assert_close(classify(5 * images64), classify(images64), rtol=1e-9, atol=1e-9)
+
+
+def test_the_network_starts_as_linear_layers_do(b16_sized: Backbone, data: FewShotData) -> None:
+    module = CoCoOp().init(b16_sized, data, torch.Generator().manual_seed(0))
+    assert module.parameters == 2_048 + 33_312
+    for name, fan_in in (("down", 512), ("down_bias", 512), ("up", 32), ("up_bias", 32)):
+        bound = fan_in**-0.5
+        assert module[name].abs().max() <= bound
+        assert module[name].std() == pytest.approx(bound / 3**0.5, rel=0.25)
+
+
+def test_another_size_of_the_joint_space_is_refused(wider_joint: Backbone, labels: Labels) -> None:
+    with pytest.raises(NotTransferable, match="image features of size 16, not 24"):
+        CoCoOp().attach(random_module(), wider_joint, labels)
+
+
+@pytest.mark.parametrize("setting", [{"position": "middle"}, {"class_specific": True}])
+def test_settings_that_mean_nothing_here_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        CoCoOp.Config.model_validate(setting)
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = CoCoOp.Config()
+    recipe = config.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.batch_size) == ("sgd", 2e-3, 1)
+    assert recipe.epochs_for(16) == 10
+    assert (recipe.warmup_epochs, recipe.warmup_lr, recipe.weight_decay) == (1, 1e-5, 5e-4)
+    assert (config.context_length, config.reduction) == (4, 16)
