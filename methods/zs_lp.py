@@ -1,0 +1,69 @@
+"""ZS-LP: a linear probe of cosine logits, started at the text features."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+from compatbench.method.trained import TrainedMethod
+
+
+class PrototypeClassifier(CosineClassifier):
+    """Scaled cosine similarity that remembers its prototypes as they are, ``[C, e]``."""
+
+    def __init__(self, prototypes: Tensor, scale: float) -> None:
+        super().__init__(prototypes, scale)
+        self.prototypes = prototypes
+
+
+class ZSLP(TrainedMethod):
+    """z_c = s · cos(f, w_c), with w learned and started at the text features t, not normalised.
+
+    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
+    Vision-Language Models*, section 3.2. Recipe: SGD at 0.1 without weight decay, one
+    warm-up epoch at 1e-5, batch 256, 300 epochs. The authors draw batches from a pool of
+    20 augmented passes; here an epoch is one of the harness's views.
+
+    ``stores`` says what is carried to another backbone: the weights w, as published, or
+    the residual w − t, which is then added to that backbone's own t. The source's
+    classifier is the same either way.
+    """
+
+    card = MethodCard(
+        name="zs_lp",
+        title="ZS-LP",
+        paper="arXiv:2312.12730",
+        inserts="classifier",
+        summary="linear probe started at zero-shot weights",
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(lr=0.1, weight_decay=0, epochs=300, batch_size=256)
+        stores: Literal["weights", "residual"] = "weights"
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        text = backbone.text_features(data.labels.fill())
+        keeps_text = self.config.stores == "weights"
+        start = text.clone() if keeps_text else torch.zeros_like(text)
+        return Module(trained={self.config.stores: start})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PrototypeClassifier:
+        name = self.config.stores
+        require_shape(module, name, backbone.embed_dim, "text features of size")
+        learned = require_shape(module, name, len(labels), "a number of classes of", dim=0)
+        base = backbone.text_features(labels.fill()) if name == "residual" else 0.0
+        return PrototypeClassifier(base + learned, backbone.logit_scale)
