@@ -1,0 +1,68 @@
+"""CLAP: ZS-LP with every class held to its text feature as strongly as zero-shot is right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compatbench.method import Backbone, CosineClassifier, FewShotData, Labels, MethodCard, Module
+from compatbench.method.trained import Batch
+
+from .zs_lp import ZSLP, PrototypeClassifier
+
+
+class CLAP(ZSLP):
+    """Cross-entropy + (1/C) Σ_c λ_c ‖w_c − t_c‖², on ZS-LP's classifier.
+
+    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
+    Vision-Language Models*, section 4. λ_c is the mean probability that zero-shot gives
+    class c on its own shots over all views; it stays fixed, as in the authors' released
+    command. A class without shots has λ_c = 1, for nothing but its text is known of it.
+    Recipe: ZS-LP's.
+    """
+
+    card = MethodCard(
+        name="clap",
+        title="CLAP",
+        paper="arXiv:2312.12730",
+        inserts="classifier",
+        summary="linear probe held to zero-shot weights, class by class",
+    )
+
+    class Config(ZSLP.Config):
+        pass
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        module = super().init(backbone, data, rng)
+        return Module(module.trained, {"multipliers": multipliers(backbone, data)})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PrototypeClassifier:
+        classifier = super().attach(module, backbone, labels)
+        return ConstrainedClassifier(classifier.prototypes, classifier.scale, module["multipliers"])
+
+    def loss(self, classifier: ConstrainedClassifier, batch: Batch) -> Tensor:
+        text = batch.backbone.text_features(batch.labels.fill())
+        distances = (classifier.prototypes - text).square().sum(-1)
+        return super().loss(classifier, batch) + (classifier.multipliers * distances).mean()
+
+
+class ConstrainedClassifier(PrototypeClassifier):
+    """ZS-LP's classifier with λ, ``[C]``, for the loss."""
+
+    def __init__(self, prototypes: Tensor, scale: float, multipliers: Tensor) -> None:
+        super().__init__(prototypes, scale)
+        self.multipliers = multipliers
+
+
+@torch.no_grad()
+def multipliers(backbone: Backbone, data: FewShotData) -> Tensor:
+    """λ ``[C]``: the mean zero-shot probability of each class on the views of its shots."""
+    zero_shot = CosineClassifier(backbone.text_features(data.labels.fill()), backbone.logit_scale)
+    targets, views = data.train.targets, data.train.views
+    truth = targets.expand(len(views), -1)[..., None]
+    own = zero_shot(views).softmax(-1).gather(-1, truth)[..., 0].mean(0)
+    counts = targets.bincount(minlength=len(data.labels))
+    sums = torch.zeros(len(data.labels)).to(own).index_add(0, targets, own)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), 1.0)
