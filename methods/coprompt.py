@@ -1,0 +1,115 @@
+"""CoPrompt: MaPLe with adapters, held near the frozen model under other words and views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+from compatbench.method.trained import Batch
+
+from .maple import MaPLe
+from .vpt_deep import PromptedClassifier
+
+
+class CoPrompt(MaPLe):
+    """MaPLe, an adapter behind each tower, and a consistency loss.
+
+    Roy and Etemad, *Consistency-guided Prompt Learning for Vision-Language Models*,
+    section 3.2: f' = α_f A_f(f) + (1 − α_f) f and t' = α_t A_t(t) + (1 − α_t) t, where A is
+    CLIP-Adapter's bottleneck ReLU(W_2 ReLU(W_1 ·)), α_f = 0.1, α_t = 0.2, and
+    L = L_ce + λ · [mean_c(1 − cos(t'_c, t⁰_c)) + mean_i(1 − cos(f'_i, f⁰_i))], where f⁰ is
+    the frozen tower's feature of another view of the image and t⁰ that of another text.
+
+    The authors' other texts are sentences written by GPT, one drawn for all classes at each
+    step; here they are the task's templates, drawn likewise. Recipe: MaPLe's with 8 epochs,
+    λ = 1; the authors choose λ between 0.1 and 8 for each task.
+    """
+
+    card = MethodCard(
+        name="coprompt",
+        title="CoPrompt",
+        paper="arXiv:2306.01195",
+        inserts=("text-input", "text-layers", "image-layers", "feature"),
+        summary="MaPLe with adapters and consistency under other texts and views",
+    )
+
+    class Config(MaPLe.Config):
+        recipe: Recipe = Recipe(lr=3.5e-3, epochs=8, batch_size=4)
+        reduction: PositiveInt = 4
+        image_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+        text_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+        weight: NonNegativeFloat = 1.0
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        module = super().init(backbone, data, rng)
+        size = backbone.embed_dim
+        hidden = size // self.config.reduction
+        for tower in ("image", "text"):
+            module.trained[f"{tower}_down"] = _linear(hidden, size, rng).to(backbone.device)
+            module.trained[f"{tower}_up"] = _linear(size, hidden, rng).to(backbone.device)
+        return module
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> AdaptedClassifier:
+        require_shape(module, "image_down", backbone.embed_dim, "image features of size")
+        text = self.text_features(module, backbone, labels)
+        text = adapt(text, module["text_down"], module["text_up"], self.config.text_ratio)
+        adapter = partial(
+            adapt, down=module["image_down"], up=module["image_up"], ratio=self.config.image_ratio
+        )
+        return AdaptedClassifier(text, backbone, self.insert(module, backbone), adapter)
+
+    def loss(self, classifier: AdaptedClassifier, batch: Batch) -> Tensor:
+        features = classifier.encode(batch.inputs)
+        entropy = F.cross_entropy(classifier.classify(features), batch.targets)
+        templates = batch.labels.templates
+        drawn = int(torch.randint(len(templates), (), generator=batch.rng))
+        text = batch.backbone.zero_shot(batch.labels, templates[drawn])
+        image = batch.features if batch.other_view is None else batch.other_view
+        text_loss = 1 - (classifier.weights * text).sum(-1).mean()
+        image_loss = 1 - F.cosine_similarity(features, image).mean()
+        return entropy + self.config.weight * (text_loss + image_loss)
+
+
+class AdaptedClassifier(PromptedClassifier):
+    """A prompted classifier whose image features pass an adapter, ``[n, e]`` to ``[n, e]``."""
+
+    def __init__(
+        self,
+        weights: Tensor,
+        backbone: Backbone,
+        prompts: Sequence[Tensor],
+        adapter: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(weights, backbone, prompts)
+        self._adapter = adapter
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        return self._adapter(super().encode(tokens))
+
+
+def adapt(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
+    """ratio · ReLU(up ReLU(down f)) + (1 − ratio) · f, ``[n, e]``."""
+    return ratio * F.relu(F.relu(features @ down.T) @ up.T) + (1 - ratio) * features
+
+
+def _linear(rows: int, columns: int, rng: torch.Generator) -> Tensor:
+    """The default initialisation of ``nn.Linear``: uniform within ± 1/√fan-in."""
+    return (torch.rand(rows, columns, generator=rng) * 2 - 1) / math.sqrt(columns)

@@ -1,0 +1,58 @@
+"""MaPLe: deep text prompts, of which the image prompts are linear functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from compatbench.method import Backbone, FewShotData, MethodCard, Module
+from compatbench.method.optim import Recipe
+
+from .ivlp import TwoTowersPrompted
+
+
+class MaPLe(TwoTowersPrompted):
+    """n learned tokens P_i in the first J blocks of the text tower, F_i(P_i) in the image's.
+
+    Khattak et al., *MaPLe: Multi-modal Prompt Learning*, section 3.2: F_i(P) = W_i P + b_i
+    is a linear layer of each block, initialised as PyTorch does. Recipe: n = 2, J = 9,
+    "a photo of a", SGD at 3.5e-3, batch 4, 5 epochs (that of base-to-new generalisation,
+    the only one published). J is at most the number of blocks of the smaller tower.
+    """
+
+    card = MethodCard(
+        name="maple",
+        title="MaPLe",
+        paper="arXiv:2210.03117",
+        inserts=("text-input", "text-layers", "image-layers"),
+        summary="deep text prompts, image prompts are linear functions of them",
+    )
+
+    class Config(TwoTowersPrompted.Config):
+        recipe: Recipe = Recipe(lr=3.5e-3, epochs=5, batch_size=4)
+        length: PositiveInt = 2
+        depth: PositiveInt = 9
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        depth = min(self.config.depth, backbone.text.depth, backbone.image.depth)
+        text = self.draw_text_prompts(backbone, depth, self.config.length, rng)
+        bound = 1 / math.sqrt(backbone.token_width)
+        sizes = depth, backbone.image.width
+        weight = torch.rand(*sizes, backbone.token_width, generator=rng) * 2 * bound - bound
+        bias = torch.rand(*sizes, generator=rng) * 2 * bound - bound
+        return Module(
+            trained={
+                "text_prompts": text,
+                "coupling_weight": weight.to(text),
+                "coupling_bias": bias.to(text),
+            }
+        )
+
+    def image_prompts(self, module: Module) -> Tensor:
+        prompts, weight = module["text_prompts"], module["coupling_weight"]
+        return prompts @ weight.mT + module["coupling_bias"][:, None]
