@@ -1,0 +1,159 @@
+"""APE-T: one residual per class moves its text and its keys in chosen channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from open_clip_reference import encode_texts
+from tiny_models import MakeData
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData, Module
+from compatbench.methods.ape import choose_channels
+from compatbench.methods.ape_t import APET
+from compatbench.methods.zeroshot import ZeroShot
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
+    return unit(encode_texts(backbone, [f"a photo of a {name}." for name in labels.names]))
+
+
+def naive_logits(backbone: Backbone, labels: Labels, module: Module, images: Tensor) -> Tensor:
+    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    where = [k for k, chosen in enumerate(module["channels"].tolist()) if chosen]
+    columns = []
+    for c, text in enumerate(unit_texts(backbone, labels)):
+        shift = torch.zeros_like(text)
+        for j, k in enumerate(where):
+            shift[k] = module["residual"][c, j]
+        column = [scale * f.dot(text + shift) for f in unit(images)]
+        for key, value, u in zip(
+            module["keys"], module["values"], module["value_weights"], strict=True
+        ):
+            if value[c]:
+                for i, f in enumerate(unit(images)):
+                    nearness = torch.exp(-module["beta"] * (1 - f.dot(key + shift)))
+                    column[i] = column[i] + module["alpha"] * u * nearness
+        columns.append(torch.stack(column))
+    return torch.stack(columns, dim=1)
+
+
+def disturbed(method: APET, backbone: Backbone, data: FewShotData) -> Module:
+    module = method.init(backbone, data, torch.Generator())
+    generator = torch.Generator().manual_seed(1)
+    residual = 0.3 * torch.randn(module["residual"].shape, generator=generator)
+    weights = 1 + 0.3 * torch.randn(len(data.train), generator=generator)
+    trained = {"residual": residual, "value_weights": weights}
+    return Module({name: t.to(module["keys"]) for name, t in trained.items()}, module.stored)
+
+
+def test_logits_equal_the_formula(
+    backbone64: Backbone, data64: FewShotData, images64: Tensor
+) -> None:
+    module = disturbed(APET(), backbone64, data64)
+    logits = APET().attach(module, backbone64, data64.labels)(images64)
+    expected = naive_logits(backbone64, data64.labels, module, images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    """AdamW: a parameter shrinks by lr · wd, then moves by lr · g / (|g| + ε)."""
+    recipe = APET.Config().recipe.model_copy(update={"lr": 0.1})
+    method = APET(APET.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator())
+
+    start, train = method.init(clip64, data64, torch.Generator()), data64.train
+    parameters = {name: t.requires_grad_() for name, t in start.trained.items()}
+    logits = naive_logits(clip64, data64.labels, start, train.views[0])
+    losses = [row.logsumexp(0) - row[y] for row, y in zip(logits, train.targets, strict=True)]
+    gradients = torch.autograd.grad(torch.stack(losses).mean(), list(parameters.values()))
+    for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
+        expected = (1 - 0.1 * 0.1) * x - 0.1 * gradient / (gradient.abs() + 1e-3)
+        assert (found[name] - x).abs().max() > 0.01
+        torch.testing.assert_close(found[name], expected.detach(), rtol=1e-7, atol=1e-8)
+
+
+def test_it_starts_as_a_cache_with_whole_features(clip64: Backbone, data64: FewShotData) -> None:
+    module = APET().init(clip64, data64, torch.Generator())
+    torch.testing.assert_close(module["keys"], unit(data64.train.views.mean(0)))
+    assert module["values"].argmax(-1).tolist() == data64.train.targets.tolist()
+    assert not module["residual"].any()
+    assert torch.equal(module["value_weights"], torch.ones(15).double())
+    assert module["residual"].shape == (5, int(module["channels"].sum()))
+    assert torch.equal(
+        module["channels"], choose_channels(APET.Config(), unit_texts(clip64, data64.labels))
+    )
+
+
+def test_the_weights_are_searched_after_training(
+    eva: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    data = make_data(eva, labels, val=4)
+    method = APET(APET.Config(max_steps=3, most_alpha=30, alpha_steps=5, beta_steps=6))
+    module = method.fit(eva, data, torch.Generator())
+    scores = {}
+    for i in range(6):
+        for j in range(5):
+            beta, alpha = 0.1 + i * (7 - 0.1) / 6, 0.1 + j * (30 - 0.1) / 5
+            weights = {"alpha": torch.tensor(alpha), "beta": torch.tensor(beta)}
+            changed = Module(module.trained, module.stored | weights)
+            logits = method.attach(changed, eva, labels)(data.val.plain)
+            scores[alpha, beta] = int((logits.argmax(-1) == data.val.targets).sum())
+    assert len(set(scores.values())) > 1
+    # A dictionary keeps its order: the first best of the authors' loop.
+    assert (float(module["alpha"]), float(module["beta"])) == pytest.approx(
+        max(scores, key=lambda pair: scores[pair])
+    )
+
+
+def test_without_validation_images_the_initial_weights_stay(
+    clip: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    method = APET(APET.Config(max_steps=1))
+    module = method.fit(clip, make_data(clip, labels, val=0), torch.Generator())
+    assert (float(module["alpha"]), float(module["beta"])) == (2.0, 1.0)
+
+
+def test_no_residual_and_no_cache_is_zero_shot(
+    backbone: Backbone, data: FewShotData, images: Tensor
+) -> None:
+    module = APET().init(backbone, data, torch.Generator())
+    module["alpha"].fill_(0)
+    logits = APET().attach(module, backbone, data.labels)(images)
+    zero_shot = ZeroShot().attach(Module(), backbone, data.labels)(images)
+    torch.testing.assert_close(logits, zero_shot)
+
+
+def test_what_is_trained_and_what_is_stored(clip: Backbone, data: FewShotData) -> None:
+    module = APET(APET.Config(max_steps=1)).fit(clip, data, torch.Generator())
+    assert set(module.trained) == {"residual", "value_weights"}
+    assert set(module.stored) == {"keys", "values", "channels", "alpha", "beta"}
+    assert module.parameters == 5 * 8 + 15
+
+
+def test_another_number_of_classes_is_not_transferable(clip: Backbone, data: FewShotData) -> None:
+    module = APET().init(clip, data, torch.Generator())
+    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
+        APET().attach(module, clip, Labels(("dog",), ("{}",), "{}"))
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = APET.Config()
+    recipe = config.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.eps, recipe.weight_decay) == (
+        "adamw",
+        1e-3,
+        1e-3,
+        0.1,
+    )
+    assert (recipe.batch_size, recipe.schedule, recipe.epochs) == (256, "cosine-step", 20)
+    assert (config.similarity_weight, config.variance_weight) == (0.2, 0.8)
+    assert (config.alpha, config.beta, config.channels) == (2.0, 1.0, 500 / 1024)
