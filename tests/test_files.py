@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from compatbench.files import (
     sha256_file,
     sha256_json,
     write_atomic,
-    write_atomic_with,
 )
 
 
@@ -41,28 +41,50 @@ def test_nothing_else_is_left_in_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_write_that_breaks_leaves_the_old_file_and_no_other(
-    tmp_path: Path, error: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
 ) -> None:
     write_atomic(tmp_path / "a", b"old")
-
-    def break_halfway(path: Path) -> None:
-        path.write_bytes(b"hal")
-        raise error
-
+    fail_at(step, error, monkeypatch)
     with pytest.raises(type(error)):
-        write_atomic_with(tmp_path / "a", break_halfway)
+        write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_full_disk_is_an_error_of_ours(tmp_path: Path) -> None:
-    def fill(path: Path) -> None:
-        raise OSError(28, "No space left on device")
-
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fail_at(step, OSError(28, "No space left on device"), monkeypatch)
     with pytest.raises(CompatbenchError, match=r"cannot write .*a: No space left on device"):
-        write_atomic_with(tmp_path / "a", fill)
+        write_atomic(tmp_path / "a", b"new")
     assert list(tmp_path.iterdir()) == []
+
+
+def fail_at(step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be synced elsewhere")
+@pytest.mark.parametrize("sync", [True, False])
+def test_content_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    seen = []
+
+    def fsync(handle: int, real: Callable[[int], None] = os.fsync) -> None:
+        mode = os.fstat(handle).st_mode
+        seen.append(("folder" if stat.S_ISDIR(mode) else "file", (tmp_path / "a").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "a", b"one", sync=sync)
+    assert seen == ([("file", False), ("folder", True)] if sync else [])
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -5,52 +5,52 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import secrets
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from compatbench.errors import CompatbenchError
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Writes ``content`` under ``path`` so that readers see the old file or the whole new one.
+
+    Args:
+        sync: whether to wait until file and name are on the disk. Without, a crash of the
+            machine (never of the process) within about half a minute can take the file
+            back, or leave it empty or torn: only for files that tell when they are damaged.
 
     Raises:
         CompatbenchError: the folder cannot be written, or the disk is full.
     """
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomic_with(path, write)
-
-
-def write_atomic_with(path: Path, write: Callable[[Path], object]) -> None:
-    """As ``write_atomic``, for libraries that insist on writing a file themselves."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        with open(temporary, "xb") as file:
+            try:
+                file.write(content)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+                file.close()
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        if sync:
+            _sync_folder(path.parent)
     except OSError as error:
         raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where the system has a way to."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sha256_bytes(*parts: bytes) -> str:

@@ -106,7 +106,8 @@ def run_command(
         selection.store.folder, default_cache_folder(), device, threads, memory_budget
     )
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
-    done = plan([item.cell for item in selection.planned], selection.store)
+    planned = selection.planned
+    done = plan([item.cell for item in planned], selection.store) if to_do else planned
     publish(selection.suite, selection.registry, done, out)
     _print_table(console, selection.suite, out)
     if failures:

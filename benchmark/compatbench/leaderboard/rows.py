@@ -71,7 +71,7 @@ class Row(BaseModel):
     @classmethod
     def _one_line(cls, reason: str) -> str:
         # A line of the file is a row, for diffs and for spreadsheets.
-        return " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+        return reason and " ".join("".join(c if c.isprintable() else " " for c in reason).split())
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Row:
@@ -123,10 +123,12 @@ class Cost(BaseModel):
 def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
     """Rows as CSV text: the same rows give the same bytes."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(model.model_fields), lineterminator="\n")
-    writer.writeheader()
+    names = list(model.model_fields)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
     for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.model_dump().items()})
+        # The csv module writes None as an empty field.
+        writer.writerow([getattr(row, name) for name in names])
     return out.getvalue()
 
 

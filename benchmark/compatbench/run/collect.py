@@ -12,37 +12,36 @@ from compatbench.run.plan import PlannedCell
 
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
+    fit: dict[str, object] = {
+        "method": cell.method,
+        "task": cell.task,
+        "source": cell.source,
+        "shots": cell.shots,
+        "seed": cell.seed,
+        "key": cell.key,
+        "parameters": record.parameters,
+        "module_bytes": record.module_bytes,
+    }
+    measured = {(r.backbone, r.test_set, r.data): r for r in record.records}
     rows = []
     for backbone in cell.backbones:
         for test_set in cell.test_sets:
             data = data_key(backbone, test_set)
-            values: dict[str, object] = {
-                "method": cell.method,
-                "task": cell.task,
-                "test_set": test_set,
-                "source": cell.source,
-                "backbone": backbone,
-                "shots": cell.shots,
-                "seed": cell.seed,
-                "key": cell.key,
-                "data": data,
-                "parameters": record.parameters,
-                "module_bytes": record.module_bytes,
-            }
-            found = [
-                r
-                for r in record.records
-                if (r.backbone, r.test_set, r.data) == (backbone, test_set, data)
-            ]
+            where = {"backbone": backbone, "test_set": test_set, "data": data}
             if record.status == "failed":
+                rows.append(Row(**fit, **where, status="failed", reason=record.error))
+            elif (found := measured.get((backbone, test_set, data))) is not None:
                 rows.append(
-                    Row.model_validate(values | {"status": "failed", "reason": record.error})
+                    Row(
+                        **fit,
+                        **where,
+                        status=found.status,
+                        correct=found.correct,
+                        total=found.total,
+                        zero_shot_correct=found.zero_shot_correct,
+                        reason=found.reason,
+                    )
                 )
-            elif found:
-                measured = found[-1].model_dump(
-                    include={"status", "correct", "total", "zero_shot_correct", "reason"}
-                )
-                rows.append(Row.model_validate(values | measured))
     return rows
 
 

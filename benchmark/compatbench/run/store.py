@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files import write_atomic
+from compatbench.files import sha256_bytes, write_atomic
 from compatbench.method.module import Module, load_module
 from compatbench.run.cell import CellRecord
 
 
 class RunStore:
     """Cells and modules under one folder, by key.
+
+    A module is what a fit costs: it is on the disk when ``write_module`` returns, with all
+    that is known of its fit. A record is what an evaluation costs, and is left to the
+    system to write: if the machine crashes within about half a minute, the record may be
+    gone or torn. Its checksum tells, and the cell goes on from its module.
 
     A file that cannot be read is set aside under ``damaged/``, never taken for a
     result and never deleted.
@@ -25,21 +29,24 @@ class RunStore:
         self.folder = folder
 
     def read(self, key: str) -> CellRecord | None:
-        """The cell's record, or None if the cell was never begun or its file is damaged."""
+        """The cell's record, or None if the cell was never fitted.
+
+        If the record is missing or damaged, it is that of the fit alone, from the module.
+        """
         path = self._cell_path(key)
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return self._read_fit(key)
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
         try:
-            record = CellRecord.model_validate_json(content)
+            record = _unseal(content)
             if record.key != key:
                 raise ValueError("the key is another cell's")
         except (ValidationError, ValueError) as error:
             self._set_aside(path, str(error).splitlines()[0])
-            return None
+            return self._read_fit(key)
         return record
 
     def write(self, record: CellRecord) -> None:
@@ -48,33 +55,45 @@ class RunStore:
         Raises:
             CompatbenchError: the folder cannot be written.
         """
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        write_atomic(self._cell_path(record.key), text.encode() + b"\n")
+        write_atomic(self._cell_path(record.key), _seal(record), sync=False)
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
-        path = self.module_path(record.key)
-        if not path.is_file():
-            return None
-        try:
-            module, _ = load_module(path)
-        except CompatbenchError as error:
-            self._set_aside(path, str(error))
-            return None
-        return module if module.fingerprint == record.module else None
+        module, _ = self._load_module(record.key)
+        return module if module is not None and module.fingerprint == record.module else None
 
     def write_module(self, module: Module, record: CellRecord) -> None:
-        """Keeps a fitted module beside what tells how it was made."""
-        about = record.model_dump(
-            mode="json", include={"method", "config", "task", "source", "shots", "seed", "key"}
-        )
+        """Keeps a fitted module with the record of its fit.
+
+        Raises:
+            CompatbenchError: the folder cannot be written.
+        """
+        about = record.model_dump(mode="json", exclude={"records", "error", "trace"})
         module.save(self.module_path(record.key), about)
 
     def module_path(self, key: str) -> Path:
-        return self.folder / "modules" / key[:2] / f"{key}.safetensors"
+        return self.folder.joinpath("modules", key[:2], f"{key}.safetensors")
 
     def _cell_path(self, key: str) -> Path:
-        return self.folder / "cells" / key[:2] / f"{key}.json"
+        return self.folder.joinpath("cells", key[:2], f"{key}.json")
+
+    def _load_module(self, key: str) -> tuple[Module | None, dict[str, object]]:
+        path = self.module_path(key)
+        if not path.is_file():
+            return None, {}
+        try:
+            return load_module(path)
+        except CompatbenchError as error:
+            self._set_aside(path, str(error))
+            return None, {}
+
+    def _read_fit(self, key: str) -> CellRecord | None:
+        _, about = self._load_module(key)
+        try:
+            record = CellRecord.model_validate(about)
+        except ValidationError:
+            return None
+        return record if record.key == key else None
 
     def _set_aside(self, path: Path, why: str) -> None:
         damaged = self.folder / "damaged" / path.name
@@ -88,3 +107,22 @@ class RunStore:
             CompatbenchWarning,
             stacklevel=3,
         )
+
+
+def _seal(record: CellRecord) -> bytes:
+    """A record as JSON, whose first field is the checksum of all that follows."""
+    rest = record.model_dump_json(indent=1).encode().removeprefix(b"{\n") + b"\n"
+    return _checksum_line(rest) + rest
+
+
+def _unseal(content: bytes) -> CellRecord:
+    """Raises ValueError: these are not the bytes that were written."""
+    length = len(_checksum_line(b""))
+    line, rest = content[:length], content[length:]
+    if line != _checksum_line(rest):
+        raise ValueError("its checksum does not agree with its content")
+    return CellRecord.model_validate_json(b"{\n" + rest)
+
+
+def _checksum_line(rest: bytes) -> bytes:
+    return f'{{\n "sha256": "{sha256_bytes(rest)}",\n'.encode()
