@@ -1,4 +1,4 @@
-"""The command line: ``compatbench run | plan | list | leaderboard``."""
+"""The command line: ``compatbench run | plan | check | evaluate | list | ...``."""
 
 from __future__ import annotations
 

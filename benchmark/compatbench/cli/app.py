@@ -211,6 +211,30 @@ def plan(
     )
 
 
+@app.command()
+def check(
+    methods: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHODS",
+            help="What to check: a name, a glob, 'all', a comma list with exclusions, or the path "
+            "of a method file ('./mine.py'), which is run as code.",
+            autocompletion=_complete_methods,
+        ),
+    ],
+    only: Annotated[
+        str, typer.Option("--only", help="Checks to try: names, globs, exclusions.")
+    ] = "all",
+) -> None:
+    """Check that a method keeps the rules, on tiny synthetic models; exit with 1 if not.
+
+    Fits are cut to a few steps, so that a method takes seconds on one core.
+    """
+    from compatbench.cli.check import check_command
+
+    check_command(console, methods=methods, only=only)
+
+
 @app.command("list")
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],

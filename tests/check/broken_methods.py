@@ -1,0 +1,280 @@
+"""A sound method, and one for every check that breaks its rule and no other."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    Method,
+    MethodCard,
+    Module,
+    require_shape,
+)
+
+
+def describe(**changes: Any) -> MethodCard:
+    values: dict[str, Any] = dict(
+        name="sound",
+        title="Sound",
+        paper="none",
+        inserts="classifier",
+        summary="a residual on the class weights towards the mean of the shots",
+        zero_shot_at={"residual": 0},
+    )
+    return MethodCard(**values | changes)
+
+
+class Sound(Method):
+    """w_c = t_c + x_c, with x_c a little of the mean feature of class c, and noise."""
+
+    card = describe()
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        residual = 0.01 * torch.randn(len(data.labels), backbone.embed_dim, generator=rng)
+        for c in range(len(data.labels)):
+            own = data.train.plain[data.train.targets == c]
+            if len(own):
+                residual[c] += 0.1 * F.normalize(own.mean(0), dim=0)
+        return Module(trained={"residual": residual})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        require_shape(module, "residual", backbone.embed_dim, "image features of size")
+        residual = require_shape(module, "residual", len(labels), "a number of classes of", dim=0)
+        return self.classifier(backbone.zero_shot(labels) + residual, backbone.logit_scale)
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        return lambda features: scale * F.normalize(features, dim=-1) @ weights.T
+
+
+class NoSummary(Sound):
+    card = describe(summary="")
+
+
+class TakesAnySetting(Sound):
+    class Config(Sound.Config):
+        model_config = ConfigDict(extra="ignore")
+
+
+class NotFinite(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        module = super().fit(backbone, data, rng)
+        return Module(module.trained | {"unused": torch.tensor([torch.nan])})
+
+
+class RaisesInFit(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        raise ZeroDivisionError("one over nought")
+
+
+class CountsItsFits(Sound):
+    fits = itertools.count()
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        residual = super().fit(backbone, data, rng)["residual"]
+        return Module(trained={"residual": residual + 1e-6 * next(self.fits)})
+
+
+class LearnsNothing(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        return Module(trained={"residual": torch.zeros(len(data.labels), backbone.embed_dim)})
+
+
+class SeedsTheWorld(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        random.seed(rng.initial_seed())
+        return super().fit(backbone, data, rng)
+
+
+class TrainsTheBackbone(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        next(backbone.model.parameters()).data.add_(0.01)
+        return super().fit(backbone, data, rng)
+
+
+class LeavesGradients(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        backbone.model.requires_grad_(True)
+        return super().fit(backbone, data, rng)
+
+
+class NormalisesItsData(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        data.train.plain.copy_(F.normalize(data.train.plain, dim=-1))
+        return super().fit(backbone, data, rng)
+
+
+class WantsTwoShots(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        if torch.bincount(data.train.targets, minlength=len(data.labels)).min() < 2:
+            raise ValueError("a variance needs two images")
+        return super().fit(backbone, data, rng)
+
+
+class WantsValidationImages(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        data.val.plain.max()
+        return super().fit(backbone, data, rng)
+
+
+class TakesTheFirstTensor(Sound):
+    """The order of tensors is not kept in a file; their names are."""
+
+    card = describe(zero_shot_at={})
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        residual = super().fit(backbone, data, rng)["residual"]
+        return Module(trained={"the one": residual, "another": -residual})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        first = next(iter(module.trained.values()))
+        return super().attach(Module({"residual": first}), backbone, labels)
+
+
+class RemembersItsFit(Sound):
+    shift = 0.0
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        self.shift = float(data.train.plain.mean())
+        return super().fit(backbone, data, rng)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        classify = super().attach(module, backbone, labels)
+        return lambda features: classify(features + self.shift)
+
+
+class LooksAtImages(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        backbone.encode_images(torch.zeros(1, 3, 48, 48))
+        return super().attach(module, backbone, labels)
+
+
+class ShrinksTheModule(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        module["residual"].mul_(0.5)
+        return super().attach(module, backbone, labels)
+
+
+class CarriesTextFeatures(Sound):
+    card = describe(zero_shot_at={})
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        module = super().fit(backbone, data, rng)
+        return Module(module.trained, {"text": backbone.zero_shot(data.labels)})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        super().attach(module, backbone, labels)
+        return self.classifier(module["text"] + module["residual"], backbone.logit_scale)
+
+
+class CarriesTheScale(Sound):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        module = super().fit(backbone, data, rng)
+        return Module(module.trained, {"scale": torch.tensor(backbone.logit_scale)})
+
+
+class CrashesOnOtherSizes(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        residual = require_shape(module, "residual", len(labels), "a number of classes of", dim=0)
+        return self.classifier(backbone.zero_shot(labels) + residual, backbone.logit_scale)
+
+
+class CutsToFit(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        residual = module["residual"]
+        padded = F.pad(residual, (0, backbone.embed_dim - residual.shape[1]))
+        return super().attach(Module({"residual": padded}), backbone, labels)
+
+
+class DoublePrecision(Sound):
+    card = describe(zero_shot_at={})
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        classify = super().classifier(weights, scale)
+        return lambda features: classify(features).double()
+
+
+class CentresTheBatch(Sound):
+    card = describe(zero_shot_at={})
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        classify = super().classifier(weights, scale)
+        return lambda features: classify(features - 0.5 * features.mean(0))
+
+
+class NormalisesInPlace(Sound):
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        def classify(features: Tensor) -> Tensor:
+            features.div_(features.norm(dim=-1, keepdim=True))
+            return scale * features @ weights.T
+
+        return classify
+
+
+class SortsTheNames(Sound):
+    card = describe(zero_shot_at={})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        ordered = Labels(tuple(sorted(labels.names)), labels.templates, labels.teacher_template)
+        return super().attach(module, backbone, ordered)
+
+
+class CrashesOnFewerClasses(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        residual = require_shape(module, "residual", backbone.embed_dim, "image features of size")
+        return self.classifier(backbone.zero_shot(labels) + residual, backbone.logit_scale)
+
+
+class ClaimsToBeZeroShot(Sound):
+    card = describe(zero_shot_at={"residual": 1})
+
+
+class ClaimsAPrompt(Sound):
+    card = describe(inserts="text-input")
+
+
+class ClaimsAPromptToo(Sound):
+    card = describe(inserts=("text-input", "classifier"))
+
+
+# The check that each must fail, and what the reason must say.
+BROKEN: list[tuple[str, type[Method], str]] = [
+    ("card", NoSummary, "'summary' is empty"),
+    ("settings", TakesAnySetting, "unknown setting is accepted"),
+    ("fit", NotFinite, "'unused' has numbers that are not finite"),
+    ("fit", RaisesInFit, r"ZeroDivisionError: one over nought \(broken_methods.py:\d+\)"),
+    ("same-seed", CountsItsFits, "'residual' differ"),
+    ("other-seed", LearnsNothing, "gave the same module"),
+    ("global-randomness", SeedsTheWorld, "draw from `rng`"),
+    ("backbone-unchanged", TrainsTheBackbone, "of the source backbone changed"),
+    ("backbone-unchanged", LeavesGradients, "left with gradients"),
+    ("data-unchanged", NormalisesItsData, "were written to"),
+    ("few-shots", WantsTwoShots, "one shot: ValueError: a variance needs two images"),
+    ("odd-draws", WantsValidationImages, "no validation images: "),
+    ("round-trip", TakesTheFirstTensor, "other logits than the fitted one"),
+    ("source-classifier", RemembersItsFit, "keep all that attach needs in the module"),
+    ("no-image", LooksAtImages, "gave the source's image tower an image"),
+    ("module-unchanged", ShrinksTheModule, "writes to the module's tensors"),
+    ("derived-not-stored", CarriesTextFeatures, "'text' holds zero-shot weights of the source"),
+    ("derived-not-stored", CarriesTheScale, "'scale' is the source's logit scale"),
+    ("other-sizes", CrashesOnOtherSizes, "another joint space: raise NotTransferable, not Runtime"),
+    ("other-sizes", CutsToFit, "nothing is cut or padded to fit"),
+    ("logits", DoublePrecision, "torch.float64, not float32"),
+    ("batch-size", CentresTheBatch, "one by one on the source, logits differ"),
+    ("inputs-unchanged", NormalisesInPlace, "writes to the features it is given"),
+    ("class-order", SortsTheNames, "do not follow the order of the class names"),
+    ("class-subset", CrashesOnFewerClasses, "RuntimeError: The size of tensor"),
+    ("zero-shot-setting", ClaimsToBeZeroShot, "away from zero-shot"),
+    ("place", ClaimsAPrompt, "acts at output, undeclared; declares text-input"),
+    ("place", ClaimsAPromptToo, "declares text-input, where nothing changes"),
+]
