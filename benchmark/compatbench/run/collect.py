@@ -29,19 +29,18 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
             data = data_key(backbone, test_set)
             where = {"backbone": backbone, "test_set": test_set, "data": data}
             if record.status == "failed":
-                rows.append(Row(**fit, **where, status="failed", reason=record.error))
+                outcome: dict[str, object] = {"status": "failed", "reason": record.error}
             elif (found := measured.get((backbone, test_set, data))) is not None:
-                rows.append(
-                    Row(
-                        **fit,
-                        **where,
-                        status=found.status,
-                        correct=found.correct,
-                        total=found.total,
-                        zero_shot_correct=found.zero_shot_correct,
-                        reason=found.reason,
-                    )
-                )
+                outcome = {
+                    "status": found.status,
+                    "correct": found.correct,
+                    "total": found.total,
+                    "zero_shot_correct": found.zero_shot_correct,
+                    "reason": found.reason,
+                }
+            else:
+                continue
+            rows.append(Row.model_validate(fit | where | outcome))
     return rows
 
 
