@@ -1,0 +1,78 @@
+"""WiSE-FT: the average of the zero-shot head and a fine-tuned one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+from compatbench.method.trained import TrainedMethod
+
+
+class WiSEFT(TrainedMethod):
+    """z = f̂ Wᵀ + b with (W, b) = (1 − α) (s W_0, 0) + α (W_1, b_1), and W_1, b_1 fine-tuned.
+
+    Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3, in its form for the
+    linear classifier, α = 0.5. The form for the image tower, θ_0 + α (θ_1 − θ_0), has no
+    counterpart on another tower, so that it would not be transferable at all.
+
+    The module holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added.
+    Recipe: the authors' code's, AdamW at 1e-3 with weight decay 0.1 and a cosine over all
+    steps, batch 128, 10 epochs, without its warm-up of 500 steps, longer than a few-shot
+    fit. Weight decay pulls towards the zero-shot head rather than towards zero.
+    """
+
+    card = MethodCard(
+        name="wise_ft",
+        title="WiSE-FT (head)",
+        paper="arXiv:2109.01903",
+        inserts="classifier",
+        summary="average of zero-shot and fine-tuned class weights",
+        zero_shot_at={"weight": 0.0, "bias": 0.0},
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.1,
+            epochs=10,
+            batch_size=128,
+            schedule="cosine-step",
+        )
+        alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        text = backbone.zero_shot(data.labels)
+        return Module(
+            trained={"weight": torch.zeros_like(text), "bias": torch.zeros_like(text[:, 0])}
+        )
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        tuned = super().fit(backbone, data, rng)
+        return Module({name: self.config.alpha * t for name, t in tuned.trained.items()})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        residual = require_shape(module, "weight", backbone.embed_dim, "image features of size")
+        bias = require_shape(module, "bias", len(labels), "a number of classes of")
+        weight = backbone.logit_scale * backbone.zero_shot(labels) + residual
+
+        def classify(features: Tensor) -> Tensor:
+            return F.normalize(features, dim=-1) @ weight.T + bias
+
+        return classify
