@@ -1,0 +1,178 @@
+"""GraphAdapter: text weights mixed with graph convolutions over text and image nodes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from open_clip_reference import encode_texts
+from tiny_models import MakeData
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FeatureSet, FewShotData, Module
+from compatbench.methods.graph_adapter import GraphAdapter
+from compatbench.methods.zeroshot import ZeroShot
+
+EIGHT = Labels(("dog", "cat", "tree", "red apple", "boat", "car", "house", "sun"), ("a {}",), "{}")
+
+
+def naive_graph(text: Tensor, group: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """One class's node 0 after a convolution over the whole normalised adjacency matrix."""
+    nodes = torch.stack([text, *group])
+    n = len(nodes)
+    adjacency = torch.eye(n).to(nodes)
+    for i in range(n):
+        for j in range(n):
+            lengths = nodes[i].norm() * nodes[j].norm()
+            cosine = nodes[i].dot(nodes[j]) / lengths if lengths > 0 else torch.zeros(())
+            adjacency[i, j] += max(float(cosine), 0.0)
+    degree = torch.diag(adjacency.sum(1) ** -0.5)
+    return torch.tanh(degree @ adjacency @ degree @ nodes @ weight + bias)[0]
+
+
+def naive_weights(
+    backbone: Backbone, labels: Labels, module: Module, alpha: float, beta: float
+) -> Tensor:
+    texts = encode_texts(backbone, [labels.templates[0].format(name) for name in labels.names])
+    rows = []
+    for c, t in enumerate(texts):
+        refined = {}
+        for kind, nodes in (("text", texts), ("image", module["image_nodes"])):
+            parts = [
+                naive_graph(
+                    t,
+                    [nodes[j] for j in range(k, len(nodes), 4)],
+                    module[f"{kind}_weight"],
+                    module[f"{kind}_bias"][c],
+                )
+                for k in range(4)
+            ]
+            refined[kind] = sum(parts) / 4
+        mixed = alpha * refined["text"] + (1 - alpha) * refined["image"]
+        rows.append(beta * t + (1 - beta) * mixed)
+    return torch.stack(rows)
+
+
+def naive_logits(backbone: Backbone, weights: Tensor, images: Tensor) -> Tensor:
+    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    rows = [[scale * f.dot(w) / (f.norm() * w.norm()) for w in weights] for f in images]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def random_module(classes: int) -> Module:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {f"{kind}_weight": (16, 16) for kind in ("text", "image")}
+    shapes |= {f"{kind}_bias": (classes, 16) for kind in ("text", "image")}
+    trained = {n: torch.randn(s, generator=generator).double() for n, s in shapes.items()}
+    nodes = torch.randn(classes, 16, generator=generator).double()
+    return Module(trained, {"image_nodes": nodes})
+
+
+@pytest.mark.parametrize("eight", [True, False])
+def test_logits_equal_the_formula(
+    backbone64: Backbone, labels: Labels, images64: Tensor, eight: bool
+) -> None:
+    """Eight classes make four equal graphs, as the authors' code needs; five do not."""
+    labels = EIGHT if eight else labels
+    module = random_module(len(labels))
+    method = GraphAdapter(GraphAdapter.Config(alpha=0.6, beta=0.3))
+    logits = method.attach(module, backbone64, labels)(images64)
+    weights = naive_weights(backbone64, labels, module, 0.6, 0.3)
+    torch.testing.assert_close(
+        logits, naive_logits(backbone64, weights, images64), rtol=1e-8, atol=1e-8
+    )
+
+
+def test_image_nodes_are_class_means_over_all_views(
+    clip64: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    data = make_data(clip64, labels, shots=[2, 1, 3, 0, 1], views=3)
+    nodes = GraphAdapter().init(clip64, data, torch.Generator())["image_nodes"]
+    for c in range(5):
+        own = [v[i] for v in data.train.views for i in range(7) if data.train.targets[i] == c]
+        expected = sum(own) / len(own) if own else torch.zeros(16).double()
+        torch.testing.assert_close(nodes[c], expected)
+
+
+def test_a_class_without_shots_is_no_node(clip64: Backbone, images64: Tensor) -> None:
+    """Classes 0 and 4 share a graph; without an image node, class 4 changes nothing there."""
+    module = random_module(8)
+    module["image_nodes"][4] = 0
+    logits = GraphAdapter().attach(module, clip64, EIGHT)(images64)
+    weights = naive_weights(clip64, EIGHT, module, 0.7, 0.7)
+    expected = naive_logits(clip64, weights, images64)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    """Adam with coupled weight decay: each number moves by lr · g / (|g| + ε)."""
+    changes = {"warmup_epochs": 0, "lr": 0.1, "eps": 0.01}
+    recipe = GraphAdapter.Config().recipe.model_copy(update=changes)
+    method = GraphAdapter(GraphAdapter.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))
+
+    start = method.init(clip64, data64, torch.Generator().manual_seed(3))
+    parameters, train = {n: t.requires_grad_() for n, t in start.trained.items()}, data64.train
+    weights = naive_weights(clip64, data64.labels, start, 0.7, 0.7)
+    logits = naive_logits(clip64, weights, train.views[0])
+    losses = [r.logsumexp(0) - r[y] for r, y in zip(logits, train.targets, strict=True)]
+    gradients = torch.autograd.grad(torch.stack(losses).mean(), list(parameters.values()))
+    for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
+        slope = gradient + 5e-4 * x
+        expected = (x - 0.1 * slope / (slope.abs() + 0.01)).detach()
+        assert (found[name] - x).abs().max() > 0.001
+        torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["beta", "weights"])
+def test_without_the_graphs_it_is_zero_shot(
+    backbone: Backbone, data: FewShotData, images: Tensor, how: str
+) -> None:
+    method = GraphAdapter(GraphAdapter.Config(beta=1.0 if how == "beta" else 0.7))
+    module = method.init(backbone, data, torch.Generator())
+    if how == "weights":
+        for tensor in module.trained.values():
+            tensor.zero_()
+    logits = method.attach(module, backbone, data.labels)(images)
+    zero_shot = ZeroShot().attach(Module(), backbone, data.labels)(images)
+    torch.testing.assert_close(logits, zero_shot)
+
+
+def test_initialisation_and_size_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
+    wide = FewShotData(data.labels, 3, *[_widen(s) for s in (data.train, data.val)])
+    module = GraphAdapter().init(b16_sized, wide, torch.Generator().manual_seed(0))
+    bound = 1 / math.sqrt(512)
+    for kind in ("text", "image"):
+        assert module[f"{kind}_weight"].shape == (512, 512)
+        assert 0.99 * bound < module[f"{kind}_weight"].abs().max() <= bound
+        assert not module[f"{kind}_bias"].any()
+    assert module.parameters == 2 * (512 * 512 + 5 * 512)
+
+
+def _widen(features: FeatureSet) -> FeatureSet:
+    return FeatureSet(
+        features.plain.repeat(1, 32), features.views.repeat(1, 1, 32), features.targets
+    )
+
+
+def test_the_module_holds_image_nodes_and_no_text(clip: Backbone, data: FewShotData) -> None:
+    module = GraphAdapter(GraphAdapter.Config(max_steps=1)).fit(clip, data, torch.Generator())
+    assert set(module.trained) == {"text_weight", "text_bias", "image_weight", "image_bias"}
+    assert set(module.stored) == {"image_nodes"}
+
+
+def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
+    with pytest.raises(NotTransferable, match="classes of 8, not 1"):
+        GraphAdapter().attach(random_module(8), clip, Labels(("dog",), ("{}",), "{}"))
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = GraphAdapter.Config()
+    assert (config.alpha, config.beta) == (0.7, 0.7)
+    assert (config.recipe.optimizer, config.recipe.lr, config.recipe.epochs) == ("adam", 1e-3, 100)
