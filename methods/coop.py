@@ -71,11 +71,14 @@ class CoOp(TrainedMethod):
         return Module(trained={"context": context.to(backbone.device)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        return CosineClassifier(self.encode(module, backbone, labels), backbone.logit_scale)
+
+    def encode(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
+        """Text features t_c under the learned context, not normalised, ``[C, e]``."""
         context = require_shape(module, "context", backbone.token_width, "text tokens of width")
         if context.ndim == 3:
             require_shape(module, "context", len(labels), "a number of classes of", dim=0)
-        prompts = arrange(backbone, labels, context, self.config.position)
-        return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
+        return backbone.encode_prompts(arrange(backbone, labels, context, self.config.position))
 
 
 def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Prompts:

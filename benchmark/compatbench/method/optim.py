@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -57,8 +57,10 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * phase))
 
 
-def build_optimizer(recipe: Recipe, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The recipe's optimiser; its rate is set before every step.
+def build_optimizer(
+    recipe: Recipe, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser, of tensors or of groups of them; rates are set before every step.
 
     Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
     """

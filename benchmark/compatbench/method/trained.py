@@ -72,6 +72,10 @@ class TrainedMethod(Method):
         """
         return F.cross_entropy(classifier(batch.inputs), batch.targets)
 
+    def rate_factor(self, name: str) -> float:
+        """How many times the recipe's learning rate a tensor has; the warm-up is the same."""
+        return 1.0
+
     def epoch_weights(self, epochs: int) -> Sequence[float] | None:
         """Weights with which the modules after each epoch are averaged; None keeps the last."""
         return None
@@ -85,7 +89,7 @@ class TrainedMethod(Method):
         module = self.init(backbone, data, rng)
         for tensor in module.trained.values():
             tensor.requires_grad_(True)
-        optimizer = build_optimizer(recipe, module.trained.values())
+        optimizer = build_optimizer(recipe, self._parameter_groups(recipe, module))
         train = data.train
         # As in Dassl: a last, smaller batch is dropped unless it is the only one.
         per_epoch = max(len(train) // recipe.batch_size, 1)
@@ -100,11 +104,10 @@ class TrainedMethod(Method):
             order = torch.randperm(len(train), generator=rng).to(features.device)
             for step in range(per_epoch):
                 chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                rate = learning_rate(
-                    recipe, epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
-                )
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = learning_rate(
+                        group["recipe"], epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
+                    )
                 batch = Batch(
                     features[chosen],
                     train.targets[chosen],
@@ -119,6 +122,16 @@ class TrainedMethod(Method):
                 optimizer.step()
             average.add(epoch)
         return average.module()
+
+    def _parameter_groups(self, recipe: Recipe, module: Module) -> list[dict[str, Any]]:
+        """The trained tensors, those of one learning rate together, with a recipe of that rate."""
+        groups: dict[float, list[Tensor]] = {}
+        for name, tensor in module.trained.items():
+            groups.setdefault(self.rate_factor(name), []).append(tensor)
+        return [
+            {"params": tensors, "recipe": recipe.model_copy(update={"lr": factor * recipe.lr})}
+            for factor, tensors in groups.items()
+        ]
 
 
 class _Average:
