@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from compatbench.errors import CompatbenchError
 from compatbench.method import (
     Backbone,
     CosineClassifier,
@@ -32,7 +35,12 @@ class ContCoOp(TrainedMethod):
     text encoder's input. L = L_ce + λ · L_kd, the distillation of KgCoOp. On another
     backbone E(name_c) is that backbone's, so the context changes with it.
 
-    The paper's λ and schedule could not be read; the defaults are KgCoOp's.
+    The paper's λ and schedule could not be read; the defaults are KgCoOp's. What it leaves
+    open are settings, the defaults being the form above: ``heads``, each of width D/heads;
+    ``attention`` of the prompts to all of U_c (``self``) or to E(name_c) alone (``cross``);
+    ``output_projection``, a matrix W_o behind the heads; ``residual``, which adds p to the
+    outcome; and the standard deviation of the matrices (``initialisation``): √(2/D), √(1/D)
+    or 0.02.
     """
 
     card = MethodCard(
@@ -47,34 +55,54 @@ class ContCoOp(TrainedMethod):
         recipe: Recipe = Recipe(batch_size=128, epochs=100)
         context_length: PositiveInt = 4
         weight: NonNegativeFloat = 8.0
+        heads: PositiveInt = 1
+        attention: Literal["self", "cross"] = "self"
+        output_projection: bool = False
+        residual: bool = False
+        initialisation: Literal["kaiming", "xavier", "normal"] = "kaiming"
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        width = backbone.token_width
+        width, heads = backbone.token_width, self.config.heads
+        if width % heads:
+            raise CompatbenchError(
+                f"method '{self.card.name}': {heads} heads do not divide a width of {width}"
+            )
+        scales = {"kaiming": math.sqrt(2 / width), "xavier": math.sqrt(1 / width), "normal": 0.02}
+        scale = scales[self.config.initialisation]
         tensors = {"prompts": torch.randn(self.config.context_length, width, generator=rng) * 0.02}
-        for name in ("query", "key", "value"):
-            tensors[name] = torch.randn(width, width, generator=rng) * math.sqrt(2 / width)
+        matrices = ["query", "key", "value"] + ["output"] * self.config.output_projection
+        for name in matrices:
+            tensors[name] = torch.randn(width, width, generator=rng) * scale
         return Module(trained={name: t.to(backbone.device) for name, t in tensors.items()})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         require_shape(module, "prompts", backbone.token_width, "text tokens of width")
-        context = self._mix(module, *backbone.name_tokens(labels))
+        context = self.mix(module, *backbone.name_tokens(labels))
         features = backbone.encode_prompts(backbone.prompts(labels, context))
         return CosineClassifier(features, backbone.logit_scale)
 
-    @staticmethod
-    def _mix(module: Module, names: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    def mix(self, module: Module, names: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """The context of every class, ``[C, N, D]``, from name embeddings ``[C, n, D]``."""
         prompts = module["prompts"]
-        classes, longest, width = names.shape
-        rows = torch.cat([prompts.expand(classes, -1, -1), names], dim=1)
-        scores = (prompts @ module["query"]) @ (rows @ module["key"]).mT / math.sqrt(width)
+        classes, longest, _ = names.shape
         column = torch.arange(longest, device=names.device)
-        padding = column >= torch.tensor(lengths, device=names.device)[:, None]
-        own = torch.zeros(classes, len(prompts), dtype=torch.bool, device=names.device)
-        scores = scores.masked_fill(torch.cat([own, padding], dim=1)[:, None], -torch.inf)
-        return scores.softmax(-1) @ (rows @ module["value"])
+        hidden = column >= torch.tensor(lengths, device=names.device)[:, None]
+        rows = names
+        if self.config.attention == "self":
+            rows = torch.cat([prompts.expand(classes, -1, -1), names], dim=1)
+            hidden = F.pad(hidden, (len(prompts), 0))
+        parts = [prompts @ module["query"], rows @ module["key"], rows @ module["value"]]
+        heads = []
+        for query, key, value in zip(*(x.chunk(self.config.heads, -1) for x in parts), strict=True):
+            scores = query @ key.mT / math.sqrt(query.shape[-1])
+            weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
+            heads.append(weights @ value)
+        context = torch.cat(heads, dim=-1)
+        if self.config.output_projection:
+            context = context @ module["output"]
+        return context + prompts if self.config.residual else context
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         return super().loss(classifier, batch) + self.config.weight * distillation(

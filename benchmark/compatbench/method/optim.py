@@ -64,14 +64,14 @@ def build_optimizer(
 
     Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
     """
-    parameters = list(parameters)
+    groups: list[Any] = list(parameters)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
     cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return cls(
-        parameters,
+        groups,
         lr=recipe.lr,
         betas=recipe.betas,
         eps=recipe.eps,
