@@ -61,6 +61,14 @@ class NoSummary(Sound):
     card = describe(summary="")
 
 
+class ExcusedFromNothing(Sound):
+    card = describe(excused={"beauty": "it is not pretty"})
+
+
+class NeedlesslyExcused(Sound):
+    card = describe(excused={"class-order": "its classes have an order"})
+
+
 class TakesAnySetting(Sound):
     class Config(Sound.Config):
         model_config = ConfigDict(extra="ignore")
@@ -250,6 +258,7 @@ class ClaimsAPromptToo(Sound):
 # The check that each must fail, and what the reason must say.
 BROKEN: list[tuple[str, type[Method], str]] = [
     ("card", NoSummary, "'summary' is empty"),
+    ("card", ExcusedFromNothing, "excuses it from 'beauty', which is no check"),
     ("settings", TakesAnySetting, "unknown setting is accepted"),
     ("fit", NotFinite, "'unused' has numbers that are not finite"),
     ("fit", RaisesInFit, r"ZeroDivisionError: one over nought \(broken_methods.py:\d+\)"),
@@ -273,6 +282,7 @@ BROKEN: list[tuple[str, type[Method], str]] = [
     ("batch-size", CentresTheBatch, "one by one on the source, logits differ"),
     ("inputs-unchanged", NormalisesInPlace, "writes to the features it is given"),
     ("class-order", SortsTheNames, "do not follow the order of the class names"),
+    ("class-order", NeedlesslyExcused, "but it passes"),
     ("class-subset", CrashesOnFewerClasses, "RuntimeError: The size of tensor"),
     ("zero-shot-setting", ClaimsToBeZeroShot, "away from zero-shot"),
     ("place", ClaimsAPrompt, "acts at output, undeclared; declares text-input"),

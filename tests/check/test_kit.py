@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from broken_methods import BROKEN, Sound, describe
+from broken_methods import BROKEN, SortsTheNames, Sound, describe
 
 from compatbench.check import CHECKS, Outcome, run_checks
 from compatbench.check.models import build_bench
@@ -61,6 +61,15 @@ def test_a_setting_that_is_not_declared_is_skipped_with_its_reason() -> None:
     found = outcomes(Plain, "zero-shot-setting")
     assert [o.status for o in found.values()] == ["skip"]
     assert "zero_shot_at" in found["zero-shot-setting"].reason
+
+
+def test_an_excused_failure_is_a_skip_with_its_reason() -> None:
+    class Ordered(SortsTheNames):
+        card = describe(zero_shot_at={}, excused={"class-order": "its classes have an order"})
+
+    outcome = outcomes(Ordered, "class-order")["class-order"]
+    assert outcome.status == "skip"
+    assert outcome.reason.startswith("its classes have an order (excused: logits on the source")
 
 
 def test_the_synthetic_models_are_put_back_after_every_check() -> None:

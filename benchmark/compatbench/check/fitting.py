@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from compatbench.check.kit import CheckFailed, check, describe_error, quoted
+from compatbench.check.kit import CHECKS, CheckFailed, check, describe_error, quoted
 from compatbench.check.subject import LABELS, Subject
 from compatbench.errors import NotTransferable
 from compatbench.labels import Labels
@@ -26,6 +26,8 @@ def card(subject: Subject) -> None:
             raise CheckFailed(f"the card's '{name}' is empty")
     if len(facts.summary.splitlines()) > 1:
         raise CheckFailed("the card's 'summary' is longer than one line")
+    if unknown := facts.excused.keys() - CHECKS.keys():
+        raise CheckFailed(f"the card excuses it from {quoted(unknown)}, which is no check")
     if (facts.depth == "none") == facts.learns:
         raise CheckFailed(f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
 

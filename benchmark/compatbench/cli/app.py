@@ -61,6 +61,10 @@ def _complete_tasks(incomplete: str) -> list[str]:
     return [name for name in ["all", *task_cards.names()] if name.startswith(incomplete)]
 
 
+def _complete_backbones(incomplete: str) -> list[str]:
+    return [name for name in backbone_cards.names() if name.startswith(incomplete)]
+
+
 def _complete_any(context: typer.Context, incomplete: str) -> list[str]:
     names = {
         "tasks": task_cards.names,
@@ -109,6 +113,11 @@ OutOption = Annotated[
 ]
 
 
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         console.print(f"compatbench {compatbench.__version__}", highlight=False)
@@ -144,9 +153,7 @@ def run(
         ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
-    device: Annotated[
-        str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -233,6 +240,57 @@ def check(
     from compatbench.cli.check import check_command
 
     check_command(console, methods=methods, only=only)
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Such as 'my_method'.", show_default=False)],
+) -> None:
+    """Write a commented method file that works as it is, to be made into yours."""
+    from compatbench.cli.new_method import new_method_command
+
+    new_method_command(console, name=name)
+
+
+@app.command()
+def evaluate(
+    module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
+    backbone: Annotated[
+        str,
+        typer.Option("--backbone", help="The new model.", autocompletion=_complete_backbones),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="The test set: the module's task or a variant of it.",
+            show_default="the module's task",
+            autocompletion=_complete_tasks,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell whether a saved module survives a new model; nothing is trained.
+
+    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
+    that were right before and are wrong now.
+    """
+    from compatbench.cli.evaluate import evaluate_command
+
+    evaluate_command(
+        console,
+        module=module,
+        backbone=backbone,
+        task=task,
+        methods=methods,
+        device=device,
+        as_json=as_json,
+    )
 
 
 @app.command("list")

@@ -98,7 +98,7 @@ def run_command(
     selection = select(suite, methods, tasks, seeds, shots, out, precision)
     _warn_of_broken(console, selection.registry)
     _check_writable(out)
-    device = _resolve_device(device)
+    device = resolve_device(device)
     jobs = jobs or (_cores() if device == "cpu" else 1)
     to_do = selection.to_do
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
@@ -213,7 +213,12 @@ def _check_writable(out: Path) -> None:
         probe.unlink()
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that a name means; ``auto`` is a GPU if there is one.
+
+    Raises:
+        CompatbenchError: it cannot be used here.
+    """
     import torch
 
     if device == "auto":

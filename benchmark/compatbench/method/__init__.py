@@ -62,6 +62,8 @@ class MethodCard:
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor the number that fills it, or the words it holds the token
             embeddings of. Other tensors are as they were fitted.
+        excused: checks of the conformance kit that the method cannot pass by its nature,
+            each with the reason.
     """
 
     name: str
@@ -71,6 +73,7 @@ class MethodCard:
     summary: str
     learns: bool = True
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
+    excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def places(self) -> tuple[Place, ...]:

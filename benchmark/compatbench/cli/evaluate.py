@@ -1,0 +1,113 @@
+"""``compatbench evaluate``: a saved module on a new backbone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from compatbench.cachefiles import default_cache_folder
+from compatbench.cli.run import resolve_device
+from compatbench.features import FeatureCache
+from compatbench.leaderboard.markdown import percent, signed
+from compatbench.method.registry import builtin_methods
+from compatbench.run.evaluate import Evaluation, Side, evaluate
+
+
+def evaluate_command(
+    console: Console,
+    *,
+    module: Path,
+    backbone: str,
+    task: str | None,
+    methods: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Prints how a module does on a backbone, beside its source and zero-shot.
+
+    Raises:
+        CompatbenchError: a wrong module, backbone, task or method file.
+    """
+    registry = builtin_methods()
+    if methods is not None:
+        registry.select(methods)
+    cache = FeatureCache(default_cache_folder())
+    found = evaluate(module, backbone, task, registry, cache, resolve_device(device))
+    if as_json:
+        # Not through the console, which would wrap and colour it.
+        print(json.dumps(describe(found), indent=1, ensure_ascii=False))
+        return
+    fitted = found.fitted
+    for line in (
+        f"{registry.get(fitted.method).card.title}, {fitted.shots} shots of {fitted.task}, "
+        f"seed {fitted.seed}",
+        f"tested on {len(found.source.right):,} images of {found.test_set}; top-1 in percent",
+    ):
+        console.print(line, highlight=False, markup=False)
+    console.print(_table(found))
+    console.print(_verdict(found), highlight=False, soft_wrap=True)
+
+
+def describe(found: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON values; accuracies, gains and flips in percent of the images."""
+    fitted = found.fitted
+    return {
+        "method": fitted.method,
+        "task": fitted.task,
+        "shots": fitted.shots,
+        "seed": fitted.seed,
+        "test_set": found.test_set,
+        "images": len(found.source.right),
+        "status": "ok" if found.target else "not transferable",
+        "reason": found.reason,
+        "source": _describe_side(found.source),
+        "target": _describe_side(found.target) if found.target else {"backbone": found.backbone},
+        "h": found.h,
+        "negative_flips": found.negative_flips,
+        "positive_flips": found.positive_flips,
+    }
+
+
+def _describe_side(side: Side) -> dict[str, Any]:
+    return {
+        "backbone": side.backbone,
+        "correct": int(side.right.sum()),
+        "zero_shot_correct": int(side.zero_shot.sum()),
+        "accuracy": side.accuracy,
+        "gain": side.gain,
+    }
+
+
+def _table(found: Evaluation) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column(f"{found.source.backbone} (source)", justify="right")
+    table.add_column(found.backbone, justify="right")
+    sides = [found.source, found.target]
+    rows = {
+        "with the module": [percent(side and side.accuracy) for side in sides],
+        "its zero-shot": [percent(side and side.accuracy - side.gain) for side in sides],
+        "gain": [signed(side and side.gain) for side in sides],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def _verdict(found: Evaluation) -> str:
+    if found.target is None:
+        return f"[yellow]not transferable[/]: {escape(found.reason)}"
+    flips = (
+        f"{percent(found.negative_flips)} % of the images were right before and are wrong now, "
+        f"{percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
+    )
+    gain = found.target.gain
+    if gain > 0:
+        return f"The module [green]still helps[/]: {signed(gain)} over zero-shot. {flips}"
+    word = "no better than" if gain == 0 else "worse than"
+    return f"The module is [yellow]{word} zero-shot[/] on {escape(found.backbone)}. {flips}"

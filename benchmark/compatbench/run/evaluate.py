@@ -1,0 +1,194 @@
+"""A saved module on another backbone, without training: does it survive the new model?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, load_backbone
+from compatbench.cards import task_cards
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.features import FeatureCache
+from compatbench.leaderboard.measures import harmonic_mean
+from compatbench.method import Method, Module
+from compatbench.method.module import load_module
+from compatbench.method.registry import MethodRegistry
+from compatbench.task import Task, load_task
+
+
+class Fitted(BaseModel):
+    """What a module's file says of its fit; more is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    method: str
+    config: dict[str, Any]
+    task: str
+    source: str
+    shots: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """A module on one backbone: which images are classified right, ``[images]``.
+
+    Attributes:
+        right: by the module.
+        zero_shot: by the backbone's own zero-shot classifier.
+    """
+
+    backbone: str
+    right: Tensor
+    zero_shot: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy in percent."""
+        return _percent(self.right)
+
+    @property
+    def gain(self) -> float:
+        """Accuracy over that of zero-shot, in percentage points."""
+        return _percent(self.right) - _percent(self.zero_shot)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A module on the backbone it was fitted on, and on another.
+
+    Attributes:
+        test_set: the task, or a variant of it.
+        target: None if the module cannot be attached there.
+        reason: why not.
+    """
+
+    fitted: Fitted
+    backbone: str
+    test_set: str
+    source: Side
+    target: Side | None
+    reason: str = ""
+
+    @property
+    def negative_flips(self) -> float | None:
+        """Share of images, in percent, that are right on the source and wrong on the target."""
+        return None if self.target is None else _percent(self.source.right & ~self.target.right)
+
+    @property
+    def positive_flips(self) -> float | None:
+        """Share of images, in percent, that are wrong on the source and right on the target."""
+        return None if self.target is None else _percent(~self.source.right & self.target.right)
+
+    @property
+    def h(self) -> float | None:
+        """The harmonic mean of both accuracies."""
+        if self.target is None:
+            return None
+        return harmonic_mean(self.source.accuracy, self.target.accuracy)
+
+
+def evaluate(
+    path: Path,
+    backbone: str,
+    test_set: str | None,
+    registry: MethodRegistry,
+    cache: FeatureCache,
+    device: str = "cpu",
+) -> Evaluation:
+    """Measures a module on a backbone and on its source, on one test set.
+
+    Args:
+        path: the module's safetensors file, as ``run`` leaves it in ``runs/modules/``.
+        test_set: the module's task, by default, or a variant of it.
+
+    Raises:
+        CompatbenchError: the file is damaged or is no module; its method, settings or
+            source are not known here; an unknown backbone or task, or one that the module
+            was not fitted for.
+    """
+    module, about = load_module(path)
+    try:
+        fitted = Fitted.model_validate(about)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CompatbenchError(
+            f"{path} does not say how it was fitted ('{field}'); give a module that 'run' has left"
+        ) from None
+    method = _build_method(fitted, registry, path)
+    task = _load_test_set(fitted, test_set or fitted.task, path)
+    target_backbone = load_backbone(backbone, device)
+    source_backbone = target_backbone
+    if backbone != fitted.source:
+        source_backbone = load_backbone(fitted.source, device)
+    try:
+        source = _measure(method, module, source_backbone, task, cache)
+    except NotTransferable as why:
+        raise CompatbenchError(
+            f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
+            f"they are now: {why.reason}"
+        ) from None
+    try:
+        target = _measure(method, module, target_backbone, task, cache)
+    except NotTransferable as why:
+        return Evaluation(fitted, backbone, task.name, source, None, why.reason)
+    return Evaluation(fitted, backbone, task.name, source, target)
+
+
+def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Method:
+    name = fitted.method
+    if name not in registry.classes and name not in registry.broken:
+        raise CompatbenchError(
+            f"{path} is a module of the method '{name}', which is not here; give its file: "
+            f"--methods ./{name}.py"
+        )
+    cls = registry.get(name)
+    try:
+        return cls(cls.Config.model_validate(fitted.config))
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CompatbenchError(
+            f"{path} was fitted with a setting '{field}' that the method '{name}' does not take "
+            "any more"
+        ) from None
+
+
+def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
+    task = load_task(name)
+    if fitted.task not in (task.name, task.parent):
+        cards = [task_cards.read(other) for other in task_cards.names()]
+        variants = [card.name for card in cards if card.parent == fitted.task]
+        also = f", or on its variants {', '.join(variants)}" if variants else ""
+        raise CompatbenchError(
+            f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
+            f"'{name}'; evaluate it on that{also}"
+        )
+    return task
+
+
+@torch.no_grad()
+def _measure(
+    method: Method, module: Module, backbone: Backbone, task: Task, cache: FeatureCache
+) -> Side:
+    wanted = method.image_input(backbone)
+    classify = method.attach(module.to(backbone.device), backbone, task.labels)
+    samples = task.split("test")
+    features = cache.features(backbone, task, samples)
+    if wanted == FEATURES:
+        logits = classify(features)
+    else:
+        rows = cache.tokens(backbone, task, samples, wanted)
+        logits = torch.cat([classify(batch) for batch in rows.batches()])
+    targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
+    zero_shot = features @ backbone.zero_shot(task.labels).T
+    right, zero_shot_right = (z.argmax(-1) == targets for z in (logits, zero_shot))
+    return Side(backbone.name, right.cpu(), zero_shot_right.cpu())
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * int(right.sum()) / len(right)
