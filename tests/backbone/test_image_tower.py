@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from image_reference import draw_prompts as draw
+from image_reference import run_image_tower
 from open_clip.model import CLIP
 from tiny_models import image_config, randomise, text_config, tiny_clip, tiny_eva_clip, wrap
 from torch import Tensor, nn
@@ -76,41 +78,6 @@ def pixels(visual: Any, batch: int = 3, seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=generator, dtype=torch.float64)
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
-def run_with_prompts(visual: Any, images: Tensor, prompts: list[Tensor]) -> Tensor:
-    """The tower's own blocks over all tokens: appended first, then replaced block by block."""
-    if hasattr(visual, "class_embedding"):
-        x = visual.conv1(images).flatten(2).mT
-        start = visual.class_embedding.expand(len(x), 1, -1)
-        x = torch.cat([start, x], dim=1) + visual.positional_embedding
-        norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
-    else:
-        trunk = visual.trunk
-        x, rope = trunk._pos_embed(trunk.patch_embed(images))
-        norm, blocks = trunk.norm_pre, trunk.blocks
-    own = x.shape[1]
-    for i, block in enumerate(blocks):
-        if i < len(prompts):
-            x = torch.cat([x[:, :own], prompts[i].expand(len(x), -1, -1)], dim=1)
-        x = norm(x) if i == 0 else x
-        if rope is None:
-            x = block(x)
-            continue
-        table = rope[i] if trunk.rope_mixed else rope
-        # Behind the patches, the angle is zero: sine 0, cosine 1.
-        still = torch.zeros(*table.shape[:-2], x.shape[1] - own, table.shape[-1]).double()
-        still[..., table.shape[-1] // 2 :] = 1
-        x = block(x, rope=torch.cat([table, still], dim=-2))
-    x = x[:, :own]
-    if hasattr(visual, "class_embedding"):
-        return visual._pool(x)[0] @ visual.proj
-    return visual.head(trunk.forward_head(trunk.norm(x)))
-
-
 def assert_same(found: Tensor, expected: Tensor) -> None:
     assert expected.std() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -133,7 +100,7 @@ def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(
     prompts = [draw(n, tower.width, seed=i + 1) for i, n in enumerate(counts)]
     inserted = [tower.enter(prompts[0]), *prompts[1:]]
     found = tower.encode(tower.embed(images), prompts=inserted)
-    expected = run_with_prompts(visual, images, prompts)
+    expected = run_image_tower(visual, images, prompts)
     assert_same(found, expected)
     assert (found - visual(images)).abs().max() > 1e-4
 
@@ -151,7 +118,7 @@ def test_prompts_from_an_inner_block_on(visual: Any) -> None:
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
     prompts = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
     found = tower.encode(tower.embed(images, 1), block=1, prompts=prompts)
-    assert_same(found, run_with_prompts(visual, images, [draw(0, tower.width), *prompts]))
+    assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *prompts]))
 
 
 def test_no_prompts_are_no_change(visual: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -202,6 +203,63 @@ def test_a_capped_fit_ends_its_schedule_too(
     monkeypatch.setattr("compatbench.method.trained.learning_rate", watch)
     Toy(Toy.Config(max_steps=6)).fit(clip, data, seeded())
     assert seen == {(2, 6)}
+
+
+def test_modules_after_each_epoch_are_averaged_where_weights_are_given(
+    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after: list[Tensor] = []
+    step = torch.optim.SGD.step
+
+    def watch(self: torch.optim.SGD, closure: None = None) -> None:
+        step(self, closure)
+        after.append(self.param_groups[0]["params"][0].detach().clone())
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watch)
+    shares = [0.2, 0.5, 0.0, 0.3]
+    method = toy()
+    monkeypatch.setattr(method, "epoch_weights", lambda epochs: shares[:epochs])
+    found = method.fit(clip, data, seeded())
+    assert len(after) == 12
+    ends = after[2::3]
+    expected = 0.2 * ends[0] + 0.5 * ends[1] + 0.3 * ends[3]
+    torch.testing.assert_close(found["weight"], expected)
+    assert not found["weight"].requires_grad
+
+
+def test_a_batch_knows_its_images_under_the_next_view(
+    clip: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    data = make_data(clip, labels, views=3)
+    method = toy(epochs=4)
+    method.fit(clip, data, seeded())
+    for step, batch in enumerate(method.batches):
+        epoch = step // 3
+        rows = which_images(batch, data.train.views[epoch % 3])
+        assert batch.other_view is not None
+        assert torch.equal(batch.other_view, data.train.views[(epoch + 1) % 3][rows])
+        assert batch.inputs is batch.features
+
+
+def test_a_batch_holds_what_was_asked_for_instead_of_features(
+    clip: Backbone, data: FewShotData
+) -> None:
+    """Tokens of the same images under the same view, as rows are asked for."""
+    tokens = [torch.randn(15, 3, 2), torch.randn(15, 3, 2)]
+    train = dataclasses.replace(data.train, view_inputs=tokens)
+    method = toy()
+    seen: list[Tensor] = []
+
+    def loss(classifier: Classifier, batch: Batch) -> Tensor:
+        seen.append(batch.inputs)
+        return Toy.loss(method, classifier, dataclasses.replace(batch, tokens=None))
+
+    method.loss = loss  # type: ignore[method-assign]
+    method.fit(clip, dataclasses.replace(data, train=train), seeded())
+    for step, (batch, inputs) in enumerate(zip(method.batches, seen, strict=True)):
+        view = step // 3 % 2
+        rows = which_images(batch, data.train.views[view])
+        assert torch.equal(inputs, tokens[view][rows])
 
 
 def test_the_shots_decide_the_epochs(clip: Backbone, labels: Labels, make_data: MakeData) -> None:

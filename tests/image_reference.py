@@ -1,0 +1,89 @@
+"""Both towers with deep prompts, through their own blocks over all tokens: no shortcut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.labels import Labels
+from compatbench.method import FeatureSet, FewShotData, ImageInput
+
+
+def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> Tensor:
+    """Prompts ``[n, d]`` appended before the first block, and replaced before those that follow.
+
+    They pass the norm before the first block with the image's tokens; a prompt's rotary
+    angle is zero.
+    """
+    clip = hasattr(visual, "class_embedding")
+    if clip:
+        x = visual.conv1(images).flatten(2).mT
+        start = visual.class_embedding.expand(len(x), 1, -1)
+        x = torch.cat([start, x], dim=1) + visual.positional_embedding
+        norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
+    else:
+        x, rope = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
+        norm, blocks = visual.trunk.norm_pre, visual.trunk.blocks
+    own = x.shape[1]
+    for i, block in enumerate(blocks):
+        if i < len(prompts):
+            x = torch.cat([x[:, :own], prompts[i].expand(len(x), -1, -1)], dim=1)
+        x = norm(x) if i == 0 else x
+        if rope is None:
+            x = block(x)
+            continue
+        table = rope[i] if visual.trunk.rope_mixed else rope
+        still = torch.zeros(*table.shape[:-2], x.shape[1] - own, table.shape[-1]).to(x)
+        still[..., table.shape[-1] // 2 :] = 1  # sine 0, cosine 1
+        x = block(x, rope=torch.cat([table, still], dim=-2))
+    x = x[:, :own]
+    if clip:
+        return visual._pool(x)[0] @ visual.proj
+    return visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
+
+
+def run_text_tower(
+    backbone: Backbone, names: Sequence[str], words: str, prompts: Sequence[Tensor]
+) -> Tensor:
+    """Words before the name, the first of which are ``prompts[0]``; replaced before each block."""
+    tower: Any = getattr(backbone.model, "text", backbone.model)
+    ids = backbone.tokenizer([f"{words} {name}." for name in names])
+    x, count = tower.token_embedding(ids), len(prompts[0])
+    for i, block in enumerate(tower.transformer.resblocks):
+        if i < len(prompts):
+            own = prompts[i].expand(len(x), -1, -1)
+            x = torch.cat([x[:, :1], own, x[:, 1 + count :]], dim=1)
+        x = x + tower.positional_embedding if i == 0 else x
+        x = block(x, attn_mask=tower.attn_mask)
+    pooled = tower.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)]
+    return pooled @ tower.text_projection
+
+
+def draw_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
+    """Random images as a tower takes them, ``[count, 3, H, W]``."""
+    side = backbone.preprocess_settings["size"]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, side, side, generator=generator).to(backbone.dtype)
+
+
+def draw_prompts(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def few_shots(
+    backbone: Backbone, labels: Labels, shots: int = 2, views: int = 2
+) -> tuple[FewShotData, list[Tensor]]:
+    """Few-shot data of random images with what enters the first block, and the images' views."""
+    count = shots * len(labels)
+    images = [draw_images(backbone, count, seed) for seed in range(views)]
+    features = torch.stack([backbone.encode_images(view) for view in images])
+    tokens = [backbone.encode_images(view, ImageInput("hidden")) for view in images]
+    targets = torch.arange(len(labels)).repeat_interleave(shots)
+    train = FeatureSet(features[0], features, targets, tokens)
+    empty = FeatureSet(features[0, :0], features[:1, :0], targets[:0], [tokens[0][:0]])
+    return FewShotData(labels, shots, train, empty), images

@@ -1,0 +1,152 @@
+"""VPT-deep: tokens of each block among the image's own, before the zero-shot classifier."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from formulas import cosine_logits, cross_entropy
+from image_reference import draw_images, draw_prompts, few_shots, run_image_tower
+from open_clip_reference import encode_texts
+from tiny_models import wrap
+
+from compatbench.backbone import Backbone, ImageInput, Labels
+from compatbench.method import Module, NotTransferable
+from compatbench.methods.vpt_deep import VPTDeep
+
+HIDDEN = ImageInput("hidden", 0)
+B16: Any = SimpleNamespace(image=SimpleNamespace(depth=12, width=768), device="cpu")
+
+
+def zero_shot_texts(backbone: Backbone, labels: Labels) -> torch.Tensor:
+    return encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_logits_equal_the_formula(backbone64: Backbone, labels: Labels, depth: int) -> None:
+    prompts = draw_prompts(depth, 3, backbone64.image.width)
+    images = draw_images(backbone64, 4)
+    classify = VPTDeep().attach(Module({"image_prompts": prompts}), backbone64, labels)
+    found = classify(backbone64.encode_images(images, HIDDEN))
+    features = run_image_tower(backbone64.model.visual, images, list(prompts))
+    expected = cosine_logits(backbone64, zero_shot_texts(backbone64, labels), features)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    backbone64: Backbone, labels: Labels
+) -> None:
+    data, views = few_shots(backbone64, labels)
+    recipe = VPTDeep.Config().recipe.model_copy(
+        update={"warmup_epochs": 0, "lr": 0.1, "batch_size": 32}
+    )
+    method = VPTDeep(VPTDeep.Config(recipe=recipe, max_steps=1))
+    found = method.fit(backbone64, data, torch.Generator().manual_seed(3))["image_prompts"]
+
+    blocks, width = backbone64.image.depth, backbone64.image.width
+    generator = torch.Generator().manual_seed(3)
+    start = (torch.randn(blocks, 8, width, generator=generator) * 0.02).requires_grad_()
+    features = run_image_tower(backbone64.model.visual, views[0], list(start))
+    logits = cosine_logits(backbone64, zero_shot_texts(backbone64, labels), features)
+    (gradient,) = torch.autograd.grad(cross_entropy(logits, data.train.targets), start)
+    expected = start - 0.1 * (gradient + 5e-4 * start)
+    assert (found - start).abs().max() > 1e-4
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("template", ["a photo of a {}.", None])
+def test_without_tokens_it_is_zero_shot(
+    backbone64: Backbone, labels: Labels, template: str | None
+) -> None:
+    method = VPTDeep(VPTDeep.Config(length=0, template=template))
+    module = Module({"image_prompts": torch.zeros(2, 0, backbone64.image.width).double()})
+    images = draw_images(backbone64, 4)
+    found = method.attach(module, backbone64, labels)(backbone64.encode_images(images, HIDDEN))
+    texts = zero_shot_texts(backbone64, labels)
+    expected = cosine_logits(backbone64, texts, backbone64.encode_images(images))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_text_is_the_same_for_every_task_or_the_task_s(clip: Backbone) -> None:
+    labels = Labels(("dog", "tree"), ("{} texture.",), "{} texture.")
+    module = VPTDeep().init(clip, few_shots(clip, labels)[0], torch.Generator())
+    for template in ("a photo of a {}.", None):
+        method = VPTDeep(VPTDeep.Config(template=template))
+        expected = clip.zero_shot(labels, template or "{} texture.")
+        torch.testing.assert_close(method.attach(module, clip, labels).weights, expected)
+
+
+def test_a_tower_of_fewer_blocks_gets_tokens_in_all_of_them(
+    backbone: Backbone, labels: Labels
+) -> None:
+    data, _ = few_shots(backbone, labels)
+    module = VPTDeep(VPTDeep.Config(max_steps=2)).fit(backbone, data, torch.Generator())
+    assert module["image_prompts"].shape == (backbone.image.depth, 8, backbone.image.width)
+    assert set(module.tensors) == {"image_prompts"}
+    half = VPTDeep(VPTDeep.Config(depth=1)).init(backbone, data, torch.Generator())
+    assert half["image_prompts"].shape == (1, 8, backbone.image.width)
+
+
+@pytest.mark.parametrize("entry", ["raw", "post-ln"])
+def test_the_first_tokens_enter_another_tower_as_declared(
+    clip64: Backbone, labels: Labels, entry: Any
+) -> None:
+    """After a norm of another tower's, they are other tokens if they are carried raw."""
+    data, _ = few_shots(clip64, labels)
+    method = VPTDeep(VPTDeep.Config(entry=entry, max_steps=1))
+    module = method.fit(clip64, data, torch.Generator().manual_seed(1))
+    source: Any = clip64.model.visual
+    entered = source.ln_pre(module["image_prompts"][0].double())
+    for tensor in method.insert(module, clip64)[:1]:
+        torch.testing.assert_close(tensor.double(), entered, rtol=1e-5, atol=1e-5)
+
+    model: Any = copy.deepcopy(clip64.model)
+    model.visual.ln_pre.bias.data += 1.0
+    [first, *_] = method.insert(module, wrap(model, "other"))
+    expected = entered + 1 if entry == "raw" else entered
+    torch.testing.assert_close(first.double(), expected, rtol=1e-5, atol=1e-5)
+    model.visual.ln_pre = torch.nn.Identity()
+    [first, *_] = method.insert(module, wrap(model, "without"))
+    expected = module["image_prompts"][0].double() if entry == "raw" else entered
+    torch.testing.assert_close(first.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_post_ln_tokens_are_stored_beside_what_was_learned(clip: Backbone, labels: Labels) -> None:
+    data, _ = few_shots(clip, labels)
+    method = VPTDeep(VPTDeep.Config(entry="post-ln", max_steps=1))
+    module = method.fit(clip, data, torch.Generator())
+    assert set(module.stored) == {"entered"}
+    assert module.parameters == 2 * 8 * 32
+    assert not any(tensor.requires_grad for tensor in module.tensors.values())
+
+
+def test_another_width_and_fewer_blocks_are_refused(
+    clip: Backbone, eva: Backbone, labels: Labels
+) -> None:
+    module = Module({"image_prompts": torch.zeros(2, 8, 32)})
+    with pytest.raises(NotTransferable, match="image tokens of width 32, not 128"):
+        VPTDeep().attach(module, eva, labels)
+    module = Module({"image_prompts": torch.zeros(3, 8, 32)})
+    with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
+        VPTDeep().attach(module, clip, labels)
+
+
+def test_it_asks_for_what_enters_the_first_block(clip: Backbone) -> None:
+    assert VPTDeep().image_input(clip) == HIDDEN
+
+
+def test_parameters_at_vit_b_16() -> None:
+    module = VPTDeep().init(B16, None, torch.Generator())  # type: ignore[arg-type]
+    assert module.parameters == 73_728
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    config = VPTDeep.Config()
+    assert (config.length, config.depth, config.entry) == (8, 12, "raw")
+    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 2.5e-3)
+    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 5)
+    assert config.recipe.warmup_epochs == 1
