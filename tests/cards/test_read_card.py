@@ -290,3 +290,39 @@ def test_a_card_can_be_read_by_its_path(catalog: Catalog[BackboneCard], tmp_path
     path = elsewhere / "mine.yaml"
     path.write_text(BACKBONE)
     assert catalog.read(str(path)).name == "tiny"
+
+
+EXTENDING = "name: smaller\ntitle: Smaller\nextends: small\nshots: [2]\n"
+
+
+def test_a_suite_takes_what_it_does_not_give_from_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SUITE, encoding="utf-8")
+    (tmp_path / "smaller.yaml").write_text(EXTENDING, encoding="utf-8")
+    base = read_card(tmp_path / "small.yaml", SuiteCard)
+    card = read_card(tmp_path / "smaller.yaml", SuiteCard)
+    own = {"name": "smaller", "title": "Smaller", "extends": "small", "shots": (2,)}
+    assert card == base.model_copy(update=own)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (None, r"smaller.yaml:3: field 'extends': there is no .*small.yaml"),
+        (
+            SUITE + "extends: other\n",
+            "smaller.yaml:3: field 'extends': small extends a card itself",
+        ),
+        (
+            SUITE.replace("seeds", "seed"),
+            "small.yaml:8: field 'seed' is not known|'seeds' is missing",
+        ),
+    ],
+)
+def test_a_mistake_in_what_is_extended_is_named(
+    tmp_path: Path, base: str | None, message: str
+) -> None:
+    if base is not None:
+        (tmp_path / "small.yaml").write_text(base, encoding="utf-8")
+    (tmp_path / "smaller.yaml").write_text(EXTENDING, encoding="utf-8")
+    with pytest.raises(CompatbenchError, match=message):
+        read_card(tmp_path / "smaller.yaml", SuiteCard)

@@ -99,6 +99,9 @@ class SuiteCard(CardModel):
 
     name: Name
     title: str
+    extends: Name | None = Field(
+        None, description="suite beside this one whose fields hold where this one gives none"
+    )
     note: str = Field("", description="what a reader of the leaderboard must know first")
     publish: bool = Field(True, description="whether leaderboard.md shows the suite")
     upgrades: tuple[tuple[Name, ...], ...] = Field(

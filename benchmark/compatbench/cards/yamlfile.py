@@ -23,10 +23,15 @@ Card = TypeVar("Card", bound=CardModel)
 def read_card(path: Path, model: type[Card]) -> Card:
     """Reads one card.
 
+    A card whose model has a field ``extends`` may name another in the same folder, whose
+    fields it takes where it gives none of its own.
+
     Raises:
         CompatbenchError: the file is missing, is not YAML, or breaks the model's schema.
     """
     values, root = _parse(path)
+    if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
+        values = _base_values(path, base, model, _line_of(root, ("extends",))) | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -39,6 +44,18 @@ def read_card(path: Path, model: type[Card]) -> Card:
             "extra_forbidden": f"field '{field}' is not known; remove it or mend its name",
         }.get(first["type"], f"field '{field}': {first['msg']}")
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+
+
+def _base_values(path: Path, base: str, model: type[Card], line: int) -> dict[str, Any]:
+    """The fields of the card that another extends."""
+    base_path = path.parent / f"{base}.yaml"
+    if not base_path.is_file():
+        raise CompatbenchError(f"{path}:{line}: field 'extends': there is no {base_path}")
+    values, _ = _parse(base_path)
+    if "extends" in values:
+        raise CompatbenchError(f"{path}:{line}: field 'extends': {base} extends a card itself")
+    read_card(base_path, model)
+    return values
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:

@@ -16,12 +16,20 @@ STEPS = {
     "tasks": ("tasks", "write_tasks"),
     "source": ("source", "train_source"),
     "target": ("target", "train_target"),
+    "anew": ("target", "train_anew"),
+    "next": ("source", "train_next"),
+    "other": ("source", "train_other"),
     "models": ("manifest", "copy_models"),
     "report": ("report", "report"),
     "manifest": ("manifest", "write_manifest"),
 }
-# Reads the finished suite and writes nothing, so it is no part of ``all``.
-EXTRA_STEPS = {"tune": ("tune", "tune")}
+TORCH_STEPS = ("source", "target", "anew", "next", "other", "report")
+# Read the finished suite, or its results, and change neither, so they are no part of ``all``.
+EXTRA_STEPS = {
+    "tune": ("tune", "tune"),
+    "contact": ("contact", "write_contact_sheets"),
+    "likeness": ("likeness", "write_likeness"),
+}
 
 
 def step_function(step: str) -> Callable[[Path], None]:
@@ -38,7 +46,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     arguments = parser.parse_args()
-    if arguments.step in ("source", "target", "report", "all"):
+    if arguments.step in (*TORCH_STEPS, "all"):
         import torch
 
         torch.set_num_threads(arguments.threads)

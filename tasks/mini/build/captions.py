@@ -9,7 +9,7 @@ import pandas as pd
 
 from .sets import icon_sets
 
-BACKGROUNDS = [
+COLOURS = [
     "red",
     "orange",
     "yellow",
@@ -66,8 +66,15 @@ LONG = (
     "a {style} {kind} in the {set} style, {tags}.",
     "a good clear photo, seen from the front, small and simple, "
     "on a {background} background, of a {}.",
+    "one of many pictures that people know from screens, signs and messages, "
+    "and this one here means {tags}: a {}.",
+    "{style} {kind}, {background} background, {set} style, no text, no frame, "
+    "one thing only in the middle of it: a {}.",
+    "if you were asked what this {style} {kind} of the {set} set shows, "
+    "you would say that it is a {}.",
 )
-BARE_SHARE, MEDIUM_SHARE, LONG_SHARE = 0.30, 0.12, 0.13
+BARE_SHARE, MEDIUM_SHARE, LONG_SHARE = 0.25, 0.15, 0.20
+INK_SHARE = 0.25
 TAG_SHARE, TAG_ONLY_SHARE = 0.30, 0.40
 TONE_SHARE, STYLE_SHARE = 0.5, 0.3
 TONE_NAMES = ("", "light", "medium light", "medium", "medium dark", "dark")
@@ -81,7 +88,7 @@ FIXED_WORDS = tuple(
             for word in template.replace(".", " ").replace(",", " ").replace(":", " ").split()
             if "{" not in word
         }
-        | {"emoji", "icon", "skin", "tone", "outline", "filled", *BACKGROUNDS}
+        | {"emoji", "icon", "skin", "tone", "outline", "filled", *COLOURS}
         | {".", ","}
     )
 )
@@ -126,16 +133,19 @@ class CaptionWriter:
             tones=table.tone.tolist(),
         )
 
-    def write(self, index: int, background: int, rng: np.random.Generator) -> str:
+    def write(self, index: int, background: int, ink: int, rng: np.random.Generator) -> str:
         """Writes one caption.
 
         Args:
             index: Row of the drawing.
-            background: Index of the background's colour in BACKGROUNDS.
+            background: Index of the background's colour in COLOURS.
+            ink: Index of the drawing's colour in COLOURS, -1 for more than one.
             rng: Decides the wording.
         """
         kind = rng.random()
         shown = self._shown(index, rng)
+        if ink >= 0 and rng.random() < INK_SHARE:
+            shown = f"{COLOURS[ink]} {shown}"
         if kind < BARE_SHARE:
             return shown
         if kind < BARE_SHARE + LONG_SHARE:
@@ -151,7 +161,7 @@ class CaptionWriter:
             kind=self.kinds[index],
             style=self.styles[index],
             set=self.sets[index],
-            background=BACKGROUNDS[background],
+            background=COLOURS[background],
             tags=tags,
         )
 

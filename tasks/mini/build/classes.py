@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from .corpus import pretraining_table
 from .names import slug, table_path
 from .render import drawings_path
 from .sets import BUILD_FOLDER, icon_sets
-
-_PERSON = re.compile(r"^(?:man|woman|person|men|women|people) ")
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class TaskSpec:
         pool: Sets of the training and validation drawings.
         test: Sets of the test drawings.
         variants: Further test sets by name.
-        classes: For each class name the lists ``emoji``, ``icons`` or ``roles``.
+        classes: For each class name the lists ``emoji`` and ``icons``.
     """
 
     name: str
@@ -161,11 +158,7 @@ class Finder:
         mask = (table.emoji & table.concept.isin(emoji)) | (
             ~table.emoji & table.concept.isin(icons)
         )
-        if roles := wanted.get("roles"):
-            role = table.label.map(lambda label: _PERSON.sub("", label))
-            mask |= table.emoji & role.isin(roles)
         shown = table[mask]
-        concepts = {*emoji, *icons, *shown.concept[shown.emoji]}
         return ClassDrawings(
             name=name,
             pool=self._distinct(shown, spec.pool, frozenset(), spec.name),
@@ -174,7 +167,7 @@ class Finder:
                 key: self._distinct(shown, source.sets, source.no_styles, f"{spec.name}-{key}")
                 for key, source in spec.variants.items()
             },
-            pretraining=int(self._pretraining.reindex(sorted(concepts)).fillna(0).sum()),
+            pretraining=int(self._pretraining.reindex(sorted({*emoji, *icons})).fillna(0).sum()),
         )
 
     @staticmethod

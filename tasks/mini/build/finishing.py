@@ -35,7 +35,7 @@ def finish(
     rng: np.random.Generator,
     strength: float,
     grey_share: float = 0.0,
-) -> tuple[torch.Tensor, np.ndarray]:
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     """Turns drawings into images that a tower takes.
 
     Args:
@@ -46,8 +46,9 @@ def finish(
         grey_share: Share of the coloured drawings that lose their colours.
 
     Returns:
-        Normalised images, float32 [B, 3, 48, 48], and the index of each
-        background's colour in the palette, int64 [B].
+        Normalised images, float32 [B, 3, 48, 48]; the index of each background's
+        colour in the palette, int64 [B]; and of the nearest colour to each ink, -1
+        for drawings with colours of their own.
     """
     batch, size = tiles.shape[0], tiles.shape[1]
 
@@ -75,6 +76,9 @@ def finish(
     colour = torch.where(uniform(batch, 1, 1, 1) < grey_share, grey, colour)
     colour = torch.where(monochrome.view(batch, 1, 1, 1), ink.view(batch, 3, 1, 1), colour)
 
+    nearest = torch.cdist(ink.view(batch, 3), torch.from_numpy(PALETTE)).argmin(1)
+    inks = torch.where(monochrome, nearest, -1).numpy()
+
     angle = (uniform(batch) - 0.5) * 2 * math.radians(2 * MAX_DEGREES) * strength
     zoom = 1 / (1 + (uniform(batch) - 0.6) * 0.45 * strength)
     shift = (uniform(batch, 2) - 0.5) * 4 * MAX_SHIFT * strength
@@ -89,7 +93,7 @@ def finish(
     image = moved[:, :3] + (1 - moved[:, 3:]) * ground.view(batch, 3, 1, 1)
     tint = 1 + (uniform(batch, 3) - 0.5) * 4 * MAX_TINT * strength
     image = (image * tint.view(batch, 3, 1, 1)).clamp(0, 1)
-    return normalise(image), background
+    return normalise(image), background, inks
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from . import source, target
+from . import towers
 from .reading import read_card, read_split, split_names
 from .sets import MINI_FOLDER, icon_sets, names_with_role
 
@@ -24,9 +24,15 @@ PATTERNS = (
 
 
 def copy_models(work: Path) -> None:
-    """Copies both trained models from the working folder into the suite."""
-    for trained in (source.weights_path(work), target.weights_path(work)):
-        shutil.copyfile(trained, MINI_FOLDER / trained.name)
+    """Copies the trained models from the working folder into the suite."""
+    for name in trained_models(work):
+        weights = towers.trained_path(work, name)
+        shutil.copyfile(weights, MINI_FOLDER / weights.name)
+
+
+def trained_models(work: Path) -> list[str]:
+    """The models whose training has come to its end in this working folder."""
+    return [name for name in towers.CONFIGS if towers.trained_path(work, name).exists()]
 
 
 def write_manifest(work: Path) -> None:
@@ -35,12 +41,11 @@ def write_manifest(work: Path) -> None:
         "files": {path.relative_to(MINI_FOLDER).as_posix(): _file(path) for path in _files()},
         "held_out_sets": names_with_role("held-out"),
         "models": {
-            "mini-clip": json.loads(source.facts_path(work).read_text(encoding="utf-8")),
-            "mini-eva-clip": json.loads(target.facts_path(work).read_text(encoding="utf-8")),
+            name: json.loads(towers.facts_path(work, name).read_text(encoding="utf-8"))
+            for name in trained_models(work)
         },
         "pretraining": {
-            "source_sets": names_with_role("source"),
-            "target_sets": names_with_role("source", "target"),
+            name: names_with_role(*towers.PRETRAINING[name]) for name in trained_models(work)
         },
         "tasks": {f"mini-{name}": _task(name) for name in split_names()},
     }

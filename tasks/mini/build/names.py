@@ -40,6 +40,9 @@ _STYLE_WORDS = frozenset(
         "color",
         "freehand",
         "free",
+        "flat",
+        "duo",
+        "f",
     ]
 )
 _STYLE_NAMES = {"fill": "filled", "line": "outline", "linear": "outline", "outlined": "outline"}

@@ -13,11 +13,7 @@ from .reading import read_card, read_images, read_split, split_names
 from .sets import BUILD_FOLDER, MINI_FOLDER
 
 FIGURES_PATH = BUILD_FOLDER / "figures.md"
-WEIGHTS = {
-    "source": (towers.SOURCE_MODEL, MINI_FOLDER / "mini-clip.safetensors"),
-    "target": (towers.TARGET_MODEL, MINI_FOLDER / "mini-eva-clip.safetensors"),
-}
-SHOTS, MORE_SHOTS = 4, 8
+SHOTS = 16
 
 
 def report(work: Path) -> None:
@@ -25,7 +21,10 @@ def report(work: Path) -> None:
 
     Needs the working folder only for the search for near-copies.
     """
-    models = {role: towers.load(*where) for role, where in WEIGHTS.items()}
+    models = {
+        role: towers.load(name, MINI_FOLDER / f"{name}.safetensors")
+        for role, name in (("source", towers.SOURCE), ("target", towers.TARGET))
+    }
     names = split_names()
     tables = {
         "Drawings": [drawings_row(name) for name in names],
@@ -66,7 +65,6 @@ def drawings_row(name: str) -> dict[str, object]:
         "train drawings per class, least": train.min() if len(train) else "",
         "median": train.median() if len(train) else "",
         f"classes with more than {SHOTS}": int((train > SHOTS).sum()) if len(train) else "",
-        f"with at least {MORE_SHOTS}": int((train >= MORE_SHOTS).sum()) if len(train) else "",
     }
 
 

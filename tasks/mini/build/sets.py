@@ -13,7 +13,7 @@ BUILD_FOLDER = Path(__file__).resolve().parent
 MINI_FOLDER = BUILD_FOLDER.parent
 TASKS_FOLDER = MINI_FOLDER.parent
 
-Role = Literal["source", "target", "held-out"]
+Role = Literal["source", "next", "target", "held-out"]
 
 
 @dataclass(frozen=True)

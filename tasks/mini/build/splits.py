@@ -84,8 +84,8 @@ def _main_rows(name: str, classes: list[ClassDrawings]) -> pd.DataFrame:
 
 
 def _validation_size(pool: int) -> int:
-    """How many drawings of a class go to validation: more where there are more to spare."""
-    return 0 if pool <= limits()["min_pool"] else 1 if pool < 8 else 2 if pool < 12 else 3
+    """How many drawings of a class go to validation: what the training split can spare."""
+    return min(limits()["val"], pool - limits()["min_pool"])
 
 
 def _test_rows(name: str, classes: list[pd.DataFrame]) -> list[tuple]:

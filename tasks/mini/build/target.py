@@ -13,34 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import source, towers
+from . import towers
 from .corpus import Corpus, load_corpus
 from .stage import BATCH, Stage, write_facts
-from .tokenizer import load_tokenizer
-from .training import (
-    MAX_SCALE,
-    Ahead,
-    Batch,
-    Recipe,
-    contrastive_step,
-    draw_batch,
-    draw_images,
-    make_optimisers,
-    step_rng,
-)
+from .training import Ahead, Recipe, contrast, draw_images, step_rng
 
 DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
-CONTRASTIVE = Recipe(seed=1, steps=900, text_factor=0.5)
-DISTILLATION_STAGE, CONTRASTIVE_STAGE = 1, 2
+CONTRASTIVE = Recipe(seed=1, steps=1400, text_factor=0.5)
+ANEW = Recipe(seed=4, steps=1000, text_factor=0.5)
 MASKED_SHARE = 0.4
-
-
-def weights_path(work: Path) -> Path:
-    return work / "target" / "mini-eva-clip.safetensors"
-
-
-def facts_path(work: Path) -> Path:
-    return work / "target" / "facts.json"
 
 
 class MaskedPredictor(nn.Module):
@@ -82,17 +63,34 @@ class MaskedPredictor(nn.Module):
 
 def train_target(work: Path) -> None:
     """Trains the target model: distillation of the source, then contrastive training."""
-    if weights_path(work).exists():
+    _train(work, towers.TARGET, CONTRASTIVE)
+
+
+def train_anew(work: Path) -> None:
+    """Trains a second target whose joint space is its own.
+
+    The distilled image tower and the source's text tower are the same as the target's,
+    but the text projection starts from random weights, as the image projection does.
+    """
+    _train(work, towers.ANEW, ANEW)
+
+
+def _train(work: Path, name: str, recipe: Recipe) -> None:
+    path = towers.trained_path(work, name)
+    if path.exists():
         return
-    teacher = towers.load(towers.SOURCE_MODEL, source.weights_path(work))
-    torch.manual_seed(CONTRASTIVE.seed)
-    model = towers.create(towers.TARGET_MODEL).train()
+    teacher = towers.load(towers.SOURCE, towers.trained_path(work, towers.SOURCE))
+    # Both targets are distilled from the same start, so the second finds it done.
+    torch.manual_seed(DISTILLATION.seed)
+    model = towers.create(name).train()
     inherit_text_tower(model, teacher)
-    corpus = load_corpus(work, "source", "target")
+    corpus = load_corpus(work, *towers.PRETRAINING[name])
     distillation = distil(work, model, teacher, corpus)
-    contrastive = contrast(work, model, corpus)
-    towers.save(model, weights_path(work))
-    write_facts(facts_path(work), distillation=distillation, contrastive=contrastive)
+    if name == towers.ANEW:
+        forget_projections(model, recipe.seed)
+    contrastive = contrast(path.parent, "contrastive", model, corpus, recipe)
+    towers.save(model, path)
+    write_facts(towers.facts_path(work, name), distillation=distillation, contrastive=contrastive)
 
 
 def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
@@ -106,6 +104,14 @@ def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
         model.logit_scale.copy_(teacher.logit_scale)
 
 
+def forget_projections(model: towers.Model, seed: int) -> None:
+    """Sets both projections into the joint space to random weights."""
+    torch.manual_seed(seed)
+    projection = towers.text_tower(model).text_projection
+    nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+    model.visual.trunk.head.reset_parameters()
+
+
 def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpus) -> Stage:
     """Masked distillation of the teacher's patch features into the model's image tower."""
     teacher.visual.output_tokens = True
@@ -114,13 +120,17 @@ def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpu
     group = {"params": parameters, "peak": DISTILLATION.rate}
     optimiser = torch.optim.AdamW([group], betas=(0.9, 0.98), weight_decay=0.05)
     stage = Stage(
-        "distillation", work / "target", DISTILLATION.steps, {"predictor": predictor}, [optimiser]
+        "distillation",
+        work / "distilled",
+        DISTILLATION.steps,
+        {"predictor": predictor},
+        [optimiser],
     )
     patches = model.visual.trunk.patch_embed.num_patches
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rng = step_rng(DISTILLATION.seed, DISTILLATION_STAGE, step)
-        images, _, _ = draw_images(corpus, DISTILLATION, rng)
+        rng = step_rng(DISTILLATION.seed, 0, step)
+        images, *_ = draw_images(corpus, DISTILLATION, rng)
         masked = torch.from_numpy(rng.random((BATCH, patches)) < MASKED_SHARE)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return images, masked, teacher.visual(images)[1].float()
@@ -137,30 +147,4 @@ def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpu
 
     stage.run(take_step)
     teacher.visual.output_tokens = False
-    return stage
-
-
-def contrast(work: Path, model: towers.Model, corpus: Corpus) -> Stage:
-    """Contrastive training of both towers on the source's and the target's sets."""
-    tokenizer = load_tokenizer()
-    stage = Stage(
-        "contrastive",
-        work / "target",
-        CONTRASTIVE.steps,
-        {"model": model},
-        make_optimisers(model, CONTRASTIVE),
-    )
-
-    def draw(step: int) -> Batch:
-        rng = step_rng(CONTRASTIVE.seed, CONTRASTIVE_STAGE, step)
-        return draw_batch(corpus, tokenizer, CONTRASTIVE, rng)
-
-    batches = Ahead(draw)
-
-    def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, MAX_SCALE)
-        return contrastive_step(model, batches(step), stage.workers)
-
-    stage.run(take_step)
     return stage

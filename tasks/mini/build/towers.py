@@ -12,9 +12,20 @@ from safetensors.torch import load_file, save_file
 
 from compatbench.backbone.mini import register_mini_towers
 
-from .sets import TASKS_FOLDER
+from .sets import TASKS_FOLDER, Role
 
-SOURCE_MODEL, TARGET_MODEL = "mini-clip", "mini-eva-clip"
+SOURCE, NEXT, OTHER = "mini-clip", "mini-clip-next", "mini-clip-other"
+TARGET, ANEW = "mini-eva-clip", "mini-eva-clip-anew"
+#: Every model, and the config that says what it is built of.
+CONFIGS = {SOURCE: SOURCE, NEXT: SOURCE, OTHER: SOURCE, TARGET: TARGET, ANEW: TARGET}
+#: The roles of the sets that each model learns from.
+PRETRAINING: dict[str, tuple[Role, ...]] = {
+    SOURCE: ("source",),
+    NEXT: ("source", "next"),
+    OTHER: ("target",),
+    TARGET: ("source", "target"),
+    ANEW: ("source", "target"),
+}
 
 Model = Any
 
@@ -22,7 +33,17 @@ Model = Any
 def create(name: str) -> Model:
     """Makes a model with random weights."""
     register_mini_towers(TASKS_FOLDER)
-    return open_clip.create_model(name, precision="fp32")
+    return open_clip.create_model(CONFIGS[name], precision="fp32")
+
+
+def trained_path(work: Path, name: str) -> Path:
+    """Where a training leaves a model's weights."""
+    return work / name / f"{name}.safetensors"
+
+
+def facts_path(work: Path, name: str) -> Path:
+    """Where a training leaves its steps, losses and times."""
+    return work / name / "facts.json"
 
 
 def load(name: str, path: Path) -> Model:

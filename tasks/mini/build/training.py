@@ -7,9 +7,11 @@ run that is stopped and started again goes the same way as one that was not.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,7 +20,8 @@ import torch.nn.functional as F
 
 from .corpus import Corpus
 from .finishing import finish
-from .stage import BATCH
+from .stage import BATCH, Stage
+from .tokenizer import load_tokenizer
 from .towers import Model, encode_images, encode_text, text_parameters
 
 T = TypeVar("T")
@@ -76,12 +79,12 @@ def step_rng(seed: int, stage: int, step: int) -> np.random.Generator:
 
 def draw_images(
     corpus: Corpus, recipe: Recipe, rng: np.random.Generator
-) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Draws a batch of images: normalised pixels, rows of the corpus, background colours."""
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
+    """Draws a batch: normalised images, rows of the corpus, background and ink colours."""
     rows = rng.choice(len(corpus), BATCH, p=corpus.weights)
     tiles, monochrome = corpus.drawings[rows], corpus.monochrome[rows]
-    images, grounds = finish(tiles, monochrome, rng, recipe.strength, recipe.grey_share)
-    return images, rows, grounds
+    images, grounds, inks = finish(tiles, monochrome, rng, recipe.strength, recipe.grey_share)
+    return images, rows, grounds, inks
 
 
 def draw_batch(
@@ -91,10 +94,10 @@ def draw_batch(
     rng: np.random.Generator,
 ) -> Batch:
     """Draws a batch of image-text pairs, sorted by the captions' lengths."""
-    images, rows, grounds = draw_images(corpus, recipe, rng)
+    images, rows, grounds, inks = draw_images(corpus, recipe, rng)
     captions = [
-        corpus.captions.write(int(row), int(ground), rng)
-        for row, ground in zip(rows, grounds, strict=True)
+        corpus.captions.write(int(row), int(ground), int(ink), rng)
+        for row, ground, ink in zip(rows, grounds, inks, strict=True)
     ]
     tokens = tokenizer(captions)
     order = tokens.argmax(-1).argsort(stable=True)
@@ -163,6 +166,25 @@ def _encode_texts(model: Model, tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat(
             [encode_text(model, g[:, :n]) for g, n in zip(groups, lengths, strict=True)]
         )
+
+
+def contrast(folder: Path, name: str, model: Model, corpus: Corpus, recipe: Recipe) -> Stage:
+    """Trains both towers contrastively, as one stage with its checkpoints in a folder."""
+    tokenizer = load_tokenizer()
+    stage = Stage(name, folder, recipe.steps, {"model": model}, make_optimisers(model, recipe))
+    # The stage's name decides its batches, so that two stages do not see the same ones.
+    number = zlib.crc32(name.encode())
+    batches = Ahead(
+        lambda step: draw_batch(corpus, tokenizer, recipe, step_rng(recipe.seed, number, step))
+    )
+
+    def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_SCALE)
+        return contrastive_step(model, batches(step), stage.workers)
+
+    stage.run(take_step)
+    return stage
 
 
 def make_optimisers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:

@@ -1,0 +1,191 @@
+"""Step ``likeness``: does the mini pair behave like the real one, as far as that is known?
+
+Reads the committed results of the suites ``mini`` and ``mini-shots`` and writes the
+table of ``docs/mini-suite.md``. The figures of the real pair are published ones: the
+averages over eleven datasets at 16 shots on ViT-B/16.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from compatbench.leaderboard.results import read_results
+
+from .reading import read_card
+from .report import to_markdown
+from .sets import TASKS_FOLDER
+
+#: Averages over eleven datasets, ViT-B/16, 16 shots, percent. CLIP-LoRA (arXiv:2405.18541),
+#: table 1; linear probe and PromptSRC from PromptSRC (arXiv:2307.06948), table 13; GDA from
+#: the authors' log (arXiv:2402.04087).
+PUBLISHED = {
+    "zeroshot": 65.1,
+    "cocoop": 75.3,
+    "clip_adapter": 75.5,
+    "kgcoop": 77.3,
+    "maple": 78.6,
+    "linear_probe": 78.8,
+    "coop": 80.0,
+    "prograd": 79.9,
+    "tip_adapter_f": 80.7,
+    "taskres": 80.8,
+    "gda": 81.85,
+    "promptsrc": 82.9,
+    "clip_lora": 83.0,
+}
+SHOTS = 16
+RESULTS_FOLDER = TASKS_FOLDER.parent / "results"
+PAGE = TASKS_FOLDER.parent / "docs" / "mini-suite.md"
+BEGIN, END = "<!-- likeness:begin -->", "<!-- likeness:end -->"
+
+
+def write_likeness(work: Path) -> None:
+    """Writes the tables between the marks of the page; the working folder is not used."""
+    del work
+    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    PAGE.write_text(f"{head}{BEGIN}\n{likeness()}\n{END}{tail}", encoding="utf-8")
+
+
+def likeness(results: Path = RESULTS_FOLDER) -> str:
+    """The tables, in Markdown: what is known of the real pair, and what the mini pair shows."""
+    main, by_shots = read_rows(results / "mini"), read_rows(results / "mini-shots")
+    source = main[(main.backbone == main.source) & (main.test_set == main.task)]
+    rows = [
+        *zero_shot_facts(main),
+        rank_agreement(source),
+        prompts_and_probe(source),
+        spread_over_seeds(source),
+    ]
+    if len(by_shots):
+        curve = shots_curve(by_shots[by_shots.backbone == by_shots.source])
+        rows.insert(-1, monotony(curve))
+    tables = [to_markdown(pd.DataFrame(rows)), methods_table(source)]
+    if len(by_shots):
+        tables.append(to_markdown(curve.reset_index()))
+    return "\n\n".join(tables)
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The measured rows of a suite's results, with ``accuracy`` in percent."""
+    methods = read_results(folder).methods.values()
+    rows = [
+        row.model_dump() | {"accuracy": row.accuracy, "zero_shot": row.zero_shot}
+        for method in methods
+        for row in method.rows
+        if row.status == "ok"
+    ]
+    return pd.DataFrame(rows)
+
+
+def fact(known: str, wanted: str, found: str, holds: bool) -> dict[str, str]:
+    """A row of the main table."""
+    return {
+        "what is known of the real pair": known,
+        "the mini pair must show": wanted,
+        "it shows": found,
+        "holds": "yes" if holds else "**no**",
+    }
+
+
+def zero_shot_facts(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Zero-shot accuracy of the source, over chance, and of the targets over the source."""
+    plain = rows[(rows.method == "zeroshot") & (rows.test_set == rows.task)]
+    table = plain.pivot_table(index="task", columns="backbone", values="accuracy")
+    (source,) = plain.source.unique()
+    mean = table.mean()
+    classes = {task: len(read_card(task.removeprefix("mini-"))["classes"]) for task in table.index}
+    over_chance = (table[source] / (100 / pd.Series(classes))).sort_values()
+    facts = [
+        fact(
+            "zero-shot ViT-B/16 about 65 on the mean of 11 datasets",
+            "source 45 to 70, every task at least 5 × chance",
+            f"{mean[source]:.1f}; least {over_chance.iloc[0]:.1f} × ({over_chance.index[0]})",
+            45 <= mean[source] <= 70 and over_chance.iloc[0] >= 5,
+        )
+    ]
+    for target in (name for name in table if name != source):
+        gain = mean[target] - mean[source]
+        facts.append(
+            fact(
+                "EVA02-B/16 about +5.5",
+                "target + 3 to + 12",
+                f"{gain:+.1f} ({target})",
+                3 <= gain <= 12,
+            )
+        )
+    return facts
+
+
+def rank_agreement(source: pd.DataFrame) -> dict[str, str]:
+    """Spearman's correlation of the methods' source accuracy with the published averages."""
+    means = method_means(source).mean(axis=1)
+    both = pd.DataFrame({"published": PUBLISHED, "mini": means}).dropna()
+    both = both[both.index != "zeroshot"]
+    found = both.published.corr(both.mini, method="spearman")
+    return fact(
+        "16-shot averages of the methods on ViT-B/16",
+        "Spearman's rank correlation with them at least 0.6",
+        f"{found:.2f} over {len(both)} methods",
+        found >= 0.6,
+    )
+
+
+def prompts_and_probe(source: pd.DataFrame) -> dict[str, str]:
+    """CoOp's gain over zero-shot as a share of the linear probe's."""
+    means = method_means(source).mean(axis=1)
+    gains = means[["coop", "linear_probe"]] - means["zeroshot"]
+    share = gains["coop"] / gains["linear_probe"]
+    return fact(
+        "CoOp gains about what a linear probe gains (14.9 and 13.7 points)",
+        "CoOp's gain at least 60 % of the linear probe's",
+        f"{gains['coop']:+.1f} and {gains['linear_probe']:+.1f} points: {100 * share:.0f} %",
+        gains["linear_probe"] > 0 and share >= 0.6,
+    )
+
+
+def spread_over_seeds(source: pd.DataFrame) -> dict[str, str]:
+    """The largest deviation over seeds of a method's mean over tasks."""
+    learned = source[source.method.isin(source[source.seed > source.seed.min()].method)]
+    spread = method_means(learned).std(axis=1, ddof=1).sort_values()
+    return fact(
+        "seeds agree within a point or so on the mean",
+        "standard deviation of the mean over seeds below 1.5 points",
+        f"median {spread.median():.2f}, largest {spread.iloc[-1]:.2f} ({spread.index[-1]})",
+        spread.iloc[-1] < 1.5,
+    )
+
+
+def method_means(source: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over tasks, ``[methods, seeds]``, of the cells with 16 shots."""
+    rows = source[(source.shots == SHOTS) | (source.method == "zeroshot")]
+    return rows.groupby(["method", "seed"]).accuracy.mean().unstack()
+
+
+def methods_table(source: pd.DataFrame) -> str:
+    """Published averages and the mini suite's, side by side."""
+    means = method_means(source).mean(axis=1)
+    table = pd.DataFrame({"ViT-B/16, published": PUBLISHED, "mini-clip": means}).dropna()
+    table = table.sort_values("ViT-B/16, published")
+    return to_markdown(table.rename_axis("method").reset_index())
+
+
+def shots_curve(own: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over tasks and seeds, ``[methods, shots]``."""
+    learned = own[own.method != "zeroshot"]
+    return learned.groupby(["method", "shots"]).accuracy.mean().unstack()
+
+
+def monotony(curve: pd.DataFrame) -> dict[str, str]:
+    """Whether more shots help every method."""
+    steps = curve.diff(axis=1).iloc[:, 1:]
+    falling = [name for name in curve.index if (steps.loc[name] < 0).any()]
+    return fact(
+        "more shots help every method, monotonically on average",
+        "the same from 1 to 16 shots",
+        f"the mean of all methods: {', '.join(f'{v:.1f}' for v in curve.mean())}; "
+        + (f"not monotone: {', '.join(falling)}" if falling else "every method rises at each step"),
+        not falling,
+    )
