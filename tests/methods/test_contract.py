@@ -20,7 +20,13 @@ from compatbench.method.module import load_module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch, TrainedMethod
 
-NAMES = builtin_methods().names()
+# What acts inside the image tower takes other inputs, and towers of equal width, which the
+# tiny pair's are not; `compatbench check` tries it on such a pair.
+NAMES = [
+    name
+    for name in builtin_methods().names()
+    if "image-layers" not in builtin_methods().get(name).card.places
+]
 
 
 def build(name: str) -> Method:
