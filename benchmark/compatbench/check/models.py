@@ -115,14 +115,23 @@ def build_clip(
     token_width: int = TOKEN_WIDTH,
     embed_dim: int = EMBED_DIM,
     image_width: int = IMAGE_WIDTH,
+    head_width: int = HEAD_WIDTH,
 ) -> Backbone:
     """A CLIP with QuickGELU, as OpenAI's."""
     from open_clip.model import CLIP
 
     image = dict(image_size=IMAGE_SIZE, patch_size=12, layers=LAYERS)
-    image |= dict(width=image_width, head_width=HEAD_WIDTH)
-    model = CLIP(embed_dim, image, _text_config(token_width), quick_gelu=True)  # type: ignore[arg-type]
+    image |= dict(width=image_width, head_width=head_width)
+    text = _text_config(token_width, head_width)
+    model = CLIP(embed_dim, image, text, quick_gelu=True)  # type: ignore[arg-type]
     return wrap(randomise(model, seed), name)
+
+
+def build_b16_sized() -> Backbone:
+    """A CLIP with the widths and depths of ViT-B/16, for the sizes of modules."""
+    return build_clip(
+        "b16-sized", seed=7, token_width=512, embed_dim=512, image_width=768, head_width=64
+    )
 
 
 def build_eva_clip(
@@ -140,7 +149,7 @@ def build_eva_clip(
     tower = "eva02_mini_patch12_clip_48"
     image = dict(image_size=IMAGE_SIZE, timm_model_name=tower, timm_model_pretrained=False)
     image |= dict(timm_pool="token", timm_proj="linear")
-    model = CustomTextCLIP(embed_dim, image, _text_config(token_width))  # type: ignore[arg-type]
+    model = CustomTextCLIP(embed_dim, image, _text_config(token_width, HEAD_WIDTH))  # type: ignore[arg-type]
     # open_clip takes the sizes of a timm tower from timm's name for it.
     sizes = dict(embed_dim=image_width, depth=LAYERS, num_heads=image_width // HEAD_WIDTH)
     model.visual.trunk = timm.create_model(tower, num_classes=0, **sizes)  # type: ignore[arg-type]
@@ -148,12 +157,12 @@ def build_eva_clip(
     return wrap(randomise(model, seed), name)
 
 
-def _text_config(width: int) -> dict[str, object]:
+def _text_config(width: int, head_width: int) -> dict[str, object]:
     return dict(
         context_length=CONTEXT_LENGTH,
         vocab_size=VOCABULARY,
         width=width,
-        heads=2,
+        heads=width // head_width,
         layers=LAYERS,
     )
 

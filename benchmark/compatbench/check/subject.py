@@ -95,6 +95,7 @@ class Subject:
         """What the method's classifiers take for images ``[N, 3, H, W]`` on a backbone."""
         return _encode(backbone, images, self.build().image_input(backbone))
 
+    @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1) -> Module:
         """A module from a fresh instance of the method, by default of three shots."""
         rng = torch.Generator().manual_seed(seed)

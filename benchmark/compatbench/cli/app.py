@@ -39,6 +39,7 @@ class Kind(str, Enum):
     tasks = "tasks"
     backbones = "backbones"
     suites = "suites"
+    modules = "modules"
 
 
 class Precision(str, Enum):
@@ -300,11 +301,19 @@ def list_(
         str,
         typer.Argument(help="Names, globs, comma lists.", autocompletion=_complete_any),
     ] = "all",
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Methods as the capability table docs/methods.md."),
+    ] = False,
+    out: OutOption = Path(),
 ) -> None:
-    """List methods, tasks, backbones or suites."""
-    from compatbench.cli.show import show
+    """List methods, tasks, backbones, suites or the modules in runs/."""
+    from compatbench.cli.show import show, show_markdown
 
-    show(console, kind.value, names)
+    if markdown:
+        show_markdown(kind.value, names)
+    else:
+        show(console, kind.value, names, out)
 
 
 @app.command()

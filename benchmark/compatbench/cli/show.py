@@ -1,33 +1,61 @@
-"""``compatbench list``: methods, tasks, backbones and suites as tables."""
+"""``compatbench list``: methods, tasks, backbones, suites and modules as tables."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from compatbench.cards import backbone_cards, select_names, suite_cards, task_cards
+from compatbench.errors import CompatbenchError
 
 
-def show(console: Console, kind: str, names: str) -> None:
+def show(console: Console, kind: str, names: str, out: Path = Path()) -> None:
     """Prints the things of a kind that a selection means.
+
+    Args:
+        names: of modules, the names of their methods.
+        out: the folder of ``runs/``, for modules.
 
     Raises:
         CompatbenchError: a name that nothing bears, or a broken card.
     """
-    columns, rows = {
-        "methods": _methods,
-        "tasks": _tasks,
-        "backbones": _backbones,
-        "suites": _suites,
-    }[kind](names)
+    if kind == "modules":
+        columns, rows = _modules(names, out)
+    else:
+        columns, rows = {
+            "methods": _methods,
+            "tasks": _tasks,
+            "backbones": _backbones,
+            "suites": _suites,
+        }[kind](names)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         number = column in ("classes", "train", "test", "cells")
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(value) for value in row))
-    console.print(table)
+    # A path is to be copied: the terminal may wrap it, the table may not.
+    wide = Console(file=console.file, width=250)
+    (wide if kind == "modules" else console).print(table)
+
+
+def show_markdown(kind: str, names: str) -> None:
+    """Prints the capability table of methods.
+
+    Raises:
+        CompatbenchError: an unknown method, or another kind of thing.
+    """
+    if kind != "methods":
+        raise CompatbenchError(f"--markdown is for methods, not for {kind}")
+    from compatbench.cli.methods_page import render_methods
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods()
+    # Not through the console, which would wrap it.
+    print(render_methods(registry, registry.select(names)), end="")
 
 
 Listing = tuple[list[str], list[list[str]]]
@@ -77,3 +105,17 @@ def _suites(names: str) -> Listing:
         shots, seeds = (", ".join(map(str, numbers)) for numbers in (card.shots, card.seeds))
         rows.append([card.name, card.title, upgrades, ", ".join(card.tasks), shots, seeds])
     return ["name", "title", "upgrades", "tasks", "shots", "seeds"], rows
+
+
+def _modules(names: str, out: Path) -> Listing:
+    from compatbench.method.module import load_module
+    from compatbench.run.evaluate import Fitted
+
+    rows = []
+    for path in sorted(out.glob("runs/modules/*/*.safetensors")):
+        fitted = Fitted.model_validate(load_module(path)[1])
+        draw = [str(fitted.shots), str(fitted.seed)]
+        rows.append([fitted.method, fitted.task, fitted.source, *draw, str(path)])
+    chosen = select_names(names, sorted({row[0] for row in rows}), "method with a module")
+    rows = sorted(row for row in rows if row[0] in chosen)
+    return ["method", "task", "source", "shots", "seed", "file"], rows
