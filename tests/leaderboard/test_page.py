@@ -115,8 +115,28 @@ def test_main_table() -> None:
     assert rows[2][3] == "**81.0 ± 1.4**"
     assert rows[3][1:6] == ["Visual prompt", "deep", "61.0 ± 1.4", "not transferable", "–"]
     assert rows[4][1:6] == ["Gone", "deep", "–", "–", "incomplete"]
-    assert "Visual prompt is **not transferable** (source 61.0): width 128, not 192." in text
+    assert (
+        "Visual prompt is **not transferable** in all 4 cells (source 61.0): width 128, not 192."
+        in text
+    )
     assert "Gone is **incomplete**: 2 of 4 cells measured, so no mean is given." in text
+
+
+def test_a_method_that_is_refused_on_some_datasets_has_no_h_and_stands_below_all_others() -> None:
+    rows = list(flat(PROBE, 98, 98).rows)
+    rows = [row for row in rows if (row.task, row.backbone) != ("dogs", "new")] + [
+        make_row(
+            None, method="linear_probe", task="dogs", seed=seed, backbone="new",
+            status="not transferable", reason="37 classes, not 40",
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    page = make_page(flat(ZEROSHOT, 40, 60), flat(COOP, 1, 1), make_method(PROBE, rows))
+    text = section(render_page([page]), "### Old model → New model, 4 shots")
+    last = cells_of(text)[-1]
+    assert last[0] == "–"
+    assert last[4:7] == ["not transferable", "–", "–"]
+    assert "**not transferable** in 2 of 4 cells (source 100.0): 37 classes, not 40." in text
 
 
 def test_failures_and_missing_rows_are_listed() -> None:
@@ -294,7 +314,7 @@ def test_the_console_shows_the_main_table_at_any_width(width: int) -> None:
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
-    assert "Visual prompt: not transferable: width 128, not 192" in text
+    assert "Visual prompt: not transferable in 4 of 4 cells: width 128, not 192" in text
     assert "Gone: 1 row failed: RuntimeError: no | <b>" in text
     if width >= 60:
         assert "60.4" in text

@@ -33,7 +33,9 @@ def print_main_table(console: Console, page: SuitePage) -> None:
             title = one_line(standing.info.title)
             if standing.state == "not transferable":
                 reasons = "; ".join(map(one_line, standing.reasons))
-                console.print(Text(f"{title}: not transferable: {reasons}", style="yellow"))
+                cells = f"{standing.refused} of {len(standing.pairs)} cells"
+                text = f"{title}: not transferable in {cells}: {reasons}"
+                console.print(Text(text, style="yellow"))
             elif standing.state == "incomplete":
                 done, wanted = standing.coverage
                 text = f"{title}: {done} of {wanted} cells measured, so no mean is given"

@@ -182,6 +182,12 @@ class Standing:
         return tuple(sorted({row.reason for row in self._refused}))
 
     @property
+    def refused(self) -> int:
+        """Cells whose module could not be attached."""
+        rows = [(pair.source_row, pair.target_row) for pair in self.pairs]
+        return sum(any(row in self._refused for row in both if row) for both in rows)
+
+    @property
     def _refused(self) -> list[Row]:
         rows = [row for pair in self.pairs for row in (pair.source_row, pair.target_row)]
         return [row for row in rows if row is not None and row.status == "not transferable"]

@@ -119,7 +119,8 @@ def unranked_lines(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
             reasons = "; ".join(escape(reason) for reason in one.reasons) or "no reason given"
             source = percent(_value(one.mean("source")))
             lines.append(
-                f"- {escape(one.info.title)} is **not transferable** (source {source}): {reasons}."
+                f"- {escape(one.info.title)} is **not transferable** in {_share(one)} "
+                f"(source {source}): {reasons}."
             )
         elif one.state == "incomplete":
             done, wanted = one.coverage
@@ -128,6 +129,12 @@ def unranked_lines(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
                 "so no mean is given."
             )
     return lines
+
+
+def _share(standing: Standing) -> str:
+    """``all 24 cells``, or how many of how many."""
+    refused, total = standing.refused, len(standing.pairs)
+    return f"all {total} cells" if refused == total else f"{refused} of {total} cells"
 
 
 def dataset_table(page: SuitePage, upgrade: Upgrade, shots: int, measure: Measure) -> list[str]:

@@ -1,0 +1,92 @@
+"""LFA: a rotation of the image features onto the class texts, in closed form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    Method,
+    MethodCard,
+    Module,
+    require_shape,
+)
+
+
+class LFA(Method):
+    """z = s · cos(f̂ (β Ω + (1 − β) I), t), with Ω the orthogonal Procrustes solution.
+
+    Ouali et al., *Black Box Few-Shot Adaptation for Vision-Language Models*. Ω is the
+    orthogonal matrix that minimises ‖X Ω − T‖, where the rows of X are the normalised
+    features of the shots and those of T the text features of their classes:
+    Ω = U Vᵀ for the singular value decomposition Xᵀ T = U S Vᵀ. The authors pull Ω towards
+    the identity with a weight β chosen by cross-validation, and then refine it by gradient
+    descent on a ranking loss. Here β is the one that classifies the few-shot validation
+    set best, the smallest of several, and the refinement is left out. Without validation
+    images β is that of the settings.
+    """
+
+    card = MethodCard(
+        name="lfa",
+        title="LFA (closed form)",
+        paper="arXiv:2304.01752",
+        inserts="feature",
+        summary="rotation of image features onto class texts",
+        zero_shot_at={"beta": 0},
+    )
+
+    class Config(Method.Config):
+        beta: Annotated[float, Field(ge=0, le=1)] = 0.5
+        grid: tuple[Annotated[float, Field(ge=0, le=1)], ...] = tuple(i / 20 for i in range(21))
+
+    config: Config
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        text = backbone.zero_shot(data.labels)
+        views = F.normalize(data.train.views, dim=-1)
+        rotation = procrustes(views.flatten(0, 1), text[data.train.targets.repeat(len(views))])
+        module = Module(
+            trained={"rotation": rotation},
+            stored={"beta": torch.tensor(self.config.beta, device=backbone.device)},
+        )
+        if len(data.val):
+            module.stored["beta"].fill_(self._search(module, backbone, data))
+        return module
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        rotation = require_shape(module, "rotation", backbone.embed_dim, "image features of size")
+        beta, scale, text = module["beta"], backbone.logit_scale, backbone.zero_shot(labels)
+
+        def classify(features: Tensor) -> Tensor:
+            features = F.normalize(features, dim=-1)
+            mixed = beta * features @ rotation + (1 - beta) * features
+            return scale * F.normalize(mixed, dim=-1) @ text.T
+
+        return classify
+
+    def _search(self, module: Module, backbone: Backbone, data: FewShotData) -> float:
+        def accuracy(beta: float) -> float:
+            tried = Module(module.trained, {"beta": torch.tensor(beta, device=backbone.device)})
+            logits = self.attach(tried, backbone, data.labels)(data.val.plain)
+            return float((logits.argmax(-1) == data.val.targets).float().mean())
+
+        return max(sorted(self.config.grid), key=accuracy)
+
+
+def procrustes(x: Tensor, y: Tensor) -> Tensor:
+    """The orthogonal matrix Ω ``[e, e]`` that minimises ‖x Ω − y‖, for ``[n, e]`` and ``[n, e]``.
+
+    Fewer rows than dimensions leave it undetermined off their span. There the identity is
+    added with a weight that does not count beside the data.
+    """
+    identity = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    u, _, v = torch.linalg.svd(x.double().T @ y.double() + 1e-6 * identity)
+    return (u @ v).to(x.dtype)

@@ -1,0 +1,295 @@
+"""The commands for authors and users of modules: check, new-method, evaluate, list modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from compatbench.cli.app import app
+from compatbench.cli.new_method import fill_template, find_checkout
+from compatbench.errors import CompatbenchError
+from compatbench.method.module import load_module
+from compatbench.method.registry import MethodRegistry, builtin_methods
+
+
+def invoke(*arguments: str, width: int = 200) -> Result:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(width)})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _fresh_registry() -> None:
+    """A file that one test loads is not there for the next."""
+    builtin_methods.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a smoke run of two methods."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+        arguments = ["--suite", "smoke", "--methods", "zeroshot,taskres"]
+        assert invoke("run", *arguments, "--out", str(folder), "--jobs", "1").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of TaskRes."""
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
+    paths = runs.glob("runs/modules/*/*.safetensors")
+    return next(path for path in paths if load_module(path)[1]["method"] == "taskres")
+
+
+def test_check_shows_every_check_of_one_method() -> None:
+    result = invoke("check", "taskres")
+    assert result.exit_code == 0
+    assert "same-seed" in result.output
+    assert "failed" not in result.output
+
+
+def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: Path) -> None:
+    bad = fill_template("bad_one").replace("scale * features + shift", "scale * features.mul_(2)")
+    (tmp_path / "bad_one.py").write_text(bad)
+    names = f"{tmp_path / 'bad_one.py'},zeroshot"
+    result = invoke("check", names, "--only", "inputs-unchanged,card")
+    assert result.exit_code == 1
+    assert "writes to the features it is given" in result.output
+    assert "1 of 2 methods pass" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kgcop"], "no method named 'kgcop'; did you mean kgcoop"),
+        (["./nowhere.py"], "method file nowhere.py does not exist"),
+        (["taskres", "--only", "sameseed"], "no check named 'sameseed'; did you mean same-seed"),
+        (["all,!*"], "leaves no method"),
+    ],
+)
+def test_check_refuses_wrong_names(arguments: list[str], message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("check", *arguments)
+
+
+def test_a_new_method_passes_its_checks_and_runs_as_it_is(
+    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
+    assert "wrote my_affine.py" in invoke("new-method", "my_affine").output
+    assert "my_affine: 23 passed" in invoke("check", "./my_affine.py").output
+    builtin_methods.cache_clear()
+    run = invoke("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
+    assert run.exit_code == 0
+    assert "My Affine" in run.output
+
+
+def test_in_a_checkout_a_new_method_goes_to_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("methods", "benchmark/compatbench"):
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path / "benchmark")
+    assert find_checkout(Path.cwd()) == tmp_path
+    assert "compatbench check my_affine" in invoke("new-method", "my_affine").output
+    assert (tmp_path / "methods" / "my_affine.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("My-Method", "cannot be a method's name"),
+        ("../escape", "cannot be a method's name"),
+        ("class", "cannot be a method's name"),
+        ("coop", "a method is named 'coop' already"),
+        ("torch", "would hide the module 'torch'"),
+        ("taken", "taken.py exists"),
+    ],
+)
+def test_new_method_refuses_bad_names_and_existing_files(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.py").write_text("mine")
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("new-method", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.py"]
+    assert (tmp_path / "taken.py").read_text() == "mine"
+
+
+def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
+    found = json.loads(
+        invoke("evaluate", str(module), "--backbone", "mini-eva-clip", "--json").output
+    )
+    cell = json.loads(
+        (runs / "runs" / "cells" / module.stem[:2] / f"{module.stem}.json").read_text()
+    )
+    for side in ("source", "target"):
+        record = next(r for r in cell["records"] if r["backbone"] == found[side]["backbone"])
+        assert found[side]["correct"] == record["correct"]
+        assert found[side]["zero_shot_correct"] == record["zero_shot_correct"]
+    target, source = found["target"]["accuracy"], found["source"]["accuracy"]
+    assert found["positive_flips"] - found["negative_flips"] == pytest.approx(target - source)
+    assert found["h"] == pytest.approx(2 * source * target / (source + target))
+
+
+def test_evaluate_on_the_source_flips_nothing(module: Path) -> None:
+    result = invoke("evaluate", str(module), "--backbone", "mini-clip")
+    assert "0.0 % of the images were right before and are wrong now" in result.output
+
+
+def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(
+        "from compatbench.method import Method, MethodCard, Module, NotTransferable\n"
+        "class Picky(Method):\n"
+        "    card = MethodCard('picky', 'Picky', 'none', 'classifier', 'stays at home')\n"
+        "    def fit(self, backbone, data, rng): return Module()\n"
+        "    def attach(self, module, backbone, labels):\n"
+        "        if backbone.name != 'mini-clip':\n"
+        "            raise NotTransferable('it knows one backbone')\n"
+        "        return lambda features: features @ backbone.zero_shot(labels).T\n"
+    )
+    saved, about = load_module(module)
+    saved.save(tmp_path / "m.safetensors", about | {"method": "picky", "config": {}})
+    wanted = ["evaluate", str(tmp_path / "m.safetensors"), "--backbone", "mini-eva-clip"]
+    with pytest.raises(CompatbenchError, match=r"method 'picky', which is not here.*--methods"):
+        invoke(*wanted)
+    output = invoke(*wanted, "--methods", str(tmp_path / "picky.py")).output
+    assert "not transferable: it knows one backbone" in output
+    builtin_methods.cache_clear()
+    found = json.loads(invoke(*wanted, "--methods", str(tmp_path / "picky.py"), "--json").output)
+    assert (found["status"], found["h"], found["negative_flips"]) == (
+        "not transferable",
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backbone", "mini-evaclip"], "no backbone named 'mini-evaclip'; did you mean"),
+        (["--backbone", "mini-clip", "--task", "mini-fod"], "no task named 'mini-fod'; did you"),
+        (["--backbone", "mini-clip", "--task", "mini-food"], "was fitted for the task 'mini-w"),
+        (["--backbone", "mini-clip", "--device", "gpu"], "--device 'gpu' cannot be used here"),
+    ],
+)
+def test_evaluate_refuses_wrong_names(module: Path, options: list[str], message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("evaluate", str(module), *options)
+
+
+def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path) -> None:
+    def evaluate(path: Path) -> None:
+        invoke("evaluate", str(path), "--backbone", "mini-clip")
+
+    with pytest.raises(CompatbenchError, match=r"cannot read module .*nowhere"):
+        evaluate(tmp_path / "nowhere.safetensors")
+    content = bytearray(module.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(content)
+    with pytest.raises(CompatbenchError, match="is damaged: its checksum"):
+        evaluate(tmp_path / "flipped.safetensors")
+    saved, about = load_module(module)
+    saved.save(tmp_path / "anonymous.safetensors", {})
+    with pytest.raises(CompatbenchError, match="does not say how it was fitted"):
+        evaluate(tmp_path / "anonymous.safetensors")
+    saved.save(tmp_path / "old.safetensors", about | {"config": {"gone": 1}})
+    with pytest.raises(CompatbenchError, match="a setting 'gone' that the method 'taskres'"):
+        evaluate(tmp_path / "old.safetensors")
+    saved.trained["residual"] = torch.cat([saved["residual"], saved["residual"]])
+    saved.save(tmp_path / "large.safetensors", about)
+    with pytest.raises(CompatbenchError, match="does not fit its own source 'mini-clip'"):
+        evaluate(tmp_path / "large.safetensors")
+
+
+def test_list_modules_shows_paths_that_can_be_copied(runs: Path, module: Path) -> None:
+    output = invoke("list", "modules", "--out", str(runs), width=80).output
+    assert str(module) in output
+    assert "taskres" in output
+    with pytest.raises(CompatbenchError, match="did you mean taskres"):
+        invoke("list", "modules", "taskre", "--out", str(runs))
+
+
+class TestRegistry:
+    """Where methods come from, and how they are chosen."""
+
+    def test_a_broken_file_is_named_and_stops_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
+        monkeypatch.setattr("compatbench.methods.__path__", [str(tmp_path), *_methods_path()])
+        files = [*_method_files(), tmp_path / "broken_one.py"]
+        monkeypatch.setattr("compatbench.method.registry.method_files", lambda: files)
+        registry = builtin_methods()
+        assert registry.broken == {
+            "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"
+        }
+        assert "broken_one" not in registry.select("all")
+        with pytest.raises(CompatbenchError, match="ValueError: by design"):
+            registry.select("coop,broken_one")
+        assert invoke("check", "all", "--only", "card").exit_code == 1
+
+    def test_an_installed_package_brings_methods(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "outside_method.py").write_text(fill_template("outside"))
+        folder = tmp_path / "outside-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(
+            "[compatbench.methods]\noutside = outside_method\nworse = outside_method_2\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        registry = builtin_methods()
+        assert registry.select("outside") == ["outside"]
+        assert "No module named 'outside_method_2'" in registry.broken["worse"]
+
+    def test_a_name_taken_twice_names_both_files(self, tmp_path: Path) -> None:
+        registry = MethodRegistry()
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / f"{folder}.py").write_text(fill_template("twin"))
+        registry.add_file(tmp_path / "one" / "one.py")
+        with pytest.raises(CompatbenchError) as error:
+            registry.add_file(tmp_path / "two" / "two.py")
+        assert all(str(tmp_path / f / f"{f}.py") in str(error.value) for f in ("one", "two"))
+
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            ("all", {"coop", "kgcoop", "zeroshot", "tip_adapter_f"}),
+            ("all,!coop", {"kgcoop", "zeroshot", "tip_adapter_f"}),
+            ("!*coop", {"zeroshot", "tip_adapter_f"}),
+            ("*coop,!kg*", {"coop"}),
+            ("zeroshot,tip*", {"zeroshot", "tip_adapter_f"}),
+        ],
+    )
+    def test_selections(self, wanted: str, expected: set[str]) -> None:
+        known = builtin_methods().classes
+        names = ("coop", "kgcoop", "zeroshot", "tip_adapter_f")
+        registry = MethodRegistry({name: known[name] for name in names})
+        chosen = registry.select(wanted)
+        assert set(chosen) == expected
+        assert chosen == [name for name in registry.names() if name in expected]
+
+
+def _methods_path() -> list[str]:
+    import compatbench.methods
+
+    return list(compatbench.methods.__path__)
+
+
+def _method_files() -> list[Path]:
+    from compatbench.folders import method_files
+
+    return method_files()
