@@ -173,8 +173,13 @@ class Worker:
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
             inputs = features
-            if wanted != FEATURES:
-                inputs = self.cache.tokens(backbone, test_set, samples, wanted)
+            try:
+                if wanted != FEATURES:
+                    inputs = self.cache.tokens(backbone, test_set, samples, wanted)
+            except NotTransferable as reason:
+                refused = {"status": "not transferable", "reason": reason.reason}
+                records.append(Record.model_validate(where | refused))
+                continue
             start = time.perf_counter()
             try:
                 logits = _classify(classifier, inputs)
