@@ -36,6 +36,7 @@ class CLIPAdapter(TrainedMethod):
         paper="arXiv:2110.04544",
         inserts="feature",
         summary="bottleneck MLP on the image feature, residual mix",
+        zero_shot_at={"up": 0},
     )
 
     class Config(TrainedMethod.Config):

@@ -33,6 +33,7 @@ class TaskRes(TrainedMethod):
         paper="arXiv:2211.10277",
         inserts="classifier",
         summary="additive residual on class weights",
+        zero_shot_at={"residual": 0},
     )
 
     class Config(TrainedMethod.Config):

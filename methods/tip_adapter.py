@@ -50,6 +50,7 @@ class TipAdapter(Method):
         paper="arXiv:2111.03930",
         inserts="classifier",
         summary="key-value cache of the shots added to zero-shot logits",
+        zero_shot_at={"alpha": 0},
     )
 
     class Config(CacheConfig):

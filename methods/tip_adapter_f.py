@@ -26,6 +26,7 @@ class TipAdapterF(TrainedMethod):
         paper="arXiv:2111.03930",
         inserts="classifier",
         summary="Tip-Adapter with trained keys",
+        zero_shot_at={"alpha": 0},
     )
 
     class Config(TrainedMethod.Config, CacheConfig):

@@ -199,6 +199,8 @@ class Backbone:
         Returns:
             ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
         """
+        if len(prompts.prefix) == 0:  # prompts of no image
+            return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
         return self.text.encode(prompts, weights)
 
     def _widen(self, tensor: Tensor) -> Tensor:
