@@ -40,6 +40,7 @@ class CoCoOp(CoOp):
         paper="arXiv:2203.05557",
         inserts="text-input",
         summary="shifts the context by a function of the image",
+        zero_shot_at={"context": "a photo of a", "up*": 0.0},
     )
 
     class Config(CoOp.Config):
@@ -63,6 +64,8 @@ class CoCoOp(CoOp):
         require_shape(module, "down", backbone.embed_dim, "image features of size")
 
         def classify(features: Tensor) -> Tensor:
+            if not len(features):
+                return features.new_zeros(0, len(labels))
             images = F.normalize(features, dim=-1)
             contexts = context + _shift(module, images)[:, None]
             texts = backbone.encode_prompts(backbone.image_prompts(labels, contexts))

@@ -117,3 +117,7 @@ def test_defaults_are_the_published_recipe() -> None:
     assert recipe.epochs_for(16) == 10
     assert (recipe.warmup_epochs, recipe.warmup_lr, recipe.weight_decay) == (1, 1e-5, 5e-4)
     assert (config.context_length, config.reduction) == (4, 16)
+
+
+def test_no_images_have_no_logits(clip64: Backbone, labels: Labels, images64: Tensor) -> None:
+    assert CoCoOp().attach(random_module(), clip64, labels)(images64[:0]).shape == (0, 5)
