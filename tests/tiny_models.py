@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import nn
 
-from compatbench.backbone import Backbone
 from compatbench.backbone.mini import register_mini_towers
-from compatbench.cards import BackboneCard, tasks_folder
+from compatbench.cards import tasks_folder
+from compatbench.check.models import randomise, wrap
 from compatbench.method import FewShotData
 
 VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz
 CONTEXT_LENGTH = 32
 
+__all__ = ["MakeData", "randomise", "tiny_clip", "tiny_eva_clip", "wrap"]
+
 MakeData = Callable[..., FewShotData]
-
-
-def randomise(model: nn.Module, seed: int) -> nn.Module:
-    """Gives every parameter a value that no shortcut could pass for: no zero bias, no unit norm."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name == "logit_scale":
-                parameter.fill_(3.0 + 0.1 * seed)
-            elif parameter.ndim == 1:
-                parameter.copy_(noise * 0.2 + float("bias" not in name))
-            elif "embedding" in name:
-                parameter.copy_(noise * 0.3)
-            else:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
-    return model.eval().requires_grad_(False)
 
 
 def text_config(width: int = 32, **changes: object) -> dict[str, object]:
@@ -60,16 +43,3 @@ def tiny_eva_clip(seed: int = 2, width: int = 32, embed_dim: int = 16) -> Custom
     model = CustomTextCLIP(embed_dim, image, text_config(width))  # type: ignore[arg-type]
     model.visual.preprocess_cfg = dict(size=48, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment]
     return randomise(model, seed)  # type: ignore[return-value]
-
-
-def wrap(model: nn.Module, name: str) -> Backbone:
-    card = BackboneCard(
-        name=name,
-        title=name,
-        config=name,
-        weights="none.safetensors",
-        sha256="0" * 64,
-        tokenizer="mini/tokenizer.txt.gz",
-        licence="none",
-    )
-    return Backbone(card, model, torch.device("cpu"))

@@ -136,7 +136,7 @@ def test_a_method_that_is_refused_on_some_datasets_has_no_h_and_stands_below_all
     last = cells_of(text)[-1]
     assert last[0] == "–"
     assert last[4:7] == ["not transferable", "–", "–"]
-    assert "**not transferable** in 2 of 4 cells (source 100.0): 37 classes, not 40." in text
+    assert "**not transferable** in 2 of 4 cells (source 99.0): 37 classes, not 40." in text
 
 
 def test_failures_and_missing_rows_are_listed() -> None:
