@@ -9,9 +9,10 @@ import pytest
 
 from compatbench.method import Method
 from compatbench.method.registry import method_source_hash
+from compatbench.methods.ape_t import APET
 from compatbench.methods.coop import CoOp
 from compatbench.methods.kgcoop import KgCoOp
-from compatbench.source import hash_class, hash_code, hash_files
+from compatbench.source import hash_class, hash_code, hash_files, imported_methods
 
 COUNTER = itertools.count()
 
@@ -108,3 +109,23 @@ def test_a_method_s_hash_covers_the_methods_it_builds_on() -> None:
     trained = folder.parent / "benchmark" / "compatbench" / "method" / "trained.py"
     assert hash_class(CoOp, until=Method) == hash_files([coop, trained])
     assert method_source_hash(KgCoOp) == hash_files([kgcoop, coop, trained])
+
+
+def test_a_method_s_hash_covers_the_functions_it_takes_from_other_methods() -> None:
+    folder = Path(method_source_hash.__code__.co_filename).parents[3] / "methods"
+    trained = folder.parent / "benchmark" / "compatbench" / "method" / "trained.py"
+    taken = [folder / f"{name}.py" for name in ("ape_t", "ape", "tip_adapter")]
+    assert method_source_hash(APET) == hash_files([*taken, trained])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from .shared import f", "from . import shared", "from compatbench.methods.coop import X"],
+)
+def test_a_plug_in_s_hash_changes_with_what_it_imports(tmp_path: Path, statement: str) -> None:
+    (tmp_path / "shared.py").write_text("f = 1\n", encoding="utf-8")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(f"{statement}\n", encoding="utf-8")
+    (found,) = imported_methods(plugin)
+    assert found.name in ("shared.py", "coop.py")
+    assert found.is_file()

@@ -14,7 +14,11 @@ def tasks_folder() -> Path:
     return Path(str(resources.files("compatbench.tasks"))).resolve()
 
 
+def methods_folder() -> Path:
+    """Where the method files lie."""
+    return Path(str(resources.files("compatbench.methods"))).resolve()
+
+
 def method_files() -> list[Path]:
     """The files of ``methods/``, one method adapter each."""
-    folder = Path(str(resources.files("compatbench.methods")))
-    return sorted(folder.glob("[!_]*.py"))
+    return sorted(methods_folder().glob("[!_]*.py"))

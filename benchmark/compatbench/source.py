@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from compatbench.files import sha256_bytes, sha256_file
+from compatbench.folders import methods_folder
+
+METHODS = "compatbench.methods."
 
 
 @cache
@@ -64,10 +67,44 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_class(cls: type, until: type) -> str:
-    """One hash for the files of a class and of its bases below ``until``."""
-    files = {
-        Path(inspect.getfile(base))
+    """One hash for the files of a class, of its bases below ``until``, and of what they import.
+
+    What counts of the imports is the methods' own code: relative imports, and modules of
+    ``compatbench.methods`` by their full name.
+    """
+    files: set[Path] = set()
+    waiting = [
+        Path(inspect.getfile(base)).resolve()
         for base in cls.__mro__
         if issubclass(base, until) and base is not until
-    }
+    ]
+    while waiting:
+        path = waiting.pop()
+        if path not in files:
+            files.add(path)
+            waiting += imported_methods(path)
     return hash_files(files)
+
+
+@cache
+def imported_methods(path: Path) -> tuple[Path, ...]:
+    """The method files that a Python file imports."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except SyntaxError:
+        return ()
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            package = ["."] * node.level
+        elif isinstance(node, ast.Import):
+            names, package = [alias.name for alias in node.names], []
+        else:
+            continue
+        for name in names:
+            if package == ["."]:
+                found.append(path.parent / f"{name}.py")
+            elif not package and name.startswith(METHODS):
+                found.append(methods_folder() / f"{name.removeprefix(METHODS)}.py")
+    return tuple(file for file in found if file.is_file())

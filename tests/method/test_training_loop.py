@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 
 import pytest
@@ -202,7 +203,25 @@ def test_a_capped_fit_ends_its_schedule_too(
 
     monkeypatch.setattr("compatbench.method.trained.learning_rate", watch)
     Toy(Toy.Config(max_steps=6)).fit(clip, data, seeded())
-    assert seen == {(2, 6)}
+    assert seen == {(3, 6)}
+
+
+def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
+    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def watch(recipe: Recipe, *where: int) -> float:
+        rates.append(learning_rate(recipe, *where))
+        return rates[-1]
+
+    monkeypatch.setattr("compatbench.method.trained.learning_rate", watch)
+    recipe = Recipe(batch_size=1, epochs=20)
+    images = len(data.train)
+    Toy(Toy.Config(recipe=recipe, max_steps=images)).fit(clip, data, seeded())
+    per_epoch = math.ceil(images / 10)
+    assert rates.count(recipe.warmup_lr) == per_epoch
+    assert len(rates) == images // per_epoch * per_epoch
 
 
 def test_modules_after_each_epoch_are_averaged_where_weights_are_given(

@@ -90,7 +90,7 @@ class TrainingCard(CardModel):
         "fp32", description="what the frozen towers compute in; modules are float32 always"
     )
     max_steps: PositiveInt | None = Field(
-        None, description="most optimiser steps a fit may take; epochs are cut to fit"
+        None, description="most optimiser steps a fit may take; its epochs get fewer and shorter"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, Labels, Method, Module
 from compatbench.method.optim import Recipe, build_optimizer, learning_rate
+
+# A cap on steps leaves a recipe at least this many epochs, if it has so many.
+LEAST_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ class TrainedMethod(Method):
         per_epoch = max(len(train) // recipe.batch_size, 1)
         epochs = recipe.epochs_for(data.shots)
         if (cap := self.config.max_steps) is not None:  # type: ignore[attr-defined]
-            per_epoch = min(per_epoch, cap)
+            # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
+            # the shape of its schedule.
+            per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
             epochs = min(epochs, cap // per_epoch)
         average = _Average(self.epoch_weights(epochs), module)
         for epoch in range(epochs):
