@@ -39,7 +39,8 @@ class ProDA(TrainedMethod):
 
     A quarter of the K = 32 contexts of 16 vectors stand behind the name, a quarter around it,
     half before it; each step uses 4, drawn anew. λ = 0.1. Covariances are divided by the
-    number of prompts plus one, as in public code. Recipe: SGD at 1e-3, batch 20, 100 epochs.
+    number of prompts plus one, as in public code. Recipe: SGD at 1e-3, batch 20, 100 epochs; it and
+    λ could not be checked against the authors' code.
     """
 
     card = MethodCard(

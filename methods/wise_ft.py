@@ -31,8 +31,9 @@ class WiSEFT(TrainedMethod):
 
     The module holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added.
     Recipe: the authors' code's, AdamW at 1e-3 with weight decay 0.1 and a cosine over all
-    steps, batch 128, 10 epochs, without its warm-up of 500 steps, longer than a few-shot
-    fit. Weight decay pulls towards the zero-shot head rather than towards zero.
+    steps, batch 128, 10 epochs, without its clipping of gradients and without its warm-up of
+    500 steps, longer than a few-shot fit. Weight decay pulls towards the zero-shot head rather
+    than towards zero.
     """
 
     card = MethodCard(

@@ -8,6 +8,12 @@ import pytest
 from compatbench.tasks.mini.build import likeness
 
 
+def test_the_page_shows_what_the_committed_results_give() -> None:
+    page = likeness.PAGE.read_text(encoding="utf-8")
+    shown = page.split(likeness.BEGIN)[1].split(likeness.END)[0]
+    assert shown.strip() == likeness.likeness()
+
+
 def rows(accuracies: dict[str, list[float]], shots: int = 16) -> pd.DataFrame:
     """One task; a list holds a method's accuracy for seeds 1, 2, ..."""
     return pd.DataFrame(

@@ -14,8 +14,8 @@ HEAD = """\
 # Methods
 
 Made by `compatbench list methods --markdown > docs/methods.md`. What is carried, derived and
-needed was measured: each method was fitted and attached on random models, those of the sizes
-with the widths and depths of ViT-B/16.
+needed was measured: each method was fitted and attached on small random models, and its
+sizes were taken on a random model with the widths and depths of ViT-B/16.
 """
 
 CARRIED = """\
