@@ -10,6 +10,7 @@ from compatbench.leaderboard.measures import Upgrade
 from compatbench.leaderboard.results import check_name
 from compatbench.leaderboard.tables import (
     SuitePage,
+    breakage_table,
     dataset_table,
     differs_table,
     gap_table,
@@ -41,6 +42,13 @@ HOW_TO_READ = """\
   over datasets and seeds, contains 0).
 - **Depth**: *shallow* modules act at the text encoder's input; *deep* ones in its layers, on
   features, or on the classifier.
+- **NFR**, **PFR**: negative and positive flip rate, the share of test images that the module has
+  right on the source and wrong on the target, and the other way round: target − source = PFR − NFR.
+  **Relative NFR** is 1 where the two models' errors are independent, and less where the module
+  keeps what it had right. **Inconsistent**: images wrong on both, with another class each time.
+- **ECE**: expected calibration error in percent, 15 bins of equal mass, source → target, of the
+  softmax of the classifier's logits.
+- **Harmed**: datasets whose mean gain is below 0. **Worst**: the least gain, and where.
 - **Parameters**: numbers that the fit determined; least and most if datasets differ.
 - **Fit**: mean wall-clock seconds of one fit on one core; image features are made before.
 - **–**: no figure. No mean is taken over what happens to be there: one missing or failed
@@ -91,6 +99,7 @@ def _suite_section(page: SuitePage) -> list[str]:
     return [
         *lines,
         *_gap_section(page),
+        *_breakage_sections(page),
         *_dataset_sections(page),
         *_variant_sections(page),
         *_setting_section(page),
@@ -110,6 +119,18 @@ def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     lines += main_table(page, upgrade, shots)
     if notes := unranked_lines(page, upgrade, shots):
         lines += ["", *notes]
+    return lines
+
+
+def _breakage_sections(page: SuitePage) -> list[str]:
+    shots = max(page.expected.shots)
+    lines = ["", "### What breaks", ""]
+    lines += [
+        f"The same module before and after the upgrade, image by image; {shots} shots, means over "
+        "datasets and seeds, in percent of the test images."
+    ]
+    for upgrade in page.expected.upgrades:
+        lines += ["", f"#### {_arrow(page, upgrade)}", "", *breakage_table(page, upgrade, shots)]
     return lines
 
 

@@ -88,7 +88,18 @@ class SuitePage:
 
 def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     """Ranked by H: accuracies, gain and cost of every method."""
-    header = ["Rank", "Method", "Depth", "Source", "Target", "H", "Gain", "Parameters", "Fit"]
+    header = [
+        "Rank",
+        "Method",
+        "Depth",
+        "Source",
+        "Target",
+        "H",
+        "Gain",
+        "NFR",
+        "Parameters",
+        "Fit",
+    ]
     ranks = page.ranks(upgrade, shots)
     standings = [one.standing for one in ranks]
     columns = [
@@ -105,10 +116,40 @@ def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
             ["incomplete" if one.state == "incomplete" else "" for one in standings],
         ),
         [signed(_value(one.mean("gain"))) for one in standings],
+        [percent(_value(one.mean("negative_flips"))) for one in standings],
         [parameters(one) for one in standings],
         [fit_time(one) for one in standings],
     ]
     return table(header, list(zip(*columns, strict=True)), left=(1, 2))
+
+
+def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+    """What the upgrade changes for users of the old module: flips, calibration, harmed datasets."""
+    header = ["Method", "NFR", "PFR", "Relative NFR", "Inconsistent", "ECE", "Harmed", "Worst"]
+    standings = [one.standing for one in page.ranks(upgrade, shots)]
+
+    def mean(standing: Standing, measure: Measure) -> str:
+        return percent(_value(standing.mean(measure)))
+
+    rows = []
+    for one in standings:
+        relative, harmed = one.relative_flips, one.harmed
+        worst = NOTHING
+        if harmed is not None:
+            worst = f"{signed(harmed[2])} ({escape(page.task_title(harmed[1]))})"
+        rows.append(
+            [
+                _method(one),
+                mean(one, "negative_flips"),
+                mean(one, "positive_flips"),
+                NOTHING if relative is None else f"{relative:.2f}",
+                mean(one, "inconsistent_errors"),
+                f"{mean(one, 'source_ece')} → {mean(one, 'target_ece')}",
+                NOTHING if harmed is None else f"{harmed[0]} of {len(page.expected.tasks)}",
+                worst,
+            ]
+        )
+    return table(header, rows)
 
 
 def unranked_lines(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compatbench.cards import TrainingCard
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["ok", "not transferable", "failed"]
 
@@ -58,6 +58,9 @@ class Record(Stored):
         data: hash of the backbone's weights and of the test set.
         correct: images classified right by the module, of ``total``.
         zero_shot_correct: the same for this backbone's own zero-shot classifier.
+        negative_flips, positive_flips, inconsistent_errors: images whose answer differs from the
+            same module's on the source, as in ``predictions.Flips``; None on the source itself.
+        ece: expected calibration error in percent.
         reason: why there is no number, if ``status`` is not ``ok``.
         seconds: attaching and classifying, wall clock.
     """
@@ -69,6 +72,10 @@ class Record(Stored):
     correct: int | None = None
     total: int | None = None
     zero_shot_correct: int | None = None
+    negative_flips: int | None = None
+    positive_flips: int | None = None
+    inconsistent_errors: int | None = None
+    ece: float | None = None
     reason: str = ""
     seconds: float = 0.0
 

@@ -36,6 +36,10 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
                     "correct": found.correct,
                     "total": found.total,
                     "zero_shot_correct": found.zero_shot_correct,
+                    "negative_flips": found.negative_flips,
+                    "positive_flips": found.positive_flips,
+                    "inconsistent_errors": found.inconsistent_errors,
+                    "ece": found.ece,
                     "reason": found.reason,
                 }
             else:

@@ -20,6 +20,13 @@ from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
 from compatbench.run.keys import data_key
 from compatbench.run.plan import missing_records
+from compatbench.run.predictions import (
+    Predictions,
+    Where,
+    calibration_error,
+    count_flips,
+    predict,
+)
 from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
 from compatbench.task import Sample, Task, load_task
@@ -67,10 +74,13 @@ class Worker:
             self.store.write(done)
             return done
         missing = missing_records(cell, done)
+        answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
             backbone = self._load(name, precision=cell.training.precision)
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
-            for record in self._measure(cell, method, module, backbone, test_sets):
+            measured = self._measure(cell, method, module, backbone, test_sets, answers)
+            self.store.write_predictions(cell.key, answers)
+            for record in measured:
                 kept = [
                     r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)
                 ]
@@ -140,8 +150,13 @@ class Worker:
         module: Module,
         backbone: Backbone,
         test_sets: list[str],
+        answers: dict[Where, Predictions],
     ) -> list[Record]:
-        """The records of a module on one backbone: attached once, then every test set."""
+        """The records of a module on one backbone: attached once, then every test set.
+
+        Args:
+            answers: what the module answered before; what it answers now is added.
+        """
         start = time.perf_counter()
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
@@ -188,6 +203,13 @@ class Worker:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
                 continue
+            seconds = round(attach_seconds + time.perf_counter() - start, 4)
+            found = predict(logits)
+            answers[backbone.name, name, where["data"]] = found
+            before = answers.get((cell.source, name, data_key(cell.source, name)))
+            flips = None
+            if before is not None and backbone.name != cell.source:
+                flips = count_flips(before, found, targets)
             records.append(
                 Record(
                     **where,
@@ -195,7 +217,11 @@ class Worker:
                     correct=_count_correct(logits, targets),
                     total=len(samples),
                     zero_shot_correct=_count_correct(zero_shot, targets),
-                    seconds=round(attach_seconds + time.perf_counter() - start, 4),
+                    negative_flips=flips and flips.negative,
+                    positive_flips=flips and flips.positive,
+                    inconsistent_errors=flips and flips.inconsistent,
+                    ece=round(calibration_error(found, targets), 4),
+                    seconds=seconds,
                 )
             )
         return records
