@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -103,16 +103,17 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        pool = task.split("train")
+        train, val = draw_few_shot(pool, task.split("val"), cell.shots, cell.seed)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
             shots=cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted
+                backbone, task, train, views if training.views > 1 else plain, wanted, pool
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted),
+            val=self._feature_set(backbone, task, val, plain, wanted, task.split("val")),
         )
 
     def _feature_set(
@@ -122,15 +123,17 @@ class Worker:
         samples: list[Sample],
         views: list[View],
         wanted: ImageInput,
+        split: Sequence[Sample],
     ) -> FeatureSet:
         cache = self.cache
+        features = [cache.features(backbone, task, samples, view, split) for view in views]
         return FeatureSet(
-            cache.features(backbone, task, samples),
-            torch.stack([cache.features(backbone, task, samples, view) for view in views]),
+            cache.features(backbone, task, samples, split=split),
+            torch.stack(features),
             _targets(samples, backbone),
             None
             if wanted == FEATURES
-            else [cache.tokens(backbone, task, samples, wanted, view) for view in views],
+            else [cache.tokens(backbone, task, samples, wanted, view, split) for view in views],
         )
 
     def _measure(
