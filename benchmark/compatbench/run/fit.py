@@ -15,6 +15,7 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.features import FeatureCache, StoredRows
+from compatbench.heap import keep_freed_memory
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
@@ -39,6 +40,7 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        keep_freed_memory()
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
