@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.features import FeatureCache, StoredRows
+from compatbench.heap import keep_freed_memory
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
@@ -46,6 +47,7 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        keep_freed_memory()
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -113,16 +115,17 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        pool = task.split("train")
+        train, val = draw_few_shot(pool, task.split("val"), cell.shots, cell.seed)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
             shots=cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted
+                backbone, task, train, views if training.views > 1 else plain, wanted, pool
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted),
+            val=self._feature_set(backbone, task, val, plain, wanted, task.split("val")),
         )
 
     def _feature_set(
@@ -132,15 +135,17 @@ class Worker:
         samples: list[Sample],
         views: list[View],
         wanted: ImageInput,
+        split: Sequence[Sample],
     ) -> FeatureSet:
         cache = self.cache
+        features = [cache.features(backbone, task, samples, view, split) for view in views]
         return FeatureSet(
-            cache.features(backbone, task, samples),
-            torch.stack([cache.features(backbone, task, samples, view) for view in views]),
+            cache.features(backbone, task, samples, split=split),
+            torch.stack(features),
             _targets(samples, backbone),
             None
             if wanted == FEATURES
-            else [cache.tokens(backbone, task, samples, wanted, view) for view in views],
+            else [cache.tokens(backbone, task, samples, wanted, view, split) for view in views],
         )
 
     def _measure(
