@@ -19,6 +19,7 @@ from compatbench.leaderboard.tables import (
     unranked_lines,
     variant_table,
 )
+from compatbench.shots import count_shots, show_shots
 
 INTRODUCTION = """\
 A small module is trained **once**, on a few images, for a *source* model. The model is then
@@ -77,7 +78,7 @@ def _suite_section(page: SuitePage) -> list[str]:
     lines = [f"## {escape(page.title)}", ""]
     if page.note:
         lines += [f"> **Note.** {escape(page.note, longest=2000)}", ""]
-    shots = ", ".join(map(str, expected.shots))
+    shots = ", ".join(str(show_shots(count)) for count in expected.shots)
     lines += [
         f"Suite {code(page.name)}: {_count(len(expected.tasks), 'task')}, {shots} shots per class, "
         f"{_count(len(expected.seeds), 'seed')}, {_count(len(expected.upgrades), 'upgrade')}, "
@@ -105,7 +106,7 @@ def _suite_section(page: SuitePage) -> list[str]:
 
 def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     source, target = upgrade
-    lines = [f"### {_arrow(page, upgrade)}, {shots} shots", ""]
+    lines = [f"### {_arrow(page, upgrade)}, {count_shots(shots)}", ""]
     lines += [f"Trained on {code(source)}, attached to {code(target)}. Ranked by H.", ""]
     lines += main_table(page, upgrade, shots)
     if notes := unranked_lines(page, upgrade, shots):
@@ -116,7 +117,7 @@ def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
 def _dataset_sections(page: SuitePage) -> list[str]:
     shots = max(page.expected.shots)
     lines = ["", "### By dataset", ""]
-    lines += [f"Means over seeds, {shots} shots; methods in the order of the main table."]
+    lines += [f"Means over seeds, {count_shots(shots)}; methods in the order of the main table."]
     shown: set[str] = set()
     for upgrade in page.expected.upgrades:
         source, target = upgrade
@@ -139,7 +140,9 @@ def _variant_sections(page: SuitePage) -> list[str]:
         return []
     shots = max(expected.shots)
     lines = ["", "### Style shift", ""]
-    lines += [f"Trained on the first column, {shots} shots; tested on the others: source → target."]
+    lines += [
+        f"Trained on the first column, {count_shots(shots)}; tested on the others: source → target."
+    ]
     for task in parents:
         for upgrade in expected.upgrades:
             title = escape(page.task_title(task))

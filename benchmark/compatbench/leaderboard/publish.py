@@ -14,6 +14,7 @@ from compatbench.leaderboard.measures import Expected, upgrade_pairs
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.results import read_results
 from compatbench.leaderboard.tables import SuitePage, TaskFacts, main_table
+from compatbench.shots import count_shots
 
 LEADERBOARD = "leaderboard.md"
 README = "README.md"
@@ -84,7 +85,7 @@ def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
     source, target = (page.backbone_title(name) for name in upgrade)
     lines = [
-        f"{source} → {target}, {shots} shots, {len(page.expected.tasks)} tasks, "
+        f"{source} → {target}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
         f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
         "",
         *main_table(page, upgrade, shots),

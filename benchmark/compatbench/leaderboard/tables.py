@@ -32,6 +32,7 @@ from compatbench.leaderboard.measures import (
 )
 from compatbench.leaderboard.ranks import Ranked, rank_methods
 from compatbench.leaderboard.results import SuiteResults, join_provenance
+from compatbench.shots import count_shots
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def gap_table(page: SuitePage, gaps: Sequence[Gap]) -> list[str]:
     for gap in gaps:
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
-        first = f"{where}, {shots} shots, seed {seed}, on {backbone}"
+        first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
         title = page.results.methods[gap.method].info.title
         reason = escape(gap.reason) or NOTHING
         rows.append([escape(title), gap.kind, f"{len(gap.places):,}", escape(first), reason])

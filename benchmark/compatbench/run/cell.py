@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from compatbench.cards import TrainingCard
+from compatbench.shots import Shots, count_shots
 
 SCHEMA = 1
 
@@ -24,6 +25,7 @@ class Cell:
         backbones: the source, then every target of an upgrade that starts at it.
         test_sets: the task, then its variants in the suite.
         plugin: the file a method outside the package was loaded from.
+        config_name: the name that the suite gives to this config of the method, if any.
     """
 
     key: str
@@ -36,13 +38,19 @@ class Cell:
     test_sets: tuple[str, ...]
     training: TrainingCard
     plugin: str | None = None
+    config_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the suite and the leaderboard call the method with this config."""
+        return self.config_name or self.method
 
     @property
     def source(self) -> str:
         return self.backbones[0]
 
     def __str__(self) -> str:
-        return f"{self.method} · {self.task} · {self.shots} shots · seed {self.seed}"
+        return f"{self.name} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
 
 
 class Stored(BaseModel):
@@ -93,7 +101,7 @@ class CellRecord(Stored):
     config: dict[str, Any]
     task: str
     source: str
-    shots: int
+    shots: Shots
     seed: int
     status: Literal["ok", "failed"]
     fit_seconds: float = 0.0

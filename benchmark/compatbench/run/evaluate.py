@@ -18,6 +18,7 @@ from compatbench.leaderboard.measures import harmonic_mean
 from compatbench.method import Method, Module
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
+from compatbench.shots import Shots
 from compatbench.task import Task, load_task
 
 
@@ -30,7 +31,7 @@ class Fitted(BaseModel):
     config: dict[str, Any]
     task: str
     source: str
-    shots: int
+    shots: Shots
     seed: int
 
 

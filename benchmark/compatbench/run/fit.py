@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from compatbench.run.keys import data_key
 from compatbench.run.plan import missing_records
 from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
+from compatbench.shots import ALL_SHOTS
 from compatbench.task import Sample, Task, load_task
 from compatbench.task.sampling import draw_few_shot
 from compatbench.views import View
@@ -108,7 +110,7 @@ class Worker:
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
-            shots=cell.shots,
+            shots=_most_per_class(train) if cell.shots == ALL_SHOTS else cell.shots,
             train=self._feature_set(
                 backbone, task, train, views if training.views > 1 else plain, wanted
             ),
@@ -207,6 +209,11 @@ def _build_method(cell: Cell) -> Method:
         registry.add_file(Path(cell.plugin))
     cls = registry.get(cell.method)
     return cls(cls.Config.model_validate(cell.config))
+
+
+def _most_per_class(samples: list[Sample]) -> int:
+    """Images of the largest class; recipes that count in shots need a number for *all*."""
+    return max(Counter(sample.label for sample in samples).values(), default=0)
 
 
 def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:

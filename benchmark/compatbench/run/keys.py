@@ -36,11 +36,29 @@ def engine_hash() -> str:
     return sha256_json({path.relative_to(root).as_posix(): hash_code(path) for path in paths})
 
 
+def weights_key(backbone: str) -> list[str]:
+    """What of a backbone decides its features.
+
+    Raises:
+        CompatbenchError: no such backbone, or its weights are not here.
+    """
+    card = backbone_cards.read(backbone)
+    return [card.sha256, card.config]
+
+
+def images_key(test_set: str) -> str:
+    """Hash of a test set's images and labels.
+
+    Raises:
+        CompatbenchError: no such task, or its images are not here.
+    """
+    return load_task(test_set).fingerprint
+
+
 @lru_cache(maxsize=256)
 def data_key(backbone: str, test_set: str) -> str:
     """Hash of a backbone's weights and of a test set's images and labels."""
-    card = backbone_cards.read(backbone)
-    return sha256_json([card.sha256, card.config, load_task(test_set).fingerprint])
+    return sha256_json([*weights_key(backbone), images_key(test_set)])
 
 
 def cell_key(
