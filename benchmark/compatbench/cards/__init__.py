@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from compatbench.cards.schema import BackboneCard, SuiteCard, TaskCard, TrainingCard
+from compatbench.cards.backbone import BackboneCard
+from compatbench.cards.schema import SuiteCard, TaskCard, TrainingCard
 from compatbench.cards.select import select_names, unknown_name
 from compatbench.cards.yamlfile import CardModel, read_card
 from compatbench.errors import CompatbenchError

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.cards.schema import Name
+from compatbench.cards.schema import BackboneName, Name
 from compatbench.errors import CompatbenchError
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -53,8 +53,8 @@ class Row(BaseModel):
     method: Name
     task: Name
     test_set: Name
-    source: Name
-    backbone: Name
+    source: BackboneName
+    backbone: BackboneName
     shots: Annotated[int, Field(ge=1)]
     seed: int
     status: Literal["ok", "not transferable", "failed"]
@@ -109,7 +109,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Key
-    backbone: Name
+    backbone: BackboneName
     test_set: Name
     fit_seconds: Seconds
     evaluate_seconds: Seconds
