@@ -208,7 +208,7 @@ def _key(
         code += [hash_code(path) for path in sorted(folder.glob("image*.py"))]
     return sha256_json(
         [
-            backbone.card.sha256,
+            backbone.weights_key,
             backbone.card.config,
             backbone.preprocess_settings,
             str(backbone.dtype),

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from compatbench.cards.schema import BackboneCard, TaskCard
+from compatbench.cards.backbone import BackboneCard
+from compatbench.cards.schema import TaskCard
 from compatbench.cards.select import select_names, unknown_name
 from compatbench.cards.suite import SuiteCard, TrainingCard
 from compatbench.cards.yamlfile import CardModel, read_card

@@ -1,4 +1,4 @@
-"""The schemas of task and backbone cards."""
+"""The schema of task cards, and what all schemas share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,9
 # Inside tasks/ and nowhere else.
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
+# The name of a card, or one that needs no card: MODEL/TAG, MODEL@FILE, MODEL/TAG@FILE,
+# local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
+BackboneName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({_NAME}(/{_NAME})?(@{_PATH})?|(local-dir|hf):{_PATH})$"),
+]
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
@@ -58,19 +66,3 @@ class TaskCard(CardModel):
         elif self.classes or self.templates or set(self.counts) != {"test"}:
             raise ValueError("a variant inherits classes and templates, and has test images only")
         return self
-
-
-class BackboneCard(CardModel):
-    """A frozen vision-language model: architecture, weights and lineage."""
-
-    name: Name
-    title: str
-    config: Name = Field(description="name of the open_clip model config")
-    weights: RelativePath = Field(description="safetensors file, relative to tasks/")
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    tokenizer: RelativePath | None = Field(
-        None, description="merges of a byte-pair tokenizer, relative to tasks/; default: CLIP's"
-    )
-    lineage: str = Field("", description="what the weights were initialised from")
-    data: str = ""
-    licence: str

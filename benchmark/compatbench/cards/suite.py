@@ -6,12 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from compatbench.cards.schema import Name
+from compatbench.cards.schema import BackboneName, Name
 from compatbench.cards.yamlfile import CardModel
 from compatbench.shots import Shots
 
-# A card's name, or what a provider understands: 'ViT-B-16-quickgelu/openai', 'hf:google/...'.
-BackboneName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,199}$")]
 # A method, or a config of one that the suite names: 'contcoop', 'contcoop+no-kd'.
 ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 

@@ -63,7 +63,13 @@ def _complete_tasks(incomplete: str) -> list[str]:
 
 
 def _complete_backbones(incomplete: str) -> list[str]:
-    return [name for name in backbone_cards.names() if name.startswith(incomplete)]
+    model, slash, _ = incomplete.partition("/")
+    names = [*backbone_cards.names(), "local-dir:", "hf:"]
+    if slash:
+        from compatbench.backbone.loading.releases import tags_of
+
+        names = [f"{model}/{tag}" for tag in tags_of(model)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _complete_any(context: typer.Context, incomplete: str) -> list[str]:

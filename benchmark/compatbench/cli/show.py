@@ -93,7 +93,12 @@ def _tasks(names: str) -> Listing:
 
 def _backbones(names: str) -> Listing:
     rows = [
-        [card.name, card.title, card.config, card.lineage or "trained from scratch"]
+        [
+            card.name,
+            card.title,
+            card.config or f"{card.provider}: {card.repository or card.path}",
+            card.lineage or "trained from scratch",
+        ]
         for card in backbone_cards.select(names)
     ]
     return ["name", "title", "architecture", "lineage"], rows

@@ -39,12 +39,17 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
         title=suite.title,
         note=suite.note,
         tasks={name: TaskFacts(card.title, card.licence) for name, card in facts.items()},
-        backbones={name: backbone_cards.read(name).title for name in backbones},
+        backbones={name: _backbone_title(name) for name in backbones},
         expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants),
         results=read_results(out / RESULTS / suite.name),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
     )
+
+
+def _backbone_title(name: str) -> str:
+    """The title on a backbone's card; one that was named without a card is its name."""
+    return name if any(mark in name for mark in "/@:") else backbone_cards.read(name).title
 
 
 def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:

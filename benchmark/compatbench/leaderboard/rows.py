@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.cards.schema import Name
-from compatbench.cards.suite import BackboneName, ConfigName
+from compatbench.cards.schema import BackboneName, Name
+from compatbench.cards.suite import ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.shots import Shots
 

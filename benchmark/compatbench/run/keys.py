@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import compatbench
-from compatbench.cards import backbone_cards
+from compatbench.backbone.loading import is_planning, read_backbone, weights_key
 from compatbench.files import sha256_json
 from compatbench.run.cell import SCHEMA
 from compatbench.source import hash_code
@@ -27,38 +27,35 @@ ENGINE = (
     "views.py",
 )
 
+# Tells of backbones, and computes nothing. What finds and reads weights is in folders of its
+# own: the code that reads a file is part of that file's key (``backbone/loading/keys.py``).
+NO_ENGINE = ("backbone/inspect.py",)
+
 
 @lru_cache(maxsize=1)
 def engine_hash() -> str:
     """Hash of the harness's number-deciding code."""
     root = Path(compatbench.__file__).parent
     paths = sorted(path for pattern in ENGINE for path in root.glob(pattern))
+    paths = [path for path in paths if path.relative_to(root).as_posix() not in NO_ENGINE]
     return sha256_json({path.relative_to(root).as_posix(): hash_code(path) for path in paths})
 
 
-def weights_key(backbone: str) -> list[str]:
-    """What of a backbone decides its features.
-
-    Raises:
-        CompatbenchError: no such backbone, or its weights are not here.
-    """
-    card = backbone_cards.read(backbone)
-    return [card.sha256, card.config]
-
-
-def images_key(test_set: str) -> str:
-    """Hash of a test set's images and labels.
-
-    Raises:
-        CompatbenchError: no such task, or its images are not here.
-    """
-    return load_task(test_set).fingerprint
-
-
-@lru_cache(maxsize=256)
 def data_key(backbone: str, test_set: str) -> str:
-    """Hash of a backbone's weights and of a test set's images and labels."""
-    return sha256_json([*weights_key(backbone), images_key(test_set)])
+    """Hash of a backbone's weights and of a test set's images and labels.
+
+    The weights are found, and fetched where that is allowed, but no model is loaded.
+
+    Raises:
+        CompatbenchError: weights that cannot be had, or a broken card.
+    """
+    return _data_key(backbone, test_set, is_planning())
+
+
+@lru_cache(maxsize=1024)
+def _data_key(backbone: str, test_set: str, planning: bool) -> str:
+    card = read_backbone(backbone)
+    return sha256_json([weights_key(card), card.config, load_task(test_set).fingerprint])
 
 
 def cell_key(

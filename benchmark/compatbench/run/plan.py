@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,8 @@ from compatbench.files import sha256_json
 from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.configs import resolve_config
-from compatbench.run.keys import cell_key, data_key, images_key, weights_key
+from compatbench.run.keys import cell_key, data_key
+from compatbench.run.missing import Missing
 from compatbench.run.store import RunStore
 
 
@@ -53,39 +54,6 @@ def missing_records(cell: Cell, record: CellRecord) -> list[tuple[str, str]]:
         for test_set in cell.test_sets
         if record.find(backbone, test_set, data_key(backbone, test_set)) is None
     ]
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What of a suite is not on this machine: name -> why, and what to do."""
-
-    backbones: Mapping[str, str] = field(default_factory=dict)
-    test_sets: Mapping[str, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.backbones or self.test_sets)
-
-
-def find_missing(suite: SuiteCard, tasks: str | Sequence[str] = "all") -> Missing:
-    """Which backbones and test sets of a suite cannot be used here.
-
-    Raises:
-        CompatbenchError: an unknown task, or a broken card.
-    """
-    chosen = select_names(tasks, suite_tasks(suite), "task in this suite")
-    test_sets = [name for task in chosen for name in (task, *suite_variants(suite, task))]
-    backbones = dict.fromkeys(name for upgrade in suite.upgrades for name in upgrade)
-    return Missing(_failures(backbones, weights_key), _failures(test_sets, images_key))
-
-
-def _failures(names: Iterable[str], probe: Callable[[str], object]) -> dict[str, str]:
-    failures = {}
-    for name in names:
-        try:
-            probe(name)
-        except CompatbenchError as error:
-            failures[name] = str(error)
-    return failures
 
 
 def plan_cells(

@@ -23,7 +23,8 @@ from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import data_key
-from compatbench.run.plan import Missing, PlannedCell, plan_cells
+from compatbench.run.missing import Missing
+from compatbench.run.plan import PlannedCell, plan_cells
 
 
 def publish(
