@@ -28,7 +28,8 @@ class TaskCard(CardModel):
     suite_note: str = ""
     parent: Name | None = None
     classes: tuple[str, ...] = Field(
-        (), description="names in label order, as the split file has them; prompts read _ as a space"
+        (),
+        description="names in label order, as the split file has them; prompts read _ as a space",
     )
     namesakes: tuple[str, ...] = Field((), description="names that two classes share")
     folders: tuple[str, ...] = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from compatbench.run.plan import missing_records
 from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
 from compatbench.task import Sample, Task, load_task
-from compatbench.task.sampling import draw_few_shot
+from compatbench.task.draws import draw_shots
 from compatbench.views import View
 
 LAST_FRAMES = 5
@@ -103,23 +103,23 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
             shots=cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted
+                backbone, task, draw.train, views if training.views > 1 else plain, wanted
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted),
+            val=self._feature_set(backbone, task, draw.val, plain, wanted),
         )
 
     def _feature_set(
         self,
         backbone: Backbone,
         task: Task,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         views: list[View],
         wanted: ImageInput,
     ) -> FeatureSet:
@@ -141,17 +141,21 @@ class Worker:
         backbone: Backbone,
         test_sets: list[str],
     ) -> list[Record]:
-        """The records of a module on one backbone: attached once, then every test set."""
+        """The records of a module on one backbone: attached once, then every test set.
+
+        It is attached to the task's classes. For a variant with some of them, the logits of
+        these are taken: a module that learned something of each class has no other meaning
+        there, and prompts give the same either way.
+        """
         start = time.perf_counter()
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
         wanted = FEATURES
+        task = load_task(cell.task)
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
-                classifier = method.attach(
-                    module.to(backbone.device), backbone, load_task(cell.task).labels
-                )
+                classifier = method.attach(module.to(backbone.device), backbone, task.labels)
         except NotTransferable as reason:
             failure = {"status": "not transferable", "reason": reason.reason}
         except Exception as error:
@@ -168,7 +172,7 @@ class Worker:
             if classifier is None:
                 records.append(Record.model_validate(where | failure))
                 continue
-            samples = list(test_set.split("test"))
+            samples = test_set.split("test")
             features = self.cache.features(backbone, test_set, samples)
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
@@ -183,7 +187,8 @@ class Worker:
             start = time.perf_counter()
             try:
                 logits = _classify(classifier, inputs)
-                logits = _check_logits(logits, len(samples), len(test_set.labels))
+                logits = _check_logits(logits, len(samples), len(task.labels))
+                logits = test_set.select_columns(logits)
             except Exception as error:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
@@ -209,7 +214,7 @@ def _build_method(cell: Cell) -> Method:
     return cls(cls.Config.model_validate(cell.config))
 
 
-def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
+def _targets(samples: Sequence[Sample], backbone: Backbone) -> Tensor:
     return torch.tensor(
         [sample.label for sample in samples], dtype=torch.long, device=backbone.device
     )

@@ -17,6 +17,7 @@ from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.keys import cell_key, data_key
 from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,15 @@ def plan_cells(
     tasks: str | Sequence[str] = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
+    files: ShotsFiles | None = None,
 ) -> list[Cell]:
     """Every cell of a suite for these methods.
 
     Cells of one task and seed stand together, so that features are shared while
     they are in memory.
+
+    Args:
+        files: draws that are given and not made here.
 
     Raises:
         CompatbenchError: an unknown task or method, a broken card, or a setting that
@@ -86,8 +91,17 @@ def plan_cells(
                         continue
                     draw = suite.shots[0], suite.seeds[0]
                 count, seed = draw
+                file = (files or {}).get((task, count, seed)) if method.learns else None
                 key = cell_key(
-                    method.name, method.source_hash, method.config, source, task, *draw, training
+                    method.name,
+                    method.source_hash,
+                    method.config,
+                    source,
+                    task,
+                    count,
+                    seed,
+                    training,
+                    file,
                 )
                 cells.append(
                     Cell(
@@ -101,6 +115,7 @@ def plan_cells(
                         test_sets=test_sets,
                         training=suite.training,
                         plugin=method.plugin,
+                        shots_file=file,
                     )
                 )
     return cells

@@ -43,7 +43,7 @@ def set_data_roots(options: Iterable[str]) -> None:
         CompatbenchError: an unknown task, or a folder that does not exist.
     """
     for option in options:
-        name, equals, path = option.rpartition("=")
+        name, equals, path = option.partition("=")
         # A path may hold '=' itself; what lies before it is then no name.
         if not equals or "/" in name or "\\" in name:
             name, path = "", option
