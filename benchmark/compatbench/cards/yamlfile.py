@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.errors import CompatbenchError
 
+KIND = "kind"  # the field that tells the schemas of a union apart
+
 
 class CardModel(BaseModel):
     """The base of all cards: immutable, and an unknown field is an error."""
@@ -36,14 +38,28 @@ def read_card(path: Path, model: type[Card]) -> Card:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "card"
+        location = _without_tags(first["loc"], values)
+        if first["type"].startswith("union_tag"):
+            location = (*location, KIND)
+        field = ".".join(str(part) for part in location) or "card"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        line = _line_of(root, first["loc"])
+        line = _line_of(root, location)
         message = {
             "missing": f"field '{field}' is missing; add it",
             "extra_forbidden": f"field '{field}' is not known; remove it or mend its name",
         }.get(first["type"], f"field '{field}': {first['msg']}")
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+
+
+def _without_tags(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+    """A location as the file has it: pydantic puts a union's tag in as if it were a field."""
+    kept: list[int | str] = []
+    for part in location:
+        if isinstance(values, dict) and part not in values and part == values.get(KIND):
+            continue
+        kept.append(part)
+        values = values.get(part) if isinstance(values, dict) else None
+    return tuple(kept)
 
 
 def _base_values(path: Path, base: str, model: type[Card], line: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +26,7 @@ class Cell:
         backbones: the source, then every target of an upgrade that starts at it.
         test_sets: the task, then its variants in the suite.
         plugin: the file a method outside the package was loaded from.
+        shots_file: the file with the draw, if it is given and not made here.
         config_name: the name that the suite gives to this config of the method, if any.
     """
 
@@ -38,6 +40,7 @@ class Cell:
     test_sets: tuple[str, ...]
     training: TrainingCard
     plugin: str | None = None
+    shots_file: Path | None = None
     config_name: str = ""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
 from compatbench.shots import ALL_SHOTS
 from compatbench.task import Sample, Task, load_task
-from compatbench.task.sampling import draw_few_shot
+from compatbench.task.draws import draw_shots
 from compatbench.views import View
 
 LAST_FRAMES = 5
@@ -105,23 +105,23 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
-            shots=_most_per_class(train) if cell.shots == ALL_SHOTS else cell.shots,
+            shots=_most_per_class(draw.train) if cell.shots == ALL_SHOTS else cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted
+                backbone, task, draw.train, views if training.views > 1 else plain, wanted
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted),
+            val=self._feature_set(backbone, task, draw.val, plain, wanted),
         )
 
     def _feature_set(
         self,
         backbone: Backbone,
         task: Task,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         views: list[View],
         wanted: ImageInput,
     ) -> FeatureSet:
@@ -143,17 +143,21 @@ class Worker:
         backbone: Backbone,
         test_sets: list[str],
     ) -> list[Record]:
-        """The records of a module on one backbone: attached once, then every test set."""
+        """The records of a module on one backbone: attached once, then every test set.
+
+        It is attached to the task's classes. For a variant with some of them, the logits of
+        these are taken: a module that learned something of each class has no other meaning
+        there, and prompts give the same either way.
+        """
         start = time.perf_counter()
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
         wanted = FEATURES
+        task = load_task(cell.task)
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
-                classifier = method.attach(
-                    module.to(backbone.device), backbone, load_task(cell.task).labels
-                )
+                classifier = method.attach(module.to(backbone.device), backbone, task.labels)
         except NotTransferable as reason:
             failure = {"status": "not transferable", "reason": reason.reason}
         except Exception as error:
@@ -170,7 +174,7 @@ class Worker:
             if classifier is None:
                 records.append(Record.model_validate(where | failure))
                 continue
-            samples = list(test_set.split("test"))
+            samples = test_set.split("test")
             features = self.cache.features(backbone, test_set, samples)
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
@@ -185,7 +189,8 @@ class Worker:
             start = time.perf_counter()
             try:
                 logits = _classify(classifier, inputs)
-                logits = _check_logits(logits, len(samples), len(test_set.labels))
+                logits = _check_logits(logits, len(samples), len(task.labels))
+                logits = test_set.select_columns(logits)
             except Exception as error:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
@@ -211,12 +216,12 @@ def _build_method(cell: Cell) -> Method:
     return cls(cls.Config.model_validate(cell.config))
 
 
-def _most_per_class(samples: list[Sample]) -> int:
+def _most_per_class(samples: Sequence[Sample]) -> int:
     """Images of the largest class; recipes that count in shots need a number for *all*."""
     return max(Counter(sample.label for sample in samples).values(), default=0)
 
 
-def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
+def _targets(samples: Sequence[Sample], backbone: Backbone) -> Tensor:
     return torch.tensor(
         [sample.label for sample in samples], dtype=torch.long, device=backbone.device
     )

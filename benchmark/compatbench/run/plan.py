@@ -18,6 +18,7 @@ from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
 from compatbench.run.missing import Missing
 from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def plan_cells(
     tasks: str | Sequence[str] = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
+    files: ShotsFiles | None = None,
     missing: Missing | None = None,
 ) -> list[Cell]:
     """Every cell of a suite for these methods and named configs.
@@ -71,6 +73,7 @@ def plan_cells(
     they are in memory.
 
     Args:
+        files: draws that are given and not made here.
         missing: what to leave out: cells without their task or source, and of the others
             the targets and variants.
 
@@ -87,6 +90,7 @@ def plan_cells(
         method, task, shots_, seed, backbones = place
         if task in missing.test_sets or backbones[0] in missing.backbones:
             continue
+        file = (files or {}).get((task, shots_, seed)) if method.learns else None
         key = cell_key(
             method.name,
             method.source_hash,
@@ -96,6 +100,7 @@ def plan_cells(
             shots_,
             seed,
             training,
+            file,
         )
         test_sets = (task, *suite_variants(suite, task))
         cells.append(
@@ -110,6 +115,7 @@ def plan_cells(
                 test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
                 training=suite.training,
                 plugin=method.plugin,
+                shots_file=file,
                 config_name=method.config_name,
             )
         )
