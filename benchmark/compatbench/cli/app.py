@@ -12,6 +12,8 @@ from rich.console import Console
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.cache import app as cache_app
+from compatbench.cli.data import DataRootOption
+from compatbench.cli.data import app as data_app
 from compatbench.cli.sizes import parse_bytes
 from compatbench.errors import CompatbenchError
 from compatbench.folders import method_files
@@ -29,6 +31,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(cache_app, name="cache")
+app.add_typer(data_app, name="data")
 console = Console()
 
 
@@ -114,6 +117,15 @@ OutOption = Annotated[
 ]
 
 
+ShotsFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--shots-file",
+        help="File of 'data shots' with the images to train on, in place of the draw of its "
+        "task, shots and seed; may be repeated.",
+        dir_okay=False,
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
 ]
@@ -143,6 +155,8 @@ def run(
     seeds: SeedsOption = None,
     shots: ShotsOption = None,
     out: OutOption = Path(),
+    data_root: DataRootOption = None,
+    shots_file: ShotsFileOption = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -187,6 +201,7 @@ def run(
         tasks=tasks,
         seeds=_numbers("--seeds", seeds, least=0),
         shots=_numbers("--shots", shots, least=1),
+        shots_files=shots_file or (),
         out=out,
         jobs=jobs,
         threads=threads,
@@ -204,6 +219,8 @@ def plan(
     seeds: SeedsOption = None,
     shots: ShotsOption = None,
     out: OutOption = Path(),
+    data_root: DataRootOption = None,
+    shots_file: ShotsFileOption = None,
 ) -> None:
     """Show what 'run' would do: cells to do, done and failed, and the time it takes."""
     from compatbench.cli.run import plan_command
@@ -215,6 +232,7 @@ def plan(
         tasks=tasks,
         seeds=_numbers("--seeds", seeds, least=0),
         shots=_numbers("--shots", shots, least=1),
+        shots_files=shots_file or (),
         out=out,
     )
 
@@ -273,6 +291,7 @@ def evaluate(
         str | None,
         typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
     ] = None,
+    data_root: DataRootOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

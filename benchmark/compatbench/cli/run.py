@@ -26,6 +26,7 @@ from compatbench.run.executors import Event, Settings, run_cells
 from compatbench.run.plan import PlannedCell, plan, plan_cells
 from compatbench.run.publish import publish
 from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles, read_draws
 
 MANY_FAILURES = 10
 
@@ -39,6 +40,7 @@ class Selection:
     methods: list[str]
     planned: list[PlannedCell]
     store: RunStore
+    files: ShotsFiles
 
     @property
     def to_do(self) -> list[PlannedCell]:
@@ -53,11 +55,16 @@ def select(
     shots: Sequence[int] | None,
     out: Path,
     precision: str | None = None,
+    files: Sequence[Path] = (),
 ) -> Selection:
     """Reads the suite and plans its cells.
 
+    Args:
+        files: with draws that are given and not made here.
+
     Raises:
-        CompatbenchError: an unknown name, a broken card or method file, an empty selection.
+        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
+            selection, or a shots file that serves no cell.
     """
     card = suite_cards.read(suite)
     if precision is not None:
@@ -67,11 +74,18 @@ def select(
     chosen = registry.select(methods)
     if not chosen:
         raise CompatbenchError(f"--methods '{methods}' leaves no method")
-    cells = plan_cells(card, registry, chosen, tasks, seeds, shots)
+    draws = read_draws(files)
+    cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws)
     if not cells:
         raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
+    served = {(cell.task, cell.shots, cell.seed) for cell in cells}
+    if unused := [file for name, file in draws.items() if name not in served]:
+        raise CompatbenchError(
+            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
+            "seed; choose them with --tasks, --shots and --seeds"
+        )
     store = RunStore(out / "runs")
-    return Selection(card, registry, chosen, plan(cells, store), store)
+    return Selection(card, registry, chosen, plan(cells, store), store, draws)
 
 
 def run_command(
@@ -82,6 +96,7 @@ def run_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
     out: Path,
     jobs: int | None,
     threads: int,
@@ -95,7 +110,7 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out, precision)
+    selection = select(suite, methods, tasks, seeds, shots, out, precision, shots_files)
     _warn_of_broken(console, selection.registry)
     _check_writable(out)
     device = resolve_device(device)
@@ -108,7 +123,7 @@ def run_command(
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
     planned = selection.planned
     done = plan([item.cell for item in planned], selection.store) if to_do else planned
-    publish(selection.suite, selection.registry, done, out)
+    publish(selection.suite, selection.registry, done, out, selection.files)
     _print_table(console, selection.suite, out)
     if failures:
         for event in failures[:MANY_FAILURES]:
@@ -142,6 +157,7 @@ def plan_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
     out: Path,
 ) -> None:
     """Prints, per method, the cells that are done, failed and to do.
@@ -149,7 +165,7 @@ def plan_command(
     Raises:
         CompatbenchError: broken input.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out)
+    selection = select(suite, methods, tasks, seeds, shots, out, files=shots_files)
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
     jobs = _cores()

@@ -23,16 +23,25 @@ from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
 from compatbench.run.keys import data_key
 from compatbench.run.plan import PlannedCell, plan_cells, resolve_config
+from compatbench.task.draws import ShotsFiles
 
 
 def publish(
-    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell], out: Path
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    planned: Iterable[PlannedCell],
+    out: Path,
+    files: ShotsFiles | None = None,
 ) -> None:
     """Writes the results of the planned cells, and the leaderboard.
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
     add up.
+
+    Args:
+        files: draws that are given and not made here; their rows take the place of others of
+            the same task, shots and seed.
 
     Raises:
         CompatbenchError: a broken results file, or a folder that cannot be written.
@@ -43,7 +52,7 @@ def publish(
         by_method.setdefault(item.cell.method, []).append(item)
     before = read_results(folder).methods
     for name, items in by_method.items():
-        cells = plan_cells(suite, registry, [name])
+        cells = plan_cells(suite, registry, [name], files=files)
         results = _method_results(suite, registry.get(name), items)
         old = _without_stale_rows(before.get(name), cells)
         write_results(folder, merge_results(old, results, {cell.key for cell in cells}))
