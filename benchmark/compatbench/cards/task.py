@@ -51,7 +51,8 @@ class TaskCard(CardModel):
     licence: str
     homepage: str = ""
     citation: str = ""
-    mirrors: tuple[Link, ...] = Field((), description="where else the images can be had")
+    downloads: tuple[Link, ...] = Field((), description="where images and split file are had")
+    mirrors: tuple[Link, ...] = Field((), description="where else the same images are had")
     dead_links: tuple[Link, ...] = Field((), description="addresses that are known not to work")
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from compatbench.backbone.loading import planning
 from compatbench.cards import SuiteCard
 from compatbench.leaderboard.publish import RESULTS, write_pages
 from compatbench.leaderboard.results import (
@@ -23,8 +24,9 @@ from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import data_key
-from compatbench.run.missing import Missing
+from compatbench.run.missing import Missing, find_missing
 from compatbench.run.plan import PlannedCell, plan_cells
+from compatbench.task.draws import ShotsFiles
 
 
 def publish(
@@ -32,7 +34,7 @@ def publish(
     registry: MethodRegistry,
     planned: Iterable[PlannedCell],
     out: Path,
-    missing: Missing | None = None,
+    files: ShotsFiles | None = None,
 ) -> None:
     """Writes the results of the planned cells, and the leaderboard.
 
@@ -40,17 +42,22 @@ def publish(
     are still the same, so that parts of a suite, and the work of several machines,
     add up. Rows of weights or images that are not on this machine stay, too.
 
+    Args:
+        files: draws that are given and not made here; their rows take the place of others of
+            the same task, shots and seed.
+
     Raises:
         CompatbenchError: a broken results file, or a folder that cannot be written.
     """
-    missing = missing or Missing()
+    with planning():
+        missing = find_missing(suite)
     folder = out / RESULTS / suite.name
     by_name: dict[str, list[PlannedCell]] = {}
     for item in planned:
         by_name.setdefault(item.cell.name, []).append(item)
     before = read_results(folder).methods
     for name, items in by_name.items():
-        cells = plan_cells(suite, registry, [name], missing=missing)
+        cells = plan_cells(suite, registry, [name], files=files, missing=missing)
         method = registry.get(suite.base_method(name))
         results = _method_results(suite, method, name, items)
         old = _without_stale_rows(before.get(name), cells, missing)

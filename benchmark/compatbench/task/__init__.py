@@ -68,6 +68,7 @@ class Task:
                 self.labels.names,
                 self.labels.templates,
                 self.labels.teacher_template,
+                self.parent_labels,
             ]
         )
 
@@ -140,6 +141,7 @@ def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] |
     kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
     names = tuple(owner.names[label] for label in kept)
     numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
-    own = tuple(str(label) if numbered else folders[label] for label in kept)
+    ids = tuple(folders[label] for label in kept)
+    own = tuple(map(str, kept)) if numbered else ids
     labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
-    return labels, Classes(card.name, names, own), kept if card.subset else None
+    return labels, Classes(card.name, names, ids, own), kept if card.subset else None

@@ -26,7 +26,8 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
         CompatbenchError: a folder is missing or cannot be read, or the class folders are not
             those of the card.
     """
-    _check_class_names(folder / CLASS_NAMES, classes)
+    if classes.ids != classes.names:
+        _check_class_names(folder / CLASS_NAMES, classes)
     base = folder
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
     if card.images and (folder / card.images).is_dir():
@@ -107,13 +108,16 @@ def _check_class_names(path: Path, classes: Classes) -> None:
         return
     except (OSError, ValueError) as error:
         raise CompatbenchError(f"{path} cannot be read: {error}") from None
-    given = dict(line.strip().partition(" ")[::2] for line in text.splitlines() if line.strip())
-    ours = set(classes.folders)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    pairs = [(folder, name.strip()) for folder, _, name in (x.partition(" ") for x in lines)]
+    expected = list(zip(classes.ids, classes.names, strict=True))
     # The file lists all of ImageNet, also beside a variant of fewer classes.
-    kept = [(folder, name.strip()) for folder, name in given.items() if folder in ours]
-    for label, (folder, name) in enumerate(kept):
-        if (folder, name) != (classes.folders[label], classes.names[label]):
+    ours = set(classes.ids)
+    kept = [pair for pair in pairs if pair[0] in ours]
+    classes.check_count(len(kept), path)
+    for label, (found, wanted) in enumerate(zip(kept, expected, strict=True)):
+        if found != wanted:
             raise WrongClasses(
-                f"{path}: label {label} is {folder} '{name}', on the card of '{classes.task}' it "
-                f"is {classes.folders[label]} '{classes.names[label]}'"
+                f"{path}: label {label} is {' '.join(found)}, on the card of '{classes.task}' it "
+                f"is {' '.join(wanted)}"
             )

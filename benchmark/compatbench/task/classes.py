@@ -16,11 +16,13 @@ class Classes:
     Attributes:
         task: the task's name.
         names: as prompts write them, in label order.
+        ids: as the card's ``folders`` has them, in label order; the names, if it has none.
         folders: on the disk, in label order.
     """
 
     task: str
     names: tuple[str, ...]
+    ids: tuple[str, ...]
     folders: tuple[str, ...]
 
     def check_names(self, found: Sequence[str], where: Path) -> None:

@@ -127,7 +127,7 @@ def read_shots_file(path: Path) -> ShotsFile:
     return file
 
 
-def shots_files(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
+def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
     """Files with draws, by what they are a draw of.
 
     Raises:
