@@ -22,10 +22,20 @@ from PIL import Image
 from compatbench.cards import TaskCard, task_cards
 from compatbench.folders import tasks_folder
 
-CATS = (
-    "Abyssinian Bengal Birman Bombay British_Shorthair Egyptian_Mau Maine_Coon Persian Ragdoll "
-    "Russian_Blue Siamese Sphynx"
-).split()
+CATS = [
+    "Abyssinian",
+    "Bengal",
+    "Birman",
+    "Bombay",
+    "British_Shorthair",
+    "Egyptian_Mau",
+    "Maine_Coon",
+    "Persian",
+    "Ragdoll",
+    "Russian_Blue",
+    "Siamese",
+    "Sphynx",
+]
 
 
 @dataclass(frozen=True)

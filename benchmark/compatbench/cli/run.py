@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.backbone.loading import planning
+from compatbench.backbone.loading import is_planning, planning
 from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
@@ -25,7 +25,7 @@ from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.run.collect import mean_seconds
 from compatbench.run.configs import select_methods
 from compatbench.run.executors import Event, Settings, run_cells
-from compatbench.run.missing import Missing, find_missing
+from compatbench.run.missing import Missing, fetch_missing, find_missing
 from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
 from compatbench.run.publish import publish
 from compatbench.run.store import RunStore
@@ -92,6 +92,8 @@ def select(
     if not counts:
         raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
     missing = find_missing(card, tasks)
+    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
+        missing = fetch_missing(missing)
     if missing and not skip_missing:
         raise CompatbenchError(_refusal(card, suite, missing))
     cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws, missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compatbench.backbone.loading import is_planning, locate_weights, read_backbone
+from compatbench.backbone.loading import is_planning, locate_weights, planning, read_backbone
 from compatbench.cards import SuiteCard, select_names
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
@@ -47,17 +47,32 @@ def suite_backbones(suite: SuiteCard) -> list[str]:
 
 
 def find_missing(suite: SuiteCard, tasks: str | Sequence[str] = "all") -> Missing:
-    """Which backbones and test sets of a suite cannot be used here.
-
-    Weights are fetched where that is allowed, unless this is only planning.
+    """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
 
     Raises:
         CompatbenchError: an unknown task, or a broken card.
     """
-    return Missing(
-        _failures(suite_backbones(suite), _probe_weights),
-        _failures(suite_test_sets(suite, tasks), _probe_images),
-    )
+    with planning():
+        return Missing(
+            _failures(suite_backbones(suite), _probe_weights),
+            _failures(suite_test_sets(suite, tasks), _probe_images),
+        )
+
+
+def fetch_missing(missing: Missing) -> Missing:
+    """Fetches the weights that are missing, and tells what is still not here.
+
+    The first that cannot be fetched ends it: without a network none can.
+    """
+    left = dict(missing.backbones)
+    for name in missing.backbones:
+        try:
+            _probe_weights(name)
+        except CompatbenchError as error:
+            left[name] = str(error)
+            break
+        del left[name]
+    return Missing(left, missing.test_sets)
 
 
 def _probe_weights(name: str) -> object:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compatbench.backbone.loading import planning
 from compatbench.cards import SuiteCard
 from compatbench.leaderboard.publish import RESULTS, write_pages
 from compatbench.leaderboard.results import (
@@ -49,8 +48,7 @@ def publish(
     Raises:
         CompatbenchError: a broken results file, or a folder that cannot be written.
     """
-    with planning():
-        missing = find_missing(suite)
+    missing = find_missing(suite)
     folder = out / RESULTS / suite.name
     by_name: dict[str, list[PlannedCell]] = {}
     for item in planned:
