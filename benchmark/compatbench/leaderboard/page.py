@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compatbench.leaderboard.gaps import find_disagreements, find_gaps
+from compatbench.leaderboard.groups import rank_group
 from compatbench.leaderboard.markdown import code, escape, link_definitions
 from compatbench.leaderboard.measures import Upgrade
 from compatbench.leaderboard.results import check_name
@@ -15,6 +16,7 @@ from compatbench.leaderboard.tables import (
     gap_table,
     main_table,
     provenance_table,
+    ranking_table,
     task_table,
     unranked_lines,
     variant_table,
@@ -91,6 +93,7 @@ def _suite_section(page: SuitePage) -> list[str]:
             lines += ["", *_main_section(page, upgrade, count)]
     return [
         *lines,
+        *_group_sections(page),
         *_gap_section(page),
         *_dataset_sections(page),
         *_variant_sections(page),
@@ -111,6 +114,19 @@ def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     lines += main_table(page, upgrade, shots)
     if notes := unranked_lines(page, upgrade, shots):
         lines += ["", *notes]
+    return lines
+
+
+def _group_sections(page: SuitePage) -> list[str]:
+    if not page.groups:
+        return []
+    lines = ["", "### By kind of upgrade", ""]
+    lines += ["Means over the upgrades of one kind and their datasets; never across kinds."]
+    for title, upgrades in page.groups.items():
+        named = "; ".join(_arrow(page, upgrade) for upgrade in upgrades)
+        for count in sorted(page.expected.shots, reverse=True):
+            lines += ["", f"#### {escape(title)}, {count_shots(count)}", "", f"{named}.", ""]
+            lines += ranking_table(rank_group(page, upgrades, count))
     return lines
 
 

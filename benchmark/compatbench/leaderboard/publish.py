@@ -44,6 +44,7 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
         results=read_results(out / RESULTS / suite.name),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
+        groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
     )
 
 

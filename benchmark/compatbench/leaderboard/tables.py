@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,7 @@ class SuitePage:
         backbones: name -> title.
         views: cached augmentations per training image; 1 is the plain view alone.
         max_steps: most optimiser steps a fit may take; None is no cap.
+        groups: title -> upgrades, of a suite that keeps kinds of upgrades apart.
     """
 
     name: str
@@ -64,6 +65,7 @@ class SuitePage:
     results: SuiteResults
     views: int = 1
     max_steps: int | None = None
+    groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int], list[Ranked]]:
@@ -89,8 +91,12 @@ class SuitePage:
 
 def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     """Ranked by H: accuracies, gain and cost of every method."""
+    return ranking_table(page.ranks(upgrade, shots))
+
+
+def ranking_table(ranks: Sequence[Ranked]) -> list[str]:
+    """Ranked methods with their accuracies, gain and cost."""
     header = ["Rank", "Method", "Depth", "Source", "Target", "H", "Gain", "Parameters", "Fit"]
-    ranks = page.ranks(upgrade, shots)
     standings = [one.standing for one in ranks]
     columns = [
         [one.rank or NOTHING for one in ranks],
