@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -125,6 +126,32 @@ DeviceOption = Annotated[
 ]
 
 
+def _set(variable: str, wanted: bool) -> bool:
+    """Sets an environment variable, which worker processes inherit."""
+    if wanted:
+        os.environ[variable] = "1"
+    return wanted
+
+
+OfflineOption = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
+        callback=lambda wanted: _set("HF_HUB_OFFLINE", wanted),
+    ),
+]
+TrustPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Read checkpoints even if that runs code in them; only for files from people you "
+        "trust.",
+        callback=lambda wanted: _set("COMPATBENCH_TRUST_PICKLE", wanted),
+    ),
+]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         console.print(f"compatbench {compatbench.__version__}", highlight=False)
@@ -179,6 +206,8 @@ def run(
             show_default="the suite's",
         ),
     ] = None,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Run a suite and write results/ and leaderboard.md.
 
@@ -264,7 +293,12 @@ def evaluate(
     module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
     backbone: Annotated[
         str,
-        typer.Option("--backbone", help="The new model.", autocompletion=_complete_backbones),
+        typer.Option(
+            "--backbone",
+            help="The new model: a name of 'list backbones', or MODEL/TAG of open_clip, "
+            "MODEL@FILE, local-dir:FOLDER, hf:FOLDER.",
+            autocompletion=_complete_backbones,
+        ),
     ],
     task: Annotated[
         str | None,
@@ -281,6 +315,8 @@ def evaluate(
     ] = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Tell whether a saved module survives a new model; nothing is trained.
 

@@ -144,12 +144,15 @@ def plan_command(
     shots: Sequence[int] | None,
     out: Path,
 ) -> None:
-    """Prints, per method, the cells that are done, failed and to do.
+    """Prints, per method, the cells that are done, failed and to do; fetches no weights.
 
     Raises:
         CompatbenchError: broken input.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out)
+    from compatbench.backbone.loading import planning
+
+    with planning():
+        selection = select(suite, methods, tasks, seeds, shots, out)
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
     jobs = _cores()
