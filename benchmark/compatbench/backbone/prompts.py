@@ -101,7 +101,7 @@ class Prompts:
                 f"text tower of {blocks} blocks"
             )
         longest = max((len(rows) for rows in self.deep), default=0)
-        if longest >= self.shared:
+        if self.deep and longest >= self.shared:
             raise CompatbenchError(
                 f"deep prompts replace {longest} rows after start-of-text, but the prompts "
                 f"share only {self.shared - 1}"

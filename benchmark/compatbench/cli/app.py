@@ -16,7 +16,9 @@ from compatbench.cli.data import app as data_app
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
+    OfflineOption,
     OutOption,
+    TrustPickleOption,
     complete_backbones,
     complete_methods,
     complete_tasks,
@@ -119,7 +121,12 @@ def evaluate(
     module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
     backbone: Annotated[
         str,
-        typer.Option("--backbone", help="The new model.", autocompletion=complete_backbones),
+        typer.Option(
+            "--backbone",
+            help="The new model: a name of 'list backbones', or MODEL/TAG of open_clip, "
+            "MODEL@FILE, local-dir:FOLDER, hf:FOLDER.",
+            autocompletion=complete_backbones,
+        ),
     ],
     task: Annotated[
         str | None,
@@ -137,6 +144,8 @@ def evaluate(
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Tell whether a saved module survives a new model; nothing is trained.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -94,6 +95,32 @@ ShotsFileOption = Annotated[
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+]
+
+
+def _set(variable: str, wanted: bool) -> bool:
+    """Sets an environment variable, which worker processes inherit."""
+    if wanted:
+        os.environ[variable] = "1"
+    return wanted
+
+
+OfflineOption = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
+        callback=lambda wanted: _set("HF_HUB_OFFLINE", wanted),
+    ),
+]
+TrustPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Read checkpoints even if that runs code in them; only for files from people you "
+        "trust.",
+        callback=lambda wanted: _set("COMPATBENCH_TRUST_PICKLE", wanted),
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
     MethodsOption,
+    OfflineOption,
     OutOption,
     Precision,
     SeedsOption,
@@ -19,6 +20,7 @@ from compatbench.cli.options import (
     ShotsOption,
     SuiteOption,
     TasksOption,
+    TrustPickleOption,
     complete_backbones,
     complete_suites,
     complete_tasks,
@@ -76,6 +78,8 @@ def run(
             show_default="the suite's",
         ),
     ] = None,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Run a suite and write results/ and leaderboard.md.
 
@@ -168,6 +172,7 @@ def doctor(
         ),
     ] = False,
     device: DeviceOption = "auto",
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Tell whether a suite can run here, and what to do where it cannot.
 

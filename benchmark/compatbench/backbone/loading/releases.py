@@ -9,7 +9,6 @@ from compatbench.cards import BackboneCard
 from compatbench.errors import BackboneError
 from compatbench.folders import tasks_folder
 
-_PREPROCESSING = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 _QUICK = "-quickgelu"
 LOCAL_DIR = "local-dir:"
 
@@ -112,7 +111,8 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
     from open_clip.pretrained import get_pretrained_cfg
 
     tags = tags_of(card.config)
-    kinds = {repr(s): s for t in tags if (s := _settings(get_pretrained_cfg(card.config, t)))}
+    found = [_settings(get_pretrained_cfg(card.config, tag)) for tag in tags]
+    kinds = {repr(settings): settings for settings in found}
     if len(kinds) > 1:
         raise BackboneError(
             f"backbone '{card.name}': the weights of '{card.config}' were made with different "
@@ -123,4 +123,8 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
 
 
 def _settings(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: facts[key] for key in _PREPROCESSING if key in facts}
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    settings = merge_preprocess_dict(PreprocessCfg(), facts)
+    del settings["size"]  # the model's
+    return settings
