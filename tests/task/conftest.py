@@ -11,6 +11,8 @@ from task.trees import BUILDERS, Sizes, Tree, build_tree, write_cards
 # Writes some of the datasets anew, and points to them.
 SetUp = Callable[..., dict[str, Tree]]
 
+EMPTY = Sizes(pictures=False)
+
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
@@ -37,7 +39,7 @@ def data(trees: dict[str, Tree], cards: Path, monkeypatch: pytest.MonkeyPatch) -
 def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
     """Writes datasets that the test may spoil, and points the environment to them."""
 
-    def write(*names: str, sizes: Sizes = Sizes(pictures=False)) -> dict[str, Tree]:
+    def write(*names: str, sizes: Sizes = EMPTY) -> dict[str, Tree]:
         written = {name: build_tree(name, tmp_path / "data", sizes) for name in names}
         cards = write_cards(tmp_path / "tasks", written.values())
         monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))

@@ -22,10 +22,9 @@ from PIL import Image
 from compatbench.cards import TaskCard, task_cards
 from compatbench.folders import tasks_folder
 
-CATS = (
-    "Abyssinian Bengal Birman Bombay British_Shorthair Egyptian_Mau Maine_Coon Persian Ragdoll "
-    "Russian_Blue Siamese Sphynx"
-).split()
+# Their files are capitalised, those of dogs are not.
+CATS = ("Abyssinian", "Bengal", "Birman", "Bombay", "British_Shorthair", "Egyptian_Mau")
+CATS += ("Maine_Coon", "Persian", "Ragdoll", "Russian_Blue", "Siamese", "Sphynx")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Sizes:
 
     def content(self, label: int, number: int) -> bytes:
         return picture(label, number) if self.pictures else b""
+
+
+FEW = Sizes()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _paint(colour: int, noise: int, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def build_tree(name: str, root: Path, sizes: Sizes = Sizes()) -> Tree:
+def build_tree(name: str, root: Path, sizes: Sizes = FEW) -> Tree:
     """Writes a dataset under a data root, in the place where its card looks for it."""
     card = task_cards.read(name)
     return BUILDERS[name](card, root / card.source.folder, sizes)  # type: ignore[union-attr]
