@@ -36,7 +36,7 @@ class Classes:
             if name.replace("_", " ") != expected:
                 order = " (the same names in another order)" if self._permuted(found) else ""
                 raise WrongClasses(
-                    f"{where}: label {label} is '{name}', on the card of '{self.task}' it is "
+                    f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
                     f"'{expected}'{order}; take the dataset's own file, or mend the card"
                 )
 
@@ -51,7 +51,7 @@ class Classes:
             label = next(i for i, name in enumerate(found) if _words(name) != _words(self.names[i]))
             raise WrongClasses(
                 f"{where}: the classes stand in another order than on the card of "
-                f"'{self.task}': label {label} is '{found[label]}', not '{self.names[label]}'"
+                f"'{self.task}': label {label} is {found[label]!r}, not '{self.names[label]}'"
             )
 
     def check_count(self, found: int, where: Path) -> None:
@@ -79,7 +79,7 @@ def names_by_label(pairs: Iterable[tuple[int, str]], where: Path) -> list[str]:
     names: dict[int, str] = {}
     for label, name in pairs:
         if names.setdefault(label, name) != name:
-            raise WrongClasses(f"{where}: label {label} is both '{names[label]}' and '{name}'")
+            raise WrongClasses(f"{where}: label {label} is both {names[label]!r} and {name!r}")
     return _in_order(names, where)
 
 

@@ -72,7 +72,7 @@ def _read_rows(path: Path, split: str, rows: list[Any]) -> Iterator[tuple[Sample
         if label < 0:
             raise CompatbenchError(f"{where}: label {label} is below 0")
         if not is_inside(image):
-            raise CompatbenchError(f"{where}: path '{image}' leaves the dataset's folder")
+            raise CompatbenchError(f"{where}: path {image!r} leaves the dataset's folder")
         yield Sample(image, label), name
 
 

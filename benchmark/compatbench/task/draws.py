@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -54,9 +54,8 @@ class ShotsFile(BaseModel):
     seed: int = Field(ge=0)
     split: str | None = None
     sha256: str | None = None
-    # Strict models take no list for a tuple.
-    train: list[tuple[str, int]] = Field(strict=False)
-    val: list[tuple[str, int]] = Field(strict=False)
+    train: list[tuple[str, int]]
+    val: list[tuple[str, int]]
 
 
 @lru_cache(maxsize=256)
@@ -109,11 +108,11 @@ def read_shots_file(path: Path) -> ShotsFile:
         CompatbenchError: it is missing, no JSON, breaks the format, or was changed.
     """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise CompatbenchError(f"shots file {path} cannot be read: {error}") from None
     try:
-        file = ShotsFile.model_validate(content)
+        file = ShotsFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"

@@ -45,10 +45,10 @@ def parse_images(lines: list[str], labels: dict[str, int], path: Path) -> list[S
         variant = variant.strip()
         if not (image.isascii() and image.isdigit()) or not variant:
             raise CompatbenchError(
-                f"{path}:{number}: a line holds an image's number and its variant, not '{line}'"
+                f"{path}:{number}: a line holds an image's number and its variant, not {line!r}"
             )
         if variant not in labels:
-            raise CompatbenchError(f"{path}:{number}: '{variant}' is not in variants.txt")
+            raise CompatbenchError(f"{path}:{number}: {variant!r} is not in variants.txt")
         samples.append(Sample(f"{image}.jpg", labels[variant]))
     return samples
 

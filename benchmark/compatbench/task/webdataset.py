@@ -103,11 +103,11 @@ def read_shard(path: Path, name: str) -> Iterator[Member]:
                 if extension not in (*EXTENSIONS, "cls"):
                     continue
                 if not member.isreg() or member.issparse() or not member.name.isprintable():
-                    raise CompatbenchError(f"{path}: '{member.name!r}' is not a plain file")
+                    raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
                 if extension == "cls":
                     labels[stem] = _read_label(tar, member, path)
                 elif stem in images:
-                    raise CompatbenchError(f"{path}: there are two images '{stem}'")
+                    raise CompatbenchError(f"{path}: there are two images {stem!r}")
                 else:
                     images[stem] = member.offset_data, member.size
     except FileNotFoundError:
@@ -116,19 +116,26 @@ def read_shard(path: Path, name: str) -> Iterator[Member]:
         raise CompatbenchError(f"shard {path} cannot be read: {error}; fetch it again") from None
     if alone := next(iter(images.keys() ^ labels.keys()), None):
         what = "label" if alone in images else "image"
-        raise CompatbenchError(f"{path}: '{alone}' has no {what}")
-    end = path.stat().st_size
+        raise CompatbenchError(f"{path}: {alone!r} has no {what}")
+    if not _is_whole(path):
+        raise CompatbenchError(f"shard {path} is cut short; fetch it again")
     for stem, (start, size) in images.items():
-        if start + size > end:
-            raise CompatbenchError(f"shard {path} is cut short; fetch it again")
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a tar ends as every tar does, with 1024 zero bytes."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 1024, 0))
+        return file.read() == bytes(1024)
 
 
 def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
     text = file.read().decode("ascii", "replace").strip() if file else ""
     if not (text.isascii() and text.isdigit()):
-        raise CompatbenchError(f"{path}: {member.name} holds no label but '{text}'")
+        raise CompatbenchError(f"{path}: {member.name!r} holds no label but {text!r}")
     return int(text)
 
 
