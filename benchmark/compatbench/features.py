@@ -242,12 +242,11 @@ def _key(
         code += [hash_code(path) for path in sorted(folder.glob("image*.py"))]
     return sha256_json(
         [
-            backbone.card.sha256,
+            backbone.weights_key,
             backbone.card.config,
             backbone.preprocess_settings,
             str(backbone.dtype),
-            task.source.fingerprint(),
-            [sample.id for sample in samples],
+            task.source.fingerprint(samples),
             view.settings,
             [wanted.kind, wanted.block],
             code,

@@ -63,8 +63,8 @@ class FakeTask:
         self.samples = [Sample(f"image {i}", 0) for i in range(self.count)]
         self.source = self
 
-    def fingerprint(self) -> str:
-        return self.images
+    def fingerprint(self, samples: list[Sample]) -> str:
+        return f"{self.images} {[sample.id for sample in samples]}"
 
     def image(self, sample: Sample) -> Image.Image:
         number = int(sample.id.split()[1])

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compatbench.backbone.loading import is_planning, planning
 from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
@@ -22,23 +23,34 @@ from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.run.collect import mean_seconds
+from compatbench.run.configs import select_methods
 from compatbench.run.executors import Event, Settings, run_cells
-from compatbench.run.plan import PlannedCell, plan, plan_cells
+from compatbench.run.missing import Missing, fetch_missing, find_missing
+from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
 from compatbench.run.publish import publish
 from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles, read_draws
 
 MANY_FAILURES = 10
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The cells that a command line names, and what the store holds of them."""
+    """The cells that a command line names, and what the store holds of them.
+
+    Attributes:
+        counts: cells by method, with those whose images or weights are missing.
+        missing: what is not here.
+    """
 
     suite: SuiteCard
     registry: MethodRegistry
     methods: list[str]
     planned: list[PlannedCell]
     store: RunStore
+    files: ShotsFiles
+    counts: Counter[str]
+    missing: Missing
 
     @property
     def to_do(self) -> list[PlannedCell]:
@@ -53,25 +65,57 @@ def select(
     shots: Sequence[int] | None,
     out: Path,
     precision: str | None = None,
+    files: Sequence[Path] = (),
+    skip_missing: bool = False,
 ) -> Selection:
     """Reads the suite and plans its cells.
 
+    Args:
+        files: with draws that are given and not made here.
+        skip_missing: leave out cells whose images or weights are not here.
+
     Raises:
-        CompatbenchError: an unknown name, a broken card or method file, an empty selection.
+        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
+            selection, a shots file that serves no cell; or something is missing and not
+            to be skipped.
     """
     card = suite_cards.read(suite)
     if precision is not None:
         training = card.training.model_copy(update={"precision": precision})
         card = card.model_copy(update={"training": training})
     registry = builtin_methods()
-    chosen = registry.select(methods)
+    chosen = select_methods(card, registry, methods)
     if not chosen:
         raise CompatbenchError(f"--methods '{methods}' leaves no method")
-    cells = plan_cells(card, registry, chosen, tasks, seeds, shots)
-    if not cells:
+    draws = read_draws(files)
+    counts = count_cells(card, registry, chosen, tasks, seeds, shots)
+    if not counts:
         raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
+    missing = find_missing(card, tasks)
+    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
+        missing = fetch_missing(missing)
+    if missing and not skip_missing:
+        raise CompatbenchError(_refusal(card, suite, missing))
+    cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws, missing)
+    served = {(cell.task, cell.shots, cell.seed) for cell in cells}
+    if unused := [file for name, file in draws.items() if name not in served]:
+        raise CompatbenchError(
+            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
+            "seed; choose them with --tasks, --shots and --seeds"
+        )
     store = RunStore(out / "runs")
-    return Selection(card, registry, chosen, plan(cells, store), store)
+    planned = plan(cells, store)
+    return Selection(card, registry, chosen, planned, store, draws, counts, missing)
+
+
+def _refusal(card: SuiteCard, suite: str, missing: Missing) -> str:
+    """One line for a suite that lacks images or weights; with the reason, if there is one."""
+    reasons = [*missing.test_sets.values(), *missing.backbones.values()]
+    why = f": {reasons[0]}" if len(reasons) == 1 else f": {missing}"
+    return (
+        f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {suite}' tells what to "
+        "do, and --skip-missing runs what is here"
+    )
 
 
 def run_command(
@@ -82,6 +126,8 @@ def run_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
+    skip_missing: bool,
     out: Path,
     jobs: int | None,
     threads: int,
@@ -95,8 +141,17 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out, precision)
+    selection = select(
+        suite, methods, tasks, seeds, shots, out, precision, shots_files, skip_missing
+    )
     _warn_of_broken(console, selection.registry)
+    if selection.missing:
+        _print_missing(console, selection)
+    if not selection.planned:
+        raise CompatbenchError(
+            f"nothing of suite '{selection.suite.name}' can run here; see 'compatbench doctor "
+            f"--suite {suite}'"
+        )
     _check_writable(out)
     device = resolve_device(device)
     jobs = jobs or (_cores() if device == "cpu" else 1)
@@ -108,7 +163,7 @@ def run_command(
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
     planned = selection.planned
     done = plan([item.cell for item in planned], selection.store) if to_do else planned
-    publish(selection.suite, selection.registry, done, out)
+    publish(selection.suite, selection.registry, done, out, selection.files)
     _print_table(console, selection.suite, out)
     if failures:
         for event in failures[:MANY_FAILURES]:
@@ -142,29 +197,54 @@ def plan_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
     out: Path,
+    device: str,
 ) -> None:
     """Prints, per method, the cells that are done, failed and to do.
 
     Raises:
         CompatbenchError: broken input.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out)
+    with planning():
+        selection = select(
+            suite, methods, tasks, seeds, shots, out, files=shots_files, skip_missing=True
+        )
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
     jobs = _cores()
+    blocked = selection.counts.total() > len(selection.planned)
+    columns = ["cells", "done", "failed", "to do", *["missing"] * blocked, "about"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method")
-    for column in ("cells", "done", "failed", "to do", "about"):
+    for column in columns:
         table.add_column(column, justify="right")
     for name in selection.methods:
-        mine = [item for item in selection.planned if item.cell.method == name]
+        mine = [item for item in selection.planned if item.cell.name == name]
         left = [item.cell for item in mine if not item.done]
-        time = format_seconds(estimate_seconds(left, means, jobs)) if left else ""
-        counts = (len(mine), len(mine) - len(left), sum(item.failed for item in mine), len(left))
+        time = format_seconds(estimate_seconds(left, means, jobs)) if left and name in means else ""
+        cells = selection.counts[name]
+        counts = [cells, len(mine) - len(left), sum(item.failed for item in mine), len(left)]
+        counts += [cells - len(mine)] * blocked
         table.add_row(name, *map(str, counts), time)
     console.print(table)
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
+    if selection.missing:
+        _print_missing(console, selection)
+        doctor = f"compatbench doctor --suite {suite}"
+        console.print(f"'{doctor}' tells more, and what to do", highlight=False)
+
+
+def _print_missing(console: Console, selection: Selection) -> None:
+    """What is not here, and why, one line each."""
+    missing = selection.missing
+    for kind, reasons in (("images", missing.test_sets), ("weights", missing.backbones)):
+        for name, why in reasons.items():
+            console.print(
+                f"[yellow]missing[/] {kind} of {escape(name)}: {escape(why)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _summary(selection: Selection, jobs: int) -> str:

@@ -22,8 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.cards.schema import Name
+from compatbench.cards.schema import BackboneName, Name
+from compatbench.cards.suite import ConfigName
 from compatbench.errors import CompatbenchError
+from compatbench.shots import Shots
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -54,12 +56,12 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Name
+    method: ConfigName
     task: Name
     test_set: Name
-    source: Name
-    backbone: Name
-    shots: Annotated[int, Field(ge=1)]
+    source: BackboneName
+    backbone: BackboneName
+    shots: Shots
     seed: int
     status: Literal["ok", "not transferable", "failed"]
     correct: Count | None = None
@@ -132,7 +134,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Key
-    backbone: Name
+    backbone: BackboneName
     test_set: Name
     fit_seconds: Seconds
     evaluate_seconds: Seconds
@@ -151,7 +153,8 @@ def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
     writer.writerow(names)
     for row in rows:
         # The csv module writes None as an empty field.
-        writer.writerow([getattr(row, name) for name in names])
+        values = row.model_dump()
+        writer.writerow([values[name] for name in names])
     return out.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ from compatbench.leaderboard.measures import (
 )
 from compatbench.leaderboard.ranks import Ranked, rank_methods
 from compatbench.leaderboard.results import SuiteResults, join_provenance
+from compatbench.shots import count_shots
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SuitePage:
         backbones: name -> title.
         views: cached augmentations per training image; 1 is the plain view alone.
         max_steps: most optimiser steps a fit may take; None is no cap.
+        groups: title -> upgrades, of a suite that keeps kinds of upgrades apart.
     """
 
     name: str
@@ -63,6 +65,7 @@ class SuitePage:
     results: SuiteResults
     views: int = 1
     max_steps: int | None = None
+    groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int], list[Ranked]]:
@@ -88,6 +91,11 @@ class SuitePage:
 
 def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     """Ranked by H: accuracies, gain and cost of every method."""
+    return ranking_table(page.ranks(upgrade, shots))
+
+
+def ranking_table(ranks: Sequence[Ranked]) -> list[str]:
+    """Ranked methods with their accuracies, gain and cost."""
     header = [
         "Rank",
         "Method",
@@ -100,7 +108,6 @@ def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
         "Parameters",
         "Fit",
     ]
-    ranks = page.ranks(upgrade, shots)
     standings = [one.standing for one in ranks]
     columns = [
         [one.rank or NOTHING for one in ranks],
@@ -230,7 +237,7 @@ def gap_table(page: SuitePage, gaps: Sequence[Gap]) -> list[str]:
     for gap in gaps:
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
-        first = f"{where}, {shots} shots, seed {seed}, on {backbone}"
+        first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
         title = page.results.methods[gap.method].info.title
         reason = escape(gap.reason) or NOTHING
         rows.append([escape(title), gap.kind, f"{len(gap.places):,}", escape(first), reason])

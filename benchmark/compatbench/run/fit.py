@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,8 +31,9 @@ from compatbench.run.predictions import (
 )
 from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
+from compatbench.shots import ALL_SHOTS
 from compatbench.task import Sample, Task, load_task
-from compatbench.task.sampling import draw_few_shot
+from compatbench.task.draws import draw_shots
 from compatbench.views import View
 
 LAST_FRAMES = 5
@@ -115,24 +117,28 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        pool = task.split("train")
-        train, val = draw_few_shot(pool, task.split("val"), cell.shots, cell.seed)
+        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
-            shots=cell.shots,
+            shots=_most_per_class(draw.train) if cell.shots == ALL_SHOTS else cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted, pool
+                backbone,
+                task,
+                draw.train,
+                views if training.views > 1 else plain,
+                wanted,
+                task.split("train"),
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted, task.split("val")),
+            val=self._feature_set(backbone, task, draw.val, plain, wanted, task.split("val")),
         )
 
     def _feature_set(
         self,
         backbone: Backbone,
         task: Task,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         views: list[View],
         wanted: ImageInput,
         split: Sequence[Sample],
@@ -159,6 +165,10 @@ class Worker:
     ) -> list[Record]:
         """The records of a module on one backbone: attached once, then every test set.
 
+        It is attached to the task's classes. For a variant with some of them, the logits of
+        these are taken: a module that learned something of each class has no other meaning
+        there, and prompts give the same either way.
+
         Args:
             answers: what the module answered before; what it answers now is added.
         """
@@ -166,12 +176,11 @@ class Worker:
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
         wanted = FEATURES
+        task = load_task(cell.task)
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
-                classifier = method.attach(
-                    module.to(backbone.device), backbone, load_task(cell.task).labels
-                )
+                classifier = method.attach(module.to(backbone.device), backbone, task.labels)
         except NotTransferable as reason:
             failure = {"status": "not transferable", "reason": reason.reason}
         except Exception as error:
@@ -188,7 +197,7 @@ class Worker:
             if classifier is None:
                 records.append(Record.model_validate(where | failure))
                 continue
-            samples = list(test_set.split("test"))
+            samples = test_set.split("test")
             features = self.cache.features(backbone, test_set, samples)
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
@@ -203,7 +212,8 @@ class Worker:
             start = time.perf_counter()
             try:
                 logits = _classify(classifier, inputs)
-                logits = _check_logits(logits, len(samples), len(test_set.labels))
+                logits = _check_logits(logits, len(samples), len(task.labels))
+                logits = test_set.select_columns(logits)
             except Exception as error:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
@@ -240,7 +250,12 @@ def _build_method(cell: Cell) -> Method:
     return cls(cls.Config.model_validate(cell.config))
 
 
-def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
+def _most_per_class(samples: Sequence[Sample]) -> int:
+    """Images of the largest class; recipes that count in shots need a number for *all*."""
+    return max(Counter(sample.label for sample in samples).values(), default=0)
+
+
+def _targets(samples: Sequence[Sample], backbone: Backbone) -> Tensor:
     return torch.tensor(
         [sample.label for sample in samples], dtype=torch.long, device=backbone.device
     )

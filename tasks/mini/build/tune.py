@@ -24,7 +24,7 @@ from compatbench.files import sha256_bytes
 from compatbench.method import FEATURES, FeatureSet, FewShotData, Method
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
-from compatbench.run.plan import resolve_config
+from compatbench.run.configs import resolve_config
 from compatbench.task import Task, load_task
 from compatbench.task.drawings import Drawing
 from compatbench.task.sampling import draw_few_shot
