@@ -94,7 +94,8 @@ class Row(BaseModel):
             raise ValueError("a row that is ok has correct, total and zero_shot_correct")
         elif not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
             raise ValueError("more images are right than there are")
-        self._check_flips(self.correct, self.total)
+        else:
+            self._check_flips(self.correct, self.total)
         return self
 
     def _check_flips(self, correct: int, total: int) -> None:
