@@ -239,7 +239,8 @@ def _key(
     code = [hash_code(Path(__file__)), hash_code(Path(compatbench.views.__file__))]
     if wanted != FEATURES:
         folder = Path(compatbench.backbone.__file__).parent
-        code += [hash_code(path) for path in sorted(folder.glob("image*.py"))]
+        files = [*folder.glob("image*.py"), folder / "attention.py", folder / "mlp.py"]
+        code += [hash_code(path) for path in sorted(files)]
     return sha256_json(
         [
             backbone.weights_key,

@@ -82,7 +82,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         plan: Plan = ctx.plan
         rows, shares = ctx.saved_tensors
         images, count, head = ctx.shape[0], len(shares), rows.shape[1]

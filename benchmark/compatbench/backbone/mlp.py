@@ -52,7 +52,7 @@ class _FrozenMlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, w1, w2 = ctx.saved_tensors
         inner = torch.addmm(hidden, gradient, w2, beta=0, alpha=1 / _QUICK)
         inner = torch.ops.aten.silu_backward(inner, hidden)
