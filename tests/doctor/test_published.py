@@ -88,8 +88,6 @@ def test_the_prompts_are_those_of_the_figures() -> None:
 
 RELEASE = ("ViT-B-16-quickgelu", "openai")
 FIGURE = Figure("imagenet", *RELEASE, 68.34, "top1", 50_000, 1000, "open_clip")
-    "imagenet", "ViT-B-16-quickgelu", "openai", 68.34, "top1", 50_000, 1000, "open_clip"
-)
 
 
 @pytest.mark.parametrize(
