@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loading_models import (  # noqa: F401
     CONFIGS,
+    HALF,
     alone,
     make,
     put_in_hub_cache,
@@ -245,32 +246,27 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
 def test_preprocessing_is_that_of_the_release(tmp_path: Path) -> None:
     save(tmp_path / "weights" / "Small-half.safetensors")
     settings = load_backbone("Small/half").preprocess_settings
-    assert settings["mean"] == (0.5, 0.5, 0.5)
+    assert settings["mean"] == HALF
     assert settings["interpolation"] == "bilinear"
     assert settings["size"] == (32, 32)
     assert inspect_backbone("Small/half").preprocessing == settings
     real = preprocessing(read_backbone("ViT-L-14/laion2b_s32b_b82k"))
     assert real is not None
-    assert real["mean"] == (0.5, 0.5, 0.5)
+    assert real["mean"] == HALF
 
 
 def test_a_file_takes_the_preprocessing_that_all_releases_of_its_model_share(
     tmp_path: Path,
 ) -> None:
     save(tmp_path / "w.safetensors", "Small-wide")
-    assert load_backbone(f"Small-wide@{tmp_path}/w.safetensors").preprocess_settings["mean"] == (
-        0.5,
-        0.5,
-        0.5,
-    )
+    wide = load_backbone(f"Small-wide@{tmp_path}/w.safetensors")
+    assert wide.preprocess_settings["mean"] == HALF
     save(tmp_path / "v.safetensors")
     with pytest.raises(CompatbenchError, match=r"different normalisations.*Small/TAG@FILE"):
         load_backbone(f"Small@{tmp_path}/v.safetensors")
-    assert load_backbone(f"Small/half@{tmp_path}/v.safetensors").preprocess_settings["std"] != (
-        0.5,
-        0.5,
-        0.5,
-    )
+    for tag, equal in (("half", True), ("plain", False)):
+        named = load_backbone(f"Small/{tag}@{tmp_path}/v.safetensors")
+        assert (named.preprocess_settings["std"] == HALF) == equal
 
 
 def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:

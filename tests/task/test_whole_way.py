@@ -92,6 +92,7 @@ def test_every_dataset_runs_from_its_folder_to_the_leaderboard(
 ) -> None:
     cards = write_cards(tmp_path / "tasks", trees.values())
     monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
+    monkeypatch.setenv("COMPATBENCH_DATA", "/nowhere")  # --data-root comes first
     root = str(trees["dtd"].folder.parent)
     pair = [write_random_backbone(tmp_path / f"clip-{seed}", seed) for seed in (0, 1)]
     suite = write_suite(

@@ -189,7 +189,7 @@ class Backbone:
         """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
         suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
         start = self._embed_start()
-        prefix = torch.cat([start.expand(len(contexts), 1, -1), contexts], dim=1)
+        prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts], dim=1)
         return Prompts(prefix, suffix, lengths, start=len(start))
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:

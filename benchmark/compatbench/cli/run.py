@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -13,109 +11,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.backbone.loading import is_planning, planning
+from compatbench.backbone.loading import planning, read_backbone
 from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.cards import SuiteCard
+from compatbench.cli.costs import print_costs
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
+from compatbench.cli.selection import Selection, select
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import MethodRegistry
 from compatbench.run.collect import mean_seconds
-from compatbench.run.configs import select_methods
 from compatbench.run.executors import Event, Settings, run_cells
-from compatbench.run.missing import Missing, fetch_missing, find_missing
-from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
+from compatbench.run.missing import suite_backbones
+from compatbench.run.plan import plan
 from compatbench.run.publish import publish
-from compatbench.run.store import RunStore
-from compatbench.task.draws import ShotsFiles, read_draws
 
 MANY_FAILURES = 10
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The cells that a command line names, and what the store holds of them.
-
-    Attributes:
-        counts: cells by method, with those whose images or weights are missing.
-        missing: what is not here.
-    """
-
-    suite: SuiteCard
-    registry: MethodRegistry
-    methods: list[str]
-    planned: list[PlannedCell]
-    store: RunStore
-    files: ShotsFiles
-    counts: Counter[str]
-    missing: Missing
-
-    @property
-    def to_do(self) -> list[PlannedCell]:
-        return [item for item in self.planned if not item.done]
-
-
-def select(
-    suite: str,
-    methods: str,
-    tasks: str,
-    seeds: Sequence[int] | None,
-    shots: Sequence[int] | None,
-    out: Path,
-    precision: str | None = None,
-    files: Sequence[Path] = (),
-    skip_missing: bool = False,
-) -> Selection:
-    """Reads the suite and plans its cells.
-
-    Args:
-        files: with draws that are given and not made here.
-        skip_missing: leave out cells whose images or weights are not here.
-
-    Raises:
-        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
-            selection, a shots file that serves no cell; or something is missing and not
-            to be skipped.
-    """
-    card = suite_cards.read(suite)
-    if precision is not None:
-        training = card.training.model_copy(update={"precision": precision})
-        card = card.model_copy(update={"training": training})
-    registry = builtin_methods()
-    chosen = select_methods(card, registry, methods)
-    if not chosen:
-        raise CompatbenchError(f"--methods '{methods}' leaves no method")
-    draws = read_draws(files)
-    counts = count_cells(card, registry, chosen, tasks, seeds, shots)
-    if not counts:
-        raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
-    missing = find_missing(card, tasks)
-    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
-        missing = fetch_missing(missing)
-    if missing and not skip_missing:
-        raise CompatbenchError(_refusal(card, suite, missing))
-    cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws, missing)
-    served = {(cell.task, cell.shots, cell.seed) for cell in cells}
-    if unused := [file for name, file in draws.items() if name not in served]:
-        raise CompatbenchError(
-            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
-            "seed; choose them with --tasks, --shots and --seeds"
-        )
-    store = RunStore(out / "runs")
-    planned = plan(cells, store)
-    return Selection(card, registry, chosen, planned, store, draws, counts, missing)
-
-
-def _refusal(card: SuiteCard, suite: str, missing: Missing) -> str:
-    """One line for a suite that lacks images or weights; with the reason, if there is one."""
-    reasons = [*missing.test_sets.values(), *missing.backbones.values()]
-    why = f": {reasons[0]}" if len(reasons) == 1 else f": {missing}"
-    return (
-        f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {suite}' tells what to "
-        "do, and --skip-missing runs what is here"
-    )
 
 
 def run_command(
@@ -229,6 +142,8 @@ def plan_command(
         table.add_row(name, *map(str, counts), time)
     console.print(table)
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
+    if selection.to_do or blocked:
+        print_costs(console, selection, tasks, seeds, shots, resolve_device(device))
     if selection.missing:
         _print_missing(console, selection)
         doctor = f"compatbench doctor --suite {suite}"
@@ -249,17 +164,24 @@ def _print_missing(console: Console, selection: Selection) -> None:
 
 def _summary(selection: Selection, jobs: int) -> str:
     """One line: what the suite is, and how much of it is left."""
-    count = Counter(item.done for item in selection.planned)
+    suite = selection.suite
     left = [item.cell for item in selection.to_do]
-    upgrades = "; ".join(" → ".join(upgrade) for upgrade in selection.suite.upgrades)
-    head = f"[bold]{selection.suite.name}[/] ({upgrades}): {len(selection.planned)} cells"
-    if not left:
-        return f"{head}, all done"
-    seconds = estimate_seconds(left, mean_seconds(selection.planned), jobs)
-    return (
-        f"{head}, {count[True]} done, {len(left)} to do, "
-        f"about {format_seconds(seconds)} with {jobs} worker{'s' if jobs > 1 else ''}"
-    )
+    upgrades = "; ".join(" → ".join(upgrade) for upgrade in suite.upgrades)
+    total = selection.counts.total()
+    parts = [f"[bold]{suite.name}[/] ({upgrades}): {total:,} cells"]
+    if not left and total == len(selection.planned):
+        return f"{parts[0]}, all done"
+    parts.append(f"{len(selection.planned) - len(left):,} done")
+    if total > len(selection.planned):
+        parts.append(f"{total - len(selection.planned):,} lack images or weights")
+    parts.append(f"{len(left):,} to do")
+    means = mean_seconds(selection.planned)
+    embedded = all(read_backbone(name).weights for name in suite_backbones(suite))
+    if left and (means or embedded):
+        seconds = estimate_seconds(left, means, jobs)
+        workers = f"{jobs} worker{'s' if jobs > 1 else ''}"
+        parts.append(f"about {format_seconds(seconds)} with {workers}")
+    return ", ".join(parts)
 
 
 def _print_table(console: Console, suite: SuiteCard, out: Path) -> None:
