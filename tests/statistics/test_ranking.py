@@ -68,8 +68,8 @@ def test_the_worked_example_gives_the_published_figures() -> None:
 def test_critical_differences_are_the_known_ones(
     datasets: int, by_methods: dict[int, float]
 ) -> None:
-    found = {k: round(critical_difference(k, datasets), 2) for k in by_methods}
-    assert found == by_methods
+    found = {k: critical_difference(k, datasets) for k in by_methods}
+    assert found == pytest.approx(by_methods, abs=6e-3)
 
 
 @given(scores)

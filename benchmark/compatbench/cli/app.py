@@ -11,6 +11,7 @@ from rich.console import Console
 
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.sizes import parse_bytes
 from compatbench.errors import CompatbenchError
@@ -28,6 +29,7 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+app.add_typer(analyze_app, name="analyze")
 app.add_typer(cache_app, name="cache")
 console = Console()
 

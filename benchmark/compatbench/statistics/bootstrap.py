@@ -102,15 +102,10 @@ def crossed_interval(
         return Interval(value)
     on_columns = draw_resamples(columns)
     on_rows = [draw_resamples(len(array), seed=SEED + i) for i, array in enumerate(arrays, start=1)]
-    resampled = [
-        statistic(
-            *(
-                array[np.ix_(rows[i], on_columns[i])]
-                for array, rows in zip(arrays, on_rows, strict=True)
-            )
-        )
-        for i in range(RESAMPLES)
-    ]
+    resampled = []
+    for i, drawn in enumerate(on_columns):
+        parts = [array[rows[i]][:, drawn] for array, rows in zip(arrays, on_rows, strict=True)]
+        resampled.append(statistic(*parts))
     return percentile_interval(value, resampled, level)
 
 
