@@ -58,21 +58,10 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     Raises:
         CompatbenchError: the tower is of no kind that is supported, or a text is too long.
     """
-    model = backbone.model
-    anatomy = examine(model, backbone.name)
+    anatomy = examine(backbone.model, backbone.name)
     prompts = backbone.text_prompts(texts)
-    prompts.check_fits(anatomy.context_length, len(anatomy.blocks))
-    seen: list[Tensor] = []
-    hooks = [anatomy.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
-    hooks += [
-        block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in anatomy.blocks
-    ]
-    try:
-        ids = backbone.tokenizer(list(texts)).to(backbone.device)
-        features = model.encode_text(ids)  # type: ignore[operator]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    seen = text_states(backbone, texts)
+    features = backbone.text_features(texts)
     counts = torch.tensor(prompts.lengths)
     shared, longest = prompts.shared, int(counts.max())
     states = [x[:, shared : shared + longest].float().cpu() for x in seen]
@@ -92,6 +81,27 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
         for name, x, weights in zip(_names(len(inner)), states, [first, *inner], strict=False)
     ]
     return [*layers, _output(features, last)]
+
+
+@torch.no_grad()
+def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
+    """What enters the first block, and what leaves each, padding included, ``[n, L, D]``.
+
+    Raises:
+        CompatbenchError: as above.
+    """
+    model = backbone.model
+    blocks = examine(model, backbone.name).blocks
+    backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
+    seen: list[Tensor] = []
+    hooks = [blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
+    hooks += [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]
+    try:
+        model.encode_text(backbone.tokenizer(list(texts)).to(backbone.device))  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 @torch.no_grad()

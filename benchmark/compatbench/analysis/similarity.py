@@ -60,8 +60,8 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 def procrustes_residual(x: Tensor, y: Tensor) -> float | None:
     """What the best rotation and scale leave of a difference, of ``[n, p]`` and ``[n, q]``.
 
-    Both are centred; the residual, 0 to 1, is 1 - (Σ σ_i)² / (‖x‖² ‖y‖²), with σ the singular values
-    of xᵀy. Of two widths the smaller counts as padded with zeros.
+    Both are centred. With σ the singular values of xᵀy the residual is, from 0 to 1,
+    1 - (Σ σ)² / (‖x‖² ‖y‖²). Of two widths the smaller counts as padded with zeros.
 
     Returns:
         None if one side is constant.

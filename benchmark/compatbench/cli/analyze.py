@@ -17,10 +17,13 @@ from rich.table import Table
 
 from compatbench.cards import backbone_cards, select_names, suite_cards, task_cards
 from compatbench.cards.suites import suite_tasks
+from compatbench.leaderboard.markdown import signed, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from compatbench.analysis.embeddings import Prediction
+    from compatbench.statistics.bootstrap import Interval
     from compatbench.task import Task
 
 app = typer.Typer(
@@ -125,6 +128,192 @@ def layers(
     _write_figure(figure, lambda: draw_layers(report))
 
 
+@app.command()
+def depth(
+    source: SourceArgument,
+    target: TargetArgument,
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="Tasks to fit on: names, globs, comma lists.",
+            autocompletion=_complete_tasks,
+        ),
+    ],
+    suite: Annotated[
+        str, typer.Option("--suite", help="Suite whose shots, seeds and views are used.")
+    ] = DEFAULT_SUITE,
+    shots: Annotated[
+        int | None, typer.Option("--shots", min=1, show_default="the suite's most")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Such as '1,2'.", show_default="the suite's")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Most optimiser steps of a fit.")
+    ] = 100,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            min=1e-9,
+            help="One learning rate for all depths.",
+            show_default="chosen for each fit on its few-shot validation images",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of runs/, where fits are kept.", file_okay=False)
+    ] = Path(),
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Worker processes.", show_default="one per core"),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    figure: FigureOption = None,
+) -> None:
+    """Fit the same small module at each depth of the text tower, and carry it over.
+
+    A bias, and a low-rank map, are inserted before the first block, behind each block, and
+    behind the last norm; each is fitted on the source and attached untouched to the target.
+    Finished fits are kept, and not run again.
+    """
+    from compatbench.analysis.depth import DepthPoint, describe_trends
+    from compatbench.analysis.drawings import draw_depth
+    from compatbench.cli.app import _numbers
+    from compatbench.cli.depth import run_depth
+
+    report = run_depth(
+        Console(stderr=True),
+        source=source,
+        target=target,
+        tasks=select_names(task, _own_tasks(), "task"),
+        suite=suite,
+        shots=shots,
+        seeds=_numbers("--seeds", seeds, least=0),
+        steps=steps,
+        lr=lr,
+        out=out,
+        jobs=jobs,
+        device=device,
+    )
+    if not _emit(report.points, DepthPoint, as_json, as_csv):
+        rows = [
+            [
+                one.kind,
+                one.place,
+                f"{one.parameters:,}",
+                *map(spread, (one.source, one.target, one.h)),
+                *[signed(gain.value) for gain in (one.source_gain, one.target_gain)],
+                ", ".join(f"{rate:g}" for rate in one.rates),
+            ]
+            for one in report.points
+        ]
+        header = ["module", "place", "parameters", "source", "target", "H", "source gain"]
+        _print_table([*header, "target gain", "rates"], rows, left=2)
+        for line in describe_trends(report):
+            _say(line)
+    _write_figure(figure, lambda: draw_depth(report))
+
+
+@app.command()
+def embeddings(
+    source: SourceArgument,
+    target: TargetArgument,
+    task: TaskOption = None,
+    suite: Annotated[
+        str, typer.Option("--suite", help="Suite whose results say what methods lose.")
+    ] = DEFAULT_SUITE,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of results/.", file_okay=False)
+    ] = Path(),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the figures of the tasks as CSV.")
+    ] = False,
+    figure: FigureOption = None,
+) -> None:
+    """Show how the classes' embeddings have moved, and whether that tells what methods lose.
+
+    The loss of a method on a task is its gain over zero-shot on the source minus that on the
+    target; it is correlated, by rank over tasks, with each figure.
+    """
+    from compatbench.analysis.drawings import draw_predictions
+    from compatbench.analysis.embeddings import (
+        PREDICTORS,
+        Geometry,
+        class_cosines,
+        measure_geometry,
+        predict_losses,
+    )
+    from compatbench.backbone import load_backbone
+    from compatbench.cachefiles import default_cache_folder
+    from compatbench.cli.run import resolve_device
+    from compatbench.features import FeatureCache
+    from compatbench.leaderboard.publish import suite_page
+
+    on = resolve_device(device)
+    chosen = _tasks(task)
+    old, new = (load_backbone(name, on) for name in (source, target))
+    cache = FeatureCache(default_cache_folder())
+    found = [measure_geometry(old, new, one, cache) for one in chosen]
+    page = suite_page(suite_cards.read(suite), out)
+    predictions = predict_losses(page, found, (source, target))
+    if as_json:
+        cosines = {
+            one.name: dict(zip(one.labels.names, class_cosines(old, new, one.labels), strict=True))
+            for one in chosen
+        }
+        about = {
+            "geometry": [asdict(one) for one in found],
+            "class_text_cosines": cosines,
+            "predictions": [asdict(one) for one in predictions],
+        }
+        print(json.dumps(about, indent=1, ensure_ascii=False))
+    elif not _emit(found, Geometry, False, as_csv):
+        names = [name for name in PREDICTORS if name != "gap_change"]
+        rows = [
+            [
+                one.task,
+                *[_number(getattr(one, name), 3) for name in names],
+                f"{one.source_gap:.2f} → {one.target_gap:.2f}",
+            ]
+            for one in found
+        ]
+        _print_table(["task", *[PREDICTORS[name] for name in names], "gap"], rows)
+        _print_predictions(predictions, suite, out)
+    if predictions:
+        _write_figure(figure, lambda: draw_predictions(predictions))
+
+
+def _print_predictions(predictions: Sequence[Prediction], suite: str, out: Path) -> None:
+    from compatbench.analysis.embeddings import PREDICTORS, summarize_predictions
+
+    if not predictions:
+        _say(
+            f"[yellow]{escape(str(out / 'results' / suite))} holds no complete method for this "
+            "upgrade, so losses are left out[/]"
+        )
+        return
+    rows = [
+        [PREDICTORS[one.measure], *_correlation(one.mean), f"{one.clear} of {one.methods}"]
+        for one in summarize_predictions(predictions)
+    ]
+    console.print()
+    _print_table(["figure", "ρ with the mean loss", "interval", "methods off 0"], rows)
+    _say(
+        f"over {predictions[0].tasks} tasks; of intervals that mean nothing, one in twenty or "
+        "more is off 0"
+    )
+
+
+def _own_tasks() -> list[str]:
+    """The tasks that have images to learn from."""
+    return [name for name in task_cards.names() if task_cards.read(name).parent is None]
+
+
 def _tasks(wanted: str | None) -> list[Task]:
     """The tasks that ``--task`` means, by default those of the default suite.
 
@@ -179,6 +368,13 @@ def _say(text: str) -> None:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _correlation(found: Interval | None) -> tuple[str, str]:
+    """Spearman's coefficient, and its interval."""
+    if found is None:
+        return "–", "–"
+    return f"{found.value:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}"
 
 
 def _percent(value: float | None) -> str:
