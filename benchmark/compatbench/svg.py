@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compatbench.files import write_atomic
 
@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#777777",
 )
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "compatbench",
     "svg.fonttype": "none",  # words stay words: small files that can be searched and read aloud
     "font.family": ["DejaVu Sans", "sans-serif"],

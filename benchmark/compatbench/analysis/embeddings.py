@@ -100,12 +100,11 @@ def measure_geometry(
         CompatbenchError: a prompt too long for a text tower, or images that cannot be read.
     """
     labels = task.labels
-    tokens = [mean_tokens(backbone, labels) for backbone in (source, target)]
-    texts = [backbone.text_features(labels.fill()).cpu() for backbone in (source, target)]
-    texts = [F.normalize(features, dim=-1) for features in texts]
-    images = [_image_features(backbone, task, cache) for backbone in (source, target)]
+    tokens = mean_tokens(source, labels), mean_tokens(target, labels)
+    texts = _text_features(source, labels), _text_features(target, labels)
+    images = _image_features(source, task, cache), _image_features(target, task, cache)
     targets = torch.tensor([sample.label for sample in task.split("test")])
-    means = [_class_means(features, targets) for features in images]
+    means = _class_means(images[0], targets), _class_means(images[1], targets)
     count = min(NEIGHBOURS, len(labels) - 1)
     shared = len(means[0])
     gaps = [modality_gap(*both) for both in zip(images, texts, strict=True)]
@@ -130,10 +129,8 @@ def measure_geometry(
 
 def class_cosines(source: Backbone, target: Backbone, labels: Labels) -> list[float | None]:
     """For each class the cosine of its old and new text feature; None if the sizes differ."""
-    texts = [backbone.text_features(labels.fill()).cpu() for backbone in (source, target)]
-    if texts[0].shape != texts[1].shape:
-        return [None] * len(labels)
-    return row_cosines(*texts).tolist()
+    old, new = _text_features(source, labels), _text_features(target, labels)
+    return row_cosines(old, new).tolist() if old.shape == new.shape else [None] * len(labels)
 
 
 def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
@@ -222,6 +219,10 @@ def _loss(standing: Standing, task: str) -> float:
 
 def _mean_cosine(x: Tensor, y: Tensor) -> float | None:
     return float(row_cosines(x, y).mean()) if x.shape == y.shape else None
+
+
+def _text_features(backbone: Backbone, labels: Labels) -> Tensor:
+    return F.normalize(backbone.text_features(labels.fill()).cpu(), dim=-1)
 
 
 def _image_features(backbone: Backbone, task: Task, cache: FeatureCache) -> Tensor:

@@ -95,7 +95,7 @@ def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
     backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
     seen: list[Tensor] = []
     hooks = [blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
-    hooks += [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]
+    hooks += [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]  # type: ignore[arg-type]
     try:
         model.encode_text(backbone.tokenizer(list(texts)).to(backbone.device))  # type: ignore[operator]
     finally:

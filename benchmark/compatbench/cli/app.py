@@ -12,6 +12,7 @@ from rich.console import Console
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.analyze import app as analyze_app
+from compatbench.cli.analyze import claims
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.sizes import parse_bytes
 from compatbench.errors import CompatbenchError
@@ -30,6 +31,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(analyze_app, name="analyze")
+app.command("claims")(claims)
 app.add_typer(cache_app, name="cache")
 console = Console()
 
