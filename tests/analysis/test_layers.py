@@ -179,7 +179,9 @@ def test_the_real_architectures_are_opened_layer_by_layer() -> None:
         ]
     finally:
         logging.disable(logging.NOTSET)
-    source, target = (wrap(model.eval(), f"b16-{i}") for i, model in enumerate(models))
+    source, target = (
+        wrap(model.eval().requires_grad_(False), f"b16-{i}") for i, model in enumerate(models)
+    )
     report = analyze_layers(source, target, TASKS[:1], images=4)
     layers = ["input", *[f"block {i}" for i in range(1, 13)], "output"]
     for tower in ("text", "image"):

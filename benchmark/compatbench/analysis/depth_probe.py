@@ -55,7 +55,10 @@ class DepthProbe(TrainedMethod):
         paper="arXiv:2412.20895",
         inserts="text-layers",
         summary="a bias or a low-rank map at one depth of the text tower",
-        zero_shot_at={"bias": 0.0, "up": 0.0},
+        zero_shot_at={"bias": 0.0},
+        excused={
+            "place": "it runs the blocks of the text tower itself, which the check cannot see"
+        },
     )
 
     class Config(TrainedMethod.Config):
