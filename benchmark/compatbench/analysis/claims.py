@@ -308,8 +308,9 @@ def _not_counted(refused: Sequence[Standing]) -> str:
     if not refused:
         return ""
     shallow = sum(one.info.depth == "shallow" for one in refused)
+    count = f"{len(refused)} method{'s' if len(refused) > 1 else ''}"
     return (
-        f"not counted: {len(refused)} methods whose modules cannot be attached "
+        f"not counted: {count} whose modules cannot be attached "
         f"({shallow} shallow, {len(refused) - shallow} deep)"
     )
 
