@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.analysis.depth import DepthPoint, DepthReport, describe_trends
+from compatbench.analysis.depth import DepthReport, describe_trends
 from compatbench.analysis.drawings import draw_depth, draw_layers, draw_predictions
 from compatbench.analysis.embeddings import (
     PREDICTORS,
@@ -25,7 +25,7 @@ from compatbench.analysis.embeddings import (
     predict_losses,
     summarize_predictions,
 )
-from compatbench.analysis.layers import LayerChange, LayersReport, analyze_layers
+from compatbench.analysis.layers import LayersReport, analyze_layers
 from compatbench.backbone import load_backbone
 from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import select_names, suite_cards, task_cards
@@ -34,6 +34,7 @@ from compatbench.cli.run import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.features import FeatureCache
 from compatbench.leaderboard.markdown import NOTHING, signed, spread
+from compatbench.leaderboard.measures import Mean
 from compatbench.leaderboard.publish import RESULTS, suite_page
 from compatbench.statistics.bootstrap import Interval
 from compatbench.svg import save_svg, svg_style
@@ -64,18 +65,16 @@ class Output:
             raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
         return cls("json" if as_json else "csv" if as_csv else "table", figure)
 
-    def print_rows(self, rows: Sequence[Any], kind: type) -> bool:
+    def print_rows(self, rows: Sequence[Any]) -> bool:
         """Prints dataclasses as JSON or CSV, if that is wanted; not wrapped, not coloured."""
         if self.form == "json":
             print_json([asdict(row) for row in rows])
         elif self.form == "csv":
             out = io.StringIO()
             writer = csv.writer(out, lineterminator="\n")
-            names = [field.name for field in fields(kind)]
-            writer.writerow(names)
-            for row in rows:
-                values = [getattr(row, name) for name in names]
-                writer.writerow([getattr(value, "value", value) for value in values])
+            lines = [_flat(row) for row in rows]
+            writer.writerow(lines[0])
+            writer.writerows(line.values() for line in lines)
             print(out.getvalue(), end="")
         return self.form != "table"
 
@@ -103,7 +102,7 @@ def layers_report(
 
 def show_layers(console: Console, report: LayersReport, output: Output) -> None:
     """Prints the layers."""
-    if not output.print_rows(report.changes, LayerChange):
+    if not output.print_rows(report.changes):
         rows = [
             [
                 one.tower,
@@ -132,7 +131,7 @@ def show_layers(console: Console, report: LayersReport, output: Output) -> None:
 
 def show_depth(console: Console, report: DepthReport, output: Output) -> None:
     """Prints the places, and the trends."""
-    if not output.print_rows(report.points, DepthPoint):
+    if not output.print_rows(report.points):
         rows = [
             [
                 one.kind,
@@ -194,7 +193,7 @@ def show_embeddings(
     """Prints the figures of the tasks, and the correlations if there are results."""
     if output.form == "json":
         print_json(asdict(report))
-    elif not output.print_rows(report.geometry, Geometry):
+    elif not output.print_rows(report.geometry):
         rows = [
             [one.task, *[_number(getattr(one, name), 3) for name in PREDICTORS]]
             for one in report.geometry
@@ -270,6 +269,18 @@ def _print_table(
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def _flat(row: Any) -> dict[str, Any]:
+    """A dataclass as cells of a table: a mean is two of them, and a tuple is one."""
+    cells: dict[str, Any] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, Mean):
+            cells |= {field.name: value.value, f"{field.name}_std": value.std}
+        else:
+            cells[field.name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    return cells
 
 
 def _correlation(found: Interval | None) -> tuple[str, str]:
