@@ -96,7 +96,7 @@ def draw_predictions(predictions: Sequence[Prediction]) -> Figure:
             for p in predictions
             if p.method and p.measure == one.measure and p.correlation
         ]
-        axes.plot(each, [row] * len(each), "|", color=SKY, label="each method")
+        axes.plot(each, [row - 0.25] * len(each), "|", color=SKY, label="each method")
         if one.mean is not None:
             spread = [[one.mean.value - one.mean.low], [one.mean.high - one.mean.value]]
             axes.errorbar(
@@ -107,7 +107,7 @@ def draw_predictions(predictions: Sequence[Prediction]) -> Figure:
     axes.set_xlim(-1.05, 1.05)
     axes.set_xlabel("rank correlation with the loss, over tasks")
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), loc="best")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure
 
 
