@@ -11,6 +11,8 @@ from rich.console import Console
 
 import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.cli.analyze import app as analyze_app
+from compatbench.cli.analyze import claims
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.data import app as data_app
 from compatbench.cli.options import (
@@ -37,6 +39,8 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+app.add_typer(analyze_app, name="analyze")
+app.command("claims")(claims)
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 console = Console()

@@ -67,7 +67,7 @@ def run_command(
         )
     _check_writable(out)
     device = resolve_device(device)
-    jobs = jobs or (_cores() if device == "cpu" else 1)
+    jobs = jobs or (cores() if device == "cpu" else 1)
     to_do = selection.to_do
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
     settings = Settings(
@@ -125,7 +125,7 @@ def plan_command(
         )
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
-    jobs = _cores()
+    jobs = cores()
     blocked = selection.counts.total() > len(selection.planned)
     columns = ["cells", "done", "failed", "to do", *["missing"] * blocked, "about"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -234,7 +234,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

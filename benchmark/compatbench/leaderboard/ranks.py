@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from compatbench.leaderboard.measures import Standing
-
-RESAMPLES = 2000
-SEED = 20895
+from compatbench.statistics import ranking
 
 
 @dataclass(frozen=True)
@@ -41,36 +37,15 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
 
 
 def tied_groups(standings: Sequence[Standing]) -> list[list[Standing]]:
-    """Splits complete standings, best first, where H can be told apart.
-
-    A method is tied with the best of a group if the 95 % interval of their mean
-    difference in H contains 0, by a paired bootstrap over tasks and seeds. The best is
-    compared, not the neighbour, so that a chain of small steps is not one tie.
-    """
-    groups: list[list[Standing]] = []
-    for item in standings:
-        if groups and _tied(groups[-1][0], item):
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
+    """Splits complete standings, best first, where H of tasks and seeds can be told apart."""
+    return ranking.tied_groups(standings, _differences)
 
 
-def _tied(first: Standing, second: Standing) -> bool:
+def _differences(first: Standing, second: Standing) -> list[float]:
     a, b = _h_by_cell(first), _h_by_cell(second)
     seeds = {seed for _, seed in a} | {seed for _, seed in b}
     tasks = sorted({task for task, _ in a})
-    differences = np.array(
-        [_at(a, task, seed) - _at(b, task, seed) for task in tasks for seed in sorted(seeds)]
-    )
-    # One pair of numbers says nothing about chance.
-    if len(differences) < 2:
-        return False
-    # The raw stream is the same in every version of numpy; Generator's draws need not be.
-    raw = np.random.PCG64(SEED).random_raw(RESAMPLES * len(differences))
-    draws = (raw % np.uint64(len(differences))).astype(np.intp).reshape(RESAMPLES, -1)
-    low, high = np.percentile(differences[draws].mean(axis=1), [2.5, 97.5])
-    return bool(low <= 0 <= high)
+    return [_at(a, task, seed) - _at(b, task, seed) for task in tasks for seed in sorted(seeds)]
 
 
 def _h_by_cell(standing: Standing) -> dict[tuple[str, int], float]:

@@ -1,0 +1,146 @@
+"""``compatbench analyze`` and ``claims``: from the command line to tables, files and mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from compatbench.cli.app import app
+from compatbench.errors import CompatbenchError
+
+REPOSITORY = Path(__file__).parents[2]
+PAIR = ("mini-clip", "mini-eva-clip")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def invoke(*arguments: object, cache: str = "") -> str:
+    environment = {"COLUMNS": "150", "COMPATBENCH_CACHE": cache or None}
+    result = CliRunner().invoke(app, [str(one) for one in arguments], env=environment)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_layers_of_the_mini_pair_as_json_and_figure(tmp_path: Path) -> None:
+    figure = tmp_path / "figures" / "layers.svg"
+    options = ("--task", "mini-weather", "--images", 8)
+    found = json.loads(invoke("analyze", "layers", *PAIR, *options, "--json", "--figure", figure))
+    text = {one["layer"]: one for one in found if one["tower"] == "text"}
+    assert len(text) == 8
+    # The target's text tower began as the source's, and the further up, the more has changed.
+    assert text["input"]["feature_relative"] < text["block 1"]["feature_relative"]
+    assert text["block 1"]["feature_relative"] < text["output"]["feature_relative"]
+    assert text["input"]["cka"] > text["output"]["cka"]
+    assert figure.read_text().startswith("<?xml")
+    table = invoke("analyze", "layers", *PAIR, *options)
+    assert "block 6" in table
+    assert "image towers: no parameters of the same name and shape" in table
+
+
+def test_layers_as_csv_have_a_line_for_each_layer() -> None:
+    out = invoke("analyze", "layers", *PAIR, "--task", "mini-weather", "--images", 4, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 16
+    assert rows[-1]["parameter_change"] == ""
+    assert float(rows[0]["feature_change"]) > 0
+
+
+def test_depth_is_fitted_once_and_kept(tmp_path: Path, cache: str) -> None:
+    options = ("--task", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
+    command = ("analyze", "depth", *PAIR, *options, "--lr", 0.01, "--out", tmp_path, "--jobs", 1)
+    first = json.loads(invoke(*command, "--json", cache=cache))
+    assert [one["place"] for one in first[:8]] == [
+        "input",
+        *[f"block {i}" for i in range(1, 7)],
+        "output",
+    ]
+    assert {one["kind"] for one in first} == {"bias", "map"}
+    assert {one["parameters"] for one in first} == {192, 768}
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert len(files) == 16
+    assert {path.parts[len(tmp_path.parts)] for path in files} == {"runs"}
+    rows = list(csv.DictReader(io.StringIO(invoke(*command, "--csv", cache=cache))))
+    assert [float(row["h"]) for row in rows] == [one["h"]["value"] for one in first]
+    assert {(row["h_std"], row["rates"]) for row in rows} == {("", "0.01")}
+    table = invoke(*command, "--figure", tmp_path / "depth.svg", cache=cache)
+    assert "bias, H:" in table
+    assert (tmp_path / "depth.svg").is_file()
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+
+
+def test_embeddings_are_held_against_the_committed_results(tmp_path: Path, cache: str) -> None:
+    command = ("analyze", "embeddings", *PAIR, "--task", "mini-weather,mini-food")
+    found = json.loads(invoke(*command, "--out", REPOSITORY, "--json", cache=cache))
+    assert [one["task"] for one in found["geometry"]] == ["mini-food", "mini-weather"]
+    assert 0.9 < found["geometry"][0]["token_cosine"] <= 1
+    assert set(found["cosines"]) == {"mini-food", "mini-weather"}
+    assert any(one["method"] == "contcoop" for one in found["predictions"])
+    nothing = invoke(*command, "--out", tmp_path, cache=cache)
+    assert "holds no complete method for this upgrade" in nothing
+
+
+def test_claims_are_told_as_table_markdown_and_json() -> None:
+    table = invoke("claims", "--out", REPOSITORY)
+    found: list[dict[str, Any]] = json.loads(invoke("claims", "--out", REPOSITORY, "--json"))
+    markdown = invoke("claims", "--out", REPOSITORY, "--markdown")
+    (report, *_) = found
+    assert {one["claim"] for one in report["findings"]} == {1, 2, 3, 4, 5}
+    for one in report["findings"]:
+        assert one["verdict"] in ("supported", "contradicted", "not decided")
+        assert f"**{one['verdict']}**" in markdown
+    assert "methods complete" in table
+
+
+def test_a_page_gets_the_sections_it_has_marks_for(tmp_path: Path) -> None:
+    page = tmp_path / "why.md"
+    page.write_text("# Why\n<!-- claims:begin -->\n<!-- claims:end -->\nEnd\n")
+    invoke("analyze", "page", page, "--out", REPOSITORY)
+    text = page.read_text()
+    assert text.startswith("# Why\n<!-- claims:begin -->\nSuite mini")
+    assert text.endswith("<!-- claims:end -->\nEnd\n")
+    invoke("analyze", "page", page, "--out", REPOSITORY)
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("layers", "mini-clp", "mini-eva-clip"), "did you mean mini-clip"),
+        (("layers", *PAIR, "--task", "weather"), "no task named 'weather'"),
+        (("layers", *PAIR, "--json", "--csv"), "give one of the two"),
+        (("layers", *PAIR, "--figure", "a.png"), "end the name in .svg"),
+        (("depth", "mini-clip", "mini-clip", "--task", "mini-food"), "an upgrade needs two"),
+        (("depth", *PAIR, "--task", "mini-objects-mono"), "no task to learn from"),
+        (("depth", *PAIR, "--task", "mini-food", "--seeds", "x"), "give numbers of at least 0"),
+        (("embeddings", *PAIR, "--suite", "mni"), "did you mean mini"),
+        (("page", "no-such-page.md"), "cannot read no-such-page.md"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("analyze", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_claims_without_results_say_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
+        invoke("claims", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("command", ["layers", "depth", "embeddings", "page"])
+def test_help_teaches(command: str) -> None:
+    assert "Usage" in invoke("analyze", command, "--help")
