@@ -20,6 +20,8 @@ from compatbench.method import (
     require_shape,
 )
 
+from .gda import search_number
+
 
 class LFA(Method):
     """z = s · cos(f̂ (β Ω + (1 − β) I), t), with Ω the orthogonal Procrustes solution.
@@ -57,9 +59,7 @@ class LFA(Method):
             trained={"rotation": rotation},
             stored={"beta": torch.tensor(self.config.beta, device=backbone.device)},
         )
-        if len(data.val):
-            module.stored["beta"].fill_(self._search(module, backbone, data))
-        return module
+        return search_number(self, module, "beta", sorted(self.config.grid), backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         rotation = require_shape(module, "rotation", backbone.embed_dim, "image features of size")
@@ -71,14 +71,6 @@ class LFA(Method):
             return scale * F.normalize(mixed, dim=-1) @ text.T
 
         return classify
-
-    def _search(self, module: Module, backbone: Backbone, data: FewShotData) -> float:
-        def accuracy(beta: float) -> float:
-            tried = Module(module.trained, {"beta": torch.tensor(beta, device=backbone.device)})
-            logits = self.attach(tried, backbone, data.labels)(data.val.plain)
-            return float((logits.argmax(-1) == data.val.targets).float().mean())
-
-        return max(sorted(self.config.grid), key=accuracy)
 
 
 def procrustes(x: Tensor, y: Tensor) -> Tensor:
