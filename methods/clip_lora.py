@@ -74,9 +74,7 @@ class CLIPLoRA(TrainedMethod):
         rank: PositiveInt = 2
         alpha: PositiveFloat = 1.0
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
-        steps_per_shot: PositiveInt | None = Field(
-            500, description="None leaves the length of a fit to the recipe's epochs"
-        )
+        steps_per_shot: PositiveInt = 500
 
     config: Config
 
@@ -93,14 +91,8 @@ class CLIPLoRA(TrainedMethod):
                 trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
         return Module({name: tensor.to(backbone.device) for name, tensor in trained.items()})
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        recipe, steps = self.config.recipe, self.config.steps_per_shot
-        if steps is None:
-            return super().fit(backbone, data, rng)
-        per_epoch = max(len(data.train) // recipe.batch_size, 1)
-        timed = recipe.model_copy(update={"epochs": math.ceil(steps * data.shots / per_epoch)})
-        changes = {"recipe": timed, "steps_per_shot": None}
-        return CLIPLoRA(self.config.model_copy(update=changes)).fit(backbone, data, rng)
+    def epochs(self, data: FewShotData, steps: int) -> int:
+        return math.ceil(self.config.steps_per_shot * data.shots / steps)
 
     def loss(self, classifier: LowRankClassifier, batch: Batch) -> Tensor:
         if batch.rng is not None and self.config.dropout > 0:

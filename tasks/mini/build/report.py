@@ -31,12 +31,18 @@ def report(work: Path) -> None:
         "Zero-shot accuracy, %": [
             zero_shot_row(name, models) for name in track(names, "zero-shot")
         ],
+        "Zero-shot accuracy of the patches, %": [
+            patches_row(name, models) for name in track(_parents(names), "patches")
+        ],
         "Near-copies, % of the distinct test drawings": near_copies(work, names),
     }
     lines = ["# Figures", "", "Measured by `python -m compatbench.tasks.mini.build report`.", ""]
     for title, rows in tables.items():
         lines += [f"## {title}", "", to_markdown(with_mean(pd.DataFrame(rows))), ""]
     lines += [
+        "A patch passes the last norm and the projection, as the class token does: these are the",
+        "dense features that PLOT matches its prompts to.",
+        "",
         "A near-copy is a drawing whose grey pixels correlate by more than "
         f"{duplicates.NEARLY_SAME} with",
         "any drawing on the other side, whatever the two are called.",
@@ -81,6 +87,27 @@ def zero_shot_row(name: str, models: dict[str, towers.Model]) -> dict[str, objec
             weights = probes.zero_shot(model, card["classes"], templates)
             row[f"{role}{kind}"] = probes.accuracy(features @ weights.T, labels)
     row["target - source"] = row["target"] - row["source"]
+    return row
+
+
+def patches_row(name: str, models: dict[str, towers.Model]) -> dict[str, object]:
+    """What the patches of a task's test images say, each projected as the class token is.
+
+    ``patch`` is the share of patches whose nearest class text is the image's; ``mean`` takes
+    the mean cosine over an image's patches.
+    """
+    card, rows = read_card(name), read_split(name)
+    rows = rows[rows.split == "test"]
+    labels = torch.tensor(rows.label.to_numpy())
+    images = read_images(rows)
+    row: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
+    for role, model in models.items():
+        weights = probes.zero_shot(model, card["classes"], card["templates"][:1])
+        cosines = probes.patch_features(model, images) @ weights.T
+        each = labels.repeat_interleave(cosines.shape[1])
+        row[role] = probes.accuracy(probes.image_features(model, images) @ weights.T, labels)
+        row[f"{role}, patch"] = probes.accuracy(cosines.flatten(0, 1), each)
+        row[f"{role}, mean"] = probes.accuracy(cosines.mean(1), labels)
     return row
 
 
