@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -17,26 +16,21 @@ from compatbench.method import (
     Labels,
     Method,
     MethodCard,
-    MethodConfig,
     Module,
     require_shape,
 )
 
-from .tip_adapter import build_cache
+from .tip_adapter import CacheConfig, build_cache, cache_classifier, search_grid, store
 
 
-class PriorConfig(MethodConfig):
-    """The choice of channels, α and β before the search, and the grid of the search."""
+class PriorConfig(CacheConfig):
+    """The choice of channels, and the settings of a cache."""
 
     channels: Annotated[float, Field(gt=0, le=1)] = 500 / 1024
     similarity_weight: NonNegativeFloat = 0.7
     variance_weight: NonNegativeFloat = 0.3
     alpha: NonNegativeFloat = 2.0
-    beta: NonNegativeFloat = 1.0
     most_alpha: PositiveFloat = 7.0
-    most_beta: PositiveFloat = 7.0
-    alpha_steps: PositiveInt = 20
-    beta_steps: PositiveInt = 200
 
 
 class APE(Method):
@@ -72,38 +66,13 @@ class APE(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, cache = self.config, build_cache(data)
-        text = backbone.zero_shot(data.labels)
+        config, cache, val = self.config, build_cache(data), data.val
+        text, features = backbone.zero_shot(data.labels), F.normalize(val.plain, dim=-1)
         chosen = choose_channels(config, text, cache["keys"], data.train.targets)
-        module = Module(stored=cache | {"channels": chosen})
-        best = self._search(module, backbone, data)
-        scalars = zip(("alpha", "beta", "gamma"), best, strict=True)
-        return Module(stored=module.stored | {n: torch.tensor(v).to(text) for n, v in scalars})
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        chosen = require_shape(module, "channels", backbone.embed_dim, "image features of size")
-        values = require_shape(module, "values", len(labels), "a number of classes of")
-        text, keys = backbone.zero_shot(labels), _within(module["keys"], chosen)
-        alpha, beta, scale = module["alpha"], module["beta"], backbone.logit_scale
-        divergence = _divergence(keys, _within(text, chosen), values)
-        values = torch.exp(module["gamma"] * divergence)[:, None] * values
-
-        def classify(features: Tensor) -> Tensor:
-            features = F.normalize(features, dim=-1)
-            affinity = _within(features, chosen) @ keys.T
-            return scale * features @ text.T + alpha * torch.exp(-beta * (1 - affinity)) @ values
-
-        return classify
-
-    def _search(self, module: Module, backbone: Backbone, data: FewShotData) -> Sequence[float]:
-        config, val, values, chosen = self.config, data.val, module["values"], module["channels"]
-        if len(val) == 0:
-            return config.alpha, config.beta, config.gamma
-        features, text = F.normalize(val.plain, dim=-1), backbone.zero_shot(data.labels)
-        keys = _within(module["keys"], chosen)
+        keys, values = _within(cache["keys"], chosen), cache["values"]
         divergence = _divergence(keys, _within(text, chosen), values)
         step = config.most_gamma / config.gamma_steps
-        gammas = [i * step for i in range(config.gamma_steps)]
+        gammas = [i * step for i in range(config.gamma_steps)] if len(val) else [config.gamma]
         alpha, beta, index = search_grid(
             config,
             backbone.logit_scale * features @ text.T,
@@ -111,7 +80,18 @@ class APE(Method):
             [torch.exp(gamma * divergence)[:, None] * values for gamma in gammas],
             val.targets,
         )
-        return alpha, beta, gammas[index]
+        module = Module(stored=cache | {"channels": chosen})
+        return store(module, alpha=alpha, beta=beta, gamma=gammas[index])
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        chosen = require_shape(module, "channels", backbone.embed_dim, "image features of size")
+        values = require_shape(module, "values", len(labels), "a number of classes of")
+        text, keys = backbone.zero_shot(labels), _within(module["keys"], chosen)
+        divergence = _divergence(keys, _within(text, chosen), values)
+        values = torch.exp(module["gamma"] * divergence)[:, None] * values
+        return cache_classifier(
+            module, backbone, text, lambda f: _within(f, chosen) @ keys.T, values
+        )
 
 
 def choose_channels(
@@ -145,36 +125,3 @@ def _divergence(keys: Tensor, text: Tensor, values: Tensor) -> Tensor:
     """KL ``[N]`` of the keys' labels from what the text says of them, smoothed as published."""
     predicted = (keys @ text.T).softmax(-1)
     return (values * torch.log2((values + 1e-6) / (predicted + 1e-6))).sum(-1)
-
-
-@torch.no_grad()
-def search_grid(
-    config: PriorConfig,
-    text_logits: Tensor,
-    affinity: Tensor,
-    values: Sequence[Tensor],
-    targets: Tensor,
-) -> tuple[float, float, int]:
-    """The first α and β, and the index of the values, that classify ``targets`` best.
-
-    Args:
-        text_logits: of the validation images, ``[n, C]``.
-        affinity: of the validation images to the keys, ``[n, N]``.
-        values: candidates for the values of the cache, each ``[N, C]``.
-    """
-    alphas = [
-        0.1 + i * (config.most_alpha - 0.1) / config.alpha_steps for i in range(config.alpha_steps)
-    ]
-    betas = [
-        0.1 + i * (config.most_beta - 0.1) / config.beta_steps for i in range(config.beta_steps)
-    ]
-    factors = torch.tensor(alphas)[:, None, None].to(text_logits)
-    best, found = -1.0, (alphas[0], betas[0], 0)
-    for beta in betas:
-        weights = torch.exp(-beta * (1 - affinity))
-        hits = [(text_logits + factors * (weights @ v)).argmax(-1) == targets for v in values]
-        accuracies = torch.stack([hit.float().mean(-1) for hit in hits], dim=1)
-        if (peak := float(accuracies.max())) > best:
-            index = int(accuracies.argmax())
-            best, found = peak, (alphas[index // len(values)], beta, index % len(values))
-    return found

@@ -19,8 +19,8 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
 
-from .ape import PriorConfig, choose_channels, search_grid
-from .tip_adapter import build_cache
+from .ape import PriorConfig, choose_channels
+from .tip_adapter import build_cache, cache_classifier, search_grid, store
 
 
 class APET(TrainedMethod):
@@ -62,49 +62,30 @@ class APET(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        cache, text = build_cache(data), backbone.zero_shot(data.labels)
-        channels = choose_channels(self.config, text)
-        return Module(
-            trained={
-                "residual": torch.zeros(len(text), int(channels.sum())).to(text),
-                "value_weights": torch.ones(len(data.train)).to(text),
-            },
-            stored=cache
-            | {
-                "channels": channels,
-                "alpha": torch.tensor(self.config.alpha).to(text),
-                "beta": torch.tensor(self.config.beta).to(text),
-            },
-        )
+        config, cache, text = self.config, build_cache(data), backbone.zero_shot(data.labels)
+        channels = choose_channels(config, text)
+        trained = {
+            "residual": torch.zeros(len(text), int(channels.sum())).to(text),
+            "value_weights": torch.ones(len(data.train)).to(text),
+        }
+        module = Module(trained, cache | {"channels": channels})
+        return store(module, alpha=config.alpha, beta=config.beta)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         module, val = super().fit(backbone, data, rng), data.val
-        if len(val) == 0:
-            return module
         features = F.normalize(val.plain, dim=-1)
         text, keys, values = _refine(module, backbone.zero_shot(data.labels))
+        text_logits = backbone.logit_scale * features @ text.T
         alpha, beta, _ = search_grid(
-            self.config,
-            backbone.logit_scale * features @ text.T,
-            features @ keys.T,
-            [values],
-            val.targets,
+            self.config, text_logits, features @ keys.T, [values], val.targets
         )
-        chosen = {"alpha": torch.tensor(alpha).to(text), "beta": torch.tensor(beta).to(text)}
-        return Module(module.trained, module.stored | chosen)
+        return store(module, alpha=alpha, beta=beta)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         require_shape(module, "channels", backbone.embed_dim, "image features of size")
         require_shape(module, "values", len(labels), "a number of classes of")
-        alpha, beta, scale = module["alpha"], module["beta"], backbone.logit_scale
         text, keys, values = _refine(module, backbone.zero_shot(labels))
-
-        def classify(features: Tensor) -> Tensor:
-            features = F.normalize(features, dim=-1)
-            affinity = features @ keys.T
-            return scale * features @ text.T + alpha * torch.exp(-beta * (1 - affinity)) @ values
-
-        return classify
+        return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)
 
 
 def _refine(module: Module, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:

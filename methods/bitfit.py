@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from compatbench.method import (
     Backbone,
@@ -57,10 +58,20 @@ class BitFit(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         weights = {}
         for name, delta in module.trained.items():
-            frozen = backbone.text.weights.get(name)
-            if frozen is None:
-                raise NotTransferable(f"the backbone's text tower has no '{name}'")
+            frozen = require_weight(backbone, name)
             require_shape(module, name, len(frozen), f"a '{name}' of size")
             weights[name] = frozen + delta
         features = backbone.encode_prompts(backbone.text_prompts(labels.fill()), weights)
         return CosineClassifier(features, backbone.logit_scale)
+
+
+def require_weight(backbone: Backbone, name: str) -> Tensor:
+    """A frozen weight of the text tower.
+
+    Raises:
+        NotTransferable: it has none of this name.
+    """
+    weights = backbone.text.weights
+    if name not in weights:
+        raise NotTransferable(f"the backbone's text tower has no '{name}'")
+    return weights[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -21,11 +22,13 @@ from compatbench.method import (
     Labels,
     MethodCard,
     Module,
-    NotTransferable,
+    require_blocks,
     require_shape,
 )
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch, TrainedMethod
+
+from .bitfit import require_weight
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -71,9 +74,7 @@ class CLIPLoRA(TrainedMethod):
         rank: PositiveInt = 2
         alpha: PositiveFloat = 1.0
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
-        steps_per_shot: PositiveInt | None = Field(
-            500, description="None leaves the length of a fit to the recipe's epochs"
-        )
+        steps_per_shot: PositiveInt = 500
 
     config: Config
 
@@ -90,96 +91,80 @@ class CLIPLoRA(TrainedMethod):
                 trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
         return Module({name: tensor.to(backbone.device) for name, tensor in trained.items()})
 
-    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        recipe, steps = self.config.recipe, self.config.steps_per_shot
-        if steps is None:
-            return super().fit(backbone, data, rng)
-        per_epoch = max(len(data.train) // recipe.batch_size, 1)
-        timed = recipe.model_copy(update={"epochs": math.ceil(steps * data.shots / per_epoch)})
-        changes = {"recipe": timed, "steps_per_shot": None}
-        return CLIPLoRA(self.config.model_copy(update=changes)).fit(backbone, data, rng)
+    def epochs(self, data: FewShotData, steps: int) -> int:
+        return math.ceil(self.config.steps_per_shot * data.shots / steps)
 
     def loss(self, classifier: LowRankClassifier, batch: Batch) -> Tensor:
-        if batch.rng is None or self.config.dropout == 0:
-            return super().loss(classifier, batch)
-        # A generator on the device itself: a step needs as many numbers as activations.
-        seed = int(torch.randint(2**62, (), generator=batch.rng))
-        generator = torch.Generator(batch.targets.device).manual_seed(seed)
-        draw = partial(draw_mask, rate=self.config.dropout, generator=generator)
-        return F.cross_entropy(classifier.classify(batch.inputs, draw), batch.targets)
+        if batch.rng is not None and self.config.dropout > 0:
+            # A generator on the device itself: a step needs as many numbers as activations.
+            seed = int(torch.randint(2**62, (), generator=batch.rng))
+            generator = torch.Generator(batch.targets.device).manual_seed(seed)
+            draw = partial(draw_mask, rate=self.config.dropout, generator=generator)
+            classifier = dataclasses.replace(classifier, draw=draw)
+        return super().loss(classifier, batch)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> LowRankClassifier:
-        if "text_a" in module.trained:
-            check_tower(module, "text", backbone.text.width, backbone.text.depth)
-            for i in range(len(module["text_a"])):
-                if attention(i) not in backbone.text.weights:
-                    raise NotTransferable(f"the backbone's text tower has no '{attention(i)}'")
-        if "image_a" in module.trained:
-            check_tower(module, "image", backbone.image.width, backbone.image.depth)
+        for kind, tower in (("text", backbone.text), ("image", backbone.image)):
+            if (name := f"{kind}_a") in module.trained:
+                a = require_shape(module, name, tower.width, f"{kind} tokens of width")
+                require_blocks(len(a), tower.depth, kind)
+        for i in range(len(module.trained.get("text_a", ()))):
+            require_weight(backbone, attention(i))
         scale = self.config.alpha / math.sqrt(self.config.rank)
         return LowRankClassifier(module, backbone, labels, scale)
 
 
+@dataclass(frozen=True)
 class LowRankClassifier:
     """Classifies by cosine similarity behind towers with low-rank updates.
 
-    Args:
+    Attributes:
         module: of each tower that is changed, ``a``, ``[blocks, 3, r, d]``, and ``b``,
             ``[blocks, 3, d, r]``; q, k and v in this order.
         scale: the factor α/√r.
+        draw: gives dropout masks, those of the text first; None for no dropout.
     """
 
-    def __init__(self, module: Module, backbone: Backbone, labels: Labels, scale: float) -> None:
-        self._module = module
-        self._backbone = backbone
-        self._labels = labels
-        self._scale = scale
+    module: Module
+    backbone: Backbone
+    labels: Labels
+    scale: float
+    draw: Draw | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self._compare(self.encode_images(inputs), self.texts)
-
-    def classify(self, inputs: Tensor, draw: Draw) -> Tensor:
-        """Logits under dropout, ``[batch, C]``; masks of the text are drawn first."""
-        texts = self.encode_texts(draw)
-        return self._compare(self.encode_images(inputs, draw), texts)
+        compare = CosineClassifier(self.texts, self.backbone.logit_scale)
+        return compare(self.encode_images(inputs))
 
     @cached_property
     def texts(self) -> Tensor:
-        """Text features without dropout, not normalised, ``[C, e]``."""
-        return self.encode_texts()
-
-    def encode_texts(self, draw: Draw | None = None) -> Tensor:
         """Text features, not normalised, ``[C, e]``."""
-        texts = self._labels.fill()
-        if "text_a" not in self._module.trained:
-            return self._backbone.text_features(texts)
-        a, b = self._module["text_a"], self._module["text_b"]
-        if draw is not None:
-            a = a * draw((*a.shape[:2], 1, a.shape[-1]), a.device)
-        deltas = self._scale * (b @ a).flatten(1, 2)
-        frozen = self._backbone.text.weights
+        texts, frozen = self.labels.fill(), self.backbone.text.weights
+        if "text_a" not in self.module.trained:
+            return self.backbone.text_features(texts)
+        a, b = self.module["text_a"], self.module["text_b"]
+        if self.draw is not None:
+            a = a * self.draw((*a.shape[:2], 1, a.shape[-1]), a.device)
+        deltas = self.scale * (b @ a).flatten(1, 2)
         weights = {attention(i): frozen[attention(i)] + delta for i, delta in enumerate(deltas)}
-        return self._backbone.encode_prompts(self._backbone.text_prompts(texts), weights)
+        return self.backbone.encode_prompts(self.backbone.text_prompts(texts), weights)
 
-    def encode_images(self, inputs: Tensor, draw: Draw | None = None) -> Tensor:
+    def encode_images(self, inputs: Tensor) -> Tensor:
         """Image features, not normalised, ``[batch, e]``."""
-        if "image_a" not in self._module.trained:
+        if "image_a" not in self.module.trained:
             return inputs
-        a, b = self._module["image_a"], self._module["image_b"]
 
         def update(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            kept = x.to(a.dtype) if draw is None else x * draw(tuple(x.shape), x.device)
-            return (self._scale * kept @ a.T @ b.T).to(x.dtype)
+            kept = x.to(a.dtype) if self.draw is None else x * self.draw(tuple(x.shape), x.device)
+            return (self.scale * kept @ a.T @ b.T).to(x.dtype)
 
         updates = {
-            (i, part): partial(update, a=a[i, j], b=b[i, j])
-            for i in range(len(a))
-            for j, part in enumerate(PROJECTIONS)
+            (i, part): partial(update, a=a, b=b)
+            for i, pairs in enumerate(
+                zip(self.module["image_a"], self.module["image_b"], strict=True)
+            )
+            for part, a, b in zip(PROJECTIONS, *pairs, strict=True)
         }
-        return self._backbone.image.encode(inputs, updates=updates)  # type: ignore[arg-type]
-
-    def _compare(self, images: Tensor, texts: Tensor) -> Tensor:
-        return CosineClassifier(texts, self._backbone.logit_scale)(images)
+        return self.backbone.image.encode(inputs, updates=updates)  # type: ignore[arg-type]
 
 
 def draw_mask(
@@ -192,16 +177,3 @@ def draw_mask(
 def attention(block: int) -> str:
     """open_clip's name of the matrix that holds q, k and v, ``[3d, d]``."""
     return f"transformer.resblocks.{block}.attn.in_proj_weight"
-
-
-def check_tower(module: Module, kind: Literal["text", "image"], width: int, depth: int) -> None:
-    """Refuses updates that have no place in a tower.
-
-    Raises:
-        NotTransferable: they have another width, or there are too few blocks for them.
-    """
-    blocks = len(require_shape(module, f"{kind}_a", width, f"{kind} tokens of width"))
-    if blocks > depth:
-        raise NotTransferable(
-            f"the module was made for {kind} towers of {blocks} blocks or more, not {depth}"
-        )

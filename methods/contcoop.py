@@ -37,7 +37,8 @@ class ContCoOp(TrainedMethod):
 
     The paper's λ and schedule could not be read; the defaults are KgCoOp's. What it leaves
     open are settings, the defaults being the form above: ``heads``, each of width D/heads;
-    ``attention`` of the prompts to all of U_c (``self``) or to E(name_c) alone (``cross``);
+    ``attention`` of the prompts to all of U_c (``self``), to E(name_c) alone (``cross``), or to
+    each other, without the class (``prompts``);
     ``output_projection``, a matrix W_o behind the heads; ``residual``, which adds p to the
     outcome; and the standard deviation of the matrices (``initialisation``): √(2/D), √(1/D)
     or 0.02.
@@ -56,7 +57,7 @@ class ContCoOp(TrainedMethod):
         context_length: PositiveInt = 4
         weight: NonNegativeFloat = 8.0
         heads: PositiveInt = 1
-        attention: Literal["self", "cross"] = "self"
+        attention: Literal["self", "cross", "prompts"] = "self"
         output_projection: bool = False
         residual: bool = False
         initialisation: Literal["kaiming", "xavier", "normal"] = "kaiming"
@@ -90,7 +91,10 @@ class ContCoOp(TrainedMethod):
         column = torch.arange(longest, device=names.device)
         hidden = column >= torch.tensor(lengths, device=names.device)[:, None]
         rows = names
-        if self.config.attention == "self":
+        if self.config.attention == "prompts":
+            rows = prompts.expand(classes, -1, -1)
+            hidden = hidden.new_zeros(classes, len(prompts))
+        elif self.config.attention == "self":
             rows = torch.cat([prompts.expand(classes, -1, -1), names], dim=1)
             hidden = F.pad(hidden, (len(prompts), 0))
         parts = [prompts @ module["query"], rows @ module["key"], rows @ module["value"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class GDA(Method):
         weight, bias = discriminant(views.flatten(0, 1), targets, len(data.labels))
         alpha = torch.tensor(self.config.alpha, device=backbone.device)
         module = Module({"weight": weight, "bias": bias}, {"alpha": alpha})
-        return self._search(module, backbone, data)
+        return search_number(self, module, "alpha", self.config.alphas, backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
@@ -68,17 +69,28 @@ class GDA(Method):
 
         return classify
 
-    def _search(self, module: Module, backbone: Backbone, data: FewShotData) -> Module:
-        """The module with the first α that classifies the few-shot validation set best."""
-        best = 0.0
-        for alpha in self.config.alphas if len(data.val) else ():
-            value = torch.tensor(alpha, device=backbone.device)
-            candidate = Module(module.trained, {"alpha": value})
-            logits = self.attach(candidate, backbone, data.labels)(data.val.plain)
-            accuracy = float((logits.argmax(-1) == data.val.targets).float().mean())
-            if accuracy > best:
-                best, module = accuracy, candidate
-        return module
+
+def search_number(
+    method: Method,
+    module: Module,
+    name: str,
+    candidates: Sequence[float],
+    backbone: Backbone,
+    data: FewShotData,
+) -> Module:
+    """The module with the first stored number that classifies the validation set best.
+
+    Without validation images it stays as it was.
+    """
+    best, number = -1.0, module[name]
+    for candidate in candidates if len(data.val) else ():
+        stored = module.stored | {name: torch.tensor(candidate).to(number)}
+        tried = Module(module.trained, stored)
+        logits = method.attach(tried, backbone, data.labels)(data.val.plain)
+        accuracy = float((logits.argmax(-1) == data.val.targets).float().mean())
+        if accuracy > best:
+            best, number = accuracy, stored[name]
+    return Module(module.trained, module.stored | {name: number})
 
 
 def discriminant(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from compatbench.method import (
     Labels,
     MethodCard,
     Module,
-    NotTransferable,
+    require_blocks,
     require_shape,
 )
 from compatbench.method.optim import Recipe
@@ -59,11 +59,7 @@ class TwoTowersPrompted(ImagePrompted):
         """
         width, depth = backbone.token_width, backbone.text.depth
         first, *deep = require_shape(module, "text_prompts", width, "text tokens of width")
-        if len(deep) >= depth:
-            raise NotTransferable(
-                f"the module was made for text towers of {1 + len(deep)} blocks or more, "
-                f"not {depth}"
-            )
+        require_blocks(1 + len(deep), depth, "text")
         words = backbone.embed_text(self.config.context_words)[len(first) :]
         context = torch.cat([first, words])
         return backbone.encode_prompts(backbone.prompts(labels, context, deep))

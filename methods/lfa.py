@@ -20,6 +20,8 @@ from compatbench.method import (
     require_shape,
 )
 
+from .gda import search_number
+
 
 class LFA(Method):
     """z = s · cos(f̂ (β Ω + (1 − β) I), t), with Ω the orthogonal Procrustes solution.
@@ -31,7 +33,8 @@ class LFA(Method):
     the identity with a weight β chosen by cross-validation, and then refine it by gradient
     descent on a ranking loss. Here β is the one that classifies the few-shot validation
     set best, the smallest of several, and the refinement is left out. Without validation
-    images β is that of the settings.
+    images β is that of the settings. β here is the weight of Ω, one minus that of the authors'
+    code, which draws it from 25 values by three splits of the shots.
     """
 
     card = MethodCard(
@@ -57,9 +60,7 @@ class LFA(Method):
             trained={"rotation": rotation},
             stored={"beta": torch.tensor(self.config.beta, device=backbone.device)},
         )
-        if len(data.val):
-            module.stored["beta"].fill_(self._search(module, backbone, data))
-        return module
+        return search_number(self, module, "beta", sorted(self.config.grid), backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         rotation = require_shape(module, "rotation", backbone.embed_dim, "image features of size")
@@ -71,14 +72,6 @@ class LFA(Method):
             return scale * F.normalize(mixed, dim=-1) @ text.T
 
         return classify
-
-    def _search(self, module: Module, backbone: Backbone, data: FewShotData) -> float:
-        def accuracy(beta: float) -> float:
-            tried = Module(module.trained, {"beta": torch.tensor(beta, device=backbone.device)})
-            logits = self.attach(tried, backbone, data.labels)(data.val.plain)
-            return float((logits.argmax(-1) == data.val.targets).float().mean())
-
-        return max(sorted(self.config.grid), key=accuracy)
 
 
 def procrustes(x: Tensor, y: Tensor) -> Tensor:

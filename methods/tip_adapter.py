@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,7 +12,6 @@ from torch import Tensor
 from compatbench.method import (
     Backbone,
     Classifier,
-    FeatureSet,
     FewShotData,
     Labels,
     Method,
@@ -59,11 +60,13 @@ class TipAdapter(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        module = Module(stored=build_cache(data) | weights(self.config, backbone))
-        return search_weights(module, self.config, backbone, data.labels, data.val)
+        return search_cache(Module(stored=build_cache(data)), self.config, backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        return attach_cache(module, backbone, labels)
+        keys = require_shape(module, "keys", backbone.embed_dim, "image features of size")
+        values = require_shape(module, "values", len(labels), "a number of classes of")
+        text = backbone.zero_shot(labels)
+        return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)
 
 
 def build_cache(data: FewShotData) -> dict[str, Tensor]:
@@ -72,50 +75,80 @@ def build_cache(data: FewShotData) -> dict[str, Tensor]:
     return {"keys": keys, "values": F.one_hot(data.train.targets, len(data.labels)).to(keys)}
 
 
-def weights(config: CacheConfig, backbone: Backbone) -> dict[str, Tensor]:
-    """α and β before the search, as tensors of the module."""
-    device = backbone.device
-    return {
-        "alpha": torch.tensor(config.alpha, device=device),
-        "beta": torch.tensor(config.beta, device=device),
-    }
+def cache_classifier(
+    module: Module,
+    backbone: Backbone,
+    text: Tensor,
+    affinity: Callable[[Tensor], Tensor],
+    values: Tensor,
+) -> Classifier:
+    """z = s · f̂ Wᵀ + α · exp(−β (1 − A(f̂))) V, with the module's α and β.
 
-
-def attach_cache(module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-    """The cache's logits added to those of the backbone's own zero-shot classifier."""
-    keys = require_shape(module, "keys", backbone.embed_dim, "image features of size")
-    values = require_shape(module, "values", len(labels), "a number of classes of")
+    Args:
+        text: class weights W, ``[C, e]``.
+        affinity: from normalised features ``[n, e]`` to A, ``[n, N]``.
+        values: V, ``[N, C]``.
+    """
     alpha, beta, scale = module["alpha"], module["beta"], backbone.logit_scale
-    text = backbone.zero_shot(labels)
 
     def classify(features: Tensor) -> Tensor:
         features = F.normalize(features, dim=-1)
-        affinity = features @ keys.T
-        return scale * features @ text.T + alpha * torch.exp(-beta * (1 - affinity)) @ values
+        weights = torch.exp(-beta * (1 - affinity(features)))
+        return scale * features @ text.T + alpha * weights @ values
 
     return classify
 
 
-@torch.no_grad()
-def search_weights(
-    module: Module, config: CacheConfig, backbone: Backbone, labels: Labels, val: FeatureSet
+def search_cache(
+    module: Module, config: CacheConfig, backbone: Backbone, data: FewShotData
 ) -> Module:
-    """The module with the α and β that classify the few-shot validation set best."""
-    if len(val) == 0:
-        return module
-    features = F.normalize(val.plain, dim=-1)
-    text_logits = backbone.logit_scale * features @ backbone.zero_shot(labels).T
-    distance = 1 - features @ module["keys"].T
-    best, chosen = -1.0, (config.alpha, config.beta)
+    """A module of keys and values with the α and β that classify the validation set best."""
+    features = F.normalize(data.val.plain, dim=-1)
+    alpha, beta, _ = search_grid(
+        config,
+        backbone.logit_scale * features @ backbone.zero_shot(data.labels).T,
+        features @ module["keys"].T,
+        [module["values"]],
+        data.val.targets,
+    )
+    return store(module, alpha=alpha, beta=beta)
+
+
+def store(module: Module, **numbers: float) -> Module:
+    """The module with numbers beside its tensors, of the type of the first."""
+    first = next(iter((module.trained | module.stored).values()))
+    tensors = {name: torch.tensor(value).to(first) for name, value in numbers.items()}
+    return Module(module.trained, module.stored | tensors)
+
+
+@torch.no_grad()
+def search_grid(
+    config: CacheConfig,
+    text_logits: Tensor,
+    affinity: Tensor,
+    values: Sequence[Tensor],
+    targets: Tensor,
+) -> tuple[float, float, int]:
+    """The first α and β, and the index of the values, that classify ``targets`` best.
+
+    Without validation images they are those of the settings, and 0.
+
+    Args:
+        text_logits: of the validation images, ``[n, C]``.
+        affinity: of the validation images to the keys, ``[n, N]``.
+        values: candidates for the values of the cache, each ``[N, C]``.
+    """
+    best, found = -1.0, (config.alpha, config.beta, 0)
     alphas = _grid(config.most_alpha, config.alpha_steps)
-    for beta in _grid(config.most_beta, config.beta_steps):
-        cache_logits = torch.exp(-beta * distance) @ module["values"]
-        logits = text_logits + torch.tensor(alphas)[:, None, None].to(text_logits) * cache_logits
-        accuracies = (logits.argmax(-1) == val.targets).float().mean(-1)
+    factors = torch.tensor(alphas)[:, None, None].to(text_logits)
+    for beta in _grid(config.most_beta, config.beta_steps) if len(targets) else ():
+        weights = torch.exp(-beta * (1 - affinity))
+        hits = [(text_logits + factors * (weights @ v)).argmax(-1) == targets for v in values]
+        accuracies = torch.stack([hit.float().mean(-1) for hit in hits], dim=1)
         if (peak := float(accuracies.max())) > best:
-            best, chosen = peak, (alphas[int(accuracies.argmax())], beta)
-    alpha, beta = (torch.tensor(value, device=backbone.device) for value in chosen)
-    return Module(module.trained, module.stored | {"alpha": alpha, "beta": beta})
+            index = int(accuracies.argmax())
+            best, found = peak, (alphas[index // len(values)], beta, index % len(values))
+    return found
 
 
 def _grid(most: float, steps: int) -> list[float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from compatbench.method import Backbone, Classifier, FewShotData, Labels, MethodCard, Module
+from compatbench.method import Backbone, FewShotData, MethodCard, Module
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
 
-from .tip_adapter import CacheConfig, attach_cache, build_cache, search_weights, weights
+from .tip_adapter import CacheConfig, TipAdapter, build_cache, search_cache, store
 
 
-class TipAdapterF(TrainedMethod):
+class TipAdapterF(TrainedMethod, TipAdapter):
     """Tip-Adapter with trainable keys; the values stay one-hot.
 
     Zhang et al., section 3.3. Recipe: AdamW at 1e-3 (eps 1e-4, weight decay 0.01), a
@@ -44,14 +44,8 @@ class TipAdapterF(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         cache = build_cache(data)
-        return Module(
-            trained={"keys": cache["keys"].clone()},
-            stored={"values": cache["values"]} | weights(self.config, backbone),
-        )
+        module = Module({"keys": cache["keys"].clone()}, {"values": cache["values"]})
+        return store(module, alpha=self.config.alpha, beta=self.config.beta)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        module = super().fit(backbone, data, rng)
-        return search_weights(module, self.config, backbone, data.labels, data.val)
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        return attach_cache(module, backbone, labels)
+        return search_cache(super().fit(backbone, data, rng), self.config, backbone, data)

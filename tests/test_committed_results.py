@@ -38,10 +38,11 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
 
 
 def test_every_method_is_ranked(page) -> None:
-    [upgrade], [shots] = page.expected.upgrades, page.expected.shots
-    standings = {one.standing.info.name: one.standing for one in page.ranks(upgrade, shots)}
-    assert sorted(standings) == sorted(METHODS)
-    assert {standing.state for standing in standings.values()} == {"complete"}
+    [shots] = page.expected.shots
+    for upgrade in page.expected.upgrades:
+        standings = {one.standing.info.name: one.standing for one in page.ranks(upgrade, shots)}
+        assert sorted(standings) == sorted(METHODS)
+        assert {standing.state for standing in standings.values()} == {"complete"}
 
 
 def zero_shot(page, task: str, backbone: str) -> float:
@@ -55,14 +56,18 @@ def zero_shot(page, task: str, backbone: str) -> float:
     return row.accuracy
 
 
-def test_the_upgrade_is_an_upgrade(page) -> None:
-    source, target = SUITE.upgrades[0]
+@pytest.mark.parametrize(
+    ("target", "least"),
+    # docs/mini-suite.md says that the second falls short of the 3 points of a real upgrade.
+    [("mini-eva-clip", 3), ("mini-eva-clip-anew", 2.5)],
+)
+def test_the_upgrade_is_an_upgrade(page, target: str, least: float) -> None:
     tasks = suite_tasks(SUITE)
-    gains = [zero_shot(page, task, target) - zero_shot(page, task, source) for task in tasks]
-    assert sum(gains) / len(gains) >= 3
+    gains = [zero_shot(page, task, target) - zero_shot(page, task, "mini-clip") for task in tasks]
+    assert sum(gains) / len(gains) >= least
 
 
-@pytest.mark.parametrize("backbone", SUITE.upgrades[0])
+@pytest.mark.parametrize("backbone", sorted({name for path in SUITE.upgrades for name in path}))
 @pytest.mark.parametrize("task", suite_tasks(SUITE))
 def test_zero_shot_is_far_above_chance(page, task: str, backbone: str) -> None:
     chance = 100 / len(task_cards.read(task).classes)

@@ -10,6 +10,26 @@ class CompatbenchError(Exception):
     """
 
 
+class BackboneError(CompatbenchError):
+    """A backbone that cannot be had as it was asked for.
+
+    Args:
+        problem: what is wrong.
+        fix: what to do about it.
+    """
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem, fix)
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.fix}"
+
+
+class MissingWeights(BackboneError):
+    """A backbone whose weights are not on this machine."""
+
+
 class CompatbenchWarning(UserWarning):
     """Something was repaired or left out; the run goes on."""
 

@@ -22,9 +22,12 @@ from compatbench.source import hash_code
 from compatbench.task import Sample, Task
 from compatbench.views import View
 
-BATCH = 128
-PART = 2 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
-DECODERS = 4  # threads that read and decode images while the backbone computes
+BATCH = 64
+PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
+# Threads that read and decode images while an accelerator computes. On the processor, where
+# the backbone takes longer than any image, more than one would only wait for each other.
+DECODERS = 4
+WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 MOST_IN_MEMORY = 512 * 2**20  # bytes; what a process keeps of the entries it used last
 
 # Told the images encoded so far, and how many there are.
@@ -46,19 +49,30 @@ class FeatureCache:
         self._memory: dict[str, Tensor] = {}
 
     def features(
-        self, backbone: Backbone, task: Task, samples: Sequence[Sample], view: View | None = None
+        self,
+        backbone: Backbone,
+        task: Task,
+        samples: Sequence[Sample],
+        view: View | None = None,
+        split: Sequence[Sample] | None = None,
     ) -> Tensor:
         """Features of samples under a view, not normalised, ``[samples, e]``, float32.
+
+        Args:
+            split: where the samples were drawn from. Draws that are a large part of it share
+                what is encoded, seed by seed.
 
         Raises:
             CompatbenchError: an image cannot be read, or the cache cannot be written.
         """
         view = view or View()
-        key = _key(backbone, task, samples, view)
+        encoded, rows = _cover(samples, split)
+        key = _key(backbone, task, encoded, view)
         if key not in self._memory:
-            entry = self._entry(backbone, task, samples, view)
+            entry = self._entry(backbone, task, encoded, view)
             self._remember(key, entry.to(backbone.device))
-        return self._memory[key]
+        features = self._memory[key]
+        return features if rows is None else features[rows.to(features.device)]
 
     def tokens(
         self,
@@ -67,19 +81,26 @@ class FeatureCache:
         samples: Sequence[Sample],
         wanted: ImageInput,
         view: View | None = None,
+        split: Sequence[Sample] | None = None,
     ) -> StoredRows:
         """What a classifier takes for samples instead of features; it stays on disk.
+
+        Args:
+            split: as above.
 
         Raises:
             NotTransferable: the backbone's image tower cannot give it.
             CompatbenchError: as above.
         """
         view = view or View()
+        encoded, rows = _cover(samples, split)
         parts = [
-            self._entry(backbone, task, samples[i : i + PART], view, wanted)
-            for i in range(0, len(samples), PART)
+            self._entry(backbone, task, encoded[i : i + PART], view, wanted)
+            for i in range(0, len(encoded), PART)
         ]
-        return StoredRows(parts, PART, backbone.device)
+        if rows is None:
+            rows = torch.arange(len(encoded))
+        return StoredRows(parts, PART, rows, backbone.device)
 
     def _entry(
         self,
@@ -139,28 +160,41 @@ class StoredRows:
 
     Args:
         parts: the entries, ``[size, ...]`` each, the last perhaps shorter.
+        rows: which rows of the entries, in which order, ``[N]``.
         device: where the rows are handed out.
     """
 
-    def __init__(self, parts: Sequence[Tensor], size: int, device: torch.device) -> None:
+    def __init__(
+        self, parts: Sequence[Tensor], size: int, rows: Tensor, device: torch.device
+    ) -> None:
         self._parts = parts
         self._size = size
+        self._rows = rows
         self._device = device
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
+        return len(self._rows)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of an index ``[n]``, ``[n, ...]``."""
         size = self._size
-        rows = [self._parts[i // size][i % size] for i in index.tolist()]
+        rows = [self._parts[i // size][i % size] for i in self._rows[index.cpu()].tolist()]
         return torch.stack(rows).to(self._device)
 
     def batches(self) -> Iterator[Tensor]:
         """All rows in order, a batch at a time."""
-        for part in self._parts:
-            for batch in part.split(BATCH):
-                yield batch.to(self._device)
+        for index in torch.arange(len(self)).split(BATCH):
+            yield self[index]
+
+
+def _cover(
+    samples: Sequence[Sample], split: Sequence[Sample] | None
+) -> tuple[Sequence[Sample], Tensor | None]:
+    """What to encode for samples, and their rows in it if it is more than they are."""
+    if split is None or len(samples) < WHOLE * len(split):
+        return samples, None
+    places = {sample.id: i for i, sample in enumerate(split)}
+    return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
 
 
 def _batches(
@@ -174,7 +208,7 @@ def _batches(
         image = view.apply(task.source.image(sample), sample.id, side)
         return backbone.preprocess(image)  # type: ignore[return-value]
 
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with ThreadPoolExecutor(1 if backbone.device.type == "cpu" else DECODERS) as pool:
         chunks = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
         following = [pool.submit(load, sample) for sample in chunks[0]]
         for chunk in [*chunks[1:], ()]:
@@ -205,15 +239,15 @@ def _key(
     code = [hash_code(Path(__file__)), hash_code(Path(compatbench.views.__file__))]
     if wanted != FEATURES:
         folder = Path(compatbench.backbone.__file__).parent
-        code += [hash_code(path) for path in sorted(folder.glob("image*.py"))]
+        files = [*folder.glob("image*.py"), folder / "attention.py", folder / "mlp.py"]
+        code += [hash_code(path) for path in sorted(files)]
     return sha256_json(
         [
-            backbone.card.sha256,
+            backbone.weights_key,
             backbone.card.config,
             backbone.preprocess_settings,
             str(backbone.dtype),
-            task.source.fingerprint(),
-            [sample.id for sample in samples],
+            task.source.fingerprint(samples),
             view.settings,
             [wanted.kind, wanted.block],
             code,

@@ -37,15 +37,17 @@ def make_workload() -> Workload:
 
 
 def wrap(model: Any, name: str) -> Backbone:
-    card = BackboneCard(
-        name=name,
-        title=name,
-        config=name,
-        weights="none",
-        sha256="0" * 64,
-        tokenizer=None,
-        lineage="",
-        licence="none",
+    card = BackboneCard.model_validate(
+        {
+            "name": name,
+            "title": name,
+            "config": name,
+            "weights": "none",
+            "sha256": "0" * 64,
+            "tokenizer": None,
+            "lineage": "",
+            "licence": "none",
+        }
     )
     return Backbone(card, model, torch.device("cpu"))
 

@@ -210,6 +210,8 @@ def test_a_name_that_could_leave_a_folder_is_refused(name: str) -> None:
             BackboneCard.model_validate(values | {field: name})
     suite = dict(name="s", title="t", upgrades=[["a", "b"]], tasks=["t"], shots=[1], seeds=[1])
     SuiteCard.model_validate(suite)
+    if name == "a/b":  # a model and a tag
+        return
     with pytest.raises(ValueError, match="upgrades"):
         SuiteCard.model_validate(suite | {"upgrades": [["a", name]]})
 

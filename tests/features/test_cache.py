@@ -63,8 +63,8 @@ class FakeTask:
         self.samples = [Sample(f"image {i}", 0) for i in range(self.count)]
         self.source = self
 
-    def fingerprint(self) -> str:
-        return self.images
+    def fingerprint(self, samples: list[Sample]) -> str:
+        return f"{self.images} {[sample.id for sample in samples]}"
 
     def image(self, sample: Sample) -> Image.Image:
         number = int(sample.id.split()[1])
@@ -152,6 +152,31 @@ def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None
     batches = list(tokens.batches())
     assert torch.equal(torch.cat(batches), expected)
     assert max(len(batch) for batch in batches) == BATCH
+
+
+@pytest.mark.parametrize(("drawn", "encoded"), [(4, 4), (5, 10), (10, 10)])
+def test_draws_that_cover_half_a_split_share_what_is_encoded(
+    tmp_path: Path, drawn: int, encoded: int
+) -> None:
+    task, cache, wanted = FakeTask(count=10), FeatureCache(tmp_path), ImageInput("hidden")
+    draws = [task.samples[:drawn], task.samples[::-1][:drawn]]
+    backbone, plain = FakeBackbone(), FakeBackbone()
+    features = [cache.features(backbone, task, d, split=task.samples) for d in draws]  # type: ignore[arg-type]
+    assert backbone.encoded == (encoded if encoded == 10 else 2 * encoded)
+    tokens = [cache.tokens(backbone, task, d, wanted, split=task.samples) for d in draws]  # type: ignore[arg-type]
+    alone = FeatureCache(tmp_path / "alone")
+    for i, draw in enumerate(draws):
+        assert torch.equal(features[i], alone.features(plain, task, draw))  # type: ignore[arg-type]
+        expected = alone.tokens(plain, task, draw, wanted)  # type: ignore[arg-type]
+        assert len(tokens[i]) == len(expected) == drawn
+        assert torch.equal(
+            torch.cat(list(tokens[i].batches())), torch.cat(list(expected.batches()))
+        )
+
+
+def test_no_samples_of_an_empty_split_have_no_features(tmp_path: Path) -> None:
+    cache, task = FeatureCache(tmp_path), FakeTask(count=0)
+    assert cache.features(FakeBackbone(), task, [], split=[]).shape == (0, 3)  # type: ignore[arg-type]
 
 
 def test_tokens_are_computed_once_and_a_part_at_a_time(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
-from compatbench.method.module import load_module
+from compatbench.method.module import SCHEMA, load_module
+from compatbench.tensorfiles import save_tensors
 
 ABOUT = {"method": "toy", "seed": 1, "config": {"epochs": 3, "name": "ä"}}
 
@@ -106,10 +107,10 @@ def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
         "null",
         "not JSON",
         '{"schema": "compatbench-module-0"}',
-        '{"schema": "compatbench-module-1"}',
-        '{"schema": "compatbench-module-1", "trained": 1, "about": {}, "sha256": ""}',
-        '{"schema": "compatbench-module-1", "trained": [[]], "about": {}, "sha256": ""}',
-        '{"schema": "compatbench-module-1", "trained": [], "about": [], "sha256": 0}',
+        '{"schema": "compatbench-module-2"}',
+        '{"schema": "compatbench-module-2", "about": 1, "sha256": ""}',
+        '{"schema": "compatbench-module-2", "about": [], "sha256": ""}',
+        '{"schema": "compatbench-module-2", "about": {}, "sha256": 0}',
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, header: str | None) -> None:
@@ -136,8 +137,7 @@ def test_the_header_can_be_read_by_others(tmp_path: Path) -> None:
     raw = (tmp_path / "m").read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     ours = json.loads(header["__metadata__"]["compatbench"])
-    assert ours["trained"] == ["bias", "context"]
-    assert ours["about"] == ABOUT
+    assert ours["about"] == {"trained": ["bias", "context"], "about": ABOUT}
 
 
 def test_a_name_is_either_trained_or_stored() -> None:
@@ -177,3 +177,13 @@ def test_a_view_into_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
     Module({"x": large.T[1:3]}).save(tmp_path / "m", {})
     loaded, _ = load_module(tmp_path / "m")
     assert loaded["x"].tolist() == [[1, 5, 9], [2, 6, 10]]
+
+
+@pytest.mark.parametrize("about", [{}, {"trained": 1, "about": {}}, {"trained": [], "about": 1}])
+def test_a_whole_file_that_does_not_say_what_was_trained_is_refused(
+    tmp_path: Path, about: dict[str, object]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_tensors(path, {"context": torch.zeros(2)}, SCHEMA, about)
+    with pytest.raises(CompatbenchError, match=r"m\.safetensors is not a compatbench module"):
+        load_module(path)

@@ -163,6 +163,7 @@ def test_the_module_is_prompts_and_attention(clip: Backbone, data: FewShotData) 
 SETTINGS = {
     "heads": dict(heads=4),
     "cross-attention": dict(attention="cross"),
+    "prompts-alone": dict(attention="prompts", heads=2),
     "output projection": dict(output_projection=True),
     "residual": dict(residual=True),
     "all": dict(heads=2, attention="cross", output_projection=True, residual=True),
@@ -184,7 +185,7 @@ def contexts_of_a_setting(
     contexts = []
     for name in labels.names:
         words = tower.token_embedding.weight[backbone.tokenizer.encode(name)]  # type: ignore[index, union-attr]
-        seen = torch.cat([prompts, words]) if attention == "self" else words
+        seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
         parts = []
         for h in range(heads):
             columns = slice(h * width, (h + 1) * width)

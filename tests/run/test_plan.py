@@ -12,8 +12,9 @@ from compatbench.cards.suites import suite_tasks
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
+from compatbench.run.configs import resolve_config
 from compatbench.run.keys import data_key
-from compatbench.run.plan import missing_records, plan, plan_cells, resolve_config
+from compatbench.run.plan import missing_records, plan, plan_cells
 from compatbench.run.store import RunStore
 
 REGISTRY = builtin_methods()

@@ -64,6 +64,16 @@ def test_zero_shot_figures_of_all_methods_agree(smoke: Path) -> None:
     assert all(row["correct"] == row["zero_shot_correct"] for row in zero_shot)
 
 
+def test_flips_and_accuracies_tell_the_same(smoke: Path) -> None:
+    for rows in read_results(smoke).values():
+        [source] = [row for row in rows if row["backbone"] == row["source"]]
+        [target] = [row for row in rows if row["backbone"] != row["source"]]
+        assert source["negative_flips"] == source["positive_flips"] == ""
+        change = int(target["correct"]) - int(source["correct"])
+        assert change == int(target["positive_flips"]) - int(target["negative_flips"])
+        assert 0 < float(source["ece"]) < 100
+
+
 def test_modules_are_saved_and_name_their_cell(smoke: Path) -> None:
     for key, (_, cell) in cells(smoke).items():
         module, about = load_module(smoke / "runs" / "modules" / key[:2] / f"{key}.safetensors")

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from compatbench.backbone.build import build_model, build_tokenizer
 from compatbench.backbone.image import DENSE, FEATURES, ImageInput, ImageTower
+from compatbench.backbone.loading import read_backbone, weights_key
 from compatbench.backbone.memory import memory_budget, set_memory_budget
 from compatbench.backbone.prompts import Prompts, pad_rows
 from compatbench.backbone.text import TextTower
-from compatbench.cards import BackboneCard, backbone_cards
+from compatbench.backbone.tokens import examine_tokenizer
+from compatbench.cards import BackboneCard
 from compatbench.errors import CompatbenchError
 from compatbench.labels import Labels
 
@@ -42,21 +44,24 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
-    """Loads the backbone that a card names.
+    """Loads the backbone that a name means.
 
     Args:
+        name: of a card, or one that needs no card: ``MODEL/TAG``, ``MODEL@FILE``,
+            ``local-dir:FOLDER``, ``hf:FOLDER``.
         precision: ``fp32`` or ``bf16``, of the frozen towers.
 
     Raises:
-        CompatbenchError: no such card, or weights that are missing, damaged or do not fit.
+        CompatbenchError: no such backbone, or weights that are missing, damaged or do not fit.
     """
-    card = backbone_cards.read(name)
+    card = read_backbone(name)
+    key = weights_key(card)
     model = build_model(card)
     scale = model.logit_scale.detach().clone()  # type: ignore[operator, union-attr]
     model = model.to(device, PRECISIONS[precision])
     # One number that multiplies every logit is not worth rounding.
     model.logit_scale.data = scale.to(device)  # type: ignore[union-attr]
-    return Backbone(card, model, torch.device(device))
+    return Backbone(card, model, torch.device(device), key)
 
 
 class Backbone:
@@ -67,20 +72,26 @@ class Backbone:
     backbone by asking for it.
 
     Attributes:
-        name: the card's name.
+        name: as it was asked for.
+        weights_key: hash of what decides its features, besides preprocessing and precision.
         embed_dim: size e of the joint space.
         token_width: width D of the text tower's token embeddings.
         logit_scale: the checkpoint's own factor s on cosine similarities.
     """
 
-    def __init__(self, card: BackboneCard, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, card: BackboneCard, model: nn.Module, device: torch.device, weights_key: str = ""
+    ) -> None:
         self.card = card
         self.name = card.name
         self.model = model
         self.device = device
+        self.weights_key = weights_key or card.sha256 or ""
         self.dtype = next(model.visual.parameters()).dtype  # type: ignore[union-attr]
         self.text = TextTower(model, card.name)
         self.tokenizer = build_tokenizer(card, self.text.context_length)
+        self.text_tokens = examine_tokenizer(self.tokenizer, card.name)
+        self.text.pad_with(self.text_tokens.pad)
         self.token_width = self.text.width
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
         self._text_features: dict[tuple[str, ...], Tensor] = {}
@@ -124,14 +135,16 @@ class Backbone:
         """
         images = images.to(self.device, self.dtype)
         if wanted.kind == "features":
-            return self._widen(self.model.visual(images))  # type: ignore[operator]
+            features = self.model.visual(images)  # type: ignore[operator]
+            # Some towers give their tokens, too (CoCa).
+            return self._widen(features[0] if isinstance(features, tuple) else features)
         if wanted.kind == "dense":
             return self.image.encode_dense(self.image.embed(images))
         return self.image.embed(images, wanted.block)
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, without start and end."""
-        return list(self.tokenizer.encode(text))
+        return self.text_tokens.encode(text)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings ``[..., D]`` of ids ``[...]``, constant."""
@@ -149,6 +162,8 @@ class Backbone:
     def prompts(self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = ()) -> Prompts:
         """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
 
+        A tower without start-of-text (SigLIP) gets none.
+
         Args:
             labels: the class names.
             context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
@@ -156,36 +171,40 @@ class Backbone:
                 second block, the third, and so on, each ``[m, D]`` with ``m <= M``.
         """
         suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
-        start = self.embed(torch.tensor([self.tokenizer.sot_token_id]))
+        start = self._embed_start()
+        first = len(start)
         if context.ndim == 2:
-            return Prompts(torch.cat([start, context]), suffix, lengths, tuple(deep))
+            prefix = torch.cat([start, context])
+            return Prompts(prefix, suffix, lengths, tuple(deep), start=first)
         if len(context) != len(labels.names):
             raise CompatbenchError(
                 f"{len(context)} contexts were given for {len(labels.names)} classes"
             )
         length = context.shape[1]
         own = torch.cat([context, suffix], dim=1)
-        return Prompts(start, own, tuple(n + length for n in lengths), tuple(deep))
+        lengths = tuple(n + length for n in lengths)
+        return Prompts(start, own, lengths, tuple(deep), start=first)
 
     def image_prompts(self, labels: Labels, contexts: Tensor) -> Prompts:
         """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
         suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
-        start = self.embed(torch.tensor([self.tokenizer.sot_token_id]))
-        prefix = torch.cat([start.expand(len(contexts), 1, -1), contexts], dim=1)
-        return Prompts(prefix, suffix, lengths)
+        start = self._embed_start()
+        prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts], dim=1)
+        return Prompts(prefix, suffix, lengths, start=len(start))
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
         """Plain texts as prompts; the tokens they begin with alike are the shared prefix."""
         if texts not in self._text_prompts:
             ids = [
-                [self.tokenizer.sot_token_id, *self.tokens(text), self.tokenizer.eot_token_id]
+                [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end]
                 for text in texts
             ]
             shared = _common_prefix(ids)
             suffix = self.embed(pad_rows([row[shared:] for row in ids]))
-            prefix = self.embed(torch.tensor(ids[0][:shared]))
+            prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
             lengths = tuple(len(row) - shared for row in ids)
-            self._text_prompts[texts] = Prompts(prefix, suffix, lengths)
+            first = len(self.text_tokens.start)
+            self._text_prompts[texts] = Prompts(prefix, suffix, lengths, start=first)
         return self._text_prompts[texts]
 
     def encode_prompts(
@@ -199,7 +218,7 @@ class Backbone:
         Returns:
             ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
         """
-        if len(prompts.prefix) == 0:  # prompts of no image
+        if prompts.prefix.ndim == 3 and len(prompts.prefix) == 0:  # prompts of no image
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
         return self.text.encode(prompts, weights)
 
@@ -227,10 +246,14 @@ class Backbone:
         features = [self.zero_shot(labels, template) for template in labels.templates]
         return F.normalize(torch.stack(features).mean(0), dim=-1)
 
+    def _embed_start(self) -> Tensor:
+        """Embeddings of what every text begins with, ``[start, D]``; perhaps no rows."""
+        return self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
+
     def _embed_rows(self, texts: tuple[str, ...], end: bool) -> tuple[Tensor, tuple[int, ...]]:
         key = (*texts, str(end))
         if key not in self._name_rows:
-            tail = [self.tokenizer.eot_token_id] if end else []
+            tail = self.text_tokens.end if end else ()
             ids = [[*self.tokens(text), *tail] for text in texts]
             self._name_rows[key] = self.embed(pad_rows(ids)), tuple(len(row) for row in ids)
         return self._name_rows[key]
@@ -242,4 +265,4 @@ def _common_prefix(rows: list[list[int]]) -> int:
     shared = 0
     while shared < most and len({row[shared] for row in rows}) == 1:
         shared += 1
-    return max(shared, 1)
+    return shared

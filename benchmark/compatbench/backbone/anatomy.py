@@ -1,4 +1,4 @@
-"""What a text tower of open_clip is made of, read from its parts and never from its name."""
+"""What a text tower is made of, read from its parts and never from its name."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Anatomy:
         pad_mask: padding is hidden from the other rows of a bidirectional tower.
         pad: token id of the padding.
         standard_blocks: all blocks are pre-norm blocks around ``nn.MultiheadAttention``.
+        pads_by_place: padding is what stands behind the text (transformers); elsewhere it is
+            all that has the id of padding.
     """
 
     token_embedding: nn.Embedding
@@ -39,6 +41,7 @@ class Anatomy:
     pad_mask: bool
     pad: int
     standard_blocks: bool
+    pads_by_place: bool = False
 
     @property
     def context_length(self) -> int:
@@ -53,6 +56,12 @@ class Anatomy:
     def sees_past_only(self) -> bool:
         """Nothing after the end-of-text token can change the feature."""
         return self.mask is not None and self.pools_end_of_text
+
+    @property
+    def padding_unseen(self) -> bool:
+        """Rows of padding can be left out: nothing that counts attends to them."""
+        hidden = self.pad_mask and self.class_token is None and self.pool != "last"
+        return self.sees_past_only or hidden
 
     def project(self, rows: Tensor) -> Tensor:
         """From the tower's width to the joint space, ``[..., e]``."""
@@ -70,6 +79,9 @@ def examine(model: nn.Module, name: str) -> Anatomy:
         CompatbenchError: a part is of a kind that is not understood; run as something else,
             it would give plausible features that are silently wrong.
     """
+    own = getattr(model, "text_anatomy", None)
+    if callable(own):  # a model of another library
+        return own()  # type: ignore[return-value]
     text = getattr(model, "text", None)
     tower: Any = text if isinstance(text, nn.Module) else model
     try:

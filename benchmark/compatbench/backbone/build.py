@@ -1,4 +1,4 @@
-"""Builds a frozen open_clip model from a backbone card; weights are read without running code."""
+"""Builds a frozen model from a backbone card; weights are read without running code."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from compatbench.backbone.loading.convert import fit_tensors, is_openai
+from compatbench.backbone.loading.find import hub_cache
+from compatbench.backbone.loading.formats import read_tensors
+from compatbench.backbone.loading.keys import locate_weights
+from compatbench.backbone.loading.releases import (
+    model_config,
+    open_clip_name,
+    preprocessing,
+    uses_quick_gelu,
+    wrong_activation,
+)
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.cards import BackboneCard
-from compatbench.errors import CompatbenchError
-from compatbench.files import sha256_file
+from compatbench.errors import BackboneError
 from compatbench.folders import tasks_folder
 
 
@@ -22,54 +32,107 @@ def build_model(card: BackboneCard) -> nn.Module:
     """The card's model with its weights, float32, in evaluation mode, no gradients.
 
     Raises:
-        CompatbenchError: the weights are missing, damaged or of another architecture.
+        CompatbenchError: the weights are missing, damaged or of another architecture, or
+            were made with another activation than the model's.
     """
-    import open_clip
+    if card.provider == "hf":
+        from compatbench.backbone.hf import build_hugging_face
 
-    path = tasks_folder() / card.weights
-    state = load_weights(path, card)
-    register_mini_towers(tasks_folder())
-    with _quiet():
-        model = open_clip.create_model(card.config, pretrained=None, precision="fp32")
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CompatbenchError(
-            f"{path}: weights do not fit the architecture '{card.config}' of backbone "
-            f"'{card.name}': {detail}"
-        ) from None
+        return build_hugging_face(card)
+    path = locate_weights(card)
+    model = build_architecture(card)
+    model.load_state_dict(fit_weights(model, path, card), strict=True)
     return model.eval().requires_grad_(False)
 
 
-def load_weights(path: Path, card: BackboneCard) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file in float32 after its hash has been checked against the card."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
+    """The card's model with random weights and its own preprocessing.
 
-    if not path.is_file():
-        raise CompatbenchError(f"backbone '{card.name}': weights {path} are missing")
-    try:
-        if sha256_file(path) != card.sha256:
-            raise CompatbenchError(
-                f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not "
-                "the one on the card; restore the file (git checkout, or reinstall)"
+    Args:
+        device: ``meta`` for a model without any memory.
+
+    Raises:
+        BackboneError: open_clip cannot build it.
+    """
+    import open_clip
+
+    register_mini_towers(tasks_folder())
+    name = open_clip_name(card)
+    with _quiet(), torch.device(device):
+        try:
+            return open_clip.create_model(
+                name,
+                pretrained=None,
+                load_weights=False,
+                precision="fp32",
+                device=device,
+                force_preprocess_cfg=preprocessing(card),
+                pretrained_text=False,
             )
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise CompatbenchError(f"backbone '{card.name}': cannot read {path}: {error}") from None
+        except (RuntimeError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise BackboneError(
+                f"backbone '{card.name}': open_clip cannot build '{name}': {lines[0]}",
+                "mend the name, or the open_clip_config.json of the folder",
+            ) from None
+
+
+def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
+    """The tensors of a file by the model's names, in the file's own precision.
+
+    Raises:
+        BackboneError: the file is damaged, of another architecture, or of OpenAI's, which
+            needs QuickGELU.
+    """
+    tensors = read_tensors(path)
+    if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card.config):
+        raise wrong_activation(card.name, card.config, f"OpenAI's weights {path}", quick=True)
+    return fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 
 def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """open_clip's byte-pair tokenizer with the card's merges, or with CLIP's own."""
+    """The model's tokenizer: open_clip's byte pairs with the card's merges or CLIP's, or its own.
+
+    Raises:
+        BackboneError: its files are missing, or the package that reads them.
+    """
+    import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
-    if card.tokenizer is None:
-        return SimpleTokenizer(context_length=context_length)
-    path = tasks_folder() / card.tokenizer
-    if not path.is_file():
-        raise CompatbenchError(f"backbone '{card.name}': tokenizer {path} is missing")
-    return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
+    if card.tokenizer is not None:
+        path = tasks_folder() / card.tokenizer
+        if not path.is_file():
+            raise BackboneError(
+                f"backbone '{card.name}': tokenizer {path} is missing",
+                "restore the file (git checkout, or reinstall)",
+            )
+        return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
+    if card.provider == "hf":
+        from compatbench.backbone.hf import build_hugging_face_tokenizer
+
+        return build_hugging_face_tokenizer(card, context_length)
+    name = open_clip_name(card)
+    if card.config is not None and card.config not in open_clip.list_models():
+        return SimpleTokenizer(context_length=context_length)  # a model made in memory
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(
+                name, context_length=context_length, cache_dir=str(hub_cache())
+            )
+    except ImportError:
+        raise BackboneError(
+            f"backbone '{card.name}': its tokenizer needs the package transformers",
+            "pip install 'compatbench[hf]'",
+        ) from None
+    except (OSError, ValueError) as error:
+        text: dict[str, Any] = (model_config(card) or {}).get("text_cfg", {})
+        repository = text.get("hf_tokenizer_name") or name
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise BackboneError(
+            f"backbone '{card.name}': the tokenizer of {repository} is not on this machine: "
+            f"{lines[0]}",
+            f"where there is a network: hf download {repository} --include 'token*'",
+        ) from None
 
 
 @contextmanager

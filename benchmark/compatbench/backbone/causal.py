@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone.anatomy import Anatomy
+from compatbench.backbone.attention import attend, plan_chunk
 from compatbench.backbone.memory import Ledger
+from compatbench.backbone.mlp import is_quick, quick_mlp
 from compatbench.backbone.packing import Chunk, Layout, pack
 from compatbench.backbone.prompts import Prompts, replace_rows
 
@@ -30,8 +32,6 @@ Of 128 to 1,200 rows on an AMD EPYC (1 MiB of L2, 32 MiB of L3), 400 to 600 took
 
 ACCELERATOR_ROWS = 8192
 """Rows that keep an accelerator busy."""
-
-_QUICK = 1.702
 
 
 class CausalTower:
@@ -101,7 +101,6 @@ class CausalTower:
         images, shared, _ = prefix.shape
         rows = self._embed(chunk, suffix).expand(images, -1, -1)
         x = torch.cat([prefix, rows], dim=1)
-        mask = _expand_mask(chunk, images)
         memory = []
         for i, block in enumerate(self._blocks):
             if 0 < i <= len(deep):
@@ -109,8 +108,8 @@ class CausalTower:
             if swap is not None and i == swap.block:
                 shared_rows, rows = x.split([shared, chunk.rows], dim=1)
                 x = torch.cat([shared_rows, swap.apply(rows, chunk)], dim=1)
-            last = chunk.last if block is self._blocks[-1] else None
-            x, kept = block(x, shared, mask, last=last)
+            last = block is self._blocks[-1]
+            x, kept = block(x, chunk, shared, last=last)
             memory.append(kept)
         return self._features(x), *memory
 
@@ -119,12 +118,10 @@ class CausalTower:
     ) -> Tensor:
         images = len(memory[0])
         x = self._embed(chunk, suffix).expand(images, -1, -1)
-        mask = _expand_mask(chunk, images)
         for i, (block, kept) in enumerate(zip(self._blocks, memory, strict=True)):
             if swap is not None and i == swap.block:
                 x = swap.apply(x, chunk)
-            last = chunk.last if block is self._blocks[-1] else None
-            x, _ = block(x, 0, mask, kept, last)
+            x, _ = block(x, chunk, 0, kept, last=block is self._blocks[-1])
         return self._features(x)
 
     def _embed(self, chunk: Chunk, suffix: Tensor) -> Tensor:
@@ -175,105 +172,57 @@ def chunk_rows(anatomy: Anatomy) -> int:
     return max(64, CACHE // (4 * positions.shape[1] * positions.element_size()))
 
 
-def _expand_mask(chunk: Chunk, images: int) -> Tensor:
-    """One mask per group of every image, ``[B * groups, 1, size, P + size]``."""
-    return chunk.mask if images == 1 else chunk.mask.repeat(images, 1, 1, 1)
-
-
-def _quick_mlp(mlp: Any, x: Tensor) -> Tensor:
-    """An MLP with QuickGELU, ``u * sigmoid(1.702 u)``, as ``silu(1.702 u) / 1.702``.
-
-    The factors are those of the matrix products, and cost nothing; what is kept for the
-    gradient is half as much.
-    """
-    fc, proj = mlp.c_fc, mlp.c_proj
-    rows = x.flatten(0, 1)
-    hidden = torch.addmm(fc.bias, rows, fc.weight.T, beta=_QUICK, alpha=_QUICK)
-    out = torch.addmm(proj.bias, F.silu(hidden), proj.weight.T, alpha=1 / _QUICK)
-    return out.view_as(x)
-
-
 class _Block:
     """A pre-norm block over ``[B, P + R, D]``: rows of the prefix, then packed rows."""
 
     def __init__(self, block: Any) -> None:
-        from open_clip.transformer import QuickGELU
-
         self._block = block
         self._heads: int = block.attn.num_heads
-        self._quick = type(block.mlp.gelu) is QuickGELU
+        self._quick = is_quick(block.mlp)
 
     def __call__(
         self,
         x: Tensor,
+        chunk: Chunk,
         shared: int,
-        mask: Tensor,
         memory: Tensor | None = None,
-        last: Tensor | None = None,
+        last: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The block's output, and the keys and values of the prefix, ``[B, P, 2D]``.
+        """The block's output, and the projections of the prefix, ``[B, P, 3D]``.
 
         Args:
             x: the first ``shared`` rows are the prefix; without any, ``memory`` stands for it.
-            mask: what is added to the scores, ``[B * groups, 1, size, P + size]``.
+            chunk: what the rows behind the prefix are.
             memory: what this block returned for the prefix.
-            last: packed rows that alone are wanted, ``[n]``; the output is ``[B, n, D]``.
+            last: the end-of-text rows alone are wanted; the output is ``[B, n, D]``.
         """
         attention = self._block.attn
-        width = x.shape[-1]
         qkv = F.linear(self._block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-        mixed = []
         if memory is None:
-            prefix, qkv = qkv.split([shared, qkv.shape[1] - shared], dim=1)
-            query, memory = prefix.split([width, 2 * width], dim=-1)
-            if last is None:
-                mixed.append(self._mix_prefix(query, memory))
-            else:
-                x = x[:, shared:]
-        query, own = qkv.split([width, 2 * width], dim=-1)
-        mixed.append(self._mix(query, own, memory, mask))
-        both = mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
-        if last is not None:
-            x, both = x.index_select(1, last), both.index_select(1, last)
-        return self._finish(x, both), memory
+            memory = qkv[:, :shared].clone()  # a view would keep all of it
+        else:
+            qkv = torch.cat([memory, qkv], dim=1)
+        mixed = attend(qkv, plan_chunk(chunk, len(qkv), self._heads, shared > 0, last))
+        if last:
+            x = x.index_select(1, chunk.last + shared)
+        return self._finish(x, mixed), memory
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         block = self._block
         x = x + block.ls_1(block.attn.out_proj(mixed))
         rows = block.ln_2(x)
-        return x + block.ls_2(_quick_mlp(block.mlp, rows) if self._quick else block.mlp(rows))
-
-    def _mix_prefix(self, query: Tensor, memory: Tensor) -> Tensor:
-        """Causal self-attention of the prefix, ``[B, P, D]``."""
-        key, value = memory.chunk(2, dim=-1)
-        query, key, value = (
-            y.unflatten(-1, (self._heads, -1)).transpose(1, 2) for y in (query, key, value)
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return mixed.transpose(1, 2).flatten(2)
-
-    def _mix(self, query: Tensor, own: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Each packed row attends to the prefix and to its own suffix's past, ``[B, R, D]``."""
-        images = len(memory)
-        size = mask.shape[2]
-        groups = len(mask) // images
-        query = query.reshape(images * groups, size, self._heads, -1).transpose(1, 2)
-        before = memory[:, None].expand(-1, groups, -1, -1).unflatten(-1, (2, self._heads, -1))
-        own = own.unflatten(1, (groups, size)).unflatten(-1, (2, self._heads, -1))
-        both = torch.cat([before, own], dim=2).flatten(0, 1)
-        key, value = both.transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return mixed.transpose(1, 2).reshape(images, groups * size, -1)
+        return x + block.ls_2(quick_mlp(block.mlp, rows) if self._quick else block.mlp(rows))
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
         width = self._block.attn.embed_dim
         hidden = self._block.mlp.c_fc.out_features
         rows = images * (shared + chunk.rows)
-        keys = images * chunk.groups * chunk.mask.shape[-1]
-        # Inputs of both norms, queries (with own keys and values), what was attended to,
-        # the hidden rows; then the keys and values with the prefix's own copied in.
-        values = rows * (6 * width + hidden) + keys * 2 * width
-        if learned:  # outputs of both norms, and of the activation, for the matrices' gradients
-            values += rows * (2 * width + hidden)
+        size, keys = chunk.mask.shape[2:]
+        groups = chunk.groups + -(-shared // size)
+        # Inputs of both norms, the hidden rows; gathered queries, keys and values, and scores.
+        values = rows * (2 * width + hidden)
+        values += images * groups * (size * width + keys * 2 * width + self._heads * size * keys)
+        if learned:  # what the matrices' gradients need: outputs of norms, attention, activation
+            values += rows * (3 * width + hidden)
         return values * chunk.mask.element_size()

@@ -10,6 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.anatomy import is_standard
+from compatbench.backbone.attention import attend, plan_images
+from compatbench.backbone.mlp import is_quick, quick_mlp
+
+FEW_TOKENS = 64
+"""Up to so many tokens, products of small matrices cost the processor less than a call that
+never writes the scores down."""
 
 Added = Mapping[str, Callable[[Tensor], Tensor]]
 """For ``q``, ``k`` or ``v``: a function of the projection's input ``[batch, tokens, width]``
@@ -22,16 +28,25 @@ class ClipBlock:
     def __init__(self, block: Any) -> None:
         self._block = block
         self._heads: int = block.attn.num_heads
+        self._quick = is_quick(block.mlp)
 
     def __call__(self, x: Tensor, added: Added, rows: int) -> Tensor:
         """The first ``rows`` rows of the block's output, ``[batch, rows, width]``."""
         block, attention = self._block, self._block.attn
         normed = block.ln_1(x)
         qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-        q, k, v = (_split(y, self._heads) for y in _add(qkv.chunk(3, dim=-1), added, normed))
-        mixed = _merge(F.scaled_dot_product_attention(q[:, :, :rows], k, v))
-        x = x[:, :rows] + block.ls_1(attention.out_proj(mixed))
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        if added:
+            qkv = torch.cat(_add(qkv.chunk(3, dim=-1), added, normed), dim=-1)
+        x = x[:, :rows] + block.ls_1(attention.out_proj(self._attend(qkv, rows)))
+        normed = block.ln_2(x)
+        return x + block.ls_2(quick_mlp(block.mlp, normed) if self._quick else block.mlp(normed))
+
+    def _attend(self, qkv: Tensor, rows: int) -> Tensor:
+        batch, tokens, _ = qkv.shape
+        if qkv.device.type == "cpu" and tokens <= FEW_TOKENS:
+            return attend(qkv, plan_images(batch, tokens, rows, self._heads, qkv.device))
+        q, k, v = (_split(y, self._heads) for y in qkv.chunk(3, dim=-1))
+        return _merge(F.scaled_dot_product_attention(q[:, :, :rows], k, v))
 
 
 class EvaBlock:

@@ -20,9 +20,9 @@ GROUP = 32
 """Rows of a group that hold several suffixes; longer suffixes make longer groups."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
-    """Groups that go through the tower together.
+    """Groups that go through the tower together; it equals itself alone.
 
     Attributes:
         source: packed row ``r`` is row ``source[r]`` of the suffixes ``[n * S, D]``, ``[R]``.

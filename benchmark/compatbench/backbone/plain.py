@@ -27,7 +27,7 @@ class PlainTower:
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
         anatomy = self._anatomy
-        length = prompts.longest if anatomy.sees_past_only else anatomy.context_length
+        length = prompts.longest if anatomy.padding_unseen else anatomy.context_length
         prefix = prompts.prefix if prompts.prefix.ndim == 3 else prompts.prefix[None]
         suffix, device = prompts.suffix, prompts.suffix.device
         lengths = torch.tensor(prompts.lengths, device=device)
@@ -64,7 +64,11 @@ class PlainTower:
         """Features of a few classes with one prefix ``[1, P, D]``, ``[n, e]``."""
         anatomy = self._anatomy
         x = self._pad(length, prefix, suffix, lengths)
-        hidden = self._padding(x) if anatomy.pad_mask or anatomy.class_token is not None else None
+        hidden = None
+        if anatomy.pads_by_place:
+            hidden = torch.arange(length, device=x.device) >= prefix.shape[1] + lengths[:, None]
+        elif anatomy.pad_mask or anatomy.class_token is not None:
+            hidden = self._padding(x)
         if anatomy.class_token is not None:
             x = torch.cat([x, anatomy.class_token.expand(len(x), 1, -1)], dim=1)
         x = x + anatomy.positions[: x.shape[1]]

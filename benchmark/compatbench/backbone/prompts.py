@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, NotTransferable
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Prompts:
         deep: what replaces the m rows after start-of-text before blocks 1, 2, ..., each
             ``[m, D]`` (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
         swap: what replaces the first rows of the suffixes in an inner block, if anything.
+        start: rows of start-of-text that the prefix begins with; towers such as SigLIP's have
+            none.
     """
 
     prefix: Tensor
@@ -51,6 +53,7 @@ class Prompts:
     lengths: tuple[int, ...]
     deep: tuple[Tensor, ...] = ()
     swap: Swap | None = None
+    start: int = 1
 
     @property
     def shared(self) -> int:
@@ -68,7 +71,8 @@ class Prompts:
             return self
         deep = tuple(tensor.to(dtype) for tensor in self.deep)
         swap = self.swap and Swap(self.swap.block, self.swap.rows.to(dtype))
-        return Prompts(self.prefix.to(dtype), self.suffix.to(dtype), self.lengths, deep, swap)
+        prefix, suffix = self.prefix.to(dtype), self.suffix.to(dtype)
+        return Prompts(prefix, suffix, self.lengths, deep, swap, self.start)
 
     @property
     def need_gradients(self) -> bool:
@@ -78,11 +82,18 @@ class Prompts:
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
-        """Raises CompatbenchError: too long a prompt, or deep prompts that have no place."""
+        """Raises CompatbenchError: too long a prompt, or deep prompts that have no place.
+
+        Deep prompts stand behind start-of-text: a tower without one raises NotTransferable.
+        """
         if self.longest > context_length:
             raise CompatbenchError(
                 f"a prompt of {self.longest} tokens does not fit the text tower's "
                 f"{context_length}; use fewer context tokens or a shorter class name"
+            )
+        if self.deep and self.start != 1:
+            raise NotTransferable(
+                "prompts of inner blocks stand behind start-of-text, which this tower has not"
             )
         if len(self.deep) >= blocks:
             raise CompatbenchError(
@@ -90,7 +101,7 @@ class Prompts:
                 f"text tower of {blocks} blocks"
             )
         longest = max((len(rows) for rows in self.deep), default=0)
-        if longest >= self.shared:
+        if self.deep and longest >= self.shared:
             raise CompatbenchError(
                 f"deep prompts replace {longest} rows after start-of-text, but the prompts "
                 f"share only {self.shared - 1}"
@@ -129,16 +140,16 @@ def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int
     """
     prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
     rows = torch.cat([prefix, prompts.suffix], dim=1)
-    order = []
+    first, order = prompts.start, []
     for count in names:
-        name, end = range(1 + context, 1 + context + count), rows.shape[1]
-        head, tail = range(1 + before), range(1 + before, 1 + context)
+        name, end = range(first + context, first + context + count), rows.shape[1]
+        head, tail = range(first + before), range(first + before, first + context)
         order.append([*head, *name, *tail, *range(name.stop, end)])
     index = torch.tensor(order, device=rows.device)[..., None]
     moved = rows.take_along_dim(index, dim=1)
-    shared = min(prompts.shared, 1 + before)
+    shared = min(prompts.shared, first + before)
     lengths = tuple(n + prompts.shared - shared for n in prompts.lengths)
-    return Prompts(prompts.prefix[:shared], moved[:, shared:], lengths)
+    return Prompts(prompts.prefix[:shared], moved[:, shared:], lengths, start=first)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:

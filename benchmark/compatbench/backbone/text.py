@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -33,6 +34,12 @@ class TextTower:
         self.context_length: int = self._anatomy.context_length
         self.width: int = self._anatomy.positions.shape[1]
         self.depth = len(self._anatomy.blocks)
+
+    def pad_with(self, token: int) -> None:
+        """Sets the padding token, where the tokenizer's is not the one that open_clip assumes."""
+        if token != self._anatomy.pad:
+            self._anatomy = dataclasses.replace(self._anatomy, pad=token)
+            self._tower = _build_tower(self._anatomy)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:

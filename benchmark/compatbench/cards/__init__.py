@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from compatbench.cards.schema import BackboneCard, SuiteCard, TaskCard, TrainingCard
+from compatbench.cards.backbone import BackboneCard
 from compatbench.cards.select import select_names, unknown_name
+from compatbench.cards.suite import SuiteCard, TrainingCard
+from compatbench.cards.task import TaskCard
 from compatbench.cards.yamlfile import CardModel, read_card
 from compatbench.errors import CompatbenchError
 from compatbench.folders import tasks_folder

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from compatbench.cards.schema import SuiteCard, TaskCard
 from compatbench.cards.select import select_names
+from compatbench.cards.suite import SuiteCard
+from compatbench.cards.task import TaskCard
 
 
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:

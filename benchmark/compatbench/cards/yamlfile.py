@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.errors import CompatbenchError
 
+# libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+KIND = "kind"  # the field that tells the schemas of a union apart
+
 
 class CardModel(BaseModel):
     """The base of all cards: immutable, and an unknown field is an error."""
@@ -29,21 +33,35 @@ def read_card(path: Path, model: type[Card]) -> Card:
     Raises:
         CompatbenchError: the file is missing, is not YAML, or breaks the model's schema.
     """
-    values, root = _parse(path)
+    values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
-        values = _base_values(path, base, model, _line_of(root, ("extends",))) | values
+        values = _base_values(path, base, model, _line_of(text, ("extends",))) | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "card"
+        location = _without_tags(first["loc"], values)
+        if first["type"].startswith("union_tag"):
+            location = (*location, KIND)
+        field = ".".join(str(part) for part in location) or "card"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        line = _line_of(root, first["loc"])
+        line = _line_of(text, location)
         message = {
             "missing": f"field '{field}' is missing; add it",
             "extra_forbidden": f"field '{field}' is not known; remove it or mend its name",
         }.get(first["type"], f"field '{field}': {first['msg']}")
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+
+
+def _without_tags(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+    """A location as the file has it: pydantic puts a union's tag in as if it were a field."""
+    kept: list[int | str] = []
+    for part in location:
+        if isinstance(values, dict) and part not in values and part == values.get(KIND):
+            continue
+        kept.append(part)
+        values = values.get(part) if isinstance(values, dict) else None
+    return tuple(kept)
 
 
 def _base_values(path: Path, base: str, model: type[Card], line: int) -> dict[str, Any]:
@@ -58,14 +76,13 @@ def _base_values(path: Path, base: str, model: type[Card], line: int) -> dict[st
     return values
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CompatbenchError(f"cannot read card {path}: {error}") from None
     try:
-        values = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.load(text, LOADER)
     except (yaml.YAMLError, LookupError, ValueError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
@@ -74,11 +91,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
-    return values, root
+    return values, text
 
 
-def _line_of(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of ``location`` that the file has."""
+def _line_of(text: str, location: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of ``location`` that a card's text has."""
+    node: yaml.Node | None = yaml.compose(text, LOADER)
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):

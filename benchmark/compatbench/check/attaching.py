@@ -142,7 +142,7 @@ def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     names, lengths = backbone.name_tokens(LABELS)
     own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
     yield "class-name embeddings", own
-    ends = [backbone.tokenizer.sot_token_id, backbone.tokenizer.eot_token_id]
+    ends = [*backbone.text_tokens.start, *backbone.text_tokens.end]
     yield "start- and end-of-text embeddings", backbone.embed(torch.tensor(ends))
 
 

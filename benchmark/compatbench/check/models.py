@@ -189,14 +189,16 @@ def wrap(model: nn.Module, name: str) -> Backbone:
     visual = model.visual
     if not hasattr(visual, "preprocess_cfg"):
         visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
-    card = BackboneCard(
-        name=name,
-        title=name,
-        config=name,
-        weights="none.safetensors",
-        sha256="0" * 64,
-        tokenizer="mini/tokenizer.txt.gz",
-        lineage="",
-        licence="none",
+    card = BackboneCard.model_validate(
+        {
+            "name": name,
+            "title": name,
+            "config": name,
+            "weights": "none.safetensors",
+            "sha256": "0" * 64,
+            "tokenizer": "mini/tokenizer.txt.gz",
+            "lineage": "",
+            "licence": "none",
+        }
     )
     return Backbone(card, model, torch.device("cpu"))

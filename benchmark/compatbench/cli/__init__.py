@@ -34,6 +34,7 @@ def main() -> None:
 def _quiet_libraries() -> None:
     """Our own warnings are one line each; those of libraries are for their developers."""
     logging.basicConfig(level=logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", CompatbenchWarning)
     warnings.showwarning = lambda message, *_: print(

@@ -14,9 +14,18 @@ from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
 from compatbench.cli.cache import app as cache_app
-from compatbench.cli.sizes import parse_bytes
-from compatbench.errors import CompatbenchError
-from compatbench.folders import method_files
+from compatbench.cli.data import app as data_app
+from compatbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    OfflineOption,
+    OutOption,
+    TrustPickleOption,
+    complete_backbones,
+    complete_methods,
+    complete_tasks,
+)
+from compatbench.cli.suite_commands import doctor, plan, run
 
 app = typer.Typer(
     name="compatbench",
@@ -33,6 +42,7 @@ app = typer.Typer(
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
 app.add_typer(cache_app, name="cache")
+app.add_typer(data_app, name="data")
 console = Console()
 
 
@@ -46,81 +56,13 @@ class Kind(str, Enum):
     modules = "modules"
 
 
-class Precision(str, Enum):
-    """What frozen towers can compute in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-def _complete_methods(incomplete: str) -> list[str]:
-    names = sorted(path.stem for path in method_files())
-    return [name for name in ["all", *names] if name.startswith(incomplete)]
-
-
-def _complete_suites(incomplete: str) -> list[str]:
-    return [name for name in suite_cards.names() if name.startswith(incomplete)]
-
-
-def _complete_tasks(incomplete: str) -> list[str]:
-    return [name for name in ["all", *task_cards.names()] if name.startswith(incomplete)]
-
-
-def _complete_backbones(incomplete: str) -> list[str]:
-    return [name for name in backbone_cards.names() if name.startswith(incomplete)]
-
-
 def _complete_any(context: typer.Context, incomplete: str) -> list[str]:
     names = {
         "tasks": task_cards.names,
         "backbones": backbone_cards.names,
         "suites": suite_cards.names,
-    }.get(str(context.params.get("kind")), lambda: _complete_methods(""))()
+    }.get(str(context.params.get("kind")), lambda: complete_methods(""))()
     return [name for name in names if name.startswith(incomplete)]
-
-
-SuiteOption = Annotated[
-    str,
-    typer.Option(
-        "--suite",
-        help="Suite to run: a name (see 'compatbench list suites') or a YAML file.",
-        autocompletion=_complete_suites,
-    ),
-]
-MethodsOption = Annotated[
-    str,
-    typer.Option(
-        "--methods",
-        help="Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
-        "of a method file ('./mine.py'), which is run as code.",
-        autocompletion=_complete_methods,
-    ),
-]
-TasksOption = Annotated[
-    str,
-    typer.Option(
-        "--tasks",
-        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions.",
-        autocompletion=_complete_tasks,
-    ),
-]
-SeedsOption = Annotated[
-    str | None,
-    typer.Option("--seeds", help="Seeds, such as '1,2'.", show_default="the suite's"),
-]
-ShotsOption = Annotated[
-    str | None,
-    typer.Option("--shots", help="Shots, such as '4,8'.", show_default="the suite's"),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option("--out", help="Folder for runs/, results/ and leaderboard.md.", file_okay=False),
-]
-
-
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -139,88 +81,9 @@ def _common(
     pass
 
 
-@app.command()
-def run(
-    suite: SuiteOption = "mini",
-    methods: MethodsOption = "all",
-    tasks: TasksOption = "all",
-    seeds: SeedsOption = None,
-    shots: ShotsOption = None,
-    out: OutOption = Path(),
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            min=1,
-            help="Worker processes.",
-            show_default="one per core; 1 on a GPU",
-        ),
-    ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
-    device: DeviceOption = "auto",
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            "--memory-budget",
-            help="Most memory for the activations of each worker's text encoder, such as '2G'. "
-            "Less is slower, never different.",
-            show_default="half of what is free",
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            "--precision",
-            help="What the frozen towers compute in; modules are trained in float32 always. "
-            "Another precision is another set of cells, in place of the first in results/.",
-            show_default="the suite's",
-        ),
-    ] = None,
-) -> None:
-    """Run a suite and write results/ and leaderboard.md.
-
-    Finished cells are never run again: stop at any time, and the same command goes on.
-    """
-    from compatbench.cli.run import run_command
-
-    run_command(
-        console,
-        suite=suite,
-        methods=methods,
-        tasks=tasks,
-        seeds=_numbers("--seeds", seeds, least=0),
-        shots=_numbers("--shots", shots, least=1),
-        out=out,
-        jobs=jobs,
-        threads=threads,
-        device=device,
-        precision=precision.value if precision else None,
-        memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
-    )
-
-
-@app.command()
-def plan(
-    suite: SuiteOption = "mini",
-    methods: MethodsOption = "all",
-    tasks: TasksOption = "all",
-    seeds: SeedsOption = None,
-    shots: ShotsOption = None,
-    out: OutOption = Path(),
-) -> None:
-    """Show what 'run' would do: cells to do, done and failed, and the time it takes."""
-    from compatbench.cli.run import plan_command
-
-    plan_command(
-        console,
-        suite=suite,
-        methods=methods,
-        tasks=tasks,
-        seeds=_numbers("--seeds", seeds, least=0),
-        shots=_numbers("--shots", shots, least=1),
-        out=out,
-    )
+app.command()(run)
+app.command()(plan)
+app.command()(doctor)
 
 
 @app.command()
@@ -231,7 +94,7 @@ def check(
             metavar="METHODS",
             help="What to check: a name, a glob, 'all', a comma list with exclusions, or the path "
             "of a method file ('./mine.py'), which is run as code.",
-            autocompletion=_complete_methods,
+            autocompletion=complete_methods,
         ),
     ],
     only: Annotated[
@@ -262,7 +125,12 @@ def evaluate(
     module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
     backbone: Annotated[
         str,
-        typer.Option("--backbone", help="The new model.", autocompletion=_complete_backbones),
+        typer.Option(
+            "--backbone",
+            help="The new model: a name of 'list backbones', or MODEL/TAG of open_clip, "
+            "MODEL@FILE, local-dir:FOLDER, hf:FOLDER.",
+            autocompletion=complete_backbones,
+        ),
     ],
     task: Annotated[
         str | None,
@@ -270,15 +138,18 @@ def evaluate(
             "--task",
             help="The test set: the module's task or a variant of it.",
             show_default="the module's task",
-            autocompletion=_complete_tasks,
+            autocompletion=complete_tasks,
         ),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
     ] = None,
+    data_root: DataRootOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Tell whether a saved module survives a new model; nothing is trained.
 
@@ -332,18 +203,3 @@ def leaderboard(
     from compatbench.cli.board import leaderboard_command
 
     leaderboard_command(console, out=out, check=check)
-
-
-def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
-    """A comma list of numbers from the command line."""
-    if text is None:
-        return None
-    try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < least:
-        raise CompatbenchError(
-            f"{option} '{text}': give numbers of at least {least}, separated by commas"
-        )
-    return numbers

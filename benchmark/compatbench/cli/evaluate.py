@@ -16,6 +16,7 @@ from compatbench.features import FeatureCache
 from compatbench.leaderboard.markdown import percent, signed
 from compatbench.method.registry import builtin_methods
 from compatbench.run.evaluate import Evaluation, Side, evaluate
+from compatbench.shots import count_shots, show_shots
 
 
 def evaluate_command(
@@ -44,7 +45,7 @@ def evaluate_command(
         return
     fitted = found.fitted
     for line in (
-        f"{registry.get(fitted.method).card.title}, {fitted.shots} shots of {fitted.task}, "
+        f"{registry.get(fitted.method).card.title}, {count_shots(fitted.shots)} of {fitted.task}, "
         f"seed {fitted.seed}",
         f"tested on {len(found.source.right):,} images of {found.test_set}; top-1 in percent",
     ):
@@ -59,7 +60,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
     return {
         "method": fitted.method,
         "task": fitted.task,
-        "shots": fitted.shots,
+        "shots": show_shots(fitted.shots),
         "seed": fitted.seed,
         "test_set": found.test_set,
         "images": len(found.source.right),

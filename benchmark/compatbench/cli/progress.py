@@ -90,7 +90,7 @@ class RunProgress:
             self._at_work[key].records += 1
         else:
             start = self._at_work.pop(key).start
-            self._spent[event.cell.method].append(time.monotonic() - start)
+            self._spent[event.cell.name].append(time.monotonic() - start)
             self._left = [cell for cell in self._left if cell.key != key]
             if event.error:
                 self.failures.append(event)
@@ -123,7 +123,7 @@ def estimate_seconds(cells: Sequence[Cell], means: dict[str, float], jobs: int) 
     """Seconds that cells take, from the mean seconds of each method's cells."""
     # Before anything was measured: a cell of the mini suite takes about this long.
     default = sum(means.values()) / len(means) if means else 3.0
-    return sum(means.get(cell.method, default) for cell in cells) / jobs
+    return sum(means.get(cell.name, default) for cell in cells) / jobs
 
 
 def format_seconds(seconds: float) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -13,65 +11,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compatbench.backbone.loading import planning, read_backbone
 from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.cards import SuiteCard
+from compatbench.cli.costs import print_costs
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
+from compatbench.cli.selection import Selection, select
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import MethodRegistry
 from compatbench.run.collect import mean_seconds
 from compatbench.run.executors import Event, Settings, run_cells
-from compatbench.run.plan import PlannedCell, plan, plan_cells
+from compatbench.run.missing import suite_backbones
+from compatbench.run.plan import plan
 from compatbench.run.publish import publish
-from compatbench.run.store import RunStore
 
 MANY_FAILURES = 10
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The cells that a command line names, and what the store holds of them."""
-
-    suite: SuiteCard
-    registry: MethodRegistry
-    methods: list[str]
-    planned: list[PlannedCell]
-    store: RunStore
-
-    @property
-    def to_do(self) -> list[PlannedCell]:
-        return [item for item in self.planned if not item.done]
-
-
-def select(
-    suite: str,
-    methods: str,
-    tasks: str,
-    seeds: Sequence[int] | None,
-    shots: Sequence[int] | None,
-    out: Path,
-    precision: str | None = None,
-) -> Selection:
-    """Reads the suite and plans its cells.
-
-    Raises:
-        CompatbenchError: an unknown name, a broken card or method file, an empty selection.
-    """
-    card = suite_cards.read(suite)
-    if precision is not None:
-        training = card.training.model_copy(update={"precision": precision})
-        card = card.model_copy(update={"training": training})
-    registry = builtin_methods()
-    chosen = registry.select(methods)
-    if not chosen:
-        raise CompatbenchError(f"--methods '{methods}' leaves no method")
-    cells = plan_cells(card, registry, chosen, tasks, seeds, shots)
-    if not cells:
-        raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
-    store = RunStore(out / "runs")
-    return Selection(card, registry, chosen, plan(cells, store), store)
 
 
 def run_command(
@@ -82,6 +39,8 @@ def run_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
+    skip_missing: bool,
     out: Path,
     jobs: int | None,
     threads: int,
@@ -95,8 +54,17 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out, precision)
+    selection = select(
+        suite, methods, tasks, seeds, shots, out, precision, shots_files, skip_missing
+    )
     _warn_of_broken(console, selection.registry)
+    if selection.missing:
+        _print_missing(console, selection)
+    if not selection.planned:
+        raise CompatbenchError(
+            f"nothing of suite '{selection.suite.name}' can run here; see 'compatbench doctor "
+            f"--suite {suite}'"
+        )
     _check_writable(out)
     device = resolve_device(device)
     jobs = jobs or (cores() if device == "cpu" else 1)
@@ -108,7 +76,7 @@ def run_command(
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
     planned = selection.planned
     done = plan([item.cell for item in planned], selection.store) if to_do else planned
-    publish(selection.suite, selection.registry, done, out)
+    publish(selection.suite, selection.registry, done, out, selection.files)
     _print_table(console, selection.suite, out)
     if failures:
         for event in failures[:MANY_FAILURES]:
@@ -142,44 +110,78 @@ def plan_command(
     tasks: str,
     seeds: Sequence[int] | None,
     shots: Sequence[int] | None,
+    shots_files: Sequence[Path],
     out: Path,
+    device: str,
 ) -> None:
     """Prints, per method, the cells that are done, failed and to do.
 
     Raises:
         CompatbenchError: broken input.
     """
-    selection = select(suite, methods, tasks, seeds, shots, out)
+    with planning():
+        selection = select(
+            suite, methods, tasks, seeds, shots, out, files=shots_files, skip_missing=True
+        )
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
     jobs = cores()
+    blocked = selection.counts.total() > len(selection.planned)
+    columns = ["cells", "done", "failed", "to do", *["missing"] * blocked, "about"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method")
-    for column in ("cells", "done", "failed", "to do", "about"):
+    for column in columns:
         table.add_column(column, justify="right")
     for name in selection.methods:
-        mine = [item for item in selection.planned if item.cell.method == name]
+        mine = [item for item in selection.planned if item.cell.name == name]
         left = [item.cell for item in mine if not item.done]
-        time = format_seconds(estimate_seconds(left, means, jobs)) if left else ""
-        counts = (len(mine), len(mine) - len(left), sum(item.failed for item in mine), len(left))
+        time = format_seconds(estimate_seconds(left, means, jobs)) if left and name in means else ""
+        cells = selection.counts[name]
+        counts = [cells, len(mine) - len(left), sum(item.failed for item in mine), len(left)]
+        counts += [cells - len(mine)] * blocked
         table.add_row(name, *map(str, counts), time)
     console.print(table)
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
+    if selection.to_do or blocked:
+        print_costs(console, selection, tasks, seeds, shots, resolve_device(device))
+    if selection.missing:
+        _print_missing(console, selection)
+        doctor = f"compatbench doctor --suite {suite}"
+        console.print(f"'{doctor}' tells more, and what to do", highlight=False)
+
+
+def _print_missing(console: Console, selection: Selection) -> None:
+    """What is not here, and why, one line each."""
+    missing = selection.missing
+    for kind, reasons in (("images", missing.test_sets), ("weights", missing.backbones)):
+        for name, why in reasons.items():
+            console.print(
+                f"[yellow]missing[/] {kind} of {escape(name)}: {escape(why)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _summary(selection: Selection, jobs: int) -> str:
     """One line: what the suite is, and how much of it is left."""
-    count = Counter(item.done for item in selection.planned)
+    suite = selection.suite
     left = [item.cell for item in selection.to_do]
-    upgrades = "; ".join(" → ".join(upgrade) for upgrade in selection.suite.upgrades)
-    head = f"[bold]{selection.suite.name}[/] ({upgrades}): {len(selection.planned)} cells"
-    if not left:
-        return f"{head}, all done"
-    seconds = estimate_seconds(left, mean_seconds(selection.planned), jobs)
-    return (
-        f"{head}, {count[True]} done, {len(left)} to do, "
-        f"about {format_seconds(seconds)} with {jobs} worker{'s' if jobs > 1 else ''}"
-    )
+    upgrades = "; ".join(" → ".join(upgrade) for upgrade in suite.upgrades)
+    total = selection.counts.total()
+    parts = [f"[bold]{suite.name}[/] ({upgrades}): {total:,} cells"]
+    if not left and total == len(selection.planned):
+        return f"{parts[0]}, all done"
+    parts.append(f"{len(selection.planned) - len(left):,} done")
+    if total > len(selection.planned):
+        parts.append(f"{total - len(selection.planned):,} lack images or weights")
+    parts.append(f"{len(left):,} to do")
+    means = mean_seconds(selection.planned)
+    embedded = all(read_backbone(name).weights for name in suite_backbones(suite))
+    if left and (means or embedded):
+        seconds = estimate_seconds(left, means, jobs)
+        workers = f"{jobs} worker{'s' if jobs > 1 else ''}"
+        parts.append(f"about {format_seconds(seconds)} with {workers}")
+    return ", ".join(parts)
 
 
 def _print_table(console: Console, suite: SuiteCard, out: Path) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from compatbench.cards import backbone_cards, select_names, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
+from compatbench.shots import show_shots
 
 
 def show(console: Console, kind: str, names: str, out: Path = Path()) -> None:
@@ -92,7 +93,12 @@ def _tasks(names: str) -> Listing:
 
 def _backbones(names: str) -> Listing:
     rows = [
-        [card.name, card.title, card.config, card.lineage or "trained from scratch"]
+        [
+            card.name,
+            card.title,
+            card.config or f"{card.provider}: {card.repository or card.path}",
+            card.lineage or "trained from scratch",
+        ]
         for card in backbone_cards.select(names)
     ]
     return ["name", "title", "architecture", "lineage"], rows
@@ -102,7 +108,8 @@ def _suites(names: str) -> Listing:
     rows = []
     for card in suite_cards.select(names):
         upgrades = "; ".join(" → ".join(upgrade) for upgrade in card.upgrades)
-        shots, seeds = (", ".join(map(str, numbers)) for numbers in (card.shots, card.seeds))
+        shots = ", ".join(str(show_shots(count)) for count in card.shots)
+        seeds = ", ".join(map(str, card.seeds))
         rows.append([card.name, card.title, upgrades, ", ".join(card.tasks), shots, seeds])
     return ["name", "title", "upgrades", "tasks", "shots", "seeds"], rows
 
@@ -114,7 +121,7 @@ def _modules(names: str, out: Path) -> Listing:
     rows = []
     for path in sorted(out.glob("runs/modules/*/*.safetensors")):
         fitted = Fitted.model_validate(load_module(path)[1])
-        draw = [str(fitted.shots), str(fitted.seed)]
+        draw = [str(show_shots(fitted.shots)), str(fitted.seed)]
         rows.append([fitted.method, fitted.task, fitted.source, *draw, str(path)])
     chosen = select_names(names, sorted({row[0] for row in rows}), "method with a module")
     rows = sorted(row for row in rows if row[0] in chosen)

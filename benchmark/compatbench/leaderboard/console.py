@@ -18,6 +18,7 @@ from compatbench.leaderboard.markdown import (
 )
 from compatbench.leaderboard.measures import Mean, Upgrade
 from compatbench.leaderboard.tables import SuitePage
+from compatbench.shots import count_shots
 
 # What matters less gives way in a narrow terminal: first the costs, then the spread.
 _COST_WIDTH = 96
@@ -50,7 +51,9 @@ def print_main_table(console: Console, page: SuitePage) -> None:
 
 def _table(page: SuitePage, upgrade: Upgrade, shots: int, width: int) -> Table:
     source, target = (one_line(page.backbone_title(name)) for name in upgrade)
-    table = Table(title=Text(f"{source} → {target}, {shots} shots"), title_justify="left", box=None)
+    table = Table(
+        title=Text(f"{source} → {target}, {count_shots(shots)}"), title_justify="left", box=None
+    )
     table.add_column("", justify="right", no_wrap=True, min_width=3)
     table.add_column("method", overflow="ellipsis", no_wrap=True)
     for name in ("source", "target", "H", "gain"):

@@ -16,7 +16,18 @@ from typing import Literal
 from compatbench.leaderboard.results import MethodInfo, MethodResults
 from compatbench.leaderboard.rows import Order, Row
 
-Measure = Literal["source", "target", "h", "gain", "source_gain"]
+Measure = Literal[
+    "source",
+    "target",
+    "h",
+    "gain",
+    "source_gain",
+    "negative_flips",
+    "positive_flips",
+    "inconsistent_errors",
+    "source_ece",
+    "target_ece",
+]
 State = Literal["complete", "not transferable", "incomplete"]
 Upgrade = tuple[str, str]
 
@@ -102,8 +113,13 @@ class Pair:
         """A figure in percent, or None if a row that it needs is missing or has no number.
 
         ``gain`` and ``source_gain`` are over the zero-shot accuracy of the same row,
-        in percentage points.
+        in percentage points. Flips and inconsistent errors are shares of the images.
         """
+        if measure in ("negative_flips", "positive_flips", "inconsistent_errors"):
+            return _share(self.target_row, measure)
+        if measure in ("source_ece", "target_ece"):
+            row = self.source_row if measure == "source_ece" else self.target_row
+            return None if row is None else row.ece
         source, target = _accuracy(self.source_row), _accuracy(self.target_row)
         if measure == "source":
             return source
@@ -124,6 +140,14 @@ class Pair:
 
 def _accuracy(row: Row | None) -> float | None:
     return None if row is None else row.accuracy
+
+
+def _share(
+    row: Row | None,
+    count: Literal["negative_flips", "positive_flips", "inconsistent_errors"],
+) -> float | None:
+    images = None if row is None else getattr(row, count)
+    return None if row is None or images is None or not row.total else 100 * images / row.total
 
 
 def _gain(row: Row | None) -> float | None:
@@ -218,6 +242,42 @@ class Standing:
                 return None
             values.append([harmonic_mean(means[0].value, means[1].value)])
         return mean_over_seeds(values)
+
+    @property
+    def relative_flips(self) -> float | None:
+        """Negative flips as a multiple of those of independent errors (arXiv:2011.09161).
+
+        The mean of NFR over the mean of source accuracy times target error, as one ratio:
+        that of a single dataset whose errors are few says little.
+        """
+        flips, expected = [], []
+        for pair in self.pairs:
+            source, target = pair.measure("source"), pair.measure("target")
+            share = pair.measure("negative_flips")
+            if source is None or target is None or share is None:
+                return None
+            flips.append(share)
+            expected.append(source * (100 - target) / 100)
+        return math.fsum(flips) / math.fsum(expected) if math.fsum(expected) else None
+
+    @property
+    def harmed(self) -> tuple[int, str, float] | None:
+        """On how many datasets the old module is worse than none, and the worst of all.
+
+        Returns:
+            The number of datasets whose mean gain over seeds is below 0, and the task with
+            the least gain with that gain; None if any gain is missing.
+        """
+        gains: list[tuple[float, str]] = []
+        for task in dict.fromkeys(pair.task for pair in self.pairs):
+            mean = self.mean("gain", task)
+            if mean is None:
+                return None
+            gains.append((mean.value, task))
+        if not gains:
+            return None
+        worst, task = min(gains)
+        return sum(gain < 0 for gain, _ in gains), task, worst
 
     def _by_seed(self, measure: Measure, task: str | None = None) -> list[list[float | None]]:
         by_seed: dict[int, list[float | None]] = {}

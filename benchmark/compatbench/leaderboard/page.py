@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compatbench.leaderboard.gaps import find_disagreements, find_gaps
+from compatbench.leaderboard.groups import rank_group
 from compatbench.leaderboard.markdown import code, escape, link_definitions
 from compatbench.leaderboard.measures import Upgrade
 from compatbench.leaderboard.results import check_name
 from compatbench.leaderboard.tables import (
     SuitePage,
+    breakage_table,
     dataset_table,
     differs_table,
     gap_table,
     main_table,
     provenance_table,
+    ranking_table,
     task_table,
     unranked_lines,
     variant_table,
 )
+from compatbench.shots import count_shots, show_shots
 
 INTRODUCTION = """\
 A small module is trained **once**, on a few images, for a *source* model. The model is then
@@ -41,6 +45,13 @@ HOW_TO_READ = """\
   over datasets and seeds, contains 0).
 - **Depth**: *shallow* modules act at the text encoder's input; *deep* ones in its layers, on
   features, or on the classifier.
+- **NFR**, **PFR**: negative and positive flip rate, the share of test images that the module has
+  right on the source and wrong on the target, and the other way round: target − source = PFR − NFR.
+  **Relative NFR** is 1 where the two models' errors are independent, and less where the module
+  keeps what it had right. **Inconsistent**: images wrong on both, with another class each time.
+- **ECE**: expected calibration error in percent, 15 bins of equal mass, source → target, of the
+  softmax of the classifier's logits.
+- **Harmed**: datasets whose mean gain is below 0. **Worst**: the least gain, and where.
 - **Parameters**: numbers that the fit determined; least and most if datasets differ.
 - **Fit**: mean wall-clock seconds of one fit on one core; image features are made before.
 - **–**: no figure. No mean is taken over what happens to be there: one missing or failed
@@ -77,7 +88,7 @@ def _suite_section(page: SuitePage) -> list[str]:
     lines = [f"## {escape(page.title)}", ""]
     if page.note:
         lines += [f"> **Note.** {escape(page.note, longest=2000)}", ""]
-    shots = ", ".join(map(str, expected.shots))
+    shots = ", ".join(str(show_shots(count)) for count in expected.shots)
     lines += [
         f"Suite {code(page.name)}: {_count(len(expected.tasks), 'task')}, {shots} shots per class, "
         f"{_count(len(expected.seeds), 'seed')}, {_count(len(expected.upgrades), 'upgrade')}, "
@@ -90,7 +101,9 @@ def _suite_section(page: SuitePage) -> list[str]:
             lines += ["", *_main_section(page, upgrade, count)]
     return [
         *lines,
+        *_group_sections(page),
         *_gap_section(page),
+        *_breakage_sections(page),
         *_dataset_sections(page),
         *_variant_sections(page),
         *_setting_section(page),
@@ -105,7 +118,7 @@ def _suite_section(page: SuitePage) -> list[str]:
 
 def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     source, target = upgrade
-    lines = [f"### {_arrow(page, upgrade)}, {shots} shots", ""]
+    lines = [f"### {_arrow(page, upgrade)}, {count_shots(shots)}", ""]
     lines += [f"Trained on {code(source)}, attached to {code(target)}. Ranked by H.", ""]
     lines += main_table(page, upgrade, shots)
     if notes := unranked_lines(page, upgrade, shots):
@@ -113,10 +126,35 @@ def _main_section(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     return lines
 
 
+def _breakage_sections(page: SuitePage) -> list[str]:
+    shots = max(page.expected.shots)
+    lines = ["", "### What breaks", ""]
+    lines += [
+        f"The same module before and after the upgrade, image by image; {shots} shots, means over "
+        "datasets and seeds, in percent of the test images."
+    ]
+    for upgrade in page.expected.upgrades:
+        lines += ["", f"#### {_arrow(page, upgrade)}", "", *breakage_table(page, upgrade, shots)]
+    return lines
+
+
+def _group_sections(page: SuitePage) -> list[str]:
+    if not page.groups:
+        return []
+    lines = ["", "### By kind of upgrade", ""]
+    lines += ["Means over the upgrades of one kind and their datasets; never across kinds."]
+    for title, upgrades in page.groups.items():
+        named = "; ".join(_arrow(page, upgrade) for upgrade in upgrades)
+        for count in sorted(page.expected.shots, reverse=True):
+            lines += ["", f"#### {escape(title)}, {count_shots(count)}", "", f"{named}.", ""]
+            lines += ranking_table(rank_group(page, upgrades, count))
+    return lines
+
+
 def _dataset_sections(page: SuitePage) -> list[str]:
     shots = max(page.expected.shots)
     lines = ["", "### By dataset", ""]
-    lines += [f"Means over seeds, {shots} shots; methods in the order of the main table."]
+    lines += [f"Means over seeds, {count_shots(shots)}; methods in the order of the main table."]
     shown: set[str] = set()
     for upgrade in page.expected.upgrades:
         source, target = upgrade
@@ -139,7 +177,9 @@ def _variant_sections(page: SuitePage) -> list[str]:
         return []
     shots = max(expected.shots)
     lines = ["", "### Style shift", ""]
-    lines += [f"Trained on the first column, {shots} shots; tested on the others: source → target."]
+    lines += [
+        f"Trained on the first column, {count_shots(shots)}; tested on the others: source → target."
+    ]
     for task in parents:
         for upgrade in expected.upgrades:
             title = escape(page.task_title(task))

@@ -14,6 +14,7 @@ from compatbench.leaderboard.measures import Expected, upgrade_pairs
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.results import read_results
 from compatbench.leaderboard.tables import SuitePage, TaskFacts, main_table
+from compatbench.shots import count_shots
 
 LEADERBOARD = "leaderboard.md"
 README = "README.md"
@@ -38,12 +39,18 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
         title=suite.title,
         note=suite.note,
         tasks={name: TaskFacts(card.title, card.licence) for name, card in facts.items()},
-        backbones={name: backbone_cards.read(name).title for name in backbones},
+        backbones={name: _backbone_title(name) for name in backbones},
         expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants),
         results=read_results(out / RESULTS / suite.name),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
+        groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
     )
+
+
+def _backbone_title(name: str) -> str:
+    """The title on a backbone's card; one that was named without a card is its name."""
+    return name if any(mark in name for mark in "/@:") else backbone_cards.read(name).title
 
 
 def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
@@ -84,7 +91,7 @@ def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
     source, target = (page.backbone_title(name) for name in upgrade)
     lines = [
-        f"{source} → {target}, {shots} shots, {len(page.expected.tasks)} tasks, "
+        f"{source} → {target}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
         f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
         "",
         *main_table(page, upgrade, shots),

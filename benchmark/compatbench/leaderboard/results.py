@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.cards.schema import Name
+from compatbench.cards.suite import ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 from compatbench.leaderboard.rows import Cost, Row, read_csv, write_csv
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MethodInfo:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    name: Name
+    name: ConfigName
     title: str
     paper: str
     depth: Literal["none", "shallow", "deep"]
@@ -92,7 +92,9 @@ def check_name(name: str, what: str) -> str:
         CompatbenchError: it holds a separator, starts with a dot, or is too long.
     """
     if not _NAME.fullmatch(name):
-        raise CompatbenchError(f"{what} {name!r} must consist of letters, digits, '_', '.' and '-'")
+        raise CompatbenchError(
+            f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
+        )
     return name
 
 

@@ -22,8 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.cards.schema import Name
+from compatbench.cards.schema import BackboneName, Name
+from compatbench.cards.suite import ConfigName
 from compatbench.errors import CompatbenchError
+from compatbench.shots import Shots
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -42,6 +44,10 @@ class Row(BaseModel):
         test_set: the task itself, or a variant of it.
         correct, total: images classified right by the module, of how many.
         zero_shot_correct: the same for this backbone's own zero-shot classifier.
+        negative_flips, positive_flips: images that the module has right on the source and wrong
+            here, and the other way round; empty on the source, or if its answers were lost.
+        inconsistent_errors: images it has wrong on both, with another class each time.
+        ece: expected calibration error in percent.
         parameters: numbers that the fit determined.
         module_bytes: size of the module's tensors.
         reason: why there is no number; one line, whatever was given.
@@ -50,17 +56,21 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Name
+    method: ConfigName
     task: Name
     test_set: Name
-    source: Name
-    backbone: Name
-    shots: Annotated[int, Field(ge=1)]
+    source: BackboneName
+    backbone: BackboneName
+    shots: Shots
     seed: int
     status: Literal["ok", "not transferable", "failed"]
     correct: Count | None = None
     total: Count | None = None
     zero_shot_correct: Count | None = None
+    negative_flips: Count | None = None
+    positive_flips: Count | None = None
+    inconsistent_errors: Count | None = None
+    ece: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     parameters: Count = 0
     module_bytes: Count = 0
     reason: str = ""
@@ -76,14 +86,30 @@ class Row(BaseModel):
     @model_validator(mode="after")
     def _counts_agree(self) -> Row:
         counts = (self.correct, self.total, self.zero_shot_correct)
+        flips = (self.negative_flips, self.positive_flips, self.inconsistent_errors)
         if self.status != "ok":
-            if any(count is not None for count in counts):
+            if any(figure is not None for figure in (*counts, *flips, self.ece)):
                 raise ValueError("a row that is not ok has no counts")
         elif self.correct is None or self.total is None or self.zero_shot_correct is None:
             raise ValueError("a row that is ok has correct, total and zero_shot_correct")
         elif not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
             raise ValueError("more images are right than there are")
+        else:
+            self._check_flips(self.correct, self.total)
         return self
+
+    def _check_flips(self, correct: int, total: int) -> None:
+        negative, positive = self.negative_flips, self.positive_flips
+        other = self.inconsistent_errors
+        if negative is None and positive is None and other is None:
+            return
+        if negative is None or positive is None or other is None:
+            raise ValueError("flips are all given, or none is")
+        if self.backbone == self.source:
+            raise ValueError("a row of the source has no flips")
+        # Right on the source: those right on both, and the negative flips.
+        if positive > correct or negative + other > total - correct:
+            raise ValueError("more answers have flipped than there are")
 
     @property
     def accuracy(self) -> float | None:
@@ -109,7 +135,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Key
-    backbone: Name
+    backbone: BackboneName
     test_set: Name
     fit_seconds: Seconds
     evaluate_seconds: Seconds
@@ -128,7 +154,8 @@ def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
     writer.writerow(names)
     for row in rows:
         # The csv module writes None as an empty field.
-        writer.writerow([getattr(row, name) for name in names])
+        values = row.model_dump()
+        writer.writerow([values[name] for name in names])
     return out.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ from compatbench.leaderboard.measures import (
 )
 from compatbench.leaderboard.ranks import Ranked, rank_methods
 from compatbench.leaderboard.results import SuiteResults, join_provenance
+from compatbench.shots import count_shots
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SuitePage:
         backbones: name -> title.
         views: cached augmentations per training image; 1 is the plain view alone.
         max_steps: most optimiser steps a fit may take; None is no cap.
+        groups: title -> upgrades, of a suite that keeps kinds of upgrades apart.
     """
 
     name: str
@@ -63,6 +65,7 @@ class SuitePage:
     results: SuiteResults
     views: int = 1
     max_steps: int | None = None
+    groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int], list[Ranked]]:
@@ -88,8 +91,23 @@ class SuitePage:
 
 def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     """Ranked by H: accuracies, gain and cost of every method."""
-    header = ["Rank", "Method", "Depth", "Source", "Target", "H", "Gain", "Parameters", "Fit"]
-    ranks = page.ranks(upgrade, shots)
+    return ranking_table(page.ranks(upgrade, shots))
+
+
+def ranking_table(ranks: Sequence[Ranked]) -> list[str]:
+    """Ranked methods with their accuracies, gain and cost."""
+    header = [
+        "Rank",
+        "Method",
+        "Depth",
+        "Source",
+        "Target",
+        "H",
+        "Gain",
+        "NFR",
+        "Parameters",
+        "Fit",
+    ]
     standings = [one.standing for one in ranks]
     columns = [
         [one.rank or NOTHING for one in ranks],
@@ -105,10 +123,40 @@ def main_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
             ["incomplete" if one.state == "incomplete" else "" for one in standings],
         ),
         [signed(_value(one.mean("gain"))) for one in standings],
+        [percent(_value(one.mean("negative_flips"))) for one in standings],
         [parameters(one) for one in standings],
         [fit_time(one) for one in standings],
     ]
     return table(header, list(zip(*columns, strict=True)), left=(1, 2))
+
+
+def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+    """What the upgrade changes for users of the old module: flips, calibration, harmed datasets."""
+    header = ["Method", "NFR", "PFR", "Relative NFR", "Inconsistent", "ECE", "Harmed", "Worst"]
+    standings = [one.standing for one in page.ranks(upgrade, shots)]
+
+    def mean(standing: Standing, measure: Measure) -> str:
+        return percent(_value(standing.mean(measure)))
+
+    rows = []
+    for one in standings:
+        relative, harmed = one.relative_flips, one.harmed
+        worst = NOTHING
+        if harmed is not None:
+            worst = f"{signed(harmed[2])} ({escape(page.task_title(harmed[1]))})"
+        rows.append(
+            [
+                _method(one),
+                mean(one, "negative_flips"),
+                mean(one, "positive_flips"),
+                NOTHING if relative is None else f"{relative:.2f}",
+                mean(one, "inconsistent_errors"),
+                f"{mean(one, 'source_ece')} → {mean(one, 'target_ece')}",
+                NOTHING if harmed is None else f"{harmed[0]} of {len(page.expected.tasks)}",
+                worst,
+            ]
+        )
+    return table(header, rows)
 
 
 def unranked_lines(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
@@ -189,7 +237,7 @@ def gap_table(page: SuitePage, gaps: Sequence[Gap]) -> list[str]:
     for gap in gaps:
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
-        first = f"{where}, {shots} shots, seed {seed}, on {backbone}"
+        first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
         title = page.results.methods[gap.method].info.title
         reason = escape(gap.reason) or NOTHING
         rows.append([escape(title), gap.kind, f"{len(gap.places):,}", escape(first), reason])

@@ -37,6 +37,7 @@ __all__ = [
     "Module",
     "NotTransferable",
     "Rows",
+    "require_blocks",
     "require_shape",
 ]
 
@@ -213,3 +214,15 @@ def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1
     if tensor.shape[dim] != size:
         raise NotTransferable(f"the module was made for {what} {tensor.shape[dim]}, not {size}")
     return tensor
+
+
+def require_blocks(count: int, depth: int, tower: str) -> None:
+    """Refuses a module that acts in more blocks than a backbone's text or image tower has.
+
+    Raises:
+        NotTransferable: ``count``, of the module, is more than ``depth``, of the tower.
+    """
+    if count > depth:
+        raise NotTransferable(
+            f"the module was made for {tower} towers of {count} blocks or more, not {depth}"
+        )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
-from compatbench.files import canonical_json, sha256_bytes, write_atomic
+from compatbench.tensorfiles import fingerprint, load_tensors, save_tensors
 
-SCHEMA = "compatbench-module-1"
+SCHEMA = "compatbench-module-2"
 
 
 class Module:
@@ -59,14 +56,7 @@ class Module:
     @property
     def fingerprint(self) -> str:
         """Hash of names, shapes, types and bits."""
-        parts = []
-        for name, tensor in sorted(self.tensors.items()):
-            tensor = tensor.detach().cpu().contiguous()
-            parts += [
-                f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode(),
-                tensor.numpy().tobytes(),
-            ]
-        return sha256_bytes(*parts)
+        return fingerprint(self.tensors)
 
     def detach(self) -> Module:
         """A copy without gradients, in contiguous memory of its own."""
@@ -86,21 +76,8 @@ class Module:
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Writes a safetensors file with ``about`` (JSON) and a checksum in its header."""
-        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        # One entry, for safetensors writes several in no fixed order.
-        header = {
-            "schema": SCHEMA,
-            "trained": sorted(self.trained),
-            "about": dict(about),
-            "sha256": _checksum(self, dict(about)),
-        }
-        write_atomic(path, save(cpu, {"compatbench": canonical_json(header)}))
-
-
-def _checksum(module: Module, about: dict[str, Any]) -> str:
-    """Hash of all that a file holds: the tensors, which of them are trained, and ``about``."""
-    words = canonical_json([sorted(module.trained), about])
-    return sha256_bytes(module.fingerprint.encode(), words.encode())
+        words = {"trained": sorted(self.trained), "about": dict(about)}
+        save_tensors(path, self.tensors, SCHEMA, words)
 
 
 def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
@@ -109,20 +86,13 @@ def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
     Raises:
         CompatbenchError: the file is missing, damaged, or not a module.
     """
+    tensors, words = load_tensors(path, SCHEMA, "module")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get("compatbench", "{}"))
-        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-            raise CompatbenchError(f"{path} is not a compatbench module")
-        trained, about, checksum = set(header["trained"]), header["about"], header["sha256"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CompatbenchError(f"cannot read module {path}: {error}") from None
+        trained, about = set(words["trained"]), dict(words["about"])
+    except (KeyError, TypeError, ValueError):
+        raise CompatbenchError(f"{path} is not a compatbench module") from None
     module = Module(
         {name: tensor for name, tensor in tensors.items() if name in trained},
         {name: tensor for name, tensor in tensors.items() if name not in trained},
     )
-    if _checksum(module, about) != checksum:
-        raise CompatbenchError(f"{path} is damaged: its checksum does not agree with its content")
     return module, about

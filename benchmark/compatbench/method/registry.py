@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -50,8 +50,11 @@ class MethodRegistry:
             raise CompatbenchError(unknown_name(name, self.names(), "method"))
         return self.classes[name]
 
-    def select(self, wanted: str) -> list[str]:
+    def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
         """The names that a selection means; parts that end in ``.py`` are loaded as files.
+
+        Args:
+            also: more names that may be meant, such as a suite's configs of methods.
 
         Raises:
             CompatbenchError: an unknown name, or a file that cannot be loaded.
@@ -64,7 +67,7 @@ class MethodRegistry:
                 raise CompatbenchError(self.broken[part])
             else:
                 names.append(part)
-        return select_names(names, self.names(), "method")
+        return select_names(names, [*self.names(), *also], "method")
 
     @staticmethod
     def plugin_file(method: type[Method]) -> str | None:

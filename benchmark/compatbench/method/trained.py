@@ -76,6 +76,11 @@ class TrainedMethod(Method):
         """
         return F.cross_entropy(classifier(batch.inputs), batch.targets)
 
+    def epochs(self, data: FewShotData, steps: int) -> int:
+        """How many epochs, of so many steps each, a fit takes where no suite caps it."""
+        recipe: Recipe = self.config.recipe  # type: ignore[attr-defined]
+        return recipe.epochs_for(data.shots)
+
     def rate_factor(self, name: str) -> float:
         """How many times the recipe's learning rate a tensor has; the warm-up is the same."""
         return 1.0
@@ -97,7 +102,7 @@ class TrainedMethod(Method):
         train = data.train
         # As in Dassl: a last, smaller batch is dropped unless it is the only one.
         per_epoch = max(len(train) // recipe.batch_size, 1)
-        epochs = recipe.epochs_for(data.shots)
+        epochs = self.epochs(data, per_epoch)
         if (cap := self.config.max_steps) is not None:  # type: ignore[attr-defined]
             # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
             # the shape of its schedule.

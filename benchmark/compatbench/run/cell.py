@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from compatbench.cards import TrainingCard
+from compatbench.shots import Shots, count_shots
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["ok", "not transferable", "failed"]
 
@@ -24,6 +26,8 @@ class Cell:
         backbones: the source, then every target of an upgrade that starts at it.
         test_sets: the task, then its variants in the suite.
         plugin: the file a method outside the package was loaded from.
+        shots_file: the file with the draw, if it is given and not made here.
+        config_name: the name that the suite gives to this config of the method, if any.
     """
 
     key: str
@@ -36,13 +40,20 @@ class Cell:
     test_sets: tuple[str, ...]
     training: TrainingCard
     plugin: str | None = None
+    shots_file: Path | None = None
+    config_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the suite and the leaderboard call the method with this config."""
+        return self.config_name or self.method
 
     @property
     def source(self) -> str:
         return self.backbones[0]
 
     def __str__(self) -> str:
-        return f"{self.method} · {self.task} · {self.shots} shots · seed {self.seed}"
+        return f"{self.name} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
 
 
 class Stored(BaseModel):
@@ -58,6 +69,9 @@ class Record(Stored):
         data: hash of the backbone's weights and of the test set.
         correct: images classified right by the module, of ``total``.
         zero_shot_correct: the same for this backbone's own zero-shot classifier.
+        negative_flips, positive_flips, inconsistent_errors: images whose answer differs from the
+            same module's on the source, as in ``predictions.Flips``; None on the source itself.
+        ece: expected calibration error in percent.
         reason: why there is no number, if ``status`` is not ``ok``.
         seconds: attaching and classifying, wall clock.
     """
@@ -69,6 +83,10 @@ class Record(Stored):
     correct: int | None = None
     total: int | None = None
     zero_shot_correct: int | None = None
+    negative_flips: int | None = None
+    positive_flips: int | None = None
+    inconsistent_errors: int | None = None
+    ece: float | None = None
     reason: str = ""
     seconds: float = 0.0
 
@@ -93,7 +111,7 @@ class CellRecord(Stored):
     config: dict[str, Any]
     task: str
     source: str
-    shots: int
+    shots: Shots
     seed: int
     status: Literal["ok", "failed"]
     fit_seconds: float = 0.0

@@ -13,7 +13,7 @@ from compatbench.run.plan import PlannedCell
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
     fit: dict[str, object] = {
-        "method": cell.method,
+        "method": cell.name,
         "task": cell.task,
         "source": cell.source,
         "shots": cell.shots,
@@ -36,6 +36,10 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
                     "correct": found.correct,
                     "total": found.total,
                     "zero_shot_correct": found.zero_shot_correct,
+                    "negative_flips": found.negative_flips,
+                    "positive_flips": found.positive_flips,
+                    "inconsistent_errors": found.inconsistent_errors,
+                    "ece": found.ece,
                     "reason": found.reason,
                 }
             else:
@@ -65,5 +69,5 @@ def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
     for item in planned:
         if item.record is not None and item.record.status == "ok":
             seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
-            spent.setdefault(item.cell.method, []).append(seconds)
+            spent.setdefault(item.cell.name, []).append(seconds)
     return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}

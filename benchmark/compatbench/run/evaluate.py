@@ -14,10 +14,12 @@ from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.cards import task_cards
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.features import FeatureCache
+from compatbench.labels import Labels
 from compatbench.leaderboard.measures import harmonic_mean
 from compatbench.method import Method, Module
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
+from compatbench.shots import Shots
 from compatbench.task import Task, load_task
 
 
@@ -30,7 +32,7 @@ class Fitted(BaseModel):
     config: dict[str, Any]
     task: str
     source: str
-    shots: int
+    shots: Shots
     seed: int
 
 
@@ -122,19 +124,20 @@ def evaluate(
         ) from None
     method = _build_method(fitted, registry, path)
     task = _load_test_set(fitted, test_set or fitted.task, path)
+    labels = load_task(fitted.task).labels
     target_backbone = load_backbone(backbone, device)
     source_backbone = target_backbone
     if backbone != fitted.source:
         source_backbone = load_backbone(fitted.source, device)
     try:
-        source = _measure(method, module, source_backbone, task, cache)
+        source = _measure(method, module, source_backbone, labels, task, cache)
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
     try:
-        target = _measure(method, module, target_backbone, task, cache)
+        target = _measure(method, module, target_backbone, labels, task, cache)
     except NotTransferable as why:
         return Evaluation(fitted, backbone, task.name, source, None, why.reason)
     return Evaluation(fitted, backbone, task.name, source, target)
@@ -173,10 +176,16 @@ def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
 
 @torch.no_grad()
 def _measure(
-    method: Method, module: Module, backbone: Backbone, task: Task, cache: FeatureCache
+    method: Method,
+    module: Module,
+    backbone: Backbone,
+    labels: Labels,
+    task: Task,
+    cache: FeatureCache,
 ) -> Side:
+    """A module, attached to the classes that it was fitted for, on a test set of these."""
     wanted = method.image_input(backbone)
-    classify = method.attach(module.to(backbone.device), backbone, task.labels)
+    classify = method.attach(module.to(backbone.device), backbone, labels)
     samples = task.split("test")
     features = cache.features(backbone, task, samples)
     if wanted == FEATURES:
@@ -184,6 +193,7 @@ def _measure(
     else:
         rows = cache.tokens(backbone, task, samples, wanted)
         logits = torch.cat([classify(batch) for batch in rows.batches()])
+    logits = task.select_columns(logits)
     targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
     zero_shot = features @ backbone.zero_shot(task.labels).T
     right, zero_shot_right = (z.argmax(-1) == targets for z in (logits, zero_shot))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,15 +16,24 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.features import FeatureCache, StoredRows
+from compatbench.heap import keep_freed_memory
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
 from compatbench.run.keys import data_key
 from compatbench.run.plan import missing_records
+from compatbench.run.predictions import (
+    Predictions,
+    Where,
+    calibration_error,
+    count_flips,
+    predict,
+)
 from compatbench.run.provenance import provenance
 from compatbench.run.store import RunStore
+from compatbench.shots import ALL_SHOTS
 from compatbench.task import Sample, Task, load_task
-from compatbench.task.sampling import draw_few_shot
+from compatbench.task.draws import draw_shots
 from compatbench.views import View
 
 LAST_FRAMES = 5
@@ -39,6 +49,7 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        keep_freed_memory()
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -67,10 +78,13 @@ class Worker:
             self.store.write(done)
             return done
         missing = missing_records(cell, done)
+        answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
             backbone = self._load(name, precision=cell.training.precision)
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
-            for record in self._measure(cell, method, module, backbone, test_sets):
+            measured = self._measure(cell, method, module, backbone, test_sets, answers)
+            self.store.write_predictions(cell.key, answers)
+            for record in measured:
                 kept = [
                     r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)
                 ]
@@ -103,34 +117,41 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task = load_task(cell.task)
-        train, val = draw_few_shot(task.split("train"), task.split("val"), cell.shots, cell.seed)
+        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
         return FewShotData(
             labels=task.labels,
-            shots=cell.shots,
+            shots=_most_per_class(draw.train) if cell.shots == ALL_SHOTS else cell.shots,
             train=self._feature_set(
-                backbone, task, train, views if training.views > 1 else plain, wanted
+                backbone,
+                task,
+                draw.train,
+                views if training.views > 1 else plain,
+                wanted,
+                task.split("train"),
             ),
-            val=self._feature_set(backbone, task, val, plain, wanted),
+            val=self._feature_set(backbone, task, draw.val, plain, wanted, task.split("val")),
         )
 
     def _feature_set(
         self,
         backbone: Backbone,
         task: Task,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         views: list[View],
         wanted: ImageInput,
+        split: Sequence[Sample],
     ) -> FeatureSet:
         cache = self.cache
+        features = [cache.features(backbone, task, samples, view, split) for view in views]
         return FeatureSet(
-            cache.features(backbone, task, samples),
-            torch.stack([cache.features(backbone, task, samples, view) for view in views]),
+            cache.features(backbone, task, samples, split=split),
+            torch.stack(features),
             _targets(samples, backbone),
             None
             if wanted == FEATURES
-            else [cache.tokens(backbone, task, samples, wanted, view) for view in views],
+            else [cache.tokens(backbone, task, samples, wanted, view, split) for view in views],
         )
 
     def _measure(
@@ -140,18 +161,26 @@ class Worker:
         module: Module,
         backbone: Backbone,
         test_sets: list[str],
+        answers: dict[Where, Predictions],
     ) -> list[Record]:
-        """The records of a module on one backbone: attached once, then every test set."""
+        """The records of a module on one backbone: attached once, then every test set.
+
+        It is attached to the task's classes. For a variant with some of them, the logits of
+        these are taken: a module that learned something of each class has no other meaning
+        there, and prompts give the same either way.
+
+        Args:
+            answers: what the module answered before; what it answers now is added.
+        """
         start = time.perf_counter()
         failure: dict[str, str] = {}
         classifier: Classifier | None = None
         wanted = FEATURES
+        task = load_task(cell.task)
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
-                classifier = method.attach(
-                    module.to(backbone.device), backbone, load_task(cell.task).labels
-                )
+                classifier = method.attach(module.to(backbone.device), backbone, task.labels)
         except NotTransferable as reason:
             failure = {"status": "not transferable", "reason": reason.reason}
         except Exception as error:
@@ -168,7 +197,7 @@ class Worker:
             if classifier is None:
                 records.append(Record.model_validate(where | failure))
                 continue
-            samples = list(test_set.split("test"))
+            samples = test_set.split("test")
             features = self.cache.features(backbone, test_set, samples)
             targets = _targets(samples, backbone)
             zero_shot = features @ backbone.zero_shot(test_set.labels).T
@@ -183,11 +212,19 @@ class Worker:
             start = time.perf_counter()
             try:
                 logits = _classify(classifier, inputs)
-                logits = _check_logits(logits, len(samples), len(test_set.labels))
+                logits = _check_logits(logits, len(samples), len(task.labels))
+                logits = test_set.select_columns(logits)
             except Exception as error:
                 failed = {"status": "failed", "reason": _describe_error(error)}
                 records.append(Record.model_validate(where | failed))
                 continue
+            seconds = round(attach_seconds + time.perf_counter() - start, 4)
+            found = predict(logits)
+            answers[backbone.name, name, where["data"]] = found
+            before = answers.get((cell.source, name, data_key(cell.source, name)))
+            flips = None
+            if before is not None and backbone.name != cell.source:
+                flips = count_flips(before, found, targets)
             records.append(
                 Record(
                     **where,
@@ -195,7 +232,11 @@ class Worker:
                     correct=_count_correct(logits, targets),
                     total=len(samples),
                     zero_shot_correct=_count_correct(zero_shot, targets),
-                    seconds=round(attach_seconds + time.perf_counter() - start, 4),
+                    negative_flips=flips and flips.negative,
+                    positive_flips=flips and flips.positive,
+                    inconsistent_errors=flips and flips.inconsistent,
+                    ece=round(calibration_error(found, targets), 4),
+                    seconds=seconds,
                 )
             )
         return records
@@ -209,7 +250,12 @@ def _build_method(cell: Cell) -> Method:
     return cls(cls.Config.model_validate(cell.config))
 
 
-def _targets(samples: list[Sample], backbone: Backbone) -> Tensor:
+def _most_per_class(samples: Sequence[Sample]) -> int:
+    """Images of the largest class; recipes that count in shots need a number for *all*."""
+    return max(Counter(sample.label for sample in samples).values(), default=0)
+
+
+def _targets(samples: Sequence[Sample], backbone: Backbone) -> Tensor:
     return torch.tensor(
         [sample.label for sample in samples], dtype=torch.long, device=backbone.device
     )

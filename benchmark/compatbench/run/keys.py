@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import compatbench
-from compatbench.cards import backbone_cards
+from compatbench.backbone.loading import is_planning, read_backbone, weights_key
 from compatbench.files import sha256_json
 from compatbench.run.cell import SCHEMA
 from compatbench.source import hash_code
 from compatbench.task import load_task
+from compatbench.task.draws import draw_shots
 
 # The harness's own code that decides numbers. A change of behaviour in any of these
 # makes every cell new; comments, docstrings and layout are not part of the hash.
@@ -27,20 +29,61 @@ ENGINE = (
     "views.py",
 )
 
+# Tells of backbones, and computes nothing. What finds and reads weights is in folders of its
+# own: the code that reads a file is part of that file's key (``backbone/loading/keys.py``).
+NO_ENGINE = ("backbone/inspect.py",)
+
 
 @lru_cache(maxsize=1)
 def engine_hash() -> str:
     """Hash of the harness's number-deciding code."""
     root = Path(compatbench.__file__).parent
     paths = sorted(path for pattern in ENGINE for path in root.glob(pattern))
+    paths = [path for path in paths if path.relative_to(root).as_posix() not in NO_ENGINE]
     return sha256_json({path.relative_to(root).as_posix(): hash_code(path) for path in paths})
 
 
-@lru_cache(maxsize=256)
 def data_key(backbone: str, test_set: str) -> str:
-    """Hash of a backbone's weights and of a test set's images and labels."""
-    card = backbone_cards.read(backbone)
-    return sha256_json([card.sha256, card.config, load_task(test_set).fingerprint])
+    """Hash of a backbone's weights and of a test set's images and labels.
+
+    The weights are found, and fetched where that is allowed, but no model is loaded.
+
+    Raises:
+        CompatbenchError: weights or images that cannot be had, or a broken card.
+    """
+    return _data_key(backbone, test_set, is_planning())
+
+
+@lru_cache(maxsize=1024)
+def _data_key(backbone: str, test_set: str, planning: bool) -> str:
+    task = load_task(test_set)
+    return _with_weights(backbone, task.fingerprint(task.split("test")))
+
+
+def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None = None) -> str:
+    """Hash of a backbone's weights and of the images and labels of a few-shot draw.
+
+    Args:
+        file: with the draw, if it is given and not made here.
+
+    Raises:
+        CompatbenchError: as ``data_key``.
+    """
+    return _fit_key(backbone, task, shots, seed, file, is_planning())
+
+
+@lru_cache(maxsize=1024)
+def _fit_key(
+    backbone: str, task: str, shots: int, seed: int, file: Path | None, planning: bool
+) -> str:
+    loaded = load_task(task)
+    draw = draw_shots(loaded, shots, seed, file)
+    return _with_weights(backbone, loaded.fingerprint(draw.train), loaded.fingerprint(draw.val))
+
+
+def _with_weights(backbone: str, *data: Any) -> str:
+    card = read_backbone(backbone)
+    return sha256_json([weights_key(card), card.config, *data])
 
 
 def cell_key(
@@ -52,6 +95,7 @@ def cell_key(
     shots: int,
     seed: int,
     training: dict[str, object],
+    file: Path | None = None,
 ) -> str:
     """The key of a fit: equal keys, equal modules."""
     return sha256_json(
@@ -61,7 +105,7 @@ def cell_key(
             "method": method,
             "method_source": method_source,
             "config": config,
-            "data": data_key(source, task),
+            "data": fit_key(source, task, shots, seed, file),
             "shots": shots,
             "seed": seed,
             "training": training,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
 from compatbench.cards import SuiteCard, select_names
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
-from compatbench.method import Method
+from compatbench.files import sha256_json
 from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.cell import Cell, CellRecord
+from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
+from compatbench.run.missing import Missing
 from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles
 
 
 @dataclass(frozen=True)
@@ -62,48 +64,80 @@ def plan_cells(
     tasks: str | Sequence[str] = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
+    files: ShotsFiles | None = None,
+    missing: Missing | None = None,
 ) -> list[Cell]:
-    """Every cell of a suite for these methods.
+    """Every cell of a suite for these methods and named configs.
 
     Cells of one task and seed stand together, so that features are shared while
     they are in memory.
 
+    Args:
+        files: draws that are given and not made here.
+        missing: what to leave out: cells without their task or source, and of the others
+            the targets and variants.
+
     Raises:
-        CompatbenchError: an unknown task or method, a broken card, or a setting that
-            a method does not know.
+        CompatbenchError: an unknown task or method, a broken card, a setting that a method
+            does not know, or two configs of a method that are the same.
     """
-    prepared = [_prepare(registry.get(name), suite) for name in methods]
-    draws = list(product(shots or suite.shots, seeds or suite.seeds))
+    missing = missing or Missing()
+    prepared = [_prepare(registry, suite, name) for name in methods]
+    _check_distinct(suite, prepared)
     training = suite.training.model_dump(mode="json", exclude={"max_steps"})
     cells = []
-    for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
+    for place in _places(suite, prepared, tasks, seeds, shots):
+        method, task, shots_, seed, backbones = place
+        if task in missing.test_sets or backbones[0] in missing.backbones:
+            continue
+        file = (files or {}).get((task, shots_, seed)) if method.learns else None
+        key = cell_key(
+            method.name,
+            method.source_hash,
+            method.config,
+            backbones[0],
+            task,
+            shots_,
+            seed,
+            training,
+            file,
+        )
         test_sets = (task, *suite_variants(suite, task))
-        for source, backbones in _paths(suite).items():
-            for draw, method in product(draws, prepared):
-                if not method.learns:
-                    # It sees no image: one cell stands for every draw.
-                    if draw != draws[0]:
-                        continue
-                    draw = suite.shots[0], suite.seeds[0]
-                count, seed = draw
-                key = cell_key(
-                    method.name, method.source_hash, method.config, source, task, *draw, training
-                )
-                cells.append(
-                    Cell(
-                        key=key,
-                        method=method.name,
-                        config=method.config,
-                        task=task,
-                        shots=count,
-                        seed=seed,
-                        backbones=backbones,
-                        test_sets=test_sets,
-                        training=suite.training,
-                        plugin=method.plugin,
-                    )
-                )
+        cells.append(
+            Cell(
+                key=key,
+                method=method.name,
+                config=method.config,
+                task=task,
+                shots=shots_,
+                seed=seed,
+                backbones=tuple(name for name in backbones if name not in missing.backbones),
+                test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
+                training=suite.training,
+                plugin=method.plugin,
+                shots_file=file,
+                config_name=method.config_name,
+            )
+        )
     return cells
+
+
+def count_cells(
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    methods: Iterable[str],
+    tasks: str | Sequence[str] = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+) -> Counter[str]:
+    """How many cells a suite has for each method, whether its data is here or not.
+
+    Raises:
+        CompatbenchError: as ``plan_cells``.
+    """
+    prepared = [_prepare(registry, suite, name) for name in methods]
+    places = _places(suite, prepared, tasks, seeds, shots)
+    return Counter(place[0].config_name or place[0].name for place in places)
 
 
 @dataclass(frozen=True)
@@ -111,20 +145,57 @@ class _Prepared:
     """What all cells of a method have in common."""
 
     name: str
+    config_name: str
     learns: bool
     config: dict[str, Any]
     source_hash: str
     plugin: str | None
 
 
-def _prepare(cls: type[Method], suite: SuiteCard) -> _Prepared:
+def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
+    cls = registry.get(suite.base_method(name))
     return _Prepared(
         cls.card.name,
+        name if name != cls.card.name else "",
         cls.card.learns,
-        resolve_config(cls, suite),
+        resolve_config(cls, suite, name),
         method_source_hash(cls),
         MethodRegistry.plugin_file(cls),
     )
+
+
+def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
+    seen: dict[str, str] = {}
+    for method in prepared:
+        name = method.config_name or method.name
+        first = seen.setdefault(sha256_json([method.name, method.config]), name)
+        if first != name:
+            raise CompatbenchError(
+                f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
+                "settings; drop one"
+            )
+
+
+_Place = tuple[_Prepared, str, int, int, tuple[str, ...]]
+
+
+def _places(
+    suite: SuiteCard,
+    prepared: Sequence[_Prepared],
+    tasks: str | Sequence[str],
+    seeds: Sequence[int] | None,
+    shots: Sequence[int] | None,
+) -> Iterator[_Place]:
+    """(method, task, shots, seed, backbones) of every cell, in the order of the plan."""
+    draws = list(product(shots or suite.shots, seeds or suite.seeds))
+    for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
+        for backbones in _paths(suite).values():
+            for draw, method in product(draws, prepared):
+                if method.learns:
+                    yield method, task, *draw, backbones
+                elif draw == draws[0]:
+                    # It sees no image: one cell stands for every draw.
+                    yield method, task, suite.shots[0], suite.seeds[0], backbones
 
 
 def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
@@ -133,35 +204,6 @@ def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
     for source, *targets in suite.upgrades:
         paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
     return {source: tuple(backbones) for source, backbones in paths.items()}
-
-
-def resolve_config(cls: type[Method], suite: SuiteCard) -> dict[str, Any]:
-    """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
-
-    Raises:
-        CompatbenchError: the suite sets something the method does not know.
-    """
-    values = dict(suite.methods.get(cls.card.name, {}))
-    if "max_steps" in cls.Config.model_fields and suite.training.max_steps is not None:
-        values.setdefault("max_steps", suite.training.max_steps)
-    values = _merge_recipe(cls, values)
-    try:
-        return cls.Config(**values).model_dump(mode="json")
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CompatbenchError(
-            f"suite '{suite.name}': setting '{field}' of method '{cls.card.name}': {first['msg']}"
-        ) from None
-
-
-def _merge_recipe(cls: type[Method], values: dict[str, Any]) -> dict[str, Any]:
-    """A suite names only the parts of a recipe that it changes."""
-    changed = values.get("recipe")
-    if isinstance(changed, dict) and "recipe" in cls.Config.model_fields:
-        default = cls.Config.model_fields["recipe"].default.model_dump()
-        values["recipe"] = default | changed
-    return values
 
 
 def plan(cells: Iterable[Cell], store: RunStore) -> list[PlannedCell]:

@@ -21,37 +21,55 @@ from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
 from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
+from compatbench.run.configs import resolve_config
 from compatbench.run.keys import data_key
-from compatbench.run.plan import PlannedCell, plan_cells, resolve_config
+from compatbench.run.missing import Missing, find_missing
+from compatbench.run.plan import PlannedCell, plan_cells
+from compatbench.task.draws import ShotsFiles
 
 
 def publish(
-    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell], out: Path
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    planned: Iterable[PlannedCell],
+    out: Path,
+    files: ShotsFiles | None = None,
 ) -> None:
     """Writes the results of the planned cells, and the leaderboard.
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
-    add up.
+    add up. Rows of weights or images that are not on this machine stay, too.
+
+    Args:
+        files: draws that are given and not made here; their rows take the place of others of
+            the same task, shots and seed.
 
     Raises:
         CompatbenchError: a broken results file, or a folder that cannot be written.
     """
+    missing = find_missing(suite)
     folder = out / RESULTS / suite.name
-    by_method: dict[str, list[PlannedCell]] = {}
+    by_name: dict[str, list[PlannedCell]] = {}
     for item in planned:
-        by_method.setdefault(item.cell.method, []).append(item)
+        by_name.setdefault(item.cell.name, []).append(item)
     before = read_results(folder).methods
-    for name, items in by_method.items():
-        cells = plan_cells(suite, registry, [name])
-        results = _method_results(suite, registry.get(name), items)
-        old = _without_stale_rows(before.get(name), cells)
-        write_results(folder, merge_results(old, results, {cell.key for cell in cells}))
+    for name, items in by_name.items():
+        cells = plan_cells(suite, registry, [name], files=files, missing=missing)
+        method = registry.get(suite.base_method(name))
+        results = _method_results(suite, method, name, items)
+        old = _without_stale_rows(before.get(name), cells, missing)
+        keys = {cell.key for cell in cells}
+        if old:
+            keys |= {row.key for row in old.rows}
+        write_results(folder, merge_results(old, results, keys))
     if suite.publish:
         write_pages(out, suite)
 
 
-def _without_stale_rows(results: MethodResults | None, cells: list[Cell]) -> MethodResults | None:
+def _without_stale_rows(
+    results: MethodResults | None, cells: list[Cell], missing: Missing
+) -> MethodResults | None:
     """Leaves out rows of weights or images that have changed or left the suite."""
     if results is None:
         return None
@@ -61,20 +79,27 @@ def _without_stale_rows(results: MethodResults | None, cells: list[Cell]) -> Met
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
-    rows = tuple(row for row in results.rows if (row.key, row.data) in current)
+    rows = tuple(
+        row
+        for row in results.rows
+        if (row.key, row.data) in current
+        # What is not here cannot be compared; another machine has measured it.
+        or {row.backbone, row.source} & set(missing.backbones)
+        or {row.task, row.test_set} & set(missing.test_sets)
+    )
     return replace(results, rows=rows)
 
 
 def _method_results(
-    suite: SuiteCard, method: type[Method], items: list[PlannedCell]
+    suite: SuiteCard, method: type[Method], name: str, items: list[PlannedCell]
 ) -> MethodResults:
     measured = [(item.cell, item.record) for item in items if item.record is not None]
-    config = resolve_config(method, suite)
+    config = resolve_config(method, suite, name)
     differs = _differences(method.Config().model_dump(mode="json"), config)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
     return MethodResults(
-        info=_info(method),
+        info=_info(method, name),
         config=config,
         differs=differs,
         provenance=join_provenance([record.provenance for _, record in measured]),
@@ -83,9 +108,10 @@ def _method_results(
     )
 
 
-def _info(method: type[Method]) -> MethodInfo:
+def _info(method: type[Method], name: str) -> MethodInfo:
     card = method.card
-    return MethodInfo(card.name, card.title, card.paper, card.depth, card.places, card.learns)
+    title = card.title if name == card.name else name
+    return MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
 
 
 def _differences(

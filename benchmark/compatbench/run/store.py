@@ -1,8 +1,9 @@
-"""The run store: one small file per cell, one per module, each written whole or not at all."""
+"""The run store: per cell a record, a module and its predictions, each written whole or not."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,15 +12,22 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import sha256_bytes, write_atomic
 from compatbench.method.module import Module, load_module
 from compatbench.run.cell import CellRecord
+from compatbench.run.predictions import (
+    Predictions,
+    Where,
+    read_predictions,
+    write_predictions,
+)
 
 
 class RunStore:
-    """Cells and modules under one folder, by key.
+    """Cells, modules and predictions under one folder, by key.
 
     A module is what a fit costs: it is on the disk when ``write_module`` returns, with all
     that is known of its fit. A record is what an evaluation costs, and is left to the
     system to write: if the machine crashes within about half a minute, the record may be
-    gone or torn. Its checksum tells, and the cell goes on from its module.
+    gone or torn. Its checksum tells, and the cell goes on from its module. So it is with
+    predictions, which are written before the record that is made from them.
 
     A file that cannot be read is set aside under ``damaged/``, never taken for a
     result and never deleted.
@@ -73,6 +81,28 @@ class RunStore:
 
     def module_path(self, key: str) -> Path:
         return self.folder.joinpath("modules", key[:2], f"{key}.safetensors")
+
+    def read_predictions(self, key: str) -> dict[Where, Predictions]:
+        """What the cell's module answered where it was measured; nothing if the file is lost."""
+        path = self._predictions_path(key)
+        if not path.is_file():
+            return {}
+        try:
+            return read_predictions(path)
+        except CompatbenchError as error:
+            self._set_aside(path, str(error))
+            return {}
+
+    def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
+        """Keeps what the cell's module answered.
+
+        Raises:
+            CompatbenchError: the folder cannot be written.
+        """
+        write_predictions(self._predictions_path(key), predictions)
+
+    def _predictions_path(self, key: str) -> Path:
+        return self.folder.joinpath("predictions", key[:2], f"{key}.safetensors")
 
     def _cell_path(self, key: str) -> Path:
         return self.folder.joinpath("cells", key[:2], f"{key}.json")

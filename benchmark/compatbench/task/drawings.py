@@ -20,11 +20,10 @@ from PIL import Image
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_file, sha256_json
 from compatbench.source import hash_code
-from compatbench.task.images import Sample
+from compatbench.task.images import SPLITS, Sample
 
 TILE = 48
 COLUMNS = 32
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,17 @@ class DrawingsSource:
         groups = _by_split(self._verified(self.path))
         self.samples: Mapping[str, Sequence[Drawing]] = {n: groups.get(n, []) for n in SPLITS}
 
-    def fingerprint(self) -> str:
-        """Hash of everything that decides the images and their labels."""
+    def fingerprint(self, samples: Sequence[Drawing]) -> str:
+        """Hash of everything that decides these images."""
         files = self._manifest["files"]
-        sheets = {d.sheet for drawings in self.samples.values() for d in drawings}
-        names = [f"drawings/{sheet}.webp" for sheet in sorted(sheets)] + ["drawings/sets.csv"]
+        names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
+        names.append("drawings/sets.csv")
         missing = [name for name in names if name not in files]
         if missing:
             raise CompatbenchError(f"{self._folder / 'manifest.json'} does not list {missing[0]}")
         hashes = [files[name]["sha256"] for name in names]
-        return sha256_json(
-            [sha256_file(self.path), hashes, hash_code(self._folder / "painting.py")]
-        )
+        code = hash_code(self._folder / "painting.py")
+        return sha256_json([[sample.id for sample in samples], hashes, code])
 
     def image(self, sample: Drawing) -> Image.Image:
         """The painted drawing, RGB, 48 × 48."""

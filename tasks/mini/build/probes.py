@@ -1,4 +1,4 @@
-"""The models' zero-shot classifiers, without the harness: a check of both."""
+"""The models' zero-shot classifiers, without the harness but for its patches: a check of both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+
+from compatbench.backbone.image import ImageTower
 
 from . import towers
 from .tokenizer import load_tokenizer
@@ -20,6 +22,14 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def image_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
     """Unit features, float [N, dim], of normalised images, float [N, 3, 48, 48]."""
     return torch.cat([towers.encode_images(model, part) for part in images.split(256)])
+
+
+@torch.no_grad()
+def patch_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
+    """Unit features of the patches, float [N, patches, dim], projected as the class token is."""
+    tower = ImageTower(model.visual, "mini")
+    parts = [tower.encode_dense(tower.embed(part))[:, 1:] for part in images.split(256)]
+    return F.normalize(torch.cat(parts).float(), dim=-1)
 
 
 @torch.no_grad()

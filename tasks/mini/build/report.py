@@ -21,15 +21,18 @@ def report(work: Path) -> None:
 
     Needs the working folder only for the search for near-copies.
     """
-    models = {
-        role: towers.load(name, MINI_FOLDER / f"{name}.safetensors")
-        for role, name in (("source", towers.SOURCE), ("target", towers.TARGET))
-    }
+    paths = {name: MINI_FOLDER / f"{name}.safetensors" for name in towers.CONFIGS}
+    # A model that the suite does not ship has nothing to be measured.
+    models = {name: towers.load(name, path) for name, path in paths.items() if path.is_file()}
+    pair = {name: models[name] for name in (towers.SOURCE, towers.TARGET)}
     names = split_names()
+    zero_shot = [zero_shot_rows(name, models) for name in track(names, "zero-shot")]
     tables = {
         "Drawings": [drawings_row(name) for name in names],
-        "Zero-shot accuracy, %": [
-            zero_shot_row(name, models) for name in track(names, "zero-shot")
+        "Zero-shot accuracy, first template, %": [row for row, _ in zero_shot],
+        "Zero-shot accuracy, ensemble of the templates, %": [row for _, row in zero_shot],
+        "Zero-shot accuracy of the patches, %": [
+            patches_row(name, pair) for name in track(_parents(names), "patches")
         ],
         "Near-copies, % of the distinct test drawings": near_copies(work, names),
     }
@@ -37,6 +40,9 @@ def report(work: Path) -> None:
     for title, rows in tables.items():
         lines += [f"## {title}", "", to_markdown(with_mean(pd.DataFrame(rows))), ""]
     lines += [
+        "A patch passes the last norm and the projection, as the class token does: these are the",
+        "dense features that PLOT matches its prompts to.",
+        "",
         "A near-copy is a drawing whose grey pixels correlate by more than "
         f"{duplicates.NEARLY_SAME} with",
         "any drawing on the other side, whatever the two are called.",
@@ -68,19 +74,42 @@ def drawings_row(name: str) -> dict[str, object]:
     }
 
 
-def zero_shot_row(name: str, models: dict[str, towers.Model]) -> dict[str, object]:
-    """Zero-shot accuracies of both models on a task's test split."""
+def zero_shot_rows(
+    name: str, models: dict[str, towers.Model]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Zero-shot accuracies of all models on a task's test split: one template, and the ensemble."""
+    card, rows = read_card(name), read_split(name)
+    rows = rows[rows.split == "test"]
+    labels = torch.tensor(rows.label.to_numpy())
+    images = read_images(rows)
+    single: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
+    ensemble = dict(single)
+    for model_name, model in models.items():
+        features = probes.image_features(model, images)
+        for row, templates in ((single, card["templates"][:1]), (ensemble, card["templates"])):
+            weights = probes.zero_shot(model, card["classes"], templates)
+            row[model_name] = probes.accuracy(features @ weights.T, labels)
+    return single, ensemble
+
+
+def patches_row(name: str, models: dict[str, towers.Model]) -> dict[str, object]:
+    """What the patches of a task's test images say, each projected as the class token is.
+
+    ``patch`` is the share of patches whose nearest class text is the image's; ``mean`` takes
+    the mean cosine over an image's patches.
+    """
     card, rows = read_card(name), read_split(name)
     rows = rows[rows.split == "test"]
     labels = torch.tensor(rows.label.to_numpy())
     images = read_images(rows)
     row: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
     for role, model in models.items():
-        features = probes.image_features(model, images)
-        for kind, templates in (("", card["templates"][:1]), (", ensemble", card["templates"])):
-            weights = probes.zero_shot(model, card["classes"], templates)
-            row[f"{role}{kind}"] = probes.accuracy(features @ weights.T, labels)
-    row["target - source"] = row["target"] - row["source"]
+        weights = probes.zero_shot(model, card["classes"], card["templates"][:1])
+        cosines = probes.patch_features(model, images) @ weights.T
+        each = labels.repeat_interleave(cosines.shape[1])
+        row[role] = probes.accuracy(probes.image_features(model, images) @ weights.T, labels)
+        row[f"{role}, patch"] = probes.accuracy(cosines.flatten(0, 1), each)
+        row[f"{role}, mean"] = probes.accuracy(cosines.mean(1), labels)
     return row
 
 

@@ -20,7 +20,7 @@ FIRST = Recipe(seed=0, steps=2400)
 #: A second round at half the rates, with more of the long captions.
 SECOND = Recipe(seed=0, steps=1600, rate=1e-3, muon_rate=1.5e-3)
 NEXT = Recipe(seed=2, steps=300, rate=5e-4, muon_rate=7.5e-4)
-OTHER = Recipe(seed=3, steps=1600)
+OTHER = Recipe(seed=3, steps=1200)
 
 
 def train_source(work: Path) -> None:

@@ -12,19 +12,21 @@ the suite's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.features import FeatureCache
 from compatbench.files import sha256_bytes
-from compatbench.method import FEATURES, FeatureSet, FewShotData, Method
+from compatbench.method import FeatureSet, FewShotData, Method, Rows
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
-from compatbench.run.plan import resolve_config
+from compatbench.run.configs import resolve_config
 from compatbench.task import Task, load_task
 from compatbench.task.drawings import Drawing
 from compatbench.task.sampling import draw_few_shot
@@ -40,34 +42,52 @@ def tune(work: Path, methods: str = "all", factors: Sequence[float] = FACTORS) -
     """Prints the held-out accuracy, in percent, of every factor for every trained method."""
     suite, registry = suite_cards.read("mini"), builtin_methods()
     source = load_backbone(suite.upgrades[0][0])
-    names = [n for n in registry.select(methods) if can_be_tuned(registry.get(n), source)]
     cache = FeatureCache(default_cache_folder())
     torch.set_num_threads(1)
-    data = [part_by_set(load_task(name), suite, source, cache) for name in TASKS]
-    zero_shot = [_accuracy(source.zero_shot(d.labels) @ x.plain.T, x.targets) for d, x in data]
-    print(f"zero-shot {100 * sum(zero_shot) / len(zero_shot):.1f}")
+    tasks = [load_task(name) for name in TASKS]
+    parted = [part_by_set(task, suite, source, cache) for task in tasks]
+    found = [_accuracy(source.zero_shot(p.data.labels) @ p.held_out.T, p.targets) for p in parted]
+    print(f"zero-shot {100 * sum(found) / len(found):.1f}")
     print("method".ljust(16), *(f"x {factor:g}".rjust(8) for factor in factors), "   recipe")
-    for name in names:
+    for name in registry.select(methods):
         cls = registry.get(name)
-        published = cls.Config().recipe.lr  # type: ignore[attr-defined]
+        if not issubclass(cls, TrainedMethod):
+            continue
+        published = cls.Config().recipe.lr
+        config = resolve_config(cls, suite)
         means = []
         for factor in factors:
-            config = resolve_config(cls, suite)
             config["recipe"] = config["recipe"] | {"lr": published * factor}
             method = cls(cls.Config.model_validate(config))
-            found = [held_out_accuracy(method, source, *one) for one in data]
+            wanted = method.image_input(source)
+            parted = [part_by_set(task, suite, source, cache, wanted) for task in tasks]
+            found = [held_out_accuracy(method, source, part) for part in parted]
             means.append(100 * sum(found) / len(found))
         print(name.ljust(16), *(f"{mean:8.1f}" for mean in means), f"   {published:g}", flush=True)
 
 
-def can_be_tuned(cls: type[Method], source: Backbone) -> bool:
-    """Whether a method is trained, and on the features of images alone."""
-    return issubclass(cls, TrainedMethod) and cls().image_input(source) == FEATURES
+@dataclass(frozen=True)
+class Parted:
+    """A task's training pool, parted by families of icon sets.
+
+    Attributes:
+        data: the few-shot draw from one half.
+        held_out: all drawings of the other half, as a method's classifier takes them.
+        targets: their labels.
+    """
+
+    data: FewShotData
+    held_out: Tensor
+    targets: Tensor
 
 
 def part_by_set(
-    task: Task, suite: SuiteCard, source: Backbone, cache: FeatureCache
-) -> tuple[FewShotData, FeatureSet]:
+    task: Task,
+    suite: SuiteCard,
+    source: Backbone,
+    cache: FeatureCache,
+    wanted: ImageInput = FEATURES,
+) -> Parted:
     """Few-shot data from half of a task's training sets, and all drawings of the other half."""
     pool: list[Drawing] = [*task.split("train"), *task.split("val")]  # type: ignore[list-item]
     halves: tuple[list[Drawing], list[Drawing]] = ([], [])
@@ -77,14 +97,22 @@ def part_by_set(
     training = suite.training
     views = [View(n, training.crop_scale, training.flip) for n in range(1, training.views + 1)]
 
+    def inputs(drawings: list[Drawing], view: View) -> Rows:
+        if wanted == FEATURES:
+            return cache.features(source, task, drawings, view)
+        return cache.tokens(source, task, drawings, wanted, view)
+
     def features(drawings: list[Drawing], chosen: list[View]) -> FeatureSet:
         targets = torch.tensor([drawing.label for drawing in drawings], dtype=torch.long)
         plain = cache.features(source, task, drawings)
         stacked = [cache.features(source, task, drawings, view) for view in chosen]
-        return FeatureSet(plain, torch.stack(stacked or [plain]), targets)
+        tokens = None if wanted == FEATURES else [inputs(drawings, view) for view in chosen]
+        return FeatureSet(plain, torch.stack(stacked or [plain]), targets, tokens)
 
     data = FewShotData(task.labels, suite.shots[0], features(train, views), features(val, []))
-    return data, features(halves[1], [])
+    targets = torch.tensor([drawing.label for drawing in halves[1]], dtype=torch.long)
+    held_out = inputs(halves[1], View())
+    return Parted(data, held_out[torch.arange(len(held_out))], targets)
 
 
 def family(icon_set: str) -> str:
@@ -92,16 +120,14 @@ def family(icon_set: str) -> str:
     return icon_set.split("-")[0].rstrip("s")
 
 
-def held_out_accuracy(
-    method: Method, source: Backbone, data: FewShotData, held_out: FeatureSet
-) -> float:
+def held_out_accuracy(method: Method, source: Backbone, part: Parted) -> float:
     """Share of the held-out drawings that the fitted module classifies right."""
-    module = method.fit(source, data, torch.Generator().manual_seed(SEED))
+    module = method.fit(source, part.data, torch.Generator().manual_seed(SEED))
     with torch.no_grad():
-        logits = method.attach(module, source, data.labels)(held_out.plain)
-    return _accuracy(logits.T, held_out.targets)
+        logits = method.attach(module, source, part.data.labels)(part.held_out)
+    return _accuracy(logits.T, part.targets)
 
 
-def _accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+def _accuracy(logits: Tensor, targets: Tensor) -> float:
     """Accuracy of logits ``[classes, images]``."""
     return float((logits.argmax(0) == targets).float().mean())

@@ -1,0 +1,166 @@
+"""Options that several commands share, and how the shell completes them."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.errors import CompatbenchError
+from compatbench.folders import method_files
+from compatbench.shots import read_shots
+
+
+class Precision(str, Enum):
+    """What frozen towers can compute in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    names = sorted(path.stem for path in method_files())
+    return [name for name in ["all", *names] if name.startswith(incomplete)]
+
+
+def complete_suites(incomplete: str) -> list[str]:
+    return [name for name in suite_cards.names() if name.startswith(incomplete)]
+
+
+def complete_tasks(incomplete: str) -> list[str]:
+    return [name for name in ["all", *task_cards.names()] if name.startswith(incomplete)]
+
+
+def complete_backbones(incomplete: str) -> list[str]:
+    model, slash, _ = incomplete.partition("/")
+    names = [*backbone_cards.names(), "local-dir:", "hf:"]
+    if slash:
+        from compatbench.backbone.loading.releases import tags_of
+
+        names = [f"{model}/{tag}" for tag in tags_of(model)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        "--suite",
+        help="Suite to run: a name (see 'compatbench list suites') or a YAML file.",
+        autocompletion=complete_suites,
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        "--methods",
+        help="Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
+        "of a method file ('./mine.py'), which is run as code.",
+        autocompletion=complete_methods,
+    ),
+]
+TasksOption = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions.",
+        autocompletion=complete_tasks,
+    ),
+]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option("--seeds", help="Seeds, such as '1,2'.", show_default="the suite's"),
+]
+ShotsOption = Annotated[
+    str | None,
+    typer.Option("--shots", help="Shots, such as '4,8' or 'all'.", show_default="the suite's"),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", help="Folder for runs/, results/ and leaderboard.md.", file_okay=False),
+]
+
+
+ShotsFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--shots-file",
+        help="File of 'data shots' with the images to train on, in place of the draw of its "
+        "task, shots and seed; may be repeated.",
+        dir_okay=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+]
+
+
+def _set(variable: str, wanted: bool) -> bool:
+    """Sets an environment variable, which worker processes inherit."""
+    if wanted:
+        os.environ[variable] = "1"
+    return wanted
+
+
+OfflineOption = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
+        callback=lambda wanted: _set("HF_HUB_OFFLINE", wanted),
+    ),
+]
+TrustPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Read checkpoints even if that runs code in them; only for files from people you "
+        "trust.",
+        callback=lambda wanted: _set("COMPATBENCH_TRUST_PICKLE", wanted),
+    ),
+]
+
+
+def _take_roots(options: list[str] | None) -> list[str]:
+    from compatbench.task.roots import set_data_roots
+
+    set_data_roots(options or [])
+    return options or []
+
+
+DataRootOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER | TASK=FOLDER",
+        help="Folder of all datasets, or of one task's; may be repeated.",
+        show_default="COMPATBENCH_DATA, COMPATBENCH_DATA_<TASK>",
+        callback=_take_roots,
+    ),
+]
+
+
+def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
+    """A comma list of numbers from the command line."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < least:
+        raise CompatbenchError(
+            f"{option} '{text}': give numbers of at least {least}, separated by commas"
+        )
+    return numbers
+
+
+def read_shots_option(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of shots from the command line, of which one may be ``all``."""
+    if text is None:
+        return None
+    numbers = ",".join(str(read_shots(part)) for part in text.split(","))
+    return read_numbers("--shots", numbers, least=1)

@@ -1,0 +1,102 @@
+"""The cells that a command line names, and what is missing of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compatbench.backbone.loading import is_planning
+from compatbench.cards import SuiteCard, suite_cards
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.run.configs import select_methods
+from compatbench.run.missing import Missing, fetch_missing, find_missing
+from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
+from compatbench.run.store import RunStore
+from compatbench.task.draws import ShotsFiles, read_draws
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The cells that a command line names, and what the store holds of them.
+
+    Attributes:
+        counts: cells by method, with those whose images or weights are missing.
+        missing: what is not here.
+    """
+
+    suite: SuiteCard
+    registry: MethodRegistry
+    methods: list[str]
+    planned: list[PlannedCell]
+    store: RunStore
+    files: ShotsFiles
+    counts: Counter[str]
+    missing: Missing
+
+    @property
+    def to_do(self) -> list[PlannedCell]:
+        return [item for item in self.planned if not item.done]
+
+
+def select(
+    suite: str,
+    methods: str,
+    tasks: str,
+    seeds: Sequence[int] | None,
+    shots: Sequence[int] | None,
+    out: Path,
+    precision: str | None = None,
+    files: Sequence[Path] = (),
+    skip_missing: bool = False,
+) -> Selection:
+    """Reads the suite and plans its cells.
+
+    Args:
+        files: with draws that are given and not made here.
+        skip_missing: leave out cells whose images or weights are not here.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
+            selection, a shots file that serves no cell; or something is missing and not
+            to be skipped.
+    """
+    card = suite_cards.read(suite)
+    if precision is not None:
+        training = card.training.model_copy(update={"precision": precision})
+        card = card.model_copy(update={"training": training})
+    registry = builtin_methods()
+    chosen = select_methods(card, registry, methods)
+    if not chosen:
+        raise CompatbenchError(f"--methods '{methods}' leaves no method")
+    draws = read_draws(files)
+    counts = count_cells(card, registry, chosen, tasks, seeds, shots)
+    if not counts:
+        raise CompatbenchError(f"--tasks '{tasks}' leaves no cell of suite '{card.name}'")
+    missing = find_missing(card, tasks)
+    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
+        missing = fetch_missing(missing)
+    if missing and not skip_missing:
+        raise CompatbenchError(_refusal(card, suite, missing))
+    cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws, missing)
+    served = {(cell.task, cell.shots, cell.seed) for cell in cells}
+    if unused := [file for name, file in draws.items() if name not in served]:
+        raise CompatbenchError(
+            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
+            "seed; choose them with --tasks, --shots and --seeds"
+        )
+    store = RunStore(out / "runs")
+    planned = plan(cells, store)
+    return Selection(card, registry, chosen, planned, store, draws, counts, missing)
+
+
+def _refusal(card: SuiteCard, suite: str, missing: Missing) -> str:
+    """One line for a suite that lacks images or weights; with the reason, if there is one."""
+    reasons = [*missing.test_sets.values(), *missing.backbones.values()]
+    why = f": {reasons[0]}" if len(reasons) == 1 else f": {missing}"
+    return (
+        f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {suite}' tells what to "
+        "do, and --skip-missing runs what is here"
+    )

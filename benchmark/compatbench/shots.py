@@ -1,0 +1,34 @@
+"""Numbers of shots, of which one is *all*: every training image there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+# More images than any class has: a draw of so many takes all. It is a number, so that shots
+# sort and compare; people and files see the word.
+ALL_SHOTS = 1_000_000
+
+
+def read_shots(value: object) -> object:
+    """The number that ``all`` stands for; anything else as it is."""
+    return ALL_SHOTS if isinstance(value, str) and value.strip().lower() == "all" else value
+
+
+def show_shots(shots: int) -> int | str:
+    """A number of shots as files hold it: itself, or ``all``."""
+    return "all" if shots == ALL_SHOTS else shots
+
+
+def count_shots(shots: int) -> str:
+    """A number of shots in words: ``16 shots``, ``1 shot``, ``all shots``."""
+    return f"{show_shots(shots)} shot{'' if shots == 1 else 's'}"
+
+
+Shots = Annotated[
+    int,
+    Field(ge=1, le=ALL_SHOTS),
+    BeforeValidator(read_shots),
+    PlainSerializer(show_shots, return_type=int | str),
+]

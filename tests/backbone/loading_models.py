@@ -1,0 +1,85 @@
+"""Small models that open_clip knows by name, with made-up releases, for tests of loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip import pretrained
+from tiny_models import randomise
+from torch import nn
+
+TEXT = dict(context_length=16, vocab_size=49408, width=16, heads=2, layers=2)
+IMAGE = dict(image_size=32, patch_size=16, width=16, head_width=8, layers=2)
+EVA = dict(image_size=48, timm_model_name="eva02_mini_patch12_clip_48", timm_pool="token")
+EVA |= dict(timm_proj="none", timm_model_pretrained=False)
+CLIP = dict(embed_dim=8, vision_cfg=IMAGE, text_cfg=TEXT)
+CONFIGS: dict[str, dict[str, Any]] = {
+    "Small": CLIP,
+    "Small-quickgelu": CLIP | dict(quick_gelu=True),
+    "Small-wide": CLIP | dict(text_cfg=TEXT | dict(width=24)),
+    "Small-eva": CLIP | dict(vision_cfg=EVA, custom_text=True),
+}
+HALF = (0.5, 0.5, 0.5)
+RELEASES = {
+    "Small": {
+        "openai": dict(url="https://openaipublic/x/Small.pt", hf_hub="us/small.openai/"),
+        "plain": dict(hf_hub="us/small.plain/"),
+        "half": dict(hf_hub="us/small.half/", mean=HALF, std=HALF, interpolation="bilinear"),
+    },
+    "Small-wide": {"one": dict(hf_hub="us/small-wide.one/", mean=HALF, std=HALF)},
+}
+RELEASES["Small"]["openai"]["quick_gelu"] = True  # type: ignore[assignment]
+RELEASES["Small-quickgelu"] = {"openai": RELEASES["Small"]["openai"]}
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Makes the architectures known to open_clip."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, config in CONFIGS.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+
+
+@pytest.fixture(autouse=True)
+def alone(small_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of this machine, no network, and the made-up releases."""
+    for model, tags in RELEASES.items():
+        monkeypatch.setitem(pretrained._PRETRAINED, model, tags)
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "COMPATBENCH_TRUST_PICKLE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COMPATBENCH_WEIGHTS", str(tmp_path / "weights"))
+
+
+def make(name: str, seed: int = 1) -> nn.Module:
+    """A model of random weights, as if it had been trained."""
+    from compatbench.backbone.mini import register_mini_towers
+    from compatbench.folders import tasks_folder
+
+    register_mini_towers(tasks_folder())
+    return randomise(open_clip.create_model(name), seed)
+
+
+def put_in_hub_cache(root: Path, repository: str, file: str) -> Path:
+    """Where the hub's cache has a file; its folder is made."""
+    folder = root / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True, exist_ok=True)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    return snapshot / file
+
+
+def same_weights(found: nn.Module, expected: nn.Module) -> bool:
+    """Whether all tensors are equal."""
+    one, other = found.state_dict(), expected.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)

@@ -1,0 +1,240 @@
+"""Checkpoints of every format give the same model, and what cannot be read is told in a line."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loading_models import alone, make, same_weights, small_models  # noqa: F401
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from compatbench.backbone import load_backbone
+from compatbench.backbone.loading.formats import read_tensors
+from compatbench.backbone.loading.torchscript import read_torchscript
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+
+State = dict[str, Tensor]
+
+
+def half(state: State) -> State:
+    return {name: tensor.half() for name, tensor in state.items()}
+
+
+def save_torchscript(state: State, path: Path) -> None:
+    """A TorchScript archive with the names and the float16 of OpenAI's, numbers included."""
+
+    class Archive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    archive = Archive()
+    numbers = dict(input_resolution=32, context_length=16, vocab_size=49408)
+    for name, tensor in [*state.items(), *((n, torch.tensor(v)) for n, v in numbers.items())]:
+        owner: nn.Module = archive
+        *path_to, last = name.split(".")
+        for part in path_to:
+            if part not in dict(owner.named_children()):
+                owner.add_module(part, Archive())
+            owner = owner.get_submodule(part)
+        owner.register_buffer(last, tensor.clone())
+    torch.jit.save(torch.jit.script(archive), path)
+
+
+WRITERS: dict[str, Callable[[State, Path], object]] = {
+    "safetensors": save_file,
+    "torch zip": torch.save,
+    "older pickle": lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False),
+    "training checkpoint": lambda s, p: torch.save(
+        {"epoch": 3, "state_dict": {f"module.{n}": t for n, t in s.items()}}, p
+    ),
+    "model entry with a step tensor": lambda s, p: torch.save(
+        {"step": torch.tensor(3), "model": s}, p
+    ),
+    "eager dictionary with OpenAI's numbers": lambda s, p: torch.save(
+        s | {n: torch.tensor(1) for n in ("input_resolution", "context_length", "vocab_size")}, p
+    ),
+    "custom text names": lambda s, p: torch.save(
+        {n if n.startswith(("visual", "logit")) else f"text.{n}": t for n, t in s.items()}, p
+    ),
+    "scale as a vector": lambda s, p: save_file(s | {"logit_scale": s["logit_scale"][None]}, p),
+    "positions of older transformers": lambda s, p: save_file(
+        s | {"attn_mask": torch.zeros(16, 16)}, p
+    ),
+    "TorchScript of OpenAI": save_torchscript,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_checkpoint_of_any_format_gives_the_model(name: str, tmp_path: Path) -> None:
+    model = make("Small-quickgelu")
+    path = tmp_path / ("w.safetensors" if WRITERS[name] is save_file else "w.pt")
+    WRITERS[name](model.state_dict(), path)
+    backbone = load_backbone(f"Small-quickgelu@{path}")
+    assert same_weights(backbone.model, model)
+    images = torch.randn(2, 3, 32, 32)
+    ids = backbone.tokenizer(["a photo of a dog"])
+    own: Any = model
+    torch.testing.assert_close(backbone.encode_images(images), own.encode_image(images))
+    torch.testing.assert_close(backbone.text_features(("a photo of a dog",)), own.encode_text(ids))
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file, save_torchscript])
+def test_half_precision_becomes_float32(save: Callable[..., object], tmp_path: Path) -> None:
+    model = make("Small-quickgelu")
+    state = half(model.state_dict())
+    path = tmp_path / "w.bin"
+    save(state, path)
+    found = load_backbone(f"Small-quickgelu@{path}").model.state_dict()
+    assert all(torch.equal(found[name], tensor.float()) for name, tensor in state.items())
+
+
+def eva_names(state: State) -> State:
+    """The names of EVA-CLIP's authors for open_clip's, written by hand."""
+    pairs = [
+        ("visual.trunk.", "visual."),
+        ("attn.q_proj.bias", "attn.q_bias"),
+        ("attn.v_proj.bias", "attn.v_bias"),
+        ("attn.norm.", "attn.inner_attn_ln."),
+        ("mlp.norm.", "mlp.ffn_ln."),
+        ("mlp.fc1_g.", "mlp.w1."),
+        ("mlp.fc1_x.", "mlp.w2."),
+        ("mlp.fc2.", "mlp.w3."),
+    ]
+    renamed = {}
+    for name, tensor in state.items():
+        for ours, theirs in pairs:
+            name = name.replace(ours, theirs)
+        renamed[name] = tensor
+    renamed["visual.rope.freqs_cos"] = torch.randn(16, 32)
+    renamed["visual.blocks.0.attn.rope.freqs_sin"] = torch.randn(16, 32)
+    return renamed
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_checkpoint_of_eva_clips_authors_is_converted(wrapped: bool, tmp_path: Path) -> None:
+    model = make("Small-eva")
+    theirs = eva_names(model.state_dict())
+    assert {"visual.blocks.1.mlp.w3.weight", "visual.blocks.1.attn.q_bias"} <= theirs.keys()
+    torch.save({"module": theirs} if wrapped else theirs, tmp_path / "eva.pt")
+    backbone = load_backbone(f"Small-eva@{tmp_path}/eva.pt")
+    assert same_weights(backbone.model, model)
+
+
+def test_eva_weights_of_another_image_size_are_refused_and_not_resized(tmp_path: Path) -> None:
+    theirs = eva_names(make("Small-eva").state_dict())
+    theirs["visual.pos_embed"] = torch.randn(1, 50, 128)
+    torch.save(theirs, tmp_path / "eva.pt")
+    with pytest.raises(CompatbenchError, match=r"visual.pos_embed is \[1, 50, 128\] there"):
+        load_backbone(f"Small-eva@{tmp_path}/eva.pt")
+
+
+def test_a_plain_checkpoint_fits_a_model_with_a_text_tower_of_its_own(tmp_path: Path) -> None:
+    model = make("Small-eva")
+    plain = {name.removeprefix("text."): t for name, t in model.state_dict().items()}
+    save_file(plain, tmp_path / "w.safetensors")
+    assert same_weights(load_backbone(f"Small-eva@{tmp_path}/w.safetensors").model, model)
+
+
+class Attack:
+    """What unpickles into a call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make("Small")
+    torch.save({"state_dict": model.state_dict(), "x": Attack(tmp_path / "run")}, tmp_path / "w.pt")
+    name = f"Small/plain@{tmp_path}/w.pt"
+    with pytest.raises(CompatbenchError, match=r"would run code that is in it.*--trust-pickle"):
+        load_backbone(name)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("COMPATBENCH_TRUST_PICKLE", "1")
+    with pytest.warns(CompatbenchWarning, match="read with code that is in it"):
+        backbone = load_backbone(name)
+    assert (tmp_path / "run").exists()
+    assert same_weights(backbone.model, model)
+
+
+def test_code_in_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
+    import zipfile
+
+    path = tmp_path / "w.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/constants.pkl", pickle.dumps(()))
+        archive.writestr("w/data.pkl", pickle.dumps({"x": Attack(tmp_path / "run")}))
+    with pytest.raises(CompatbenchError, match="holds more than tensors"):
+        read_tensors(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_torchscript_archive_equals_its_state_dict(tmp_path: Path) -> None:
+    script = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    torch.jit.save(script, tmp_path / "w.pt")
+    found = read_torchscript(tmp_path / "w.pt")
+    expected = script.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_openai_weights_need_quickgelu(tmp_path: Path) -> None:
+    save_torchscript(make("Small").state_dict(), tmp_path / "w.pt")
+    with pytest.raises(CompatbenchError, match="use the model 'Small-quickgelu'"):
+        load_backbone(f"Small/plain@{tmp_path}/w.pt")
+
+
+@pytest.mark.parametrize("writer", ["safetensors", "torch zip", "older pickle"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_truncated_file_is_told(writer: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / ("w.safetensors" if writer == "safetensors" else "w.pt")
+    WRITERS[writer](make("Small").state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(CompatbenchError, match=r"damaged or incomplete \([\d,]+ bytes\)") as caught:
+        load_backbone(f"Small/plain@{path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
+        (b"<!DOCTYPE html><html>404</html>", "is no checkpoint"),
+        (b"", "is no checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CompatbenchError, match=message):
+        read_tensors(tmp_path / "w.pt")
+
+
+def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(CompatbenchError, match="holds no weights"):
+        read_tensors(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "message"),
+    [
+        ("Small-wide", "Small", r"positional_embedding is \[16, 24\] there, and \[16, 16\]"),
+        ("Small-eva", "Small", "they lack visual.class_embedding"),
+        ("Small", "Small-eva", "they lack visual.trunk.cls_token.*and also hold"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused(
+    saved: str, asked: str, message: str, tmp_path: Path
+) -> None:
+    save_file(make(saved).state_dict(), tmp_path / "w.safetensors")
+    tag = "/plain" if asked == "Small" else ""
+    with pytest.raises(CompatbenchError, match=message) as caught:
+        load_backbone(f"{asked}{tag}@{tmp_path}/w.safetensors")
+    assert "\n" not in str(caught.value)

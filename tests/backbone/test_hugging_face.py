@@ -1,0 +1,245 @@
+"""Models of transformers equal their own forward, from tiny folders that are written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels, load_backbone
+from compatbench.backbone.inspect import inspect_backbone
+from compatbench.errors import CompatbenchError, NotTransferable
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["a", "photo", "of", "dog", "tree", "red", "apple", "."]
+LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
+TEXT = dict(vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=3)
+TEXT |= dict(num_attention_heads=2, max_position_embeddings=20)
+VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+VISION |= dict(image_size=64, patch_size=16)
+BERT = TEXT | dict(bos_token_id=1, eos_token_id=3, sep_token_id=3, pad_token_id=0)
+ENDS = TEXT | dict(bos_token_id=1, eos_token_id=3, pad_token_id=3)
+PROCESSOR = dict(size={"height": 64, "width": 64}, do_center_crop=False, resample=3)
+PROCESSOR |= dict(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], rescale_factor=1 / 255)
+CONFIGS: dict[str, dict[str, Any]] = {
+    "clip": dict(text_config=ENDS, vision_config=VISION, projection_dim=16),
+    "siglip": dict(
+        text_config=TEXT | dict(projection_size=32, pad_token_id=2, eos_token_id=3),
+        vision_config=VISION,
+    ),
+    "align": dict(
+        text_config=BERT,
+        vision_config=dict(
+            image_size=64, width_coefficient=0.2, depth_coefficient=0.2, hidden_dim=64
+        ),
+        projection_dim=64,
+    ),
+    "flava": dict(
+        text_config=BERT, image_config=VISION, multimodal_config=VISION, projection_dim=16
+    ),
+    "blip": dict(text_config=BERT | dict(is_decoder=True), vision_config=VISION)
+    | dict(image_text_hidden_size=16),
+}
+STARTS = {"clip": "[CLS]", "align": "[CLS]", "flava": "[CLS]", "blip": "[CLS]", "siglip": ""}
+PADS = {"clip": "[SEP]", "siglip": "[MASK]"}
+
+
+def write_tokenizer(folder: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    special = ["[PAD]", "[CLS]", "[MASK]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[MASK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    start = STARTS[kind]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A [SEP]".strip(),
+        special_tokens=[(token, vocabulary[token]) for token in special],
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PADS.get(kind, "[PAD]"), sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+def write_model(folder: Path, kind: str, **processor: Any) -> Any:
+    """A model of random weights in a folder as the hub has them; returns it."""
+    from compatbench.backbone.hf.towers import KINDS
+
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
+    model = getattr(transformers, KINDS[kind].model)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim:
+                parameter += 0.1 * torch.randn(parameter.shape)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, kind)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | processor))
+    return model.eval().double()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A backbone from a folder, in double precision, and transformers' own model."""
+    kind = request.param
+    folder = tmp_path_factory.mktemp(kind)
+    model = write_model(folder, kind)
+    found = load_backbone(f"hf:{folder}")
+    return kind, Backbone(found.card, found.model.double(), torch.device("cpu")), model
+
+
+def own_text_features(kind: str, backbone: Backbone, model: Any, texts: list[str]) -> Tensor:
+    """What transformers computes for padded texts, with the attention mask of its tokenizer."""
+    inner: Any = backbone.tokenizer.tokenizer
+    length = dict(padding="max_length", max_length=20, return_tensors="pt")
+    found = inner(texts, **length)
+    # SigLIP was trained without a mask.
+    mask = {} if kind == "siglip" else {"attention_mask": found.attention_mask}
+    if kind == "blip":
+        rows = model.text_encoder(input_ids=found.input_ids, **mask).last_hidden_state
+        return model.text_proj(rows[:, 0])
+    features = model.get_text_features(input_ids=found.input_ids, **mask).pooler_output
+    return features[:, 0] if kind == "flava" else features
+
+
+def close(kind: str) -> dict[str, float]:
+    """ALIGN computes its attention in float32 whatever the model is in."""
+    return dict(rtol=1e-5, atol=1e-5) if kind == "align" else dict(rtol=1e-9, atol=1e-9)
+
+
+def test_texts_equal_transformers_own_forward(pair: Any) -> None:
+    kind, backbone, model = pair
+    texts = ["a photo of a dog.", "red apple", "a", "a photo of a red apple . a tree"]
+    expected = own_text_features(kind, backbone, model, texts)
+    found = backbone.text_features(tuple(texts))
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, **close(kind))
+
+
+def test_learned_prompts_that_spell_a_text_equal_that_text(pair: Any) -> None:
+    kind, backbone, _ = pair
+    context = backbone.embed_text("a photo of a")
+    expected = backbone.text_features(LABELS.fill("a photo of a {}."))
+    for own in (context, context.expand(3, -1, -1)):
+        found = backbone.encode_prompts(backbone.prompts(LABELS, own))
+        torch.testing.assert_close(found, expected, **close(kind))
+
+
+def test_gradients_of_a_context_equal_those_of_transformers_own_forward(pair: Any) -> None:
+    kind, backbone, model = pair
+    first = len(backbone.text_tokens.start)
+    context = torch.randn(2, 32, dtype=torch.float64, requires_grad=True)
+
+    def put_in(_: Any, __: Any, rows: Tensor) -> Tensor:
+        middle = context.expand(len(rows), -1, -1)
+        return torch.cat([rows[:, :first], middle, rows[:, first + 2 :]], dim=1)
+
+    text = model.text_encoder if kind == "blip" else model.text_model
+    hook = text.get_input_embeddings().register_forward_hook(put_in)
+    expected = own_text_features(kind, backbone, model, [f"a a {name}." for name in LABELS.names])
+    hook.remove()
+    found = backbone.encode_prompts(backbone.prompts(LABELS, context))
+    torch.testing.assert_close(found, expected, **close(kind))
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((weight * x).sum(), context)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, **close(kind))
+
+
+def test_images_and_the_scale_equal_transformers_own(pair: Any) -> None:
+    kind, backbone, model = pair
+    image = Image.effect_mandelbrot((40, 30), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    pixels = backbone.preprocess(image)[None].double()
+    processor = transformers.CLIPImageProcessor.from_pretrained(backbone.card.path)
+    expected = processor(image, return_tensors="pt")["pixel_values"].double()
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=0.03)
+    ids = torch.tensor([[1, 4, 3]])
+    if kind == "blip":
+        rows = model.vision_model(pixel_values=pixels).last_hidden_state
+        features, scale = model.vision_proj(rows[:, 0]), torch.tensor(2.6592).exp()
+    elif kind == "flava":
+        features = model.get_image_features(pixel_values=pixels).pooler_output[:, 0]
+        scale = model.logit_scale.exp()
+    else:
+        out = model(input_ids=ids, pixel_values=pixels)
+        features = model.get_image_features(pixel_values=pixels).pooler_output
+        cosine = torch.cosine_similarity(out.image_embeds, out.text_embeds)
+        bias = getattr(model, "logit_bias", torch.zeros(()))
+        scale = (out.logits_per_image - bias) / cosine
+    torch.testing.assert_close(backbone.encode_images(pixels), features, rtol=1e-9, atol=1e-9)
+    assert backbone.logit_scale == pytest.approx(scale.item(), rel=1e-5)
+    with pytest.raises(NotTransferable):
+        _ = backbone.image
+
+
+def test_deep_prompts_are_refused_where_a_tower_has_no_start(pair: Any) -> None:
+    kind, backbone, _ = pair
+    context = backbone.embed_text("a photo of a")
+    prompts = backbone.prompts(LABELS, context, deep=[context[:2]])
+    if kind == "siglip":
+        with pytest.raises(NotTransferable, match="start-of-text"):
+            backbone.encode_prompts(prompts)
+    else:
+        plain = backbone.encode_prompts(backbone.prompts(LABELS, context))
+        assert not torch.allclose(backbone.encode_prompts(prompts), plain)
+
+
+def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
+    _, backbone, _ = pair
+    report = inspect_backbone(backbone.name)
+    assert (report.state, report.message) == ("found", "")
+    assert report.token_width == backbone.token_width == 32
+    assert report.embed_dim == backbone.embed_dim
+    assert report.context_length == 20
+    assert report.image_size == 64
+
+
+def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
+    from compatbench.backbone.hf.preprocess import read_preprocessing
+
+    settings = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
+    found = read_preprocessing(tmp_path, "x")
+    assert found["mean"] == pytest.approx((0.5,) * 3)
+    assert found["std"] == pytest.approx((0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(do_center_crop=True, crop_size=20), "cropped to"),
+        (dict(size={"shortest_edge": 64}), "keep their shape"),
+        (dict(resample=0), "interpolation 0"),
+        (dict(size={}), "does not say"),
+    ],
+)
+def test_a_transform_that_cannot_be_done_exactly_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    write_model(tmp_path, "clip", **settings)
+    with pytest.raises(CompatbenchError, match=message):
+        load_backbone(f"hf:{tmp_path}")
+
+
+def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    write_model(tmp_path, "clip")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["text_projection.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(CompatbenchError, match="lack 1 tensors of CLIPModel, such as text_proj"):
+        load_backbone(f"hf:{tmp_path}")
+
+
+def test_another_type_of_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CompatbenchError, match="type 'bert' are not supported; supported: clip"):
+        load_backbone(f"hf:{tmp_path}")

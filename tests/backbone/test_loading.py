@@ -1,0 +1,367 @@
+"""What a name means, where weights are looked for, and what their key is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loading_models import (  # noqa: F401
+    CONFIGS,
+    HALF,
+    alone,
+    make,
+    put_in_hub_cache,
+    same_weights,
+    small_models,
+)
+from safetensors.torch import save_file
+
+from compatbench.backbone import load_backbone
+from compatbench.backbone.inspect import inspect_backbone
+from compatbench.backbone.loading import find_weights, planning, read_backbone, weights_key
+from compatbench.backbone.loading.hashes import check_known_hash, hash_weights
+from compatbench.backbone.loading.releases import preprocessing
+from compatbench.cards import BackboneCard, backbone_cards
+from compatbench.errors import CompatbenchError, MissingWeights
+from compatbench.files import sha256_bytes, sha256_file
+
+CARD = """\
+name: small
+title: Small
+config: Small
+tag: plain
+repository: us/small.plain
+files: [Original.pt]
+lineage: trained from scratch
+licence: MIT
+"""
+
+
+def write_card(folder: Path, text: str = CARD) -> str:
+    (folder / "small.yaml").write_text(text)
+    return f"{folder}/small.yaml"
+
+
+def save(path: Path, name: str = "Small", seed: int = 1) -> Any:
+    model = make(name, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), path)
+    return model
+
+
+@pytest.mark.parametrize("name", backbone_cards.names())
+def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None:
+    card = backbone_cards.read(name)
+    report = inspect_backbone(name) if card.provider == "open_clip" else None
+    assert report is None or report.state != "wrong", report
+    if report and card.weights is None:
+        assert report.activation_right is True
+    assert card.lineage or name == "mini-clip"
+    if card.text_from is not None:
+        assert card.text_from in backbone_cards.names()
+
+
+def test_upgrade_pairs_have_equal_sizes() -> None:
+    for pair in (
+        ("vit-b16-openai", "eva02-b16"),
+        ("vit-l14-openai", "eva02-l14"),
+        ("vit-l14-336-openai", "eva02-l14-336"),
+        ("vit-h14-laion2b", "eva02-e14"),
+    ):
+        one, other = (inspect_backbone(name) for name in pair)
+        assert (one.token_width, one.embed_dim) == (other.token_width, other.embed_dim)
+        assert backbone_cards.read(pair[1]).text_from is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit-b16-opena", "did you mean vit-b16-openai"),
+        ("ViT-B-16-quickgelu", "an architecture without weights; give ViT-B-16-quickgelu/TAG"),
+        ("ViT-B16/openai", "no open_clip model named 'ViT-B16'; did you mean"),
+        ("ViT-B-16/opnai", "no tag of ViT-B-16 named 'opnai'; did you mean openai"),
+        ("Small@nowhere.pt", "there is no file .*nowhere.pt"),
+        ("local-dir:nowhere", "there is no folder .*nowhere"),
+        ("hf:./nowhere", "there is no folder .*nowhere"),
+    ],
+)
+def test_a_name_that_means_nothing_is_told(name: str, message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message) as caught:
+        read_backbone(name)
+    assert "\n" not in str(caught.value)
+    report = inspect_backbone(name)
+    assert report.state == "wrong"
+    assert report.message
+    assert report.fix
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_name_or_one_error(name: str) -> None:
+    with contextlib.suppress(CompatbenchError):
+        assert read_backbone(name).name == name
+
+
+def test_a_release_without_a_card_takes_what_its_card_knows() -> None:
+    card = read_backbone("EVA02-B-16/merged2b_s8b_b131k")
+    assert card.name == "EVA02-B-16/merged2b_s8b_b131k"
+    assert card.text_from == "vit-b16-openai"
+
+
+def test_the_wrong_activation_is_refused_with_the_right_model() -> None:
+    with pytest.raises(CompatbenchError, match="use the model 'ViT-B-16-quickgelu'"):
+        load_backbone("ViT-B-16/openai")
+    report = inspect_backbone("ViT-B-16/openai")
+    assert (report.state, report.activation, report.activation_right) == ("wrong", "GELU", False)
+    assert report.fix == "use the model 'ViT-B-16-quickgelu'"
+
+
+PLACES = {
+    "the card's name": lambda root: root / "weights" / "small.safetensors",
+    "the release's name": lambda root: root / "weights" / "Small-plain.safetensors",
+    "the repository": lambda root: (
+        root / "weights" / "us" / "small.plain" / "open_clip_model.safetensors"
+    ),
+    "the repository's last part": lambda root: (
+        root / "weights" / "small.plain" / "open_clip_model.safetensors"
+    ),
+    "a hub cache as weights folder": lambda root: put_in_hub_cache(
+        root / "weights", "us/small.plain", "open_clip_model.safetensors"
+    ),
+    "the hub's cache": lambda root: put_in_hub_cache(
+        root / "hf" / "hub", "us/small.plain", "open_clip_model.safetensors"
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) -> None:
+    name = write_card(tmp_path)
+    # The file's own name is what a card in a folder of cards would have.
+    card = read_backbone(name).model_copy(update={"name": "small"})
+    path = PLACES[place](tmp_path)
+    model = save(path)
+    assert find_weights(card) == path
+    if "name" not in place:
+        backbone = load_backbone("Small/plain")
+        assert same_weights(backbone.model, model)
+        assert inspect_backbone("Small/plain").path == path
+
+
+def test_torch_files_of_the_hub_and_original_names_are_found(tmp_path: Path) -> None:
+    import torch
+
+    card = read_backbone(write_card(tmp_path))
+    path = put_in_hub_cache(
+        tmp_path / "hf" / "hub", "us/small.plain", "open_clip_pytorch_model.bin"
+    )
+    torch.save(make("Small").state_dict(), path)
+    assert find_weights(card) == path
+    original = tmp_path / "weights" / "Original.pt"
+    original.parent.mkdir()
+    original.write_bytes(path.read_bytes())
+    assert find_weights(card) == original
+
+
+def test_clips_own_cache_is_used_and_its_hash_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "home" / ".cache" / "clip" / "Small.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"12345")
+    assert find_weights(read_backbone("Small-quickgelu/openai")) == path
+    right = f"https://openaipublic/{sha256_bytes(b'12345')}/Small.pt"
+    check_known_hash(path, right)
+    with pytest.raises(CompatbenchError, match="not the published one"):
+        check_known_hash(path, right.replace(sha256_bytes(b"12345"), "a" * 64))
+    file = path.rename(path.with_name("vit-1234abcd.pt"))
+    with pytest.raises(CompatbenchError, match="not the published one"):
+        check_known_hash(file, f"https://github.com/x/open_clip/releases/{file.name}")
+
+
+def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeights) as caught:
+        load_backbone("Small/plain")
+    text = str(caught.value)
+    for part in (
+        "open_clip_model.safetensors of us/small.plain is not on this machine",
+        "nothing may be fetched (HF_HUB_OFFLINE)",
+        f"COMPATBENCH_WEIGHTS={tmp_path}/weights",
+        str(tmp_path / "hf" / "hub"),
+        "hf download us/small.plain open_clip_model.safetensors",
+    ):
+        assert part in text
+    assert "\n" not in text
+    report = inspect_backbone("Small/plain")
+    assert (report.state, report.token_width, report.embed_dim) == ("missing", 16, 8)
+    assert report.parameters == sum(p.numel() for p in make("Small").parameters())
+
+
+def test_without_a_network_the_failure_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(MissingWeights, match="cannot be fetched: no route to host;"):
+        load_backbone("Small/plain")
+
+
+def test_what_is_not_here_is_fetched_into_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def fetch(repository: str, file: str, cache_dir: Path) -> str:
+        path = put_in_hub_cache(cache_dir, repository, file)
+        save(path)
+        return str(path)
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert same_weights(load_backbone("Small/plain").model, make("Small"))
+    assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")
+
+
+def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("compatbench.backbone.loading.fetch.fetch_weights", None)
+    with planning():
+        one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
+    assert one != other
+    save(tmp_path / "weights" / "Small-plain.safetensors")
+    with planning():
+        found = weights_key(read_backbone("Small/plain"))
+    assert found == weights_key(read_backbone("Small/plain")) != one
+
+
+def test_preprocessing_is_that_of_the_release(tmp_path: Path) -> None:
+    save(tmp_path / "weights" / "Small-half.safetensors")
+    settings = load_backbone("Small/half").preprocess_settings
+    assert settings["mean"] == HALF
+    assert settings["interpolation"] == "bilinear"
+    assert settings["size"] == (32, 32)
+    assert inspect_backbone("Small/half").preprocessing == settings
+    real = preprocessing(read_backbone("ViT-L-14/laion2b_s32b_b82k"))
+    assert real is not None
+    assert real["mean"] == HALF
+
+
+def test_a_file_takes_the_preprocessing_that_all_releases_of_its_model_share(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "w.safetensors", "Small-wide")
+    wide = load_backbone(f"Small-wide@{tmp_path}/w.safetensors")
+    assert wide.preprocess_settings["mean"] == HALF
+    save(tmp_path / "v.safetensors")
+    with pytest.raises(CompatbenchError, match=r"different normalisations.*Small/TAG@FILE"):
+        load_backbone(f"Small@{tmp_path}/v.safetensors")
+    for tag, equal in (("half", True), ("plain", False)):
+        named = load_backbone(f"Small/{tag}@{tmp_path}/v.safetensors")
+        assert (named.preprocess_settings["std"] == HALF) == equal
+
+
+def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save(path)
+    keys = {tag: weights_key(read_backbone(f"Small/{tag}@{path}")) for tag in ("plain", "half")}
+    assert keys["plain"] != keys["half"]
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(path.read_bytes())
+    assert weights_key(read_backbone(f"Small/plain@{copy}")) == keys["plain"]
+    save(path, seed=2)
+    assert weights_key(read_backbone(f"Small/plain@{path}")) != keys["plain"]
+    assert load_backbone(f"Small/plain@{copy}").weights_key == keys["plain"]
+
+
+def test_a_hash_is_computed_once_and_again_when_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compatbench.backbone.loading import hashes
+
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"one")
+    first = hash_weights(path)
+    assert first == sha256_file(path)
+    hashes._hash.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(hashes, "sha256_file", None)
+        assert hash_weights(path) == first
+    path.write_bytes(b"two!")
+    assert hash_weights(path) == sha256_file(path) != first
+
+
+def test_a_damaged_file_of_the_hubs_cache_is_told(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / ("a" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"x")
+    (tmp_path / "w.safetensors").symlink_to(blob)
+    with pytest.raises(CompatbenchError, match="not the one of the hub; delete"):
+        hash_weights(tmp_path / "w.safetensors")
+
+
+def test_a_file_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
+    name = write_card(tmp_path, CARD + f"sha256: {'ab' * 32}\n")
+    save(tmp_path / "weights" / "Original.pt")
+    with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
+        load_backbone(name)
+    assert inspect_backbone(name).state == "wrong"
+
+
+def local_dir(folder: Path, **preprocess: Any) -> Path:
+    folder.mkdir()
+    config = {"model_cfg": CONFIGS["Small"], "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
+    folder = local_dir(tmp_path / "m", mean=[0.1, 0.2, 0.3])
+    model = save(folder / "open_clip_model.safetensors")
+    backbone = load_backbone(f"local-dir:{folder}")
+    assert same_weights(backbone.model, model)
+    assert list(backbone.preprocess_settings["mean"]) == [0.1, 0.2, 0.3]
+    report = inspect_backbone(f"local-dir:{folder}")
+    assert (report.state, report.embed_dim) == ("found", 8)
+    before = backbone.weights_key
+    local = folder / "open_clip_config.json"
+    local.write_text(local.read_text().replace("0.3", "0.4"))
+    assert weights_key(read_backbone(f"local-dir:{folder}")) != before
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [([], "holds no weights"), (["a.pt", "b.pt"], "holds several checkpoints, a.pt, b.pt")],
+)
+def test_a_models_folder_without_its_weights_is_no_random_model(
+    files: list[str], message: str, tmp_path: Path
+) -> None:
+    folder = local_dir(tmp_path / "m")
+    for file in files:
+        (folder / file).write_bytes(b"")
+    with pytest.raises(CompatbenchError, match=message):
+        load_backbone(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "needs 'config'"),
+        ({"tag": None}, "need 'tag', 'path' or 'weights'"),
+        ({"provider": "hf", "repository": ""}, "needs 'repository' or 'path'"),
+        ({"weights": "mini/x.safetensors"}, "need their 'sha256'"),
+    ],
+)
+def test_a_card_says_where_its_weights_are(changes: dict[str, Any], message: str) -> None:
+    values = dict(name="x", title="x", config="Small", tag="plain", licence="MIT")
+    BackboneCard.model_validate(values)
+    with pytest.raises(ValueError, match=message):
+        BackboneCard.model_validate(values | changes)
