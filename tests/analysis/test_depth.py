@@ -243,19 +243,21 @@ def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
     assert trends["bias", "target_gain"] == pytest.approx(-1)
     lines = describe_trends(report)
     assert (
-        "bias, gain on the target: falls with depth; ρ = -1.00 (-1.00 to -1.00) over tasks" in lines
+        "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
+        in (lines[1])
     )
     with svg_style():
         assert render_svg(draw_depth(report)) == render_svg(draw_depth(report))
 
 
-def test_one_task_has_its_trend_over_seeds(tmp_path: Path) -> None:
-    plan = replace(PLAN, tasks=("mini-weather",))
-    fill(store_of(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 56, 57, 57]})
-    trends = read_depth(plan, store_of(tmp_path)).trends
-    assert {one.over for one in trends} == {"seeds"}
-    flat = next(one for one in trends if one.measure == "source_gain")
-    assert (flat.correlation.value, flat.correlation.sign) == (0, 0)
+def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
+    plan = replace(PLAN, seeds=(1, 2, 3))
+    fill(store_of(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
+    trends = {one.measure: one for one in read_depth(plan, store_of(tmp_path)).trends}
+    assert {one.curves for one in trends.values()} == {6}
+    assert trends["target_gain"].words == "falls with depth"
+    flat = trends["source_gain"]
+    assert (flat.correlation.value, flat.words) == (0, "no clear trend")
 
 
 def test_a_missing_cell_gives_no_report(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ store and workers as any method of the benchmark; finished cells are not run aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from compatbench.statistics.bootstrap import Interval, mean_interval, spearman_i
 
 Kind = Literal["bias", "map"]
 KINDS: tuple[Kind, ...] = ("bias", "map")
+LEAST_CURVES = 5  # below, a bootstrap's interval is not worth its name
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
 
@@ -110,15 +111,23 @@ class Trend:
     """Whether a figure falls or rises with depth.
 
     Attributes:
-        correlation: mean over tasks of Spearman's correlation with the depth, of the means
-            over seeds; the interval is over tasks, or over seeds if there is one task.
-        over: what the interval is over, ``tasks`` or ``seeds``.
+        correlation: mean over curves of Spearman's correlation of figure and depth, with an
+            interval over the curves.
+        curves: how many there are, one for each task and seed.
     """
 
     kind: Kind
     measure: Literal["source_gain", "target_gain", "h"]
     correlation: Interval
-    over: Literal["tasks", "seeds"]
+    curves: int
+
+    @property
+    def words(self) -> str:
+        """Rises, falls, or neither; of fewer curves than ``LEAST_CURVES`` nothing is said."""
+        if self.curves < LEAST_CURVES:
+            return f"too few curves to tell; {LEAST_CURVES} are needed"
+        words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}
+        return words[self.correlation.sign]
 
 
 @dataclass(frozen=True)
@@ -245,18 +254,12 @@ def _measured(record: Record) -> _Measured:
 
 def _trend(kind: Kind, measure: str, table: Sequence[Sequence[Sequence[float]]]) -> Trend:
     """The trend of a measure, ``[depths, seeds, tasks]``."""
-    seeds, tasks = len(table[0]), len(table[0][0])
-    over: Literal["tasks", "seeds"] = "tasks" if tasks > 1 else "seeds"
-    if over == "tasks":
-        curves: Iterable[list[float]] = (
-            [sum(row[task] for row in at) / seeds for at in table] for task in range(tasks)
-        )
-    else:
-        curves = ([at[seed][0] for at in table] for seed in range(seeds))
+    seeds, tasks = range(len(table[0])), range(len(table[0][0]))
+    curves = [[at[seed][task] for at in table] for seed in seeds for task in tasks]
     # A figure that is the same at every depth has no trend.
     found = [spearman_interval(range(len(table)), curve) for curve in curves]
     correlation = mean_interval([one.value if one else 0.0 for one in found])
-    return Trend(kind, measure, correlation, over)  # type: ignore[arg-type]
+    return Trend(kind, measure, correlation, len(curves))  # type: ignore[arg-type]
 
 
 def describe_trends(report: DepthReport) -> list[str]:
@@ -265,11 +268,9 @@ def describe_trends(report: DepthReport) -> list[str]:
     lines = []
     for trend in report.trends:
         found = trend.correlation
-        verdict = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[found.sign]
         interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.bounded else ""
         lines.append(
-            f"{trend.kind}, {names[trend.measure]}: {verdict}; "
-            f"ρ = {found.value:+.2f}{interval} over {trend.over}"
+            f"{trend.kind}, {names[trend.measure]}: {trend.words}; ρ = {found.value:+.2f}{interval}"
         )
     return lines
 

@@ -93,7 +93,16 @@ def render_depth(report: DepthReport) -> str:
         for one in report.points
     ]
     plan = report.plan
-    header = ["Module", "Place", "Parameters", "Source", "Target", "H", "Source gain", "Gain"]
+    header = [
+        "Module",
+        "Place",
+        "Parameters",
+        "Source",
+        "Target",
+        "H",
+        "Source gain",
+        "Target gain",
+    ]
     lines = [
         f"{code(plan.source)} → {code(plan.target)}: {', '.join(map(code, plan.tasks))}; "
         f"{plan.shots} shots, mean ± std over {len(plan.seeds)} seeds, at most "
