@@ -81,11 +81,11 @@ def select(
     if missing and not skip_missing:
         raise CompatbenchError(_refusal(card, suite, missing))
     cells = plan_cells(card, registry, chosen, tasks, seeds, shots, draws, missing)
-    served = {(cell.task, cell.shots, cell.seed) for cell in cells}
-    if unused := [file for name, file in draws.items() if name not in served]:
+    served = {cell.shots_file for cell in cells}
+    if unused := [file for file in draws.values() if file not in served]:
         raise CompatbenchError(
-            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
-            "seed; choose them with --tasks, --shots and --seeds"
+            f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
+            "with --tasks, --shots and --seeds"
         )
     store = RunStore(out / "runs")
     planned = plan(cells, store)
