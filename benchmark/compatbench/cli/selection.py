@@ -84,8 +84,8 @@ def select(
     served = {cell.shots_file for cell in cells}
     if unused := [file for file in draws.values() if file not in served]:
         raise CompatbenchError(
-            f"--shots-file '{unused[0]}': no cell of suite '{card.name}' has its task, shots and "
-            "seed; choose them with --tasks, --shots and --seeds"
+            f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
+            "with --tasks, --shots and --seeds"
         )
     store = RunStore(out / "runs")
     planned = plan(cells, store)

@@ -210,11 +210,11 @@ def measure_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
     """Floating-point operations a second of float32 matrix products on a device, now."""
     a = torch.randn(size, size, device=device)
     wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
-    a @ a
+    torch.mm(a, a)
     wait()
     start, products = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < seconds:
-        a @ a
+        torch.mm(a, a)
         wait()
         products += 1
     return 2.0 * size**3 * products / spent

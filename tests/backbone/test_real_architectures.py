@@ -1,0 +1,66 @@
+"""The paper's pair, with random weights, from the files that people have of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from loading_models import alone, put_in_hub_cache, same_weights, small_models  # noqa: F401
+from safetensors.torch import save_file
+from test_formats import eva_names, half, save_torchscript
+
+from compatbench.backbone import load_backbone
+from compatbench.backbone.inspect import inspect_backbone
+
+
+def test_openais_archive_and_evas_own_file_give_the_papers_pair(tmp_path: Path) -> None:
+    """ViT-B/16 from float16 TorchScript, EVA02-B/16 from its authors' names."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name, config, file in (
+        ("vit-b16-openai", "ViT-B-16-quickgelu", "ViT-B-16.pt"),
+        ("eva02-b16", "EVA02-B-16", "EVA02_CLIP_B_psz16_s8B.pt"),
+    ):
+        torch.manual_seed(3)
+        model: Any = open_clip.create_model(config).eval()
+        if config.startswith("EVA"):
+            torch.save(eva_names(model.state_dict()), weights / file)
+        else:
+            state = half(model.state_dict())
+            model.load_state_dict(state)
+            # Not the published file: its hash would be held against OpenAI's.
+            save_torchscript(state, weights / f"{name}.pt")
+        backbone = load_backbone(name)
+        assert same_weights(backbone.model, model)
+        image = torch.randn(1, 3, 224, 224)
+        with torch.no_grad():
+            text = model.encode_text(backbone.tokenizer(["a photo of a dog."]))
+            torch.testing.assert_close(backbone.encode_images(image), model.encode_image(image))
+        found = backbone.text_features(("a photo of a dog.",))
+        torch.testing.assert_close(found, text, rtol=1e-4, atol=1e-5)
+        report = inspect_backbone(name)
+        assert (report.state, report.token_width, report.embed_dim) == ("found", 512, 512)
+        del model, backbone
+
+
+def test_an_archive_that_is_not_openais_is_told_by_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "ViT-B-16.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"another file")
+    report = inspect_backbone("vit-b16-openai")
+    assert report.state == "wrong"
+    assert "not the published one" in report.message
+
+
+@pytest.mark.parametrize("name", ["eva02-b16", "EVA02-B-16/merged2b_s8b_b131k"])
+def test_the_hubs_cache_serves_a_card_and_its_release(name: str, tmp_path: Path) -> None:
+    repository = "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k"
+    path = put_in_hub_cache(tmp_path / "hf" / "hub", repository, "open_clip_model.safetensors")
+    with torch.device("meta"):
+        shapes = open_clip.create_model("EVA02-B-16", device="meta").state_dict()
+    save_file({n: torch.zeros(t.shape, dtype=torch.float16) for n, t in shapes.items()}, path)
+    report = inspect_backbone(name)
+    assert (report.state, report.path, report.message) == ("found", path, "")
