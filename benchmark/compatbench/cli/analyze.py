@@ -150,8 +150,8 @@ def depth(
     Finished fits are kept, and not run again.
     """
     from compatbench.cli.analyses import Output, choose_own_tasks, show_depth
-    from compatbench.cli.app import _numbers
     from compatbench.cli.depth import run_depth
+    from compatbench.cli.options import read_numbers
 
     output = Output.of(as_json, as_csv, figure)
     report = run_depth(
@@ -161,7 +161,7 @@ def depth(
         tasks=choose_own_tasks(task),
         suite=suite,
         shots=shots,
-        seeds=_numbers("--seeds", seeds, least=0),
+        seeds=read_numbers("--seeds", seeds, least=0),
         steps=steps,
         lr=lr,
         out=out,
