@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def write_card(folder: Path, text: str = CARD) -> str:
     return f"{folder}/small.yaml"
 
 
+# The architectures of all cards are built without memory, once.
+inspect_card = functools.cache(inspect_backbone)
+
+
 def save(path: Path, name: str = "Small", seed: int = 1) -> Any:
     model = make(name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +62,7 @@ def save(path: Path, name: str = "Small", seed: int = 1) -> Any:
 @pytest.mark.parametrize("name", backbone_cards.names())
 def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None:
     card = backbone_cards.read(name)
-    report = inspect_backbone(name) if card.provider == "open_clip" else None
+    report = inspect_card(name) if card.provider == "open_clip" else None
     assert report is None or report.state != "wrong", report
     if report and card.weights is None:
         assert report.activation_right is True
@@ -73,7 +78,7 @@ def test_upgrade_pairs_have_equal_sizes() -> None:
         ("vit-l14-336-openai", "eva02-l14-336"),
         ("vit-h14-laion2b", "eva02-e14"),
     ):
-        one, other = (inspect_backbone(name) for name in pair)
+        one, other = (inspect_card(name) for name in pair)
         assert (one.token_width, one.embed_dim) == (other.token_width, other.embed_dim)
         assert backbone_cards.read(pair[1]).text_from is not None
 

@@ -129,7 +129,7 @@ def test_weights_of_another_architecture(compatbench: Run, tmp_path: Path, cards
         cwd=tmp_path,
         COMPATBENCH_TASKS=str(cards),
     )
-    expect_one_line(result, "weights do not fit the architecture 'mini-clip'")
+    expect_one_line(result, "the weights do not fit the architecture")
 
 
 def test_a_broken_results_file_is_named_with_its_line(
@@ -160,6 +160,46 @@ def test_a_read_only_folder(compatbench: Run, tmp_path: Path) -> None:
 def test_no_results_to_make_a_leaderboard_of(compatbench: Run, tmp_path: Path) -> None:
     result = compatbench("leaderboard", cwd=tmp_path)
     expect_one_line(result, "results holds no results")
+
+
+SUITE = """\
+name: real
+title: Real
+upgrades: [[{source}, mini-eva-clip]]
+tasks: [mini-weather]
+shots: [1]
+seeds: [1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "vit-b16-openai",
+            "open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai is not on this "
+            "machine, and nothing may be fetched (HF_HUB_OFFLINE)",
+        ),
+        ("ViT-B-16/openai", "use the model 'ViT-B-16-quickgelu'"),
+        ("vit-b16", "no backbone named 'vit-b16'; did you mean vit-"),
+        ("mini-clip@nothing.pt", "nothing.pt"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had(
+    compatbench: Run, tmp_path: Path, source: str, message: str
+) -> None:
+    (tmp_path / "real.yaml").write_text(SUITE.format(source=source))
+    options = ["--suite", "real.yaml", "--methods", "zeroshot", "--offline"]
+    result = compatbench("run", *options, cwd=tmp_path, HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    expect_one_line(result, message)
+
+
+def test_a_plan_is_shown_without_the_weights(compatbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "real.yaml").write_text(SUITE.format(source="vit-b16-openai"))
+    options = ["--suite", "real.yaml", "--methods", "coop"]
+    result = compatbench("plan", *options, cwd=tmp_path, HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "hub").exists()
 
 
 def expect_one_line(result, message: str) -> None:
