@@ -97,8 +97,8 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 def test_an_estimate_uses_each_methods_own_mean() -> None:
     class FakeCell:
-        def __init__(self, method: str) -> None:
-            self.method = method
+        def __init__(self, name: str) -> None:
+            self.name = name
 
     cells = [FakeCell("coop"), FakeCell("coop"), FakeCell("new")]
     # The unknown method is taken to be as slow as the mean of the known ones: 3 s.

@@ -31,7 +31,7 @@ def spoil(path: Path, old: str, new: str) -> None:
     ("arguments", "message"),
     [
         (["--methods", "kgcop"], "no method named 'kgcop'; did you mean kgcoop"),
-        (["--suite", "mimi"], "no suite named 'mimi'; did you mean mini?"),
+        (["--suite", "mimi"], "no suite named 'mimi'; did you mean mini"),
         (["--tasks", "mini-animal"], "no task in this suite named 'mini-animal'"),
         (["--methods", "./nowhere.py"], "method file nowhere.py does not exist"),
         (["--methods", "all,!*"], "leaves no method"),

@@ -93,9 +93,9 @@ def select(
 
 
 def _refusal(card: SuiteCard, suite: str, missing: Missing) -> str:
-    """One line for a suite that lacks images or weights; with the reason, if there is one."""
+    """One line for a suite that lacks images or weights; with the first reason."""
     reasons = [*missing.test_sets.values(), *missing.backbones.values()]
-    why = f": {reasons[0]}" if len(reasons) == 1 else f": {missing}"
+    why = f": {reasons[0]}" if len(reasons) == 1 else f", for want of {missing}: {reasons[0]}"
     return (
         f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {suite}' tells what to "
         "do, and --skip-missing runs what is here"
