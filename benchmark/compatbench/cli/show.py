@@ -9,7 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from compatbench.cards import backbone_cards, select_names, suite_cards, task_cards
+from compatbench.cards.suites import suite_tasks
 from compatbench.errors import CompatbenchError
+from compatbench.leaderboard.measures import upgrade_pairs
 from compatbench.shots import show_shots
 
 
@@ -35,7 +37,9 @@ def show(console: Console, kind: str, names: str, out: Path = Path()) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         number = column in ("classes", "train", "test", "cells")
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if number else "left", overflow="fold", no_wrap=column == "name"
+        )
     for row in rows:
         table.add_row(*(escape(value) for value in row))
     # A path is to be copied: the terminal may wrap it, the table may not.
@@ -84,7 +88,7 @@ def _tasks(names: str) -> Listing:
     rows = []
     for name in select_names(names, list(cards), "task"):
         card = cards[name]
-        classes = cards[card.parent].classes if card.parent in cards else card.classes
+        classes = card.subset or (cards[card.parent] if card.parent in cards else card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"
         counts = [str(card.counts.get(split, "-")) for split in ("train", "test")]
         rows.append([name, card.title, kind, str(len(classes)), *counts])
@@ -107,10 +111,13 @@ def _backbones(names: str) -> Listing:
 def _suites(names: str) -> Listing:
     rows = []
     for card in suite_cards.select(names):
-        upgrades = "; ".join(" → ".join(upgrade) for upgrade in card.upgrades)
-        shots = ", ".join(str(show_shots(count)) for count in card.shots)
+        pairs = upgrade_pairs(card.upgrades)
+        upgrades = " → ".join(pairs[0]) if len(pairs) == 1 else f"{len(pairs)} upgrades"
+        tasks = suite_tasks(card)
+        count = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+        shots = ", ".join(str(show_shots(each)) for each in card.shots)
         seeds = ", ".join(map(str, card.seeds))
-        rows.append([card.name, card.title, upgrades, ", ".join(card.tasks), shots, seeds])
+        rows.append([card.name, card.title, upgrades, count, shots, seeds])
     return ["name", "title", "upgrades", "tasks", "shots", "seeds"], rows
 
 
