@@ -1,0 +1,160 @@
+"""What the harness itself costs: image features, an empty cell, and many finished cells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from workload import time_plain
+
+from compatbench.backbone import load_backbone
+from compatbench.cachefiles import list_entries
+from compatbench.cards import SuiteCard, suite_cards
+from compatbench.errors import CompatbenchWarning
+from compatbench.features import FeatureCache
+from compatbench.leaderboard.console import print_main_table
+from compatbench.leaderboard.publish import suite_page
+from compatbench.method.registry import builtin_methods
+from compatbench.run.cell import Cell, Record
+from compatbench.run.fit import Worker, describe_cell
+from compatbench.run.keys import data_key
+from compatbench.run.plan import plan, plan_cells
+from compatbench.run.publish import publish
+from compatbench.run.store import RunStore
+from compatbench.task import load_task
+
+pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
+
+TASKS = 8
+# Ten closed forms and probes that learn; which they are does not matter, nothing is fitted.
+METHODS = [
+    "gda",
+    "tip_adapter",
+    "taskres",
+    "linear_probe",
+    "clip_adapter",
+    "simpleshot",
+    "lfa",
+    "wise_ft",
+    "zs_lp",
+    "coop",
+]
+MANY = 10_000
+
+
+def measure_once(benchmark: Any, function: Callable[[], Any]) -> Any:
+    return benchmark.pedantic(function, rounds=1, iterations=1)
+
+
+@pytest.mark.parametrize("state", ["cold", "warm", "damaged"])
+def test_feature_cache(benchmark: Any, tmp_path: Path, state: str) -> None:
+    """Features of a test set: computed, read back, and computed again after a flipped byte."""
+    backbone, task = load_backbone("mini-clip"), load_task("mini-play")
+    samples = list(task.split("test"))
+
+    def read() -> Any:
+        return FeatureCache(tmp_path).features(backbone, task, samples)
+
+    def damage() -> None:
+        [entry] = list_entries(tmp_path)
+        content = entry.path.read_bytes()
+        entry.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    def remove() -> None:
+        for entry in list_entries(tmp_path):
+            entry.path.unlink()
+
+    expected = read()
+    setups = {"cold": remove, "warm": lambda: None, "damaged": damage}
+    if state == "damaged":
+        with pytest.warns(CompatbenchWarning, match="damaged"):
+            found = benchmark.pedantic(read, setup=setups[state], rounds=5)
+    else:
+        found = benchmark.pedantic(read, setup=setups[state], rounds=5)
+    assert torch.equal(found, expected)
+    benchmark.extra_info.update(images=len(samples), state=state)
+
+
+def test_empty_cell(benchmark: Any, tmp_path: Path) -> None:
+    """A cell of the zero-shot method, less what attaching and classifying take: no fit at all."""
+    suite = suite_cards.read("mini")
+    cells = plan_cells(suite, builtin_methods(), ["zeroshot"], tasks="mini-play")
+    worker = Worker(RunStore(tmp_path), FeatureCache(tmp_path))
+    worker.run(cells[0])  # loads both backbones, and encodes the images
+
+    def clear() -> None:
+        for path in tmp_path.joinpath("cells").rglob("*.json"):
+            path.unlink()
+        for path in tmp_path.joinpath("modules").rglob("*.safetensors"):
+            path.unlink()
+
+    record = benchmark.pedantic(lambda: worker.run(cells[0]), setup=clear, rounds=20)
+    assert record.status == "ok"
+    assert benchmark.stats.stats.min < 0.1
+
+
+def make_suite(cells: int, methods: int) -> SuiteCard:
+    seeds = tuple(range(1, cells // (methods * TASKS) + 1))
+    changes = {"name": "speed", "publish": False, "variants": (), "seeds": seeds}
+    return suite_cards.read("mini").model_copy(update=changes)
+
+
+def finish(cell: Cell) -> Any:
+    """A finished cell's record, with figures that differ from cell to cell."""
+    records = []
+    for i, backbone in enumerate(cell.backbones):
+        correct = 50 + (int(cell.key[:4], 16) + 7 * i) % 50
+        records.append(
+            Record(
+                backbone=backbone,
+                test_set=cell.task,
+                data=data_key(backbone, cell.task),
+                status="ok",
+                correct=correct,
+                total=100,
+                zero_shot_correct=50 + i,
+                seconds=0.1,
+            )
+        )
+    return describe_cell(cell, "ok", fit_seconds=1.0, parameters=1, records=tuple(records))
+
+
+def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
+    """CPU seconds to plan, store and report so many finished cells."""
+    suite, registry, names = make_suite(cells, methods), builtin_methods(), METHODS[:methods]
+    store, found = RunStore(folder / "runs"), {}
+
+    def timed(what: str, function: Callable[[], Any]) -> Any:
+        found[what], result = time_plain(function, rounds=1)
+        return result
+
+    planned = timed("plan", lambda: plan_cells(suite, registry, names))
+    assert len(planned) == cells
+    records = [finish(cell) for cell in planned]
+    timed("store", lambda: [store.write(record) for record in records])
+    items = timed("read", lambda: plan(planned, store))
+    assert all(item.done for item in items)
+
+    def report() -> None:
+        publish(suite, registry, items, folder)
+        with (folder / "table.txt").open("w") as file:
+            print_main_table(Console(file=file), suite_page(suite, folder))
+
+    timed("report", report)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cells", "methods"), [(2_000, 10), (4_000, 10), (MANY, 10), (MANY, 5), (MANY, 2)]
+)
+def test_finished_cells(benchmark: Any, tmp_path: Path, cells: int, methods: int) -> None:
+    run_all(tmp_path / "warm", 80, 2)  # cards, tasks and code are read once
+    parts = measure_once(benchmark, lambda: run_all(tmp_path / "all", cells, methods))
+    total = sum(parts.values())
+    benchmark.extra_info.update(cells=cells, methods=methods, cpu_seconds=total, parts=parts)
+    assert total < 5
