@@ -1,49 +1,28 @@
-"""Measures what cells of the mini suite cost, and notes it in cells.json under a name.
+"""Compares what cells of the mini suite cost in two checkouts; notes it in cells.json.
 
-python benchmark/speed/cells.py NAME [REPEATS]
+python benchmark/speed/cells.py PYTHON_BEFORE PYTHON_AFTER
 
-Run by the environments of two checkouts, in turn, it tells what a change of the harness
-brought. Per method: CPU seconds of a step (a fit of ten steps, the best of some), of
-classifying the test set on both backbones; and of the images of a cold draw of one seed.
+The arguments are the interpreters of the two environments. One process of each fits in turn,
+so that both meet the same load of the machine; a ratio is the median over pairs of neighbours.
+All figures are CPU seconds of one thread.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
-import torch
-
-from compatbench.backbone import load_backbone
-from compatbench.cards import suite_cards
-from compatbench.features import FeatureCache
-from compatbench.method import FewShotData, Method
-from compatbench.method.registry import builtin_methods
-from compatbench.run.fit import Worker
-from compatbench.run.plan import plan_cells
-from compatbench.run.store import RunStore
-
-METHODS = [
-    "coop",
-    "contcoop",
-    "kgcoop",
-    "tcp",
-    "prograd",
-    "maple",
-    "ivlp",
-    "promptsrc",
-    "proda",
-    "plot",
-    "clip_lora",
-    "bitfit",
-    "cocoop",
-]
-TASK, STEPS = "mini-play", 10
+TASK, STEPS, PAIRS = "mini-play", 10, 7
+METHODS = (
+    *("coop", "contcoop", "kgcoop", "tcp", "prograd", "bitfit", "cocoop", "proda", "plot"),
+    *("maple", "ivlp", "promptsrc", "clip_lora"),
+)
 RESULTS = Path(__file__).parent / "cells.json"
 
 
@@ -53,38 +32,80 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def main(name: str, repeats: int) -> None:
+def serve() -> None:
+    """Answers each line of the input, a method or ``images``, with CPU seconds."""
+    import torch
+
+    from compatbench.backbone import load_backbone
+    from compatbench.cards import suite_cards
+    from compatbench.features import FeatureCache
+    from compatbench.method.registry import builtin_methods
+    from compatbench.run.fit import Worker
+    from compatbench.run.plan import plan_cells
+    from compatbench.run.store import RunStore
+
     torch.set_num_threads(1)
     suite, registry = suite_cards.read("mini"), builtin_methods()
+    source = load_backbone("mini-clip")
     with tempfile.TemporaryDirectory() as folder:
-        cache = FeatureCache(Path(folder))
-        worker = Worker(RunStore(Path(folder)), cache)
+        worker = Worker(RunStore(Path(folder)), FeatureCache(Path(folder)))
         cells = plan_cells(suite, registry, METHODS, tasks=TASK, seeds=[1, 2, 3])
-        source = load_backbone("mini-clip")
-        draws = [cell for cell in cells if cell.method == "coop"]
-        images = cpu_seconds(lambda: [worker.few_shot_data(cell, source) for cell in draws])
-        found: dict[str, dict[str, float]] = {}
-        for cell in (cell for cell in cells if cell.seed == 1):
-            method = registry.get(cell.method)(
-                registry.get(cell.method).Config.model_validate(cell.config | {"max_steps": STEPS})
-            )
-            data = worker.few_shot_data(cell, source, method.image_input(source))
+        prepared = {}
+        for name in map(str.strip, sys.stdin):
+            if name == "images":
+                draws = [cell for cell in cells if cell.method == "coop"]
+                seconds = cpu_seconds(lambda d=draws: [worker.few_shot_data(c, source) for c in d])
+                print(seconds, flush=True)
+                continue
+            if name not in prepared:
+                cell = next(cell for cell in cells if cell.method == name)
+                cls = registry.get(name)
+                method = cls(cls.Config.model_validate(cell.config | {"max_steps": STEPS}))
+                data = worker.few_shot_data(cell, source, method.image_input(source))
+                prepared[name] = method, data
+            method, data = prepared[name]
+            rng = torch.Generator().manual_seed(1)
+            seconds = cpu_seconds(lambda m=method, d=data, r=rng: m.fit(source, d, r))
+            print(seconds / STEPS, flush=True)
 
-            def fit(method: Method = method, data: FewShotData = data) -> None:
-                method.fit(source, data, torch.Generator().manual_seed(1))
 
-            seconds = min(cpu_seconds(fit) for _ in range(repeats))
-            short = replace(cell, config=cell.config | {"max_steps": 1}, test_sets=(TASK,))
-            record = worker.run(short)
-            found[cell.method] = {
-                "step": seconds / STEPS,
-                "evaluate": sum(record.seconds for record in record.records),
-                "steps": cell.config["max_steps"],
-            }
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[name] = {"task": TASK, "images": images, "methods": found}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+def start(python: str) -> subprocess.Popen[str]:
+    command = [python, str(Path(__file__).resolve()), "--serve"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(process: subprocess.Popen[str], name: str) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{name}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def compare(before: str, after: str) -> None:
+    both = start(before), start(after)
+    images = [ask(process, "images") for process in both]
+    found = {}
+    for name in METHODS:
+        for process in both:
+            ask(process, name)
+        times: tuple[list[float], list[float]] = ([], [])
+        for pair in range(PAIRS):
+            for i in (0, 1) if pair % 2 else (1, 0):
+                times[i].append(ask(both[i], name))
+        ratio = median(a / b for a, b in zip(*times, strict=True))
+        found[name] = {"before": min(times[0]), "after": min(times[1]), "ratio": ratio}
+        print(name, found[name], flush=True)
+    for process in both:
+        process.communicate()
+    results = {"task": TASK, "pairs": PAIRS, "images": images, "steps": found}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 6)
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+    elif len(sys.argv) == 3:
+        compare(*sys.argv[1:])
+    else:
+        sys.exit(__doc__)

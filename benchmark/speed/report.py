@@ -5,7 +5,7 @@ pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
 pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
 python benchmark/speed/report.py
 
-The mini suite's cells, before and after a change, are those of cells.py.
+Cells of the mini suite in two checkouts are compared by cells.py.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ its name; a tower with a part that is not understood is refused.
     pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
         --benchmark-json=benchmark/speed/results.json
     pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
-    python benchmark/speed/cells.py before   # in the environment of one checkout
-    python benchmark/speed/cells.py after    # in that of another; both note it in cells.json
+    python benchmark/speed/cells.py OTHER/.venv/bin/python .venv/bin/python  # of two checkouts
     python benchmark/speed/report.py
 
 On an idle machine; it takes about ten minutes and 4 GB. The suites also assert equality
@@ -177,39 +176,32 @@ def _harness() -> list[str]:
 
 
 def _mini() -> list[str]:
-    """Cells of the mini suite before and after, if they have been measured."""
+    """Cells of the mini suite in two checkouts, if they have been compared."""
     data = _read("cells.json")
     if data is None:
         return []
-    before, after = data["before"], data["after"]
-    names = list(before["methods"])
     lines = ["", "## Cells of the mini suite", ""]
     lines += [
-        f"CPU time of one thread on `{before['task']}`, two checkouts in turn: before attention by "
-        "plan, kept memory and",
-        "shared draws, and with them. The machine was in use by others at the time: one figure is",
-        "good to about 5 percent. *Evaluate*: both backbones.",
+        f"A step of a fit on `{data['task']}`, in CPU time of one thread, before attention by plan "
+        "and kept memory",
+        "and with them: the best of "
+        f"{data['pairs']} of each, taken in turn on a machine in use; *times less* is the median "
+        "over pairs.",
+        "Steps are products of matrices for two thirds, and those are as many as before.",
         "",
-        "| method | step before, ms | after, ms | times less | evaluate before, s | after, s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| method | before, ms | after, ms | times less |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    for name in names:
-        old, new = before["methods"][name], after["methods"][name]
-        lines.append(
-            f"| {name} | {1000 * old['step']:.1f} | {1000 * new['step']:.1f} "
-            f"| **{old['step'] / new['step']:.2f}** | {old['evaluate']:.2f} "
-            f"| {new['evaluate']:.2f} |"
-        )
-    totals = [
-        sum(m["steps"] * m["step"] + m["evaluate"] for m in side["methods"].values())
-        for side in (before, after)
-    ]
+    for name, step in data["steps"].items():
+        times = f"{1000 * step['before']:.1f} | {1000 * step['after']:.1f}"
+        lines.append(f"| {name} | {times} | **{step['ratio']:.2f}** |")
+    old, new = data["images"]
     return [
         *lines,
         "",
-        f"A cell of each of these methods: {totals[0]:.0f} s before, {totals[1]:.0f} s after. "
-        f"Training images of three seeds, encoded",
-        f"for the first time: {before['images']:.1f} s before, {after['images']:.1f} s after.",
+        f"The training images of three seeds, eight views of each, take {new:.1f} s to encode "
+        f"instead of {old:.1f} s:",
+        "seeds share them.",
     ]
 
 
