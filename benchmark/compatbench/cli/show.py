@@ -88,7 +88,7 @@ def _tasks(names: str) -> Listing:
     rows = []
     for name in select_names(names, list(cards), "task"):
         card = cards[name]
-        classes = card.subset or (cards[card.parent] if card.parent in cards else card).classes
+        classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"
         counts = [str(card.counts.get(split, "-")) for split in ("train", "test")]
         rows.append([name, card.title, kind, str(len(classes)), *counts])

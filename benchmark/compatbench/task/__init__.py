@@ -56,8 +56,12 @@ class Task:
         return self.card.parent
 
     def split(self, name: str) -> Sequence[Sample]:
-        """The samples of ``train``, ``val`` or ``test``."""
-        return self.source.samples[name]
+        """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
+
+        Of a task without validation images ``val`` is ``train``: they are drawn from what
+        the training draw leaves of it.
+        """
+        return self.source.samples[name] or (self.split("train") if name == "val" else ())
 
     def fingerprint(self, samples: Sequence[Sample]) -> str:
         """Hash of everything about some of the task's images that decides a result."""
@@ -81,12 +85,13 @@ class Task:
     def _check(self) -> None:
         where = f"task '{self.name}'"
         for split in SPLITS:
-            found, expected = len(self.split(split)), self.card.counts.get(split, 0)  # type: ignore[call-overload]
+            samples = self.source.samples[split]
+            found, expected = len(samples), self.card.counts.get(split, 0)  # type: ignore[call-overload]
             if found != expected:
                 raise CompatbenchError(
                     f"{where}: {split} has {found} images, its card counts {expected}"
                 )
-            counts = count_labels(self.split(split))
+            counts = count_labels(samples)
             if counts and not set(counts) <= set(range(len(self.labels))):
                 raise CompatbenchError(
                     f"{where}: label {max(counts)} occurs, but there are {len(self.labels)} classes"

@@ -68,7 +68,7 @@ def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> D
     if file is not None:
         return _import_draw(file, task, shots, seed)
     # A split without images is not one to draw from.
-    val = task.split("val") or None
+    val = task.source.samples["val"] or None
     train, held_out = draw_few_shot(task.split("train"), val, shots, seed)
     return Draw(tuple(train), tuple(held_out))
 
@@ -78,7 +78,7 @@ def split_hash(task: Task) -> str:
     digest = hashlib.sha256("\n".join(task.labels.names).encode())
     for split in SPLITS:
         digest.update(f"\n{split}\n".encode())
-        for sample in task.split(split):
+        for sample in task.source.samples[split]:
             digest.update(f"{sample.label}\t{sample.id}\n".encode())
     return digest.hexdigest()
 
@@ -159,7 +159,7 @@ def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
             f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
         )
     train = _find(path, "train", file.train, task.split("train"))
-    others = task.split("val") or task.split("train")
+    others = task.split("val")
     val = _find(path, "val", file.val, others)
     if shared := {sample.id for sample in train} & {sample.id for sample in val}:
         raise CompatbenchError(f"shots file {path}: '{min(shared)}' is in train and in val")
