@@ -163,7 +163,7 @@ def _harness() -> list[str]:
         f"{1000 * cases['test_empty_cell']['stats']['min']:.0f} ms, its",
         "evaluation on two backbones and its record included.",
         "",
-        "Finished cells are planned, stored, read back and reported, with results files and table:",
+        "Finished cells, their figures made up, are planned, stored, read back and reported:",
         "",
         "| cells | methods | plan, s | store, s | read, s | report, s | all, s |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
