@@ -35,7 +35,7 @@ class FakeBackbone:
     dtype = torch.float32
 
     def __init__(self, sha256: str = "a" * 64, size: int = 8, log: Path | None = None) -> None:
-        self.card = SimpleNamespace(sha256=sha256, config="fake")
+        self.card, self.weights_key = SimpleNamespace(config="fake"), sha256
         self.preprocess_settings = {"size": (size, size)}
         self.encoded = 0
         self.log = log
