@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,23 @@ def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_p
     assert report.parameters == sum(p.numel() for p in make("Small").parameters())
 
 
+@pytest.mark.parametrize("name", ["Small/plain", "hf:us/clip"])
+def test_a_hub_that_cannot_be_reached_is_asked_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("compatbench.backbone.loading.fetch.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(
+        MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
+    ) as e:
+        weights_key(read_backbone(name))
+    assert "\n" not in str(e.value)
+
+
 def test_without_a_network_the_failure_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +231,7 @@ def test_without_a_network_the_failure_is_told(
         raise OSError("no route to host\nand more")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("compatbench.backbone.loading.fetch.check_network", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(MissingWeights, match="cannot be fetched: no route to host;"):
         load_backbone("Small/plain")
@@ -229,6 +248,7 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("compatbench.backbone.loading.fetch.check_network", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")

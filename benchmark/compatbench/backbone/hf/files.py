@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from compatbench.backbone.loading.fetch import check_network
 from compatbench.backbone.loading.find import WEIGHTS_FOLDER, hub_cache
 from compatbench.backbone.loading.switches import OFFLINE, is_offline
 from compatbench.cards import BackboneCard
@@ -92,6 +93,7 @@ def _fetch(card: BackboneCard) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
+        check_network()
         for weights in _WEIGHTS:
             patterns = [*_BESIDE, weights]
             found = snapshot_download(
@@ -101,7 +103,7 @@ def _fetch(card: BackboneCard) -> Path:
                 return Path(found)
     # The hub raises what its transport raises, which differs between its versions.
     except Exception as error:
-        text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+        text = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
         raise MissingWeights(
             f"backbone '{card.name}': {card.repository} is not on this machine and cannot be "
             f"fetched: {text}",

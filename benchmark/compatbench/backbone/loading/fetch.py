@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from compatbench.cards import BackboneCard
 from compatbench.errors import MissingWeights
 
 if TYPE_CHECKING:
     from compatbench.backbone.loading.find import Source
+
+
+TIMEOUT = 10  # seconds
 
 
 def fetch_weights(card: BackboneCard, source: Source, cache: Path) -> Path:
@@ -23,6 +29,10 @@ def fetch_weights(card: BackboneCard, source: Source, cache: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    try:
+        check_network()
+    except OSError as error:
+        raise _failure(card, f"{source.files[0]} of {source.repository}", source, error) from None
     for file in source.files:
         try:
             return Path(hf_hub_download(source.repository, file, cache_dir=cache))
@@ -37,6 +47,20 @@ def fetch_weights(card: BackboneCard, source: Source, cache: Path) -> Path:
     raise _failure(card, f"{source.files[0]} of {source.repository}", source, missing)
 
 
+def check_network() -> None:
+    """Tries to reach the hub once; the hub's client would try for half a minute, and say so.
+
+    Raises:
+        OSError: there is no network.
+    """
+    from huggingface_hub.constants import ENDPOINT
+
+    place = urlsplit(ENDPOINT)
+    if place.hostname and not getproxies():
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname, port), timeout=TIMEOUT).close()
+
+
 def _fetch_url(card: BackboneCard, source: Source) -> Path:
     from open_clip.pretrained import download_pretrained_from_url
 
@@ -49,7 +73,7 @@ def _fetch_url(card: BackboneCard, source: Source) -> Path:
 def _failure(card: BackboneCard, what: str, source: Source, error: Exception) -> MissingWeights:
     from compatbench.backbone.loading.find import how_to_get
 
-    text = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+    text = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
     return MissingWeights(
         f"backbone '{card.name}': {what} is not on this machine and cannot be fetched: {text}",
         how_to_get(source),
