@@ -143,6 +143,21 @@ def test_a_broken_results_file_is_named_with_its_line(
     expect_one_line(result, "coop.csv:2: 'status'")
 
 
+def test_results_of_another_version_stop_a_run_before_its_work(
+    compatbench: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "results" / "other" / "coop.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("method,task\n")
+    path.with_suffix(".json").write_text(
+        '{"schema_version": 1, "method": {"name": "coop", "title": "", "paper": "", "depth":'
+        ' "none", "inserts": []}, "config": {}, "differs": {}, "provenance": {}}'
+    )
+    result = compatbench("run", "--suite", "smoke", "--methods", "zeroshot", cwd=tmp_path)
+    expect_one_line(result, "coop.csv:1: the columns must be")
+    assert not (tmp_path / "runs" / "cells").exists()
+
+
 def test_a_folder_that_cannot_be_written(compatbench: Run, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
     result = compatbench("run", "--suite", "smoke", "--out", "taken/here", cwd=tmp_path)

@@ -21,6 +21,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
+from compatbench.leaderboard.results import read_results
 from compatbench.method.registry import MethodRegistry
 from compatbench.run.collect import mean_seconds
 from compatbench.run.executors import Event, Settings, run_cells
@@ -66,6 +67,7 @@ def run_command(
             f"--suite {suite}'"
         )
     _check_writable(out)
+    _check_readable(out / RESULTS)
     device = resolve_device(device)
     jobs = jobs or (cores() if device == "cpu" else 1)
     to_do = selection.to_do
@@ -213,6 +215,16 @@ def _check_writable(out: Path) -> None:
         probe = folder / f".probe-{os.getpid()}"
         write_atomic(probe, b"")
         probe.unlink()
+
+
+def _check_readable(results: Path) -> None:
+    """Finds out before the work, not after it, that no page can be made.
+
+    Raises:
+        CompatbenchError: a results file is broken, or of another version.
+    """
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        read_results(folder)
 
 
 def resolve_device(device: str) -> str:
