@@ -54,8 +54,16 @@ def test_the_loader_lists_every_image_in_the_split_s_order(
 ) -> None:
     task = load_task(name)
     for split in ("train", "val", "test"):
-        found = [(sample.id, sample.label) for sample in task.split(split)]
+        found = [(sample.id, sample.label) for sample in task.source.samples[split]]
         assert found == data[name].rows.get(split, [])
+
+
+def test_a_task_without_validation_images_has_training_images_to_draw_them_from(
+    data: dict[str, Tree],
+) -> None:
+    task = load_task("imagenet")
+    assert task.split("val") == task.split("train")
+    assert load_task("dtd").split("val") == load_task("dtd").source.samples["val"]
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -11,6 +11,7 @@ import pytest
 from task.trees import Tree
 
 from compatbench.errors import CompatbenchError
+from compatbench.run import keys
 from compatbench.run.keys import fit_key
 from compatbench.task import load_task
 from compatbench.task.draws import (
@@ -24,7 +25,7 @@ from compatbench.task.draws import (
 
 @pytest.fixture(autouse=True)
 def _fresh(data: dict[str, Tree]) -> None:
-    for cached in (draw_shots, read_shots_file, fit_key):
+    for cached in (draw_shots, read_shots_file, keys._fit_key):
         cached.cache_clear()
 
 
@@ -67,7 +68,7 @@ def test_another_draw_of_the_same_images_is_another_cell(file: Path) -> None:
     shipped = fit_key("mini-clip", "dtd", 2, 1)
     assert fit_key("mini-clip", "dtd", 2, 1, file) == shipped
     change(file, other_image)
-    for cached in (draw_shots, read_shots_file, fit_key):
+    for cached in (draw_shots, read_shots_file, keys._fit_key):
         cached.cache_clear()
     assert fit_key("mini-clip", "dtd", 2, 1, file) != shipped
     drawn = draw_shots(load_task("dtd"), 2, 1, file)
