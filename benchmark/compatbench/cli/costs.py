@@ -9,8 +9,8 @@ from rich.table import Table
 
 from compatbench.cli.progress import format_seconds
 from compatbench.cli.selection import Selection
-from compatbench.cli.sizes import format_bytes
 from compatbench.run.estimate import count_costs, measure_rate
+from compatbench.sizes import format_bytes
 
 
 def print_costs(
