@@ -140,6 +140,25 @@ def count_cells(
     return Counter(place[0].config_name or place[0].name for place in places)
 
 
+def count_retrained(
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    methods: Iterable[str],
+    tasks: str | Sequence[str] = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+) -> int:
+    """How many of the cells that ``count_cells`` counts are fits on a target, for comparison.
+
+    Raises:
+        CompatbenchError: as ``plan_cells``.
+    """
+    sources = {upgrade[0] for upgrade in suite.upgrades}
+    prepared = [_prepare(registry, suite, name) for name in methods]
+    places = _places(suite, prepared, tasks, seeds, shots)
+    return sum(backbones[0] not in sources for *_, backbones in places)
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What all cells of a method have in common."""
