@@ -256,7 +256,9 @@ def test_settings_and_provenance_are_joined() -> None:
         ["`epochs`", "200", "50", "CoOp, Linear probe"],
         ["`norm`", "none", r"\[1, 2\]", "CoOp"],
     ]
-    assert cells_of(folded(text, "Made with, as the result files say"))[2:] == [["torch", "2.5, 2.6"]]
+    assert cells_of(folded(text, "Made with, as the result files say"))[2:] == [
+        ["torch", "2.5, 2.6"]
+    ]
 
 
 def test_rows_that_cannot_be_of_one_model_are_pointed_out() -> None:
