@@ -81,23 +81,23 @@ def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
     assert "![" not in render_pages(tmp_path, MINE)[page]
     folder = tmp_path / "results" / "figures"
     folder.mkdir()
-    (folder / "mine-scatter.svg").write_text("<svg/>")
-    (folder / "other-scatter.svg").write_text("<svg/>")
+    (folder / "mine-scatter-1.svg").write_text("<svg/>")
+    (folder / "other-scatter-1.svg").write_text("<svg/>")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the folder is no suite, and needs no warning
         text = render_pages(tmp_path, MINE)[page]
     assert text.count("![") == 1
-    assert f"![{SHOWS['scatter']}](results/figures/mine-scatter.svg)" in text
+    assert f"![{SHOWS['scatter']}](results/figures/mine-scatter-1.svg)" in text
 
 
 def test_pictures_are_embedded_in_the_order_that_is_asked_for() -> None:
-    drawn = {"mini-scatter", "mini-matrix"}
-    lines = embed(drawn, "mini", "matrix", "shots", "scatter")
+    drawn = {"mini-scatter-2", "mini-matrix-2", "mini-shots-1"}
+    lines = embed(drawn, "mini", 2, "matrix", "shots", "scatter")
     assert [line.rsplit("/", 1)[-1] for line in lines if line] == [
-        "mini-matrix.svg)",
-        "mini-scatter.svg)",
+        "mini-matrix-2.svg)",
+        "mini-scatter-2.svg)",
     ]
-    assert embed((), "mini", "scatter") == []
+    assert embed((), "mini", 1, "scatter") == []
 
 
 def test_a_folder_without_pictures_has_none(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from compatbench.leaderboard.cells import upgrade_cell, upgrade_text
+from compatbench.leaderboard.figures import embed
 from compatbench.leaderboard.groups import rank_group
 from compatbench.leaderboard.markdown import fold
 from compatbench.leaderboard.questions import (
@@ -24,21 +26,29 @@ class Answer:
 
     Attributes:
         text: one paragraph before the tables.
-        lines: the tables, each with an empty line before it.
-        figures: the kinds of pictures that show the same.
+        lines: the tables, each with an empty line before it, and pictures.
     """
 
     title: str
     text: str
     lines: list[str]
-    figures: tuple[str, ...] = ()
 
 
-def own_answers(page: SuitePage) -> list[Answer]:
-    """The answers to the questions that a suite puts, as far as there are results."""
+def own_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
+    """The answers to the questions that a suite puts, as far as there are results.
+
+    Args:
+        figures: names of the pictures that there are.
+    """
     if not page.results.methods:
         return []
-    found = [_steps(page), _shots(page), _ablation(page), _retained(page), _kinds(page)]
+    found = [
+        _steps(page, figures),
+        _shots(page, figures),
+        _ablation(page),
+        _retained(page),
+        _kinds(page),
+    ]
     return [answer for answer in found if answer is not None]
 
 
@@ -68,13 +78,14 @@ def _kinds(page: SuitePage) -> Answer | None:
     return Answer("By kind of upgrade", text, lines)
 
 
-def _steps(page: SuitePage) -> Answer | None:
+def _steps(page: SuitePage, figures: Collection[str]) -> Answer | None:
     """Upgrade paths of more than one target."""
     if not page.paths:
         return None
     shots = max(page.expected.shots)
     lines: list[str] = []
-    for path in page.paths:
+    for number, path in enumerate(page.paths, 1):
+        lines += embed(figures, page.name, number, "decay")
         arrows = upgrade_text(page, path)
         gains = path_table(page, path, shots, "gain")
         lines += [
@@ -90,15 +101,16 @@ def _steps(page: SuitePage) -> Answer | None:
         "one; in parentheses what each step changes, in points. Methods in the order of H on the "
         "last."
     )
-    return Answer("Step by step", text, lines, ("paths",))
+    return Answer("Step by step", text, lines)
 
 
-def _shots(page: SuitePage) -> Answer | None:
+def _shots(page: SuitePage, figures: Collection[str]) -> Answer | None:
     if len(page.expected.shots) < 2:
         return None
     lines: list[str] = []
     shown: set[str] = set()
-    for upgrade in page.expected.upgrades:
+    for number, upgrade in enumerate(page.expected.upgrades, 1):
+        lines += embed(figures, page.name, number, "shots")
         table = shots_table(page, upgrade, "h")
         lines += ["", f"H: {upgrade_cell(page, upgrade)}.", "", *table]
         source = upgrade[0]
@@ -112,7 +124,7 @@ def _shots(page: SuitePage) -> Answer | None:
         "Against the number of training images per class, means over datasets and seeds. Methods "
         "in the order of H at the largest number."
     )
-    return Answer("By shots", text, lines, ("shots",))
+    return Answer("By shots", text, lines)
 
 
 def _ablation(page: SuitePage) -> Answer | None:

@@ -30,10 +30,10 @@ def suite_section(page: SuitePage, figures: Collection[str] = ()) -> list[str]:
         lines += _rankings(page, figures)
     else:
         lines += ["", "There are no results yet."]
-    lines += _answers(page, figures, own_answers(page), level=3)
+    lines += _answers(own_answers(page, figures), level=3)
     for section in sorted(page.sections, key=question_order):
         lines += ["", f"### {escape(section.title)}", "", *_head(section)]
-        lines += _answers(section, figures, own_answers(section), level=4)
+        lines += _answers(own_answers(section, figures), level=4)
         lines += _gaps(section, level=4)
     if page.results.methods:
         lines += _appendix(page)
@@ -54,9 +54,8 @@ def _head(page: SuitePage) -> list[str]:
 
 def _rankings(page: SuitePage, figures: Collection[str]) -> list[str]:
     lines: list[str] = []
-    for upgrade in page.expected.upgrades:
-        shown = figures if upgrade == page.expected.upgrades[0] else ()
-        lines += ["", *_ranking(page, upgrade, shown)]
+    for number, upgrade in enumerate(page.expected.upgrades, 1):
+        lines += ["", *_ranking(page, upgrade, number, figures)]
     return [
         *lines,
         *_aligned(page),
@@ -67,7 +66,7 @@ def _rankings(page: SuitePage, figures: Collection[str]) -> list[str]:
     ]
 
 
-def _ranking(page: SuitePage, upgrade: Upgrade, figures: Collection[str]) -> list[str]:
+def _ranking(page: SuitePage, upgrade: Upgrade, number: int, figures: Collection[str]) -> list[str]:
     most, *fewer = sorted(page.expected.shots, reverse=True)
     source, target = upgrade
     lines = [f"### {upgrade_cell(page, upgrade)}, {count_shots(most)}", ""]
@@ -77,13 +76,14 @@ def _ranking(page: SuitePage, upgrade: Upgrade, figures: Collection[str]) -> lis
         lines += ["", *notes]
     if (found := rank_lines(page, upgrade, most)) is not None:
         text, table = found
-        picture = embed(figures, page.name, "ranks")
+        picture = embed(figures, page.name, number, "ranks")
         lines += ["", text, "", *fold("Average ranks", [*table, *picture])]
     for count in fewer:
         notes = unranked_lines(page.ranks(upgrade, count))
         table = [*main_table(page, upgrade, count), *([""] if notes else []), *notes]
         lines += ["", *fold(f"Ranked at {count_shots(count)}", table)]
-    return [*lines, *embed(figures, page.name, "scatter", "matrix")]
+    # Two pictures are enough to open with; those of other upgrades are in the report.
+    return lines + (embed(figures, page.name, number, "scatter", "matrix") if number == 1 else [])
 
 
 def _aligned(page: SuitePage) -> list[str]:
@@ -149,15 +149,13 @@ def _datasets(page: SuitePage) -> list[str]:
     return lines
 
 
-def _answers(
-    page: SuitePage, figures: Collection[str], answers: list[Answer], level: int
-) -> list[str]:
+def _answers(answers: list[Answer], level: int) -> list[str]:
     """What the suite asks beyond a ranking; a suite with one such question needs no heading."""
     lines: list[str] = []
     for answer in answers:
         if level == 3 or len(answers) > 1:
             lines += ["", f"{'#' * level} {answer.title}"]
-        lines += ["", answer.text, *embed(figures, page.name, *answer.figures), *answer.lines]
+        lines += ["", answer.text, *answer.lines]
     return lines
 
 
