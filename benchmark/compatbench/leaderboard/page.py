@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from compatbench.leaderboard.answers import question_order
-from compatbench.leaderboard.markdown import link_definitions
+from compatbench.leaderboard.markdown import link_definitions, one_line
 from compatbench.leaderboard.results import check_name
 from compatbench.leaderboard.sections import suite_section
 from compatbench.leaderboard.suitepage import SuitePage
@@ -48,7 +48,8 @@ HOW_TO_READ = """\
   each step changed. **Gain** there is over the zero-shot accuracy of the model of each step.
 - **Kept**: the old module's gain as a share of the gain of one retrained on the target, a ratio of
   two means over datasets and seeds: a mean of ratios would be decided by the dataset on which
-  retraining gains least. None is given where retraining does not clearly gain.
+  retraining gains least. Below 0, the old module is worse than none. No share is given where
+  retraining does not clearly gain: the 95 % interval of its mean gain is not above 0.
 - **Aligned** methods attach the module through a map between the two models, and are not ranked
   with modules that are attached untouched; shown is untouched → through the map.
 - **Parameters**: numbers that the fit determined; least and most if datasets differ. **Module**:
@@ -107,7 +108,9 @@ def _reproduction(suites: Sequence[SuitePage]) -> list[str]:
             commands.append((f"{run} {name} --tasks {task} --seeds {seed}", "one cell of it"))
         for section in sorted(page.sections, key=question_order):
             suite = check_name(section.name, "suite")
-            commands.append((f"compatbench run --suite {suite} --methods all", "its section"))
+            commands.append(
+                (f"compatbench run --suite {suite} --methods all", one_line(section.title))
+            )
         width = max(len(command) for command, _ in commands)
         lines += [f"{command.ljust(width)}  # {what}" for command, what in commands]
     return [*lines, "```"]

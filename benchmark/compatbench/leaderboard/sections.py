@@ -82,7 +82,7 @@ def _ranking(page: SuitePage, upgrade: Upgrade, number: int, figures: Collection
         notes = unranked_lines(page.ranks(upgrade, count))
         table = [*main_table(page, upgrade, count), *([""] if notes else []), *notes]
         lines += ["", *fold(f"Ranked at {count_shots(count)}", table)]
-    # Two pictures are enough to open with; those of other upgrades are in the report.
+    # Two pictures are enough to open with.
     return lines + (embed(figures, page.name, number, "scatter", "matrix") if number == 1 else [])
 
 
