@@ -27,7 +27,7 @@ from compatbench.cli.options import (
     read_numbers,
     read_shots_option,
 )
-from compatbench.cli.sizes import parse_bytes
+from compatbench.sizes import parse_bytes
 
 console = Console()
 

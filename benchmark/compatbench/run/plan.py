@@ -16,7 +16,7 @@ from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
-from compatbench.run.missing import Missing
+from compatbench.run.missing import Missing, fit_backbones
 from compatbench.run.store import RunStore
 from compatbench.task.draws import ShotsFiles
 
@@ -140,6 +140,25 @@ def count_cells(
     return Counter(place[0].config_name or place[0].name for place in places)
 
 
+def count_retrained(
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    methods: Iterable[str],
+    tasks: str | Sequence[str] = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+) -> int:
+    """How many of the cells that ``count_cells`` counts are fits on a target, for comparison.
+
+    Raises:
+        CompatbenchError: as ``plan_cells``.
+    """
+    sources = {upgrade[0] for upgrade in suite.upgrades}
+    prepared = [_prepare(registry, suite, name) for name in methods]
+    places = _places(suite, prepared, tasks, seeds, shots)
+    return sum(backbones[0] not in sources for *_, backbones in places)
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What all cells of a method have in common."""
@@ -193,16 +212,22 @@ def _places(
             for draw, method in product(draws, prepared):
                 if method.learns:
                     yield method, task, *draw, backbones
-                elif draw == draws[0]:
-                    # It sees no image: one cell stands for every draw.
+                elif draw == draws[0] and len(backbones) > 1:
+                    # It sees no image: one cell stands for every draw, and nothing is retrained.
                     yield method, task, suite.shots[0], suite.seeds[0], backbones
 
 
 def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Per source, itself and every backbone that some upgrade from it reaches."""
+    """Per source, itself and every backbone that some upgrade from it reaches.
+
+    With ``retrained``, every target is a source, too, and is followed by nothing if no upgrade
+    starts at it.
+    """
     paths: dict[str, dict[str, None]] = {}
     for source, *targets in suite.upgrades:
         paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
+    for name in fit_backbones(suite):
+        paths.setdefault(name, {name: None})
     return {source: tuple(backbones) for source, backbones in paths.items()}
 
 
