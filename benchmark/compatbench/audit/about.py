@@ -64,13 +64,17 @@ def _check_provenance(files: MethodFiles) -> list[Finding]:
 
 
 def check_costs(files: MethodFiles) -> list[Finding]:
-    """A cost for every row that was measured, none without its row, one fit time for each fit."""
+    """A cost for every row that was measured, none without its fit, one fit time for each fit.
+
+    A fit that several suites share has more costs than this suite has rows.
+    """
     rows = {(row.key, row.backbone, row.test_set): (line, row) for line, row in files.numbered_rows}
+    keys = {row.key for row in files.results.rows}
     findings = []
     fits: dict[str, tuple[int, float]] = {}
     for line, cost in files.numbered_costs:
-        if cost.order not in rows:
-            problem = f"no row was measured at {cost.backbone} on {cost.test_set} under this key"
+        if cost.key not in keys:
+            problem = "no row is of a cell with this key"
             findings.append(Finding(files.cost_file, problem, line, "key"))
         first, seconds = fits.setdefault(cost.key, (line, cost.fit_seconds))
         if cost.fit_seconds != seconds:

@@ -183,9 +183,9 @@ def audit_command(
         for note in found.notes:
             console.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
         console.print(
-            f"{found.rows:,} rows of {found.methods} methods in {len(cards)} suites; "
-            f"{len(found.sampled)} cells run again (--seed {seed}); "
-            f"{len(found.findings)} findings",
+            f"suites: {len(cards)}, method files: {found.methods}, rows: {found.rows:,}; "
+            f"cells run again: {len(found.sampled)} (--seed {seed}); "
+            f"findings: {len(found.findings)}",
             highlight=False,
             soft_wrap=True,
         )
