@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from .conftest import Workplace, invoke
+from honest_results import Workplace
 
 Change = Callable[[str], str]
 
@@ -181,21 +181,21 @@ def test_a_forgery_is_named_with_its_place(name: str, forged: Workplace) -> None
 
 
 def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
-    """LFA shows CoOp's numbers, keys included."""
-    (forged.results / "lfa.csv").write_text(
-        (forged.results / "coop.csv").read_text().replace("coop,", "lfa,")
+    """SimpleShot shows CoOp's numbers, keys included."""
+    (forged.results / "simpleshot.csv").write_text(
+        (forged.results / "coop.csv").read_text().replace("coop,", "simpleshot,")
     )
     result = forged.audit("--no-zero-shot")
     assert result.exit_code == 1
     assert re.search(
-        r"lfa.csv:2: 'key': is the key of another cell, coop · mini-weather · 2 shots · seed 1; "
-        r"expected [0-9a-f]{64}, found [0-9a-f]{64}",
+        r"simpleshot.csv:2: 'key': is the key of another cell, coop · mini-weather · 2 shots · "
+        r"seed 1; expected [0-9a-f]{64}, found [0-9a-f]{64}",
         result.output,
     )
 
 
 def test_zero_shot_that_all_files_agree_on_is_computed_again(forged: Workplace) -> None:
-    for name in ("zeroshot", "taskres", "lfa", "coop"):
+    for name in ("zeroshot", "taskres", "simpleshot", "coop"):
         path = forged.results / f"{name}.csv"
         lines = path.read_text().splitlines()
         index = lines[0].split(",").index("zero_shot_correct")
@@ -228,7 +228,7 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
     """A patient forger: counts, flips and leaderboard all fit; only the truth does not."""
     forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
     forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
-    forged.edit("lfa.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
+    forged.edit("simpleshot.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
     forged.edit("coop.cost.csv", lambda text: re.sub(r",(\d+\.\d+),", ",7200.0,", text))
     (forged.folder / "leaderboard.md").write_text(rendered(forged))
     assert forged.audit().exit_code == 0
@@ -237,7 +237,7 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
     again = "the cell was run again and gave another number; expected"
     assert f"taskres.csv:3: 'correct': {again}" in result.output
     assert f"taskres.csv:3: 'positive_flips': {again}" in result.output
-    assert f"lfa.csv:2: 'ece': {again}" in result.output
+    assert f"simpleshot.csv:2: 'ece': {again}" in result.output
     assert re.search(r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?", result.output)
 
 
@@ -257,8 +257,10 @@ def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
 
 
 def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workplace) -> None:
-    for name in ("zeroshot", "taskres", "lfa", "coop"):
-        forged.edit(f"{name}.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.1'))
+    for name in ("zeroshot", "taskres", "simpleshot", "coop"):
+        forged.edit(
+            f"{name}.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.1')
+        )
     forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
     forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
     (forged.folder / "leaderboard.md").write_text(rendered(forged))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from .conftest import Workplace, invoke
+from honest_results import Workplace, invoke
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,10 +111,10 @@ def test_a_method_that_is_not_here_is_named(forged: Workplace) -> None:
 
 
 def test_one_broken_file_does_not_hide_another(forged: Workplace) -> None:
-    (forged.results / "lfa.csv").write_text("x")
+    (forged.results / "simpleshot.csv").write_text("x")
     forged.edit("coop.csv", lambda text: text.replace(",ok,", ",fine,", 1))
     output = forged.audit("--no-zero-shot").output
-    assert "lfa.csv:1: the columns must be" in output
+    assert "simpleshot.csv:1: the columns must be" in output
     assert "coop.csv:2: 'status'" in output
 
 

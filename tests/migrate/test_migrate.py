@@ -76,7 +76,7 @@ def test_an_older_file_becomes_the_present_one_with_blanks(tmp_path: Path) -> No
     present = path.read_bytes()
     make_old(path)
     old = path.read_bytes()
-    with pytest.raises(CompatbenchError, match="coop.csv:1: .*'compatbench migrate' brings"):
+    with pytest.raises(CompatbenchError, match=r"coop\.csv:1: .*'compatbench migrate' brings"):
         read_results(results / "tiny")
     check = invoke("migrate", "--out", str(tmp_path), "--check")
     assert check.exit_code == 1
@@ -222,9 +222,7 @@ def record_path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_an_older_record_can_be_read_again(
-    tmp_path: Path, record_path: Path, sealed: bool
-) -> None:
+def test_an_older_record_can_be_read_again(tmp_path: Path, record_path: Path, sealed: bool) -> None:
     record_path.write_bytes(old_record(sealed))
     output = invoke("migrate", "--out", str(tmp_path)).output
     assert f"{KEY}.json was of schema version 1" in output
@@ -280,5 +278,5 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     path = results / "tiny" / "coop.csv"
     path.rename(tmp_path / "elsewhere.csv")
     path.symlink_to(tmp_path / "elsewhere.csv")
-    with pytest.raises(CompatbenchError, match="coop.csv is a link"):
+    with pytest.raises(CompatbenchError, match=r"coop\.csv is a link"):
         invoke("migrate", "--out", str(tmp_path))
