@@ -13,8 +13,11 @@ import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
+from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
+from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
+from compatbench.cli.migrate import migrate
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -86,6 +89,9 @@ def _common(
 app.command()(run)
 app.command()(plan)
 app.command()(doctor)
+app.command()(audit)
+app.command()(ci)
+app.command()(migrate)
 
 
 @app.command()

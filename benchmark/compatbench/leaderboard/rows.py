@@ -191,8 +191,8 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
             left_out = model.optional - set(named)
             if list(named) != [name for name in model.model_fields if name not in left_out]:
                 raise CompatbenchError(
-                    f"{path}:1: the columns must be {','.join(model.model_fields)}; a file of "
-                    "another version must be moved away, and is written anew from runs/"
+                    f"{path}:1: the columns must be {','.join(model.model_fields)}; 'compatbench "
+                    "migrate' brings a file of an older version up to date"
                 )
             for line in reader:
                 line_number = reader.line_num

@@ -90,18 +90,28 @@ def _without_stale_rows(
     return replace(results, rows=rows)
 
 
-def _method_results(
-    suite: SuiteCard, method: type[Method], name: str, items: list[PlannedCell]
-) -> MethodResults:
-    measured = [(item.cell, item.record) for item in items if item.record is not None]
+def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
+    """What ``<method>.json`` says of a method in a suite: its info, config and differences.
+
+    Args:
+        name: the method's, or that of a config of it.
+
+    Raises:
+        CompatbenchError: the suite sets something the method does not know.
+    """
     config = resolve_config(method, suite, name)
     differs = _differences(method.Config().model_dump(mode="json"), config)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
-    return MethodResults(
-        info=_info(method, name),
-        config=config,
-        differs=differs,
+    return MethodResults(_info(method, name), config, differs, provenance={}, rows=())
+
+
+def _method_results(
+    suite: SuiteCard, method: type[Method], name: str, items: list[PlannedCell]
+) -> MethodResults:
+    measured = [(item.cell, item.record) for item in items if item.record is not None]
+    return replace(
+        describe_method(suite, method, name),
         provenance=join_provenance([record.provenance for _, record in measured]),
         rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
         costs=tuple(cost for _, record in measured for cost in costs_of(record)),
