@@ -78,11 +78,11 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
 def _make_worker(settings: Settings):
     from compatbench.backbone.memory import set_memory_budget
     from compatbench.features import FeatureCache
-    from compatbench.run.fit import Worker
+    from compatbench.run.aligned import AlignedWorker
     from compatbench.run.store import RunStore
 
     set_memory_budget(settings.memory_budget)
-    return Worker(
+    return AlignedWorker(
         RunStore(settings.store), FeatureCache(settings.cache), settings.device, settings.threads
     )
 
