@@ -11,7 +11,6 @@ from turns import draw, orthonormal
 
 from compatbench.alignment.rotation import fit_rotation
 
-
 sizes = st.integers(2, 9)
 seeds = st.integers(0, 10_000)
 

@@ -10,6 +10,7 @@ from compatbench.alignment.turned import TurnedBackbone
 from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
 from compatbench.check.models import EMBED_DIM, build_bench
 from compatbench.check.subject import LABELS, unseen_images
+from compatbench.check.turning import random_turn, turn_clip
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 
@@ -60,6 +61,19 @@ def test_zero_shot_is_the_same_in_turned_and_in_wider_coordinates(
     expected = backbone.encode_images(images) @ backbone.zero_shot(LABELS).T
     found = turned.encode_images(images) @ turned.zero_shot(LABELS).T
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_it_is_the_model_whose_projections_are_turned() -> None:
+    backbone, rotation = build_bench().source, random_turn(EMBED_DIM, seed=6)
+    turned, real = TurnedBackbone(backbone, rotation), turn_clip(backbone, rotation)
+    images = unseen_images()
+    assert torch.allclose(turned.encode_images(images), real.encode_images(images), atol=1e-5)
+    assert torch.allclose(turned.zero_shot(LABELS), real.zero_shot(LABELS), atol=1e-5)
+    for block in (0, 5):
+        hidden = real.encode_images(images, ImageInput("hidden", block))
+        expected = real.image.encode_dense(hidden, block=block)
+        found = turned.image.encode_dense(hidden, block=block)
+        assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_turns_add_up(backbone: Backbone) -> None:

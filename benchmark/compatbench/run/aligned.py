@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 from torch import Tensor
 
-from compatbench.alignment.attaching import AlignedMethod, acts_at_output
+from compatbench.alignment.attaching import AlignedMethod
 from compatbench.alignment.words import WordFeatures, read_words, save_words, words_hash
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
@@ -37,8 +37,6 @@ class AlignedWorker(Worker):
     def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         if isinstance(cell, AlignedCell):
             return self._borrow(cell, method)
-        if not acts_at_output(method.card):
-            return super()._fit(cell, method)
         # An aligned cell may want the same module at the same time.
         with _locked(self.store.folder / "locks" / f"{cell.key}.lock"):
             return self._read_fit(cell) or super()._fit(cell, method)

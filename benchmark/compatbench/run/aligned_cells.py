@@ -68,7 +68,7 @@ def plain_name(name: str) -> str:
 
 
 def aligned_names(suite: SuiteCard, registry: MethodRegistry) -> list[str]:
-    """The names of all that can be attached through words: what acts behind the towers."""
+    """The names that a glob such as ``*+aligned`` means: what acts on features."""
     names = [*registry.names(), *suite.configs]
     cards = {name: registry.get(suite.base_method(name)).card for name in names}
     return [f"{name}{SUFFIX}" for name in names if acts_at_output(cards[name])]
@@ -79,7 +79,9 @@ def expand_aligned(
 ) -> tuple[list[str], list[str]]:
     """A selection's parts, with aligned names where a part ends in ``aligned``.
 
-    No other glob means an aligned name: ``*tip*`` means plain methods.
+    No other glob means an aligned name: ``*tip*`` means plain methods. What acts in the towers
+    alone is aligned only where it is named: a turn is nothing to it, unless it reads features
+    there, as CoCoOp and TCP do.
 
     Returns:
         The parts, and the aligned names among them.
@@ -97,7 +99,7 @@ def expand_aligned(
         if pattern.endswith("aligned"):
             found = [name for name in known if fnmatchcase(name, pattern)]
         if is_aligned(pattern) and not found:
-            raise CompatbenchError(_refusal(pattern, known, plain))
+            found = [_check_alignable(pattern, suite, registry, known)]
         expanded += [mark + name for name in found]
         named += found
         if not found or any(fnmatchcase(name, pattern) for name in plain):
@@ -105,10 +107,13 @@ def expand_aligned(
     return expanded, list(dict.fromkeys(named))
 
 
-def _refusal(name: str, known: list[str], plain: list[str]) -> str:
-    if plain_name(name) in plain:
-        return (
-            f"'{name}': {plain_name(name)} does not act on features, so there is nothing to align; "
-            f"drop '{SUFFIX}'"
-        )
-    return unknown_name(name, known, "aligned method")
+def _check_alignable(
+    name: str, suite: SuiteCard, registry: MethodRegistry, known: list[str]
+) -> str:
+    """Raises CompatbenchError: no such method, or one without a module."""
+    plain = plain_name(name)
+    if plain not in registry.classes and plain not in suite.configs:
+        raise CompatbenchError(unknown_name(name, known, "aligned method"))
+    if registry.get(suite.base_method(plain)).card.depth == "none":
+        raise CompatbenchError(f"'{name}': {plain} has no module to align; drop '{SUFFIX}'")
+    return name
