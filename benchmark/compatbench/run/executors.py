@@ -111,12 +111,12 @@ def make_worker(settings: Settings) -> Worker:
     """The runner of cells that these settings describe, in this process."""
     from compatbench.backbone.memory import set_memory_budget
     from compatbench.features import FeatureCache
+    from compatbench.run.aligned import AlignedWorker
     from compatbench.run.attempts import AttemptStore
-    from compatbench.run.fit import Worker
 
     set_memory_budget(settings.memory_budget)
     store = AttemptStore(settings.store, settings.device)
-    return Worker(store, FeatureCache(settings.cache), settings.device, settings.threads)
+    return AlignedWorker(store, FeatureCache(settings.cache), settings.device, settings.threads)
 
 
 def run_one(worker: Worker, cell: Cell, emit: OnEvent, *, wait: bool = True) -> Event:

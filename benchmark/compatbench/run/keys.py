@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
     return _fit_key(backbone, task, shots, seed, file, is_planning())
 
 
-@lru_cache(maxsize=None)  # a plan asks for its keys in rounds, which a bound would undo
+@cache  # a plan asks for its keys in rounds, which a bound would undo
 def _fit_key(
     backbone: str, task: str, shots: int, seed: int, file: Path | None, planning: bool
 ) -> str:

@@ -13,6 +13,7 @@ from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
 from compatbench.method.registry import MethodRegistry, method_source_hash
+from compatbench.run.aligned_cells import align_cell, is_aligned, plain_name
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
@@ -119,7 +120,7 @@ def plan_cells(
                 config_name=method.config_name,
             )
         )
-    return cells
+    return [align_cell(cell) if is_aligned(cell.name) else cell for cell in cells]
 
 
 def count_cells(
@@ -172,12 +173,13 @@ class _Prepared:
 
 
 def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
-    cls = registry.get(suite.base_method(name))
+    plain = plain_name(name)
+    cls = registry.get(suite.base_method(plain))
     return _Prepared(
         cls.card.name,
         name if name != cls.card.name else "",
         cls.card.learns,
-        resolve_config(cls, suite, name),
+        resolve_config(cls, suite, plain),
         method_source_hash(cls),
         MethodRegistry.plugin_file(cls),
     )
@@ -187,7 +189,7 @@ def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
     seen: dict[str, str] = {}
     for method in prepared:
         name = method.config_name or method.name
-        first = seen.setdefault(sha256_json([method.name, method.config]), name)
+        first = seen.setdefault(sha256_json([method.name, method.config, is_aligned(name)]), name)
         if first != name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
