@@ -18,7 +18,10 @@ from compatbench.shots import show_shots
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and what it is sorted by; None comes last in either direction."""
+    """What a cell shows, and what it is sorted by; None comes last in either direction.
+
+    Text is sorted by itself.
+    """
 
     text: str
     value: float | str | None
@@ -48,9 +51,9 @@ class Board:
     rows: tuple[BoardRow, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For the page's script: every cell as [text, value]."""
+        """For the page's script: every cell as [text, value], or [text] if that is the value."""
         rows = [
-            {"kind": row.kind, "paper": row.paper, "cells": [[c.text, c.value] for c in row.cells]}
+            {"kind": row.kind, "paper": row.paper, "cells": [_pair(cell) for cell in row.cells]}
             for row in self.rows
         ]
         return asdict(self) | {"rows": rows}
@@ -126,8 +129,8 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
     learned = standing.fit_seconds if info.learns else None
     cells = (
         Cell(letter + ranked.rank if ranked.rank else NOTHING, place),
-        Cell(show_title(info), show_title(info).casefold()),
-        Cell(NOTHING if info.depth == "none" else info.depth, info.depth),
+        _text(show_title(info)),
+        _text(NOTHING if info.depth == "none" else info.depth),
         _mean(standing.mean("source"), spread),
         _mean(standing.mean("target"), spread, _refusal(standing)),
         _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
@@ -139,11 +142,19 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
     return BoardRow(kind_of(info), markdown.paper_id(info.paper) or "", cells)
 
 
+def _pair(cell: Cell) -> list[float | str | None]:
+    return [cell.text] if isinstance(cell.value, str) else [cell.text, cell.value]
+
+
 def _refusal(standing: Standing) -> str:
     return "not transferable" if standing.state == "not transferable" else ""
+
+
+def _text(text: str) -> Cell:
+    return Cell(text, text)
 
 
 def _mean(mean: Mean | None, show: Callable[[Mean], str], without: str = "") -> Cell:
     if mean is None:
         return Cell(without or NOTHING, None)
-    return Cell(show(mean), round(mean.value, 4))
+    return Cell(show(mean), round(mean.value, 3) + 0.0)

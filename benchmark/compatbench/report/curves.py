@@ -22,7 +22,7 @@ def draw_shots(data: ShotsFigures, hover: Hover) -> Figure:
     """Source and target accuracy by shots, beside zero-shot of both; the best method first."""
     columns = min(_COLUMNS, len(data.curves))
     rows = math.ceil(len(data.curves) / columns)
-    figure = new_figure(max(1.5 * columns, 3.2), 0.9 + 1.35 * rows)
+    figure = new_figure(max(1.3 * columns, 3.2), 0.8 + 1.2 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     places = range(len(data.shots))
     for axes, curve in zip(panels.flat, data.curves, strict=False):

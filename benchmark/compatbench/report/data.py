@@ -146,9 +146,7 @@ def real_upgrades(page: SuitePage) -> list[Upgrade]:
     return [pair for pair in page.expected.upgrades if pair[0] != pair[1]]
 
 
-def rank_apart(
-    page: SuitePage, upgrade: Upgrade, shots: int
-) -> tuple[list[Ranked], list[Ranked]]:
+def rank_apart(page: SuitePage, upgrade: Upgrade, shots: int) -> tuple[list[Ranked], list[Ranked]]:
     """The methods in the order of the main table, and then those re-attached, ranked apart."""
     plain: list[Standing] = []
     aligned: list[Standing] = []
@@ -224,15 +222,11 @@ def _path_gains(
     page: SuitePage, method: MethodResults, path: Sequence[str], shots: int
 ) -> list[float | None]:
     source, *targets = path
-    along = [
-        compute_standing(method, page.expected, (source, target), shots) for target in targets
-    ]
+    along = [compute_standing(method, page.expected, (source, target), shots) for target in targets]
     return [_mean(along[0], "source_gain"), *(_mean(one, "gain") for one in along)]
 
 
-def _method_figures(
-    ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
-) -> MethodFigures:
+def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]) -> MethodFigures:
     standing = ranked.standing
     info = standing.info
     counts = standing.parameters

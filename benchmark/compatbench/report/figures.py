@@ -125,13 +125,13 @@ def main_figures(page: SuitePage) -> dict[Section, str]:
 
     They are of the suite's first upgrade; one that cannot be drawn is left out.
     """
-    wanted: tuple[Section, ...] = ("scatter", "matrix", "ranks")
-    found: dict[Section, str] = {}
-    for one in plan_drawings([page]):
-        if one.section in wanted and one.section not in found and one.name.endswith("-1"):
-            if not one.missing:
-                found[one.section] = f"{one.name}.svg"
-    return found
+    first = real_upgrades(page)[0]
+    drawings = _of_upgrade(page, first, max(page.expected.shots), 1)
+    return {
+        one.section: f"{one.name}.svg"
+        for one in drawings
+        if one.section in ("scatter", "matrix", "ranks") and not one.missing
+    }
 
 
 def _of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int, number: int) -> Iterator[Drawing]:

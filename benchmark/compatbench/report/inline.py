@@ -25,6 +25,7 @@ VARIABLES = {
 
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _RULE = re.compile(r"^\.(s\d+)\{", re.MULTILINE)
+_BETWEEN_TAGS = re.compile(r">\n+<")
 _HREF = f"{{{XLINK}}}href"
 
 
@@ -35,28 +36,40 @@ def inline_svg(svg: str, name: str) -> tuple[str, str]:
         svg: of ``tidy_svg``.
         name: unlike that of any other figure of the page.
     """
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(svg)
     sheet = ""
-    for element in root.iter():
-        for style in element.findall(f"{{{SVG}}}style"):
+    for parent in root.iter():
+        for style in parent.findall(f"{{{SVG}}}style"):
             sheet = style.text or ""
-            element.remove(style)
-        for attribute, value in element.attrib.items():
-            if attribute == "id":
-                element.set("id", f"{name}-{value}")
-            elif attribute == _HREF and value.startswith("#"):
-                element.set(_HREF, f"#{name}-{value[1:]}")
-            elif attribute == "class" and value != "hover":
-                element.set("class", f"{name}-{value}")
-            elif value.startswith("url("):
-                element.set(attribute, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+            parent.remove(style)
+    ids: dict[str, str] = {}
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(f"{{{SVG}}}")
+        _rename(element, name, ids)
     width = float(root.attrib.pop("width").removesuffix("pt")) * 4 / 3
     root.attrib.pop("height")
     root.set("width", f"{width:.0f}")
-    rules = _RULE.sub(rf".{name}-\1{{", sheet.partition("\n")[2]).replace(FAMILIES, "inherit")
+    root.attrib.pop("version", None)
+    rules = _RULE.sub(rf".{name}\1{{", sheet.partition("\n")[2]).replace(FAMILIES, "inherit")
     for colour, variable in VARIABLES.items():
         rules = rules.replace(colour, f"var({variable})")
     text = ElementTree.tostring(root, encoding="unicode")
-    return re.sub(r">\n+<", "><", text), rules.strip()
+    return _BETWEEN_TAGS.sub("><", text).replace(" />", "/>"), rules.strip()
+
+
+def _rename(element: ElementTree.Element, name: str, ids: dict[str, str]) -> None:
+    """Gives ids and classes names that are the figure's own, and short."""
+
+    def own(given: str) -> str:
+        return ids.setdefault(given, f"{name}i{len(ids)}")
+
+    for attribute, value in list(element.attrib.items()):
+        if attribute == "id":
+            element.set("id", own(value))
+        elif attribute == _HREF:
+            del element.attrib[_HREF]
+            element.set("href", f"#{own(value.removeprefix('#'))}")
+        elif attribute == "class" and value != "hover":
+            element.set("class", name + value)
+        elif found := _REFERENCE.fullmatch(value):
+            element.set(attribute, f"url(#{own(found[1])})")

@@ -2,7 +2,11 @@
 (() => {
   const boards = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
-  const chosen = { suite: at("suite"), upgrade: at("upgrade"), shots: at("shots") };
+  const chosen = {
+    suite: at("choose-suite"),
+    upgrade: at("choose-upgrade"),
+    shots: at("choose-shots"),
+  };
   const heads = [...document.querySelectorAll("#board thead th")];
   const body = document.querySelector("#board tbody");
   const sorting = { column: 0, down: false };
@@ -22,7 +26,10 @@
 
   // What has no figure is last, whichever way the rest goes; equals stay in the order of ranks.
   function compare(a, b) {
-    const [x, y] = [a, b].map((row) => row.cells[sorting.column][1]);
+    const [x, y] = [a, b].map(({ cells }) => {
+      const cell = cells[sorting.column];
+      return cell.length > 1 ? cell[1] : cell[0];
+    });
     if (x === null || y === null) return (x === null) - (y === null);
     const order = typeof x === "string" ? x.localeCompare(y, "en") : x - y;
     return (sorting.down ? -order : order) || a.cells[0][1] - b.cells[0][1];
@@ -54,8 +61,8 @@
 
   function show() {
     const board = offer();
-    const query = at("query").value.trim().toLowerCase();
-    const kind = at("kind").value;
+    const query = at("choose-query").value.trim().toLowerCase();
+    const kind = at("choose-kind").value;
     const rows = board.rows.filter(
       (row) => row.cells[1][0].toLowerCase().includes(query) && (!kind || row.kind === kind),
     );
@@ -65,7 +72,7 @@
       head.setAttribute("aria-sort", column === sorting.column ? way : "none");
     });
     at("board-caption").textContent = `${board.suite}: ${board.upgrade}, ${board.shots} shots`;
-    at("status").textContent = `${rows.length} of ${board.rows.length} methods`;
+    at("board-status").textContent = `${rows.length} of ${board.rows.length} methods`;
   }
 
   heads.forEach((head, column) => {

@@ -56,7 +56,7 @@ _MAKE: dict[Section, str] = {
     "decay": "No suite here has a path of two or more upgrades; "
     "'compatbench run --suite mini-paths' makes one.",
 }
-_BROAD: tuple[Section, ...] = ("pareto", "shots")
+_WIDTHS: dict[Section, str] = {"matrix": "medium", "pareto": "medium", "shots": "broad"}
 _LAYERS = (
     "What an upgrade moves: change of parameters and of features by layer, and what the same "
     "small module gains at each depth of the text tower; from docs/analysis/."
@@ -83,7 +83,7 @@ class PageSection:
     text: str
     figures: Sequence[PageFigure]
     missing: Sequence[str]
-    broad: bool = False
+    width: str = ""
 
 
 def render_report(
@@ -140,14 +140,13 @@ def _sections(
             number = len(sheets)
             markup, sheet = inline_svg(figures[one.name].decode(), f"f{number}")
             sheets.append(sheet)
-            source = f"{one.suite}, figures/{one.name}.svg"
-            shown.append(PageFigure(one.name, one.heading, source, _raw(markup)))
+            shown.append(PageFigure(one.name, one.heading, f"{one.name}.svg", _raw(markup)))
         missing = [f"{one.heading}: {one.missing}." for one in found if one.missing]
         if not found:
             missing = [_MAKE.get(kind, "No suite here has such results.")]
         if found or kind != "steps":
-            broad = kind in _BROAD
-            sections.append(PageSection(kind, title, _TEXTS[kind], shown, missing, broad))
+            width = _WIDTHS.get(kind, "")
+            sections.append(PageSection(kind, title, _TEXTS[kind], shown, missing, width))
     return sections
 
 
@@ -162,7 +161,7 @@ def _layer_section(analyses: Mapping[str, bytes]) -> PageSection:
         "No such figures in docs/analysis/; 'compatbench analyze page docs/analysis.md' makes "
         "them, with the weights of both models."
     ]  # fmt: skip
-    return PageSection("layers", "Layer by layer", _LAYERS, shown, missing, broad=True)
+    return PageSection("layers", "Layer by layer", _LAYERS, shown, missing, "broad")
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def pareto_front(points: Sequence[Costed]) -> list[Costed]:
 
 def draw_pareto(data: UpgradeFigures, hover: Hover) -> Figure:
     """H against parameters, and against seconds of a fit; the front is a line."""
-    figure = new_figure(9.2, 4.2)
+    figure = new_figure(7.2, 3.7)
     panels = figure.subplots(1, 2, sharey=True)
     known = (("parameters", "parameters of the module"), ("seconds", "seconds of one fit"))
     for axes, (what, label) in zip(panels, known, strict=True):
@@ -61,7 +61,9 @@ def draw_pareto(data: UpgradeFigures, hover: Hover) -> Figure:
     return figure
 
 
-def _along_steps(front: Sequence[tuple[float, float, str]], axes: Axes) -> list[tuple[float, float]]:
+def _along_steps(
+    front: Sequence[tuple[float, float, str]], axes: Axes
+) -> list[tuple[float, float]]:
     """Places on the line of the front, close together, for labels to keep clear of."""
     if not front:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
@@ -13,6 +14,7 @@ from compatbench.leaderboard.tables import SuitePage
 from compatbench.report.canvas import is_current
 from compatbench.report.figures import FIGURES, plan_drawings
 from compatbench.report.page import render_report
+from compatbench.report.tidy import tidy_svg
 
 REPORT = Path(RESULTS, "report.html")
 ANALYSES = {
@@ -131,7 +133,11 @@ def _read_analyses(out: Path) -> dict[str, bytes]:
         path = out / "docs" / "analysis" / f"{name}.svg"
         try:
             if path.is_file():
-                found[caption] = path.read_bytes()
+                found[caption] = tidy_svg(path.read_bytes(), (), caption).encode()
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
+        except (ElementTree.ParseError, UnicodeDecodeError) as error:
+            raise CompatbenchError(
+                f"{path} is no SVG ({error}); 'compatbench analyze page docs/analysis.md' makes it"
+            ) from None
     return found

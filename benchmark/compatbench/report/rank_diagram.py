@@ -26,7 +26,7 @@ def can_be_ranked(data: UpgradeFigures) -> bool:
     return len(data.plain) >= LEAST_METHODS and len(data.tasks) >= LEAST_DATASETS
 
 
-def test_ranks(data: UpgradeFigures) -> tuple[RankTest, list[MethodFigures]]:
+def rank_by_h(data: UpgradeFigures) -> tuple[RankTest, list[MethodFigures]]:
     """Friedman's and Nemenyi's tests over H per dataset, and the methods by average rank."""
     methods = data.plain
     result = rank_test([[h or 0.0 for h in one.hs] for one in methods])
@@ -40,9 +40,9 @@ def test_ranks(data: UpgradeFigures) -> tuple[RankTest, list[MethodFigures]]:
 
 def draw_rank_diagram(data: UpgradeFigures, hover: Hover) -> Figure:
     """Average ranks with bars over methods that the test cannot tell apart."""
-    result, methods = test_ranks(data)
+    result, methods = rank_by_h(data)
     cliques = rank_cliques(result.ranks, result.critical_difference)
-    figure = new_figure(6.4, 1.4 + 0.17 * len(methods))
+    figure = new_figure(5.0, 1.3 + 0.155 * len(methods))
     axes = figure.subplots()
     for row, (one, rank) in enumerate(zip(methods, result.ranks, strict=True)):
         mark, colour, _ = MARKS[one.kind]

@@ -24,7 +24,7 @@ Point = tuple[float, float]
 _FAR = 6.0
 _BEST = 3
 _WORST = 2
-_NOTE_WIDTH = 100  # letters
+_NOTE_WIDTH = 88  # letters
 
 
 def draw_scatter(data: UpgradeFigures, hover: Hover) -> Figure:
@@ -34,8 +34,9 @@ def draw_scatter(data: UpgradeFigures, hover: Hover) -> Figure:
         for one in data.complete
         if one.source is not None and one.target is not None
     }
-    (left, right), (low, high) = (_range([p[side] for p in points.values()]) for side in (0, 1))
-    figure = new_figure(6.4, 5.4)
+    left, right = _range([x for x, _ in points.values()], room=0.12)
+    low, high = _range([y for _, y in points.values()], room=0.06)
+    figure = new_figure(5.0, 4.5)
     axes = figure.subplots()
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
@@ -58,7 +59,7 @@ def draw_scatter(data: UpgradeFigures, hover: Hover) -> Figure:
             y,
             mark,
             color=colour,
-            markersize=5,
+            markersize=4.5,
             markerfacecolor=colour if inside else "none",
             markeredgewidth=0.8,
             clip_on=False,
@@ -66,7 +67,9 @@ def draw_scatter(data: UpgradeFigures, hover: Hover) -> Figure:
         )
     legend_kinds(figure, [one.kind for one in points])
     named = [one for one in named_methods(data) if placed[one] == points[one]]
-    far = [f"{one.title} ({x:.1f}, {y:.1f})" for one, (x, y) in points.items() if placed[one] != (x, y)]
+    far = [
+        f"{one.title} ({x:.1f}, {y:.1f})" for one, (x, y) in points.items() if placed[one] != (x, y)
+    ]
     if far:
         note = textwrap.fill(f"Hollow, off the scale: {', '.join(far)}", _NOTE_WIDTH)
         figure.supxlabel(note, fontsize=7.5, color=GREY, x=0.02, ha="left")
@@ -101,14 +104,18 @@ def _dominates(a: MethodFigures, b: MethodFigures) -> bool:
     return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
-def _range(values: Sequence[float]) -> Point:
-    """The least and most that an axis shows: all values but those far from the rest."""
+def _range(values: Sequence[float], room: float) -> Point:
+    """The least and most that an axis shows: all values but those far from the rest.
+
+    Args:
+        room: to leave above them, as a share.
+    """
     middle = statistics.median(values)
     deviation = statistics.median([abs(value - middle) for value in values])
     near = [value for value in values if abs(value - middle) <= _FAR * max(deviation, 1.0)]
     low, high = min(near), max(near)
-    margin = max(0.06 * (high - low), 0.5)
-    return max(low - margin, 0.0), min(high + margin, 100.5)
+    span = max(high - low, 5.0)
+    return max(low - 0.06 * span, 0.0), high + room * span
 
 
 def _clip(value: float, low: float, high: float) -> float:
@@ -122,7 +129,7 @@ def _draw_contours(axes: Axes) -> None:
     worst = 2 * left * low / (left + low) if left + low else 0.0
     step = next(size for size in (1, 2, 5, 10, 20) if (best - worst) / size <= 12)
     for h in range(step, 100, step):
-        xs = [left + (right - left) * i / 80 for i in range(81)]
+        xs = [left + (right - left) * i / 30 for i in range(31)]
         line = [(x, h * x / (2 * x - h)) for x in xs if 2 * x > h * 1.001]
         line = [(x, y) for x, y in line if 0 < y <= 4 * high]
         if not any(low <= y <= high for _, y in line):
@@ -132,7 +139,7 @@ def _draw_contours(axes: Axes) -> None:
         at_foot = h * low / (2 * low - h) if 2 * low > h else math.inf
         if low <= at_right < high:
             place, offset, align = (right, at_right), (3, 0), "left"
-        elif left < at_foot < right:
+        elif left + 0.1 * (right - left) < at_foot < right:
             place, offset, align = (at_foot, low), (-2, 6), "right"
         else:
             continue

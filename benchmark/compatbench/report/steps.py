@@ -18,7 +18,7 @@ _FOOT = 25.0  # points of loss, below which a line leaves the picture
 
 def draw_decay(data: PathFigures, hover: Hover) -> Figure:
     """Gain over zero-shot, backbone by backbone: every method thin, the median of a kind thick."""
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(5.0, 3.8)
     axes = figure.subplots()
     places = range(len(data.backbones))
     # Zero-shot is the line at 0.
@@ -33,7 +33,7 @@ def draw_decay(data: PathFigures, hover: Hover) -> Figure:
                 places, one.gains, color=colour, linewidth=0.7, alpha=0.35, gid=hover(describe(one))
             )
         middle = [statistics.median(one.gains[i] for one in lines) for i in places]
-        axes.plot(places, middle, f"{mark}-", color=colour, linewidth=2.2, markersize=6)
+        axes.plot(places, middle, f"{mark}-", color=colour, linewidth=2.2, markersize=6, zorder=3)
     axes.axhline(0, color=GREY, linewidth=0.8)
     least = min(min(one.gains) for one in data.lines)
     if least < -_FOOT:
@@ -70,7 +70,7 @@ def draw_steps(data: PathFigures, hover: Hover) -> Figure:
     """The same by method: one mark for every backbone of the path, joined by a line."""
     from matplotlib.lines import Line2D
 
-    figure = new_figure(6.4, 1.2 + 0.17 * len(data.lines))
+    figure = new_figure(5.0, 1.2 + 0.155 * len(data.lines))
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=0.8)
     for row, one in enumerate(data.lines):

@@ -13,6 +13,7 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HOVER = "hover-"
 FAMILIES = "'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 
+_AROUND_LETTER = re.compile(r" ?([A-Za-z]) ?")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 # Matplotlib lists every family it would try.
@@ -25,8 +26,12 @@ def tidy_svg(svg: bytes, titles: Sequence[str], label: str) -> str:
     """The same picture in fewer bytes.
 
     Args:
+        svg: a file that matplotlib has written.
         titles: the title of the group ``hover-<i>`` at place i.
         label: of the picture as a whole.
+
+    Raises:
+        ParseError: it is no XML.
     """
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
@@ -56,8 +61,8 @@ def _tidy_element(
         del element.attrib["transform"]
     for name in _NUMBERS:
         if name in element.attrib:
-            value = " ".join(element.attrib[name].split())
-            element.set(name, _LONG_NUMBER.sub(_short, value))
+            value = _LONG_NUMBER.sub(_short, " ".join(element.attrib[name].split()))
+            element.set(name, _AROUND_LETTER.sub(r"\1", value) if name == "d" else value)
     name = element.attrib.get("id", "")
     if name not in used:
         element.attrib.pop("id", None)
@@ -87,8 +92,10 @@ def _short(number: re.Match[str]) -> str:
 
 
 def _write_style(root: ElementTree.Element, classes: dict[str, str]) -> None:
-    """Fills the sheet that matplotlib left in the picture."""
+    """Fills the sheet that matplotlib has left in the picture."""
     sheet = root.find(f".//{{{SVG}}}style")
-    assert sheet is not None
+    if sheet is None:
+        sheet = ElementTree.Element(f"{{{SVG}}}style")
+        root.insert(0, sheet)
     rules = [f".{name}{{{style}}}" for style, name in classes.items()]
     sheet.text = "\n".join(["*{stroke-linejoin: round; stroke-linecap: butt}", *rules, ""])
