@@ -76,12 +76,12 @@ class Column:
 COLUMNS = (
     Column("Rank", "= is shared: H differs by no more than chance", descending=False),
     Column("Method", "links to its paper", descending=False),
-    Column("Depth", "where the module acts", descending=False),
+    Column("H", "harmonic mean of source and target, per dataset and seed, then averaged"),
     Column("Source", "accuracy on the model it was trained for, percent"),
     Column("Target", "accuracy of the same module on the new model, percent"),
-    Column("H", "harmonic mean of both, per dataset and seed, then averaged"),
     Column("Gain", "target accuracy minus the target's zero-shot, points"),
     Column("NFR", "negative flip rate: right before, wrong now, percent", descending=False),
+    Column("Depth", "where the module acts", descending=False),
     Column("Parameters", "numbers that the fit determined", descending=False),
     Column("Fit", "mean seconds of one fit on one core", descending=False),
 )
@@ -130,12 +130,12 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
     cells = (
         Cell(letter + ranked.rank if ranked.rank else NOTHING, place),
         _text(show_title(info)),
-        _text(NOTHING if info.depth == "none" else info.depth),
+        _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
         _mean(standing.mean("source"), spread),
         _mean(standing.mean("target"), spread, _refusal(standing)),
-        _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
         _mean(standing.mean("gain"), lambda mean: signed(mean.value)),
         _mean(standing.mean("negative_flips"), lambda mean: percent(mean.value)),
+        _text(NOTHING if info.depth == "none" else info.depth),
         Cell(markdown.parameters(standing), None if counts is None else counts[1]),
         Cell(markdown.fit_time(standing), None if learned is None else round(learned, 4)),
     )

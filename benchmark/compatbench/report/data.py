@@ -183,7 +183,9 @@ def shots_figures(page: SuitePage, upgrade: Upgrade) -> ShotsFigures:
         curve = Curve(
             show_title(method.info),
             kind_of(method.info),
-            *(tuple(_mean(one, measure) for one in along) for measure in ("source", "target", "h")),
+            source=tuple(_mean(one, "source") for one in along),
+            target=tuple(_mean(one, "target") for one in along),
+            h=tuple(_mean(one, "h") for one in along),
         )
         if any(value is not None for value in curve.h):
             curves.append(curve)
@@ -235,7 +237,10 @@ def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
         show_title(info),
         kind_of(info),
         ranked.rank,
-        *(_mean(standing, measure) for measure in ("source", "target", "h", "gain")),
+        source=_mean(standing, "source"),
+        target=_mean(standing, "target"),
+        h=_mean(standing, "h"),
+        gain=_mean(standing, "gain"),
         gains=tuple(_mean(standing, "gain", task) for task in tasks),
         hs=tuple(_mean(standing, "h", task) for task in tasks),
         parameters=None if counts is None else counts[1],
@@ -251,8 +256,8 @@ def _zero_shot(standings: Iterable[Standing]) -> tuple[float, float] | None:
         # One seed will do, and a method that lacks another seed is as good.
         first = replace(one, pairs=tuple(p for p in one.pairs if p.seed == one.pairs[0].seed))
         means = [
-            (_mean(first, side), _mean(first, gain))
-            for side, gain in (("source", "source_gain"), ("target", "gain"))
+            (_mean(first, "source"), _mean(first, "source_gain")),
+            (_mean(first, "target"), _mean(first, "gain")),
         ]
         found = [round(a - gain, 4) for a, gain in means if a is not None and gain is not None]
         if len(found) == 2:

@@ -45,7 +45,8 @@ def place_labels(
         text = axes.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8)
         text.set_in_layout(False)
         size = text.get_window_extent(renderer)
-        place = axes.transData.transform((x, y))
+        across, up = axes.transData.transform((x, y))
+        place = (float(across), float(up))
         box, distance = min(
             (
                 (_box(place, size.width, size.height, distance, turn), distance)
@@ -70,7 +71,9 @@ def place_labels(
         text.set_in_layout(False)
 
 
-def _box(place: Sequence[float], width: float, height: float, distance: float, turn: int) -> Bbox:
+def _box(
+    place: tuple[float, float], width: float, height: float, distance: float, turn: int
+) -> Bbox:
     """The text's box, whose edge is ``distance`` from the mark in a direction."""
     from matplotlib.transforms import Bbox
 
