@@ -136,7 +136,8 @@ class Cost(BaseModel):
 
     Attributes:
         fit_seconds, evaluate_seconds: wall clock.
-        peak_memory: most bytes that the cell's process held; empty where it was not measured.
+        peak_memory: most bytes that the cell's process held, or the tensors of a GPU; empty
+            where it was not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -191,8 +192,8 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
             left_out = model.optional - set(named)
             if list(named) != [name for name in model.model_fields if name not in left_out]:
                 raise CompatbenchError(
-                    f"{path}:1: the columns must be {','.join(model.model_fields)}; a file of "
-                    "another version must be moved away, and is written anew from runs/"
+                    f"{path}:1: the columns must be {','.join(model.model_fields)}; 'compatbench "
+                    "migrate' brings a file of an older version up to date"
                 )
             for line in reader:
                 line_number = reader.line_num

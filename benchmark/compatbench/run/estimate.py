@@ -26,6 +26,7 @@ from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
+from compatbench.run.aligned_cells import plain_name
 from compatbench.run.configs import resolve_config
 from compatbench.run.missing import fit_backbones, suite_backbones
 from compatbench.task.sampling import MOST_VALIDATION_SHOTS
@@ -145,6 +146,7 @@ def _fit_flops(
     text_weights: int,
 ) -> float:
     """Operations of a fit whose every step runs all classes through the text tower; else 0."""
+    method = plain_name(method)
     cls = registry.get(suite.base_method(method))
     if not issubclass(cls, TrainedMethod) or not set(cls.card.places) & {
         "text-input",

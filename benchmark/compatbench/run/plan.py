@@ -12,7 +12,9 @@ from compatbench.cards import SuiteCard, select_names
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
+from compatbench.leaderboard.aligned import can_be_retrained
 from compatbench.method.registry import MethodRegistry, method_source_hash
+from compatbench.run.aligned_cells import align_cell, is_aligned, plain_name
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
@@ -119,7 +121,7 @@ def plan_cells(
                 config_name=method.config_name,
             )
         )
-    return cells
+    return [align_cell(cell) if is_aligned(cell.name) else cell for cell in cells]
 
 
 def count_cells(
@@ -137,7 +139,7 @@ def count_cells(
     """
     prepared = [_prepare(registry, suite, name) for name in methods]
     places = _places(suite, prepared, tasks, seeds, shots)
-    return Counter(place[0].config_name or place[0].name for place in places)
+    return Counter(method.display for method, *_ in places)
 
 
 def count_retrained(
@@ -170,14 +172,20 @@ class _Prepared:
     source_hash: str
     plugin: str | None
 
+    @property
+    def display(self) -> str:
+        """What the suite and the leaderboard call it."""
+        return self.config_name or self.name
+
 
 def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
-    cls = registry.get(suite.base_method(name))
+    plain = plain_name(name)
+    cls = registry.get(suite.base_method(plain))
     return _Prepared(
         cls.card.name,
         name if name != cls.card.name else "",
         cls.card.learns,
-        resolve_config(cls, suite, name),
+        resolve_config(cls, suite, plain),
         method_source_hash(cls),
         MethodRegistry.plugin_file(cls),
     )
@@ -186,8 +194,8 @@ def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared
 def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
     seen: dict[str, str] = {}
     for method in prepared:
-        name = method.config_name or method.name
-        first = seen.setdefault(sha256_json([method.name, method.config]), name)
+        name = method.display
+        first = seen.setdefault(sha256_json([method.name, method.config, is_aligned(name)]), name)
         if first != name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
@@ -210,10 +218,12 @@ def _places(
     for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
         for backbones in _paths(suite).values():
             for draw, method in product(draws, prepared):
+                if len(backbones) == 1 and not can_be_retrained(method.display, method.learns):
+                    continue
                 if method.learns:
                     yield method, task, *draw, backbones
-                elif draw == draws[0] and len(backbones) > 1:
-                    # It sees no image: one cell stands for every draw, and nothing is retrained.
+                elif draw == draws[0]:
+                    # It sees no image: one cell stands for every draw.
                     yield method, task, suite.shots[0], suite.seeds[0], backbones
 
 
