@@ -14,9 +14,9 @@ from rich.table import Table
 from compatbench.cards import select_names, suite_cards
 from compatbench.cli.options import OutOption, complete_methods, complete_suites, complete_tasks
 from compatbench.cli.progress import format_seconds
-from compatbench.sizes import format_bytes
 from compatbench.errors import CompatbenchError
 from compatbench.shots import count_shots, show_shots
+from compatbench.sizes import format_bytes
 
 if TYPE_CHECKING:
     from compatbench.run.cell import CellRecord
