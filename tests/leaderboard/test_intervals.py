@@ -44,7 +44,7 @@ EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
 def method(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResults:
     """Source and target accuracy, and so H, are the value, one per task; seed 2 has two more."""
     figures = {
-        (task, seed): (value + 2 * (seed - 1),) * 2
+        (task, seed): (value + 2 * (seed - 1), value + 2 * (seed - 1))
         for task, value in zip(TASKS, values, strict=False)
         for seed in ((1, 2) if info.learns else (1,))
     }
