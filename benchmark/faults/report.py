@@ -17,7 +17,11 @@ PAGE = HERE.parents[1] / "docs" / "reliability.md"
 def render(found: dict[str, Any]) -> str:
     """The page."""
     kills, sharing, disk = found["kills"], found["sharing"], found["disk"]
-    corruption = {name: of for name, of in found["corruption"].items() if isinstance(of, dict)}
+    lines = [
+        f"| {of['files']} | {name} | {of['bytes']:,} | {of['changes']:,} | {of['unnoticed']} |"
+        for name, of in found["corruption"].items()
+        if isinstance(of, dict)
+    ]
     return (
         (HERE / "page.md")
         .read_text()
@@ -39,10 +43,7 @@ def render(found: dict[str, Any]) -> str:
             entries=sharing["cache entries"],
             encoded=sharing["entries encoded"] - sharing["cache entries"],
             shared_differ=int(not sharing["same results"]),
-            corruption="\n".join(
-                f"| {of['files']} | {name} | {of['bytes']:,} | {of['changes']:,} | {of['unnoticed']} |"
-                for name, of in corruption.items()
-            ),
+            corruption="\n".join(lines),
             how=disk["how"],
             stopped=disk["runs stopped by a full disk"],
             unclear=disk["of these without one clear line"],
