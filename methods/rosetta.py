@@ -71,9 +71,9 @@ class Rosetta(Method):
         kernel, classes = self._affinity(keys, keys), len(data.labels)
         values, left_out = solve_values(kernel, data.train.targets, classes, self.config.ridge)
         # It is 0 for shots of one class alone, which say nothing.
-        own = _spread(kernel @ values).clamp(min=1e-6)
-        text = _spread(keys @ backbone.zero_shot(data.labels).T)
-        values = values * (self.config.weight * _spread(left_out) / own * text / own)
+        own = spread(kernel @ values).clamp(min=1e-6)
+        text = spread(keys @ backbone.zero_shot(data.labels).T)
+        values = values * (self.config.weight * spread(left_out) / own * text / own)
         words = self._encode(backbone)
         mean = words.mean(0)
         return Module({"values": values}, {"keys": keys, "words": words - mean, "mean": mean})
@@ -118,16 +118,12 @@ def solve_values(
 ) -> tuple[Tensor, Tensor]:
     """(K + λI)⁻¹ Y, and every shot's prediction from all others; both ``[N, C]``.
 
-    A class without shots is neither spoken for nor against.
-
     Args:
         kernel: K, ``[N, N]``.
         targets: labels, ``[N]``.
         ridge: λ.
     """
-    labels = F.one_hot(targets, classes).to(kernel.dtype).double()
-    seen = labels.any(0)
-    labels = (labels - 1 / seen.sum()) * seen
+    labels = centred_labels(targets, classes)
     identity = torch.eye(len(kernel), dtype=torch.float64, device=kernel.device)
     inverse = torch.linalg.inv(kernel.double() + ridge * identity)
     values = inverse @ labels
@@ -135,6 +131,13 @@ def solve_values(
     return values.to(kernel), left_out.to(kernel)
 
 
-def _spread(logits: Tensor) -> Tensor:
+def centred_labels(targets: Tensor, classes: int) -> Tensor:
+    """One-hot labels less their mean, ``[N, C]``; 0 for a class without shots, on every shot."""
+    labels = F.one_hot(targets, classes).double()
+    seen = labels.any(0)
+    return (labels - 1 / seen.sum()) * seen
+
+
+def spread(logits: Tensor) -> Tensor:
     """Standard deviation over the classes, averaged over images."""
     return logits.std(-1).mean()
