@@ -45,9 +45,7 @@ class RosettaVariant(Rosetta):
         values, keys = module["values"], module["keys"]
         kernel, classes = self._affinity(keys, keys), len(data.labels)
         if self.config.trust == "fixed":
-            solved, left_out = solve_values(
-                kernel, data.train.targets, classes, self.config.ridge
-            )
+            solved, left_out = solve_values(kernel, data.train.targets, classes, self.config.ridge)
             text = spread(keys @ backbone.zero_shot(data.labels).T)
             values = solved * self.config.weight * text / spread(left_out).clamp(min=1e-6)
         if not self.config.ridge_values:
