@@ -5,10 +5,10 @@ The results come from these commands; the last ones train prompts and take ten m
 compatbench run --suite mini --methods all
 compatbench run --suite mini-shots --methods all
 cd benchmark/research
-compatbench run --suite rosetta-held-out.yaml --methods 'rosetta_variant.py,rosetta_variant+*'
-compatbench run --suite rosetta-development.yaml --methods 'rosetta_variant.py,rosetta,zeroshot'
+compatbench run --suite rosetta-held-out.yaml --methods 'rosetta_variants.py'
+compatbench run --suite rosetta-development.yaml --methods 'rosetta_variants.py,rosetta,zeroshot'
 compatbench run --suite rosetta-development.yaml --shots 16 \\
-    --methods 'rosetta_variant.py,rosetta_variant+*,taskres,tip_adapter,tip_adapter_f,linear_probe'
+    --methods 'rosetta_variants.py,taskres,tip_adapter,tip_adapter_f,linear_probe'
 compatbench run --suite rosetta-development.yaml --shots 16 --methods contcoop,kgcoop,tcp
 python rosetta.py
 """
@@ -38,13 +38,13 @@ DEVELOPMENT, HELD_OUT = sorted(TASKS)[0::2], sorted(TASKS)[1::2]
 STYLES = tuple(f"mini-objects-{style}" for style in ("mono", "outline", "pixel", "render3d"))
 PARTS = {
     "rosetta": "Rosetta",
-    "rosetta_variant+copied": "not turned: the module copied as it is",
-    "rosetta_variant+rotation-only": "turned about the origin, not the words' means",
-    "rosetta_variant+undamped": "without ρ",
-    "rosetta_variant+words-250": "250 words, not 2,000",
-    "rosetta_variant+labels": "Tip-Adapter's values, labels not solved for",
-    "rosetta_variant+linear": "a linear kernel",
-    "rosetta_variant+first": "the first configuration: a weight for any number of shots",
+    "rosetta_copied": "not turned: the module copied as it is",
+    "rosetta_rotated": "turned about the origin, not the words' means",
+    "rosetta_undamped": "without ρ",
+    "rosetta_few_words": "250 words, not 2,000",
+    "rosetta_labels": "Tip-Adapter's values, labels not solved for",
+    "rosetta_linear": "a linear kernel",
+    "rosetta_first": "the first configuration: a weight for any number of shots",
 }
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     sections = {
         "development": compare(DEVELOPED, joined[::-1]),
         "development-parts": vary([DEVELOPED], joined),
-        "development-shots": shots(BY_SHOTS, joined, [OWN, "rosetta_variant+first", "zeroshot"]),
+        "development-shots": shots(BY_SHOTS, joined, [OWN, "rosetta_first", "zeroshot"]),
         "held-out": compare(REPORTED, anew),
         "held-out-parts": vary([VARIED, REPORTED], anew),
         "styles": [*styles(anew[0]), "", *styles(anew[1])],

@@ -1,10 +1,11 @@
-"""Rosetta with one part taken out or replaced, for ``rosetta-*.yaml`` beside this file."""
+"""Rosetta with one part taken out or replaced, for the suites beside this file."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.alignment.rotation import fit_rotation
@@ -22,14 +23,6 @@ class RosettaVariant(Rosetta):
     makes the spread of the second expert, of shots predicted from all others, ``weight`` times
     that of the first, however few the shots are.
     """
-
-    card = MethodCard(
-        name="rosetta_variant",
-        title="Rosetta, varied",
-        paper="compatbench",
-        inserts="classifier",
-        summary="Rosetta with one part taken out or replaced",
-    )
 
     class Config(Rosetta.Config):
         turn: Literal["words", "rotation", "none"] = "words"
@@ -69,3 +62,59 @@ class RosettaVariant(Rosetta):
         if self.config.kernel == "linear":
             return features @ keys.T
         return super()._affinity(features, keys)
+
+
+def _describe(name: str, summary: str) -> MethodCard:
+    return MethodCard(
+        f"rosetta_{name}", f"Rosetta, {summary}", "compatbench", "classifier", summary
+    )
+
+
+class Copied(RosettaVariant):
+    card = _describe("copied", "copied as it is")
+
+    class Config(RosettaVariant.Config):
+        turn: Literal["words", "rotation", "none"] = "none"
+
+
+class Rotated(RosettaVariant):
+    card = _describe("rotated", "turned about the origin")
+
+    class Config(RosettaVariant.Config):
+        turn: Literal["words", "rotation", "none"] = "rotation"
+
+
+class Undamped(RosettaVariant):
+    card = _describe("undamped", "without ρ")
+
+    class Config(RosettaVariant.Config):
+        damped: bool = False
+
+
+class FewWords(RosettaVariant):
+    card = _describe("few_words", "250 words")
+
+    class Config(RosettaVariant.Config):
+        words: PositiveInt = 250
+
+
+class LabelValues(RosettaVariant):
+    card = _describe("labels", "labels as values")
+
+    class Config(RosettaVariant.Config):
+        ridge_values: bool = False
+
+
+class Linear(RosettaVariant):
+    card = _describe("linear", "linear kernel")
+
+    class Config(RosettaVariant.Config):
+        kernel: Literal["exponential", "linear"] = "linear"
+
+
+class First(RosettaVariant):
+    card = _describe("first", "first configuration")
+
+    class Config(RosettaVariant.Config):
+        trust: Literal["left-out", "fixed"] = "fixed"
+        weight: NonNegativeFloat = 1.5
