@@ -10,7 +10,12 @@ from torch import Tensor
 
 from compatbench.alignment.rotation import fit_rotation
 from compatbench.method import Backbone, Classifier, FewShotData, Labels, MethodCard, Module
-from compatbench.methods.rosetta import Rosetta, centred_labels, solve_values, spread
+from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImports]
+    Rosetta,
+    centred_labels,
+    solve_values,
+    spread,
+)
 
 
 class RosettaVariant(Rosetta):
