@@ -36,14 +36,15 @@ class Rosetta(Method):
       labels less their mean. Where Tip-Adapter's values are Y itself, shots that are alike
       here share what they have to say.
 
-    γ makes the spread of the second expert over the classes ``weight`` times that of the
-    first. It is measured on the shots, each predicted from all others:
-    y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. No validation image is used.
+    γ = w · r · σ(f̂ t̂ᵀ) / σ(K V₁), where σ is the spread over the classes, V₁ the values before
+    γ, and r = σ(L) / σ(K V₁) what is left of the second expert when each shot is predicted from
+    all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the shots count as far as
+    they tell of one another, little if they are few. No validation image is used.
 
     The keys are in the source's coordinates. The module carries the source's features A of some
     common words, centred, and their mean ā. With B, b̄ those of the target and R the rotation
     that takes A to B best, an image is read by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is the
-    correlation of A R with B, the share of the shots' word that is kept: 1 on the source.
+    correlation of A R with B, 1 on the source: what is badly translated counts less.
     """
 
     card = MethodCard(
@@ -59,7 +60,7 @@ class Rosetta(Method):
     class Config(Method.Config):
         beta: PositiveFloat = 3.0
         ridge: PositiveFloat = 0.3
-        weight: NonNegativeFloat = 1.5
+        weight: NonNegativeFloat = 2.5
         words: PositiveInt = 2000
         word_list: str = Field(default_factory=words_hash, description="hash of the word list")
 
@@ -67,12 +68,12 @@ class Rosetta(Method):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         keys = F.normalize(data.train.plain, dim=-1)
-        gain = self.config.weight * _spread(keys @ backbone.zero_shot(data.labels).T)
-        values, left_out = solve_values(
-            self._affinity(keys, keys), data.train.targets, len(data.labels), self.config.ridge
-        )
-        # One shot of one class predicts nothing of itself.
-        values = values * (gain / _spread(left_out).clamp(min=1e-6))
+        kernel, classes = self._affinity(keys, keys), len(data.labels)
+        values, left_out = solve_values(kernel, data.train.targets, classes, self.config.ridge)
+        # It is 0 for shots of one class alone, which say nothing.
+        own = spread(kernel @ values).clamp(min=1e-6)
+        text = spread(keys @ backbone.zero_shot(data.labels).T)
+        values = values * (self.config.weight * spread(left_out) / own * text / own)
         words = self._encode(backbone)
         mean = words.mean(0)
         return Module({"values": values}, {"keys": keys, "words": words - mean, "mean": mean})
@@ -117,16 +118,12 @@ def solve_values(
 ) -> tuple[Tensor, Tensor]:
     """(K + λI)⁻¹ Y, and every shot's prediction from all others; both ``[N, C]``.
 
-    A class without shots is neither spoken for nor against.
-
     Args:
         kernel: K, ``[N, N]``.
         targets: labels, ``[N]``.
         ridge: λ.
     """
-    labels = F.one_hot(targets, classes).to(kernel.dtype).double()
-    seen = labels.any(0)
-    labels = (labels - 1 / seen.sum()) * seen
+    labels = centred_labels(targets, classes)
     identity = torch.eye(len(kernel), dtype=torch.float64, device=kernel.device)
     inverse = torch.linalg.inv(kernel.double() + ridge * identity)
     values = inverse @ labels
@@ -134,6 +131,13 @@ def solve_values(
     return values.to(kernel), left_out.to(kernel)
 
 
-def _spread(logits: Tensor) -> Tensor:
+def centred_labels(targets: Tensor, classes: int) -> Tensor:
+    """One-hot labels less their mean, ``[N, C]``; 0 for a class without shots, on every shot."""
+    labels = F.one_hot(targets, classes).double()
+    seen = labels.any(0)
+    return (labels - 1 / seen.sum()) * seen
+
+
+def spread(logits: Tensor) -> Tensor:
     """Standard deviation over the classes, averaged over images."""
     return logits.std(-1).mean()

@@ -279,3 +279,11 @@ def test_shares_are_shown_in_percent() -> None:
     assert describe_effect(share) == "50 % of these methods (25 to 75)"
     assert describe_effect(replace(share, effect=Interval(0.5))) == "50 % of these methods"
     assert describe_effect(replace(share, effect=None)) == "–"
+
+
+def test_a_method_of_this_project_takes_no_part() -> None:
+    published = [method(name, SHALLOW, 55, 65) for name in NAMES]
+    own = method("own", replace(DEEP, paper="compatbench"), 90, 90)
+    assert findings(*published, own) == findings(*published)
+    report = check_claims(make_page(*published, own, expected=EXPECTED), ("old", "new"), 4)
+    assert report.coverage == (4, 4)

@@ -31,6 +31,7 @@ PUBLISHED = {
     "clap": Size(0, 512, 0),
     "gda": Size(0, 513, 0),
     "tip_adapter_f": Size(0, 0, 512),
+    "rosetta": Size(0, 0, 0, 1),
 }
 
 
@@ -58,6 +59,8 @@ def test_what_is_measured_of_methods_that_are_known() -> None:
         (Size(8192, 0, 0), "8,192"),
         (Size(2048, 513, 0), "2,048 + 513 · C"),
         (Size(0, 512, 1024), "512 · C + 1,024 · N"),
+        (Size(0, 0, 0, 1), "C · N"),
+        (Size(7, 0, 2, 3), "7 + 2 · N + 3 · C · N"),
     ],
 )
 def test_sizes_in_words(size: Size, words: str) -> None:

@@ -36,16 +36,19 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Size:
-    """A number that grows with the classes C and the training images N: a + b · C + c · N."""
+    """A number that grows with the classes C and the training images N: a + b C + c N + d C N."""
 
     fixed: int
     per_class: int
     per_image: int
+    per_both: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.fixed:,}"] if self.fixed else []
         parts += [f"{self.per_class:,} · C"] if self.per_class else []
         parts += [f"{self.per_image:,} · N"] if self.per_image else []
+        if self.per_both:
+            parts.append("C · N" if self.per_both == 1 else f"{self.per_both:,} · C · N")
         return " + ".join(parts) or "0"
 
 
@@ -104,10 +107,14 @@ def _b16_sized() -> Backbone:
 
 def _size(small: int, more_images: int, more_classes: int, both: int) -> Size:
     """The size that is 4 classes and images at first, then 8 images, 8 of both, 8 and 16."""
-    per_image = (more_images - small) // 4
-    per_class = (more_classes - more_images) // 4
-    size = Size(small - 4 * per_class - 4 * per_image, per_class, per_image)
-    assert both == size.fixed + 8 * per_class + 16 * per_image, "not linear in C and N"
+    per_both = (both - more_classes - 2 * (more_images - small)) // 32
+    per_image = (more_images - small) // 4 - 4 * per_both
+    per_class = (more_classes - more_images) // 4 - 8 * per_both
+    size = Size(
+        small - 4 * per_class - 4 * per_image - 16 * per_both, per_class, per_image, per_both
+    )
+    found = size.fixed + 8 * per_class + 16 * per_image + 128 * per_both
+    assert both == found, "no sum of parts that grow with C, with N, or with both"
     return size
 
 
