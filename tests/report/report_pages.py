@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 from synthetic_results import make_method, make_page, make_row
 
 from compatbench.leaderboard.measures import Expected
 from compatbench.leaderboard.results import MethodInfo, MethodResults
 from compatbench.leaderboard.tables import SuitePage
+
+Depth = Literal["none", "shallow", "deep"]
 
 TASKS = ("cats", "dogs")
 
@@ -25,12 +28,10 @@ HOSTILE = (
 
 
 def info(
-    name: str, title: str = "", depth: str = "deep", paper: str = "arXiv:2109.01134"
+    name: str, title: str = "", depth: Depth = "deep", paper: str = "arXiv:2109.01134"
 ) -> MethodInfo:
     """A method's card."""
-    learns = depth != "none"
-    values = dict(name=name, title=title or name, paper=paper, depth=depth, inserts=("feature",))
-    return MethodInfo(**values, learns=learns)
+    return MethodInfo(name, title or name, paper, depth, ("feature",), learns=depth != "none")
 
 
 def method(
@@ -62,7 +63,7 @@ def method(
     return make_method(of, rows, seconds)
 
 
-def small_page(**changes: object) -> SuitePage:
+def small_page(**changes: Any) -> SuitePage:
     """Four methods that can be told apart by hand, on one upgrade."""
     page = make_page(
         method(info("zeroshot", "Zero-shot", "none"), 35, 55),
@@ -99,7 +100,7 @@ def long_page() -> SuitePage:
     both = ("new", "other")
     methods = [
         method(
-            info(f"m{i:02}", f"Method {i:02}", ("deep", "shallow")[i % 3 == 0]),
+            info(f"m{i:02}", f"Method {i:02}", "deep" if i % 3 else "shallow"),
             40 + i,
             60 - i,
             targets=both,

@@ -76,6 +76,8 @@ def _along_steps(
 
 
 def _draw_panel(axes: Axes, points: Sequence[Costed], hover: Hover, unit: str) -> None:
+    from matplotlib.ticker import NullLocator
+
     positive = [cost for _, cost, _ in points if cost > 0] or [1.0]
     axes.set_xscale("log")
     # What costs nothing has no place on such an axis; it stands left of all others.
@@ -85,7 +87,7 @@ def _draw_panel(axes: Axes, points: Sequence[Costed], hover: Hover, unit: str) -
     decades = range(math.ceil(math.log10(edge)), math.ceil(math.log10(axes.get_xlim()[1])))
     axes.set_xticks([_place(0, axes), *(10.0**n for n in decades)])
     axes.set_xticklabels(["none", *(f"{10**n:,}" if n >= 0 else f"{10.0**n:g}" for n in decades)])
-    axes.tick_params(axis="x", which="minor", length=0)
+    axes.xaxis.set_minor_locator(NullLocator())
     front = pareto_front(points)
     axes.step(
         [_place(cost, axes) for _, cost, _ in front] + [axes.get_xlim()[1]],

@@ -20,13 +20,14 @@ from synthetic_results import make_method, make_row
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.leaderboard.markdown import one_line
 from compatbench.leaderboard.results import write_results
 from compatbench.leaderboard.tables import SuitePage
 from compatbench.report.boards import suite_boards
 from compatbench.report.figures import plan_drawings
 from compatbench.report.page import render_report
+from compatbench.report.publish import report_pages
 
 
 class Reader(HTMLParser):
@@ -303,6 +304,22 @@ def test_a_folder_without_results_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run'"):
         invoke("--out", str(tmp_path))
+
+
+def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:
+    def measure(suite: str) -> None:
+        rows = [make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")]
+        write_results(tmp_path / "results" / suite, make_method(info("coop"), rows))
+
+    for suite in ("smoke", "mini-shots"):
+        measure(suite)
+    assert [page.name for page in report_pages(tmp_path)] == ["mini-shots", "smoke"]
+    measure("mini")
+    (tmp_path / "results" / "figures").mkdir()
+    assert [page.name for page in report_pages(tmp_path)] == ["mini", "mini-shots"]
+    (tmp_path / "results" / "mine").mkdir()
+    with pytest.warns(CompatbenchWarning, match="mine is left out: no suite has that name"):
+        report_pages(tmp_path)
 
 
 def test_the_help_teaches() -> None:

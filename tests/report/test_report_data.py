@@ -126,7 +126,8 @@ def test_ranks_are_those_of_h_by_dataset() -> None:
     result, methods = rank_by_h(data)
     naive = {
         one.title: sum(
-            1 + sum(other.hs[task] > one.hs[task] for other in data.plain) for task in range(2)
+            1 + sum((other.hs[task] or 0) > (one.hs[task] or 0) for other in data.plain)
+            for task in range(2)
         )
         / 2
         for one in data.plain
