@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 _TEXTS: dict[Section, str] = {
     "scatter": "Each mark is one method: its accuracy before the upgrade, and that of the same "
-    "module after it. Along a grey line H is the same. The dotted lines are zero-shot: a method "
-    "below the level one makes the new model worse than it is without any module.",
+    "module after it. Shallow modules act at the text encoder's input, deep ones anywhere else. "
+    "Along a grey line H is the same. The dotted lines are zero-shot: a method below the level one "
+    "makes the new model worse than it is without any module.",
     "matrix": "What the old module adds to the new model, in points over its zero-shot accuracy: "
     "blue where it helps, orange where dropping it would have been better. Methods in the order "
     "of the leaderboard; the colour is full from 15 points on.",
@@ -56,7 +57,7 @@ _MAKE: dict[Section, str] = {
     "decay": "No suite here has a path of two or more upgrades; "
     "'compatbench run --suite mini-paths' makes one.",
 }
-_WIDTHS: dict[Section, str] = {"matrix": "medium", "pareto": "medium", "shots": "broad"}
+_WIDTHS: dict[Section, str] = {"matrix": "medium", "shots": "broad"}
 _LAYERS = (
     "What an upgrade moves: change of parameters and of features by layer, and what the same "
     "small module gains at each depth of the text tower; from docs/analysis/."

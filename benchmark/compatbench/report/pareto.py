@@ -41,15 +41,16 @@ def pareto_front(points: Sequence[Costed]) -> list[Costed]:
 
 def draw_pareto(data: UpgradeFigures, hover: Hover) -> Figure:
     """H against parameters, and against seconds of a fit; the front is a line."""
-    figure = new_figure(7.2, 3.7)
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = new_figure(5.0, 6.4)
+    panels = figure.subplots(2, 1, sharey=True)
     known = (("parameters", "parameters of the module"), ("seconds", "seconds of one fit"))
     for axes, (what, label) in zip(panels, known, strict=True):
         points = with_cost(data, what)
         axes.set_xlabel(f"{label}, logarithmic")
         if points:
             _draw_panel(axes, points, hover, "" if what == "parameters" else " s")
-    panels[0].set_ylabel("H, %")
+    for axes in panels:
+        axes.set_ylabel("H, %")
     lowest = _lowest([one.h for one in data.plain if one.h is not None])
     panels[0].set_ylim(bottom=lowest)
     legend_kinds(figure, [one.kind for one in data.plain])

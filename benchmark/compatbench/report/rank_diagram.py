@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.report.canvas import INK, MARKS, Hover, legend_kinds, new_figure
+from compatbench.report.canvas import INK, MARKS, Hover, cut, legend_kinds, new_figure
 from compatbench.report.data import MethodFigures, UpgradeFigures
 from compatbench.statistics.ranking import RankTest, rank_cliques, rank_test
 from compatbench.svg import GREY
@@ -48,7 +48,7 @@ def draw_rank_diagram(data: UpgradeFigures, hover: Hover) -> Figure:
         mark, colour, _ = MARKS[one.kind]
         title = f"{one.title}: average rank {rank:.1f}"
         axes.plot(rank, row, mark, color=colour, markersize=5, gid=hover(title))
-    axes.set_yticks(range(len(methods)), [one.title for one in methods])
+    axes.set_yticks(range(len(methods)), [cut(one.title) for one in methods])
     axes.set_ylim(len(methods) - 0.3, -2.2)
     axes.set_xlim(0.5, len(methods) + 0.5)
     axes.set_xlabel(f"average rank by H over {result.datasets} datasets, 1 is the best")
