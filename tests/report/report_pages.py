@@ -10,7 +10,7 @@ from synthetic_results import make_method, make_page, make_row
 
 from compatbench.leaderboard.measures import Expected
 from compatbench.leaderboard.results import MethodInfo, MethodResults
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 
 Depth = Literal["none", "shallow", "deep"]
 

@@ -117,13 +117,13 @@ def test_columns_sort_both_ways_and_what_is_missing_stays_last(open_page: OpenPa
     button = page.get_by_role("button", name="Target", exact=True)
     button.click()
     assert sorted_by(page) == {"Target": "descending"}
-    shown = [float(text.split()[0]) for text in column(page, 5) if text != "–"]
+    shown = [float(text.split()[0]) for text in column(page, 6) if text != "–"]
     assert shown == sorted(shown, reverse=True)
-    assert column(page, 5)[-1] == "–"
+    assert column(page, 6)[-1] == "–"
     button.click()
     assert sorted_by(page) == {"Target": "ascending"}
-    assert [float(text.split()[0]) for text in column(page, 5)[:-1]] == sorted(shown)
-    assert column(page, 5)[-1] == "–"
+    assert [float(text.split()[0]) for text in column(page, 6)[:-1]] == sorted(shown)
+    assert column(page, 6)[-1] == "–"
     page.get_by_role("button", name="Method", exact=True).click()
     names = column(page, 2)
     assert names == sorted(names, key=str.lower)

@@ -14,13 +14,11 @@ from compatbench.leaderboard.measures import Expected
 from compatbench.report.data import (
     MethodFigures,
     path_figures,
-    paths_of,
     real_upgrades,
     shots_figures,
     upgrade_figures,
 )
 from compatbench.report.pareto import Costed, pareto_front, with_cost
-from compatbench.report.rank_diagram import rank_by_h
 from compatbench.report.scatter import named_methods
 
 UPGRADE = ("old", "new")
@@ -86,17 +84,6 @@ def test_curves_have_a_place_for_every_number_of_shots() -> None:
     assert complete == sorted(complete, reverse=True)
 
 
-def test_a_path_is_known_from_the_suites_card() -> None:
-    upgrades = (("mini-clip", "mini-clip-next"), ("mini-clip", "mini-eva-clip"))
-    expected = Expected(TASKS, (4,), (1, 2), upgrades)
-    page = make_page(name="mini-paths", expected=expected)
-    assert paths_of(page) == [("mini-clip", "mini-clip-next", "mini-eva-clip")]
-    assert paths_of(replace(page, name="mini")) == []
-    assert paths_of(replace(page, name="no-such-suite")) == []
-    short = replace(page, expected=replace(expected, upgrades=upgrades[:1]))
-    assert paths_of(short) == []
-
-
 def test_a_path_has_the_gain_over_every_models_own_zero_shot() -> None:
     data = path_figures(long_page(), ("old", "new", "other"))
     first = next(one for one in data.lines if one.title == "Method 00")
@@ -123,7 +110,6 @@ def test_the_founding_papers_own_method_is_named() -> None:
 
 def test_ranks_are_those_of_h_by_dataset() -> None:
     data = upgrade_figures(small_page(), UPGRADE, 4)
-    result, methods = rank_by_h(data)
 
     def naive(one: MethodFigures) -> float:
         """The mean over both tasks of how many are better, plus one."""
@@ -131,8 +117,13 @@ def test_ranks_are_those_of_h_by_dataset() -> None:
         own = [one.hs[task] or 0 for task in range(2)]
         return sum(1 + sum(value > own[task] for value in h[task]) for task in range(2)) / 2
 
-    assert [naive(one) for one in methods] == list(result.ranks)
-    assert list(result.ranks) == sorted(result.ranks)
+    assert data.ranks is not None
+    shown = {title: rank for title, _, rank in data.ranks.methods}
+    assert shown == {one.title: naive(one) for one in data.plain}
+    assert list(shown.values()) == sorted(shown.values())
+    # Demšar's table: q of four methods is 2.569; √(4 · 5 / (6 · 2)) of it.
+    assert data.ranks.difference == pytest.approx(2.569 * (20 / 12) ** 0.5, abs=0.001)
+    assert data.ranks.cliques == ((0, 3),)
 
 
 def test_costs_are_known_or_left_out() -> None:

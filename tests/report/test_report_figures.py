@@ -88,13 +88,20 @@ def test_a_suite_that_measures_the_same_upgrade_adds_only_what_is_new() -> None:
     assert sum(name.startswith("again") for name in names([long_page(), again])) == 1
 
 
+def test_the_sections_of_a_suite_and_its_paths_have_figures() -> None:
+    walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
+    assert names([replace(small_page(), sections=(walk,))])[-4:] == [
+        "walk-shots-1", "walk-shots-2", "walk-decay-1", "walk-steps-1",
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_drawn_says_why() -> None:
     one = small_page(results=replace(small_page().results, methods={}))
     assert plan_drawings([one]) == []
     alone = with_more(one, method(info("coop"), 60, 40))
     missing = {d.section: d.missing for d in plan_drawings([alone]) if d.missing}
     assert missing == {
-        "ranks": "the test needs 3 methods with all of their cells, and 2 datasets; "
+        "ranks": "the test needs three methods with all of their cells, and two datasets; "
         "here are 1 and 2"
     }
     assert "ranks" not in main_figures(alone)

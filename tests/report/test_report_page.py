@@ -23,8 +23,8 @@ from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.leaderboard.markdown import one_line
 from compatbench.leaderboard.results import write_results
-from compatbench.leaderboard.tables import SuitePage
-from compatbench.report.boards import suite_boards
+from compatbench.leaderboard.suitepage import SuitePage
+from compatbench.report.boards import all_boards
 from compatbench.report.figures import plan_drawings
 from compatbench.report.page import render_report
 from compatbench.report.publish import report_pages
@@ -89,6 +89,8 @@ def test_the_board_is_the_leaderboard() -> None:
         ("1", "2", "3", "4"),
         ("Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"),
         ("59.6 ± 0.0", "53.2 ± 0.0", "48.0", "37.4 ± 0.0"),
+        # Of two datasets, the interval is from the one to the other.
+        ("54.5 to 64.6", "48.0 to 58.3", "44.2 to 51.9", "31.1 to 43.6"),
         ("55.0 ± 0.0", "65.0 ± 0.0", "40.0", "75.0 ± 0.0"),
         ("65.0 ± 0.0", "45.0 ± 0.0", "60.0", "25.0 ± 0.0"),
         ("+5.0", "-15.0", "0.0", "-35.0"),
@@ -107,7 +109,7 @@ def test_readers_without_scripts_see_the_first_board() -> None:
 
 
 def test_there_is_a_board_for_every_upgrade_and_number_of_shots() -> None:
-    boards = suite_boards(long_page())
+    boards = all_boards([long_page()])
     assert [(board.upgrade, board.shots) for board in boards] == [
         (f"Old model → {target}", shots)
         for target in ("New model", "Other model")
@@ -115,8 +117,18 @@ def test_there_is_a_board_for_every_upgrade_and_number_of_shots() -> None:
     ]
 
 
+def test_a_suite_that_repeats_another_has_no_board_of_its_own() -> None:
+    again = replace(long_page(), name="again", title="Again")
+    assert all_boards([long_page(), again]) == all_boards([long_page()])
+    other = with_more(again, method(info("other"), 55, 55, targets=("new", "other"), shots=(1, 4)))
+    assert [board.suite for board in all_boards([long_page(), other])] == [
+        *["Tiny suite"] * 4,
+        *["Again"] * 4,
+    ]
+
+
 def test_modules_attached_through_a_map_have_ranks_of_their_own() -> None:
-    board = suite_boards(long_page())[0]
+    board = all_boards([long_page()])[0]
     aligned = [row for row in board.rows if row.kind == "aligned"]
     assert [(row.cells[0].text, row.cells[1].text) for row in aligned] == [
         ("A1", "Method 03, aligned")
@@ -131,7 +143,7 @@ def test_what_is_refused_or_missing_is_told_with_its_reason() -> None:
     page = with_more(small_page(), make_method(info("r"), [make_row(method="r"), refused, failed]))
     shown = read(page)
     row = next(row for row in shown.rows if row[1] == "r")
-    assert row[:5] == ["–", "r", "–", "–", "not transferable"]
+    assert row[:6] == ["–", "r", "–", "–", "–", "not transferable"]
     for text in ("not transferable 1 no way", "failed 1 broke", "missing 5 –"):
         assert f"r {text}" in shown.text
     assert "Nothing: every measurement" in read(small_page()).text
@@ -144,7 +156,7 @@ def test_sections_without_results_say_so() -> None:
     assert "'compatbench analyze page docs/analysis.md' makes them" in text
     alone = small_page(results=replace(small_page().results, methods={}))
     text = read(with_more(alone, method(info("coop"), 60, 40)), figures=True).text
-    assert "4 shots: the test needs 3 methods with all of their cells" in text
+    assert "4 shots: the test needs three methods with all of their cells" in text
 
 
 def test_nothing_in_a_result_is_markup() -> None:
@@ -236,7 +248,7 @@ def test_the_command_writes_the_page_and_the_figures(folder: Path) -> None:
     ]  # fmt: skip
     assert (folder / "results" / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
     output = invoke("--check", "--out", str(folder))
-    assert "smoke-ranks-1.svg is left out: the test needs 3 methods" in output
+    assert "smoke-ranks-1.svg is left out: the test needs three methods" in output
     assert "report.html is up to date, 3 figures beside it" in output
 
 

@@ -20,8 +20,8 @@ from compatbench.files import sha256_bytes
 from compatbench.leaderboard.markdown import one_line
 from compatbench.leaderboard.results import check_name, join_provenance
 from compatbench.leaderboard.rows import Cost, Row, write_csv
-from compatbench.leaderboard.tables import SuitePage
-from compatbench.report.boards import COLUMNS, gap_rows, suite_boards
+from compatbench.leaderboard.suitepage import SuitePage
+from compatbench.report.boards import COLUMNS, all_boards, gap_rows
 from compatbench.report.canvas import MARKS
 from compatbench.report.figures import TITLES, Drawing, Section
 from compatbench.report.inline import inline_svg
@@ -101,7 +101,7 @@ def render_report(
         figures: SVG of every drawing that is not missing, by its name.
         analyses: further pictures by caption, SVG files made by other commands.
     """
-    boards = [board for page in pages for board in suite_boards(page)]
+    boards = all_boards(pages)
     sheets: list[str] = []
     sections = [*_sections(drawings, figures, sheets), _layer_section(analyses)]
     style = "\n".join([_file("page.css"), *sheets])

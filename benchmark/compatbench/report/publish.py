@@ -11,7 +11,7 @@ from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import write_atomic
 from compatbench.leaderboard.publish import RESULTS, suite_page
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.report.canvas import is_current
 from compatbench.report.figures import FIGURES, plan_drawings
 from compatbench.report.page import render_report
@@ -63,7 +63,7 @@ def report_pages(out: Path) -> list[SuitePage]:
     ]
     if not found:
         raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
-    published = {card.name for card, _ in found if card.publish}
+    published = {card.name for card, _ in found if card.publish is True}
     shown = [page for card, page in found if {card.name, card.extends} & published]
     return shown or [page for _, page in found]
 
@@ -134,7 +134,7 @@ def _stray_figures(out: Path, report: Report) -> list[Path]:
 
 
 def _published_first(card: SuiteCard) -> tuple[bool, str]:
-    return not card.publish, card.name
+    return card.publish is not True, card.name
 
 
 def _read_analyses(out: Path) -> dict[str, bytes]:
