@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.run.cell import Cell
+from compatbench.run.cell import Cell, Record
+
+if TYPE_CHECKING:
+    from compatbench.run.fit import Worker
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,10 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
             measured before is kept.
     """
     if jobs <= 1:
-        worker = _make_worker(settings)
+        worker = make_worker(settings)
         for cell in cells:
             on_event(Event("started", cell))
-            on_event(_run_one(worker, cell, on_event))
+            on_event(run_one(worker, cell, on_event))
     elif cells:
         pool = _Pool(settings, min(jobs, len(cells)))
         try:
@@ -75,7 +78,8 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
             pool.close()
 
 
-def _make_worker(settings: Settings):
+def make_worker(settings: Settings) -> Worker:
+    """The runner of cells that these settings describe, in this process."""
     from compatbench.backbone.memory import set_memory_budget
     from compatbench.features import FeatureCache
     from compatbench.run.fit import Worker
@@ -87,9 +91,18 @@ def _make_worker(settings: Settings):
     )
 
 
-def _run_one(worker, cell: Cell, emit: OnEvent) -> Event:
+def run_one(worker: Worker, cell: Cell, emit: OnEvent) -> Event:
+    """Runs a cell, telling what happens; returns its last event.
+
+    Raises:
+        CompatbenchError: the input is broken or the store cannot be written.
+    """
     worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
-    record = worker.run(cell, lambda _: emit(Event("measured", cell)))
+
+    def on_record(_: Record) -> None:
+        emit(Event("measured", cell))
+
+    record = worker.run(cell, on_record)
     failures = [r.reason for r in record.records if r.status == "failed"]
     error = record.error or (failures[0] if failures else "")
     return Event("finished", cell, error=error)
@@ -102,10 +115,10 @@ def _serve(connection: Connection, settings: Settings) -> None:
         connection.send(str(message)) if category is CompatbenchWarning else None
     )
     try:
-        worker = _make_worker(settings)
+        worker = make_worker(settings)
         while (cell := connection.recv()) is not None:
             try:
-                connection.send(_run_one(worker, cell, connection.send))
+                connection.send(run_one(worker, cell, connection.send))
             except CompatbenchError as error:
                 connection.send(error)
     except (EOFError, BrokenPipeError):
