@@ -85,12 +85,12 @@ def open_executor(
         raise CompatbenchError(
             "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
         )
-    from compatbench.run.ray_cluster import connect, count_workers, resolve_share
+    from compatbench.run.ray_cluster import connect, require_workers, resolve_share
     from compatbench.run.ray_executor import run_cells_on_ray
 
     with connect(options.address, threads):
         device, share = resolve_share(device, options.gpus_per_cell, threads)
-        workers = count_workers(share)
+        workers = require_workers(share)
 
         def run(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
             run_cells_on_ray(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import ray
 
 from compatbench.errors import CompatbenchError
-from compatbench.run.ray_nodes import Share, find_nodes
+from compatbench.run.ray_nodes import Share, count_workers
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
@@ -90,13 +90,13 @@ def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, S
     return device, Share(share, threads)
 
 
-def count_workers(share: Share) -> int:
+def require_workers(share: Share) -> int:
     """Workers that the cluster holds now.
 
     Raises:
         CompatbenchError: it holds none.
     """
-    workers = sum(node.workers for node in find_nodes(share))
+    workers = count_workers(share)
     if workers == 0:
         has = ray.cluster_resources()
         gpus, cpus = has.get("GPU", 0), has.get("CPU", 0)

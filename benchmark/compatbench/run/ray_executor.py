@@ -24,9 +24,9 @@ from compatbench.run.ray_batches import Batches
 from compatbench.run.ray_nodes import (
     Share,
     View,
-    check_nodes,
+    count_workers,
     describe_cause,
-    find_nodes,
+    living_nodes,
     remove_tokens,
     write_view,
 )
@@ -38,7 +38,7 @@ MOST_DEATHS = 3
 MOST_LOST_NODES = 10
 MOST_FAILED_STARTS = 5  # in a row
 TICK = 1.0  # seconds between looks at which nodes there are
-PATIENCE = 30.0  # seconds without any worker, after which the user is told
+PATIENCE = 120.0  # seconds without any worker, after which the user is told
 
 
 def run_cells_on_ray(
@@ -56,15 +56,14 @@ def run_cells_on_ray(
         jobs: workers at most; None is as many as the cluster holds, while it grows and shrinks.
 
     Raises:
-        CompatbenchError: the input is broken, the store cannot be written, or a node does not see
-            it. What was measured before is kept.
+        CompatbenchError: the input is broken, the store cannot be written, or no node sees it as
+            the driver does; a node that does not is warned of. What was measured before is kept.
     """
     # Workers have current folders of their own.
     settings = replace(settings, store=settings.store.absolute(), cache=settings.cache.absolute())
     view = write_view(settings, cells)
     pool = _Pool(Batches(cells, cost), settings, share, view, jobs)
     try:
-        check_nodes(find_nodes(share), view)
         for event in pool.run():
             on_event(event)
     finally:
@@ -120,6 +119,7 @@ class _Pool:
         self._workers: list[_Worker] = []
         self._deaths: Counter[tuple[str, bool]] = Counter()
         self._died_on: dict[str, set[str]] = defaultdict(set)
+        self._warned: dict[str, None] = {}
         self._failed_starts = 0
         self._next_look = 0.0
         self._patient_until = time.monotonic() + PATIENCE
@@ -151,8 +151,13 @@ class _Pool:
         if now < self._next_look:
             return
         self._next_look = now + TICK
-        room = self._jobs or sum(node.workers for node in find_nodes(self._share))
-        busy = sum(worker.unfit or worker.cell is not None for worker in self._workers)
+        room = count_workers(self._share)
+        unfit = sum(worker.unfit for worker in self._workers)
+        if unfit and unfit >= room:
+            raise CompatbenchError(f"no node can run cells: {next(iter(self._warned))}")
+        if self._jobs is not None:
+            room = self._jobs + unfit
+        busy = unfit + sum(worker.cell is not None for worker in self._workers)
         for _ in range(min(room, busy + len(self._batches)) - len(self._workers)):
             actor = _actor_class(self._share).remote(self._settings)
             self._workers.append(_Worker(actor, actor.start.remote(self._view)))
@@ -160,7 +165,7 @@ class _Pool:
             self._patient_until = now + PATIENCE
         elif now > self._patient_until:
             self._patient_until = float("inf")
-            _warn(f"the cluster has no {self._share} free for a cell; waiting for it")
+            _warn(f"no worker yet: is {self._share} free on the cluster? Waiting for it")
 
     def _hand_out(self) -> Iterator[Event]:
         for worker in self._workers:
@@ -190,11 +195,10 @@ class _Pool:
             return
         self._failed_starts = 0
         worker.unfit = bool(problem)
-        if problem:
-            problem = f"node {worker.node[:8]} {problem}"
-            if all(worker.unfit for worker in self._workers):
-                raise CompatbenchError(problem)
-            _warn(f"{problem}; it is not used")
+        problem = f"node {_describe_node(worker.node)} {problem}"
+        if worker.unfit and problem not in self._warned:
+            self._warned[problem] = None
+            _warn(f"{problem}. It runs no cell")
 
     def _hear(self, worker: _Worker, cell: Cell) -> Iterator[Event]:
         """Hears what a worker has to say of its cell."""
@@ -219,7 +223,7 @@ class _Pool:
         """A worker died: its cell is run again, unless it has killed too many."""
         self._dismiss(worker)
         self._died_on[cell.key].add(worker.node)
-        node_lives = any(node["NodeID"] == worker.node and node["Alive"] for node in ray.nodes())
+        node_lives = worker.node in living_nodes()
         self._deaths[cell.key, node_lives] += 1
         deaths = self._deaths[cell.key, node_lives]
         if deaths < (MOST_DEATHS if node_lives else MOST_LOST_NODES):
@@ -248,6 +252,11 @@ def _actor_class(share: Share) -> Any:
         max_restarts=0,  # the pool starts another, which may be elsewhere
         scheduling_strategy="SPREAD",
     )
+
+
+def _describe_node(node: str) -> str:
+    about = living_nodes().get(node)
+    return f"{about['NodeManagerHostname']} ({node[:8]})" if about else node[:8]
 
 
 def _warn(message: str) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
@@ -24,8 +23,6 @@ from compatbench.method.registry import builtin_methods, method_source_hash
 from compatbench.run.cell import Cell
 from compatbench.run.executors import Settings
 from compatbench.run.keys import engine_hash
-
-LOOK_SECONDS = 60.0  # that a node may take to answer, the start of its Python included
 
 
 @dataclass(frozen=True)
@@ -54,25 +51,15 @@ class Share:
         return f"{self.gpus:g} GPU and {cores}" if self.gpus else cores
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node that lives."""
-
-    id: str
-    name: str
-    workers: int
+def living_nodes() -> dict[str, dict[str, Any]]:
+    """What Ray tells of the nodes that live, by id."""
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
-def find_nodes(share: Share) -> list[Node]:
-    """The nodes of the cluster that hold at least one worker."""
-    nodes = []
-    for node in ray.nodes():
-        resources = node["Resources"] if node["Alive"] else {}
-        workers = share.fit_into(resources.get("GPU", 0), resources.get("CPU", 0))
-        if workers:
-            name = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-            nodes.append(Node(node["NodeID"], name, workers))
-    return nodes
+def count_workers(share: Share) -> int:
+    """How many workers the living nodes hold."""
+    resources = [node["Resources"] for node in living_nodes().values()]
+    return sum(share.fit_into(has.get("GPU", 0), has.get("CPU", 0)) for has in resources)
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def remove_tokens(view: View) -> None:
 
 
 def find_difference(view: View) -> str:
-    """Looks from here; says what this node sees in another way than the driver, or nothing."""
+    """Looks from here; says what this node sees in another way than the driver, if anything."""
     for path, content in view.tokens.items():
         try:
             seen = path.read_bytes() == content
@@ -141,35 +128,6 @@ def find_difference(view: View) -> str:
         if methods[name, plugin] != code:
             return f"has other code of method '{name}'; install the driver's"
     return ""
-
-
-def check_nodes(nodes: Sequence[Node], view: View) -> None:
-    """Asks every node what it sees.
-
-    Raises:
-        CompatbenchError: a node does not see the store, the cache or the code of the driver; the
-            first of them is named.
-    """
-    look: Any = ray.remote(num_cpus=0, max_retries=2)(find_difference)
-    answers = {
-        node: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(view)
-        for node in nodes
-    }
-    wrong = {}
-    for node, answer in answers.items():
-        try:
-            wrong[node] = ray.get(answer, timeout=LOOK_SECONDS)
-        except RayTaskError as error:
-            wrong[node] = f"cannot run compatbench ({describe_cause(error)}); install it there"
-        except RayError as error:
-            wrong[node] = f"does not answer ({type(error).__name__})"
-    wrong = {node: why for node, why in wrong.items() if why}
-    if wrong:
-        node, why = next(iter(wrong.items()))
-        more = f"; {len(wrong)} of {len(nodes)} nodes differ" if len(wrong) > 1 else ""
-        raise CompatbenchError(f"node {node.name} {why}{more}")
 
 
 def describe_cause(error: RayError) -> str:
