@@ -1,4 +1,4 @@
-"""What each cell of the full matrix takes on a GPU: measured on a processor, scaled by assumptions."""
+"""What each cell of the full matrix takes: measured on a processor, and scaled to a GPU."""
 
 from __future__ import annotations
 

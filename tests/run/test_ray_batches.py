@@ -55,13 +55,17 @@ def test_the_costliest_group_goes_first() -> None:
     assert first.task == "large"
 
 
-def test_draws_stay_together_and_the_costly_come_first() -> None:
+def test_the_costly_come_first_and_cells_of_like_cost_by_draws() -> None:
     cells = [
-        Toy(shots=shots, cost=seconds * shots, number=i)
-        for i, (shots, seconds) in enumerate([(1, 1), (16, 1), (1, 3), (16, 2)])
+        Toy(shots=shots, seed=seed, cost=cost)
+        for cost in (1.0, 1.2, 100.0)
+        for shots, seed in ((1, 1), (16, 2), (16, 1))
     ]
     [batch] = make_batches(cells, cost).values()
-    assert [(cell.shots, cell.cost) for cell in batch] == [(16, 32), (16, 16), (1, 3), (1, 1)]
+    assert [(cell.shots, cell.seed, cell.cost) for cell in batch] == [
+        *((16, 1, 100), (16, 2, 100), (1, 1, 100)),
+        *((16, 1, 1), (16, 1, 1.2), (16, 2, 1), (16, 2, 1.2), (1, 1, 1), (1, 1, 1.2)),
+    ]
 
 
 def test_workers_begin_with_groups_of_their_own() -> None:
@@ -73,12 +77,12 @@ def test_workers_begin_with_groups_of_their_own() -> None:
     assert group_of(first) != group_of(second)
 
 
-def test_an_idle_worker_takes_the_second_half_of_the_costliest_batch() -> None:
+def test_an_idle_worker_takes_the_first_half_of_the_costliest_batch() -> None:
     batches = Batches([Toy(number=i) for i in range(9)], cost)
     assert batches.take("owner") == Toy(number=0)
-    # Eight wait; the thief takes the last four, and runs them in their order.
-    assert [batches.take("thief") for _ in range(4)] == [Toy(number=i) for i in (5, 6, 7, 8)]
-    assert [batches.take("owner") for _ in range(4)] == [Toy(number=i) for i in (1, 2, 3, 4)]
+    # Eight wait; the thief takes the first four, for its owner has something to do.
+    assert [batches.take("thief") for _ in range(4)] == [Toy(number=i) for i in (1, 2, 3, 4)]
+    assert [batches.take("owner") for _ in range(4)] == [Toy(number=i) for i in (5, 6, 7, 8)]
     assert batches.take("owner") is None
     assert batches.take("thief") is None
 
@@ -87,8 +91,9 @@ def test_halves_are_of_cost_and_not_of_cells() -> None:
     cells = [Toy(cost=10), Toy(cost=10, number=1), *(Toy(number=2 + i) for i in range(10))]
     batches = Batches(cells, cost)
     batches.take("owner")
-    stolen = batches.take("thief")
-    assert stolen == Toy(number=2)  # the ten cheap cells, together as long as the one that is left
+    # The one that takes as long as the ten others together.
+    assert batches.take("thief") == Toy(cost=10, number=1)
+    assert batches.take("owner") == Toy(number=2)
 
 
 def test_the_last_waiting_cell_is_stolen_too() -> None:
@@ -131,3 +136,19 @@ def test_every_cell_is_handed_out_once_whoever_asks(
             batches.leave(worker)
     assert batches.take("last") is None
     assert Counter(taken) == Counter(cells)
+
+
+def test_a_long_cell_goes_first_whoever_has_its_batch() -> None:
+    small = [Toy(task="pets", cost=2, number=i) for i in range(3)]
+    large = [Toy(task="cars", cost=5, number=i) for i in range(2)]
+    batches = Batches([*small, *large], cost)
+    assert batches.take("owner of cars") == large[0]
+    assert batches.take("owner of pets") == large[1]  # of 11 seconds left, two workers need 5.5
+    assert batches.take("owner of pets") == small[0]
+
+
+def test_an_eighth_of_the_work_is_not_long() -> None:
+    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(8)]
+    batches = Batches(cells, cost)
+    tasks = [cell.task for _ in range(4) for who in "ab" if (cell := batches.take(who))]
+    assert tasks == ["pets", "cars"] * 4

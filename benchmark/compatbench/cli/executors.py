@@ -15,6 +15,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.run.cell import Cell
 from compatbench.run.executors import OnEvent, Settings, run_cells
 
+LEAST_SECONDS = 1e-3  # means are rounded, and may be 0
+
 RunCells = Callable[[Sequence[Cell], Settings, OnEvent], None]
 
 
@@ -98,7 +100,7 @@ def open_executor(
                 settings,
                 share,
                 on_event,
-                cost=lambda cell: estimate_seconds([cell], means, 1),
+                cost=lambda cell: max(estimate_seconds([cell], means, 1), LEAST_SECONDS),
                 jobs=jobs,
             )
 
