@@ -16,7 +16,7 @@ from compatbench.features import WHOLE
 from compatbench.run.estimate import FLOAT, ModelSize
 
 MEASURED = Path(__file__).parent / "measured.json"
-GIB, HOUR = 2**30, 3600.0
+HOUR = 3600.0
 
 
 def _assumed(default: float, unit: str, why: str) -> Any:
@@ -44,15 +44,13 @@ class Assumptions:
     image_rate: float = _assumed(
         400.0, "1/s", "images that one worker reads, decodes and transforms"
     )
-    worker_rate: float = _assumed(1.0 * GIB, "B/s", "what one worker reads from the file system")
-    shared_rate: float = _assumed(
-        8.0 * GIB, "B/s", "what the file system gives to all workers together"
-    )
+    worker_rate: float = _assumed(1e9, "B/s", "what one worker reads from the file system")
+    shared_rate: float = _assumed(8e9, "B/s", "what the file system gives to all workers together")
     write_rate: float = _assumed(
         200.0, "1/s", "small files, written and synced, that it takes from all workers together"
     )
     mean_life: float = _assumed(
-        200.0 * HOUR, "s", "mean time until a worker dies: process, GPU, node or pre-emption"
+        1000.0 * HOUR, "s", "mean time until a worker dies: process, GPU, node or pre-emption"
     )
     restart: float = _assumed(300.0, "s", "until a dead worker is back")
 
@@ -67,13 +65,20 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Measured:
-    """What ``measure.py`` has written."""
+    """What ``measure.py`` has written.
+
+    Attributes:
+        processor: of the measurements; ``core_flops`` is its rate in products of matrices.
+        methods: seconds and work of each method's mini cells, on average.
+        matplotlib: the version that the figure was drawn with.
+    """
 
     processor: str
     core_flops: float
     store_seconds_per_cell: float
     methods: Mapping[str, Mapping[str, float]]
     models: Mapping[str, ModelSize]
+    matplotlib: str
 
     @classmethod
     def read(cls, path: Path = MEASURED) -> Measured:
@@ -83,13 +88,12 @@ class Measured:
         return cls(**content)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Costs:
     """The whole matrix.
 
     Attributes:
         feature_bytes, token_bytes: of the feature cache.
-        writes: files and folders' names written, renames of the same file included.
         files: that are there in the end.
     """
 

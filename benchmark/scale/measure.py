@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,6 +38,7 @@ def measure() -> dict[str, Any]:
         "processor": speed["machine_info"]["processor"],
         "core_flops": speed["machine_info"]["matmul_gflops"] * 1e9,
         "store_seconds_per_cell": _store_seconds(harness),
+        "matplotlib": version("matplotlib"),
         "methods": {name: _method(name) for name in METHODS},
         "models": {name: asdict(_size(name)) for name in names},
     }

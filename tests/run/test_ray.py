@@ -37,6 +37,7 @@ from compatbench.run.ray_nodes import Share, find_difference, remove_tokens, wri
 # A node whose process is gone is lost after a second, not after a quarter of a minute.
 IMPATIENT = {"health_check_period_ms": 200, "health_check_failure_threshold": 5}
 HALF = Share(gpus=0.5, cpus=1)
+PATIENCE = 240  # seconds, on a machine that is busy with other things
 
 # What the methods of these tests do in their fit; FOLDER is the test's own.
 HEAD = """
@@ -48,7 +49,7 @@ from compatbench.method import CosineClassifier, Method, MethodCard, Module
 FOLDER = Path(__file__).parent
 
 def wait_for(count, pattern):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while len(list(FOLDER.glob(pattern))) < count and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -304,12 +305,16 @@ def test_ctrl_c_stops_a_cluster_of_this_machine(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 100
-    while not notes(tmp_path, "slow") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    [note] = tmp_path.glob("slow.*.note")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it started
-    _, errors = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not notes(tmp_path, "slow") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        [note] = tmp_path.glob("slow.*.note")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it started
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        if process.poll() is None:
+            process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not list(tmp_path.rglob(".shared*"))
