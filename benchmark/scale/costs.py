@@ -170,7 +170,7 @@ class _Entries:
 
     def needed(self, draw: Draw) -> tuple[list[str], float]:
         """The entries that a cell needs, and how many bytes of them it reads."""
-        counts = self._cards[draw.task].counts
+        counts: dict[str, int] = {**self._cards[draw.task].counts}
         names = []
         for kind, images in (("train", draw.work.train), ("val", draw.work.val)):
             views = (1 + self._views) if kind == "train" else 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -141,7 +141,7 @@ class _Run:
         self._encoding: dict[str, _Worker] = {}
         self._waiting: dict[str, list[_Worker]] = {}
         self._unemployed: list[_Worker] = []
-        self._spent: Counter[str] = Counter(dict.fromkeys(KINDS, 0.0))
+        self._spent = dict.fromkeys(KINDS, 0.0)
         self._random = random.Random(site.seed)
         self._deaths = 0
 
@@ -157,7 +157,7 @@ class _Run:
                 self._die(worker)
             else:
                 self._go_on(worker)
-        return Outcome(len(self._workers), self._now, dict(self._spent), self._deaths)
+        return Outcome(len(self._workers), self._now, self._spent, self._deaths)
 
     def _at(self, when: float, worker: _Worker, dies: bool = False) -> None:
         heapq.heappush(self._events, (when, next(self._order), worker, worker.life, dies))

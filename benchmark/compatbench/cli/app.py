@@ -25,6 +25,7 @@ from compatbench.cli.options import (
     complete_methods,
     complete_tasks,
 )
+from compatbench.cli.runs import app as runs_app
 from compatbench.cli.suite_commands import doctor, plan, run
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 console = Console()
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.run.cell import Cell
-from compatbench.run.executors import Event, OnEvent, Settings
-from compatbench.run.fit import describe_cell
+from compatbench.run.cell import Cell, FailureKind
+from compatbench.run.claims import claim
+from compatbench.run.executors import POLL, Event, OnEvent, Settings
+from compatbench.run.failures import DIED, Failure, describe_timeout, kind_of, note_failure
+from compatbench.run.pool import STARTING
 from compatbench.run.ray_batches import Batches
 from compatbench.run.ray_nodes import (
     Share,
@@ -30,13 +32,14 @@ from compatbench.run.ray_nodes import (
     remove_tokens,
     write_view,
 )
-from compatbench.run.ray_worker import CellActor, Message
+from compatbench.run.ray_worker import Message, RayWorker, start_worker
 from compatbench.run.store import RunStore
 
 # How often a cell may lose its worker. A cell can kill its process, and hardly its node.
 MOST_DEATHS = 3
 MOST_LOST_NODES = 10
 MOST_FAILED_STARTS = 5  # in a row
+ENDING = 10.0  # seconds that a worker may take to end, and to let go of its cell
 TICK = 1.0  # seconds between looks at which nodes there are
 PATIENCE = 120.0  # seconds without any worker, after which the user is told
 
@@ -71,35 +74,6 @@ def run_cells_on_ray(
         remove_tokens(view)
 
 
-@dataclass(eq=False)
-class _Worker:
-    """An actor.
-
-    Attributes:
-        starting: becomes the answer of ``CellActor.start``.
-        node: the id of the node it runs on; empty until it has started.
-        unfit: it can run nothing there, and is kept so that no other takes its place.
-        cell: at work, if any.
-        messages: of that cell.
-    """
-
-    actor: Any
-    starting: Any
-    node: str = ""
-    unfit: bool = False
-    cell: Cell | None = None
-    messages: Any = None
-
-    @property
-    def fit(self) -> bool:
-        return bool(self.node) and not self.unfit
-
-    @property
-    def answer(self) -> Any:
-        """What it owes, if anything."""
-        return self.messages if self.node else self.starting
-
-
 class _Pool:
     """Actors, each with at most one cell; a dead one is replaced where there is room."""
 
@@ -113,10 +87,14 @@ class _Pool:
     ) -> None:
         self._batches = batches
         self._settings = settings
+        self._store = RunStore(settings.store)
         self._share = share
         self._view = view
         self._jobs = jobs
-        self._workers: list[_Worker] = []
+        self._workers: list[RayWorker] = []
+        # Cells that other processes run, and when to look at them again.
+        self._elsewhere: deque[tuple[float, Cell]] = deque()
+        self._retried: Counter[tuple[str, FailureKind]] = Counter()
         self._deaths: Counter[tuple[str, bool]] = Counter()
         self._died_on: dict[str, set[str]] = defaultdict(set)
         self._warned: dict[str, None] = {}
@@ -125,20 +103,25 @@ class _Pool:
         self._patient_until = time.monotonic() + PATIENCE
 
     def run(self) -> Iterator[Event]:
-        while len(self._batches) or any(worker.cell for worker in self._workers):
+        while len(self._batches) or self._elsewhere or any(w.cell for w in self._workers):
+            self._look_again()
             self._staff()
-            yield from self._hand_out()
+            self._hand_out()
             awaited = {w.answer: w for w in self._workers if w.answer is not None}
             if not awaited:
-                time.sleep(TICK)
+                time.sleep(POLL)
                 continue
-            ready, _ = ray.wait(list(awaited), num_returns=1, timeout=TICK)
+            ready, _ = ray.wait(list(awaited), num_returns=1, timeout=POLL)
             for answer in ready:
                 worker = awaited[answer]
                 if worker.cell is None:
                     self._welcome(worker)
                 else:
                     yield from self._hear(worker, worker.cell)
+            now = time.monotonic()
+            for worker in list(self._workers):
+                if worker.cell is not None and (worker.deadline or now) < now:
+                    yield from self._end(worker, worker.cell)
 
     def close(self) -> None:
         """Ends all workers; a cell at work is lost, and run again by the same command."""
@@ -159,29 +142,36 @@ class _Pool:
             room = self._jobs + unfit
         busy = unfit + sum(worker.cell is not None for worker in self._workers)
         for _ in range(min(room, busy + len(self._batches)) - len(self._workers)):
-            actor = _actor_class(self._share).remote(self._settings)
-            self._workers.append(_Worker(actor, actor.start.remote(self._view)))
+            self._workers.append(start_worker(self._settings, self._share, self._view))
         if any(worker.fit for worker in self._workers):
             self._patient_until = now + PATIENCE
         elif now > self._patient_until:
             self._patient_until = float("inf")
             _warn(f"no worker yet: is {self._share} free on the cluster? Waiting for it")
 
-    def _hand_out(self) -> Iterator[Event]:
+    def _look_again(self) -> None:
+        now = time.monotonic()
+        while self._elsewhere and self._elsewhere[0][0] <= now:
+            self._batches.give_back(self._elsewhere.popleft()[1])
+
+    def _hand_out(self) -> None:
         for worker in self._workers:
             if worker.fit and worker.cell is None:
                 cell = self._batches.take(worker, lambda cell, w=worker: self._may_run(w, cell))
                 if cell is not None:
-                    run = worker.actor.run.options(num_returns="streaming")
-                    worker.cell, worker.messages = cell, run.remote(cell)
-                    yield Event("started", cell)
+                    worker.begin(cell)
+                    self._set_deadline(worker, STARTING)
 
-    def _may_run(self, worker: _Worker, cell: Cell) -> bool:
+    def _set_deadline(self, worker: RayWorker, more: float = 0.0) -> None:
+        if self._settings.timeout is not None:
+            worker.deadline = time.monotonic() + self._settings.timeout + more
+
+    def _may_run(self, worker: RayWorker, cell: Cell) -> bool:
         """Whether a worker may run a cell that was lost: elsewhere, while there is elsewhere."""
         untried = {w.node for w in self._workers if w.fit} - self._died_on[cell.key]
         return worker.node in untried or not untried
 
-    def _welcome(self, worker: _Worker) -> None:
+    def _welcome(self, worker: RayWorker) -> None:
         """Hears whether a worker has started."""
         try:
             worker.node, problem = ray.get(worker.starting)
@@ -200,58 +190,85 @@ class _Pool:
             self._warned[problem] = None
             _warn(f"{problem}. It runs no cell")
 
-    def _hear(self, worker: _Worker, cell: Cell) -> Iterator[Event]:
+    def _hear(self, worker: RayWorker, cell: Cell) -> Iterator[Event]:
         """Hears what a worker has to say of its cell."""
         try:
             message = cast(Message, ray.get(next(worker.messages)))
         except RayTaskError as error:
             # Not the method's, which is a record, but the harness's own; it would come again.
-            message = self._fail(cell, describe_cause(error))
+            yield from self._fail(worker, cell, Failure(describe_cause(error)))
+            return
         except RayError:
-            yield from self._bury(worker, cell)
+            yield from self._lose(worker, cell)
             return
         if isinstance(message, CompatbenchError):
             raise message
         if isinstance(message, str):
             _warn(message)
             return
-        if message.kind == "finished":
-            worker.cell = worker.messages = None
+        if message.kind in ("started", "encoding"):
+            self._set_deadline(worker)
+        elif message.kind in ("waiting", "finished"):
+            worker.cell = worker.messages = worker.deadline = None
+            message = self._settle(message)
         yield message
 
-    def _bury(self, worker: _Worker, cell: Cell) -> Iterator[Event]:
-        """A worker died: its cell is run again, unless it has killed too many."""
-        self._dismiss(worker)
-        self._died_on[cell.key].add(worker.node)
+    def _settle(self, event: Event) -> Event:
+        """The end of an attempt, which is that of the cell unless it is tried again."""
+        if event.kind == "waiting":
+            self._elsewhere.append((time.monotonic() + POLL, event.cell))
+            return event
+        if not event.error:
+            return event
+        tried = event.cell.key, kind_of(event.error)
+        if self._retried[tried] >= self._settings.retry.get(tried[1], 0):
+            return event
+        self._retried[tried] += 1
+        return self._try_again(event.cell, event.error)
+
+    def _try_again(self, cell: Cell, why: str) -> Event:
+        self._batches.give_back(cell)
+        return Event("retried", cell, error=why)
+
+    def _lose(self, worker: RayWorker, cell: Cell) -> Iterator[Event]:
+        """A worker died: its cell is run again, unless it has lost too many."""
         node_lives = worker.node in living_nodes()
+        self._died_on[cell.key].add(worker.node)
         self._deaths[cell.key, node_lives] += 1
         deaths = self._deaths[cell.key, node_lives]
+        error = f"{DIED}: {'worker process died' if node_lives else 'node lost'}"
         if deaths < (MOST_DEATHS if node_lives else MOST_LOST_NODES):
-            self._batches.give_back(cell)
+            self._dismiss(worker)
+            yield self._try_again(cell, error)
             return
-        what = "worker process died" if node_lives else "node lost"
-        yield self._fail(cell, f"{what}: {deaths} times, on {len(self._died_on[cell.key])} nodes")
+        nodes = len(self._died_on[cell.key])
+        where = f"on {nodes} node{'s' if nodes > 1 else ''}"
+        yield from self._fail(worker, cell, Failure(f"{error} {deaths} times, {where}"))
 
-    def _fail(self, cell: Cell, error: str) -> Event:
-        """A cell that cannot be run becomes a failed record, unless its fit is kept."""
-        store = RunStore(self._settings.store)
-        if store.read(cell.key) is None:
-            store.write(describe_cell(cell, error=error))
-        return Event("finished", cell, error=error)
+    def _end(self, worker: RayWorker, cell: Cell) -> Iterator[Event]:
+        """Ends a worker whose cell takes too long."""
+        assert self._settings.timeout is not None
+        yield from self._fail(worker, cell, describe_timeout(self._settings.timeout, ()))
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _fail(self, worker: RayWorker, cell: Cell, failure: Failure) -> Iterator[Event]:
+        """A worker's cell failed with it: that becomes a record, unless the cell is done."""
+        self._dismiss(worker)
+        patience = time.monotonic() + ENDING
+        while True:
+            with claim(self._store, cell.key) as mine:
+                noted = note_failure(self._store, cell, failure) if mine.held else False
+            if mine.held:
+                yield self._settle(Event("finished", cell, error=failure.error if noted else ""))
+                return
+            if time.monotonic() > patience:  # another process has taken it up
+                yield self._settle(Event("waiting", cell))
+                return
+            time.sleep(0.1)
+
+    def _dismiss(self, worker: RayWorker) -> None:
         self._workers.remove(worker)
         self._batches.leave(worker)
         ray.kill(worker.actor)
-
-
-def _actor_class(share: Share) -> Any:
-    return ray.remote(CellActor).options(
-        num_cpus=share.cpus,
-        num_gpus=share.gpus,
-        max_restarts=0,  # the pool starts another, which may be elsewhere
-        scheduling_strategy="SPREAD",
-    )
 
 
 def _describe_node(node: str) -> str:

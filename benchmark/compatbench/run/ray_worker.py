@@ -6,15 +6,17 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 import ray
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.run.cell import Cell
 from compatbench.run.executors import Event, Settings, make_worker, run_one
-from compatbench.run.ray_nodes import View, find_difference
+from compatbench.run.ray_nodes import Share, View, find_difference
 
 # An event, a warning to pass on, or the user's mistake.
 Message = Event | str | CompatbenchError
@@ -51,7 +53,7 @@ class CellActor:
 
         def work() -> None:
             try:
-                messages.put(run_one(self._worker, cell, messages.put))
+                messages.put(run_one(self._worker, cell, messages.put, wait=False))
             except BaseException as error:
                 messages.put(error)
 
@@ -63,7 +65,7 @@ class CellActor:
                 raise message
             yield message
             if isinstance(message, CompatbenchError) or (
-                isinstance(message, Event) and message.kind == "finished"
+                isinstance(message, Event) and message.kind in ("waiting", "finished")
             ):
                 thread.join()
                 return
@@ -78,3 +80,51 @@ class CellActor:
             return f"cannot use device '{self._settings.device}': {reason}"
         self._worker = make_worker(self._settings)
         return ""
+
+
+@dataclass(eq=False)
+class RayWorker:
+    """An actor, as the driver knows it.
+
+    Attributes:
+        starting: becomes the answer of ``CellActor.start``.
+        node: the id of the node it runs on; empty until it has started.
+        unfit: it can run nothing there, and is kept so that no other takes its place.
+        cell: at work, if any.
+        messages: of that cell.
+        deadline: when that is ended, on the monotonic clock.
+    """
+
+    actor: Any
+    starting: Any
+    node: str = ""
+    unfit: bool = False
+    cell: Cell | None = None
+    messages: Any = None
+    deadline: float | None = None
+
+    @property
+    def fit(self) -> bool:
+        return bool(self.node) and not self.unfit
+
+    @property
+    def answer(self) -> Any:
+        """What it owes, if anything."""
+        return self.messages if self.node else self.starting
+
+    def begin(self, cell: Cell) -> None:
+        """Hands it a cell."""
+        run = self.actor.run.options(num_returns="streaming")
+        self.cell, self.messages = cell, run.remote(cell)
+
+
+def start_worker(settings: Settings, share: Share, view: View) -> RayWorker:
+    """Starts an actor where the cluster has room for it."""
+    actor_class: Any = ray.remote(CellActor)
+    actor = actor_class.options(
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
+        max_restarts=0,  # the pool starts another, which may be elsewhere
+        scheduling_strategy="SPREAD",
+    ).remote(settings)
+    return RayWorker(actor, actor.start.remote(view))
