@@ -17,7 +17,7 @@ from compatbench.run.estimate import BACKBONES_AT_HAND
 from compatbench.run.ray_batches import Batches
 
 # What a worker's time goes to.
-KINDS = ("compute", "encode", "wait", "load", "store", "lost")
+KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class _Run:
         self._encoding: dict[str, _Worker] = {}
         self._waiting: dict[str, list[_Worker]] = {}
         self._unemployed: list[_Worker] = []
-        self._spent = dict.fromkeys(KINDS, 0.0)
+        self._spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self._random = random.Random(site.seed)
         self._deaths = 0
 

@@ -186,7 +186,7 @@ def test_death_is_retried_elsewhere_and_an_error_is_not_retried(
     ends = {event.cell.method: event.error for event in events if event.kind == "finished"}
     assert ends == {
         "once": "",
-        "ever": "worker process died: 3 times, on 2 nodes",
+        "ever": "WorkerDied: worker process died 3 times, on 2 nodes",
         "error": "RuntimeError: no luck today",
     }
     by_method = {cell.method: record_of(cell, settings) for cell in cells}
@@ -199,7 +199,13 @@ def test_death_is_retried_elsewhere_and_an_error_is_not_retried(
     }
     first, second = (node for node, *_ in tried["once"])
     assert first != second
-    assert [event.kind for event in events if event.cell.method == "once"].count("started") == 2
+    retried = [event.cell.method for event in events if event.kind == "retried"]
+    assert sorted(retried) == ["ever", "ever", "once"]
+    assert {name: record.failure for name, record in by_method.items()} == {
+        "once": None,
+        "ever": "killed",
+        "error": "error",
+    }
     assert len(by_method["once"].records) == 2
 
 
@@ -222,9 +228,19 @@ def test_a_lost_node_loses_no_cell(
 
     assert [event.error for event in events if event.kind == "finished"] == [""] * 4
     assert [event.kind for event in events].count("started") == 5
+    assert [event.error for event in events if event.kind == "retried"] == ["WorkerDied: node lost"]
     assert all(len(record_of(cell, settings).records) == 2 for cell in cells)
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     assert [node in alive for node, *_ in notes(tmp_path, "stays")].count(False) == 1
+
+
+def test_a_cell_that_hangs_is_ended(
+    connected: Cluster, settings: Settings, make_cells: Plugin
+) -> None:
+    [cell] = make_cells(hangs="time.sleep(300)")
+    events = run([cell], replace(settings, timeout=2))
+    assert events[-1].error == "TimedOut: no end after 2 s"
+    assert record_of(cell, settings).failure == "timeout"
 
 
 def test_a_mistake_in_the_input_ends_the_run(
