@@ -303,6 +303,45 @@ def test_a_share_that_no_node_holds_is_refused(connected: Cluster) -> None:
     assert resolve_share("cpu", None, 2) == ("cpu", Share(0.0, 2))
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda:1", None, "say '--device cuda'"),
+        ("cpu", 1.5, "--gpus-per-cell 1.5: give a part of one GPU"),
+    ],
+)
+def test_a_share_that_ray_cannot_give_is_refused(
+    device: str, gpus: float | None, message: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        resolve_share(device, gpus, 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "gpus", "cpus", "workers"),
+    [
+        (Share(0.25, 1), 2, 64, 8),
+        (Share(0.25, 1), 2, 6, 6),
+        (Share(0.3, 1), 2, 64, 6),  # three on each GPU: no worker has parts of two
+        (Share(2, 4), 5, 64, 2),
+        (Share(0, 4), 0, 10, 2),
+        (Share(1, 1), 0, 64, 0),
+    ],
+)
+def test_a_node_holds_as_many_workers_as_its_gpus_and_cores_allow(
+    share: Share, gpus: float, cpus: float, workers: int
+) -> None:
+    assert share.fit_into(gpus, cpus) == workers
+
+
+def test_ray_client_is_refused() -> None:
+    with (
+        pytest.raises(CompatbenchError, match="Ray Client is not supported"),
+        connect("ray://head:10001"),
+    ):
+        pass
+
+
 def test_ctrl_c_stops_a_cluster_of_this_machine(
     make_cells: Plugin, tmp_path: Path, cache: Path
 ) -> None:
