@@ -334,11 +334,16 @@ def test_a_node_holds_as_many_workers_as_its_gpus_and_cores_allow(
     assert share.fit_into(gpus, cpus) == workers
 
 
-def test_ray_client_is_refused() -> None:
-    with (
-        pytest.raises(CompatbenchError, match="Ray Client is not supported"),
-        connect("ray://head:10001"),
-    ):
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "Ray Client is not supported"),
+        ("127.0.0.1:1", "'127.0.0.1:1': Connection refused; start one with 'ray start --head'"),
+        ("head:port", "its end is no number of a port"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(address: str, message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message), connect(address):
         pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ import ray
 
 from compatbench.errors import CompatbenchError
 from compatbench.run.ray_nodes import Share, count_workers
+
+REACHABLE_SECONDS = 10.0
+LAST_PORT = 65535
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
@@ -42,6 +46,7 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
             f"--address '{where}': Ray Client is not supported; run the command on a machine of "
             "the cluster, with '--address auto', or hand it to 'ray job submit'"
         )
+    _check_reachable(where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
     try:
@@ -55,14 +60,35 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise CompatbenchError(
-            f"cannot use the Ray cluster '{where}': {reason}; start one with 'ray start --head', "
-            "or leave out --address and RAY_ADDRESS to use this machine alone"
-        ) from None
+        raise _no_cluster(where, reason) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(where: str) -> None:
+    """Finds out in seconds what Ray tries for minutes.
+
+    Raises:
+        CompatbenchError: nobody listens at this address.
+    """
+    host, colon, port = where.rpartition(":")
+    if not colon:
+        return
+    if not port.isdecimal() or int(port) > LAST_PORT:
+        raise _no_cluster(where, "its end is no number of a port")
+    try:
+        socket.create_connection((host, int(port)), REACHABLE_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(where, error.strerror or str(error)) from None
+
+
+def _no_cluster(where: str, reason: str) -> CompatbenchError:
+    return CompatbenchError(
+        f"cannot use the Ray cluster '{where}': {reason}; start one with 'ray start --head', or "
+        "leave out --address and RAY_ADDRESS to use this machine alone"
+    )
 
 
 def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, Share]:
