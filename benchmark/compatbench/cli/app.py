@@ -209,7 +209,10 @@ def leaderboard(
         typer.Option("--check", help="Write nothing; fail if leaderboard.md is not up to date."),
     ] = False,
 ) -> None:
-    """Make leaderboard.md again from results/, byte for byte."""
+    """Make leaderboard.md and its pictures again from results/, byte for byte.
+
+    The pictures and the page of all results are those of 'compatbench report'.
+    """
     from compatbench.cli.board import leaderboard_command
 
     leaderboard_command(console, out=out, check=check)
