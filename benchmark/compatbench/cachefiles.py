@@ -50,7 +50,7 @@ def read_entry(path: Path) -> Tensor | None:
             features: Tensor = file.get_tensor("features")
             header = json.loads((file.metadata() or {}).get("compatbench", "{}"))
             intact = header.get("sha256") == _checksum(features)
-    except (SafetensorError, OSError, ValueError, AttributeError):
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError):
         return None
     return features if intact else None
 
@@ -107,7 +107,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 1 << 20)))
         about = json.loads(header["__metadata__"]["compatbench"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 
