@@ -67,8 +67,10 @@ def check_change(
     ci.lines += _describe(change, touched)
     _check_methods(ci, touched, registry, say)
     results = change.root / RESULTS
-    if results.is_dir():
+    if results.is_dir() and any(path.is_dir() for path in results.iterdir()):
         _check_results(ci, change, touched, registry, options, say)
+    elif touched.results:
+        ci.problems.append("all results were removed")
     return ci
 
 
@@ -116,7 +118,13 @@ def _check_results(
 ) -> None:
     results = change.root / RESULTS
     suites, unknown = find_suites(results)
-    changed = frozenset({*touched.methods, *(name for _, name in touched.results)})
+    configs = {
+        name
+        for card in suites
+        for name in card.configs
+        if card.base_method(name) in touched.methods
+    }
+    changed = frozenset({*touched.methods, *configs, *(name for _, name in touched.results)})
     options = replace(options, only=changed, zero_shot=options.zero_shot and bool(changed))
     audit = audit_results(results, suites, registry, options, say)
     audit.findings[:0] = unknown
