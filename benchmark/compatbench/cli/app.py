@@ -28,6 +28,8 @@ from compatbench.cli.options import (
     complete_methods,
     complete_tasks,
 )
+from compatbench.cli.report import report
+from compatbench.cli.runs import app as runs_app
 from compatbench.cli.suite_commands import doctor, plan, run
 
 app = typer.Typer(
@@ -44,8 +46,10 @@ app = typer.Typer(
 )
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
+app.command("report")(report)
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 console = Console()
 
 

@@ -1,0 +1,139 @@
+"""Rosetta: a kernel classifier of the shots, read on another model through words."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from compatbench.alignment.rotation import fit_rotation
+from compatbench.alignment.words import encode_words, load_words, words_hash
+from compatbench.method import (
+    Backbone,
+    Classifier,
+    FewShotData,
+    Labels,
+    Method,
+    MethodCard,
+    Module,
+    NotTransferable,
+    require_shape,
+)
+
+
+class Rosetta(Method):
+    """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and what the shots add.
+
+    A method of this project (docs/rosetta.md). Two experts that know different things are
+    added, and neither is fitted with an eye on the other:
+
+    * the backbone's own zero-shot classifier t̂;
+    * kernel ridge regression on the shots alone. The keys G are their normalised features,
+      K = exp(−β (1 − G Gᵀ)) as in Tip-Adapter, and V = γ (K + λI)⁻¹ Y with Y the one-hot
+      labels less their mean. Where Tip-Adapter's values are Y itself, shots that are alike
+      here share what they have to say.
+
+    γ makes the spread of the second expert over the classes ``weight`` times that of the
+    first. It is measured on the shots, each predicted from all others:
+    y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. No validation image is used.
+
+    The keys are in the source's coordinates. The module carries the source's features A of some
+    common words, centred, and their mean ā. With B, b̄ those of the target and R the rotation
+    that takes A to B best, an image is read by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is the
+    correlation of A R with B, the share of the shots' word that is kept: 1 on the source.
+    """
+
+    card = MethodCard(
+        name="rosetta",
+        title="Rosetta",
+        paper="compatbench",
+        inserts="classifier",
+        summary="kernel ridge regression added to zero-shot logits, turned through words",
+        zero_shot_at={"values": 0.0},
+        excused={"other-sizes": "words turn the keys into a joint space of any size"},
+    )
+
+    class Config(Method.Config):
+        beta: PositiveFloat = 3.0
+        ridge: PositiveFloat = 0.3
+        weight: NonNegativeFloat = 1.5
+        words: PositiveInt = 2000
+        word_list: str = Field(default_factory=words_hash, description="hash of the word list")
+
+    config: Config
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        keys = F.normalize(data.train.plain, dim=-1)
+        gain = self.config.weight * _spread(keys @ backbone.zero_shot(data.labels).T)
+        values, left_out = solve_values(
+            self._affinity(keys, keys), data.train.targets, len(data.labels), self.config.ridge
+        )
+        # One shot of one class predicts nothing of itself.
+        values = values * (gain / _spread(left_out).clamp(min=1e-6))
+        words = self._encode(backbone)
+        mean = words.mean(0)
+        return Module({"values": values}, {"keys": keys, "words": words - mean, "mean": mean})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        if self.config.word_list != words_hash():
+            raise NotTransferable("the module was made with another list of words")
+        values = require_shape(module, "values", len(labels), "a number of classes of")
+        turn = fit_rotation(module["words"], self._encode(backbone))
+        correlation = max(1 - turn.residual, 0.0) ** 0.5
+        rotation, target_mean = turn.rotation.to(values), turn.target_mean.to(values)
+        keys, mean, text = module["keys"], module["mean"], backbone.zero_shot(labels)
+
+        def classify(features: Tensor) -> Tensor:
+            features = F.normalize(features, dim=-1)
+            turned = F.normalize((features - target_mean) @ rotation.T + mean, dim=-1)
+            shots = self._affinity(turned, keys) @ values
+            return backbone.logit_scale * (features @ text.T + correlation * shots)
+
+        return classify
+
+    def _affinity(self, features: Tensor, keys: Tensor) -> Tensor:
+        return torch.exp(-self.config.beta * (1 - features @ keys.T))
+
+    def _encode(self, backbone: Backbone) -> Tensor:
+        """Features of ``words`` words, evenly spaced in the list, normalised, ``[V, e]``."""
+        known = _ENCODED.setdefault(backbone, {})
+        if self.config.words not in known:
+            every = load_words()
+            count = min(self.config.words, len(every))
+            chosen = tuple(every[i * len(every) // count] for i in range(count))
+            known[self.config.words] = encode_words(backbone, chosen)
+        return known[self.config.words]
+
+
+# Of thousands of words, so that a backbone encodes them once and not for every module.
+_ENCODED: WeakKeyDictionary[Backbone, dict[int, Tensor]] = WeakKeyDictionary()
+
+
+def solve_values(
+    kernel: Tensor, targets: Tensor, classes: int, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """(K + λI)⁻¹ Y, and every shot's prediction from all others; both ``[N, C]``.
+
+    A class without shots is neither spoken for nor against.
+
+    Args:
+        kernel: K, ``[N, N]``.
+        targets: labels, ``[N]``.
+        ridge: λ.
+    """
+    labels = F.one_hot(targets, classes).to(kernel.dtype).double()
+    seen = labels.any(0)
+    labels = (labels - 1 / seen.sum()) * seen
+    identity = torch.eye(len(kernel), dtype=torch.float64, device=kernel.device)
+    inverse = torch.linalg.inv(kernel.double() + ridge * identity)
+    values = inverse @ labels
+    left_out = labels - values / inverse.diagonal()[:, None]
+    return values.to(kernel), left_out.to(kernel)
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """Standard deviation over the classes, averaged over images."""
+    return logits.std(-1).mean()
