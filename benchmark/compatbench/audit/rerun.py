@@ -10,9 +10,9 @@ from compatbench.audit.findings import Finding
 from compatbench.audit.tolerance import Tolerance
 from compatbench.features import FeatureCache
 from compatbench.leaderboard.rows import Row
+from compatbench.run.aligned import AlignedWorker
 from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
-from compatbench.run.fit import Worker
 from compatbench.run.store import RunStore
 
 COUNTS = (
@@ -37,7 +37,7 @@ def run_again(cell: Cell, store: Path, cache: FeatureCache, device: str) -> tupl
     Raises:
         CompatbenchError: images, weights or the store cannot be used.
     """
-    record = Worker(RunStore(store), cache, device).run(cell)
+    record = AlignedWorker(RunStore(store), cache, device).run(cell)
     costs = costs_of(record)
     return rows_of(cell, record), costs[0].fit_seconds if costs else 0.0
 
