@@ -70,6 +70,7 @@ def test_honest_aliases_are_read(tmp_path: Path) -> None:
         ("title: S", "title: !!binary aGVsbG8=", "a card holds no bytes"),
         ("seeds: [1]", "seeds: [1]\ntraining: {crop_scale: [.nan, 1]}", "nan is no number"),
         ("seeds: [1]", "seeds: [1]\ntraining: {crop_scale: [-.inf, 1]}", "-inf is no number"),
+        ("seeds: [1]", 'seeds: [1]\nmethods: {coop: {a: "\\ud800"}}', "not valid YAML"),
         ("title: S", "title: !!python/name:os.system", "not valid YAML"),
         ("title: S", "title: !!python/object/apply:os.system [x]", "not valid YAML"),
     ],

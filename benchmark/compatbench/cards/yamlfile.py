@@ -129,6 +129,8 @@ def _count_values(value: Any, known: dict[int, int]) -> int:
         if known[id(value)] > MOST_VALUES:
             raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
         return known[id(value)]
+    if isinstance(value, str):
+        value.encode()  # raises UnicodeError, for half a character such as "\ud800"
     if isinstance(value, (set, bytes, tuple)):
         # The order of a set is not the same in any two runs.
         raise ValueError(f"a card holds no {type(value).__name__}; write a list or a word")
