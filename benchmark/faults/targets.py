@@ -26,7 +26,7 @@ from compatbench.cards.yamlfile import read_card
 from compatbench.errors import CompatbenchWarning
 from compatbench.folders import tasks_folder
 from compatbench.leaderboard.results import MethodInfo, MethodResults, read_method, write_results
-from compatbench.leaderboard.rows import Cost, Row, read_csv, write_csv
+from compatbench.leaderboard.rows import AnyRow, Cost, Row, read_csv, write_csv
 from compatbench.method import Module
 from compatbench.method.module import load_module
 from compatbench.migrate import migrate_results, migrate_runs
@@ -123,7 +123,7 @@ def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:
     return good
 
 
-def _csv(rows: list[Any], model: type[Row] | type[Cost]) -> bytes:
+def _csv(rows: list[AnyRow], model: type[AnyRow]) -> bytes:
     return write_csv(rows, model).encode()
 
 
@@ -144,7 +144,7 @@ def _read_module(file: Path) -> Any:
 
 
 def _save_predictions(path: Path) -> None:
-    write_predictions(path, ANSWERS)
+    write_predictions(path, ANSWERS, KEY)
 
 
 def _save_entry(path: Path) -> None:
@@ -154,7 +154,7 @@ def _save_entry(path: Path) -> None:
 def _read_predictions(file: Path) -> Any:
     return {
         where: (one.classes.tolist(), one.confidence.tolist())
-        for where, one in read_predictions(file).items()
+        for where, one in read_predictions(file, KEY).items()
     }
 
 
