@@ -153,7 +153,10 @@ def evaluate(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
+        typer.Option(
+            "--methods",
+            help="The method's file, if it is not among 'list methods'; it is run as code.",
+        ),
     ] = None,
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",
