@@ -30,9 +30,9 @@ name: faults
 title: Faults
 upgrades: [[mini-clip, mini-eva-clip]]
 tasks: [mini-weather]
-shots: [1, 2, 4, 8]
+shots: {shots}
 seeds: [1, 2, 3]
-training: {views: 2, crop_scale: [0.5, 1.0], max_steps: 20}
+training: {{views: 2, crop_scale: [0.5, 1.0], max_steps: 20}}
 """
 
 
@@ -47,7 +47,7 @@ class _Forked:
         return multiprocessing.get_context("fork")
 
 
-def prepare(folder: Path, cache: Path) -> Path:
+def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
     """Writes the suite and loads what runs need, so that copies of this process have it.
 
     Returns:
@@ -58,7 +58,7 @@ def prepare(folder: Path, cache: Path) -> Path:
     for module in ("cli.run", "run.fit", "run.attempts", "run.process"):
         importlib.import_module(f"compatbench.{module}")
     path = folder / "faults.yaml"
-    path.write_text(SUITE)
+    path.write_text(SUITE.format(shots=shots))
     suite_cards.read(str(path))
     planned(path, folder / "nothing")
     return path

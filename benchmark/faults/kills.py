@@ -12,7 +12,8 @@ from typing import Any
 from commands import finish, finished_in, kill, results_of, start, workers_of
 
 # Seconds between kills, at most: longer than a run needs to begin, shorter than one takes.
-LONGEST = 3.0
+LONGEST = 6.0
+WORKERS = 0.6  # share of kills, where there are workers
 # A worker's own death costs an attempt; some runs try again themselves, others are repeated.
 OPTIONS = (["--jobs", "2"], ["--jobs", "2", "--retry", "killed:9"], ["--jobs", "1"])
 
@@ -56,7 +57,7 @@ def _run_once(suite: Path, out: Path, draw: random.Random, made: Counter[str], k
         if ended:
             return os.waitstatus_to_exitcode(status)
         workers = workers_of(pid)
-        victim = draw.choice(["driver", "worker"]) if workers else "driver"
+        victim = "worker" if workers and draw.random() < WORKERS else "driver"
         made[victim] += kill(pid if victim == "driver" else draw.choice(workers))
         if victim == "driver":
             break
