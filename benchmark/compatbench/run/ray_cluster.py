@@ -87,7 +87,8 @@ def _check_reachable(where: str) -> None:
 def _no_cluster(where: str, reason: str) -> CompatbenchError:
     return CompatbenchError(
         f"cannot use the Ray cluster '{where}': {reason}; start one with 'ray start --head', or "
-        "leave out --address and RAY_ADDRESS to use this machine alone"
+        "leave out --address and RAY_ADDRESS to use this machine alone; if it asks for a token, "
+        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     )
 
 
