@@ -145,6 +145,15 @@ def evaluate(
         str | None,
         typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
     ] = None,
+    aligned: Annotated[
+        bool,
+        typer.Option(
+            "--aligned",
+            help="Turn the module into the new model's joint space, found from words alone. With "
+            "the words-*.safetensors that 'run' leaves beside aligned modules, the source model "
+            "is not needed.",
+        ),
+    ] = False,
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -165,6 +174,7 @@ def evaluate(
         task=task,
         methods=methods,
         device=device,
+        aligned=aligned,
         as_json=as_json,
     )
 
