@@ -15,6 +15,7 @@ from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.data import app as data_app
+from compatbench.cli.gauge import gauge
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -39,6 +40,7 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+analyze_app.command("gauge")(gauge)
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
 app.add_typer(cache_app, name="cache")
