@@ -85,6 +85,8 @@ def gauge_command(
     if output.figure is not None and stress is None:
         raise CompatbenchError("--figure shows the stress test; give --methods, too")
     points: list[StressPoint] = []
+    if stress is not None:
+        read_angles(stress.angles)
     report = gauge_report(source, target, task, suite, device)
     if stress is not None:
         points = run_stress(Console(stderr=True), source, target, task, suite, stress, device)
