@@ -11,7 +11,7 @@ from compatbench.leaderboard.markdown import NOTHING, code, escape, percent, sig
 from compatbench.leaderboard.measures import Upgrade
 from compatbench.statistics.bootstrap import Interval
 
-SECTIONS = ("gauge", "turned", "sizes", "aligned")
+SECTIONS = ("gauge", "turned", "aligned", "sizes", "words")
 MAPS = {"none": "as it is", "words": "turned by words", "images": "turned by images"}
 FIGURES = {
     "word_residual": "what is left of the words' differences",
@@ -85,13 +85,14 @@ def render_stress(pair: Upgrade, points: Sequence[StressPoint], what: str) -> st
     """A stress test as Markdown.
 
     Args:
-        what: ``angle`` or ``size``.
+        what: ``turned``, ``sizes`` or ``words``.
     """
     header, *rows = stress_rows(points)
     rows = [[code(row[0]) if i else row[0], *row[1:]] for i, row in enumerate(rows)]
     words = {
-        "angle": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
-        "size": "accuracy on the target by the size of its narrowed joint space",
+        "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
+        "sizes": "accuracy on the target by the size of its narrowed joint space",
+        "words": "accuracy on the target by the words of which the turn was found",
     }
     lines = [f"{code(pair[0])} → {code(pair[1])}, {words[what]}:", "", *table(header, rows)]
     flipped = [point.flipped for point in points if point.flipped is not None]

@@ -6,6 +6,7 @@ made narrower along its principal directions, it keeps most of them.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from compatbench.alignment.attaching import AlignedMethod, acts_at_output
 from compatbench.alignment.turned import TurnedBackbone
-from compatbench.alignment.words import WordFeatures
+from compatbench.alignment.words import WordFeatures, load_words
 from compatbench.backbone import FEATURES, Backbone
 from compatbench.errors import NotTransferable
 from compatbench.features import FeatureCache, StoredRows
@@ -27,6 +28,8 @@ from compatbench.run.cell import Cell
 from compatbench.task import Task, load_task
 
 RANDOM = "random"
+FEWER = (16, 4, 1)  # every so many words of the list
+MOST_TOKENS = 2  # of a word that a tokenizer knows well
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class StressPoint:
 
     Attributes:
         method: its name; with ``+aligned`` if its modules were attached through words.
-        change: the largest angle of the turn in degrees, ``random``, or the narrower size.
+        change: the largest angle of the turn in degrees, ``random``, the narrower size, or
+            the words of which the turn was found.
         target, h: mean and standard deviation over turns and seeds; None if the method is not
             transferable.
         zero_shot: of the changed target.
@@ -80,7 +84,7 @@ def turn_by(size: int, angle: float | None, seed: int) -> Tensor:
         return q * r.diagonal().sign()
     antisymmetric = drawn - drawn.T
     largest = torch.linalg.matrix_norm(antisymmetric, ord=2)
-    return torch.matrix_exp(torch.deg2rad(torch.tensor(angle)).double() * antisymmetric / largest)
+    return torch.matrix_exp(math.radians(angle) * antisymmetric / largest)
 
 
 def narrow(backbone: Backbone, words: Tensor, size: int) -> TurnedBackbone:
@@ -110,6 +114,7 @@ class Bench:
         self.fitted = fitted
         self._cache = cache
         self._words = words
+        self._rows: slice | list[int] = slice(None)  # of the word list
         self._tasks = {one.cell.task: load_task(one.cell.task) for one in fitted}
         self._on_source = {
             id(one): self._accuracy(
@@ -138,6 +143,23 @@ class Bench:
             changed = narrow(self.target, self._words.of(self.target), size)
             points += self._points(str(size), [changed], self._zero_shot(changed)[1], None)
         return points
+
+    def listed(self) -> list[StressPoint]:
+        """Every method, copied and aligned by parts of the word list, on the target as it is."""
+        unchanged = TurnedBackbone(self.target, torch.eye(self.target.embed_dim))
+        zero_shot = self._zero_shot(unchanged)[1]
+        points = []
+        for name, self._rows in self._parts().items():
+            points += self._points(name, [unchanged], zero_shot, None)
+        self._rows = slice(None)
+        return points
+
+    def _parts(self) -> dict[str, slice | list[int]]:
+        """Parts of the word list by name: fewer words, and those that the source knows best."""
+        words = load_words()
+        short = [i for i, word in enumerate(words) if len(self.source.tokens(word)) <= MOST_TOKENS]
+        parts = {f"{len(words[::n]):,}": slice(None, None, n) for n in FEWER}
+        return {**parts, f"{len(short):,} of few tokens": short}
 
     def _points(
         self,
@@ -187,8 +209,10 @@ class Bench:
         if aligned:
             method = AlignedMethod(
                 method,
-                self._words.of(self.source),
-                lambda _: F.normalize(backbone.turn(self._words.of(self.target)), dim=-1),
+                self._words.of(self.source)[self._rows],
+                lambda _: F.normalize(backbone.turn(self._words.of(self.target)), dim=-1)[
+                    self._rows
+                ],
             )
         labels = self._tasks[one.cell.task].labels
         return self._accuracy(one, method.attach(one.module, backbone, labels), backbone)

@@ -55,6 +55,12 @@ def gauge(
             show_default="turns",
         ),
     ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", help="Instead of turning the target, align by parts of the word list."
+        ),
+    ] = False,
     shots: Annotated[
         int | None,
         typer.Option("--shots", min=1, help="Images per class.", show_default="the suite's most"),
@@ -89,6 +95,7 @@ def gauge(
             angles=angles,
             turns=turns,
             sizes=read_numbers("--sizes", sizes, least=1),
+            words=words,
             shots=shots,
             seeds=read_numbers("--seeds", seeds, least=0),
             out=out,

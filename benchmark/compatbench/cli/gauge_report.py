@@ -54,6 +54,7 @@ class Stress:
 
     Attributes:
         sizes: narrower joint spaces, in place of turns.
+        words: whether to take parts of the word list, in place of turns.
         shots, seeds: those of the suite if None.
     """
 
@@ -61,6 +62,7 @@ class Stress:
     angles: str = PAGE_ANGLES
     turns: int = 3
     sizes: Sequence[int] | None = None
+    words: bool = False
     shots: int | None = None
     seeds: Sequence[int] | None = None
     out: Path = Path()
@@ -87,6 +89,8 @@ def gauge_command(
     points: list[StressPoint] = []
     if stress is not None:
         read_angles(stress.angles)
+        if stress.sizes and stress.words:
+            raise CompatbenchError("--sizes and --words: give one of the two")
     report = gauge_report(source, target, task, suite, device)
     if stress is not None:
         points = run_stress(Console(stderr=True), source, target, task, suite, stress, device)
@@ -98,8 +102,8 @@ def gauge_command(
             console.print()
             _show_stress(console, points)
     if stress is not None:
-        title = f"{source} → {target}, {'narrowed' if stress.sizes else 'turned'}"
-        output.draw(lambda: draw_stress(points, title))
+        what = "narrowed" if stress.sizes else "by words" if stress.words else "turned"
+        output.draw(lambda: draw_stress(points, f"{source} → {target}, {what}"))
 
 
 def gauge_report(
@@ -141,6 +145,8 @@ def run_stress(
     bench = Bench(
         load_backbone(source, on), new, fitted, FeatureCache(folder), WordFeatures(folder)
     )
+    if stress.words:
+        return bench.listed()
     if stress.sizes is None:
         return bench.turned(read_angles(stress.angles), stress.turns)
     if wide := [size for size in stress.sizes if size >= new.embed_dim]:
@@ -268,13 +274,14 @@ def alignment_section(
         body = "\n\n".join(render_gains(pair, found) for pair, found in gains.items())
         return f"![Target accuracy of copied and of aligned modules{picture}{body}"
     stress = Stress(PAGE_METHODS, seeds=card.seeds[:1], out=out, jobs=jobs)
-    if name == "sizes":
-        stress = replace(stress, sizes=PAGE_SIZES)
+    if name in ("sizes", "words"):
+        changes = {"sizes": {"sizes": PAGE_SIZES}, "words": {"words": True}}[name]
+        stress = replace(stress, **changes)
         found = [run_stress(console, *pair, None, suite, stress, device) for pair in pairs]
         return "\n\n".join(
-            render_stress(pair, points, "size") for pair, points in zip(pairs, found, strict=True)
+            render_stress(pair, points, name) for pair, points in zip(pairs, found, strict=True)
         )
     points = run_stress(console, *pairs[0], None, suite, stress, device)
     output.draw(lambda: draw_stress(points, f"{' → '.join(pairs[0])}, turned"))
-    body = render_stress(pairs[0], points, "angle")
+    body = render_stress(pairs[0], points, name)
     return f"![Accuracy on the target against the angle of the turn{picture}{body}"
