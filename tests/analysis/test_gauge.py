@@ -41,7 +41,7 @@ class FakeCache:
         generator = torch.Generator().manual_seed(3)
         weights = source.zero_shot(TASK.labels)
         targets = torch.tensor([sample.label for sample in TASK.split("test")])
-        noise = 0.05 * torch.randn(IMAGES, EMBED_DIM, generator=generator)
+        noise = 0.01 * torch.randn(IMAGES, EMBED_DIM, generator=generator)
         self._features = 3 * (weights[targets] + noise)
         self._source = source
         self._rotation = rotation

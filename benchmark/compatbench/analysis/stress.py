@@ -149,7 +149,8 @@ class Bench:
         unchanged = TurnedBackbone(self.target, torch.eye(self.target.embed_dim))
         zero_shot = self._zero_shot(unchanged)[1]
         points = []
-        for name, self._rows in self._parts().items():
+        for name, rows in self._parts().items():
+            self._rows = rows
             points += self._points(name, [unchanged], zero_shot, None)
         self._rows = slice(None)
         return points
