@@ -27,10 +27,15 @@ def gauge_rows(report: GaugeReport) -> list[list[str]]:
     """Header and rows: a figure each, by what the target was turned with."""
     header = ["", *[MAPS[one.map] for one in report.maps]]
     rows = [
-        [title, *[f"{getattr(one, name):.{0 if name == 'angle' else 2}f}" for one in report.maps]]
+        [title, *[_number(getattr(one, name), name) for one in report.maps]]
         for name, title in FIGURES.items()
     ]
     return [header, *rows]
+
+
+def _number(value: float, name: str) -> str:
+    digits = 0 if name == "angle" else 2
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # never -0.00
 
 
 def describe_gauge(report: GaugeReport) -> list[str]:
