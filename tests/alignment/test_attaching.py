@@ -140,6 +140,19 @@ def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot(name: str) -> No
     assert torch.allclose(found, other.logit_scale * cosines, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["plot", "coprompt", "vpt_deep"])
+def test_other_inputs_than_features_are_turned_where_they_lie_in_the_joint_space(
+    name: str,
+) -> None:
+    subject, module = fitted(name)
+    turned = turned_source(seed=2)
+    expected = subject.logits(subject.source, module)
+    with torch.no_grad():
+        classify = aligned(subject.build()).attach(module, turned, LABELS)
+        found = classify(subject.inputs(turned, unseen_images()))
+    assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
+
+
 def test_a_method_keeps_its_inputs_and_its_fit() -> None:
     subject, module = fitted("coprompt")
     wrapped = aligned(subject.build())

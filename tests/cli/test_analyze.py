@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from compatbench.alignment.words import load_words
 from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError
 
@@ -144,3 +145,54 @@ def test_claims_without_results_say_how_to_get_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["layers", "depth", "embeddings", "page"])
 def test_help_teaches(command: str) -> None:
     assert "Usage" in invoke("analyze", command, "--help")
+
+
+def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = load_words()[::8]
+    monkeypatch.setattr("compatbench.alignment.words.load_words", lambda: words)
+    options = ("--suite", "smoke", "--methods", "simpleshot,zeroshot", "--turns", 2)
+    options += ("--angles", "0,random", "--jobs", 1, "--out", tmp_path)
+    figure = tmp_path / "stress.svg"
+    out = invoke("analyze", "gauge", *PAIR, *options, "--json", "--figure", figure, cache=cache)
+    found = json.loads(out)
+    as_it_is, by_words, by_images = found["gauge"]["maps"]
+    assert by_words["word_residual"] < as_it_is["word_residual"]
+    assert by_images["image_residual"] < by_words["image_residual"]
+    assert found["gauge"]["sizes"] == [128, 128]
+    points = {(one["method"], one["change"]): one for one in found["stress"]}
+    assert {one["flipped"] for one in found["stress"]} == {0}
+    unturned = points["simpleshot+aligned", "0"]["target"]["value"]
+    assert abs(points["simpleshot+aligned", "random"]["target"]["value"] - unturned) <= 0.5
+    copied = [points["simpleshot", change]["target"]["value"] for change in ("0", "random")]
+    assert copied[1] < copied[0] - 20
+    zero_shot = [points["zeroshot", change]["target"]["value"] for change in ("0", "random")]
+    assert zero_shot[0] == zero_shot[1]
+    assert figure.read_text().startswith("<?xml")
+    table = invoke(
+        "analyze", "gauge", *PAIR, *options, "--sizes", "64", "--task", "mini-weather", cache=cache
+    )
+    assert "simpleshot+aligned" in table
+    assert "turned by words" in table
+    csv_out = invoke("analyze", "gauge", *PAIR, "--suite", "smoke", "--csv", cache=cache)
+    assert [row["map"] for row in csv.DictReader(io.StringIO(csv_out))] == [
+        "none",
+        "words",
+        "images",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--methods", "simpleshot", "--angles", "200"), "'200' is no angle"),
+        (("--methods", "simpleshot", "--angles", "right"), "'right' is no angle"),
+        (("--methods", "simpleshot", "--angles", ","), "names no angle"),
+        (("--methods", "simpleshot", "--sizes", "8", "--words"), "give one of the two"),
+        (("--figure", "a.svg"), "give --methods, too"),
+    ],
+)
+def test_a_stress_test_that_cannot_be_is_refused(options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("analyze", "gauge", *PAIR, "--suite", "smoke", *options)

@@ -20,6 +20,7 @@ from task.trees import Sizes, build_tree, write_cards
 
 from compatbench.leaderboard.results import read_results
 
+ALIGNED = ("simpleshot", "taskres", "tip_adapter_f", "clip_adapter")
 METHODS = ("coop", "contcoop", "clip_adapter", "tip_adapter_f")
 LIMIT = 8 * 2**30
 
@@ -31,34 +32,41 @@ def save_random(model: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif("COMPATBENCH_TEST_B16" not in os.environ, reason="takes minutes; opt in")
-def test_the_real_pair_runs_on_a_cpu_in_8_gib(tmp_path: Path) -> None:
+def run_pair(folder: Path, models: tuple[str, str], task: str, methods: str) -> list[str]:
+    """Runs methods on two models of random weights; the names of the backbones."""
     names = []
-    for model in ("ViT-B-16-quickgelu", "EVA02-B-16"):
-        names.append(f"{model}@{save_random(model, tmp_path / f'{model}.safetensors')}")
-    tree = build_tree("dtd", tmp_path / "data", Sizes(train=2, val=1, test=1))
-    suite = tmp_path / "b16.yaml"
+    for model in models:
+        names.append(f"{model}@{save_random(model, folder / f'{model}.safetensors')}")
+    tree = build_tree(task, folder / "data", Sizes(train=2, val=1, test=1))
+    suite = folder / "b16.yaml"
     matrix = {
         "name": "b16",
         "title": "B/16",
         "upgrades": [names],
-        "tasks": ["dtd"],
+        "tasks": [task],
         "shots": [1],
         "seeds": [1],
         "training": {"max_steps": 3},
     }
     suite.write_text(yaml.safe_dump(matrix), encoding="utf-8")
     environment = {
-        "COMPATBENCH_TASKS": str(write_cards(tmp_path / "tasks", [tree])),
-        "COMPATBENCH_CACHE": str(tmp_path / "cache"),
+        "COMPATBENCH_TASKS": str(write_cards(folder / "tasks", [tree])),
+        "COMPATBENCH_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "compatbench", "run", "--suite", str(suite), "--jobs", "1"]
-    command += ["--methods", ",".join(METHODS), "--data-root", str(tmp_path / "data")]
+    command += ["--methods", methods, "--data-root", str(folder / "data")]
     result = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+    return names
+
+
+@pytest.mark.skipif("COMPATBENCH_TEST_B16" not in os.environ, reason="takes minutes; opt in")
+def test_the_real_pair_runs_on_a_cpu_in_8_gib(tmp_path: Path) -> None:
+    pair = "ViT-B-16-quickgelu", "EVA02-B-16"
+    names = run_pair(tmp_path, pair, "dtd", ",".join(METHODS))
     methods = read_results(tmp_path / "results" / "b16").methods
     assert sorted(methods) == sorted(METHODS)
     for method in methods.values():
@@ -69,3 +77,19 @@ def test_the_real_pair_runs_on_a_cpu_in_8_gib(tmp_path: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     print(f"peak memory {peak / 2**30:.2f} GiB")
     assert peak < LIMIT
+
+
+@pytest.mark.skipif("COMPATBENCH_TEST_B16" not in os.environ, reason="takes minutes; opt in")
+@pytest.mark.parametrize("target", ["EVA02-B-16", "EVA02-L-14"])
+def test_modules_are_aligned_to_the_real_target_and_to_a_wider_one(
+    tmp_path: Path, target: str
+) -> None:
+    names = [f"{name}{way}" for name in ALIGNED for way in ("", "+aligned")]
+    pair = run_pair(tmp_path, ("ViT-B-16-quickgelu", target), "eurosat", ",".join(names))
+    methods = read_results(tmp_path / "results" / "b16").methods
+    assert sorted(methods) == sorted(names)
+    for name, method in methods.items():
+        reached = target == "EVA02-B-16" or name.endswith("+aligned")
+        for row in method.rows:
+            expected = "ok" if reached or row.backbone == pair[0] else "not transferable"
+            assert row.status == expected

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compatbench.alignment.rotation import Alignment, fit_rotation
 from compatbench.alignment.turned import TurnedBackbone
-from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
+from compatbench.backbone import Backbone, ImageInput, Labels
 from compatbench.method import (
     Classifier,
     FewShotData,
@@ -80,6 +80,6 @@ class AlignedMethod(Method):
             return self._method.attach(module, backbone, labels)
         turned = TurnedBackbone(backbone, turn.rotation)
         classify = self._method.attach(module, turned, labels)
-        if self.image_input(backbone) != FEATURES:
-            return classify  # inside the turned image tower
+        if self.image_input(backbone).kind == "hidden":
+            return classify  # runs the rest of the turned image tower itself
         return lambda features: classify(turned.turn(features))

@@ -54,6 +54,13 @@ class TurnedBackbone(Backbone):
         encoded = self._backbone.encode_images(images, wanted)
         return encoded if wanted.kind == "hidden" else self.turn(encoded)
 
+    @torch.no_grad()
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """As a backbone; what the backbone that is turned remembers is not encoded again."""
+        if texts not in self._text_features:
+            self._text_features[texts] = self.turn(self._backbone.text_features(texts))
+        return self._text_features[texts]
+
     def encode_prompts(
         self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:

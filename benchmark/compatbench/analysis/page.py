@@ -18,14 +18,14 @@ from compatbench.leaderboard.markdown import NOTHING, code, escape, signed, spre
 SECTIONS = ("layers", "depth", "embeddings", "claims")
 
 
-def marked_sections(text: str) -> list[str]:
+def marked_sections(text: str, known: Sequence[str] = SECTIONS) -> list[str]:
     """The sections whose marks ``<!-- name:begin -->`` and ``<!-- name:end -->`` a page has.
 
     Raises:
         CompatbenchError: it has none, or the marks of one do not stand in a pair.
     """
     found = []
-    for name in SECTIONS:
+    for name in known:
         begin, end = _marks(name)
         if (counts := (text.count(begin), text.count(end))) == (0, 0):
             continue
@@ -35,7 +35,7 @@ def marked_sections(text: str) -> list[str]:
             )
         found.append(name)
     if not found:
-        begin, end = (mark.strip() for mark in _marks(SECTIONS[0]))
+        begin, end = (mark.strip() for mark in _marks(known[0]))
         raise CompatbenchError(
             f"the page has no marks to write between, such as '{begin}' and '{end}'"
         )

@@ -14,7 +14,9 @@ from compatbench.check.kit import CheckFailed, CheckSkipped, check
 from compatbench.check.models import build_bench, forget
 from compatbench.check.spy import ImageTouched, no_images
 from compatbench.check.subject import LABELS, Subject, unseen_images
+from compatbench.files import sha256_json
 from compatbench.method import Backbone
+from compatbench.tensorfiles import fingerprint
 
 WORDS = load_words()[::40]
 CLOSE = 1e-3  # of the largest logit
@@ -64,6 +66,7 @@ def turn_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
     """
     turned = copy.deepcopy(backbone)
     forget(turned)
+    turned.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
     visual = turned.model.visual
     with torch.no_grad():
         for projection in (turned.model.text_projection, visual.proj):  # type: ignore[union-attr]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from compatbench.analysis import alignment_page
 from compatbench.analysis.drawings import draw_depth, draw_layers, draw_predictions
 from compatbench.analysis.page import (
+    SECTIONS,
     fill_section,
     marked_sections,
     render_depth,
@@ -23,6 +25,7 @@ from compatbench.cli.analyses import (
 )
 from compatbench.cli.claims import read_reports, render_markdown
 from compatbench.cli.depth import run_depth
+from compatbench.cli.gauge_report import alignment_section
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 
@@ -55,12 +58,15 @@ def page_command(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
-    sections = select_names(only, marked_sections(text), "section of this page")
+    known = (*SECTIONS, *alignment_page.SECTIONS)
+    sections = select_names(only, marked_sections(text, known), "section of this page")
     source, target, *_ = suite_cards.read(suite).upgrades[0]
     folder = path.parent / path.stem
     for name in sections:
         output = Output(figure=folder / f"{name}.svg")
-        if name == "layers":
+        if name in alignment_page.SECTIONS:
+            body = alignment_section(console, name, folder, suite, out, jobs, device)
+        elif name == "layers":
             layers = layers_report(source, target, None, suite, 256, 1, device)
             body = render_layers(layers)
             output.draw(lambda report=layers: draw_layers(report))

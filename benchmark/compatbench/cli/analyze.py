@@ -12,8 +12,8 @@ from compatbench.cards import backbone_cards, suite_cards, task_cards
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look into an upgrade: which layers have moved, at which depth a module survives, and "
-    "how the class embeddings have moved.",
+    help="Look into an upgrade: which layers have moved, at which depth a module survives, "
+    "how the class embeddings have moved, and how far the joint space has only been turned.",
 )
 console = Console()
 
@@ -221,7 +221,8 @@ def page(
     """Write tables and figures between the marks of a page, for the suite's first upgrade.
 
     The marks are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
-    embeddings and claims; figures go into a folder beside the page, with its name.
+    embeddings and claims, and for gauge, turned, sizes and aligned, which look at all of the
+    suite's upgrades; figures go into a folder beside the page, with its name.
     """
     from compatbench.cli.analysis_page import page_command
 

@@ -17,6 +17,7 @@ from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
+from compatbench.cli.gauge import gauge
 from compatbench.cli.migrate import migrate
 from compatbench.cli.options import (
     DataRootOption,
@@ -44,6 +45,7 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+analyze_app.command("gauge")(gauge)
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
 app.command("report")(report)
@@ -158,6 +160,15 @@ def evaluate(
             help="The method's file, if it is not among 'list methods'; it is run as code.",
         ),
     ] = None,
+    aligned: Annotated[
+        bool,
+        typer.Option(
+            "--aligned",
+            help="Turn the module into the new model's joint space, found from words alone. With "
+            "the words-*.safetensors that 'run' leaves beside aligned modules, the source model "
+            "is not needed.",
+        ),
+    ] = False,
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -178,6 +189,7 @@ def evaluate(
         task=task,
         methods=methods,
         device=device,
+        aligned=aligned,
         as_json=as_json,
     )
 

@@ -27,6 +27,7 @@ def evaluate_command(
     task: str | None,
     methods: str | None,
     device: str,
+    aligned: bool,
     as_json: bool,
 ) -> None:
     """Prints how a module does on a backbone, beside its source and zero-shot.
@@ -38,7 +39,7 @@ def evaluate_command(
     if methods is not None:
         registry.select(methods)
     cache = FeatureCache(default_cache_folder())
-    found = evaluate(module, backbone, task, registry, cache, resolve_device(device))
+    found = evaluate(module, backbone, task, registry, cache, resolve_device(device), aligned)
     if as_json:
         # Not through the console, which would wrap and colour it.
         print(json.dumps(describe(found), indent=1, ensure_ascii=False))
@@ -46,8 +47,8 @@ def evaluate_command(
     fitted = found.fitted
     for line in (
         f"{registry.get(fitted.method).card.title}, {count_shots(fitted.shots)} of {fitted.task}, "
-        f"seed {fitted.seed}",
-        f"tested on {len(found.source.right):,} images of {found.test_set}; top-1 in percent",
+        f"seed {fitted.seed}{', aligned by words' if found.aligned else ''}",
+        f"tested on {_images(found):,} images of {found.test_set}; top-1 in percent",
     ):
         console.print(line, highlight=False, markup=False)
     console.print(_table(found))
@@ -63,15 +64,23 @@ def describe(found: Evaluation) -> dict[str, Any]:
         "shots": show_shots(fitted.shots),
         "seed": fitted.seed,
         "test_set": found.test_set,
-        "images": len(found.source.right),
+        "images": _images(found),
+        "aligned": found.aligned,
         "status": "ok" if found.target else "not transferable",
         "reason": found.reason,
-        "source": _describe_side(found.source),
+        "source": _describe_side(found.source)
+        if found.source
+        else {"backbone": found.fitted.source},
         "target": _describe_side(found.target) if found.target else {"backbone": found.backbone},
         "h": found.h,
         "negative_flips": found.negative_flips,
         "positive_flips": found.positive_flips,
     }
+
+
+def _images(found: Evaluation) -> int:
+    side = found.source or found.target
+    return 0 if side is None else len(side.right)
 
 
 def _describe_side(side: Side) -> dict[str, Any]:
@@ -87,7 +96,7 @@ def _describe_side(side: Side) -> dict[str, Any]:
 def _table(found: Evaluation) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("")
-    table.add_column(f"{found.source.backbone} (source)", justify="right")
+    table.add_column(f"{found.fitted.source} (source)", justify="right")
     table.add_column(found.backbone, justify="right")
     sides = [found.source, found.target]
     rows = {
@@ -103,10 +112,12 @@ def _table(found: Evaluation) -> Table:
 def _verdict(found: Evaluation) -> str:
     if found.target is None:
         return f"[yellow]not transferable[/]: {escape(found.reason)}"
-    flips = (
-        f"{percent(found.negative_flips)} % of the images were right before and are wrong now, "
-        f"{percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
-    )
+    flips = f"{escape(found.fitted.source)} is not here, so flips and H are not known."
+    if found.source is not None:
+        flips = (
+            f"{percent(found.negative_flips)} % of the images were right before and are wrong "
+            f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
+        )
     gain = found.target.gain
     if gain > 0:
         return f"The module [green]still helps[/]: {signed(gain)} over zero-shot. {flips}"

@@ -10,6 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from compatbench.alignment.attaching import AlignedMethod
+from compatbench.alignment.words import WordFeatures
 from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.cards import task_cards
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -19,6 +21,7 @@ from compatbench.leaderboard.measures import harmonic_mean
 from compatbench.method import Method, Module
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.aligned import find_words
 from compatbench.shots import Shots
 from compatbench.task import Task, load_task
 
@@ -66,31 +69,38 @@ class Evaluation:
 
     Attributes:
         test_set: the task, or a variant of it.
+        source: None if the source is not here, and is not needed.
         target: None if the module cannot be attached there.
         reason: why not.
+        aligned: whether the module was attached through a turn found from words.
     """
 
     fitted: Fitted
     backbone: str
     test_set: str
-    source: Side
+    source: Side | None
     target: Side | None
     reason: str = ""
+    aligned: bool = False
 
     @property
     def negative_flips(self) -> float | None:
         """Share of images, in percent, that are right on the source and wrong on the target."""
-        return None if self.target is None else _percent(self.source.right & ~self.target.right)
+        if self.source is None or self.target is None:
+            return None
+        return _percent(self.source.right & ~self.target.right)
 
     @property
     def positive_flips(self) -> float | None:
         """Share of images, in percent, that are wrong on the source and right on the target."""
-        return None if self.target is None else _percent(~self.source.right & self.target.right)
+        if self.source is None or self.target is None:
+            return None
+        return _percent(~self.source.right & self.target.right)
 
     @property
     def h(self) -> float | None:
         """The harmonic mean of both accuracies."""
-        if self.target is None:
+        if self.source is None or self.target is None:
             return None
         return harmonic_mean(self.source.accuracy, self.target.accuracy)
 
@@ -102,12 +112,15 @@ def evaluate(
     registry: MethodRegistry,
     cache: FeatureCache,
     device: str = "cpu",
+    aligned: bool = False,
 ) -> Evaluation:
     """Measures a module on a backbone and on its source, on one test set.
 
     Args:
         path: the module's safetensors file, as ``run`` leaves it in ``runs/modules/``.
         test_set: the module's task, by default, or a variant of it.
+        aligned: attach through a turn found from words. With the source's word features beside
+            the module, the source itself need not be here.
 
     Raises:
         CompatbenchError: the file is damaged or is no module; its method, settings or
@@ -125,22 +138,46 @@ def evaluate(
     method = _build_method(fitted, registry, path)
     task = _load_test_set(fitted, test_set or fitted.task, path)
     labels = load_task(fitted.task).labels
+    words = _carried_words(path, fitted, method) if aligned else None
     target_backbone = load_backbone(backbone, device)
     source_backbone = target_backbone
     if backbone != fitted.source:
-        source_backbone = load_backbone(fitted.source, device)
+        source_backbone = _load_source(fitted.source, device, needed=words is None)
     try:
-        source = _measure(method, module, source_backbone, labels, task, cache)
+        source = None
+        if source_backbone is not None:
+            source = _measure(method, module, source_backbone, labels, task, cache)
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
+    if aligned:
+        known = WordFeatures(cache.folder.parent)
+        if words is None:
+            assert source_backbone is not None
+            words = known.of(source_backbone)
+        method = AlignedMethod(method, words, known.of)
     try:
         target = _measure(method, module, target_backbone, labels, task, cache)
     except NotTransferable as why:
-        return Evaluation(fitted, backbone, task.name, source, None, why.reason)
-    return Evaluation(fitted, backbone, task.name, source, target)
+        return Evaluation(fitted, backbone, task.name, source, None, why.reason, aligned)
+    return Evaluation(fitted, backbone, task.name, source, target, aligned=aligned)
+
+
+def _carried_words(path: Path, fitted: Fitted, method: Method) -> Tensor | None:
+    if method.card.depth == "none":
+        raise CompatbenchError(f"--aligned: a module of '{fitted.method}' has nothing to align")
+    return find_words(path, fitted.source)
+
+
+def _load_source(name: str, device: str, needed: bool) -> Backbone | None:
+    try:
+        return load_backbone(name, device)
+    except CompatbenchError:
+        if needed:
+            raise
+        return None
 
 
 def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Method:
