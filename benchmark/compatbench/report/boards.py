@@ -142,7 +142,7 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
         Cell(letter + ranked.rank if ranked.rank else NOTHING, place),
         _text(show_title(info)),
         _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
-        Cell(bounds(interval), None if interval is None else round(interval.low, 3)),
+        Cell(bounds(interval), round(interval.low, 3) if interval and interval.bounded else None),
         _mean(standing.mean("source"), spread),
         _mean(standing.mean("target"), spread, _refusal(standing)),
         _mean(standing.mean("gain"), lambda mean: signed(mean.value)),
