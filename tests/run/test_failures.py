@@ -212,7 +212,8 @@ def test_each_kind_of_failure_costs_its_cell_alone(compatbench: Run, tmp_path: P
     }
     assert "SIGSEGV" in found["crashes"]["error"]
     for name in ("breaks", "crashes", "starves"):
-        assert re.fullmatch(r"bad\.py:\d+ in fit", found[name]["trace"][-1]), found[name]["trace"]
+        frames = found[name]["trace"][-2:]
+        assert any(re.fullmatch(r"bad\.py:\d+ in fit", frame) for frame in frames), frames
     assert found["zeroshot"]["peak_memory"] > 2**27
 
 

@@ -31,6 +31,7 @@ def serve(connection: Connection, settings: Settings, frames: Path) -> None:
     Args:
         frames: a file for the last frames before a crash or a timeout.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _end_with_parent()
     with frames.open("w") as file:
         faulthandler.enable(file, all_threads=False)
