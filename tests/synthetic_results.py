@@ -10,7 +10,7 @@ from compatbench.files import sha256_json
 from compatbench.leaderboard.measures import Expected
 from compatbench.leaderboard.results import MethodInfo, MethodResults, SuiteResults
 from compatbench.leaderboard.rows import Cost, Row
-from compatbench.leaderboard.tables import SuitePage, TaskFacts
+from compatbench.leaderboard.suitepage import SuitePage, TaskFacts
 
 ZERO_SHOT = {"old": 40, "new": 60}
 

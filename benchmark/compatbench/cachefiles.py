@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files import canonical_json, sha256_bytes, write_atomic
+from compatbench.files import canonical_json, sha256_bytes, sha256_json, write_atomic
+from compatbench.headers import KEY, read_words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FEATURES = "features"
+_OLD_WORDS = {"backbone", "task", "images", "view", "sha256"}
 
 
 def default_cache_folder() -> Path:
@@ -33,12 +35,13 @@ def describe_entry(backbone: str, task: str, images: int, view: int) -> dict[str
 
 
 def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
-    """Writes features ``[images, e]`` with a checksum of their bytes."""
+    """Writes features ``[images, e]`` with a checksum of their bytes, and of the whole header."""
     from safetensors.torch import save
 
     features = features.contiguous()
-    header = canonical_json({**about, "sha256": _checksum(features)})
-    write_atomic(path, save({"features": features}, {"compatbench": header}))
+    words = {**about, "sha256": _checksum(features)}
+    header = canonical_json({**words, "header": _header_checksum(words, features)})
+    write_atomic(path, save({"features": features}, {KEY: header}))
 
 
 def read_entry(path: Path) -> Tensor | None:
@@ -48,11 +51,19 @@ def read_entry(path: Path) -> Tensor | None:
     try:
         with safe_open(path, "pt") as file:
             features: Tensor = file.get_tensor("features")
-            header = json.loads((file.metadata() or {}).get("compatbench", "{}"))
-            intact = header.get("sha256") == _checksum(features)
-    except (SafetensorError, OSError, ValueError, AttributeError):
+            words = read_words(path, (file.metadata() or {}).get(KEY))
+    except (SafetensorError, OSError, ValueError):
         return None
-    return features if intact else None
+    header = words.pop("header", None)
+    # Entries of earlier versions have no checksum of the header, and no other words.
+    known = words.keys() == _OLD_WORDS if header is None else True
+    if not known or header not in (None, _header_checksum(words, features)):
+        return None
+    return features if words.get("sha256") == _checksum(features) else None
+
+
+def _header_checksum(words: dict[str, Any], features: Tensor) -> str:
+    return sha256_json([words, str(features.dtype), list(features.shape)])
 
 
 def _checksum(features: Tensor) -> str:
@@ -106,7 +117,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 1 << 20)))
-        about = json.loads(header["__metadata__"]["compatbench"])
+        about = json.loads(header["__metadata__"][KEY])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
     return about if isinstance(about, dict) else {}

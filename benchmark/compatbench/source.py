@@ -67,7 +67,12 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def hash_class(cls: type, until: type) -> str:
-    """One hash for the files of a class, of its bases below ``until``, and of what they import.
+    """One hash for the files of ``class_files``."""
+    return hash_files(class_files(cls, until))
+
+
+def class_files(cls: type, until: type) -> set[Path]:
+    """The files of a class, of its bases below ``until``, and of what they import.
 
     What counts of the imports is the methods' own code: relative imports, and modules of
     ``compatbench.methods`` by their full name.
@@ -83,7 +88,7 @@ def hash_class(cls: type, until: type) -> str:
         if path not in files:
             files.add(path)
             waiting += imported_methods(path)
-    return hash_files(files)
+    return files
 
 
 @cache

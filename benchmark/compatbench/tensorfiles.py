@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.files import canonical_json, sha256_bytes, write_atomic
+from compatbench.headers import KEY, read_words
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -51,7 +51,7 @@ def save_tensors(
         "about": dict(about),
         "sha256": _checksum(cpu, schema, dict(about)),
     }
-    write_atomic(path, save(cpu, {"compatbench": canonical_json(header)}), sync=sync)
+    write_atomic(path, save(cpu, {KEY: canonical_json(header)}), sync=sync)
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,8 +68,10 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(metadata.get("compatbench", "{}"))
-        if not isinstance(header, dict) or header.get("schema") != schema:
+        if KEY not in metadata:
+            raise CompatbenchError(f"{path} is not a compatbench {what}")
+        header = read_words(path, metadata[KEY])
+        if header.get("schema") != schema:
             raise CompatbenchError(f"{path} is not a compatbench {what}")
         about, checksum = dict(header["about"]), header["sha256"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

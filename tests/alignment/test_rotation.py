@@ -7,20 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from turns import draw, orthonormal
 
 from compatbench.alignment.rotation import fit_rotation
-
-
-def draw(rows: int, columns: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-
-
-def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
-    """Semi-orthogonal ``[rows, columns]``."""
-    tall = torch.linalg.qr(draw(max(rows, columns), min(rows, columns), seed)).Q
-    return tall if rows >= columns else tall.T
-
 
 sizes = st.integers(2, 9)
 seeds = st.integers(0, 10_000)

@@ -13,7 +13,7 @@ from compatbench.analysis.verdicts import Finding, above, as_reported
 from compatbench.cli.claims import describe_effect, render_markdown
 from compatbench.leaderboard.measures import Expected
 from compatbench.leaderboard.results import MethodInfo, MethodResults
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.statistics.bootstrap import Interval
 
 TASKS = tuple(f"t{i}" for i in range(6))

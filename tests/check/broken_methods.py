@@ -255,6 +255,15 @@ class ClaimsAPromptToo(Sound):
     card = describe(inserts=("text-input", "classifier"))
 
 
+class ReadsTheModel(Sound):
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        super().attach(module, backbone, labels)
+        with torch.no_grad():
+            text = backbone.model.encode_text(backbone.tokenizer(list(labels.fill())))  # type: ignore[operator]
+        weights = F.normalize(text, dim=-1) + module["residual"]
+        return self.classifier(weights, backbone.logit_scale)
+
+
 # The check that each must fail, and what the reason must say.
 BROKEN: list[tuple[str, type[Method], str]] = [
     ("card", NoSummary, "'summary' is empty"),
@@ -287,4 +296,5 @@ BROKEN: list[tuple[str, type[Method], str]] = [
     ("zero-shot-setting", ClaimsToBeZeroShot, "away from zero-shot"),
     ("place", ClaimsAPrompt, "acts at output, undeclared; declares text-input"),
     ("place", ClaimsAPromptToo, "declares text-input, where nothing changes"),
+    ("turned-space", ReadsTheModel, "ask the backbone for features, not its model"),
 ]

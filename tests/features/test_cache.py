@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.cachefiles import list_entries, prune_entries, read_entry, write_entry
 from compatbench.cli.app import app
-from compatbench.cli.sizes import format_bytes, parse_bytes
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.features import BATCH, PART, FeatureCache
+from compatbench.sizes import format_bytes, parse_bytes
 from compatbench.task.images import Sample
 from compatbench.views import View
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pairs, make_row
 
+from compatbench.leaderboard.costs import evaluate_seconds, module_bytes, peak_memory
 from compatbench.leaderboard.measures import (
     Expected,
     Standing,
@@ -162,3 +163,126 @@ def test_fit_time_is_per_fit_and_known_for_all_or_not_at_all() -> None:
 
 def test_every_step_of_a_path_is_measured_with_the_first_module() -> None:
     assert upgrade_pairs([("a", "b", "c"), ("a", "b")]) == (("a", "b"), ("a", "c"))
+
+
+def with_flips(
+    cells: dict[tuple[str, int], tuple[int, int, int, int]], ece: tuple[float, float] = (4.0, 10.0)
+) -> list[Row]:
+    """Rows from images of 100 that are right on both, on the source, on the target, on neither.
+
+    Of those wrong on both, half have another class each time.
+    """
+    rows = []
+    for (task, seed), (both, before, after, neither) in cells.items():
+        where = {"task": task, "seed": seed}
+        rows.append(make_row(both + before, **where, ece=ece[0]))
+        flips = dict(negative_flips=before, positive_flips=after, inconsistent_errors=neither // 2)
+        rows.append(make_row(both + after, **where, backbone="new", ece=ece[1], **flips))
+    return rows
+
+
+# (task, seed) -> images right on both, on the source alone, on the target alone, on neither.
+ANSWERS = {
+    ("cats", 1): (50, 20, 10, 20),
+    ("dogs", 1): (40, 10, 30, 20),
+    ("cats", 2): (50, 10, 10, 30),
+    ("dogs", 2): (30, 20, 30, 20),
+}
+
+
+def test_flips_and_calibration_by_hand() -> None:
+    standing = standing_of(with_flips(ANSWERS))
+    values = {
+        measure: mean.value
+        for measure in (
+            "negative_flips",
+            "positive_flips",
+            "inconsistent_errors",
+            "source_ece",
+            "target_ece",
+        )
+        if (mean := standing.mean(measure))
+    }
+    assert values == pytest.approx(
+        {
+            "negative_flips": 15,
+            "positive_flips": 20,
+            "inconsistent_errors": 11.25,
+            "source_ece": 4,
+            "target_ece": 10,
+        }
+    )
+    # Source 70, 50, 60, 50; target 60, 70, 60, 60. Independent errors would flip
+    # 28, 15, 24 and 20 images: 60 did of an expected 87.
+    assert standing.relative_flips == pytest.approx(60 / 87)
+
+
+def test_harmed_datasets_and_the_worst_by_hand() -> None:
+    # Zero-shot is 60 on the target: cats 60 and 60, dogs 70 and 60.
+    assert standing_of(with_flips(ANSWERS)).harmed == (0, "cats", pytest.approx(0))
+    worse = dict(ANSWERS) | {("cats", 2): (40, 20, 10, 30), ("dogs", 2): (30, 20, 10, 40)}
+    assert standing_of(with_flips(worse)).harmed == (2, "cats", pytest.approx(-5))
+    assert standing_of(with_flips(worse)[:-1]).harmed is None
+
+
+def test_flips_that_were_lost_leave_no_figure() -> None:
+    rows = with_flips(ANSWERS)
+    lost = dict.fromkeys(("negative_flips", "positive_flips", "inconsistent_errors"))
+    standing = standing_of([*rows[:-1], rows[-1].model_copy(update=lost)])
+    assert standing.mean("negative_flips") is None
+    assert standing.relative_flips is None
+    assert standing.mean("h") is not None
+
+
+def test_an_old_module_that_makes_independent_errors_has_a_relative_flip_rate_of_one() -> None:
+    # 60 % and 70 % right, independently: 42 on both, 18 and 28 on one, 12 on neither.
+    standing = standing_of(with_flips(dict.fromkeys(ANSWERS, (42, 18, 28, 12))))
+    assert standing.relative_flips == pytest.approx(1)
+    none = standing_of(with_flips(dict.fromkeys(ANSWERS, (100, 0, 0, 0))))
+    assert none.relative_flips is None
+
+
+@st.composite
+def split_of_100(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=3, max_size=3)))
+    return cuts[0], cuts[1] - cuts[0], cuts[2] - cuts[1], 100 - cuts[2]
+
+
+@given(st.lists(split_of_100(), min_size=4, max_size=4))
+def test_means_keep_what_holds_of_every_cell(splits: list[tuple[int, int, int, int]]) -> None:
+    standing = standing_of(with_flips(dict(zip(ANSWERS, splits, strict=True))))
+    source, target, h, lost, won = (
+        standing.mean(measure)
+        for measure in ("source", "target", "h", "negative_flips", "positive_flips")
+    )
+    assert source
+    assert target
+    assert h
+    assert lost
+    assert won
+    assert target.value - source.value == pytest.approx(won.value - lost.value)
+    assert h.value <= 2 * min(source.value, target.value) + 1e-9
+    assert h.value <= max(source.value, target.value) + 1e-9
+    averages = standing.h_of_averages
+    assert averages is not None
+    assert h.value <= averages.value + 1e-9  # H is concave
+
+
+def test_costs_are_known_of_all_cells_or_not_at_all() -> None:
+    rows = make_pairs(FIGURES)
+    whole = make_method(COOP, rows)
+    costs = [
+        cost.model_copy(update={"evaluate_seconds": 0.2, "peak_memory": 1000 + number})
+        if cost.backbone == "new"
+        else cost
+        for number, cost in enumerate(whole.costs)
+    ]
+    measured = make_method(COOP, rows, costs=tuple(costs))
+    standing = compute_standing(measured, TWO_BY_TWO, ("old", "new"), 4)
+    assert evaluate_seconds(measured, standing) == pytest.approx(0.2)
+    assert peak_memory(measured, standing) == 1007
+    assert module_bytes(standing) == 32768
+    half = make_method(COOP, rows, costs=tuple(costs[:6]))
+    assert evaluate_seconds(half, standing) is None
+    assert peak_memory(half, standing) is None
+    assert peak_memory(whole, standing) is None

@@ -53,6 +53,7 @@ costs = st.builds(
     test_set=names,
     fit_seconds=st.floats(0, 1e9),
     evaluate_seconds=st.floats(0, 1e9),
+    peak_memory=st.none() | st.integers(0, 2**50),
 )
 
 
@@ -77,6 +78,22 @@ def test_costs_come_back_as_they_were(lines: list[Cost]) -> None:
         path = Path(folder) / "m.cost.csv"
         path.write_bytes(write_csv(lines, Cost).encode())
         assert read_csv(path, Cost) == lines
+
+
+def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "m.cost.csv"
+    lines = list(results().costs)
+    path.write_text(write_csv(lines, Cost))
+    assert path.read_text().splitlines()[0] == "key,backbone,test_set,fit_seconds,evaluate_seconds"
+    assert read_csv(path, Cost) == lines
+    lines[1] = lines[1].model_copy(update={"peak_memory": 12_345})
+    path.write_text(write_csv(lines, Cost))
+    assert path.read_text().splitlines()[0].endswith(",evaluate_seconds,peak_memory")
+    assert path.read_text().splitlines()[1].endswith(",")
+    assert read_csv(path, Cost) == lines
+    path.write_text(path.read_text().replace(",fit_seconds", ""))
+    with pytest.raises(CompatbenchError, match=r"m\.cost\.csv:1: the columns must be"):
+        read_csv(path, Cost)
 
 
 @given(st.data())

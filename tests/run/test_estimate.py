@@ -43,6 +43,16 @@ def test_steps_through_the_text_tower_are_counted_with_the_suite_s_cap() -> None
     assert long.fit_flops == pytest.approx(2 * short.fit_flops)
 
 
+def test_retraining_encodes_and_fits_on_the_targets_too() -> None:
+    suite = suite_cards.read("smoke")
+    retrained = SuiteCard.model_validate(suite.model_dump() | {"retrained": True})
+    once, twice = (count_costs(one, REGISTRY, ["coop"]) for one in (suite, retrained))
+    assert twice.counted_fits == 2 * once.counted_fits
+    [task] = suite.tasks
+    tests = 2 * task_cards.read(task).counts["test"]
+    assert twice.images - tests == 2 * (once.images - tests)
+
+
 def test_the_real_suites_are_counted_without_data_or_weights() -> None:
     costs = count_costs(suite_cards.read("ood"), REGISTRY, ["coop"], seeds=[1])
     assert costs.images > 4 * (50_000 + 10_000 + 50_889 + 7_500 + 30_000)

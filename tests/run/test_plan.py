@@ -14,7 +14,14 @@ from compatbench.method.registry import builtin_methods
 from compatbench.run.cell import Cell, CellRecord, Record
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import data_key
-from compatbench.run.plan import missing_records, plan, plan_cells
+from compatbench.run.missing import Missing
+from compatbench.run.plan import (
+    count_cells,
+    count_retrained,
+    missing_records,
+    plan,
+    plan_cells,
+)
 from compatbench.run.store import RunStore
 
 REGISTRY = builtin_methods()
@@ -56,6 +63,46 @@ def test_several_upgrades_of_one_source_share_one_fit(suite: SuiteCard) -> None:
         suite, upgrades=[["mini-clip", "mini-eva-clip"], ["mini-clip", "mini-eva-clip", "third"]]
     )
     assert one_cell(suite).backbones == ("mini-clip", "mini-eva-clip", "third")
+
+
+def test_retraining_makes_every_target_a_source_of_its_own(suite: SuiteCard) -> None:
+    three = [["mini-clip", "mini-eva-clip"], ["mini-clip", "mini-eva-clip-anew"]]
+    plain = changed(suite, upgrades=three)
+    retrained = changed(plain, retrained=True)
+    cells = plan_cells(retrained, REGISTRY, ["coop"])
+    assert [cell.backbones for cell in cells] == [
+        ("mini-clip", "mini-eva-clip", "mini-eva-clip-anew"),
+        ("mini-eva-clip",),
+        ("mini-eva-clip-anew",),
+    ]
+    # The same cells as in any suite that starts there.
+    assert cells[0] == one_cell(plain)
+    there = changed(suite, upgrades=[["mini-eva-clip", "mini-clip"]])
+    assert cells[1].key == one_cell(there).key
+    assert count_cells(retrained, REGISTRY, ["coop"]) == {"coop": 3}
+    assert count_retrained(retrained, REGISTRY, ["coop"]) == 2
+    assert count_retrained(plain, REGISTRY, ["coop"]) == 0
+
+
+def test_a_target_that_is_a_source_anyway_is_not_retrained_twice(suite: SuiteCard) -> None:
+    both = [["mini-clip", "mini-eva-clip"], ["mini-eva-clip", "mini-eva-clip-anew"]]
+    cells = plan_cells(changed(suite, upgrades=both, retrained=True), REGISTRY, ["coop"])
+    assert [cell.backbones for cell in cells] == [
+        ("mini-clip", "mini-eva-clip"),
+        ("mini-eva-clip", "mini-eva-clip-anew"),
+        ("mini-eva-clip-anew",),
+    ]
+
+
+def test_what_learns_nothing_is_not_retrained(suite: SuiteCard) -> None:
+    retrained = changed(suite, retrained=True)
+    assert one_cell(retrained, "zeroshot").backbones == ("mini-clip", "mini-eva-clip")
+
+
+def test_a_target_without_weights_is_not_retrained(suite: SuiteCard) -> None:
+    retrained = changed(suite, retrained=True)
+    missing = Missing(backbones={"mini-eva-clip": "not here"})
+    assert one_cell(retrained, missing=missing).backbones == ("mini-clip",)
 
 
 @pytest.mark.parametrize(

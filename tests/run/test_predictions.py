@@ -102,14 +102,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     # A backbone's name may hold slashes.
     kept = {("ViT-B-16/openai", "dtd", "d" * 64): answers([1, 2]), ("b", "t", "e"): answers([0])}
-    write_predictions(path, kept)
-    found = read_predictions(path)
+    write_predictions(path, kept, "a" * 64)
+    found = read_predictions(path, "a" * 64)
     assert found.keys() == kept.keys()
     for where, value in kept.items():
         assert found[where].classes.equal(value.classes)
         assert found[where].confidence.equal(value.confidence)
     first = path.read_bytes()
-    write_predictions(path, dict(reversed(kept.items())))
+    write_predictions(path, dict(reversed(kept.items())), "a" * 64)
     assert path.read_bytes() == first
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_set_aside_and_counts_as_lost(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CompatbenchError, match="damaged"):
-        read_predictions(path)
+        read_predictions(path, "a" * 64)
     with pytest.warns(match="moved to"):
         assert store.read_predictions(key) == {}
     assert [file.name for file in (tmp_path / "damaged").iterdir()] == [path.name]

@@ -16,6 +16,7 @@ from compatbench.statistics.bootstrap import (
     draw_resamples,
     family_means,
     mean_interval,
+    ratio_interval,
     spearman_interval,
 )
 
@@ -161,3 +162,40 @@ def test_a_family_counts_once() -> None:
         "imagenet": 60.0,
         "pets": 90.0,
     }
+
+
+def test_a_ratio_of_means_has_the_interval_that_scipy_gives() -> None:
+    rng = np.random.default_rng(4)
+    below = rng.normal(8, 2, 30)
+    above = below * 0.5 + rng.normal(0, 1, 30)
+    found = ratio_interval(above, below)
+    assert found is not None
+    theirs = stats.bootstrap(
+        (above, below),
+        lambda a, b, axis=-1: a.mean(axis=axis) / b.mean(axis=axis),
+        n_resamples=20000,
+        paired=True,
+        method="percentile",
+        random_state=1,
+    ).confidence_interval
+    assert found.value == above.mean() / below.mean()
+    assert found.low == pytest.approx(theirs.low, abs=0.01)
+    assert found.high == pytest.approx(theirs.high, abs=0.01)
+
+
+@pytest.mark.parametrize("below", [[5.0], [3.0, -2.0], [0.0, 0.0], [-1.0, -2.0], [4.0, 0.0]])
+def test_there_is_no_ratio_to_a_mean_that_is_not_clearly_positive(below: list[float]) -> None:
+    assert ratio_interval([1.0] * len(below), below) is None
+
+
+def test_a_ratio_needs_pairs() -> None:
+    with pytest.raises(ValueError, match="as many figures"):
+        ratio_interval([1.0, 2.0], [1.0])
+
+
+@given(figures, st.floats(-3, 3))
+def test_a_ratio_of_proportional_figures_is_sure(below: list[float], factor: float) -> None:
+    positive = [abs(one) + 1 for one in below]
+    found = ratio_interval([factor * one for one in positive], positive)
+    assert found is not None
+    assert (found.low, found.value, found.high) == pytest.approx((factor, factor, factor))

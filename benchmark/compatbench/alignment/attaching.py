@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +12,6 @@ from compatbench.alignment.turned import TurnedBackbone
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.method import (
     Classifier,
-    CosineClassifier,
     FewShotData,
     Method,
     MethodCard,
@@ -51,10 +51,9 @@ class AlignedMethod(Method):
     from words, the method is given text and image features times Rᵀ. A turn of the target's joint
     space, which alone destroys what is written in the source's, is undone by it.
 
-    Where the target's space is the wider one, Rᵀ projects, and of a method that is the
-    zero-shot classifier and something more (``zero_shot_at``) the zero-shot part shall not
-    suffer: what it loses by the projection is added to the logits again. So a module that
-    changes nothing on its source changes nothing on any target.
+    Where the target's space is as wide as the source's or narrower, inner products and so the
+    target's own zero-shot part are what they were. Where it is wider, Rᵀ projects onto as many
+    directions as the source has, and the zero-shot part sees what the module sees.
 
     Args:
         method: the method.
@@ -83,20 +82,4 @@ class AlignedMethod(Method):
         classify = self._method.attach(module, turned, labels)
         if self.image_input(backbone) != FEATURES:
             return classify  # inside the turned image tower
-        if self.card.zero_shot_at and turned.embed_dim < backbone.embed_dim:
-            return _with_whole_zero_shot(classify, turned, backbone, labels)
         return lambda features: classify(turned.turn(features))
-
-
-def _with_whole_zero_shot(
-    classify: Classifier, turned: TurnedBackbone, backbone: Backbone, labels: Labels
-) -> Classifier:
-    """The classifier plus what zero-shot loses in the turned, narrower space."""
-    whole = CosineClassifier(backbone.zero_shot(labels), backbone.logit_scale)
-    narrow = CosineClassifier(turned.zero_shot(labels), backbone.logit_scale)
-
-    def corrected(features: Tensor) -> Tensor:
-        inside = turned.turn(features)
-        return classify(inside) + (whole(features) - narrow(inside))
-
-    return corrected

@@ -21,7 +21,7 @@ import numpy as np
 
 from compatbench.analysis.verdicts import ClaimsReport, Finding, Verdict, above, as_reported
 from compatbench.leaderboard.measures import Measure, Standing, Upgrade, compute_standing
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.statistics.bootstrap import (
     Array,
     Interval,

@@ -20,7 +20,7 @@ from compatbench.backbone import Backbone
 from compatbench.features import FeatureCache
 from compatbench.labels import Labels
 from compatbench.leaderboard.measures import Standing, Upgrade
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.statistics.bootstrap import Interval, spearman_interval
 from compatbench.task import Task
 

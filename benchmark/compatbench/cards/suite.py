@@ -45,7 +45,11 @@ class SuiteCard(CardModel):
         None, description="suite beside this one whose fields hold where this one gives none"
     )
     note: str = Field("", description="what a reader of the leaderboard must know first")
-    publish: bool = Field(True, description="whether leaderboard.md shows the suite")
+    publish: bool | Literal["section"] = Field(
+        True,
+        description="whether leaderboard.md shows the suite; 'section' shows the question that it "
+        "puts under the suite that it extends, without a ranking of its own",
+    )
     upgrades: tuple[tuple[BackboneName, ...], ...] = Field(
         min_length=1, description="each a source backbone followed by its targets"
     )
@@ -59,6 +63,11 @@ class SuiteCard(CardModel):
     training: TrainingCard = Field(default_factory=lambda: TrainingCard.model_validate({}))
     compare: tuple[str, ...] = Field(
         ("all",), description="the methods and named configs that '--methods all' means here"
+    )
+    retrained: bool = Field(
+        False,
+        description="whether modules are also fitted on every target, at the same shots and "
+        "seeds: how much of that does the old module keep?",
     )
     methods: dict[ConfigName, dict[str, Any]] = Field(
         default_factory=dict,
@@ -107,6 +116,12 @@ class SuiteCard(CardModel):
                 raise ValueError(f"methods.{name}.method must be the name of a method")
             if "+" in name and "method" not in settings:
                 raise ValueError(f"methods.{name} needs 'method', the method that it sets")
+        return self
+
+    @model_validator(mode="after")
+    def _sections_extend_a_suite(self) -> SuiteCard:
+        if self.publish == "section" and self.extends is None:
+            raise ValueError("a suite with 'publish: section' must say which suite it extends")
         return self
 
     def base_method(self, name: str) -> str:

@@ -8,7 +8,7 @@
 
 # The checks register themselves, in this order.
 from compatbench.check import fitting  # noqa: F401, I001
-from compatbench.check import attaching, classifying  # noqa: F401
+from compatbench.check import attaching, classifying, turning  # noqa: F401
 from compatbench.check.kit import CHECKS, Check, Outcome, run_checks
 
 __all__ = ["CHECKS", "Check", "Outcome", "run_checks"]

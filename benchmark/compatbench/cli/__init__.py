@@ -20,12 +20,6 @@ def main() -> None:
     except CompatbenchError as error:
         print(f"compatbench: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "\ncompatbench: stopped; what was measured is kept, the same command goes on",
-            file=sys.stderr,
-        )
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

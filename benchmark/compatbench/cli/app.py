@@ -13,8 +13,11 @@ import compatbench
 from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
+from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
+from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
+from compatbench.cli.migrate import migrate
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -25,6 +28,8 @@ from compatbench.cli.options import (
     complete_methods,
     complete_tasks,
 )
+from compatbench.cli.report import report
+from compatbench.cli.runs import app as runs_app
 from compatbench.cli.suite_commands import doctor, plan, run
 
 app = typer.Typer(
@@ -41,8 +46,10 @@ app = typer.Typer(
 )
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
+app.command("report")(report)
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 console = Console()
 
 
@@ -84,6 +91,9 @@ def _common(
 app.command()(run)
 app.command()(plan)
 app.command()(doctor)
+app.command()(audit)
+app.command()(ci)
+app.command()(migrate)
 
 
 @app.command()

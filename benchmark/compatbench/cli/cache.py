@@ -16,8 +16,8 @@ from compatbench.cachefiles import (
     prune_entries,
     read_entry,
 )
-from compatbench.cli.sizes import format_bytes, parse_bytes
 from compatbench.errors import CompatbenchError
+from compatbench.sizes import format_bytes, parse_bytes
 
 app = typer.Typer(no_args_is_help=True, help="Look at and clean the cache of image features.")
 console = Console()

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from compatbench.cli.progress import format_seconds
 from compatbench.cli.selection import Selection
-from compatbench.cli.sizes import format_bytes
 from compatbench.run.estimate import count_costs, measure_rate
+from compatbench.run.plan import count_retrained
+from compatbench.sizes import format_bytes
 
 
 def print_costs(
@@ -28,6 +29,10 @@ def print_costs(
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("cost of all cells", "", "how"):
         table.add_column(column, overflow="fold")
+    if suite.retrained:
+        retrained = count_retrained(suite, registry, selection.methods, tasks, seeds, shots)
+        how = f"of {selection.counts.total():,} cells: modules retrained, to tell what is kept"
+        table.add_row("fits on targets", f"{retrained:,}", how)
     table.add_row("images encoded", f"{costs.images:,}", "counted: splits, draws and views")
     table.add_row(
         "encoding", format_seconds(costs.encode_flops / rate), f"counted; {_speed(rate, device)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -93,6 +94,15 @@ ShotsFileOption = Annotated[
         dir_okay=False,
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="The I-th of N parts of the work, about equal in time, such as '3/8': one for each "
+        "job of an array. The results of all parts add up.",
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
 ]
@@ -156,6 +166,17 @@ def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] |
             f"{option} '{text}': give numbers of at least {least}, separated by commas"
         )
     return numbers
+
+
+def read_seconds(option: str, text: str | None) -> float | None:
+    """A time from the command line, in seconds: ``90``, ``90s``, ``10m``, ``1.5h``."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not seconds:
+        raise CompatbenchError(f"{option} '{text}': give a time such as 90s, 10m or 2h")
+    return seconds
 
 
 def read_shots_option(text: str | None) -> tuple[int, ...] | None:

@@ -53,6 +53,7 @@ class RunProgress:
         self._at_work: dict[str, _AtWork] = {}
         self._spent: dict[str, list[float]] = defaultdict(list)
         self._told = 0
+        self._waited = False
         self.failures: list[Event] = []
         self._progress = Progress(
             TextColumn("[bold]{task.completed:>4.0f}[/] of {task.total:.0f} cells"),
@@ -82,15 +83,25 @@ class RunProgress:
     def on_event(self, event: Event) -> None:
         """Takes note of an event and draws."""
         key = event.cell.key
-        if event.kind == "started":
+        if event.kind == "waiting":
+            self._note_waiting(key)
+        elif event.kind == "retried":
+            self._at_work.pop(key, None)
+            self._console.print(
+                f"[yellow]trying again[/] {escape(str(event.cell))}: {escape(event.error)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        elif event.kind == "started":
             self._at_work[key] = _AtWork(event.cell, time.monotonic())
         elif event.kind == "encoding":
             self._at_work[key].encoded = event.encoded
         elif event.kind == "measured":
             self._at_work[key].records += 1
         else:
-            start = self._at_work.pop(key).start
-            self._spent[event.cell.name].append(time.monotonic() - start)
+            # Not at work here, if another process has run it meanwhile.
+            if (item := self._at_work.pop(key, None)) is not None:
+                self._spent[event.cell.name].append(time.monotonic() - item.start)
             self._left = [cell for cell in self._left if cell.key != key]
             if event.error:
                 self.failures.append(event)
@@ -100,6 +111,14 @@ class RunProgress:
                     soft_wrap=True,
                 )
         self._draw()
+
+    def _note_waiting(self, key: str) -> None:
+        self._at_work.pop(key, None)
+        if not self._waited:
+            self._console.print(
+                "another run of this folder has some of these cells at work; they are waited for"
+            )
+        self._waited = True
 
     def _draw(self) -> None:
         done = self._total - len(self._left)

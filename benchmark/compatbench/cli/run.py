@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -16,18 +16,21 @@ from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard
 from compatbench.cli.costs import print_costs
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
-from compatbench.cli.selection import Selection, select
+from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.errors import CompatbenchError
 from compatbench.files import write_atomic
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
 from compatbench.leaderboard.results import read_results
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.cell import FailureKind
+from compatbench.run.claims import publishing
 from compatbench.run.collect import mean_seconds
 from compatbench.run.executors import Event, Settings, run_cells
 from compatbench.run.missing import suite_backbones
 from compatbench.run.plan import plan
 from compatbench.run.publish import publish
+from compatbench.run.shards import Shard
 
 MANY_FAILURES = 10
 
@@ -48,8 +51,13 @@ def run_command(
     device: str,
     precision: str | None,
     memory_budget: int | None,
+    timeout: float | None,
+    retry: Mapping[FailureKind, int],
+    shard: Shard | None,
 ) -> None:
     """Runs what is missing, publishes everything, prints the main table.
+
+    Of several shards in one store, each publishes what all have measured until then.
 
     Raises:
         CompatbenchError: broken input, or a folder that cannot be written.
@@ -68,17 +76,24 @@ def run_command(
         )
     _check_writable(out)
     _check_readable(out / RESULTS)
+    selection = take_shard(selection, shard)
     device = resolve_device(device)
     jobs = jobs or (cores() if device == "cpu" else 1)
     to_do = selection.to_do
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
     settings = Settings(
-        selection.store.folder, default_cache_folder(), device, threads, memory_budget
+        store=selection.store.folder,
+        cache=default_cache_folder(),
+        device=device,
+        threads=threads,
+        memory_budget=memory_budget,
+        timeout=timeout,
+        retry=retry,
     )
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
-    planned = selection.planned
-    done = plan([item.cell for item in planned], selection.store) if to_do else planned
-    publish(selection.suite, selection.registry, done, out, selection.files)
+    with publishing(selection.store):
+        planned = plan([item.cell for item in selection.planned], selection.store)
+        publish(selection.suite, selection.registry, planned, out, selection.files)
     _print_table(console, selection.suite, out)
     if failures:
         for event in failures[:MANY_FAILURES]:
@@ -115,6 +130,7 @@ def plan_command(
     shots_files: Sequence[Path],
     out: Path,
     device: str,
+    shard: Shard | None,
 ) -> None:
     """Prints, per method, the cells that are done, failed and to do.
 
@@ -125,17 +141,18 @@ def plan_command(
         selection = select(
             suite, methods, tasks, seeds, shots, out, files=shots_files, skip_missing=True
         )
+    selection = take_shard(selection, shard, keep=False)
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
     jobs = cores()
-    blocked = selection.counts.total() > len(selection.planned)
+    blocked = selection.counts.total() > len(selection.mine)
     columns = ["cells", "done", "failed", "to do", *["missing"] * blocked, "about"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method")
     for column in columns:
         table.add_column(column, justify="right")
     for name in selection.methods:
-        mine = [item for item in selection.planned if item.cell.name == name]
+        mine = [item for item in selection.mine if item.cell.name == name]
         left = [item.cell for item in mine if not item.done]
         time = format_seconds(estimate_seconds(left, means, jobs)) if left and name in means else ""
         cells = selection.counts[name]
@@ -144,7 +161,7 @@ def plan_command(
         table.add_row(name, *map(str, counts), time)
     console.print(table)
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
-    if selection.to_do or blocked:
+    if shard is None and (selection.to_do or blocked):
         print_costs(console, selection, tasks, seeds, shots, resolve_device(device))
     if selection.missing:
         _print_missing(console, selection)
@@ -170,12 +187,14 @@ def _summary(selection: Selection, jobs: int) -> str:
     left = [item.cell for item in selection.to_do]
     upgrades = "; ".join(" → ".join(upgrade) for upgrade in suite.upgrades)
     total = selection.counts.total()
-    parts = [f"[bold]{suite.name}[/] ({upgrades}): {total:,} cells"]
-    if not left and total == len(selection.planned):
+    mine = selection.mine
+    what = f" of {len(selection.planned):,} in this shard" if selection.shard is not None else ""
+    parts = [f"[bold]{suite.name}[/] ({upgrades}): {total:,} cells{what}"]
+    if not left and total == len(mine):
         return f"{parts[0]}, all done"
-    parts.append(f"{len(selection.planned) - len(left):,} done")
-    if total > len(selection.planned):
-        parts.append(f"{total - len(selection.planned):,} lack images or weights")
+    parts.append(f"{len(mine) - len(left):,} done")
+    if total > len(mine):
+        parts.append(f"{total - len(mine):,} lack images or weights")
     parts.append(f"{len(left):,} to do")
     means = mean_seconds(selection.planned)
     embedded = all(read_backbone(name).weights for name in suite_backbones(suite))

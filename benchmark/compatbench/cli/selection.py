@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compatbench.backbone.loading import is_planning
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.run.collect import mean_seconds
 from compatbench.run.configs import select_methods
 from compatbench.run.missing import Missing, fetch_missing, find_missing
 from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
+from compatbench.run.shards import Shard, agree_on_means, divide, estimate_cells
 from compatbench.run.store import RunStore
 from compatbench.task.draws import ShotsFiles, read_draws
 
@@ -23,8 +25,10 @@ class Selection:
     """The cells that a command line names, and what the store holds of them.
 
     Attributes:
-        counts: cells by method, with those whose images or weights are missing.
+        counts: cells by method, with those whose images or weights are missing; of a shard,
+            its own.
         missing: what is not here.
+        shard: keys of the cells that this job of several has to run; None is all.
     """
 
     suite: SuiteCard
@@ -35,10 +39,16 @@ class Selection:
     files: ShotsFiles
     counts: Counter[str]
     missing: Missing
+    shard: frozenset[str] | None = None
+
+    @property
+    def mine(self) -> list[PlannedCell]:
+        """The cells of this job: those of its shard, or all."""
+        return [i for i in self.planned if self.shard is None or i.cell.key in self.shard]
 
     @property
     def to_do(self) -> list[PlannedCell]:
-        return [item for item in self.planned if not item.done]
+        return [item for item in self.mine if not item.done]
 
 
 def select(
@@ -90,6 +100,26 @@ def select(
     store = RunStore(out / "runs")
     planned = plan(cells, store)
     return Selection(card, registry, chosen, planned, store, draws, counts, missing)
+
+
+def take_shard(selection: Selection, shard: Shard | None, *, keep: bool = True) -> Selection:
+    """The selection with the cells of one shard to run.
+
+    Args:
+        keep: whether the store notes how the cells were divided, so that other jobs agree.
+
+    Raises:
+        CompatbenchError: the store cannot be written.
+    """
+    if shard is None:
+        return selection
+    cells = [item.cell for item in selection.planned]
+    means = mean_seconds(selection.planned)
+    means = agree_on_means(selection.store, cells, shard.count, means, keep=keep)
+    seconds = estimate_cells(selection.suite, selection.registry, cells, means)
+    mine = divide(cells, seconds, shard.count)[shard.index - 1]
+    counts = Counter(cell.name for cell in mine)
+    return replace(selection, counts=counts, shard=frozenset(cell.key for cell in mine))
 
 
 def _refusal(card: SuiteCard, suite: str, missing: Missing) -> str:

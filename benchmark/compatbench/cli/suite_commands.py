@@ -16,6 +16,7 @@ from compatbench.cli.options import (
     OutOption,
     Precision,
     SeedsOption,
+    ShardOption,
     ShotsFileOption,
     ShotsOption,
     SuiteOption,
@@ -25,9 +26,10 @@ from compatbench.cli.options import (
     complete_suites,
     complete_tasks,
     read_numbers,
+    read_seconds,
     read_shots_option,
 )
-from compatbench.cli.sizes import parse_bytes
+from compatbench.sizes import parse_bytes
 
 console = Console()
 
@@ -78,31 +80,59 @@ def run(
             show_default="the suite's",
         ),
     ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding "
+            "of its images does not count. It becomes a failed row, and the others go on.",
+        ),
+    ] = None,
+    retry: Annotated[
+        str,
+        typer.Option(
+            "--retry",
+            metavar="KINDS",
+            help="Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each "
+            "once or as often as it says: 'oom,killed:3'.",
+        ),
+    ] = "",
+    shard: ShardOption = None,
     offline: OfflineOption = False,
     trust_pickle: TrustPickleOption = False,
 ) -> None:
     """Run a suite and write results/ and leaderboard.md.
 
-    Finished cells are never run again: stop at any time, and the same command goes on.
+    Finished cells are never run again: stop at any time, and the same command goes on. Several
+    runs may share a folder, on one machine or on many: each cell is run by one of them.
     """
-    from compatbench.cli.run import run_command
+    from compatbench.cli.stop import stoppable
 
-    run_command(
-        console,
-        suite=suite,
-        methods=methods,
-        tasks=tasks,
-        seeds=read_numbers("--seeds", seeds, least=0),
-        shots=read_shots_option(shots),
-        shots_files=shots_file or (),
-        skip_missing=skip_missing,
-        out=out,
-        jobs=jobs,
-        threads=threads,
-        device=device,
-        precision=precision.value if precision else None,
-        memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
-    )
+    with stoppable():
+        from compatbench.cli.run import run_command
+        from compatbench.run.failures import parse_retry
+        from compatbench.run.shards import Shard
+
+        run_command(
+            console,
+            suite=suite,
+            methods=methods,
+            tasks=tasks,
+            seeds=read_numbers("--seeds", seeds, least=0),
+            shots=read_shots_option(shots),
+            shots_files=shots_file or (),
+            skip_missing=skip_missing,
+            out=out,
+            jobs=jobs,
+            threads=threads,
+            device=device,
+            precision=precision.value if precision else None,
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+            timeout=read_seconds("--timeout", timeout),
+            retry=parse_retry(retry),
+            shard=None if shard is None else Shard.parse(shard),
+        )
 
 
 def plan(
@@ -115,6 +145,7 @@ def plan(
     data_root: DataRootOption = None,
     shots_file: ShotsFileOption = None,
     device: DeviceOption = "auto",
+    shard: ShardOption = None,
 ) -> None:
     """Show what 'run' would do: cells to do and done, what is missing, and what it costs.
 
@@ -122,6 +153,7 @@ def plan(
     models' sizes, or taken from what was measured before; the output says which.
     """
     from compatbench.cli.run import plan_command
+    from compatbench.run.shards import Shard
 
     plan_command(
         console,
@@ -133,6 +165,7 @@ def plan(
         shots_files=shots_file or (),
         out=out,
         device=device,
+        shard=None if shard is None else Shard.parse(shard),
     )
 
 

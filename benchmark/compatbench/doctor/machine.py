@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compatbench.backbone.loading import WEIGHTS_FOLDER, is_offline
 from compatbench.cachefiles import default_cache_folder
-from compatbench.cli.sizes import format_bytes
+from compatbench.sizes import format_bytes
 from compatbench.task.roots import VARIABLE
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +19,8 @@ from compatbench.leaderboard.markdown import (
     spread,
 )
 from compatbench.leaderboard.measures import Mean, Upgrade
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.ranks import Ranked, rank_methods
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.shots import count_shots
 
 # What matters less gives way in a narrow terminal: first the costs, then the spread.
@@ -29,8 +32,13 @@ def print_main_table(console: Console, page: SuitePage) -> None:
     """Prints the main table of every upgrade, at the largest number of shots, and what lacks."""
     shots = max(page.expected.shots)
     for upgrade in page.expected.upgrades:
-        console.print(_table(page, upgrade, shots, console.width))
-        for standing in (one.standing for one in page.ranks(upgrade, shots)):
+        ranks = page.ranks(upgrade, shots)
+        console.print(_table(page, upgrade, shots, console.width, ranks))
+        if page.aligned:
+            aligned = rank_methods(page.standings(page.aligned, upgrade, shots))
+            console.print(_table(page, upgrade, shots, console.width, aligned, ", through a map"))
+            ranks = [*ranks, *aligned]
+        for standing in (one.standing for one in ranks):
             title = one_line(standing.info.title)
             if standing.state == "not transferable":
                 reasons = "; ".join(map(one_line, standing.reasons))
@@ -49,11 +57,17 @@ def print_main_table(console: Console, page: SuitePage) -> None:
         console.print(Text(f"{title}: {rows} {gap.kind}{reason}", style=style))
 
 
-def _table(page: SuitePage, upgrade: Upgrade, shots: int, width: int) -> Table:
+def _table(
+    page: SuitePage,
+    upgrade: Upgrade,
+    shots: int,
+    width: int,
+    ranks: Sequence[Ranked],
+    what: str = "",
+) -> Table:
     source, target = (one_line(page.backbone_title(name)) for name in upgrade)
-    table = Table(
-        title=Text(f"{source} → {target}, {count_shots(shots)}"), title_justify="left", box=None
-    )
+    title = Text(f"{source} → {target}, {count_shots(shots)}{what}")
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("", justify="right", no_wrap=True, min_width=3)
     table.add_column("method", overflow="ellipsis", no_wrap=True)
     for name in ("source", "target", "H", "gain"):
@@ -65,7 +79,6 @@ def _table(page: SuitePage, upgrade: Upgrade, shots: int, width: int) -> Table:
     def show(mean: Mean | None) -> str:
         return spread(mean) if width >= _SPREAD_WIDTH else percent(_value(mean))
 
-    ranks = page.ranks(upgrade, shots)
     best = max((h.value for one in ranks if (h := one.standing.mean("h"))), default=None)
     for one in ranks:
         standing = one.standing

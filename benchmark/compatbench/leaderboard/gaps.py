@@ -16,7 +16,8 @@ class Gap:
 
     Attributes:
         kind: ``failed`` or ``missing``; a module that cannot be attached is a result, no gap.
-        places: (task, test set, shots, seed, backbone) of each, in the suite's order.
+        places: (task, test set, shots, seed, backbone) of each, in the suite's order; the
+            backbone of a module that was fitted on it as a target is said to be ``retrained``.
     """
 
     method: str
@@ -61,11 +62,15 @@ def _expected_rows(
     paths: dict[str, dict[str, None]] = {}
     for source, target in expected.upgrades:
         paths.setdefault(source, {source: None})[target] = None
+    if expected.retrained and results.info.learns:
+        for _, target in expected.upgrades:
+            paths.setdefault(target, {target: None})
     for source, backbones in paths.items():
         for shots in expected.shots if results.info.learns else expected.shots[:1]:
             for task in expected.tasks:
                 for test_set in (task, *expected.variants.get(task, ())):
                     for seed in expected.seeds_of(results.info):
                         for backbone in backbones:
-                            place = (task, test_set, shots, seed, backbone)
+                            where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
+                            place = (task, test_set, shots, seed, where)
                             yield place, index.find(task, source, shots, seed, backbone, test_set)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compatbench.leaderboard.measures import Pair, Standing, Upgrade, compute_standing
 from compatbench.leaderboard.ranks import Ranked, rank_methods
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 
 
 def rank_group(page: SuitePage, upgrades: Sequence[Upgrade], shots: int) -> list[Ranked]:
@@ -18,7 +18,7 @@ def rank_group(page: SuitePage, upgrades: Sequence[Upgrade], shots: int) -> list
     return rank_methods(
         [
             _join([compute_standing(method, page.expected, upgrade, shots) for upgrade in upgrades])
-            for method in page.results.methods.values()
+            for method in page.copied
         ]
     )
 

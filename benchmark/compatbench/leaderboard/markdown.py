@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from compatbench.leaderboard.measures import Mean, Standing
+from compatbench.statistics.bootstrap import Interval
 
 NOTHING = "–"
 _LONGEST = 200
@@ -113,10 +115,31 @@ def parameters(standing: Standing) -> str:
 
 def fit_time(standing: Standing) -> str:
     """Mean seconds of a fit; nothing for a method that fits nothing."""
-    seconds = standing.fit_seconds
-    if seconds is None or not standing.info.learns:
+    return duration(standing.fit_seconds) if standing.info.learns else NOTHING
+
+
+def duration(seconds: float | None) -> str:
+    """``11.7 s``, or ``<0.1 s``."""
+    if seconds is None:
         return NOTHING
     return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
+
+
+def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
+    """``42.9 to 63.1``; nothing where one dataset alone is known."""
+    if interval is None or not interval.bounded:
+        return NOTHING
+    return f"{show(interval.low)} to {show(interval.high)}"
+
+
+def fold(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that GitHub shows when its reader opens them.
+
+    Args:
+        summary: plain text; what is special in HTML is escaped.
+    """
+    title = html.escape(_MAIL.sub(" @ ", one_line(summary)), quote=False)
+    return ["<details>", f"<summary>{title}</summary>", "", *lines, "", "</details>"]
 
 
 def _rounded(value: float) -> float:

@@ -39,6 +39,7 @@ class Expected:
     Attributes:
         upgrades: (source, target) pairs; ``upgrade_pairs`` makes them from paths.
         variants: task -> its variants in the suite; tasks without any may be left out.
+        retrained: whether modules are also fitted on every target.
     """
 
     tasks: tuple[str, ...]
@@ -46,6 +47,7 @@ class Expected:
     seeds: tuple[int, ...]
     upgrades: tuple[Upgrade, ...]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    retrained: bool = False
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
         """The seeds a method is run for: one only, if it learns nothing."""
@@ -230,7 +232,13 @@ class Standing:
 
     def mean(self, measure: Measure, task: str | None = None) -> Mean | None:
         """A measure over all tasks, or of one task; None if anything of it is missing."""
-        return mean_over_seeds(self._by_seed(measure, task))
+        if (measure, task) not in self._means:
+            self._means[measure, task] = mean_over_seeds(self._by_seed(measure, task))
+        return self._means[measure, task]
+
+    @cached_property
+    def _means(self) -> dict[tuple[Measure, str | None], Mean | None]:
+        return {}
 
     @property
     def h_of_averages(self) -> Mean | None:

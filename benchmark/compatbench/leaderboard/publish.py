@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from compatbench.cards import SuiteCard, backbone_cards, suite_cards, task_cards
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import write_atomic
+from compatbench.leaderboard.figures import FIGURES, drawn_figures
 from compatbench.leaderboard.markdown import link_definitions
 from compatbench.leaderboard.measures import Expected, upgrade_pairs
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.results import read_results
-from compatbench.leaderboard.tables import SuitePage, TaskFacts, main_table
+from compatbench.leaderboard.suitepage import SuitePage, TaskFacts
+from compatbench.leaderboard.tables import main_table
 from compatbench.shots import count_shots
 
 LEADERBOARD = "leaderboard.md"
 README = "README.md"
 RESULTS = "results"
+SHOWN = 10  # methods in the README's table, beside the floor
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 
 
@@ -40,11 +44,13 @@ def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
         note=suite.note,
         tasks={name: TaskFacts(card.title, card.licence) for name, card in facts.items()},
         backbones={name: _backbone_title(name) for name in backbones},
-        expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants),
+        expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants, suite.retrained),
         results=read_results(out / RESULTS / suite.name),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
+        paths=tuple(path for path in suite.upgrades if len(path) > 2),
+        configs={name: suite.base_method(name) for name in suite.configs},
     )
 
 
@@ -57,7 +63,7 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     """The pages that a folder's results give, by path.
 
     These are ``leaderboard.md`` and, where a ``README.md`` has a place marked for it,
-    the README with the first suite's main table.
+    the README with the head of the first suite's main table.
 
     Args:
         also: a suite from a file of its own, which is not among the installed ones.
@@ -66,7 +72,7 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
         CompatbenchError: no results, a broken card or results file.
     """
     pages = _published_pages(out, also)
-    rendered = {out / LEADERBOARD: render_page(pages)}
+    rendered = {out / LEADERBOARD: render_page(pages, drawn_figures(out / RESULTS))}
     readme = out / README
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if BEGIN in text and END in text:
@@ -90,18 +96,46 @@ def write_pages(out: Path, also: SuiteCard | None = None) -> None:
 def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
     source, target = (page.backbone_title(name) for name in upgrade)
+    ranks = page.ranks(upgrade, shots)
+    shown = [
+        one.standing.info.paper
+        for i, one in enumerate(ranks)
+        if i < SHOWN or one.standing.info.depth == "none"
+    ]
     lines = [
         f"{source} → {target}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
         f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
         "",
-        *main_table(page, upgrade, shots),
+        *main_table(page, upgrade, shots, top=SHOWN),
         "",
-        *link_definitions([method.info.paper for method in page.results.methods.values()]),
     ]
-    return "\n".join(lines) + "\n"
+    if len(ranks) > len(shown):
+        rest = f"The other {len(ranks) - len(shown)} methods, and the other tables"
+        lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
+    return "\n".join([*lines, *link_definitions(shown)]) + "\n"
 
 
 def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
+    """The suites that have results and are shown, each with its sections, by name."""
+    known = _suites_with_results(out, also)
+    sections: dict[str, list[SuitePage]] = {}
+    for suite in known:
+        if suite.publish == "section" and suite.extends in suite_cards.names():
+            sections.setdefault(suite.extends, []).append(suite_page(suite, out))
+    shown = {suite.name: suite for suite in known if suite.publish is True}
+    # A section may have results before its suite has any.
+    for name in sections:
+        shown.setdefault(name, suite_cards.read(name))
+    pages = [
+        replace(suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
+        for name in sorted(shown)
+    ]
+    if not pages:
+        raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
+    return pages
+
+
+def _suites_with_results(out: Path, also: SuiteCard | None) -> list[SuiteCard]:
     folder = out / RESULTS
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -112,11 +146,8 @@ def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
             suites.append(suite_cards.read(name))
         elif also is not None and name == also.name:
             suites.append(also)
-        else:
+        elif name != FIGURES:
             warnings.warn(
                 f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2
             )
-    pages = [suite_page(suite, out) for suite in suites if suite.publish]
-    if not pages:
-        raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
-    return pages
+    return suites

@@ -115,7 +115,7 @@ def read_results(folder: Path) -> SuiteResults:
         # Dot files are the remains of an interrupted write, or the system's.
         if name.endswith(".csv") and not name.endswith(".cost.csv") and not name.startswith("."):
             method = _check_method(name.removesuffix(".csv"))
-            methods[method] = _read_method(folder, method)
+            methods[method] = read_method(folder, method)
     return SuiteResults(suite, methods)
 
 
@@ -212,7 +212,12 @@ def _check_method(name: str) -> str:
     return check_name(name, "method")
 
 
-def _read_method(folder: Path, method: str) -> MethodResults:
+def read_method(folder: Path, method: str) -> MethodResults:
+    """Reads one method's three files in ``results/<suite>/``.
+
+    Raises:
+        CompatbenchError: as ``read_results``.
+    """
     path = folder / f"{method}.csv"
     cost_path = folder / f"{method}.cost.csv"
     about_path = folder / f"{method}.json"

@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -55,6 +55,8 @@ class Row(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     method: ConfigName
     task: Name
@@ -130,15 +132,24 @@ class Row(BaseModel):
 
 
 class Cost(BaseModel):
-    """What a record took, wall clock, in seconds; one line of a cost file."""
+    """What a record took; one line of a cost file.
+
+    Attributes:
+        fit_seconds, evaluate_seconds: wall clock.
+        peak_memory: most bytes that the cell's process held; empty where it was not measured.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # A file in which no line has a figure leaves the column out.
+    optional: ClassVar[frozenset[str]] = frozenset({"peak_memory"})
 
     key: Key
     backbone: BackboneName
     test_set: Name
     fit_seconds: Seconds
     evaluate_seconds: Seconds
+    peak_memory: Count | None = None
 
     @property
     def order(self) -> tuple[str, str, str]:
@@ -146,20 +157,23 @@ class Cost(BaseModel):
         return (self.key, self.backbone, self.test_set)
 
 
-def write_csv(rows: Iterable[BaseModel], model: type[BaseModel]) -> str:
+AnyRow = TypeVar("AnyRow", Row, Cost)
+
+
+def write_csv(rows: Iterable[AnyRow], model: type[AnyRow]) -> str:
     """Rows as CSV text: the same rows give the same bytes."""
     out = io.StringIO()
-    names = list(model.model_fields)
+    lines = [row.model_dump() for row in rows]
+    names = [
+        name
+        for name in model.model_fields
+        if name not in model.optional or any(line[name] is not None for line in lines)
+    ]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    for row in rows:
-        # The csv module writes None as an empty field.
-        values = row.model_dump()
-        writer.writerow([values[name] for name in names])
+    # The csv module writes None as an empty field.
+    writer.writerows([line[name] for name in names] for line in lines)
     return out.getvalue()
-
-
-AnyRow = TypeVar("AnyRow", Row, Cost)
 
 
 def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
@@ -173,10 +187,12 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="surplus")
-            if reader.fieldnames != list(model.model_fields):
+            named = reader.fieldnames or []
+            left_out = model.optional - set(named)
+            if list(named) != [name for name in model.model_fields if name not in left_out]:
                 raise CompatbenchError(
-                    f"{path}:1: the columns must be {','.join(model.model_fields)}; a file of "
-                    "another version must be moved away, and is written anew from runs/"
+                    f"{path}:1: the columns must be {','.join(model.model_fields)}; 'compatbench "
+                    "migrate' brings a file of an older version up to date"
                 )
             for line in reader:
                 line_number = reader.line_num

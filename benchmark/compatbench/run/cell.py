@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from compatbench.cards import TrainingCard
 from compatbench.shots import Shots, count_shots
@@ -14,6 +14,7 @@ from compatbench.shots import Shots, count_shots
 SCHEMA = 2
 
 Status = Literal["ok", "not transferable", "failed"]
+FailureKind = Literal["error", "oom", "killed", "timeout"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class CellRecord(Stored):
         error: the failure, its type first.
         trace: the last frames of the failure, innermost last.
         provenance: versions and machine.
+        failure: what kind of failure the last attempt ended in; None if it ended in none.
+        attempt: number of the last attempt; one that was interrupted is gone on with.
+        peak_memory: most bytes in use while the cell ran: resident memory of its process, or
+            tensors on its GPU; None where the system does not tell.
     """
 
     schema_version: int = SCHEMA
@@ -122,6 +127,9 @@ class CellRecord(Stored):
     trace: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
     provenance: dict[str, str] = {}
+    failure: FailureKind | None = None
+    attempt: PositiveInt = 1
+    peak_memory: NonNegativeInt | None = None
 
     def find(self, backbone: str, test_set: str, data: str) -> Record | None:
         """The finished record of this backbone and test set, if there is one."""

@@ -50,13 +50,17 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
 
 def costs_of(record: CellRecord) -> list[Cost]:
     """What each record of a cell took."""
+    peak = {"peak_memory": record.peak_memory} if "peak_memory" in Cost.model_fields else {}
     return [
-        Cost(
-            key=record.key,
-            backbone=r.backbone,
-            test_set=r.test_set,
-            fit_seconds=record.fit_seconds,
-            evaluate_seconds=r.seconds,
+        Cost.model_validate(
+            {
+                "key": record.key,
+                "backbone": r.backbone,
+                "test_set": r.test_set,
+                "fit_seconds": record.fit_seconds,
+                "evaluate_seconds": r.seconds,
+                **peak,
+            }
         )
         for r in record.records
         if r.data == data_key(r.backbone, r.test_set)

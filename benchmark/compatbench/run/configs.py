@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,12 +11,14 @@ from compatbench.cards import SuiteCard, select_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.aligned_cells import expand_aligned
 
 
 def select_methods(suite: SuiteCard, registry: MethodRegistry, wanted: str) -> list[str]:
     """The methods and named configs that a selection means in a suite.
 
-    ``all`` means what the suite compares; any other method may be asked for by name.
+    ``all`` means what the suite compares; any other method may be asked for by name, and
+    what acts on features with ``+aligned`` behind it.
 
     Raises:
         CompatbenchError: an unknown name, a method file that cannot be loaded, or a config
@@ -32,7 +35,13 @@ def select_methods(suite: SuiteCard, registry: MethodRegistry, wanted: str) -> l
     if all(part.startswith("!") for part in parts):
         parts = ["all", *parts]
     parts = [name for part in parts for name in (compared if part == "all" else [part])]
-    return registry.select(",".join(parts), suite.configs)
+    parts = [
+        name
+        for part in parts
+        for name in (registry.add_file(Path(part)) if part.endswith(".py") else [part])
+    ]
+    parts, aligned = expand_aligned(parts, suite, registry)
+    return registry.select(",".join(parts), [*suite.configs, *aligned])
 
 
 def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None) -> dict[str, Any]:

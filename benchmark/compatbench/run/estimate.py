@@ -26,8 +26,9 @@ from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
+from compatbench.run.aligned_cells import plain_name
 from compatbench.run.configs import resolve_config
-from compatbench.run.missing import suite_backbones
+from compatbench.run.missing import fit_backbones, suite_backbones
 from compatbench.task.sampling import MOST_VALIDATION_SHOTS
 
 FLOAT = 4  # bytes
@@ -95,7 +96,7 @@ def count_costs(
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     draws = [(count, seed) for count in shots or suite.shots for seed in seeds or suite.seeds]
     sizes = {name: measure_model(name) for name in suite_backbones(suite)}
-    sources = {upgrade[0] for upgrade in suite.upgrades}
+    sources = set(fit_backbones(suite))
     images: Counter[str] = Counter()
     for name in sizes:
         for task in chosen:
@@ -145,6 +146,7 @@ def _fit_flops(
     text_weights: int,
 ) -> float:
     """Operations of a fit whose every step runs all classes through the text tower; else 0."""
+    method = plain_name(method)
     cls = registry.get(suite.base_method(method))
     if not issubclass(cls, TrainedMethod) or not set(cls.card.places) & {
         "text-input",

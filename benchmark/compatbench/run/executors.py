@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import warnings
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.run.cell import Cell
+from compatbench.errors import CompatbenchError
+from compatbench.run.cell import Cell, CellRecord, FailureKind, Record
+
+if TYPE_CHECKING:
+    from compatbench.run.fit import Worker
+
+POLL = 0.5  # seconds between looks at cells that other processes have
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class Settings:
     Attributes:
         memory_budget: bytes that a text tower's activations may take; None is a share of
             what is free.
+        timeout: seconds after which an attempt at a cell is ended, the encoding of its images
+            apart; None is never.
+        retry: how often a cell is tried again after each kind of failure.
     """
 
     store: Path
@@ -32,6 +35,13 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     memory_budget: int | None = None
+    timeout: float | None = None
+    retry: Mapping[FailureKind, int] = field(default_factory=dict)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether a cell needs a process of its own, which can be ended and replaced."""
+        return self.timeout is not None or bool(self.retry)
 
 
 @dataclass(frozen=True)
@@ -39,13 +49,14 @@ class Event:
     """What happened to a cell.
 
     Attributes:
-        kind: ``started``, ``encoding`` (images, for the feature cache), ``measured`` (one
-            more record is kept) or ``finished``.
+        kind: ``waiting`` (another process runs it), ``started``, ``encoding`` (images, for the
+            feature cache), ``measured`` (one more record is kept), ``retried`` (an attempt
+            failed, and another follows) or ``finished``.
         encoded: while encoding, images done and images in all.
-        error: of a finished cell, why it has no number; empty if it has.
+        error: of a cell that is finished or retried, why it has no number; empty if it has.
     """
 
-    kind: Literal["started", "encoding", "measured", "finished"]
+    kind: Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
     cell: Cell
     encoded: tuple[int, int] = (0, 0)
     error: str = ""
@@ -57,150 +68,101 @@ OnEvent = Callable[[Event], object]
 def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: OnEvent) -> None:
     """Runs cells and tells what happens; one failing cell does not stop the others.
 
+    Cells that other processes run meanwhile are waited for, and run here if those die.
+
     Raises:
         CompatbenchError: the input is broken or the store cannot be written. What was
             measured before is kept.
     """
-    if jobs <= 1:
-        worker = _make_worker(settings)
-        for cell in cells:
-            on_event(Event("started", cell))
-            on_event(_run_one(worker, cell, on_event))
-    elif cells:
-        pool = _Pool(settings, min(jobs, len(cells)))
-        try:
-            for event in pool.run(cells):
-                on_event(event)
-        finally:
-            pool.close()
+    if not cells:
+        return
+    if jobs <= 1 and not settings.isolated:
+        _run_here(cells, settings, on_event)
+        return
+    from compatbench.run.pool import Pool
+
+    pool = Pool(settings, min(jobs, len(cells)))
+    try:
+        for event in pool.run(cells):
+            on_event(event)
+    finally:
+        pool.close()
 
 
-def _make_worker(settings: Settings):
+def _run_here(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
+    worker = make_worker(settings)
+    left = deque(cells)
+    held_elsewhere = 0
+    while left:
+        cell = left.popleft()
+        event = run_one(worker, cell, on_event, wait=False)
+        on_event(event)
+        if event.kind != "waiting":
+            held_elsewhere = 0
+            continue
+        left.append(cell)
+        held_elsewhere += 1
+        if held_elsewhere == len(left):
+            time.sleep(POLL)
+            held_elsewhere = 0
+
+
+def make_worker(settings: Settings) -> Worker:
+    """The runner of cells that these settings describe, in this process."""
     from compatbench.backbone.memory import set_memory_budget
     from compatbench.features import FeatureCache
-    from compatbench.run.fit import Worker
-    from compatbench.run.store import RunStore
+    from compatbench.run.aligned import AlignedWorker
+    from compatbench.run.attempts import AttemptStore
 
     set_memory_budget(settings.memory_budget)
-    return Worker(
-        RunStore(settings.store), FeatureCache(settings.cache), settings.device, settings.threads
-    )
+    store = AttemptStore(settings.store, settings.device)
+    return AlignedWorker(store, FeatureCache(settings.cache), settings.device, settings.threads)
 
 
-def _run_one(worker, cell: Cell, emit: OnEvent) -> Event:
-    worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
-    record = worker.run(cell, lambda _: emit(Event("measured", cell)))
-    failures = [r.reason for r in record.records if r.status == "failed"]
-    error = record.error or (failures[0] if failures else "")
-    return Event("finished", cell, error=error)
+def run_one(worker: Worker, cell: Cell, emit: OnEvent, *, wait: bool = True) -> Event:
+    """Runs a cell, telling what happens; returns its last event.
 
+    Args:
+        wait: if another process runs the cell, for that; else the last event is ``waiting``.
 
-def _serve(connection: Connection, settings: Settings) -> None:
-    """The life of a worker process: a cell in, events out, until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    warnings.showwarning = lambda message, category, *_: (
-        connection.send(str(message)) if category is CompatbenchWarning else None
-    )
-    try:
-        worker = _make_worker(settings)
-        while (cell := connection.recv()) is not None:
-            try:
-                connection.send(_run_one(worker, cell, connection.send))
-            except CompatbenchError as error:
-                connection.send(error)
-    except (EOFError, BrokenPipeError):
-        pass  # the parent is gone; what was measured is in the store
+    Raises:
+        CompatbenchError: the input is broken or the store cannot be written.
+    """
+    from compatbench.run.claims import claim
+    from compatbench.run.plan import PlannedCell
 
-
-class _Pool:
-    """Worker processes, each with at most one cell; a dead one is replaced."""
-
-    def __init__(self, settings: Settings, size: int) -> None:
-        self._settings = settings
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[Connection, BaseProcess] = {}
-        self._at_work: dict[Connection, Cell] = {}
-        for _ in range(size):
-            self._start()
-
-    def run(self, cells: Sequence[Cell]) -> Iterator[Event]:
-        waiting = deque(cells)
-        idle = list(self._workers)
-        while waiting or self._at_work:
-            while waiting and idle:
-                connection = idle.pop(0)
-                cell = waiting.popleft()
-                self._at_work[connection] = cell
-                connection.send(cell)
-                yield Event("started", cell)
-            for ready in wait(list(self._at_work)):
-                assert isinstance(ready, Connection)
-                try:
-                    message = ready.recv()
-                except (EOFError, OSError):
-                    yield self._bury(ready)
-                    idle.append(self._start())
-                    continue
-                if isinstance(message, CompatbenchError):
-                    raise message
-                if isinstance(message, str):
-                    warnings.warn(message, CompatbenchWarning, stacklevel=2)
-                    continue
-                if message.kind == "finished":
-                    del self._at_work[ready]
-                    idle.append(ready)
-                yield message
-
-    def close(self) -> None:
-        """Ends all workers; a cell at work is lost, and run again by the same command."""
-        for process in self._workers.values():
-            process.terminate()
-        for connection, process in self._workers.items():
-            process.join()
-            connection.close()
-
-    def _start(self) -> Connection:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve, args=(theirs, self._settings), daemon=True, name="compatbench-worker"
-        )
-        # BLAS reads its thread count when it is loaded, before any of our code runs.
-        with _environment("OMP_NUM_THREADS", str(self._settings.threads)):
-            process.start()
-        theirs.close()
-        self._workers[ours] = process
-        return ours
-
-    def _bury(self, connection: Connection) -> Event:
-        """A worker died: its cell becomes a failed record, unless the fit is already kept."""
-        from compatbench.run.store import RunStore
-
-        process, cell = self._workers.pop(connection), self._at_work.pop(connection)
-        process.join()
-        connection.close()
-        code = process.exitcode or 0
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        error = f"worker process died: {how}"
-        store = RunStore(self._settings.store)
-        if store.read(cell.key) is None:
-            from compatbench.run.fit import describe_cell
-
-            store.write(describe_cell(cell, error=error))
+    with claim(worker.store, cell.key, wait=wait) as mine:
+        if not mine.held:
+            return Event("waiting", cell)
+        before = worker.store.read(cell.key)
+        error = ""
+        # Another process may have run it since it was planned.
+        if not PlannedCell(cell, before).done:
+            emit(Event("started", cell))
+            error = _attempt(worker, cell, before, emit)
+        mine.done = not error
         return Event("finished", cell, error=error)
 
 
-class _environment:
-    """Sets an environment variable for the time a child process is started."""
+def _attempt(worker: Worker, cell: Cell, before: CellRecord | None, emit: OnEvent) -> str:
+    """Runs a claimed cell; returns why it has no number, if so."""
+    from compatbench.run.attempts import AttemptStore
+    from compatbench.run.failures import describe_exception, note_failure
 
-    def __init__(self, name: str, value: str) -> None:
-        self._name, self._value = name, value
+    def on_record(_: Record) -> None:
+        emit(Event("measured", cell))
 
-    def __enter__(self) -> None:
-        self._before = os.environ.get(self._name)
-        os.environ[self._name] = self._value
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is None:
-            del os.environ[self._name]
-        else:
-            os.environ[self._name] = self._before
+    worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
+    if isinstance(worker.store, AttemptStore):
+        worker.store.begin(cell, before)
+    try:
+        record = worker.run(cell, on_record)
+    except CompatbenchError:
+        raise
+    except Exception as error:
+        # Not the method's, such as a backbone that does not fit into memory.
+        failure = describe_exception(error)
+        note_failure(worker.store, cell, failure)
+        return failure.error
+    failures = [r.reason for r in record.records if r.status == "failed"]
+    return record.error or (failures[0] if failures else "")

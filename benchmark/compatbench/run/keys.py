@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
     return _fit_key(backbone, task, shots, seed, file, is_planning())
 
 
-@lru_cache(maxsize=1024)
+@cache  # a plan asks for its keys in rounds, which a bound would undo
 def _fit_key(
     backbone: str, task: str, shots: int, seed: int, file: Path | None, planning: bool
 ) -> str:
@@ -82,8 +82,13 @@ def _fit_key(
 
 
 def _with_weights(backbone: str, *data: Any) -> str:
+    return sha256_json([*_weights(backbone, is_planning()), *data])
+
+
+@lru_cache(maxsize=1024)
+def _weights(backbone: str, planning: bool) -> tuple[str, Any]:
     card = read_backbone(backbone)
-    return sha256_json([weights_key(card), card.config, *data])
+    return weights_key(card), card.config
 
 
 def cell_key(

@@ -46,6 +46,13 @@ def suite_backbones(suite: SuiteCard) -> list[str]:
     return list(dict.fromkeys(name for upgrade in suite.upgrades for name in upgrade))
 
 
+def fit_backbones(suite: SuiteCard) -> list[str]:
+    """The backbones that modules are fitted on: the sources and, if asked for, the targets."""
+    if suite.retrained:
+        return suite_backbones(suite)
+    return list(dict.fromkeys(upgrade[0] for upgrade in suite.upgrades))
+
+
 def find_missing(suite: SuiteCard, tasks: str | Sequence[str] = "all") -> Missing:
     """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
 

@@ -13,10 +13,11 @@ from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
 from compatbench.method.registry import MethodRegistry, method_source_hash
+from compatbench.run.aligned_cells import align_cell, is_aligned, plain_name
 from compatbench.run.cell import Cell, CellRecord
 from compatbench.run.configs import resolve_config
 from compatbench.run.keys import cell_key, data_key
-from compatbench.run.missing import Missing
+from compatbench.run.missing import Missing, fit_backbones
 from compatbench.run.store import RunStore
 from compatbench.task.draws import ShotsFiles
 
@@ -119,7 +120,7 @@ def plan_cells(
                 config_name=method.config_name,
             )
         )
-    return cells
+    return [align_cell(cell) if is_aligned(cell.name) else cell for cell in cells]
 
 
 def count_cells(
@@ -140,6 +141,25 @@ def count_cells(
     return Counter(place[0].config_name or place[0].name for place in places)
 
 
+def count_retrained(
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    methods: Iterable[str],
+    tasks: str | Sequence[str] = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+) -> int:
+    """How many of the cells that ``count_cells`` counts are fits on a target, for comparison.
+
+    Raises:
+        CompatbenchError: as ``plan_cells``.
+    """
+    sources = {upgrade[0] for upgrade in suite.upgrades}
+    prepared = [_prepare(registry, suite, name) for name in methods]
+    places = _places(suite, prepared, tasks, seeds, shots)
+    return sum(backbones[0] not in sources for *_, backbones in places)
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """What all cells of a method have in common."""
@@ -153,12 +173,13 @@ class _Prepared:
 
 
 def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
-    cls = registry.get(suite.base_method(name))
+    plain = plain_name(name)
+    cls = registry.get(suite.base_method(plain))
     return _Prepared(
         cls.card.name,
         name if name != cls.card.name else "",
         cls.card.learns,
-        resolve_config(cls, suite, name),
+        resolve_config(cls, suite, plain),
         method_source_hash(cls),
         MethodRegistry.plugin_file(cls),
     )
@@ -168,7 +189,7 @@ def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
     seen: dict[str, str] = {}
     for method in prepared:
         name = method.config_name or method.name
-        first = seen.setdefault(sha256_json([method.name, method.config]), name)
+        first = seen.setdefault(sha256_json([method.name, method.config, is_aligned(name)]), name)
         if first != name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
@@ -193,16 +214,22 @@ def _places(
             for draw, method in product(draws, prepared):
                 if method.learns:
                     yield method, task, *draw, backbones
-                elif draw == draws[0]:
-                    # It sees no image: one cell stands for every draw.
+                elif draw == draws[0] and len(backbones) > 1:
+                    # It sees no image: one cell stands for every draw, and nothing is retrained.
                     yield method, task, suite.shots[0], suite.seeds[0], backbones
 
 
 def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Per source, itself and every backbone that some upgrade from it reaches."""
+    """Per source, itself and every backbone that some upgrade from it reaches.
+
+    With ``retrained``, every target is a source, too, and is followed by nothing if no upgrade
+    starts at it.
+    """
     paths: dict[str, dict[str, None]] = {}
     for source, *targets in suite.upgrades:
         paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
+    for name in fit_backbones(suite):
+        paths.setdefault(name, {name: None})
     return {source: tuple(backbones) for source, backbones in paths.items()}
 
 

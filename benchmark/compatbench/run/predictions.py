@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from compatbench.errors import CompatbenchError
 from compatbench.tensorfiles import load_tensors, save_tensors
 
 SCHEMA = "compatbench-predictions-1"
@@ -89,8 +90,8 @@ def calibration_error(predictions: Predictions, targets: Tensor) -> float:
     return 100 * float(np.sum(gaps)) / len(right)
 
 
-def write_predictions(path: Path, predictions: Mapping[Where, Predictions]) -> None:
-    """Keeps all answers of a cell in one file.
+def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key: str) -> None:
+    """Keeps all answers of a cell in one file, which tells the cell's key.
 
     Raises:
         CompatbenchError: the folder cannot be written.
@@ -100,16 +101,19 @@ def write_predictions(path: Path, predictions: Mapping[Where, Predictions]) -> N
     for number, where in enumerate(wheres):
         tensors[f"{number}.classes"] = predictions[where].classes
         tensors[f"{number}.confidence"] = predictions[where].confidence
-    save_tensors(path, tensors, SCHEMA, {"where": wheres}, sync=False)
+    save_tensors(path, tensors, SCHEMA, {"where": wheres, "key": key}, sync=False)
 
 
-def read_predictions(path: Path) -> dict[Where, Predictions]:
-    """The answers in a file that ``write_predictions`` wrote.
+def read_predictions(path: Path, key: str) -> dict[Where, Predictions]:
+    """The answers in a file that ``write_predictions`` wrote for the cell of this key.
 
     Raises:
-        CompatbenchError: the file is missing, damaged, or of another kind.
+        CompatbenchError: the file is missing, damaged, of another kind or of another cell.
     """
     tensors, about = load_tensors(path, SCHEMA, "predictions file")
+    # Files of earlier versions do not tell.
+    if about.get("key", key) != key:
+        raise CompatbenchError(f"{path} is of another cell")
     return {
         (where[0], where[1], where[2]): Predictions(
             tensors[f"{number}.classes"], tensors[f"{number}.confidence"]

@@ -19,6 +19,7 @@ from compatbench.leaderboard.results import (
 )
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.aligned_cells import is_aligned, plain_name
 from compatbench.run.cell import Cell
 from compatbench.run.collect import costs_of, rows_of
 from compatbench.run.configs import resolve_config
@@ -56,7 +57,7 @@ def publish(
     before = read_results(folder).methods
     for name, items in by_name.items():
         cells = plan_cells(suite, registry, [name], files=files, missing=missing)
-        method = registry.get(suite.base_method(name))
+        method = registry.get(suite.base_method(plain_name(name)))
         results = _method_results(suite, method, name, items)
         old = _without_stale_rows(before.get(name), cells, missing)
         keys = {cell.key for cell in cells}
@@ -90,18 +91,28 @@ def _without_stale_rows(
     return replace(results, rows=rows)
 
 
+def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
+    """What ``<method>.json`` says of a method in a suite: its info, config and differences.
+
+    Args:
+        name: the method's, or that of a config of it, aligned or not.
+
+    Raises:
+        CompatbenchError: the suite sets something the method does not know.
+    """
+    config = resolve_config(method, suite, plain_name(name))
+    differs = _differences(method.Config().model_dump(mode="json"), config)
+    if suite.training.precision != "fp32":
+        differs["precision"] = ("fp32", suite.training.precision)
+    return MethodResults(_info(method, name), config, differs, provenance={}, rows=())
+
+
 def _method_results(
     suite: SuiteCard, method: type[Method], name: str, items: list[PlannedCell]
 ) -> MethodResults:
     measured = [(item.cell, item.record) for item in items if item.record is not None]
-    config = resolve_config(method, suite, name)
-    differs = _differences(method.Config().model_dump(mode="json"), config)
-    if suite.training.precision != "fp32":
-        differs["precision"] = ("fp32", suite.training.precision)
-    return MethodResults(
-        info=_info(method, name),
-        config=config,
-        differs=differs,
+    return replace(
+        describe_method(suite, method, name),
         provenance=join_provenance([record.provenance for _, record in measured]),
         rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
         costs=tuple(cost for _, record in measured for cost in costs_of(record)),
@@ -110,7 +121,10 @@ def _method_results(
 
 def _info(method: type[Method], name: str) -> MethodInfo:
     card = method.card
-    title = card.title if name == card.name else name
+    plain = plain_name(name)
+    title = card.title if plain == card.name else plain
+    if is_aligned(name):
+        title += " + aligned"
     return MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ from compatbench.run.predictions import (
     write_predictions,
 )
 
+DAMAGED = "damaged"
+
 
 class RunStore:
     """Cells, modules and predictions under one folder, by key.
@@ -29,19 +32,34 @@ class RunStore:
     gone or torn. Its checksum tells, and the cell goes on from its module. So it is with
     predictions, which are written before the record that is made from them.
 
-    A file that cannot be read is set aside under ``damaged/``, never taken for a
-    result and never deleted.
+    A file that cannot be read, or is another cell's, is set aside under ``damaged/``, never
+    taken for a result and never deleted.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._inode = _inode(folder)
+
+    def check_folder(self) -> None:
+        """Sees whether the folder is still the one that was there when the store was opened.
+
+        Where a disk was unmounted, an empty folder takes its place, and would be written to.
+
+        Raises:
+            CompatbenchError: it is gone, or another.
+        """
+        if self._inode is not None and _inode(self.folder) != self._inode:
+            raise CompatbenchError(
+                f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
+                "mounted?"
+            )
 
     def read(self, key: str) -> CellRecord | None:
         """The cell's record, or None if the cell was never fitted.
 
         If the record is missing or damaged, it is that of the fit alone, from the module.
         """
-        path = self._cell_path(key)
+        path = self.cell_path(key)
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +67,7 @@ class RunStore:
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
         try:
-            record = _unseal(content)
+            record = unseal(content)
             if record.key != key:
                 raise ValueError("the key is another cell's")
         except (ValidationError, ValueError) as error:
@@ -63,12 +81,16 @@ class RunStore:
         Raises:
             CompatbenchError: the folder cannot be written.
         """
-        write_atomic(self._cell_path(record.key), _seal(record), sync=False)
+        self.check_folder()
+        write_atomic(self.cell_path(record.key), _seal(record), sync=False)
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
         module, _ = self._load_module(record.key)
-        return module if module is not None and module.fingerprint == record.module else None
+        if module is not None and module.fingerprint != record.module:
+            self._set_aside(self.module_path(record.key), "its record is of another module")
+            return None
+        return module
 
     def write_module(self, module: Module, record: CellRecord) -> None:
         """Keeps a fitted module with the record of its fit.
@@ -76,7 +98,8 @@ class RunStore:
         Raises:
             CompatbenchError: the folder cannot be written.
         """
-        about = record.model_dump(mode="json", exclude={"records", "error", "trace"})
+        self.check_folder()
+        about = record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
         module.save(self.module_path(record.key), about)
 
     def module_path(self, key: str) -> Path:
@@ -84,11 +107,11 @@ class RunStore:
 
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
         """What the cell's module answered where it was measured; nothing if the file is lost."""
-        path = self._predictions_path(key)
+        path = self.predictions_path(key)
         if not path.is_file():
             return {}
         try:
-            return read_predictions(path)
+            return read_predictions(path, key)
         except CompatbenchError as error:
             self._set_aside(path, str(error))
             return {}
@@ -99,13 +122,18 @@ class RunStore:
         Raises:
             CompatbenchError: the folder cannot be written.
         """
-        write_predictions(self._predictions_path(key), predictions)
+        self.check_folder()
+        write_predictions(self.predictions_path(key), predictions, key)
 
-    def _predictions_path(self, key: str) -> Path:
+    def predictions_path(self, key: str) -> Path:
         return self.folder.joinpath("predictions", key[:2], f"{key}.safetensors")
 
-    def _cell_path(self, key: str) -> Path:
+    def cell_path(self, key: str) -> Path:
         return self.folder.joinpath("cells", key[:2], f"{key}.json")
+
+    def claim_path(self, key: str) -> Path:
+        """The lock file of whoever runs the cell."""
+        return self.cell_path(key).with_suffix(".lock")
 
     def _load_module(self, key: str) -> tuple[Module | None, dict[str, object]]:
         path = self.module_path(key)
@@ -118,18 +146,25 @@ class RunStore:
             return None, {}
 
     def _read_fit(self, key: str) -> CellRecord | None:
-        _, about = self._load_module(key)
+        module, about = self._load_module(key)
+        if module is None:
+            return None
         try:
             record = CellRecord.model_validate(about)
-        except ValidationError:
+            if record.key != key:
+                raise ValueError("the key is another cell's")
+        except (ValidationError, ValueError) as error:
+            self._set_aside(self.module_path(key), str(error).splitlines()[0])
             return None
-        return record if record.key == key else None
+        return record
 
     def _set_aside(self, path: Path, why: str) -> None:
-        damaged = self.folder / "damaged" / path.name
+        damaged = _free_name(self.folder / DAMAGED / path.name)
         try:
             damaged.parent.mkdir(parents=True, exist_ok=True)
             path.replace(damaged)
+        except FileNotFoundError:
+            return  # another process has moved it
         except OSError as error:
             raise CompatbenchError(f"{path} is damaged and cannot be moved: {error}") from None
         warnings.warn(
@@ -139,14 +174,32 @@ class RunStore:
         )
 
 
+def _inode(folder: Path) -> int | None:
+    """What tells a folder from another of the same name; None if there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or one like it that nothing bears: what was set aside before stays."""
+    names = (path.with_name(f"{path.name}.{number}") for number in count(1))
+    return next(name for name in chain([path], names) if not name.exists())
+
+
 def _seal(record: CellRecord) -> bytes:
     """A record as JSON, whose first field is the checksum of all that follows."""
     rest = record.model_dump_json(indent=1).encode().removeprefix(b"{\n") + b"\n"
     return _checksum_line(rest) + rest
 
 
-def _unseal(content: bytes) -> CellRecord:
-    """Raises ValueError: these are not the bytes that were written."""
+def unseal(content: bytes) -> CellRecord:
+    """The record that a file's bytes are.
+
+    Raises:
+        ValueError: these are not the bytes that were written.
+    """
     length = len(_checksum_line(b""))
     line, rest = content[:length], content[length:]
     if line != _checksum_line(rest):

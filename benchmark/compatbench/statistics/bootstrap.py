@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,11 +40,14 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
+@lru_cache(maxsize=16)
 def draw_resamples(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> NDArray[np.intp]:
-    """Indices of ``count`` units drawn with replacement, ``[resamples, count]``."""
+    """Indices of ``count`` units drawn with replacement, ``[resamples, count]``, read-only."""
     # The raw stream is the same in every version of numpy; Generator's draws need not be.
     raw = np.random.PCG64(seed).random_raw(resamples * count)
-    return (raw % np.uint64(count)).astype(np.intp).reshape(resamples, -1)
+    drawn = (raw % np.uint64(count)).astype(np.intp).reshape(resamples, -1)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def percentile_interval(value: float, resampled: ArrayLike, level: float = LEVEL) -> Interval:
@@ -74,6 +78,29 @@ def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     if len(values) == 1:
         return Interval(mean)
     return percentile_interval(mean, values[draw_resamples(len(values))].mean(axis=1), level)
+
+
+def ratio_interval(
+    numerators: ArrayLike, denominators: ArrayLike, level: float = LEVEL
+) -> Interval | None:
+    """The ratio of the means of paired figures ``[units]``, with an interval over the units.
+
+    Returns:
+        None if the denominators' mean is not clearly positive: its own interval reaches 0, or
+        one unit alone is known.
+
+    Raises:
+        ValueError: there are no values, or not as many on one side as on the other.
+    """
+    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if above.shape != below.shape:
+        raise ValueError("a ratio needs as many figures on one side as on the other")
+    if mean_interval(below, level).sign != 1:
+        return None
+    draws = draw_resamples(len(below))
+    means = above[draws].mean(axis=1), below[draws].mean(axis=1)
+    resampled = np.divide(*means, out=np.full(len(draws), np.nan), where=means[1] > 0)
+    return percentile_interval(float(above.mean() / below.mean()), resampled, level)
 
 
 def crossed_interval(

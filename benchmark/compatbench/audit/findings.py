@@ -1,0 +1,55 @@
+"""What an audit finds: a place in a file, what should stand there, and what does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compatbench.leaderboard.markdown import one_line
+
+SHOWN = 3  # findings of one kind in one file, before the rest are counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a results folder that this checkout would not have written.
+
+    Attributes:
+        file: path of the file or folder.
+        problem: what is wrong, in words.
+        line: 1 is the first; 0 means the file as a whole.
+        field: a column, or a dotted name in a JSON file; empty for a line as a whole.
+        expected: what should stand there; empty where the problem says it all.
+        found: what stands there.
+    """
+
+    file: str
+    problem: str
+    line: int = 0
+    field: str = ""
+    expected: str = ""
+    found: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        field = f"'{self.field}': " if self.field else ""
+        values = f"; expected {self.expected}, found {self.found}" if self.expected else ""
+        return one_line(f"{place}: {field}{self.problem}{values}", longest=600)
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as JSON values."""
+        return asdict(self)
+
+
+def summarise(findings: Iterable[Finding]) -> list[str]:
+    """A line for each finding; of many alike in one file, the first and how many more."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.file, finding.field, finding.problem), []).append(finding)
+    lines = []
+    for alike in groups.values():
+        lines += [str(finding) for finding in alike[:SHOWN]]
+        if len(alike) > SHOWN:
+            lines.append(f"{alike[0].file}: and {len(alike) - SHOWN} more like these")
+    return lines

@@ -1,0 +1,131 @@
+"""What git knows of a change, asked through its command line; nothing of the change is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from compatbench.errors import CompatbenchError
+
+GUESSES = ("origin/main", "main")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A working tree against the commit that it grew from.
+
+    Attributes:
+        root: the top folder of the clone.
+        base: the commit where the change began: the newest that it shares with the base branch.
+        name: what the base was asked for as.
+        changed: paths relative to the root that were added or modified, committed or not.
+        deleted: paths that are gone.
+    """
+
+    root: Path
+    base: str
+    name: str
+    changed: frozenset[str]
+    deleted: frozenset[str]
+
+    def read_base(self, path: str) -> bytes | None:
+        """A file as it is at the base; None if it is not there."""
+        try:
+            return _git(self.root, "cat-file", "blob", f"{self.base}:{path}")
+        except _GitFailed:
+            return None
+
+    def list_base(self, folder: str) -> list[str]:
+        """The files of a folder at the base, as paths relative to the root."""
+        return _split(
+            _git(self.root, "ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
+        )
+
+
+class _GitFailed(CompatbenchError):
+    """git ended with an error."""
+
+
+def find_change(folder: Path, base: str | None) -> Change:
+    """What the working tree around a folder changes.
+
+    Args:
+        base: a branch, tag or commit; by default what ``GITHUB_BASE_REF`` names on the remote
+            ``origin``, then ``origin/main``, then ``main``.
+
+    Raises:
+        CompatbenchError: there is no git, no clone, no such base, or no shared history.
+    """
+    try:
+        root = Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
+    except _GitFailed:
+        raise CompatbenchError(
+            f"{folder.resolve()} is not in a git clone; 'compatbench ci' compares a clone with its "
+            "base"
+        ) from None
+    name, commit = _find_commit(root, base)
+    try:
+        start = _git(root, "merge-base", "--end-of-options", commit, "HEAD").decode().strip()
+    except _GitFailed:
+        raise CompatbenchError(
+            f"'{name}' and this branch share no commit here; fetch their history: "
+            "git fetch --unshallow origin"
+        ) from None
+    changed, deleted = _compare(root, start)
+    return Change(root, start, name, changed, deleted)
+
+
+def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
+    pull_request = os.environ.get("GITHUB_BASE_REF")
+    guesses = [base] if base else [f"origin/{pull_request}"] if pull_request else [*GUESSES]
+    for name in guesses:
+        try:
+            found = _git(
+                root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+            )
+        except _GitFailed:
+            continue
+        return name, found.decode().split()[-1]
+    raise CompatbenchError(
+        f"git knows no commit '{guesses[0]}' here; fetch it (git fetch origin), or give another: "
+        "--base BRANCH"
+    )
+
+
+def _compare(root: Path, start: str) -> tuple[frozenset[str], frozenset[str]]:
+    # Renames as what they are to a results folder: one file gone, another there.
+    options = ["--no-renames", "--no-ext-diff", "--name-status", "-z", start, "--"]
+    words = _split(_git(root, "diff", *options))
+    changed, deleted = set(), set()
+    for status, path in zip(words[::2], words[1::2], strict=True):
+        (deleted if status == "D" else changed).add(path)
+    changed.update(_split(_git(root, "ls-files", "--others", "--exclude-standard", "-z")))
+    return frozenset(changed), frozenset(deleted - changed)
+
+
+def _split(output: bytes) -> list[str]:
+    return [os.fsdecode(part) for part in output.split(b"\0") if part]
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments],
+            cwd=folder,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise CompatbenchError(
+            "'git' was not found; install it, or add its folder to PATH"
+            if folder.is_dir()
+            else f"there is no folder {folder}"
+        ) from None
+    except OSError as error:
+        raise CompatbenchError(f"'git' cannot be run: {error.strerror}") from None
+    if done.returncode:
+        text = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _GitFailed(f"git {arguments[0]} failed: {text[0] if text else done.returncode}")
+    return done.stdout

@@ -1,0 +1,297 @@
+"""Every way to falsify a result that we could think of is named, with its file and field."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from honest_results import Workplace
+
+Change = Callable[[str], str]
+
+
+def set_field(line: int, column: str, change: Callable[[str], object]) -> Change:
+    """Changes one field of a line (1 is the header)."""
+
+    def edit(text: str) -> str:
+        lines = text.splitlines()
+        index = lines[0].split(",").index(column)
+        fields = lines[line - 1].split(",")
+        fields[index] = str(change(fields[index]))
+        lines[line - 1] = ",".join(fields)
+        return "\n".join(lines) + "\n"
+
+    return edit
+
+
+def drop_line(line: int) -> Change:
+    return lambda text: "".join(
+        part for n, part in enumerate(text.splitlines(keepends=True), 1) if n != line
+    )
+
+
+def double_line(line: int) -> Change:
+    return lambda text: text + text.splitlines(keepends=True)[line - 1]
+
+
+def for_seed_9(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return text + "".join(re.sub(r",2,([12]),ok,", ",2,9,ok,", line) for line in lines[1:3])
+
+
+def flip_hex(value: str) -> str:
+    return ("0" if value[0] != "0" else "1") + value[1:]
+
+
+# Lines of taskres.csv: 2 and 3 are seed 1 on source and target, 4 and 5 seed 2.
+FORGERIES: dict[str, tuple[str, Change, str]] = {
+    "accuracy raised on the target": (
+        "taskres.csv",
+        set_field(3, "correct", lambda v: int(v) + 3),
+        r"taskres.csv:3: 'negative_flips': the flips do not lead .* expected correct = \d+ \+",
+    ),
+    "accuracy raised on the source": (
+        "taskres.csv",
+        set_field(2, "correct", lambda v: int(v) + 3),
+        r"taskres.csv:3: 'negative_flips': the flips do not lead",
+    ),
+    "zero-shot lowered in one file": (
+        "taskres.csv",
+        set_field(3, "zero_shot_correct", lambda v: int(v) - 5),
+        r"taskres.csv:3: 'zero_shot_correct': .*; expected \d+, found \d+",
+    ),
+    "row deleted": (
+        "taskres.csv",
+        drop_line(5),
+        r"taskres.csv: a measurement of the suite has no row; expected a row of taskres · "
+        r"mini-weather · 2 shots · seed 2 at mini-eva-clip on mini-weather, found none",
+    ),
+    "row added for an unknown seed": (
+        "taskres.csv",
+        for_seed_9,
+        r"taskres.csv:6: 'seed': the suite has no such measurement; expected 1 or 2, found 9",
+    ),
+    "total shrunk": (
+        "taskres.csv",
+        set_field(3, "total", lambda v: int(v) - 20),
+        r"taskres.csv:3: 'total': is not the number of test images of mini-weather; expected",
+    ),
+    "setting edited in the JSON": (
+        "taskres.json",
+        lambda text: text.replace('"lr": ', '"lr": 1'),
+        r"taskres.json: 'config.recipe.lr': is not as resolved here; expected [\d.]+, found",
+    ),
+    "difference from the recipe hidden": (
+        "coop.json",
+        lambda text: text.replace('"differs": {}', '"differs": {"lr": [1, 2]}'),
+        r"coop.json: 'differs.lr': is not as resolved here; expected nothing, found \[1,2\]",
+    ),
+    "title edited": (
+        "coop.json",
+        lambda text: text.replace('"title": "CoOp"', '"title": "ContCoOp"'),
+        r"coop.json: 'method.title': .*; expected CoOp, found ContCoOp",
+    ),
+    "key edited": (
+        "taskres.csv",
+        set_field(3, "key", flip_hex),
+        r"taskres.csv:3: 'key': is not what this checkout computes; the row is stale, or forged",
+    ),
+    "data edited": (
+        "taskres.csv",
+        set_field(3, "data", flip_hex),
+        r"taskres.csv:3: 'data': is not what this checkout computes",
+    ),
+    "flips edited": (
+        "taskres.csv",
+        set_field(3, "negative_flips", lambda v: max(0, int(v) - 1)),
+        r"taskres.csv:3: 'negative_flips': the flips do not lead",
+    ),
+    "inconsistent errors edited": (
+        "taskres.csv",
+        set_field(3, "inconsistent_errors", lambda v: int(v) + 60),
+        r"taskres.csv:3: ('inconsistent_errors'|'row'|Value error|more answers).*flipped",
+    ),
+    "parameters edited": (
+        "taskres.csv",
+        set_field(3, "parameters", lambda v: int(v) - 1),
+        r"taskres.csv:3: 'parameters': is not that of the same module in line 2; expected",
+    ),
+    "provenance emptied": (
+        "taskres.json",
+        lambda text: re.sub(r'"torch": \[[^\]]*\]', '"torch": []', text),
+        r"taskres.json: 'provenance.torch': is missing; every result says what it was made with",
+    ),
+    "provenance without a version": (
+        "taskres.json",
+        lambda text: re.sub(r'"numpy": \[[^\]]*\]', '"numpy": ["newest"]', text),
+        r"taskres.json: 'provenance.numpy': is no version: newest",
+    ),
+    "row doubled": (
+        "taskres.csv",
+        double_line(3),
+        r"taskres.csv: two lines for mini-weather, mini-clip, 2, 1, mini-eva-clip, mini-weather",
+    ),
+    "cost removed": (
+        "taskres.cost.csv",
+        drop_line(2),
+        r"taskres.cost.csv: 'key': has no line for line \d of taskres.csv; expected",
+    ),
+    "cost lowered": (
+        "taskres.cost.csv",
+        set_field(3, "fit_seconds", lambda v: float(v) / 2),
+        r"taskres.cost.csv:\d: 'fit_seconds': is not that of the same fit in line",
+    ),
+    "cost of nothing": (
+        "taskres.cost.csv",
+        set_field(2, "key", flip_hex),
+        r"taskres.cost.csv:2: 'key': no row is of a cell with this key",
+    ),
+    "lines swapped": (
+        "taskres.csv",
+        lambda text: "".join(text.splitlines(keepends=True)[n] for n in (0, 2, 1, 3, 4)),
+        r"taskres.csv:2: is not as 'compatbench run' writes it",
+    ),
+    "percent for counts": (
+        "taskres.csv",
+        set_field(3, "correct", lambda v: f"{int(v) / 2:.1f}"),
+        r"taskres.csv:3: .*'correct'|taskres.csv:3: 'negative_flips'",
+    ),
+}
+
+
+def test_honest_results_are_found_to_be_honest(forged: Workplace) -> None:
+    result = forged.audit()
+    assert result.exit_code == 0, result.output
+    # Zero-shot has one seed, the others two.
+    assert "suites: 1, method files: 4, rows: 14; cells run again: 0 (--seed 7); findings: 0" in (
+        result.output
+    )
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forgery_is_named_with_its_place(name: str, forged: Workplace) -> None:
+    file, change, message = FORGERIES[name]
+    forged.edit(file, change)
+    result = forged.audit("--no-zero-shot")
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("wrong ")]
+    assert any(re.search(message, line) for line in lines), result.output
+
+
+def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
+    """SimpleShot shows CoOp's numbers, keys included."""
+    (forged.results / "simpleshot.csv").write_text(
+        (forged.results / "coop.csv").read_text().replace("coop,", "simpleshot,")
+    )
+    result = forged.audit("--no-zero-shot")
+    assert result.exit_code == 1
+    assert re.search(
+        r"simpleshot.csv:2: 'key': is the key of another cell, coop · mini-weather · 2 shots · "
+        r"seed 1; expected [0-9a-f]{64}, found [0-9a-f]{64}",
+        result.output,
+    )
+
+
+def test_zero_shot_that_all_files_agree_on_is_computed_again(forged: Workplace) -> None:
+    for name in ("zeroshot", "taskres", "simpleshot", "coop"):
+        path = forged.results / f"{name}.csv"
+        lines = path.read_text().splitlines()
+        index = lines[0].split(",").index("zero_shot_correct")
+        for number, line in enumerate(lines[1:], 1):
+            fields = line.split(",")
+            fields[index] = str(int(fields[index]) - 1)
+            lines[number] = ",".join(fields)
+        path.write_text("\n".join(lines) + "\n")
+    assert "zero_shot_correct" not in forged.audit("--no-zero-shot").output
+    result = forged.audit()
+    assert result.exit_code == 1
+    assert "'zero_shot_correct': zero-shot of mini-clip on mini-weather was computed" in (
+        result.output
+    )
+
+
+def test_a_leaderboard_that_was_edited_is_named_with_its_line(forged: Workplace) -> None:
+    path = forged.folder / "leaderboard.md"
+    lines = path.read_text().split("\n")
+    number = next(n for n, line in enumerate(lines) if "TaskRes" in line)
+    lines[number] = lines[number].replace("TaskRes", "MyMethod")
+    path.write_text("\n".join(lines))
+    result = forged.audit("--no-zero-shot")
+    assert result.exit_code == 1
+    assert f"leaderboard.md:{number + 1}: is not what the results give" in result.output
+    assert "MyMethod" in result.output
+
+
+def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace) -> None:
+    """A patient forger: counts, flips and leaderboard all fit; only the truth does not."""
+    forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
+    forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
+    forged.edit("simpleshot.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
+    forged.edit("coop.cost.csv", lambda text: re.sub(r",(\d+\.\d+),", ",7200.0,", text))
+    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    assert forged.audit().exit_code == 0
+    result = forged.audit(cells=7)
+    assert result.exit_code == 1, result.output
+    again = "the cell was run again and gave another number; expected"
+    assert f"taskres.csv:3: 'correct': {again}" in result.output
+    assert f"taskres.csv:3: 'positive_flips': {again}" in result.output
+    assert f"simpleshot.csv:2: 'ece': {again}" in result.output
+    assert re.search(r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?", result.output)
+
+
+def rendered(place: Workplace) -> str:
+    from compatbench.cards import suite_cards
+    from compatbench.leaderboard.publish import render_pages
+
+    card = suite_cards.read(place.suite)
+    return render_pages(place.folder, card)[place.folder / "leaderboard.md"]
+
+
+def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
+    result = forged.audit(cells=7)
+    assert result.exit_code == 0, result.output
+    assert "cells run again: 7 (--seed 7); findings: 0" in result.output
+    assert "made with the versions and processor of this machine: no tolerance" in result.output
+
+
+def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workplace) -> None:
+    for name in ("zeroshot", "taskres", "simpleshot", "coop"):
+        forged.edit(
+            f"{name}.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.1')
+        )
+    forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
+    forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
+    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    result = forged.audit(cells=7)
+    assert result.exit_code == 0, result.output
+    assert "made with another torch: counts may differ by 2% of the images" in result.output
+    strict = forged.audit("--tolerance", "0", cells=7)
+    assert strict.exit_code == 1
+    assert "taskres.csv:3: 'correct': the cell was run again" in strict.output
+
+
+def test_the_sample_is_told_and_can_be_drawn_again(forged: Workplace) -> None:
+    def draw() -> list[dict[str, object]]:
+        result = forged.audit("--no-zero-shot", "--json", cells=2)
+        found = json.loads(result.output)
+        assert (found["findings"], found["seed"]) == ([], 7)
+        return found["sample"]
+
+    first = draw()
+    assert [(one["suite"], one["part"], one["of"]) for one in first] == [
+        ("tiny", 1, 2),
+        ("tiny", 2, 2),
+    ]
+    assert draw() == first
+
+
+def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
+    forged.edit("taskres.csv", set_field(3, "total", lambda v: int(v) + 1))
+    result = forged.audit("--no-zero-shot", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.output)["findings"]
+    [total] = [one for one in found if one["field"] == "total"]
+    assert (total["line"], int(total["found"]) - int(total["expected"])) == (3, 1)
+    assert total["file"].endswith("results/tiny/taskres.csv")

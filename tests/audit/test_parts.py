@@ -1,0 +1,152 @@
+"""The audit's parts: what it reads, what it draws, and how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from honest_results import Workplace, invoke
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compatbench.audit.findings import Finding, summarise
+from compatbench.audit.sample import sample_cells
+from compatbench.audit.tolerance import EPSILON, choose_tolerance
+from compatbench.cards import TrainingCard
+from compatbench.errors import CompatbenchError
+from compatbench.run.cell import Cell
+from compatbench.run.provenance import provenance
+
+TRAINING = TrainingCard.model_validate({})
+
+
+def make_cell(number: int, method: str) -> Cell:
+    return Cell(f"{number:064d}", method, {}, "t", 1, number, ("a", "b"), ("t",), TRAINING)
+
+
+CELLS = [make_cell(n, f"m{n % 5}") for n in range(60)]
+SECONDS = {cell.key: float(n) for n, cell in enumerate(CELLS)}
+
+
+@given(count=st.integers(0, 70), seed=st.integers(0, 1000))
+def test_every_part_of_the_costs_gives_one_cell(count: int, seed: int) -> None:
+    drawn = sample_cells(CELLS, SECONDS, count, seed)
+    assert len(drawn) == min(count, len(CELLS))
+    assert drawn == sample_cells(CELLS[::-1], SECONDS, count, seed)
+    assert len({one.cell.key for one in drawn}) == len(drawn)
+    for one in drawn:
+        low, high = (one.stratum - 1) * 60 // one.strata, one.stratum * 60 // one.strata
+        assert low <= one.seconds < high
+
+
+def test_a_sample_takes_different_methods_where_it_can() -> None:
+    for seed in range(20):
+        assert len({one.cell.name for one in sample_cells(CELLS, SECONDS, 5, seed)}) == 5
+
+
+def test_every_cell_can_be_drawn() -> None:
+    drawn = {one.cell.key for seed in range(400) for one in sample_cells(CELLS, SECONDS, 5, seed)}
+    assert drawn == {cell.key for cell in CELLS}
+
+
+def test_a_cell_without_a_recorded_cost_is_no_cheap_one() -> None:
+    known = {cell.key: 1.0 for cell in CELLS[:-1]} | {CELLS[0].key: 0.5}
+    parts = {
+        one.stratum
+        for seed in range(300)
+        for one in sample_cells(CELLS, known, 2, seed)
+        if one.cell is CELLS[-1]
+    }
+    assert parts == {2}
+
+
+def test_a_tolerance_is_for_other_machines_only() -> None:
+    here = {name: (value,) for name, value in provenance().items()}
+    assert choose_tolerance(here, None).of(1000) == 0
+    for name in ("torch", "processor"):
+        elsewhere = choose_tolerance(here | {name: ("another",)}, None)
+        assert elsewhere.of(1000) == 1000 * EPSILON
+        assert name in elsewhere.why
+        assert choose_tolerance(here | {name: ("another", here[name][0])}, None).of(10) == 1
+    assert choose_tolerance(here, 3).of(1000) == 3
+
+
+def test_many_findings_of_one_kind_are_counted() -> None:
+    alike = [Finding("a.csv", "is stale", n, "key") for n in range(2, 30)]
+    lines = summarise([*alike, Finding("b.csv", "is gone")])
+    assert lines[:3] == [f"a.csv:{n}: 'key': is stale" for n in (2, 3, 4)]
+    assert lines[3:] == ["a.csv: and 25 more like these", "b.csv: is gone"]
+
+
+def test_a_finding_is_one_line_whatever_it_quotes() -> None:
+    finding = Finding("a.csv", "is odd", 3, "reason", "x", "two\nlines \x1b[31m and more")
+    assert len(str(finding).splitlines()) == 1
+    assert "\x1b" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("notes.txt", "notes.txt: no results of a method belong to this file"),
+        ("ghost.json", "ghost.json: no results of a method belong to this file"),
+        ("ghost.cost.csv", "ghost.cost.csv: no results of a method belong to this file"),
+        ("a b.csv", "method 'a b' must consist of letters"),
+        ("ghost.csv", "ghost.json"),
+    ],
+)
+def test_files_of_no_method_are_named(forged: Workplace, name: str, message: str) -> None:
+    (forged.results / name).write_text("x")
+    result = forged.audit("--no-zero-shot")
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_a_method_that_is_not_here_is_named(forged: Workplace) -> None:
+    for kind in ("csv", "cost.csv", "json"):
+        text = (forged.results / f"coop.{kind}").read_text()
+        text = text.replace("coop,", "mine,").replace('"name": "coop"', '"name": "mine"')
+        (forged.results / f"mine.{kind}").write_text(text)
+    result = forged.audit("--no-zero-shot")
+    assert "mine.csv:2: 'method': there is no such method here; give its file" in result.output
+
+
+def test_one_broken_file_does_not_hide_another(forged: Workplace) -> None:
+    (forged.results / "simpleshot.csv").write_text("x")
+    forged.edit("coop.csv", lambda text: text.replace(",ok,", ",fine,", 1))
+    output = forged.audit("--no-zero-shot").output
+    assert "simpleshot.csv:1: the columns must be" in output
+    assert "coop.csv:2: 'status'" in output
+
+
+def test_links_are_named_and_not_followed(forged: Workplace, tmp_path: Path) -> None:
+    (forged.results / "coop.csv").rename(tmp_path / "elsewhere.csv")
+    (forged.results / "coop.csv").symlink_to(tmp_path / "elsewhere.csv")
+    (forged.folder / "results" / "other").symlink_to(tmp_path)
+    assert "coop.csv is a link" in forged.audit("--no-zero-shot").output
+    result = invoke("audit", str(forged.folder / "results"), "--cells", "0")
+    assert "other: is a link" in result.output
+
+
+def test_a_folder_that_no_suite_explains_is_named(forged: Workplace) -> None:
+    result = invoke("audit", str(forged.folder / "results"), "--cells", "0")
+    assert result.exit_code == 1
+    assert "results/tiny: no suite has that name; give its file: --suite" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "cannot read nowhere: No such file or directory"),
+        (["."], "holds no results; start with 'compatbench run'"),
+        ([".", "--suite", "mimi"], "no suite named 'mimi'; did you mean mini"),
+        ([".", "--suite", "mini"], "holds no results of suite 'mini'"),
+        ([".", "--methods", "./nowhere.py"], "method file nowhere.py does not exist"),
+        ([".", "--device", "gpu", "--suite", "mini"], "holds no results of suite 'mini'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("audit", *arguments)

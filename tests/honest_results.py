@@ -1,0 +1,90 @@
+"""A small published suite with real results, to be forged in copies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from compatbench.cards import suite_cards
+from compatbench.cli.app import app
+from compatbench.method.registry import builtin_methods
+
+SUITE = """\
+name: tiny
+title: Tiny
+upgrades: [[mini-clip, mini-eva-clip]]
+tasks: [mini-weather]
+shots: [2]
+seeds: [1, 2]
+training: {views: 1, max_steps: 5}
+"""
+METHODS = "zeroshot,taskres,simpleshot,coop"
+
+
+def invoke(*arguments: str) -> Result:
+    """The command line in this process, on a wide terminal."""
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "400"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with results, their leaderboard, and the suite they are of."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    @property
+    def suite(self) -> str:
+        return str(self.folder / "tiny.yaml")
+
+    def audit(self, *options: str, cells: int = 0) -> Result:
+        """Audits it; without cells to run again, unless told otherwise."""
+        wanted = ["--suite", self.suite, "--cells", str(cells), "--seed", "7"]
+        return invoke("audit", str(self.folder / "results"), *wanted, *options)
+
+    def edit(self, name: str, change: Callable[[str], str]) -> None:
+        """Changes a file of the results, which must really change."""
+        path = self.results / name
+        before = path.read_text()
+        after = change(before)
+        assert after != before
+        path.write_text(after)
+
+
+@pytest.fixture(scope="session")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Results as ``run`` writes them; not to be changed."""
+    folder = tmp_path_factory.mktemp("honest")
+    (folder / "tiny.yaml").write_text(SUITE)
+    builtin_methods.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+        wanted = ["--suite", str(folder / "tiny.yaml"), "--methods", METHODS]
+        result = invoke("run", *wanted, "--out", str(folder), "--jobs", "1")
+        assert result.exit_code == 0, result.output
+    assert "tiny" not in suite_cards.names()
+    return Workplace(folder)
+
+
+@pytest.fixture
+def forged(honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A copy that a test may forge; the leaderboard follows when it is asked to."""
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    builtin_methods.cache_clear()
+    shutil.copytree(honest.folder / "results", tmp_path / "results")
+    for name in ("tiny.yaml", "leaderboard.md"):
+        shutil.copy(honest.folder / name, tmp_path / name)
+    os.utime(tmp_path / "leaderboard.md")
+    return Workplace(tmp_path)

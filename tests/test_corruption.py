@@ -1,0 +1,122 @@
+"""No byte of a stored file can change without being noticed."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from compatbench.cachefiles import describe_entry, read_entry, write_entry
+from compatbench.errors import CompatbenchError
+from compatbench.method import Module
+from compatbench.method.module import load_module
+from compatbench.run.cell import CellRecord, Record
+from compatbench.run.predictions import predict, read_predictions, write_predictions
+from compatbench.run.store import RunStore, unseal
+
+KEY = "5" * 64
+ABOUT = {"name": "ä module", "config": {"lr": 1e-05, "large": 1e16}, "seed": 10}
+
+
+def write_module(path: Path) -> None:
+    tensors = {"a": torch.tensor([[1.5, -2.0]]), "b": torch.arange(3)}
+    Module(trained={"a": tensors["a"]}, stored={"b": tensors["b"]}).save(path, ABOUT)
+
+
+def write_features(path: Path) -> None:
+    write_entry(path, torch.randn(4, 4), describe_entry("mini-clip", "dtd", 4, 1))
+
+
+def write_answers(path: Path) -> None:
+    wheres = [("b", "t", "d"), ("c", "t", "d")]
+    write_predictions(path, {where: predict(torch.randn(5, 3)) for where in wheres}, KEY)
+
+
+def write_record(path: Path) -> None:
+    record = Record(backbone="b", test_set="t", data="d", status="ok", correct=1, total=2, ece=0.5)
+    store = RunStore(path.parent)
+    store.write(
+        CellRecord(
+            key=KEY,
+            method="m",
+            config=ABOUT,
+            task="ä task",
+            source="b",
+            shots=1,
+            seed=1,
+            status="ok",
+            records=(record,),
+        )
+    )
+    store.cell_path(KEY).rename(path)
+
+
+def accepts_features(path: Path) -> bool:
+    return read_entry(path) is not None
+
+
+def accepts(read: Callable[[Path], object]) -> Callable[[Path], bool]:
+    def try_it(path: Path) -> bool:
+        try:
+            read(path)
+        except (CompatbenchError, ValueError):
+            return False
+        return True
+
+    return try_it
+
+
+KINDS = {
+    "record": (write_record, accepts(lambda path: unseal(path.read_bytes()))),
+    "module": (write_module, accepts(load_module)),
+    "predictions": (write_answers, accepts(lambda path: read_predictions(path, KEY))),
+    "features": (write_features, accepts_features),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_of_any_byte_is_noticed(kind: str, tmp_path: Path) -> None:
+    """Every place, each with white space, a flipped bit and two other values."""
+    write, is_accepted = KINDS[kind]
+    path = tmp_path / "sample.safetensors"
+    write(path)
+    whole = path.read_bytes()
+    assert is_accepted(path)
+    draw = random.Random(1)
+    for place, byte in enumerate(whole):
+        others = {9, 10, 32, ord("E"), ord("0"), byte ^ 1 << draw.randrange(8), draw.randrange(256)}
+        for value in others - {byte}:
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert not is_accepted(path), (place, byte, value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_short_or_with_more_is_noticed(kind: str, tmp_path: Path) -> None:
+    write, is_accepted = KINDS[kind]
+    path = tmp_path / "sample.safetensors"
+    write(path)
+    whole = path.read_bytes()
+    for content in [*(whole[:i] for i in range(0, len(whole), 7)), whole + b" ", whole + b"\0"]:
+        path.write_bytes(content)
+        assert not is_accepted(path)
+
+
+def test_an_entry_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from compatbench.cachefiles import _checksum
+    from compatbench.files import canonical_json
+
+    features = torch.randn(2, 3)
+    words = {**describe_entry("b", "t", 2, 0), "sha256": _checksum(features)}
+    path = tmp_path / "old.safetensors"
+    save_file({"features": features}, path, {"compatbench": canonical_json(words)})
+    found = read_entry(path)
+    assert found is not None
+    assert found.equal(features)
