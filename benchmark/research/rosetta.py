@@ -1,22 +1,25 @@
 """Makes the tables of docs/rosetta.md from committed results.
 
-The results come from these commands; the last ones train prompts and take ten minutes:
+The results come from these commands:
 
 compatbench run --suite mini --methods all
 compatbench run --suite mini-shots --methods all
+compatbench run --suite mini-no-lineage --methods all
 cd benchmark/research
-compatbench run --suite rosetta-held-out.yaml --methods 'rosetta_variants.py'
-compatbench run --suite rosetta-development.yaml --methods 'rosetta_variants.py,rosetta,zeroshot'
+compatbench run --suite rosetta-held-out.yaml --methods rosetta_variants.py
 compatbench run --suite rosetta-development.yaml --shots 16 \\
-    --methods 'rosetta_variants.py,taskres,tip_adapter,tip_adapter_f,linear_probe'
-compatbench run --suite rosetta-development.yaml --shots 16 --methods contcoop,kgcoop,tcp
+    --methods rosetta_variants.py,rosetta,zeroshot,taskres,tip_adapter,tip_adapter_f,gda
+compatbench run --suite rosetta-development.yaml --shots 16 --methods linear_probe
+compatbench run --suite rosetta-development.yaml --shots 1,2,4,8 --seeds 11 \\
+    --methods rosetta_variants.py,rosetta,zeroshot
 python rosetta.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from compatbench.cards import suite_cards
@@ -48,6 +51,11 @@ PARTS = {
 }
 
 
+@cache
+def _read(folder: Path) -> Mapping[str, MethodResults]:
+    return read_results(folder).methods
+
+
 @dataclass(frozen=True)
 class Board:
     """The results of one folder, looked at on some tasks and seeds."""
@@ -59,7 +67,7 @@ class Board:
 
     @property
     def methods(self) -> dict[str, MethodResults]:
-        return dict(read_results(self.folder).methods)
+        return dict(_read(self.folder))
 
     def standing(
         self, method: str, upgrade: Upgrade, shots: int = 16, test_set: str | None = None
@@ -70,9 +78,10 @@ class Board:
 
 
 DEVELOPED = Board(HERE / "results" / "rosetta-development", DEVELOPMENT, (11, 12, 13))
-BY_SHOTS = Board(DEVELOPED.folder, DEVELOPMENT, (11, 12, 13), (1, 2, 4, 8, 16))
+BY_SHOTS = Board(DEVELOPED.folder, DEVELOPMENT, (11,), (1, 2, 4, 8, 16))
 REPORTED = Board(REPOSITORY / "results" / "mini", HELD_OUT, (1, 2, 3))
 VARIED = Board(HERE / "results" / "rosetta-held-out", HELD_OUT, (1, 2, 3))
+STRANGER = Board(REPOSITORY / "results" / "mini-no-lineage", HELD_OUT, (1, 2, 3))
 SHOTS = Board(REPOSITORY / "results" / "mini-shots", TASKS, (1,), (1, 2, 4, 8, 16))
 
 
@@ -98,7 +107,9 @@ def margin(board: Board, method: str, upgrade: Upgrade) -> str:
 def compare(board: Board, targets: Sequence[str]) -> list[str]:
     """Every method of a folder, the best on the last target first."""
     upgrades = [(SOURCE, target) for target in targets]
-    standings = {m: [board.standing(m, u) for u in upgrades] for m in board.methods}
+    # Names with a plus are methods with something changed.
+    names = [name for name in board.methods if "+" not in name]
+    standings = {m: [board.standing(m, u) for u in upgrades] for m in names}
 
     def value(method: str) -> float:
         mean = standings[method][-1].mean("h")
@@ -159,8 +170,8 @@ def styles(target: str) -> list[str]:
     return table([target, *names, "mean"], rows)
 
 
-def main() -> None:
-    """Writes every table between its marks."""
+def fill(page: str) -> str:
+    """The page with every table between its marks."""
     joined, anew = ("mini-eva-clip", "mini-clip-next"), ("mini-eva-clip", "mini-eva-clip-anew")
     sections = {
         "development": compare(DEVELOPED, joined[::-1]),
@@ -168,16 +179,16 @@ def main() -> None:
         "development-shots": shots(BY_SHOTS, joined, [OWN, "rosetta_first", "zeroshot"]),
         "held-out": compare(REPORTED, anew),
         "held-out-parts": vary([VARIED, REPORTED], anew),
+        "no-lineage": compare(STRANGER, ("mini-clip-other",)),
         "styles": [*styles(anew[0]), "", *styles(anew[1])],
         "shots": shots(SHOTS, anew, [OWN, "taskres", "tip_adapter_f", "kgcoop", "zeroshot"]),
     }
-    page = PAGE.read_text(encoding="utf-8")
     for name, lines in sections.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, rest = page.split(begin)
         page = before + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
-    PAGE.write_text(page, encoding="utf-8")
+    return page
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
