@@ -17,6 +17,7 @@ from compatbench.run.plan import plan_cells
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")
 METHODS = builtin_methods().names()
+PUBLISHED = [name for name in suite_cards.names() if (REPOSITORY / "results" / name).is_dir()]
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,17 @@ def page():
     return suite_page(SUITE, REPOSITORY)
 
 
-def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(page) -> None:
-    cells = {cell.key: cell for cell in plan_cells(SUITE, builtin_methods(), METHODS)}
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
+    suite = suite_cards.read(name)
+    methods = suite_page(suite, REPOSITORY).results.methods
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
-        for cell in cells.values()
+        for cell in plan_cells(suite, builtin_methods(), methods)
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
-    rows = [row for method in page.results.methods.values() for row in method.rows]
+    rows = [row for method in methods.values() for row in method.rows]
     assert {(row.key, row.backbone, row.test_set, row.data) for row in rows} == expected
     assert {row.status for row in rows} <= {"ok", "not transferable"}
 

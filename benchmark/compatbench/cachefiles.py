@@ -52,7 +52,7 @@ def read_entry(path: Path) -> Tensor | None:
         with safe_open(path, "pt") as file:
             features: Tensor = file.get_tensor("features")
             words = read_words(path, (file.metadata() or {}).get(KEY))
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return None
     header = words.pop("header", None)
     # Entries of earlier versions have no checksum of the header, and no other words.
@@ -118,7 +118,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 1 << 20)))
         about = json.loads(header["__metadata__"][KEY])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -74,9 +74,10 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
         if header.get("schema") != schema:
             raise CompatbenchError(f"{path} is not a compatbench {what}")
         about, checksum = dict(header["about"]), header["sha256"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        intact = _checksum(tensors, schema, about) == checksum
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CompatbenchError(f"cannot read {what} {path}: {error}") from None
-    if _checksum(tensors, schema, about) != checksum:
+    if not intact:
         raise CompatbenchError(f"{path} is damaged: its checksum does not agree with its content")
     return tensors, about
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from honest_results import Workplace
+from honest_results import Workplace, invoke
+
+from compatbench.method.registry import builtin_methods
 
 Change = Callable[[str], str]
 
@@ -295,3 +297,14 @@ def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
     [total] = [one for one in found if one["field"] == "total"]
     assert (total["line"], int(total["found"]) - int(total["expected"])) == (3, 1)
     assert total["file"].endswith("results/tiny/taskres.csv")
+
+
+def test_aligned_results_are_audited_as_their_own(forged: Workplace) -> None:
+    wanted = ["--suite", forged.suite, "--methods", "taskres+aligned", "--jobs", "1"]
+    assert invoke("run", *wanted, "--out", str(forged.folder)).exit_code == 0
+    builtin_methods.cache_clear()
+    result = forged.audit(cells=9)
+    assert result.exit_code == 0, result.output
+    assert "runs again taskres+aligned" in result.output
+    forged.edit("taskres+aligned.csv", set_field(3, "key", flip_hex))
+    assert "taskres+aligned.csv:3: 'key': is not what this checkout" in forged.audit().output

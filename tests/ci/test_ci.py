@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from honest_results import invoke
+from honest_results import SUITE, invoke
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
@@ -96,6 +96,29 @@ def test_a_removed_row_and_a_removed_file_are_named(clone: Clone) -> None:
         "mini-clip, 2 shots, seed 2, at mini-eva-clip on mini-weather"
     ) in problems
     assert "results/tiny/simpleshot.csv was removed; the method is still here" in problems
+
+
+@pytest.mark.parametrize("folder", ["results", "results/tiny"])
+def test_results_do_not_vanish_unseen(clone: Clone, folder: str) -> None:
+    shutil.rmtree(clone.root / folder)
+    assert clone.check().problems == ["all results were removed"]
+
+
+def test_a_config_of_a_changed_method_changes_with_it(clone: Clone) -> None:
+    settings = "methods: {taskres+slow: {method: taskres, recipe: {lr: 0.0005}}}\n"
+    suite = clone.root / "tasks" / "suites" / "tiny.yaml"
+    suite.write_text(SUITE + settings)
+    wanted = ["--suite", "tiny", "--methods", "taskres+slow", "--jobs", "1"]
+    assert invoke("run", *wanted, "--out", str(clone.root)).exit_code == 0
+    shutil.rmtree(clone.root / "runs")
+    git(clone.root, "checkout", "-q", "main")
+    git(clone.root, "add", "-A")
+    git(clone.root, "commit", "-q", "-m", "Add a config")
+    git(clone.root, "checkout", "-q", "-b", "newer")
+    clone.edit("methods/taskres.py", lambda text: text + "\n\nCHANGED = True\n")
+    ci = clone.check(base="main")
+    assert any("taskres+slow.csv:2: 'key'" in problem for problem in ci.problems), ci.problems
+    assert "- `taskres+slow`: 4 rows as before" in ci.summary
 
 
 def test_a_method_may_go_with_its_results(clone: Clone) -> None:

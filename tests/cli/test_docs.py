@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
+from compatbench.run.failures import parse_retry
+from compatbench.run.shards import Shard
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = [
@@ -32,3 +35,17 @@ def test_its_options_are_known(command: str, tmp_path: Path) -> None:
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
+
+
+def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
+    script = DOCS / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    [command] = re.findall(r"^compatbench (.*)$", text, re.MULTILINE)
+    words = [
+        word.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/16")
+        for word in shlex.split(command)
+    ]
+    assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
+    assert Shard.parse(words[words.index("--shard") + 1]) == Shard(3, 16)
+    assert parse_retry(words[words.index("--retry") + 1])

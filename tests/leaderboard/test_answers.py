@@ -127,7 +127,7 @@ def test_what_a_section_lacks_is_listed_with_it() -> None:
         methods["contcoop+cross"], rows=methods["contcoop+cross"].rows[:-1]
     )
     section = replace(page, results=replace(page.results, methods=methods))
-    text = render_page([make_page(variant("contcoop", (50,) * 4), sections=(section,))])
+    text = render_page([make_page(variant("contcoop", (50, 50, 50, 50)), sections=(section,))])
     assert "#### Failed and missing" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 from synthetic_results import (
     COOP,
@@ -23,6 +25,7 @@ from synthetic_results import (
 )
 
 from compatbench.leaderboard.aligned import copied_name
+from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.groups import rank_group
 from compatbench.leaderboard.intervals import (
     dataset_means,
@@ -44,7 +47,7 @@ EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
 def method(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResults:
     """Source and target accuracy, and so H, are the value, one per task; seed 2 has two more."""
     figures = {
-        (task, seed): (value + 2 * (seed - 1),) * 2
+        (task, seed): (value + 2 * (seed - 1), value + 2 * (seed - 1))
         for task, value in zip(TASKS, values, strict=False)
         for seed in ((1, 2) if info.learns else (1,))
     }
@@ -236,3 +239,14 @@ def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
     assert alone.ranks(UPGRADE, 4) == expected
     assert rank_group(beside, (UPGRADE,), 4) == rank_group(alone, (UPGRADE,), 4)
+
+
+def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
+    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
+    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80))
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_main_table(console, page)
+    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
+    assert "aligned" not in plain
+    assert "Linear probe, aligned" in apart
+    assert "CoOp" not in apart

@@ -227,7 +227,9 @@ def test_harmed_datasets_and_the_worst_by_hand() -> None:
 
 def test_flips_that_were_lost_leave_no_figure() -> None:
     rows = with_flips(ANSWERS)
-    lost = dict.fromkeys(("negative_flips", "positive_flips", "inconsistent_errors"))
+    lost: dict[str, None] = dict.fromkeys(
+        ("negative_flips", "positive_flips", "inconsistent_errors")
+    )
     standing = standing_of([*rows[:-1], rows[-1].model_copy(update=lost)])
     assert standing.mean("negative_flips") is None
     assert standing.relative_flips is None

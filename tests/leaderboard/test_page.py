@@ -315,10 +315,23 @@ def hostile_page(text: str) -> SuitePage:
     method = make_method(
         info, rows, differs={f"{text}!": (text, [text])}, provenance={text: (text,)}
     )
+    config = flat(replace(info, name="coop+config"), 60, 50)
+    aligned = flat(replace(info, name="coop+aligned"), 60, 50)
     facts = TaskFacts(text, text)
-    titles = {"old": text, "new": text}
-    tasks = {"cats": facts, "dogs": facts}
-    return make_page(method, title=text, note=text, tasks=tasks, backbones=titles)
+    page = make_page(
+        method,
+        replace(config, config={f"{text}!": text}),
+        aligned,
+        title=text,
+        note=text,
+        tasks={"cats": facts, "dogs": facts},
+        backbones={"old": text, "new": text},
+        expected=replace(TWO_BY_TWO, shots=(4, 16), retrained=True),
+        groups={text: (("old", "new"),)},
+        paths=(("old", "new"),),
+        configs={"coop+config": "coop"},
+    )
+    return replace(page, sections=(page,))
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

@@ -207,7 +207,7 @@ def old_record(sealed: bool, **changes: object) -> bytes:
     values = json.loads(make_record().model_dump_json())
     for name in NEW:
         del values["records"][0][name]
-    text = json.dumps(values | {"schema_version": 1} | changes, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(values | {"schema_version": 1} | changes, indent=1) + "\n"
     if not sealed:
         return text.encode()
     rest = text.encode().removeprefix(b"{\n")
@@ -258,6 +258,8 @@ def test_a_damaged_record_is_left_to_the_store(record_path: Path, content: bytes
         ({"schema_version": "one"}, "'schema_version': 'one' is not known"),
         ({"shots": 0}, "'shots': "),
         ({"colour": "red"}, "'colour': "),
+        ({"error": "\ud800"}, "error|characters that are none"),
+        ({"config": {"a": "\ud800"}}, "it holds characters that are none"),
     ],
 )
 def test_a_record_that_is_not_understood_is_one_line(

@@ -87,10 +87,14 @@ def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     methods = select_methods(suite, REGISTRY, "all")
     counts = count_cells(suite, REGISTRY, methods)
     sources = {upgrade[0] for upgrade in suite.upgrades}
+    targets = {name for upgrade in suite.upgrades for name in upgrade} - sources
     learners = [m for m in methods if REGISTRY.get(suite.base_method(m)).card.learns]
     draws = len(suite.shots) * len(suite.seeds)
-    each = len(sources) * len(suite_tasks(suite))
-    assert counts.total() == each * (len(learners) * draws + len(methods) - len(learners))
+    tasks = len(suite_tasks(suite))
+    each = len(sources) * tasks
+    retrained = len(targets) * tasks * len(learners) * draws if suite.retrained else 0
+    once = len(methods) - len(learners)
+    assert counts.total() == each * (len(learners) * draws + once) + retrained
     missing = Missing({backbone: "gone" for upgrade in suite.upgrades for backbone in upgrade}, {})
     assert plan_cells(suite, REGISTRY, methods, missing=missing) == []
 

@@ -19,6 +19,7 @@ from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.leaderboard.results import join_provenance
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.aligned_cells import plain_name
 from compatbench.run.cell import Cell
 from compatbench.run.missing import Missing, find_missing
 from compatbench.run.plan import plan_cells
@@ -120,7 +121,7 @@ def _check_suite(
     known = {*registry.names(), *card.configs}
     cells = {}
     for files in methods:
-        if files.name not in known:
+        if plain_name(files.name) not in known:
             problem = "there is no such method here; give its file with --methods"
             audit.findings.append(Finding(files.rows_file, problem, 2, "method"))
             continue
@@ -142,7 +143,7 @@ def _check_suite(
             planned = planned_places(cells[files.name])
             audit.findings += check_places(files, planned, missing, owners)
             described = _as_recorded(card, files)
-            method = registry.get(described.base_method(files.name))
+            method = registry.get(described.base_method(plain_name(files.name)))
             audit.findings += check_about(files, describe_method(described, method, files.name))
     audit.findings += _check_zero_shot(suite, options, audit)
     return suite

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compatbench.audit.findings import Finding
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.results import MethodResults, read_method
+from compatbench.leaderboard.results import MethodResults, about_text, read_method
 from compatbench.leaderboard.rows import Cost, Row, write_csv
 from compatbench.migrate.files import BACKUP
 
@@ -100,13 +100,14 @@ def _broken(message: str, path: Path) -> Finding:
 
 
 def _rewritten(files: MethodFiles) -> list[Finding]:
-    """Files whose rows are valid, but not as they are written: edited, or out of order."""
+    """Files whose content is valid, but not as it is written: edited, or out of order."""
     rows = sorted(files.results.rows, key=lambda row: row.order)
     costs = sorted(files.results.costs, key=lambda cost: cost.order)
     findings = []
     for file, text in (
         (files.rows_file, write_csv(rows, Row)),
         (files.cost_file, write_csv(costs, Cost)),
+        (files.about_file, about_text(files.results)),
     ):
         if not Path(file).is_file():
             findings.append(Finding(file, "is missing; what the rows cost stands there"))

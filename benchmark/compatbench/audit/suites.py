@@ -8,6 +8,7 @@ from pathlib import Path
 from compatbench.audit.findings import Finding
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
+from compatbench.leaderboard.figures import FIGURES
 
 
 def find_suites(
@@ -37,7 +38,7 @@ def find_suites(
             findings.append(Finding(str(entry), "is a link; results are read from here only"))
         elif entry.is_dir() and entry.name in suite_cards.names():
             cards.append(suite_cards.read(entry.name))
-        elif entry.is_dir():
+        elif entry.is_dir() and entry.name != FIGURES:
             findings.append(Finding(str(entry), "no suite has that name; give its file: --suite"))
     if not cards and not findings:
         raise CompatbenchError(f"{results} holds no results; start with 'compatbench run'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +12,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compatbench.errors import CompatbenchError
 
 # libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KIND = "kind"  # the field that tells the schemas of a union apart
+MOST_VALUES = 1_000_000  # of a card with its aliases written out
+MOST_BITS = 63
+
+
+class Loader(SAFE_LOADER):
+    """Reads plain values, as all safe loaders do, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in getattr(node, "value", ()):
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'{key.value}' is given twice; drop one", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 class CardModel(BaseModel):
@@ -82,7 +100,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError) as error:
         raise CompatbenchError(f"cannot read card {path}: {error}") from None
     try:
-        values = yaml.load(text, LOADER)
+        values = yaml.load(text, Loader)
+        _count_values(values, {})
     except (yaml.YAMLError, LookupError, ValueError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
@@ -94,9 +113,37 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     return values, text
 
 
+def _count_values(value: Any, known: dict[int, int]) -> int:
+    """How many values there are, those behind aliases as often as they are meant.
+
+    Raises:
+        ValueError: they are too many, one holds itself, or one is no plain value.
+    """
+    if isinstance(value, (dict, list)):
+        if known.get(id(value)) == 0:
+            raise ValueError("an alias stands inside what it names")
+        if id(value) not in known:
+            known[id(value)] = 0
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            known[id(value)] = 1 + sum(_count_values(one, known) for one in inner)
+        if known[id(value)] > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return known[id(value)]
+    if isinstance(value, str):
+        value.encode()  # raises UnicodeError, for half a character such as "\ud800"
+    if isinstance(value, (set, bytes, tuple)):
+        # The order of a set is not the same in any two runs.
+        raise ValueError(f"a card holds no {type(value).__name__}; write a list or a word")
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise ValueError("a number is too large")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that a card can hold")
+    return 1
+
+
 def _line_of(text: str, location: tuple[int | str, ...]) -> int:
     """The line of the deepest part of ``location`` that a card's text has."""
-    node: yaml.Node | None = yaml.compose(text, LOADER)
+    node: yaml.Node | None = yaml.compose(text, Loader)
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):

@@ -21,6 +21,7 @@ from compatbench.leaderboard.publish import RESULTS, suite_page
 from compatbench.leaderboard.results import read_results
 from compatbench.leaderboard.rows import Order
 from compatbench.method.registry import MethodRegistry
+from compatbench.run.aligned_cells import plain_name
 
 SHOWN = 20  # findings in the summary
 Say = Callable[[str], object]
@@ -67,8 +68,10 @@ def check_change(
     ci.lines += _describe(change, touched)
     _check_methods(ci, touched, registry, say)
     results = change.root / RESULTS
-    if results.is_dir():
+    if results.is_dir() and any(path.is_dir() for path in results.iterdir()):
         _check_results(ci, change, touched, registry, options, say)
+    elif touched.results:
+        ci.problems.append("all results were removed")
     return ci
 
 
@@ -116,7 +119,12 @@ def _check_results(
 ) -> None:
     results = change.root / RESULTS
     suites, unknown = find_suites(results)
-    changed = frozenset({*touched.methods, *(name for _, name in touched.results)})
+    changed = frozenset(name for _, name in touched.results) | {
+        path.stem
+        for card in suites
+        for path in (results / card.name).glob("*.csv")
+        if card.base_method(plain_name(path.stem)) in touched.methods
+    }
     options = replace(options, only=changed, zero_shot=options.zero_shot and bool(changed))
     audit = audit_results(results, suites, registry, options, say)
     audit.findings[:0] = unknown
@@ -206,7 +214,7 @@ def _asks_for(expected: Expected, place: Order) -> bool:
         and test_set in (task, *expected.variants.get(task, ()))
         and shots in expected.shots
         and seed in expected.seeds
-        and source in {pair[0] for pair in expected.upgrades}
+        and source in {name for pair in expected.upgrades for name in pair}
         and (backbone == source or (source, backbone) in expected.upgrades)
     )
 

@@ -153,7 +153,10 @@ def evaluate(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="The method's file, if it is not among 'list methods'."),
+        typer.Option(
+            "--methods",
+            help="The method's file, if it is not among 'list methods'; it is run as code.",
+        ),
     ] = None,
     data_root: DataRootOption = None,
     device: DeviceOption = "auto",
@@ -209,7 +212,10 @@ def leaderboard(
         typer.Option("--check", help="Write nothing; fail if leaderboard.md is not up to date."),
     ] = False,
 ) -> None:
-    """Make leaderboard.md again from results/, byte for byte."""
+    """Make leaderboard.md and its pictures again from results/, byte for byte.
+
+    The pictures and the page of all results are those of 'compatbench report'.
+    """
     from compatbench.cli.board import leaderboard_command
 
     leaderboard_command(console, out=out, check=check)

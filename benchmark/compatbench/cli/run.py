@@ -15,6 +15,14 @@ from compatbench.backbone.loading import planning, read_backbone
 from compatbench.cachefiles import default_cache_folder
 from compatbench.cards import SuiteCard
 from compatbench.cli.costs import print_costs
+from compatbench.cli.executors import (
+    Executor,
+    Place,
+    RayOptions,
+    cores,
+    open_executor,
+    resolve_device,
+)
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.errors import CompatbenchError
@@ -26,7 +34,7 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.run.cell import FailureKind
 from compatbench.run.claims import publishing
 from compatbench.run.collect import mean_seconds
-from compatbench.run.executors import Event, Settings, run_cells
+from compatbench.run.executors import Event, Settings
 from compatbench.run.missing import suite_backbones
 from compatbench.run.plan import plan
 from compatbench.run.publish import publish
@@ -46,6 +54,8 @@ def run_command(
     shots_files: Sequence[Path],
     skip_missing: bool,
     out: Path,
+    executor: Executor,
+    on_ray: RayOptions,
     jobs: int | None,
     threads: int,
     device: str,
@@ -77,20 +87,24 @@ def run_command(
     _check_writable(out)
     _check_readable(out / RESULTS)
     selection = take_shard(selection, shard)
-    device = resolve_device(device)
-    jobs = jobs or (cores() if device == "cpu" else 1)
     to_do = selection.to_do
-    console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
-    settings = Settings(
-        store=selection.store.folder,
-        cache=default_cache_folder(),
-        device=device,
-        threads=threads,
-        memory_budget=memory_budget,
-        timeout=timeout,
-        retry=retry,
-    )
-    failures = _run_cells(console, selection, settings, jobs) if to_do else []
+    failures: list[Event] = []
+    if to_do:
+        means = mean_seconds(selection.planned)
+        with open_executor(executor, on_ray, device, threads, jobs, means) as place:
+            console.print(_summary(selection, place.jobs), highlight=False, soft_wrap=True)
+            settings = Settings(
+                store=selection.store.folder,
+                cache=default_cache_folder(),
+                device=place.device,
+                threads=threads,
+                memory_budget=memory_budget,
+                timeout=timeout,
+                retry=retry,
+            )
+            failures = _run_cells(console, selection, settings, place)
+    else:
+        console.print(_summary(selection, jobs=1), highlight=False, soft_wrap=True)
     with publishing(selection.store):
         planned = plan([item.cell for item in selection.planned], selection.store)
         publish(selection.suite, selection.registry, planned, out, selection.files)
@@ -110,12 +124,12 @@ def run_command(
 
 
 def _run_cells(
-    console: Console, selection: Selection, settings: Settings, jobs: int
+    console: Console, selection: Selection, settings: Settings, place: Place
 ) -> list[Event]:
     cells = [item.cell for item in selection.to_do]
-    progress = RunProgress(console, cells, jobs, mean_seconds(selection.planned))
+    progress = RunProgress(console, cells, place.jobs, mean_seconds(selection.planned))
     with progress:
-        run_cells(cells, settings, jobs, progress.on_event)
+        place.run(cells, settings, progress.on_event)
     return progress.failures
 
 
@@ -244,29 +258,3 @@ def _check_readable(results: Path) -> None:
     """
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         read_results(folder)
-
-
-def resolve_device(device: str) -> str:
-    """The device that a name means; ``auto`` is a GPU if there is one.
-
-    Raises:
-        CompatbenchError: it cannot be used here.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CompatbenchError(
-            f"--device '{device}' cannot be used here: {str(error).splitlines()[0]}"
-        ) from None
-    return device
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

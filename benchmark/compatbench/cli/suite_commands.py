@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from compatbench.cli.executors import Executor, RayOptions
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -50,14 +51,40 @@ def run(
             help="Run what is here, and leave out what lacks its images or weights.",
         ),
     ] = False,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            "--executor",
+            help="Where cells run: in processes on this machine, or on a Ray cluster, which needs "
+            "compatbench\\[ray].",
+        ),
+    ] = Executor.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="The Ray cluster; 'auto' is the one that this machine belongs to.",
+            show_default="RAY_ADDRESS, or this machine alone",
+        ),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-cell",
+            min=0,
+            help="GPUs of each worker on Ray; with 0.25, four share one.",
+            show_default="1; none with --device cpu",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
             "--jobs",
             "-j",
             min=1,
-            help="Worker processes.",
-            show_default="one per core; 1 on a GPU",
+            help="Workers.",
+            show_default="one per core; 1 on a GPU; on Ray, all that fit",
         ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")] = 1,
@@ -124,6 +151,8 @@ def run(
             shots_files=shots_file or (),
             skip_missing=skip_missing,
             out=out,
+            executor=executor,
+            on_ray=RayOptions(address, gpus_per_cell),
             jobs=jobs,
             threads=threads,
             device=device,

@@ -13,3 +13,8 @@ SUFFIX = "+aligned"
 def copied_name(name: str) -> str | None:
     """The method whose module ``name`` attaches through a map; None if it attaches it untouched."""
     return name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else None
+
+
+def can_be_retrained(name: str, learns: bool) -> bool:
+    """Whether a fit on the target tells of it: it learns, and its module needs no map there."""
+    return learns and copied_name(name) is None

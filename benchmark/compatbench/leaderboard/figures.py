@@ -11,7 +11,7 @@ FIGURES = "figures"  # below results/
 # suite is called <suite>-<kind>-1.svg.
 SHOWS = {
     "scatter": "Accuracy on the source against accuracy on the target, with lines of equal H",
-    "matrix": "H of every method on every dataset",
+    "matrix": "Gain over zero-shot on the target, of every method on every dataset",
     "ranks": "Average ranks, with bars over methods that cannot be told apart",
     "decay": "Gain over zero-shot at every model of an upgrade path",
     "shots": "H and accuracy against the number of training images per class",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compatbench.leaderboard.aligned import can_be_retrained
 from compatbench.leaderboard.measures import Expected, RowIndex
 from compatbench.leaderboard.results import MethodResults, SuiteResults
 from compatbench.leaderboard.rows import Row
@@ -62,7 +63,7 @@ def _expected_rows(
     paths: dict[str, dict[str, None]] = {}
     for source, target in expected.upgrades:
         paths.setdefault(source, {source: None})[target] = None
-    if expected.retrained and results.info.learns:
+    if expected.retrained and can_be_retrained(results.info.name, results.info.learns):
         for _, target in expected.upgrades:
             paths.setdefault(target, {target: None})
     for source, backbones in paths.items():

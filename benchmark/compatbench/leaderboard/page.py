@@ -55,7 +55,8 @@ HOW_TO_READ = """\
 - **Parameters**: numbers that the fit determined; least and most if datasets differ. **Module**:
   the largest module's tensors.
 - **Fit**, **Evaluate**: mean wall-clock seconds of one fit, and of one test set on the target, on
-  one core; image features are made before. **Peak memory**: the most that a cell held.
+  one core; image features are made before. **Peak memory**: the most that the process of a cell
+  held, the models and features that it keeps at hand included; on a GPU, the tensors there.
 - **–**: no figure. No mean is taken over what happens to be there: one missing or failed
   cell, and the method has no mean and no rank.
 - **Not transferable**: the module cannot be attached to the target at all, for example

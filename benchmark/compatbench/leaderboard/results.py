@@ -135,7 +135,7 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
     costs = sorted(results.costs, key=lambda cost: cost.order)
     _check_rows(rows, costs, method, folder / f"{method}.csv")
     contents = {
-        f"{method}.json": _about_text(results),
+        f"{method}.json": about_text(results),
         f"{method}.cost.csv": write_csv(costs, Cost),
         f"{method}.csv": write_csv(rows, Row),
     }
@@ -246,7 +246,8 @@ def _read_about(path: Path) -> _About:
         raise CompatbenchError(f"{path}: '{field}': {first['msg']}") from None
 
 
-def _about_text(results: MethodResults) -> str:
+def about_text(results: MethodResults) -> str:
+    """``<method>.json``: the same results give the same text."""
     about = {
         "schema_version": 1,
         "method": asdict(results.info),

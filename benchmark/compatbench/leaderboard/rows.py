@@ -136,7 +136,8 @@ class Cost(BaseModel):
 
     Attributes:
         fit_seconds, evaluate_seconds: wall clock.
-        peak_memory: most bytes that the cell's process held; empty where it was not measured.
+        peak_memory: most bytes that the cell's process held, or the tensors of a GPU; empty
+            where it was not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.rows import Cost, Row, write_csv
+from compatbench.leaderboard.rows import AnyRow, Cost, Row, write_csv
 from compatbench.migrate.files import Rewrite, read_file, write_rewrites
 
 # The columns of every layout that was ever published. What a new one adds is optional, and
@@ -64,9 +64,7 @@ def migrate_results(results: Path, write: bool, backup: bool = True) -> list[Rew
     return rewrites
 
 
-def _rewrite_csv(
-    path: Path, model: type[Row] | type[Cost], layouts: dict[str, str]
-) -> Rewrite | None:
+def _rewrite_csv(path: Path, model: type[AnyRow], layouts: dict[str, str]) -> Rewrite | None:
     content = read_file(path)
     try:
         text = content.decode()
@@ -80,20 +78,19 @@ def _rewrite_csv(
             f"{path}:1: these columns are of no layout that is known; move the file away, and "
             "'compatbench run' writes it anew from runs/"
         )
-    after = write_csv(_read_rows(path, text, model), model).encode()  # type: ignore[type-var]
+    after = write_csv(_read_rows(path, text, model), model).encode()
     return Rewrite(path, content, after, layouts[header]) if after != content else None
 
 
-def _present(model: type[Row] | type[Cost]) -> list[list[str]]:
+def _present(model: type[AnyRow]) -> list[list[str]]:
     """The columns that are read as they are: all, or those that are never left out."""
     names = list(model.model_fields)
-    optional = getattr(model, "optional", frozenset[str]())
-    return [names, [name for name in names if name not in optional]]
+    return [names, [name for name in names if name not in model.optional]]
 
 
-def _read_rows(path: Path, text: str, model: type[Row] | type[Cost]) -> list[Row | Cost]:
+def _read_rows(path: Path, text: str, model: type[AnyRow]) -> list[AnyRow]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="surplus")
-    rows: list[Row | Cost] = []
+    rows: list[AnyRow] = []
     line_number = 1
     try:
         for line in reader:

@@ -61,12 +61,14 @@ def _rewrite_record(path: Path) -> Rewrite | None:
             "compatbench: update this one"
         )
     try:
-        record = CellRecord.model_validate(values | {"schema_version": SCHEMA})
+        after = _seal(CellRecord.model_validate(values | {"schema_version": SCHEMA}))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "record"
         raise CompatbenchError(f"{path}: '{field}': {first['msg']}") from None
-    return Rewrite(path, content, _seal(record), f"of schema version {version}")
+    except ValueError:
+        raise CompatbenchError(f"{path}: it holds characters that are none") from None
+    return Rewrite(path, content, after, f"of schema version {version}")
 
 
 def _read_record(content: bytes) -> dict[str, Any] | None:
@@ -77,7 +79,7 @@ def _read_record(content: bytes) -> dict[str, Any] | None:
             return None
         content = b"{\n" + rest
     try:
-        values = json.loads(content)
+        values = json.loads(content.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or (not seal and values.get("schema_version") == SCHEMA):

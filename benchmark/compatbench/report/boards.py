@@ -8,11 +8,12 @@ from typing import Any
 
 from compatbench.leaderboard import markdown
 from compatbench.leaderboard.gaps import find_gaps
-from compatbench.leaderboard.markdown import NOTHING, one_line, percent, signed, spread
+from compatbench.leaderboard.intervals import measure_interval
+from compatbench.leaderboard.markdown import NOTHING, bounds, one_line, percent, signed, spread
 from compatbench.leaderboard.measures import Mean, Standing, Upgrade
 from compatbench.leaderboard.ranks import Ranked
-from compatbench.leaderboard.tables import SuitePage
-from compatbench.report.data import Kind, kind_of, rank_apart, real_upgrades, show_title
+from compatbench.leaderboard.suitepage import SuitePage
+from compatbench.report.data import Kind, kind_of, rank_aligned, real_upgrades, show_title
 from compatbench.shots import show_shots
 
 
@@ -77,6 +78,7 @@ COLUMNS = (
     Column("Rank", "= is shared: H differs by no more than chance", descending=False),
     Column("Method", "links to its paper", descending=False),
     Column("H", "harmonic mean of source and target, per dataset and seed, then averaged"),
+    Column("95 % of H", "bootstrap over datasets", descending=True),
     Column("Source", "accuracy on the model it was trained for, percent"),
     Column("Target", "accuracy of the same module on the new model, percent"),
     Column("Gain", "target accuracy minus the target's zero-shot, points"),
@@ -87,14 +89,23 @@ COLUMNS = (
 )
 
 
-def suite_boards(page: SuitePage) -> list[Board]:
-    """The boards of a suite: its upgrades in their order, the most shots first."""
-    return [
-        _board(page, upgrade, shots)
-        for upgrade in real_upgrades(page)
-        for shots in sorted(page.expected.shots, reverse=True)
-        if page.results.methods
-    ]
+def all_boards(pages: Sequence[SuitePage]) -> list[Board]:
+    """The boards of all suites: their upgrades in their order, the most shots first.
+
+    A suite that measures the same cells for another purpose repeats no board.
+    """
+    boards: list[Board] = []
+    seen: dict[tuple[str, str], set[tuple[Cell, ...]]] = {}
+    for page in pages:
+        for upgrade in real_upgrades(page):
+            for shots in sorted(page.expected.shots, reverse=True):
+                board = _board(page, upgrade, shots)
+                known = seen.setdefault((board.upgrade, board.shots), set())
+                figures = {row.cells[1:] for row in board.rows}
+                if not figures <= known:
+                    boards.append(board)
+                known |= figures
+    return boards
 
 
 def gap_rows(pages: Sequence[SuitePage]) -> list[tuple[str, str, str, str, str]]:
@@ -114,7 +125,7 @@ def gap_rows(pages: Sequence[SuitePage]) -> list[tuple[str, str, str, str, str]]
 
 
 def _board(page: SuitePage, upgrade: Upgrade, shots: int) -> Board:
-    plain, aligned = rank_apart(page, upgrade, shots)
+    plain, aligned = page.ranks(upgrade, shots), rank_aligned(page, upgrade, shots)
     # Their places are among themselves, so the letter; they stand below all others.
     places = [*((one, "") for one in plain), *((one, "A") for one in aligned)]
     rows = tuple(_row(one, letter, i) for i, (one, letter) in enumerate(places, 1))
@@ -125,12 +136,13 @@ def _board(page: SuitePage, upgrade: Upgrade, shots: int) -> Board:
 def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
     standing = ranked.standing
     info = standing.info
-    counts = standing.parameters
+    counts, interval = standing.parameters, measure_interval(standing, "h")
     learned = standing.fit_seconds if info.learns else None
     cells = (
         Cell(letter + ranked.rank if ranked.rank else NOTHING, place),
         _text(show_title(info)),
         _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
+        Cell(bounds(interval), None if interval is None else round(interval.low, 3)),
         _mean(standing.mean("source"), spread),
         _mean(standing.mean("target"), spread, _refusal(standing)),
         _mean(standing.mean("gain"), lambda mean: signed(mean.value)),

@@ -20,9 +20,9 @@ INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
 
 # Shape and colour say the same, for those who see one of them alone.
 MARKS: dict[Kind, tuple[str, str, str]] = {
-    "shallow": ("o", ORANGE, "shallow module"),
-    "deep": ("s", BLUE, "deep module"),
-    "floor": ("D", INK, "zero-shot, no module"),
+    "shallow": ("o", ORANGE, "shallow"),
+    "deep": ("s", BLUE, "deep"),
+    "floor": ("D", INK, "zero-shot"),
     "aligned": ("^", GREEN, "re-attached through a map"),
 }
 
@@ -104,6 +104,11 @@ def is_current(committed: bytes, rendered: bytes) -> bool:
     """
     digests = [found[1] if (found := _DIGEST.search(svg)) else svg for svg in (committed, rendered)]
     return digests[0] == digests[1]
+
+
+def cut(title: str, longest: int = 28) -> str:
+    """A title that leaves an axis room enough beside it."""
+    return title if len(title) <= longest else title[: longest - 1] + "…"
 
 
 def in_points(value: float) -> str:

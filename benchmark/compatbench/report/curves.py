@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.report.canvas import Hover, new_figure
+from compatbench.report.canvas import Hover, cut, new_figure
 from compatbench.report.data import ShotsFigures
 from compatbench.shots import show_shots
 from compatbench.svg import BLUE, GREY, RED
@@ -32,7 +32,7 @@ def draw_shots(data: ShotsFigures, hover: Hover) -> Figure:
         last = "" if curve.h[-1] is None else f": H {curve.h[-1]:.1f} at the most shots"
         _plot(axes, curve.source, "o-", BLUE, "source", hover(f"{curve.title}{last}"))
         _plot(axes, curve.target, "s-", RED, "target, same module", hover(f"{curve.title}{last}"))
-        axes.set_title(_short(curve.title), fontsize=8.5)
+        axes.set_title(cut(curve.title, 20), fontsize=8.5)
         axes.grid(False, axis="x")
         axes.tick_params(left=False, bottom=False)
     for axes in panels.flat[len(data.curves) :]:
@@ -69,7 +69,3 @@ def _plot(
         markersize=2.6,
         linewidth=1.2,
     )
-
-
-def _short(title: str) -> str:
-    return title if len(title) <= 20 else title[:19] + "…"

@@ -9,16 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from compatbench.cards import suite_cards
+from compatbench.leaderboard.aligned import copied_name
+from compatbench.leaderboard.intervals import rank_datasets
 from compatbench.leaderboard.markdown import one_line
 from compatbench.leaderboard.measures import Mean, Measure, Standing, Upgrade, compute_standing
 from compatbench.leaderboard.ranks import Ranked, rank_methods
 from compatbench.leaderboard.results import MethodInfo, MethodResults
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
+from compatbench.statistics.ranking import rank_cliques
 
-# A module with a map from the target's space to the source's before it: another experiment
-# than the module alone, so with marks and ranks of its own.
-ALIGNED = "+aligned"
 FOUNDING_PAPER = "arXiv:2412.20895"
 
 Kind = Literal["floor", "shallow", "deep", "aligned"]
@@ -54,11 +53,28 @@ class MethodFigures:
 
 
 @dataclass(frozen=True)
+class RankFigures:
+    """Average ranks by H over datasets, and what Nemenyi's test can tell apart.
+
+    Attributes:
+        methods: title, kind and average rank, the best first.
+        cliques: first and last place of each group that cannot be told apart.
+        difference: the critical difference.
+    """
+
+    methods: tuple[tuple[str, Kind, float], ...]
+    cliques: tuple[tuple[int, int], ...]
+    difference: float
+    datasets: int
+
+
+@dataclass(frozen=True)
 class UpgradeFigures:
     """All methods of a suite on one upgrade, in the order of its table.
 
     Attributes:
         zero_shot: of source and target, mean over tasks; None if no method was measured.
+        ranks: None if there are too few methods or datasets.
     """
 
     source: str
@@ -67,6 +83,7 @@ class UpgradeFigures:
     tasks: tuple[str, ...]
     methods: tuple[MethodFigures, ...]
     zero_shot: tuple[float, float] | None
+    ranks: RankFigures | None
 
     @property
     def complete(self) -> tuple[MethodFigures, ...]:
@@ -125,13 +142,9 @@ class PathFigures:
     left_out: int
 
 
-def is_aligned(info: MethodInfo) -> bool:
-    """Whether the method's modules were re-attached through a map between the models."""
-    return info.name.endswith(ALIGNED)
-
-
 def kind_of(info: MethodInfo) -> Kind:
-    if is_aligned(info):
+    """What marks and places a method has; modules with a map before them have their own."""
+    if copied_name(info.name) is not None:
         return "aligned"
     return "floor" if info.depth == "none" else info.depth
 
@@ -146,20 +159,14 @@ def real_upgrades(page: SuitePage) -> list[Upgrade]:
     return [pair for pair in page.expected.upgrades if pair[0] != pair[1]]
 
 
-def rank_apart(page: SuitePage, upgrade: Upgrade, shots: int) -> tuple[list[Ranked], list[Ranked]]:
-    """The methods in the order of the main table, and then those re-attached, ranked apart."""
-    plain: list[Standing] = []
-    aligned: list[Standing] = []
-    for method in page.results.methods.values():
-        standing = compute_standing(method, page.expected, upgrade, shots)
-        (aligned if is_aligned(method.info) else plain).append(standing)
-    return rank_methods(plain), rank_methods(aligned)
+def rank_aligned(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Ranked]:
+    """The methods that are attached through a map, ranked among themselves."""
+    return rank_methods(page.standings(page.aligned, upgrade, shots))
 
 
 def upgrade_figures(page: SuitePage, upgrade: Upgrade, shots: int) -> UpgradeFigures:
     """What the figures of one upgrade show."""
-    plain, aligned = rank_apart(page, upgrade, shots)
-    ranked = [*plain, *aligned]
+    ranked = [*page.ranks(upgrade, shots), *rank_aligned(page, upgrade, shots)]
     titles = {name: show_title(one.info) for name, one in page.results.methods.items()}
     source, target = upgrade
     return UpgradeFigures(
@@ -169,6 +176,7 @@ def upgrade_figures(page: SuitePage, upgrade: Upgrade, shots: int) -> UpgradeFig
         tuple(one_line(page.task_title(task), 24) for task in page.expected.tasks),
         tuple(_method_figures(one, page.expected.tasks, titles) for one in ranked),
         _zero_shot([one.standing for one in ranked]),
+        _rank_figures(page.ranks(upgrade, shots)),
     )
 
 
@@ -208,18 +216,6 @@ def path_figures(page: SuitePage, path: Sequence[str]) -> PathFigures:
     return PathFigures(titles, shots, tuple(lines), len(page.results.methods) - len(lines))
 
 
-def paths_of(page: SuitePage) -> list[tuple[str, ...]]:
-    """The suite's paths of two or more steps, as its card has them.
-
-    A page knows pairs alone. A card that does not give these pairs is not the page's own.
-    """
-    if page.name not in suite_cards.names():
-        return []
-    paths = [path for path in suite_cards.read(page.name).upgrades if len(path) > 2]
-    known = set(page.expected.upgrades)
-    return [path for path in paths if all((path[0], target) in known for target in path[1:])]
-
-
 def _path_gains(
     page: SuitePage, method: MethodResults, path: Sequence[str], shots: int
 ) -> list[float | None]:
@@ -232,7 +228,6 @@ def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
     standing = ranked.standing
     info = standing.info
     counts = standing.parameters
-    base = info.name.removesuffix(ALIGNED) if is_aligned(info) else ""
     return MethodFigures(
         show_title(info),
         kind_of(info),
@@ -245,8 +240,25 @@ def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
         hs=tuple(_mean(standing, "h", task) for task in tasks),
         parameters=None if counts is None else counts[1],
         seconds=None if standing.fit_seconds is None else round(standing.fit_seconds, 4),
-        base=titles.get(base, ""),
+        base=titles.get(copied_name(info.name) or "", ""),
         founding=info.paper == FOUNDING_PAPER,
+    )
+
+
+def _rank_figures(ranks: Sequence[Ranked]) -> RankFigures | None:
+    found = rank_datasets(ranks)
+    if found is None:
+        return None
+    standings, test = found
+    cliques = rank_cliques(test.ranks, test.critical_difference)
+    return RankFigures(
+        tuple(
+            (show_title(one.info), kind_of(one.info), round(rank, 4))
+            for one, rank in zip(standings, test.ranks, strict=True)
+        ),
+        tuple((clique[0], clique[-1]) for clique in cliques),
+        round(test.critical_difference, 4),
+        test.datasets,
     )
 
 

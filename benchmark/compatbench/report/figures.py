@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from compatbench.files import write_atomic
 from compatbench.leaderboard.measures import Upgrade
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.report import canvas
 from compatbench.report.curves import draw_shots
 from compatbench.report.data import (
-    UpgradeFigures,
     path_figures,
-    paths_of,
     real_upgrades,
     shots_figures,
     upgrade_figures,
 )
 from compatbench.report.matrix import draw_matrix
 from compatbench.report.pareto import draw_pareto
-from compatbench.report.rank_diagram import (
-    LEAST_DATASETS,
-    LEAST_METHODS,
-    can_be_ranked,
-    draw_rank_diagram,
-)
+from compatbench.report.rank_diagram import draw_rank_diagram
 from compatbench.report.scatter import draw_scatter
 from compatbench.report.steps import draw_decay, draw_steps
 from compatbench.shots import count_shots
@@ -71,14 +65,14 @@ class Drawing:
 
 
 def plan_drawings(pages: Sequence[SuitePage]) -> list[Drawing]:
-    """Every figure that the suites' results give.
+    """Every figure that the suites' results give, and those of the sections under them.
 
     An upgrade at one number of shots has its figures once, from the first suite that has it,
     so that a suite which measures the same for another purpose adds its own figures alone.
     """
     drawings: list[Drawing] = []
     seen: set[tuple[Upgrade, int]] = set()
-    for page in pages:
+    for page in chain.from_iterable((one, *one.sections) for one in pages):
         if not page.results.methods:
             continue
         shots = max(page.expected.shots)
@@ -138,24 +132,19 @@ def _of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int, number: int) -> I
     data = upgrade_figures(page, upgrade, shots)
     heading = f"{data.source} → {data.target}, {count_shots(shots)}"
     no_h = "" if data.plain else "no method has all of its cells yet"
-    parts: tuple[tuple[Section, Any, str], ...] = (
-        ("scatter", draw_scatter, no_h),
-        ("matrix", draw_matrix, ""),
-        ("ranks", draw_rank_diagram, _too_few(data)),
-        ("pareto", draw_pareto, no_h),
+    too_few = "" if data.ranks else (
+        "the test needs three methods with all of their cells, and two datasets; here are "
+        f"{len(data.plain)} and {len(data.tasks)}"
+    )  # fmt: skip
+    parts: tuple[tuple[Section, Any, Any, str], ...] = (
+        ("scatter", draw_scatter, data, no_h),
+        ("matrix", draw_matrix, data, ""),
+        ("ranks", draw_rank_diagram, data.ranks, too_few),
+        ("pareto", draw_pareto, data, no_h),
     )
-    for section, draw, missing in parts:
+    for section, draw, shown, missing in parts:
         name = f"{page.name}-{section}-{number}"
-        yield Drawing(name, section, page.name, heading, draw, data, missing)
-
-
-def _too_few(data: UpgradeFigures) -> str:
-    if can_be_ranked(data):
-        return ""
-    return (
-        f"the test needs {LEAST_METHODS} methods with all of their cells, and {LEAST_DATASETS} "
-        f"datasets; here are {len(data.plain)} and {len(data.tasks)}"
-    )
+        yield Drawing(name, section, page.name, heading, draw, shown, missing)
 
 
 def _of_shots(page: SuitePage) -> Iterator[Drawing]:
@@ -171,7 +160,7 @@ def _of_shots(page: SuitePage) -> Iterator[Drawing]:
 
 def _of_paths(page: SuitePage) -> Iterator[Drawing]:
     parts: tuple[tuple[Section, Any], ...] = (("decay", draw_decay), ("steps", draw_steps))
-    for number, path in enumerate(paths_of(page), 1):
+    for number, path in enumerate(page.paths, 1):
         data = path_figures(page, path)
         missing = "" if data.lines else "no method has all of its cells yet"
         heading = f"{' → '.join(data.backbones)}, {count_shots(data.shots)}"

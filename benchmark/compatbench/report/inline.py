@@ -26,6 +26,7 @@ VARIABLES = {
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _RULE = re.compile(r"^\.(s\d+)\{", re.MULTILINE)
 _BETWEEN_TAGS = re.compile(r">\n+<")
+_LARGER = 1.5  # pixels for a point: the letters of a figure are as large as those of a caption
 _HREF = f"{{{XLINK}}}href"
 
 
@@ -46,7 +47,7 @@ def inline_svg(svg: str, name: str) -> tuple[str, str]:
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
         _rename(element, name, ids)
-    width = float(root.attrib.pop("width").removesuffix("pt")) * 4 / 3
+    width = float(root.attrib.pop("width").removesuffix("pt")) * _LARGER
     root.attrib.pop("height")
     root.set("width", f"{width:.0f}")
     root.attrib.pop("version", None)

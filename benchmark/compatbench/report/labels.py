@@ -35,9 +35,8 @@ def place_labels(
 
     figure = axes.figure.get_figure(root=True)
     assert figure is not None
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # settles the layout, so that data have places
-    renderer = canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # settles the layout, so that data have places
     frame = axes.get_window_extent(renderer)
     spots = [axes.transData.transform(mark) for mark in marks]
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in spots]

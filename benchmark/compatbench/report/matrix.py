@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compatbench.leaderboard.markdown import NOTHING, signed
-from compatbench.report.canvas import INK, Hover, new_figure
+from compatbench.report.canvas import INK, Hover, cut, new_figure
 from compatbench.report.data import UpgradeFigures
 from compatbench.svg import BLUE, GREY, RED
 
@@ -24,7 +24,9 @@ def draw_matrix(data: UpgradeFigures, hover: Hover) -> Figure:
     from matplotlib.transforms import Affine2D
 
     rows, columns = data.methods, [*data.tasks, "mean"]
-    figure = new_figure(1.6 + 0.48 * len(columns), 1.1 + 0.165 * len(rows))
+    names = [cut(one.title) for one in rows]
+    room = (0.3 + 0.068 * max(map(len, names)), 0.5 + 0.045 * max(map(len, columns)))
+    figure = new_figure(room[0] + 0.48 * len(columns), room[1] + 0.165 * len(rows))
     axes = figure.subplots()
     shades: dict[tuple[str, float], list[Path]] = {}
     for row, one in enumerate(rows):
@@ -54,7 +56,7 @@ def draw_matrix(data: UpgradeFigures, hover: Hover) -> Figure:
         shape.set_clip_path(None)
     edges = [i + 0.5 for i in range(len(data.tasks))] + [len(data.tasks) + 0.75]
     axes.set_xticks(edges, columns, rotation=35, ha="left", rotation_mode="anchor")
-    axes.set_yticks([row + 0.5 for row in range(len(rows))], [one.title for one in rows])
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], names)
     axes.set_xlim(0, len(columns) + 0.25)
     axes.set_ylim(len(rows), 0)
     axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)

@@ -71,7 +71,8 @@
       const way = sorting.down ? "descending" : "ascending";
       head.setAttribute("aria-sort", column === sorting.column ? way : "none");
     });
-    at("board-caption").textContent = `${board.suite}: ${board.upgrade}, ${board.shots} shots`;
+    const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
+    at("board-caption").textContent = `${board.suite}: ${board.upgrade}, ${shots}`;
     at("board-status").textContent = `${rows.length} of ${board.rows.length} methods`;
   }
 

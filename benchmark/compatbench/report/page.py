@@ -20,8 +20,8 @@ from compatbench.files import sha256_bytes
 from compatbench.leaderboard.markdown import one_line
 from compatbench.leaderboard.results import check_name, join_provenance
 from compatbench.leaderboard.rows import Cost, Row, write_csv
-from compatbench.leaderboard.tables import SuitePage
-from compatbench.report.boards import COLUMNS, gap_rows, suite_boards
+from compatbench.leaderboard.suitepage import SuitePage
+from compatbench.report.boards import COLUMNS, all_boards, gap_rows
 from compatbench.report.canvas import MARKS
 from compatbench.report.figures import TITLES, Drawing, Section
 from compatbench.report.inline import inline_svg
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 _TEXTS: dict[Section, str] = {
     "scatter": "Each mark is one method: its accuracy before the upgrade, and that of the same "
-    "module after it. Along a grey line H is the same. The dotted lines are zero-shot: a method "
-    "below the level one makes the new model worse than it is without any module.",
+    "module after it. Shallow modules act at the text encoder's input, deep ones anywhere else. "
+    "Along a grey line H is the same. The dotted lines are zero-shot: a method below the level one "
+    "makes the new model worse than it is without any module.",
     "matrix": "What the old module adds to the new model, in points over its zero-shot accuracy: "
     "blue where it helps, orange where dropping it would have been better. Methods in the order "
     "of the leaderboard; the colour is full from 15 points on.",
@@ -56,7 +57,7 @@ _MAKE: dict[Section, str] = {
     "decay": "No suite here has a path of two or more upgrades; "
     "'compatbench run --suite mini-paths' makes one.",
 }
-_WIDTHS: dict[Section, str] = {"matrix": "medium", "pareto": "medium", "shots": "broad"}
+_WIDTHS: dict[Section, str] = {"matrix": "medium", "shots": "broad"}
 _LAYERS = (
     "What an upgrade moves: change of parameters and of features by layer, and what the same "
     "small module gains at each depth of the text tower; from docs/analysis/."
@@ -100,7 +101,7 @@ def render_report(
         figures: SVG of every drawing that is not missing, by its name.
         analyses: further pictures by caption, SVG files made by other commands.
     """
-    boards = [board for page in pages for board in suite_boards(page)]
+    boards = all_boards(pages)
     sheets: list[str] = []
     sections = [*_sections(drawings, figures, sheets), _layer_section(analyses)]
     style = "\n".join([_file("page.css"), *sheets])

@@ -41,15 +41,16 @@ def pareto_front(points: Sequence[Costed]) -> list[Costed]:
 
 def draw_pareto(data: UpgradeFigures, hover: Hover) -> Figure:
     """H against parameters, and against seconds of a fit; the front is a line."""
-    figure = new_figure(7.2, 3.7)
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = new_figure(5.0, 6.4)
+    panels = figure.subplots(2, 1, sharey=True)
     known = (("parameters", "parameters of the module"), ("seconds", "seconds of one fit"))
     for axes, (what, label) in zip(panels, known, strict=True):
         points = with_cost(data, what)
         axes.set_xlabel(f"{label}, logarithmic")
         if points:
             _draw_panel(axes, points, hover, "" if what == "parameters" else " s")
-    panels[0].set_ylabel("H, %")
+    for axes in panels:
+        axes.set_ylabel("H, %")
     lowest = _lowest([one.h for one in data.plain if one.h is not None])
     panels[0].set_ylim(bottom=lowest)
     legend_kinds(figure, [one.kind for one in data.plain])
@@ -76,6 +77,8 @@ def _along_steps(
 
 
 def _draw_panel(axes: Axes, points: Sequence[Costed], hover: Hover, unit: str) -> None:
+    from matplotlib.ticker import NullLocator
+
     positive = [cost for _, cost, _ in points if cost > 0] or [1.0]
     axes.set_xscale("log")
     # What costs nothing has no place on such an axis; it stands left of all others.
@@ -85,7 +88,7 @@ def _draw_panel(axes: Axes, points: Sequence[Costed], hover: Hover, unit: str) -
     decades = range(math.ceil(math.log10(edge)), math.ceil(math.log10(axes.get_xlim()[1])))
     axes.set_xticks([_place(0, axes), *(10.0**n for n in decades)])
     axes.set_xticklabels(["none", *(f"{10**n:,}" if n >= 0 else f"{10.0**n:g}" for n in decades)])
-    axes.tick_params(axis="x", which="minor", length=0)
+    axes.xaxis.set_minor_locator(NullLocator())
     front = pareto_front(points)
     axes.step(
         [_place(cost, axes) for _, cost, _ in front] + [axes.get_xlim()[1]],

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from compatbench.cards import SuiteCard, suite_cards
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import write_atomic
 from compatbench.leaderboard.publish import RESULTS, suite_page
-from compatbench.leaderboard.tables import SuitePage
+from compatbench.leaderboard.suitepage import SuitePage
 from compatbench.report.canvas import is_current
 from compatbench.report.figures import FIGURES, plan_drawings
 from compatbench.report.page import render_report
@@ -37,7 +38,10 @@ class Report:
 
 
 def report_pages(out: Path) -> list[SuitePage]:
-    """Every suite with results in a folder, those that the leaderboard shows first.
+    """The suites that a folder's report shows, those that the leaderboard shows first.
+
+    The others are those that extend one of them, such as by shots or by steps. Where the
+    leaderboard would show none, a report of a trial run has all suites that are there.
 
     Raises:
         CompatbenchError: no results, a broken card or results file.
@@ -48,13 +52,20 @@ def report_pages(out: Path) -> list[SuitePage]:
             f"{folder} is not there; give the folder that holds results/ with --out, or start "
             "with 'compatbench run'"
         )
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    names = {path.name for path in folder.iterdir() if path.is_dir()} - {FIGURES.name}
+    for name in sorted(names - set(suite_cards.names())):
+        warnings.warn(f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2)
     cards = [suite_cards.read(name) for name in suite_cards.names() if name in names]
-    pages = [suite_page(card, out) for card in sorted(cards, key=_published_first)]
-    found = [page for page in pages if page.results.methods]
+    found = [
+        (card, page)
+        for card in sorted(cards, key=_published_first)
+        if (page := suite_page(card, out)).results.methods
+    ]
     if not found:
         raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
-    return found
+    published = {card.name for card, _ in found if card.publish is True}
+    shown = [page for card, page in found if {card.name, card.extends} & published]
+    return shown or [page for _, page in found]
 
 
 def make_report(out: Path, keep: bool = False) -> Report:
@@ -123,7 +134,7 @@ def _stray_figures(out: Path, report: Report) -> list[Path]:
 
 
 def _published_first(card: SuiteCard) -> tuple[bool, str]:
-    return not card.publish, card.name
+    return card.publish is not True, card.name
 
 
 def _read_analyses(out: Path) -> dict[str, bytes]:

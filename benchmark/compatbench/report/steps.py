@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from compatbench.report.canvas import FAINT, MARKS, Hover, legend_kinds, new_figure
+from compatbench.report.canvas import FAINT, MARKS, Hover, cut, legend_kinds, new_figure
 from compatbench.report.data import Kind, PathFigures, PathLine
 from compatbench.svg import BLUE, GREY, ORANGE, PURPLE, RED
 
@@ -89,7 +89,7 @@ def draw_steps(data: PathFigures, hover: Hover) -> Figure:
                 gid=hover(describe(one)),
                 zorder=2 + step,
             )
-    axes.set_yticks(range(len(data.lines)), [one.title for one in data.lines])
+    axes.set_yticks(range(len(data.lines)), [cut(one.title) for one in data.lines])
     axes.set_ylim(len(data.lines) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -19,11 +19,11 @@ from compatbench.cards import SuiteCard
 from compatbench.cards.select import unknown_name
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
+from compatbench.leaderboard.aligned import SUFFIX
 from compatbench.method.registry import MethodRegistry
 from compatbench.run.cell import Cell
 from compatbench.source import hash_code
 
-SUFFIX = "+aligned"
 CODE = ("attaching.py", "rotation.py", "turned.py", "words.py")
 
 

@@ -63,6 +63,15 @@ def claim(store: RunStore, key: str, *, wait: bool = False) -> Iterator[Claim]:
                 path.unlink(missing_ok=True)
 
 
+def is_free(path: Path) -> bool:
+    """Whether nobody holds a lock file."""
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
 @contextmanager
 def publishing(store: RunStore) -> Iterator[None]:
     """Keeps other runs of a store from writing results meanwhile; waits for them.

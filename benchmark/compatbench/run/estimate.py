@@ -37,6 +37,7 @@ NAME_TOKENS = 6
 # A worker keeps so many backbones.
 BACKBONES_AT_HAND = 4
 BATCH = 128  # images that are encoded together
+WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,7 @@ def measure_model(name: str) -> ModelSize | None:
     tokens = (side // patches.kernel_size[0]) ** 2 + 1
     weights = sum(parameter.numel() for parameter in visual.parameters())
     blocks = sum(parameter.numel() for parameter in text.transformer.parameters())
-    # The hidden layer of an MLP, four times as wide, beside what enters and leaves it.
-    widest = BATCH * tokens * patches.out_channels * 6 * FLOAT
+    widest = BATCH * tokens * patches.out_channels * WIDEST * FLOAT
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embed_dim=_embed_dim(text, patches.out_channels),

@@ -12,6 +12,7 @@ from typing import Literal
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
 from compatbench.run.cell import CellRecord
+from compatbench.run.claims import is_free
 from compatbench.run.predictions import read_predictions
 from compatbench.run.store import DAMAGED, RunStore, unseal
 
@@ -160,12 +161,15 @@ def find_key(store: RunStore, prefix: str) -> str:
 
 
 def find_remains(store: RunStore) -> list[StoredFile]:
-    """What was set aside as damaged, and what killed writers and old claims left behind."""
+    """What was set aside as damaged, and what killed writers and free claims left behind."""
     found = []
     now = time.time()
     for path in store.folder.rglob("*"):
         aside = path.is_relative_to(store.folder / DAMAGED)
-        if (aside or path.suffix in _REMAINS) and path.is_file():
+        claim = path.suffix == ".lock" and path.is_relative_to(store.folder / "cells")
+        if not (aside or path.suffix == ".tmp" or (claim and is_free(path))):
+            continue
+        if path.is_file():
             stat = path.stat()
             found.append(StoredFile(path, None, path.stem, stat.st_size, now - stat.st_mtime))
     return sorted(found, key=lambda file: file.path)

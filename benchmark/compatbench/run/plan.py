@@ -12,6 +12,7 @@ from compatbench.cards import SuiteCard, select_names
 from compatbench.cards.suites import suite_tasks, suite_variants
 from compatbench.errors import CompatbenchError
 from compatbench.files import sha256_json
+from compatbench.leaderboard.aligned import can_be_retrained
 from compatbench.method.registry import MethodRegistry, method_source_hash
 from compatbench.run.aligned_cells import align_cell, is_aligned, plain_name
 from compatbench.run.cell import Cell, CellRecord
@@ -138,7 +139,7 @@ def count_cells(
     """
     prepared = [_prepare(registry, suite, name) for name in methods]
     places = _places(suite, prepared, tasks, seeds, shots)
-    return Counter(place[0].config_name or place[0].name for place in places)
+    return Counter(method.display for method, *_ in places)
 
 
 def count_retrained(
@@ -171,6 +172,11 @@ class _Prepared:
     source_hash: str
     plugin: str | None
 
+    @property
+    def display(self) -> str:
+        """What the suite and the leaderboard call it."""
+        return self.config_name or self.name
+
 
 def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
     plain = plain_name(name)
@@ -188,7 +194,7 @@ def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared
 def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
     seen: dict[str, str] = {}
     for method in prepared:
-        name = method.config_name or method.name
+        name = method.display
         first = seen.setdefault(sha256_json([method.name, method.config, is_aligned(name)]), name)
         if first != name:
             raise CompatbenchError(
@@ -212,10 +218,12 @@ def _places(
     for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
         for backbones in _paths(suite).values():
             for draw, method in product(draws, prepared):
+                if len(backbones) == 1 and not can_be_retrained(method.display, method.learns):
+                    continue
                 if method.learns:
                     yield method, task, *draw, backbones
-                elif draw == draws[0] and len(backbones) > 1:
-                    # It sees no image: one cell stands for every draw, and nothing is retrained.
+                elif draw == draws[0]:
+                    # It sees no image: one cell stands for every draw.
                     yield method, task, suite.shots[0], suite.seeds[0], backbones
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.cards import SuiteCard
+from compatbench.leaderboard.figures import FIGURES
 from compatbench.leaderboard.publish import RESULTS, write_pages
 from compatbench.leaderboard.results import (
     MethodInfo,
@@ -36,7 +37,7 @@ def publish(
     out: Path,
     files: ShotsFiles | None = None,
 ) -> None:
-    """Writes the results of the planned cells, and the leaderboard.
+    """Writes the results of the planned cells, and the leaderboard; redraws pictures beside them.
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
@@ -65,6 +66,10 @@ def publish(
             keys |= {row.key for row in old.rows}
         write_results(folder, merge_results(old, results, keys))
     if suite.publish:
+        if (out / RESULTS / FIGURES).is_dir():
+            from compatbench.report.publish import write_report
+
+            write_report(out)
         write_pages(out, suite)
 
 

@@ -123,7 +123,7 @@ def _decode(path: Path) -> np.ndarray:
 def _read_manifest(path: Path) -> dict[str, dict[str, dict[str, str]]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
 
 

@@ -18,6 +18,7 @@ from compatbench.task.images import SPLITS, FileMissing, Sample
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 MOST_LABEL_BYTES = 32
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class WebdatasetShards:
 def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
     root = folder / place
     text = _read_text(root / "nshards.txt").strip()
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
         raise CompatbenchError(f"{root / 'nshards.txt'}: it holds the number of shards")
     for number in range(int(text)):
         path = root / f"{number}.tar"

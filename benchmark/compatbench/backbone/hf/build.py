@@ -111,7 +111,7 @@ def _read_kind(folder: Path, name: str) -> Kind:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = str(config["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(
             f"backbone '{name}': cannot read {folder / CONFIG}: {error}", "fetch the model again"
         ) from None

@@ -23,7 +23,7 @@ def read_preprocessing(folder: Path, name: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return _translate(values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(
             f"backbone '{name}': {path} does not say how an image becomes a tensor: {error}",
             f"fetch the model's own {FILE}",

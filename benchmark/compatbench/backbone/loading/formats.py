@@ -47,7 +47,11 @@ def _read(path: Path) -> object:
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors(path)
     if zipfile.is_zipfile(path):
-        return read_torchscript(path) if is_torchscript(path) else _read_pickle(path)
+        try:
+            scripted = is_torchscript(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise _damaged(path, str(error)) from None
+        return read_torchscript(path) if scripted else _read_pickle(path)
     if start.startswith((b"PK", b"\x80")):
         # A zip file's directory is its end; an older pickle may have no more than its start.
         if start.startswith(b"PK"):
@@ -74,7 +78,10 @@ def _read_pickle(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         return _read_trusted(path, error)
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    # torch's reader runs no code, but raises whatever a damaged stream makes it stumble over.
+    except Exception as error:
         raise _damaged(path, str(error)) from None
 
 

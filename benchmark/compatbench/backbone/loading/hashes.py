@@ -63,7 +63,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
     state = {"path": str(path), "size": size, "changed": changed}
     folder = default_cache_folder() / "hashes"
     kept = folder / f"{sha256_bytes(str(path).encode())}.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         found = json.loads(kept.read_text(encoding="utf-8"))
         if found.items() >= state.items() and _SHA256.fullmatch(str(found.get("sha256"))):
             return found["sha256"]

@@ -92,7 +92,7 @@ def model_config(card: BackboneCard) -> dict[str, Any] | None:
     register_mini_towers(tasks_folder())
     try:
         return open_clip.get_model_config(open_clip_name(card))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -36,20 +36,31 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             [tree] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            _check_stored(archive, tree)
             root = tree.removesuffix("data.pkl")
             with archive.open(tree) as file:
                 found = _Reader(file, archive, root).load()
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, RuntimeError) as error:
-        raise BackboneError(
-            f"{path} is a TorchScript archive that is damaged or incomplete: {error}",
-            "fetch it again",
-        ) from None
+            return dict(_walk(found, ""))
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
         raise BackboneError(
             f"{path} is a TorchScript archive that holds more than tensors: {error}",
             "save the state_dict of its module as safetensors, and give that file",
         ) from None
-    return dict(_walk(found, ""))
+    # An unpickler raises whatever a damaged stream makes it stumble over.
+    except Exception as error:
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise BackboneError(
+            f"{path} is a TorchScript archive that is damaged or incomplete: {text}",
+            "fetch it again",
+        ) from None
+
+
+def _check_stored(archive: zipfile.ZipFile, name: str) -> None:
+    """PyTorch compresses code alone; tensors that are could unpack to any size."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
 
 
 class _Node:
@@ -113,6 +124,7 @@ class _Reader(pickle.Unpickler):
         """A storage as a flat tensor, ``[numel]``."""
         _, dtype, key, _, count = pid
         if key not in self._storages:
+            _check_stored(self._archive, f"{self._root}data/{key}")
             content = self._archive.read(f"{self._root}data/{key}")
             self._storages[key] = torch.frombuffer(bytearray(content), dtype=dtype, count=count)
         return self._storages[key]

@@ -1,0 +1,264 @@
+"""The readers that are fuzzed: each with a good file, and what reading it must give."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from compatbench.backbone.loading.formats import read_tensors
+from compatbench.cachefiles import describe_entry, read_entry, write_entry
+from compatbench.cards import BackboneCard, SuiteCard, TaskCard
+from compatbench.cards.sources import WebdatasetSource
+from compatbench.cards.yamlfile import read_card
+from compatbench.errors import CompatbenchWarning
+from compatbench.folders import tasks_folder
+from compatbench.leaderboard.results import MethodInfo, MethodResults, read_method, write_results
+from compatbench.leaderboard.rows import AnyRow, Cost, Row, read_csv, write_csv
+from compatbench.method import Module
+from compatbench.method.module import load_module
+from compatbench.migrate import migrate_results, migrate_runs
+from compatbench.run.cell import CellRecord
+from compatbench.run.predictions import Predictions, read_predictions, write_predictions
+from compatbench.run.store import RunStore
+from compatbench.task.classes import Classes
+from compatbench.task.coop import read_split
+from compatbench.task.draws import read_shots_file
+from compatbench.task.webdataset import WebdatasetShards
+
+KEY, DATA = "5" * 64, "d" * 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file.
+
+    Attributes:
+        good: makes the bytes of a good file, given a folder to work in.
+        read: reads a file in a folder, whose name is ``name``; what it gives is compared.
+        sealed: whether the file has a checksum, so that what is read must be what was written.
+    """
+
+    kind: str
+    name: str
+    good: Callable[[Path], bytes]
+    read: Callable[[Path], Any]
+    sealed: bool = False
+
+
+def _card(path: str, model: type) -> tuple[Callable[[Path], bytes], Callable[[Path], Any]]:
+    return lambda _: (tasks_folder() / path).read_bytes(), lambda file: read_card(file, model)
+
+
+def _rows() -> list[Row]:
+    values: dict[str, Any] = dict(method="coop", task="cats", test_set="cats", source="old")
+    values |= dict(shots=4, total=100, correct=50, zero_shot_correct=40, parameters=8, ece=4.25)
+    values |= dict(status="ok", key=KEY, data=DATA)
+    flips = dict(negative_flips=4, positive_flips=4, inconsistent_errors=2)
+    return [
+        Row.model_validate({**values, "seed": seed, "backbone": backbone, **more})
+        for seed in (1, 2)
+        for backbone, more in (("old", {}), ("new", flips))
+    ]
+
+
+def _costs() -> list[Cost]:
+    values = dict(key=KEY, test_set="cats", fit_seconds=1.5, evaluate_seconds=0.25)
+    return [Cost.model_validate({**values, "backbone": name}) for name in ("new", "old")]
+
+
+def _about(folder: Path) -> bytes:
+    info = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
+    config = {"recipe": {"lr": 0.002, "epochs": {"1": 50}}, "position": "end"}
+    made = {"torch": ("2.6",), "processor": ("x",)}
+    results = MethodResults(info, config, {"lr": (1, 2)}, made, tuple(_rows()), tuple(_costs()))
+    write_results(folder / "tiny", results)
+    return (folder / "tiny" / "coop.json").read_bytes()
+
+
+def _read_about(file: Path) -> MethodResults:
+    (file.parent / "coop.csv").write_text(write_csv(_rows(), Row))
+    (file.parent / "coop.cost.csv").write_text(write_csv(_costs(), Cost))
+    return read_method(file.parent, "coop")
+
+
+def _record() -> CellRecord:
+    values = dict(key=KEY, method="toy", config={"lr": 0.1}, task="t", source="b", shots=4, seed=1)
+    record = dict(backbone="b", test_set="t", data=DATA, status="ok", correct=3, total=4)
+    return CellRecord.model_validate({**values, "status": "ok", "records": (record,)})
+
+
+def _good_record(folder: Path) -> bytes:
+    RunStore(folder / "runs").write(_record())
+    return (folder / "runs" / "cells" / KEY[:2] / f"{KEY}.json").read_bytes()
+
+
+def _read_record(file: Path) -> CellRecord | None:
+    path = file.parent / "runs" / "cells" / KEY[:2] / f"{KEY}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.read_bytes())
+    with warnings.catch_warnings():
+        # That it was set aside is what the warning says.
+        warnings.simplefilter("ignore", CompatbenchWarning)
+        return RunStore(file.parent / "runs").read(KEY)
+
+
+def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:
+    def good(folder: Path) -> bytes:
+        save(folder / "good")
+        return (folder / "good").read_bytes()
+
+    return good
+
+
+def _csv(rows: list[AnyRow], model: type[AnyRow]) -> bytes:
+    return write_csv(rows, model).encode()
+
+
+MODULE = Module({"context": torch.tensor([[1.5, -2.0]])}, {"labels": torch.tensor([0, 1])})
+ABOUT = {"method": "toy", "config": {"lr": 0.1}}
+ANSWERS = {("b", "t", DATA): Predictions(torch.tensor([1, 0]).int(), torch.tensor([0.5, 0.75]))}
+FEATURES = torch.arange(6.0).reshape(2, 3)
+STATE = {f"layer{n}.weight": torch.full((2, 2), float(n)) for n in range(4)}
+
+
+def _save_module(path: Path) -> None:
+    MODULE.save(path, ABOUT)
+
+
+def _read_module(file: Path) -> Any:
+    module, about = load_module(file)
+    return {name: tensor.tolist() for name, tensor in module.tensors.items()}, about
+
+
+def _save_predictions(path: Path) -> None:
+    write_predictions(path, ANSWERS, KEY)
+
+
+def _save_entry(path: Path) -> None:
+    write_entry(path, FEATURES, describe_entry("b", "t", 2, 0))
+
+
+def _read_predictions(file: Path) -> Any:
+    return {
+        where: (one.classes.tolist(), one.confidence.tolist())
+        for where, one in read_predictions(file, KEY).items()
+    }
+
+
+def _read_entry(file: Path) -> Any:
+    found = read_entry(file)
+    return None if found is None else found.tolist()
+
+
+class _Linear(nn.Module):
+    """A program with four tensors, as TorchScript keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in range(4):
+            self.register_buffer(f"weight{number}", torch.full((2, 2), float(number)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _save_script(path: Path) -> None:
+    torch.jit.save(torch.jit.script(_Linear()), path)
+
+
+def _shots(_: Path) -> bytes:
+    values = dict(format=1, task="pets", shots=1, seed=1, train=[["a/1.jpg", 0]], val=[])
+    return json.dumps(values, indent=1).encode()
+
+
+def _split(_: Path) -> bytes:
+    rows = [["a/1.jpg", 0, "cat"], ["b/2.jpg", 1, "dog"]]
+    return json.dumps({"train": rows, "val": rows[:1], "test": rows}).encode()
+
+
+def _shard(_: Path) -> bytes:
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number in range(2):
+            for name, content in (("cls", b"0"), ("png", picture.getvalue())):
+                info = tarfile.TarInfo(f"s{number}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _read_shard(file: Path) -> Any:
+    folder = file.parent / "pets" / "test"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "0.tar").write_bytes(file.read_bytes())
+    (folder / "nshards.txt").write_text("1")
+    card = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets"})
+    shards = WebdatasetShards(folder.parent, card, Classes("pets", ("cat",), ("cat",), ("cat",)))
+    return [shards.image(sample).size for sample in shards.samples["test"]]
+
+
+def _old_csv(_: Path) -> bytes:
+    lines = list(csv.reader(io.StringIO(write_csv(_rows(), Row))))
+    new = {"negative_flips", "positive_flips", "inconsistent_errors", "ece"}
+    kept = [n for n, name in enumerate(lines[0]) if name not in new]
+    return "".join(",".join(line[n] for n in kept) + "\n" for line in lines).encode()
+
+
+def _migrate(file: Path) -> Any:
+    folder = file.parent / "results" / "tiny"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "coop.csv").write_bytes(file.read_bytes())
+    return [rewrite.after for rewrite in migrate_results(file.parent / "results", write=False)]
+
+
+def _old_record(_: Path) -> bytes:
+    """As it was before checksums and flips."""
+    values = json.loads(_record().model_dump_json())
+    for name in ("negative_flips", "positive_flips", "inconsistent_errors", "ece"):
+        del values["records"][0][name]
+    return json.dumps(values | {"schema_version": 1}, indent=1).encode()
+
+
+def _migrate_record(file: Path) -> Any:
+    path = file.parent / "runs" / "cells" / KEY[:2] / f"{KEY}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.read_bytes())
+    # A damaged record is left to the store.
+    return [one.after for one in migrate_runs(file.parent / "runs", write=False)] or None
+
+
+TARGETS = (
+    Target("task card", "card.yaml", *_card("mini-weather.yaml", TaskCard)),
+    Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
+    Target("suite card", "card.yaml", *_card("suites/mini.yaml", SuiteCard)),
+    Target("rows", "r.csv", lambda _: _csv(_rows(), Row), lambda file: read_csv(file, Row)),
+    Target("costs", "c.csv", lambda _: _csv(_costs(), Cost), lambda file: read_csv(file, Cost)),
+    Target("settings", "coop.json", _about, _read_about),
+    Target("record", "record.json", _good_record, _read_record, sealed=True),
+    Target("module", "m", _saved(_save_module), _read_module, sealed=True),
+    Target("predictions", "p", _saved(_save_predictions), _read_predictions, sealed=True),
+    Target("features", "f", _saved(_save_entry), _read_entry, sealed=True),
+    Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
+    Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
+    Target("TorchScript archive", "s.pt", _saved(_save_script), read_tensors),
+    Target("shots file", "shots.json", _shots, read_shots_file.__wrapped__),
+    Target("split file", "split.json", _split, read_split),
+    Target("shard", "0.tar", _shard, _read_shard),
+    Target("older rows", "old.csv", _old_csv, _migrate),
+    Target("older record", "old.json", _old_record, _migrate_record),
+)

@@ -1,0 +1,101 @@
+"""Writes measured.json: what the committed results of the mini suite took, and sizes of models.
+
+python benchmark/scale/measure.py
+
+Seconds are wall clock on one core of a processor. Nothing is run here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matrix import METHODS, SUITE, count_work, read_kind
+
+from compatbench.cards import suite_cards, task_cards
+from compatbench.errors import CompatbenchError
+from compatbench.files import write_atomic
+from compatbench.run.estimate import ModelSize, measure_model
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MEASURED = HERE / "measured.json"
+MINI = ROOT / "results" / "mini"
+
+
+def measure() -> dict[str, Any]:
+    """Mean seconds, work and module sizes of each method's mini cells; and models' sizes."""
+    speed = json.loads((HERE.parent / "speed" / "results.json").read_text(encoding="utf-8"))
+    harness = json.loads((HERE.parent / "speed" / "harness.json").read_text(encoding="utf-8"))
+    full = suite_cards.read(SUITE)
+    names = sorted({name for upgrade in full.upgrades for name in upgrade})
+    return {
+        "processor": speed["machine_info"]["processor"],
+        "core_flops": speed["machine_info"]["matmul_gflops"] * 1e9,
+        "store_seconds_per_cell": _store_seconds(harness),
+        "matplotlib": version("matplotlib"),
+        "methods": {name: _method(name) for name in METHODS},
+        "models": {name: asdict(_size(name)) for name in names},
+    }
+
+
+def _size(name: str) -> ModelSize:
+    size = measure_model(name)
+    if size is None:
+        raise CompatbenchError(f"the size of backbone '{name}' is not known")
+    return size
+
+
+def _method(name: str) -> dict[str, float]:
+    suite = suite_cards.read("mini")
+    kind = read_kind(suite, name)
+    seconds: dict[str, tuple[float, float]] = {}
+    with (MINI / f"{name}.cost.csv").open() as file:
+        for row in csv.DictReader(file):
+            before = seconds.get(row["key"], (0.0, 0.0))[1]
+            evaluate = before + float(row["evaluate_seconds"])
+            seconds[row["key"]] = float(row["fit_seconds"]), evaluate
+    fits, evaluations, work_fit, work_evaluate = [], [], [], []
+    cells: dict[str, dict[str, Any]] = {}
+    with (MINI / f"{name}.csv").open() as file:
+        for row in csv.DictReader(file):
+            cell = cells.setdefault(row["key"], {**row, "backbones": [], "tests": {}})
+            if row["backbone"] not in cell["backbones"]:
+                cell["backbones"].append(row["backbone"])
+            cell["tests"][row["test_set"]] = int(row["total"])
+    for key, cell in cells.items():
+        work = count_work(
+            kind,
+            task_cards.read(cell["task"]),
+            int(cell["shots"]),
+            [_size(backbone) for backbone in cell["backbones"]],
+            list(cell["tests"].values()),
+        )
+        fits.append(seconds[key][0])
+        evaluations.append(seconds[key][1])
+        work_fit.append(work.fit)
+        work_evaluate.append(work.evaluate)
+    return {
+        "cells": len(fits),
+        "fit_seconds": round(mean(fits), 4),
+        "evaluate_seconds": round(mean(evaluations), 4),
+        "fit_work": round(mean(work_fit)),
+        "evaluate_work": round(mean(work_evaluate)),
+        "module_bytes": round(mean(int(cell["module_bytes"]) for cell in cells.values())),
+    }
+
+
+def _store_seconds(harness: dict[str, Any]) -> float:
+    """CPU seconds to write one cell's record to a local disk."""
+    [largest] = (b for b in harness["benchmarks"] if b["params"] == {"cells": 10000, "methods": 10})
+    return largest["extra_info"]["parts"]["store"] / 10000
+
+
+if __name__ == "__main__":
+    content = json.dumps(measure(), indent=1) + "\n"
+    write_atomic(MEASURED, content.encode())

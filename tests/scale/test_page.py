@@ -1,0 +1,79 @@
+"""The page and the figure are what the script makes of what is committed."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import report
+from costs import Assumptions, Costs, Measured, count_costs
+from matrix import METHODS
+from report import DOCS, GPUS, draw_figure, make_page
+from simulate import simulate
+
+from compatbench.svg import render_svg, svg_style
+
+
+@pytest.fixture(scope="module")
+def costs() -> Costs:
+    return count_costs(Measured.read(), Assumptions())
+
+
+@pytest.fixture(scope="module")
+def made(costs: Costs) -> tuple[str, bytes]:
+    measured, assumed = Measured.read(), Assumptions()
+    outcomes = [simulate(costs.jobs, gpus, costs.site) for gpus in GPUS]
+    with svg_style():
+        return make_page(measured, assumed, costs, outcomes), render_svg(
+            draw_figure(costs, outcomes)
+        )
+
+
+def test_the_page_is_made_again_byte_for_byte(made: tuple[str, bytes]) -> None:
+    assert (DOCS / "scale.md").read_text(encoding="utf-8") == made[0]
+
+
+def test_the_figure_is_made_again_byte_for_byte(made: tuple[str, bytes]) -> None:
+    if version("matplotlib") != Measured.read().matplotlib:
+        pytest.skip("another version of matplotlib draws other lines")
+    assert (DOCS / "scale.svg").read_bytes() == made[1]
+
+
+def test_the_page_names_every_assumption_and_every_method(made: tuple[str, bytes]) -> None:
+    for field in fields(Assumptions):
+        assert f"`--{field.name.replace('_', '-')}`" in made[0]
+    for method in METHODS:
+        assert f"| {method} |" in made[0]
+    assert "{" not in made[0]
+
+
+def test_a_matrix_of_thirty_methods_has_its_cells(costs: Costs) -> None:
+    assert len(METHODS) == len(set(METHODS)) == 30
+    assert len(costs.jobs) == 30 * 11 * 3 * 5 * 5
+    assert sum(len(job.backbones) - 1 for job in costs.jobs) == 30 * 11 * 3 * 5 * 6
+
+
+def test_a_faster_gpu_makes_cells_shorter_down_to_the_launching_of_steps(costs: Costs) -> None:
+    endless = count_costs(Measured.read(), replace(Assumptions(), gpu_rate=1e30)).jobs
+    pairs = list(zip(costs.jobs, endless, strict=True))
+    assert all(fast.seconds <= slow.seconds for slow, fast in pairs)
+    assert max(slow.seconds / fast.seconds for slow, fast in pairs) > 100
+    # 200 epochs of 160 images, in batches of 32.
+    [eurosat] = (
+        job
+        for job in endless
+        if (job.method, job.task, job.source, job.shots, job.seed)
+        == ("coop", "eurosat", "vit-b16-openai", 16, 1)
+    )
+    assert eurosat.seconds == pytest.approx(200 * 5 * 0.02)
+
+
+def test_options_reach_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["report.py", "--restart", "123", "--out", str(tmp_path)])
+    monkeypatch.setattr(report, "GPUS", (1, 64))
+    monkeypatch.setattr(report, "LIVES", (1000.0,))
+    report.main()
+    assert "| `--restart` | 123 | s |" in (tmp_path / "scale.md").read_text()
+    assert (tmp_path / "scale.svg").is_file()

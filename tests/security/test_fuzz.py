@@ -1,0 +1,67 @@
+"""Spoilt files of every kind: refused in one line, or read as what could have been written.
+
+`benchmark/faults/fuzz.py` does the same for longer.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmark" / "faults"))
+
+from fuzz import try_once
+from mutations import LAUGHS, mutate
+from targets import TARGETS, Target
+
+EXAMPLES = 60  # of each of some eighteen kinds
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=lambda target: target.kind.replace(" ", "-"))
+def spoilable(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Target, bytes, object, Path]:
+    """A target, a good file's bytes, what reading it gives, and a folder to work in."""
+    target: Target = request.param
+    folder = tmp_path_factory.mktemp("spoilable")
+    good = target.good(folder)
+    work = folder / "work"
+    work.mkdir()
+    (work / target.name).write_bytes(good)
+    return target, good, target.read(work / target.name), work
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32))
+def test_a_spoilt_file_is_refused_in_one_line_or_read(
+    spoilable: tuple[Target, bytes, object, Path], seed: int
+) -> None:
+    target, good, expected, work = spoilable
+    content, how = mutate(random.Random(seed), good)
+    status, why = try_once(target, content, expected, work)
+    assert status in ("refused", "read"), f"{how}: {why}"
+
+
+def test_good_files_are_read(spoilable: tuple[Target, bytes, object, Path]) -> None:
+    target, good, expected, work = spoilable
+    assert try_once(target, good, expected, work)[0] == "read"
+
+
+def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:
+    """The tests above would see a traceback, several lines, and a wrong answer."""
+
+    def read(file: Path) -> object:
+        raise KeyError(file)
+
+    assert try_once(Target("x", "x", lambda _: b"", read), b"", None, tmp_path)[0] == "failed"
+    wrong = Target("x", "x", lambda _: b"", lambda _: 2, sealed=True)
+    assert try_once(wrong, b"", 1, tmp_path)[0] == "failed"
+
+
+def test_a_billion_laughs_are_many() -> None:
+    assert LAUGHS.count("*") == 8 * 9
