@@ -77,12 +77,13 @@ class Board:
         return compute_standing(self.methods[method], expected, upgrade, shots, variant)
 
 
-DEVELOPED = Board(HERE / "results" / "rosetta-development", DEVELOPMENT, (11, 12, 13))
-BY_SHOTS = Board(DEVELOPED.folder, DEVELOPMENT, (11,), (1, 2, 4, 8, 16))
+FEWER = (1, 2, 4, 8, 16)
+DEVELOPED = Board(HERE / "results" / "rosetta-development", DEVELOPMENT, (11, 12, 13), FEWER)
+BY_SHOTS = Board(DEVELOPED.folder, DEVELOPMENT, (11,), FEWER)
 REPORTED = Board(REPOSITORY / "results" / "mini", HELD_OUT, (1, 2, 3))
 VARIED = Board(HERE / "results" / "rosetta-held-out", HELD_OUT, (1, 2, 3))
 STRANGER = Board(REPOSITORY / "results" / "mini-no-lineage", HELD_OUT, (1, 2, 3))
-SHOTS = Board(REPOSITORY / "results" / "mini-shots", TASKS, (1,), (1, 2, 4, 8, 16))
+SHOTS = Board(REPOSITORY / "results" / "mini-shots", TASKS, (1,), FEWER)
 
 
 def figure(standing: Standing, measure: str) -> str:
@@ -107,8 +108,8 @@ def margin(board: Board, method: str, upgrade: Upgrade) -> str:
 def compare(board: Board, targets: Sequence[str]) -> list[str]:
     """Every method of a folder, the best on the last target first."""
     upgrades = [(SOURCE, target) for target in targets]
-    # Names with a plus are methods with something changed.
-    names = [name for name in board.methods if "+" not in name]
+    # Names with a plus are methods with something changed; parts of Rosetta have their table.
+    names = [name for name in board.methods if "+" not in name and not name.startswith("rosetta_")]
     standings = {m: [board.standing(m, u) for u in upgrades] for m in names}
 
     def value(method: str) -> float:
