@@ -18,7 +18,7 @@ from compatbench.cli.costs import print_costs
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
+from compatbench.files import remove_remains, write_atomic
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
 from compatbench.leaderboard.results import read_results
@@ -92,6 +92,8 @@ def run_command(
     )
     failures = _run_cells(console, selection, settings, jobs) if to_do else []
     with publishing(selection.store):
+        for folder in (out, out / RESULTS / selection.suite.name):
+            remove_remains(folder)
         planned = plan([item.cell for item in selection.planned], selection.store)
         publish(selection.suite, selection.registry, planned, out, selection.files)
     _print_table(console, selection.suite, out)
