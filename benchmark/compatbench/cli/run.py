@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import typer
 from rich.console import Console
@@ -18,7 +19,7 @@ from compatbench.cli.costs import print_costs
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.errors import CompatbenchError
-from compatbench.files import remove_remains, write_atomic
+from compatbench.files import remove_remains
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
 from compatbench.leaderboard.results import read_results
@@ -231,11 +232,10 @@ def _check_writable(out: Path) -> None:
     for folder in (out, out / "runs", out / RESULTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as probe:
+                probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-        probe = folder / f".probe-{os.getpid()}"
-        write_atomic(probe, b"")
-        probe.unlink()
 
 
 def _check_readable(results: Path) -> None:
