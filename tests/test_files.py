@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from compatbench.errors import CompatbenchError
 from compatbench.files import (
     canonical_json,
+    remove_remains,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -166,3 +167,12 @@ def test_canonical_json_is_short_and_keeps_letters() -> None:
 def test_different_values_have_different_hashes() -> None:
     values = [1, "1", 1.0, [1], {"1": 1}, None, True, [1, [2]], [[1], 2]]
     assert len({sha256_json(value) for value in values}) == len(values)
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".gitignore", ".mine.tmp", "a.csv", ".a.csv.tmp"]
+    for name in (*kept, ".a.csv.0123456789ab.tmp"):
+        (tmp_path / name).touch()
+    remove_remains(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_remains(tmp_path / "nowhere")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from compatbench.errors import CompatbenchError
+
+_TOKEN = 6  # random bytes in the name of a file that is being written
+_REMAINS = re.compile(rf"\..+\.[0-9a-f]{{{2 * _TOKEN}}}\.tmp")
 
 
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
@@ -23,7 +27,7 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     Raises:
         CompatbenchError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -41,6 +45,20 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
             _sync_folder(path.parent)
     except OSError as error:
         raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def remove_remains(folder: Path) -> None:
+    """Removes what killed writers left in a folder; nobody may be writing there.
+
+    Raises:
+        CompatbenchError: the folder cannot be written.
+    """
+    try:
+        for path in folder.glob(".*.tmp"):
+            if _REMAINS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CompatbenchError(f"cannot write {folder}: {error.strerror or error}") from None
 
 
 def _sync_folder(folder: Path) -> None:

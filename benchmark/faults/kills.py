@@ -12,7 +12,7 @@ from typing import Any
 from commands import finish, finished_in, kill, results_of, start, workers_of
 
 # Seconds between kills, at most: longer than a run needs to begin, shorter than one takes.
-LONGEST = 6.0
+LONGEST = 2.5
 WORKERS = 0.6  # share of kills, where there are workers
 # A worker's own death costs an attempt; some runs try again themselves, others are repeated.
 OPTIONS = (["--jobs", "2"], ["--jobs", "2", "--retry", "killed:9"], ["--jobs", "1"])

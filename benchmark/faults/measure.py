@@ -1,6 +1,7 @@
 """Breaks runs in every way that machines do, and notes what became of them in results.json.
 
 python benchmark/faults/measure.py          # a quarter of an hour on two idle cores
+python benchmark/faults/measure.py --only kills
 python benchmark/faults/measure.py --short  # a minute
 python benchmark/faults/report.py           # docs/reliability.md
 """
@@ -12,6 +13,7 @@ import json
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,11 @@ from commands import finish, planned, prepare, start
 RESULTS = Path(__file__).parent / "results.json"
 
 
-def measure(folder: Path, short: bool) -> dict[str, Any]:
-    """All that is measured, by what was broken."""
+PARTS = ("disk", "sharing", "kills", "corruption")
+
+
+def measure(folder: Path, short: bool, wanted: Sequence[str] = PARTS) -> dict[str, Any]:
+    """What is measured, by what was broken."""
     cache = folder / "cache"
     suite = prepare(folder, cache, [1, 2] if short else [1, 2, 4, 8])
     reference = folder / "undisturbed"
@@ -41,8 +46,8 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
         "machine": f"{platform.system()}, Python {platform.python_version()}",
         "cells": len(planned(suite, reference)),
     }
-    for name, run in parts.items():
-        found[name] = run()
+    for name in wanted:
+        found[name] = parts[name]()
         print(f"{name}: {found[name]}", file=sys.stderr)
     return found
 
@@ -74,9 +79,12 @@ def find_faults(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--short", action="store_true", help="a few of each; writes nothing")
-    short = parser.parse_args().short
+    parser.add_argument("--only", choices=PARTS, help="one part anew, beside what is noted")
+    options = parser.parse_args()
+    short, only = options.short, options.only
+    before = json.loads(RESULTS.read_text()) if only else {}
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), short)
+        found = before | measure(Path(folder), short, [only] if only else PARTS)
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")
     if not short:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import typer
 from rich.console import Console
@@ -26,7 +27,7 @@ from compatbench.cli.executors import (
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
+from compatbench.files import remove_remains
 from compatbench.leaderboard.console import print_main_table
 from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
 from compatbench.leaderboard.results import read_results
@@ -106,6 +107,8 @@ def run_command(
     else:
         console.print(_summary(selection, jobs=1), highlight=False, soft_wrap=True)
     with publishing(selection.store):
+        for folder in (out, out / RESULTS / selection.suite.name):
+            remove_remains(folder)
         planned = plan([item.cell for item in selection.planned], selection.store)
         publish(selection.suite, selection.registry, planned, out, selection.files)
     _print_table(console, selection.suite, out)
@@ -243,11 +246,10 @@ def _check_writable(out: Path) -> None:
     for folder in (out, out / "runs", out / RESULTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as probe:
+                probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-        probe = folder / f".probe-{os.getpid()}"
-        write_atomic(probe, b"")
-        probe.unlink()
 
 
 def _check_readable(results: Path) -> None:
