@@ -106,9 +106,8 @@ def render_stress(pair: Upgrade, points: Sequence[StressPoint], what: str) -> st
             "",
             f"* Zero-shot answers that any turn has changed, by rounding: {max(flipped)}.",
         ]
-    reasons = dict.fromkeys(point.reason for point in points if point.reason)
-    lines += [""] * bool(reasons)
-    lines += [f"* {NOTHING}: not transferable; {escape(reason)}." for reason in reasons]
+    if reason := next((point.reason for point in points if point.reason), ""):
+        lines += ["", f"* {NOTHING}: not transferable; {escape(reason)}, and so on."]
     return "\n".join(lines)
 
 
