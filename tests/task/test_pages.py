@@ -93,7 +93,9 @@ def test_one_gpu_then_several_whose_records_are_copied_together(
 ) -> None:
     data = trees["dtd"].folder.parent
     reader.setenv("COMPATBENCH_DATA", str(data))
-    for line in read_lines("running-for-real.md", "Several GPUs"):
+    *runs, wait = read_lines("running-for-real.md", "Several GPUs")
+    assert wait == "wait"
+    for line in runs:
         printed = do(line, reader, data)
     assert "cells, all done" in printed, printed
     rows = Path("results/paper/tip_adapter.csv").read_text(encoding="utf-8").splitlines()
