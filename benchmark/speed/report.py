@@ -151,11 +151,12 @@ def _harness() -> list[str]:
         for state in ("cold", "warm", "damaged")
     }
     images = cases["test_feature_cache[cold]"]["extra_info"]["images"]
+    machine = data["machine_info"]
     many = [case["extra_info"] for case in cases.values() if "cells" in case["extra_info"]]
     draw_cells(many, DOCS / "speed-cells.svg")
     lines = ["", "## The harness itself", ""]
     lines += [
-        f"CPU time of one thread. Features of {images} images of the mini suite: computed in "
+        f"{machine['processor']}, CPU time of one thread. Features of {images} images of the mini suite: computed in "
         f"{cache['cold']:.2f} s,",
         f"read from the cache, with their checksum, in {1000 * cache['warm']:.1f} ms, and computed "
         f"again in {cache['damaged']:.2f} s",

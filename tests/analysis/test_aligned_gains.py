@@ -91,6 +91,9 @@ def test_the_committed_page_has_every_section() -> None:
 
 def test_the_committed_table_is_that_of_the_committed_results(results: SuiteResults) -> None:
     tables = [render_gains(pair, aligned_gains(results, pair, 16)) for pair in PAIRS]
+    stranger = ("mini-clip", "mini-clip-other")
+    other = read_results(REPOSITORY / "results" / "mini-no-lineage")
+    tables.append(render_gains(stranger, aligned_gains(other, stranger, 16)))
     body = PAGE.split("<!-- aligned:begin -->\n")[1].split("<!-- aligned:end -->")[0]
     picture = body.split("\n\n")[0]
     assert fill_section(PAGE, "aligned", "\n\n".join([picture, *tables])) == PAGE

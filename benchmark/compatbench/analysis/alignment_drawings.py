@@ -59,7 +59,7 @@ def draw_gains(gains: Mapping[Upgrade, Sequence[AlignedGain]]) -> Figure:
 
     shown = {pair: found for pair, found in gains.items() if found}
     most = max(len(found) for found in shown.values())
-    figure = Figure(figsize=(9, 1.2 + 0.24 * most), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(shown), 1.2 + 0.24 * most), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, (pair, found) in zip(panels, shown.items(), strict=True):
         ordered = sorted(found, key=lambda one: one.aligned.value)

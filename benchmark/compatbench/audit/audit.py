@@ -100,7 +100,7 @@ def audit_results(
     for card in suites:
         say(f"{card.name}: files, keys, counts")
         looked.append(_check_suite(results / card.name, card, registry, options, audit))
-    say("leaderboard.md")
+    say("leaderboard.md, report, figures")
     own = [card for card in suites if card.name not in suite_cards.names()]
     audit.findings += check_pages(results, own[0] if own else None)
     _run_sample(looked, options, audit, say)

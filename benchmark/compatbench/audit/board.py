@@ -1,4 +1,4 @@
-"""``leaderboard.md`` follows from the results beside it."""
+"""``leaderboard.md``, the report and its figures follow from the results beside them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from compatbench.audit.findings import Finding
 from compatbench.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.leaderboard.figures import drawn_figures
 from compatbench.leaderboard.publish import RESULTS, render_pages
+from compatbench.report.publish import REPORT, check_report
 
 
 def check_pages(results: Path, also: SuiteCard | None = None) -> list[Finding]:
-    """Pages that are not what the results give, with the first line that differs.
+    """Pages and pictures that are not what the results give; of pages, the line that differs.
 
     Args:
         results: the folder ``results``.
@@ -36,7 +38,21 @@ def check_pages(results: Path, also: SuiteCard | None = None) -> list[Finding]:
             continue
         if found != text:
             findings.append(_first_difference(path, text.split("\n"), found.split("\n")))
-    return findings
+    return findings + _check_report(results.parent)
+
+
+def _check_report(out: Path) -> list[Finding]:
+    """A figure or a report, where one has been made, that is not what the results give."""
+    page = out / REPORT
+    if not page.exists() and not drawn_figures(out / RESULTS):
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompatbenchWarning)
+            check_report(out)
+    except CompatbenchError as error:
+        return [Finding(str(out / RESULTS), str(error))]
+    return []
 
 
 def _first_difference(path: Path, expected: list[str], found: list[str]) -> Finding:

@@ -47,8 +47,8 @@ class SuiteCard(CardModel):
     note: str = Field("", description="what a reader of the leaderboard must know first")
     publish: bool | Literal["section"] = Field(
         True,
-        description="whether leaderboard.md shows the suite; 'section' shows the question that it "
-        "puts under the suite that it extends, without a ranking of its own",
+        description="whether leaderboard.md shows the suite; 'section' shows it under the suite "
+        "that it extends: the question that it puts, or its ranking where it puts none",
     )
     upgrades: tuple[tuple[BackboneName, ...], ...] = Field(
         min_length=1, description="each a source backbone followed by its targets"

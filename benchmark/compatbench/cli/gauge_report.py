@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compatbench.alignment.words import WordFeatures
-from compatbench.analysis.aligned_gains import aligned_gains
+from compatbench.analysis.aligned_gains import AlignedGain, aligned_gains
 from compatbench.analysis.alignment_drawings import draw_gains, draw_stress
 from compatbench.analysis.alignment_page import (
     describe_gauge,
@@ -24,13 +24,13 @@ from compatbench.analysis.gauge import GaugeReport, measure_gauge
 from compatbench.analysis.stress import RANDOM, Bench, Fitted, StressPoint
 from compatbench.backbone import load_backbone
 from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import suite_cards
+from compatbench.cards import SuiteCard, suite_cards
 from compatbench.cli.analyses import Output, choose_own_tasks, choose_tasks, print_json
 from compatbench.cli.progress import RunProgress
 from compatbench.cli.run import cores, resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.features import FeatureCache
-from compatbench.leaderboard.measures import upgrade_pairs
+from compatbench.leaderboard.measures import Upgrade, upgrade_pairs
 from compatbench.leaderboard.publish import RESULTS
 from compatbench.leaderboard.results import read_results
 from compatbench.method.registry import builtin_methods
@@ -259,12 +259,11 @@ def alignment_section(
     pairs = upgrade_pairs(card.upgrades)
     output = Output(figure=folder / f"{name}.svg")
     picture = f"]({folder.name}/{name}.svg)\n\n"
+    gains = _all_gains(card, out) if name in ("gauge", "aligned") else {}
     if name == "gauge":
-        reports = [gauge_report(*pair, None, suite, device) for pair in pairs]
+        reports = [gauge_report(*pair, None, suite, device) for pair in gains]
         return "\n\n".join(map(render_gauge, reports))
     if name == "aligned":
-        results = read_results(out / RESULTS / suite)
-        gains = {pair: aligned_gains(results, pair, max(card.shots)) for pair in pairs}
         if not any(gains.values()):
             raise CompatbenchError(
                 f"{out / RESULTS / suite} has no method both plain and aligned; run "
@@ -285,3 +284,23 @@ def alignment_section(
     output.draw(lambda: draw_stress(points, f"{' → '.join(pairs[0])}, turned"))
     body = render_stress(pairs[0], points, name)
     return f"![Accuracy on the target against the angle of the turn{picture}{body}"
+
+
+def _all_gains(card: SuiteCard, out: Path) -> dict[Upgrade, list[AlignedGain]]:
+    """What aligning gains on a suite's upgrades, and on others of the suites shown under it."""
+    gains: dict[Upgrade, list[AlignedGain]] = {}
+    sections = [
+        one
+        for one in map(suite_cards.read, suite_cards.names())
+        if one.publish == "section" and one.extends == card.name
+    ]
+    for one in (card, *sections):
+        folder = out / RESULTS / one.name
+        if one is not card and not folder.is_dir():
+            continue
+        results = read_results(folder)
+        for pair in upgrade_pairs(one.upgrades):
+            found = aligned_gains(results, pair, max(one.shots))
+            if one is card or found:
+                gains.setdefault(pair, found)
+    return gains

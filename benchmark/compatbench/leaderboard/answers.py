@@ -16,7 +16,12 @@ from compatbench.leaderboard.questions import (
     shots_table,
 )
 from compatbench.leaderboard.suitepage import SuitePage
-from compatbench.leaderboard.tables import ranking_table
+from compatbench.leaderboard.tables import (
+    aligned_table,
+    main_table,
+    ranking_table,
+    unranked_lines,
+)
 from compatbench.shots import count_shots
 
 
@@ -52,6 +57,13 @@ def own_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
     return [answer for answer in found if answer is not None]
 
 
+def section_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
+    """The answers of a suite that is shown under another: a ranking, where it asks no more."""
+    if not page.results.methods:
+        return []
+    return own_answers(page, figures) or [_ranking(page)]
+
+
 def question_order(page: SuitePage) -> tuple[int, str]:
     """Sorts suites by their first question, in the order of ``own_answers``, then by name."""
     puts = (
@@ -76,6 +88,24 @@ def _kinds(page: SuitePage) -> Answer | None:
             lines += ["", *fold(f"{title}, {count_shots(count)}", [f"{named}.", "", *table])]
     text = "Means over the upgrades of one kind and their datasets; never across kinds."
     return Answer("By kind of upgrade", text, lines)
+
+
+def _ranking(page: SuitePage) -> Answer:
+    """Upgrades of other models than the suite's that it is shown under."""
+    lines: list[str] = []
+    for upgrade in page.expected.upgrades:
+        for count in sorted(page.expected.shots, reverse=True):
+            where = f"{upgrade_cell(page, upgrade)}, {count_shots(count)}"
+            notes = unranked_lines(page.ranks(upgrade, count))
+            lines += ["", f"{where}.", "", *main_table(page, upgrade, count)]
+            lines += ["", *notes] if notes else []
+            if page.aligned:
+                summary = f"Re-attached through a map: {upgrade_text(page, upgrade)}"
+                lines += ["", *fold(summary, aligned_table(page, upgrade, count))]
+    text = "Ranked by H."
+    if page.aligned:
+        text += " Through a map, target, H and gain are: attached untouched → through the map."
+    return Answer("Ranking", text, lines)
 
 
 def _steps(page: SuitePage, figures: Collection[str]) -> Answer | None:

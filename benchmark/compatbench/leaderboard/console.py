@@ -33,7 +33,8 @@ def print_main_table(console: Console, page: SuitePage) -> None:
     shots = max(page.expected.shots)
     for upgrade in page.expected.upgrades:
         ranks = page.ranks(upgrade, shots)
-        console.print(_table(page, upgrade, shots, console.width, ranks))
+        if ranks or not page.aligned:
+            console.print(_table(page, upgrade, shots, console.width, ranks))
         if page.aligned:
             aligned = rank_methods(page.standings(page.aligned, upgrade, shots))
             console.print(_table(page, upgrade, shots, console.width, aligned, ", through a map"))

@@ -14,7 +14,7 @@ SHOWS = {
     "matrix": "Gain over zero-shot on the target, of every method on every dataset",
     "ranks": "Average ranks, with bars over methods that cannot be told apart",
     "decay": "Gain over zero-shot at every model of an upgrade path",
-    "shots": "H and accuracy against the number of training images per class",
+    "shots": "Accuracy on source and target against the number of training images per class",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from compatbench.leaderboard.answers import Answer, own_answers, question_order
+from compatbench.leaderboard.answers import Answer, own_answers, question_order, section_answers
 from compatbench.leaderboard.appendix import (
     cost_table,
     differs_table,
@@ -33,7 +33,7 @@ def suite_section(page: SuitePage, figures: Collection[str] = ()) -> list[str]:
     lines += _answers(own_answers(page, figures), level=3)
     for section in sorted(page.sections, key=question_order):
         lines += ["", f"### {escape(section.title)}", "", *_head(section)]
-        lines += _answers(own_answers(section, figures), level=4)
+        lines += _answers(section_answers(section, figures), level=4)
         lines += _gaps(section, level=4)
     if page.results.methods:
         lines += _appendix(page)

@@ -50,7 +50,6 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
 
 def costs_of(record: CellRecord) -> list[Cost]:
     """What each record of a cell took."""
-    peak = {"peak_memory": record.peak_memory} if "peak_memory" in Cost.model_fields else {}
     return [
         Cost.model_validate(
             {
@@ -59,7 +58,7 @@ def costs_of(record: CellRecord) -> list[Cost]:
                 "test_set": r.test_set,
                 "fit_seconds": record.fit_seconds,
                 "evaluate_seconds": r.seconds,
-                **peak,
+                "peak_memory": record.peak_memory,
             }
         )
         for r in record.records
