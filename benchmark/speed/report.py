@@ -156,8 +156,8 @@ def _harness() -> list[str]:
     draw_cells(many, DOCS / "speed-cells.svg")
     lines = ["", "## The harness itself", ""]
     lines += [
-        f"{machine['processor']}, CPU time of one thread. Features of {images} images of the mini suite: computed in "
-        f"{cache['cold']:.2f} s,",
+        f"{machine['processor']}, CPU time of one thread.",
+        f"Features of {images} images of the mini suite: computed in {cache['cold']:.2f} s,",
         f"read from the cache, with their checksum, in {1000 * cache['warm']:.1f} ms, and computed "
         f"again in {cache['damaged']:.2f} s",
         "where a byte is damaged. A cell without a fit (zero-shot) takes "
