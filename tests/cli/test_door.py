@@ -85,7 +85,7 @@ def test_a_new_method_passes_its_checks_and_runs_as_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     assert "wrote my_affine.py" in invoke("new-method", "my_affine").output
-    assert "my_affine: 23 passed" in invoke("check", "./my_affine.py").output
+    assert "my_affine: 24 passed" in invoke("check", "./my_affine.py").output
     builtin_methods.cache_clear()
     run = invoke("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
     assert run.exit_code == 0

@@ -272,6 +272,7 @@ def test_figures_of_another_matplotlib_pass_the_check(copy: Path) -> None:
     path = copy / "results" / "figures" / "smoke-scatter-1.svg"
     before = path.read_text(encoding="utf-8")
     moved = before.replace('role="img"', 'role="img" data-drawn="elsewhere"')
+    moved = re.sub(r"by matplotlib \S+", "by matplotlib 3.8.0", moved)
     path.write_text(moved, encoding="utf-8")
     # The page that was made with it shows that figure, and not the one that is drawn now.
     with pytest.raises(CompatbenchError, match=r"report\.html is not what results/ gives"):

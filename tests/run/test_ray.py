@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def notes(folder: Path, name: str) -> list[list[str]]:
     return [path.read_text().split(" ") for path in sorted(folder.glob(f"{name}.*.note"))]
 
 
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
 def record_of(cell: Cell, settings: Settings) -> CellRecord:
     record = RunStore(settings.store).read(cell.key)
     assert record is not None
@@ -174,7 +183,7 @@ def test_workers_at_work_together_see_devices_of_their_own(
         assert kinds.count("measured") == 2
 
 
-def test_death_is_retried_elsewhere_and_an_error_is_not_retried(
+def test_death_is_retried_and_an_error_is_not(
     connected: Cluster, settings: Settings, make_cells: Plugin, tmp_path: Path
 ) -> None:
     cells = make_cells(
@@ -184,21 +193,13 @@ def test_death_is_retried_elsewhere_and_an_error_is_not_retried(
     )
     events = run(cells, settings)
     ends = {event.cell.method: event.error for event in events if event.kind == "finished"}
-    assert ends == {
-        "once": "",
-        "ever": "WorkerDied: worker process died 3 times, on 2 nodes",
-        "error": "RuntimeError: no luck today",
-    }
+    died = ends.pop("ever")
+    assert re.fullmatch(r"WorkerDied: worker process died 3 times, on (1 node|2 nodes)", died)
+    assert ends == {"once": "", "error": "RuntimeError: no luck today"}
     by_method = {cell.method: record_of(cell, settings) for cell in cells}
-    assert {name: record.error for name, record in by_method.items()} == ends
-    tried = {name: notes(tmp_path, name) for name in ends}
-    assert {name: len(places) for name, places in tried.items()} == {
-        "once": 2,
-        "ever": 3,
-        "error": 1,
-    }
-    first, second = (node for node, *_ in tried["once"])
-    assert first != second
+    assert {name: record.error for name, record in by_method.items()} == ends | {"ever": died}
+    tried = {name: len(notes(tmp_path, name)) for name in by_method}
+    assert tried == {"once": 2, "ever": 3, "error": 1}
     retried = [event.cell.method for event in events if event.kind == "retried"]
     assert sorted(retried) == ["ever", "ever", "once"]
     assert {name: record.failure for name, record in by_method.items()} == {
@@ -207,6 +208,28 @@ def test_death_is_retried_elsewhere_and_an_error_is_not_retried(
         "error": "error",
     }
     assert len(by_method["once"].records) == 2
+
+
+def test_what_died_on_a_node_is_run_on_another(
+    connected: Cluster, settings: Settings, make_cells: Plugin, tmp_path: Path
+) -> None:
+    # Three workers of one GPU each are on both nodes, and stay there until the death was seen.
+    cells = make_cells(
+        seeds=2,
+        stays="wait_for(1, 'seen')",
+        dies="wait_for(3, '*.note'); len(list(FOLDER.glob('dies.*.note'))) > 1 or os._exit(3)",
+    )
+    stay = [cell for cell in cells if cell.method == "stays"]
+    dies = next(cell for cell in cells if cell.method == "dies")
+
+    def see(event: Event) -> None:
+        if event.kind == "retried":
+            (tmp_path / "seen").touch()
+
+    run_cells_on_ray([*stay, dies], settings, Share(gpus=1, cpus=1), see)
+    first, second = (node for node, *_ in notes(tmp_path, "dies"))
+    assert first != second
+    assert len(record_of(dies, settings).records) == 2
 
 
 def test_a_lost_node_loses_no_cell(
@@ -219,6 +242,11 @@ def test_a_lost_node_loses_no_cell(
         while len(notes(tmp_path, "stays")) < 4:
             time.sleep(0.02)
         connected.remove_node(doomed, allow_graceful=False)
+        # A worker outlives its node by a moment, in which it could end its cell.
+        for path in tmp_path.glob("stays.*.note"):
+            if path.read_text().startswith(doomed.node_id):
+                while is_running(int(path.name.split(".")[1])):
+                    time.sleep(0.02)
         (tmp_path / "gone").touch()
 
     thread = threading.Thread(target=remove, daemon=True)
@@ -227,7 +255,8 @@ def test_a_lost_node_loses_no_cell(
     thread.join()
 
     assert [event.error for event in events if event.kind == "finished"] == [""] * 4
-    assert [event.kind for event in events].count("started") == 5
+    # The last words of the lost node may be lost with it.
+    assert [event.kind for event in events].count("started") in (4, 5)
     assert [event.error for event in events if event.kind == "retried"] == ["WorkerDied: node lost"]
     assert all(len(record_of(cell, settings).records) == 2 for cell in cells)
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from compatbench.files import sha256_bytes
@@ -47,7 +48,8 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 
-_DIGEST = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) -->\n\Z")
+_SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) -->\n\Z")
+_TITLE = re.compile(rb"<title>.*?</title>", re.DOTALL)
 
 
 class Hover:
@@ -84,7 +86,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_svg(draw: Callable[[Any, Hover], Figure], data: object, label: str) -> bytes:
-    """The figure that a function draws from data, as SVG with a digest of the data at its end.
+    """The figure that a function draws from data, as SVG, with a digest of the data and the
+    version of matplotlib at its end.
 
     Args:
         label: what the figure shows, for readers who do not see it.
@@ -92,18 +95,23 @@ def draw_svg(draw: Callable[[Any, Hover], Figure], data: object, label: str) -> 
     hover = Hover()
     with report_style():
         svg = render_svg(draw(data, hover))
-    digest = sha256_bytes(repr(data).encode())
-    return f"{tidy_svg(svg, hover.titles, label)}<!-- drawn from {digest} -->\n".encode()
+    by = f"{sha256_bytes(repr(data).encode())} by matplotlib {version('matplotlib')}"
+    return f"{tidy_svg(svg, hover.titles, label)}<!-- drawn from {by} -->\n".encode()
 
 
 def is_current(committed: bytes, rendered: bytes) -> bool:
     """Whether a file shows what the results give now.
 
     The same data give the same bytes with the same matplotlib. Another version may place
-    a tick elsewhere; then the digests of the data decide.
+    a tick elsewhere; then the digest of the data and the figures written in the file decide.
     """
-    digests = [found[1] if (found := _DIGEST.search(svg)) else svg for svg in (committed, rendered)]
-    return digests[0] == digests[1]
+    signatures = [_SIGNATURE.search(svg) for svg in (committed, rendered)]
+    if not all(signatures):
+        return False
+    (digest, drawn_by), (expected, version_here) = (found.groups() for found in signatures if found)
+    if drawn_by == version_here:
+        return committed == rendered
+    return digest == expected and _TITLE.findall(committed) == _TITLE.findall(rendered)
 
 
 def cut(title: str, longest: int = 28) -> str:

@@ -1,7 +1,8 @@
 """Runs cells on a Ray cluster: the same cells, events, store and records as on one machine.
 
 The driver hands cells to actors one by one. A method's error is a record, as ever. The death of
-an actor or of its node is no result: the cell is run again, on another node if there is one.
+an actor or of its node is no result: the cell is run again, on a node where it has not died if any
+other has workers.
 """
 
 from __future__ import annotations

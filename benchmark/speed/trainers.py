@@ -1,0 +1,153 @@
+"""Fits of the mini suite as the field's trainers do them, and by compatbench; in trainers.json.
+
+python benchmark/speed/trainers.py
+
+The trainers' way (CoOp on Dassl): every step encodes its images, and every class at the whole
+context, through open_clip's own text transformer. The methods, their recipes, draws and steps
+are the same, so that the modules are, to rounding. CPU seconds of one thread, each fit once,
+on an idle machine; what is decoded and cached before a fit is left out on both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.prompts import Prompts
+from compatbench.cards import suite_cards
+from compatbench.features import FeatureCache
+from compatbench.method import FewShotData, Method, Module
+from compatbench.method.registry import builtin_methods
+from compatbench.run.cell import Cell
+from compatbench.run.fit import Worker
+from compatbench.run.plan import plan_cells
+from compatbench.run.provenance import provenance
+from compatbench.run.store import RunStore
+from compatbench.task import load_task
+from compatbench.task.draws import draw_shots
+from compatbench.views import View
+
+TASK, SEED = "mini-play", 1
+METHODS = ("coop", "kgcoop", "prograd", "contcoop", "clip_adapter", "taskres")
+RESULTS = Path(__file__).parent / "trainers.json"
+
+
+class OpenClipText:
+    """open_clip's text transformer on prompts padded to the whole context."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def encode(self, prompts: Prompts) -> Tensor:
+        model, shared = self._model, prompts.shared
+        context = len(model.positional_embedding)
+        prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
+        x = torch.cat([prefix, prompts.suffix[:, : context - shared]], dim=1)
+        x = F.pad(x, (0, 0, 0, context - x.shape[1])) + model.positional_embedding
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
+        ends = torch.tensor(prompts.lengths) + shared - 1
+        return x[torch.arange(len(x)), ends] @ model.text_projection
+
+
+class EncodedInEveryStep:
+    """Training images under one view, ``[n, 3, H, W]``, whose features are computed when asked."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, backbone: Backbone, images: Tensor) -> None:
+        self._backbone = backbone
+        self._images = images
+
+    @torch.no_grad()
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self._backbone.encode_images(self._images[index])
+
+
+def decode(backbone: Backbone, cell: Cell) -> list[Tensor]:
+    """The cell's training images under each view, ``[n, 3, H, W]``."""
+    task, training = load_task(cell.task), cell.training
+    samples = draw_shots(task, cell.shots, cell.seed).train
+    size = backbone.preprocess_settings["size"]
+    side = size if isinstance(size, int) else min(size)
+    views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
+    return [
+        torch.stack(
+            [
+                backbone.preprocess(view.apply(task.source.image(one), one.id, side))  # type: ignore[misc]
+                for one in samples
+            ]
+        )
+        for view in views
+    ]
+
+
+def fit(method: Method, backbone: Backbone, data: FewShotData) -> tuple[float, Module]:
+    start = time.process_time()
+    module = method.fit(backbone, data, torch.Generator().manual_seed(SEED))
+    return time.process_time() - start, module
+
+
+def count_correct(
+    method: Method, module: Module, backbone: Backbone, cache: FeatureCache
+) -> tuple[int, int]:
+    """Test images that a module has right, and how many there are."""
+    task = load_task(TASK)
+    samples = task.split("test")
+    with torch.no_grad():
+        logits = method.attach(module, backbone, task.labels)(
+            cache.features(backbone, task, samples)
+        )
+    targets = torch.tensor([sample.label for sample in samples])
+    return int((logits.argmax(-1) == targets).sum()), len(samples)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    registry = builtin_methods()
+    found, context = {}, 0
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache(Path(folder))
+        worker = Worker(RunStore(Path(folder)), cache)
+        cells = plan_cells(suite_cards.read("mini"), registry, METHODS, tasks=TASK, seeds=[SEED])
+        for cell in cells:
+            fast, plain = (load_backbone(cell.source) for _ in range(2))
+            plain.text._tower = OpenClipText(plain.model)  # type: ignore[assignment]
+            context = fast.text.context_length
+            cls = registry.get(cell.method)
+            method = cls(cls.Config.model_validate(cell.config))
+            data = worker.few_shot_data(cell, fast)
+            images = [EncodedInEveryStep(plain, one) for one in decode(plain, cell)]
+            train = dataclasses.replace(data.train, views=images)  # type: ignore[arg-type]
+            in_step = dataclasses.replace(data, train=train)
+            after, module = fit(method, fast, data)
+            before, other = fit(method, plain, in_step)
+            right, total = count_correct(method, module, fast, cache)
+            found[cell.method] = {
+                "trainers": before,
+                "compatbench": after,
+                "correct": right,
+                "correct_trainers": count_correct(method, other, fast, cache)[0],
+                "images": total,
+            }
+            print(cell.method, found[cell.method], flush=True)
+    classes = len(load_task(TASK).labels.names)
+    facts = {
+        "task": TASK,
+        "classes": classes,
+        "context": context,
+        "processor": provenance()["processor"],
+    }
+    RESULTS.write_text(json.dumps(facts | {"fits": found}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
