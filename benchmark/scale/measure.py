@@ -32,16 +32,33 @@ def measure() -> dict[str, Any]:
     """Mean seconds, work and module sizes of each method's mini cells; and models' sizes."""
     speed = json.loads((HERE.parent / "speed" / "results.json").read_text(encoding="utf-8"))
     harness = json.loads((HERE.parent / "speed" / "harness.json").read_text(encoding="utf-8"))
+    machine = _machine([speed["machine_info"], harness["machine_info"]])
     full = suite_cards.read(SUITE)
     names = sorted({name for upgrade in full.upgrades for name in upgrade})
     return {
-        "processor": speed["machine_info"]["processor"],
-        "core_flops": speed["machine_info"]["matmul_gflops"] * 1e9,
+        "processor": machine["processor"],
+        "core_flops": machine["matmul_gflops"] * 1e9,
         "store_seconds_per_cell": _store_seconds(harness),
         "matplotlib": version("matplotlib"),
         "methods": {name: _method(name) for name in METHODS},
         "models": {name: asdict(_size(name)) for name in names},
     }
+
+
+def _machine(known: list[dict[str, Any]]) -> dict[str, Any]:
+    """The machine that the mini results were made on, of those whose speed was measured."""
+    made_on = {
+        processor
+        for name in METHODS
+        for processor in json.loads((MINI / f"{name}.json").read_text())["provenance"]["processor"]
+    }
+    for machine in known:
+        if made_on == {machine["processor"]}:
+            return machine
+    raise CompatbenchError(
+        f"the mini results were made on {', '.join(sorted(made_on))}; "
+        "run benchmark/speed there first"
+    )
 
 
 def _size(name: str) -> ModelSize:

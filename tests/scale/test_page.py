@@ -10,8 +10,7 @@ import pytest
 import report
 from costs import Assumptions, Costs, Measured, count_costs
 from matrix import METHODS
-from report import DOCS, GPUS, draw_figure, make_page
-from simulate import simulate
+from report import DOCS, GPUS, draw_figure, make_page, typical_run
 
 from compatbench.svg import render_svg, svg_style
 
@@ -24,7 +23,7 @@ def costs() -> Costs:
 @pytest.fixture(scope="module")
 def made(costs: Costs) -> tuple[str, bytes]:
     measured, assumed = Measured.read(), Assumptions()
-    outcomes = [simulate(costs.jobs, gpus, costs.site) for gpus in GPUS]
+    outcomes = [typical_run(costs, gpus) for gpus in GPUS]
     with svg_style():
         return make_page(measured, assumed, costs, outcomes), render_svg(
             draw_figure(costs, outcomes)
