@@ -8,7 +8,7 @@ import pytest
 from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
 
 from compatbench.cards import SuiteCard, suite_cards
-from compatbench.leaderboard.answers import own_answers, question_order
+from compatbench.leaderboard.answers import own_answers, question_order, section_answers
 from compatbench.leaderboard.page import render_page
 from compatbench.leaderboard.questions import ablation_table, shots_table
 from compatbench.leaderboard.results import MethodInfo, MethodResults
@@ -118,6 +118,19 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
     assert "By shots" not in text  # its one question needs no heading of its own
     assert "[2109.01134]: https" in text  # a paper that only a section cites
     assert sorted([shots, ablation], key=question_order) == [shots, ablation]
+
+
+def test_a_section_that_asks_nothing_else_gets_a_ranking() -> None:
+    plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
+    section = make_page(plain, mapped, name="others", title="Other models")
+    text = render_page([make_page(plain, sections=(section,))])
+    text = text[text.index("### Other models") : text.index("### Details")]
+    ranking, through = text.split("<details>")
+    assert "[contcoop][2412.20895]" in ranking
+    assert "aligned" not in ranking
+    assert "<summary>Re-attached through a map: Old model → New model, 4 shots</summary>" in through
+    assert "56.0 → 55.0 ± 0.0" in through
+    assert section_answers(make_page()) == []
 
 
 def test_what_a_section_lacks_is_listed_with_it() -> None:

@@ -331,7 +331,8 @@ def hostile_page(text: str) -> SuitePage:
         paths=(("old", "new"),),
         configs={"coop+config": "coop"},
     )
-    return replace(page, sections=(page,))
+    plain = replace(page, groups={}, paths=(), configs={}, expected=TWO_BY_TWO)
+    return replace(page, sections=(page, plain))
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

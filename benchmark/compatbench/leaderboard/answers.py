@@ -95,12 +95,13 @@ def _ranking(page: SuitePage) -> Answer:
     lines: list[str] = []
     for upgrade in page.expected.upgrades:
         for count in sorted(page.expected.shots, reverse=True):
-            where = f"{upgrade_cell(page, upgrade)}, {count_shots(count)}"
             notes = unranked_lines(page.ranks(upgrade, count))
-            lines += ["", f"{where}.", "", *main_table(page, upgrade, count)]
+            where = f"{upgrade_cell(page, upgrade)}, {count_shots(count)}."
+            lines += ["", where, "", *main_table(page, upgrade, count)]
             lines += ["", *notes] if notes else []
             if page.aligned:
-                summary = f"Re-attached through a map: {upgrade_text(page, upgrade)}"
+                where = f"{upgrade_text(page, upgrade)}, {count_shots(count)}"
+                summary = f"Re-attached through a map: {where}"
                 lines += ["", *fold(summary, aligned_table(page, upgrade, count))]
     text = "Ranked by H."
     if page.aligned:
