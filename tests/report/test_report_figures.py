@@ -158,6 +158,21 @@ def test_the_digest_tells_old_data_from_another_drawing() -> None:
     assert not is_current(re.sub(rb"H \d", b"H 9", older), first)
 
 
+def test_only_the_figure_of_costs_changes_with_the_times() -> None:
+    fast, slow = (
+        {
+            one.section: one.render()
+            for one in plan_drawings(
+                [with_more(small_page(), method(info("new"), 55, 55, seconds=s))]
+            )
+            if not one.missing
+        }
+        for s in (0.1, 5.0)
+    )
+    assert {section for section, svg in fast.items() if svg != slow[section]} == {"pareto"}
+    assert len(fast) > 2
+
+
 def drawn() -> bytes:
     with report_style():
         figure = new_figure(3, 2)

@@ -95,6 +95,11 @@ class UpgradeFigures:
         """The methods that have an H, without re-attached modules."""
         return tuple(one for one in self.complete if one.kind != "aligned")
 
+    @property
+    def timeless(self) -> UpgradeFigures:
+        """The same without times, which differ from run to run: for figures that show none."""
+        return replace(self, methods=tuple(replace(one, seconds=None) for one in self.methods))
+
 
 @dataclass(frozen=True)
 class Curve:

@@ -137,8 +137,8 @@ def _of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int, number: int) -> I
         f"{len(data.plain)} and {len(data.tasks)}"
     )  # fmt: skip
     parts: tuple[tuple[Section, Any, Any, str], ...] = (
-        ("scatter", draw_scatter, data, no_h),
-        ("matrix", draw_matrix, data, ""),
+        ("scatter", draw_scatter, data.timeless, no_h),
+        ("matrix", draw_matrix, data.timeless, ""),
         ("ranks", draw_rank_diagram, data.ranks, too_few),
         ("pareto", draw_pareto, data, no_h),
     )
