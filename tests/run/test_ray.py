@@ -131,11 +131,12 @@ def notes(folder: Path, name: str) -> list[list[str]]:
 
 
 def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def record_of(cell: Cell, settings: Settings) -> CellRecord:

@@ -295,10 +295,7 @@ def _all_gains(card: SuiteCard, out: Path) -> dict[Upgrade, list[AlignedGain]]:
         if one.publish == "section" and one.extends == card.name
     ]
     for one in (card, *sections):
-        folder = out / RESULTS / one.name
-        if one is not card and not folder.is_dir():
-            continue
-        results = read_results(folder)
+        results = read_results(out / RESULTS / one.name)
         for pair in upgrade_pairs(one.upgrades):
             found = aligned_gains(results, pair, max(one.shots))
             if one is card or found:

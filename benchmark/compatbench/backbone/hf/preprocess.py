@@ -13,6 +13,10 @@ _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _FULL = 255
 
 
+class _Inexact(Exception):
+    """A processor does what open_clip's transform does not do exactly; says what."""
+
+
 def read_preprocessing(folder: Path, name: str) -> dict[str, Any]:
     """open_clip's settings for the processor of a model's folder.
 
@@ -28,7 +32,7 @@ def read_preprocessing(folder: Path, name: str) -> dict[str, Any]:
             f"backbone '{name}': {path} does not say how an image becomes a tensor: {error}",
             f"fetch the model's own {FILE}",
         ) from None
-    except NotImplementedError as error:
+    except _Inexact as error:
         raise BackboneError(
             f"backbone '{name}': {path} asks for what cannot be done exactly: {error}",
             "use a model whose images are resized to its own size",
@@ -40,14 +44,14 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("do_center_crop", False):
         crop, _ = _size(values.get("crop_size", size))
         if crop != size:
-            raise NotImplementedError(f"images of {size} are cropped to {crop}")
+            raise _Inexact(f"images of {size} are cropped to {crop}")
     elif not squash:
-        raise NotImplementedError("images keep their shape")
+        raise _Inexact("images keep their shape")
     if not values.get("do_resize", True):
-        raise NotImplementedError("images keep their size")
+        raise _Inexact("images keep their size")
     resample = values.get("resample", 3)
     if resample not in _INTERPOLATIONS:
-        raise NotImplementedError(f"interpolation {resample}")
+        raise _Inexact(f"interpolation {resample}")
     # A pixel p of 0 to 255 becomes (p * factor - offset - mean) / std.
     scale = _FULL * values.get("rescale_factor", 1 / _FULL)
     if not values.get("do_rescale", True):
