@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from compatbench.backbone.prompts import Prompts, move_names
+from compatbench.backbone.text.prompts import Prompts, move_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import (
     Backbone,

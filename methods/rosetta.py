@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.alignment.rotation import fit_rotation
-from compatbench.alignment.words import encode_words, load_words, words_hash
 from compatbench.method import (
     Backbone,
     Classifier,
@@ -22,6 +20,8 @@ from compatbench.method import (
     NotTransferable,
     require_shape,
 )
+from compatbench.transfer.rotation import fit_rotation
+from compatbench.transfer.words import encode_words, load_words, words_hash
 
 
 class Rosetta(Method):

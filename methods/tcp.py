@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.backbone.prompts import Swap
+from compatbench.backbone.text.prompts import Swap
 from compatbench.method import (
     Backbone,
     CosineClassifier,

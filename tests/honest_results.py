@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from compatbench.cards import suite_cards
 from compatbench.cli.app import app
+from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
 
 SUITE = """\

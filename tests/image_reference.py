@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.labels import Labels
+from compatbench.data.labels import Labels
 from compatbench.method import FeatureSet, FewShotData, ImageInput
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from compatbench.files import sha256_json
-from compatbench.leaderboard.measures import Expected
-from compatbench.leaderboard.results import MethodInfo, MethodResults, SuiteResults
-from compatbench.leaderboard.rows import Cost, Row
-from compatbench.leaderboard.suitepage import SuitePage, TaskFacts
+from compatbench.files.atomic import sha256_json
+from compatbench.pages.suitepage import SuitePage, TaskFacts
+from compatbench.results.measures import Expected
+from compatbench.results.rows import Cost, Row
+from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
 
 ZERO_SHOT = {"old": 40, "new": 60}
 

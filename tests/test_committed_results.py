@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.alignment.attaching import OUTPUT_PLACES
-from compatbench.cards import suite_cards, task_cards
-from compatbench.cards.suites import suite_tasks
-from compatbench.leaderboard.publish import suite_page
-from compatbench.leaderboard.rows import Row
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks
+from compatbench.engine.aligned_cells import SUFFIX, is_aligned
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
-from compatbench.run.aligned_cells import SUFFIX, is_aligned
-from compatbench.run.keys import data_key
-from compatbench.run.plan import plan_cells
+from compatbench.pages.publish import suite_page
+from compatbench.results.rows import Row
+from compatbench.transfer.attaching import OUTPUT_PLACES
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")

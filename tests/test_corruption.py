@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from compatbench.cachefiles import describe_entry, read_entry, write_entry
+from compatbench.data.cache_files import describe_entry, read_entry, write_entry
+from compatbench.engine.cell import CellRecord, Record
+from compatbench.engine.predictions import predict, read_predictions, write_predictions
+from compatbench.engine.store import RunStore, unseal
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.module import load_module
-from compatbench.run.cell import CellRecord, Record
-from compatbench.run.predictions import predict, read_predictions, write_predictions
-from compatbench.run.store import RunStore, unseal
 
 KEY = "5" * 64
 ABOUT = {"name": "ä module", "config": {"lr": 1e-05, "large": 1e16}, "seed": 10}
@@ -111,8 +111,8 @@ def test_a_file_cut_short_or_with_more_is_noticed(kind: str, tmp_path: Path) -> 
 def test_an_entry_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from compatbench.cachefiles import _checksum
-    from compatbench.files import canonical_json
+    from compatbench.data.cache_files import _checksum
+    from compatbench.files.atomic import canonical_json
 
     features = torch.randn(2, 3)
     words = {**describe_entry("b", "t", 2, 0), "sha256": _checksum(features)}

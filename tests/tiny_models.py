@@ -7,8 +7,8 @@ from collections.abc import Callable
 from open_clip.model import CLIP, CustomTextCLIP
 
 from compatbench.backbone.mini import register_mini_towers
-from compatbench.cards import tasks_folder
-from compatbench.check.models import randomise, wrap
+from compatbench.conformance.models import randomise, wrap
+from compatbench.data.cards import tasks_folder
 from compatbench.method import FewShotData
 
 VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz

@@ -17,12 +17,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from compatbench.cards import suite_cards
 from compatbench.cli import main
 from compatbench.cli.selection import select
-from compatbench.leaderboard.publish import render_pages
-from compatbench.run import pool
-from compatbench.run.plan import PlannedCell
+from compatbench.data.cards import suite_cards
+from compatbench.engine.execute import pool
+from compatbench.engine.plan import PlannedCell
+from compatbench.pages.publish import render_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"
 SUITE = """\

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compatbench.cachefiles import read_entry
+from compatbench.data.cache_files import read_entry
+from compatbench.engine.predictions import read_predictions
+from compatbench.engine.store import unseal
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
-from compatbench.run.predictions import read_predictions
-from compatbench.run.store import unseal
 
 # What a parser may pass over: white space, and letters of numbers.
 SLY = b"\t\n\r 0Ee+-"

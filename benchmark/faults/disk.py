@@ -12,8 +12,8 @@ from typing import Any
 
 from commands import finish, finished_in, results_of, start
 
-from compatbench.run.inventory import find_problems, list_files
-from compatbench.run.store import RunStore
+from compatbench.engine.inventory import find_problems, list_files
+from compatbench.engine.store import RunStore
 
 ROOM = 2**26  # enough for all
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from commands import finish, planned, results_of, start
 
-from compatbench.features import FeatureCache
-from compatbench.run.fit import Worker
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.fit import Worker
 
 
 def run(suite: Path, folder: Path, undisturbed: Path, processes: int) -> dict[str, Any]:

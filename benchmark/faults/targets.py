@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import tarfile
@@ -18,25 +17,24 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from compatbench.backbone.loading.formats import read_tensors
-from compatbench.cachefiles import describe_entry, read_entry, write_entry
-from compatbench.cards import BackboneCard, SuiteCard, TaskCard
-from compatbench.cards.sources import WebdatasetSource
-from compatbench.cards.yamlfile import read_card
+from compatbench.backbone.load.formats import read_tensors
+from compatbench.data.cache_files import describe_entry, read_entry, write_entry
+from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
+from compatbench.data.cards.sources import WebdatasetSource
+from compatbench.data.cards.yamlfile import read_card
+from compatbench.data.classes import Classes
+from compatbench.data.draws import read_shots_file
+from compatbench.data.sources.coop import read_split
+from compatbench.data.sources.webdataset import WebdatasetShards
+from compatbench.engine.cell import CellRecord
+from compatbench.engine.predictions import Predictions, read_predictions, write_predictions
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
-from compatbench.folders import tasks_folder
-from compatbench.leaderboard.results import MethodInfo, MethodResults, read_method, write_results
-from compatbench.leaderboard.rows import AnyRow, Cost, Row, read_csv, write_csv
+from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module
 from compatbench.method.module import load_module
-from compatbench.migrate import migrate_results, migrate_runs
-from compatbench.run.cell import CellRecord
-from compatbench.run.predictions import Predictions, read_predictions, write_predictions
-from compatbench.run.store import RunStore
-from compatbench.task.classes import Classes
-from compatbench.task.coop import read_split
-from compatbench.task.draws import read_shots_file
-from compatbench.task.webdataset import WebdatasetShards
+from compatbench.results.rows import AnyRow, Cost, Row, read_csv, write_csv
+from compatbench.results.store import MethodInfo, MethodResults, read_method, write_results
 
 KEY, DATA = "5" * 64, "d" * 64
 
@@ -212,36 +210,6 @@ def _read_shard(file: Path) -> Any:
     return [shards.image(sample).size for sample in shards.samples["test"]]
 
 
-def _old_csv(_: Path) -> bytes:
-    lines = list(csv.reader(io.StringIO(write_csv(_rows(), Row))))
-    new = {"negative_flips", "positive_flips", "inconsistent_errors", "ece"}
-    kept = [n for n, name in enumerate(lines[0]) if name not in new]
-    return "".join(",".join(line[n] for n in kept) + "\n" for line in lines).encode()
-
-
-def _migrate(file: Path) -> Any:
-    folder = file.parent / "results" / "tiny"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "coop.csv").write_bytes(file.read_bytes())
-    return [rewrite.after for rewrite in migrate_results(file.parent / "results", write=False)]
-
-
-def _old_record(_: Path) -> bytes:
-    """As it was before checksums and flips."""
-    values = json.loads(_record().model_dump_json())
-    for name in ("negative_flips", "positive_flips", "inconsistent_errors", "ece"):
-        del values["records"][0][name]
-    return json.dumps(values | {"schema_version": 1}, indent=1).encode()
-
-
-def _migrate_record(file: Path) -> Any:
-    path = file.parent / "runs" / "cells" / KEY[:2] / f"{KEY}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(file.read_bytes())
-    # A damaged record is left to the store.
-    return [one.after for one in migrate_runs(file.parent / "runs", write=False)] or None
-
-
 TARGETS = (
     Target("task card", "card.yaml", *_card("mini-weather.yaml", TaskCard)),
     Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
@@ -259,6 +227,4 @@ TARGETS = (
     Target("shots file", "shots.json", _shots, read_shots_file.__wrapped__),
     Target("split file", "split.json", _split, read_split),
     Target("shard", "0.tar", _shard, _read_shard),
-    Target("older rows", "old.csv", _old_csv, _migrate),
-    Target("older record", "old.json", _old_record, _migrate_record),
 )

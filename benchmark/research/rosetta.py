@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from compatbench.cards import suite_cards
-from compatbench.cards.suites import suite_tasks
-from compatbench.leaderboard.markdown import NOTHING, escape, signed, table
-from compatbench.leaderboard.measures import Expected, Standing, Upgrade, compute_standing
-from compatbench.leaderboard.results import MethodResults, read_results
-from compatbench.statistics.bootstrap import mean_interval
+from compatbench.data.cards import suite_cards
+from compatbench.data.cards.suites import suite_tasks
+from compatbench.pages.markdown import NOTHING, escape, signed, table
+from compatbench.results.bootstrap import mean_interval
+from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
+from compatbench.results.store import MethodResults, read_results
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -8,7 +8,6 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.alignment.rotation import fit_rotation
 from compatbench.method import Backbone, Classifier, FewShotData, Labels, MethodCard, Module
 from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImports]
     Rosetta,
@@ -16,6 +15,7 @@ from compatbench.methods.rosetta import (  # pyright: ignore[reportMissingImport
     solve_values,
     spread,
 )
+from compatbench.transfer.rotation import fit_rotation
 
 
 class RosettaVariant(Rosetta):

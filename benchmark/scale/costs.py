@@ -11,9 +11,9 @@ from typing import Any
 from matrix import SUITE, Draw, matrix, token_bytes
 from simulate import Job, Site
 
-from compatbench.cards import suite_cards, task_cards
-from compatbench.features import WHOLE
-from compatbench.run.estimate import FLOAT, ModelSize
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.feature_cache import WHOLE
+from compatbench.engine.estimate import FLOAT, ModelSize
 
 MEASURED = Path(__file__).parent / "measured.json"
 HOUR = 3600.0

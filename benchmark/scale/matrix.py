@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from compatbench.cards import SuiteCard, TaskCard, suite_cards, task_cards
-from compatbench.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, TaskCard, suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.engine.configs import resolve_config
+from compatbench.engine.estimate import BATCH, NAME_TOKENS, WIDEST, ModelSize
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
-from compatbench.run.configs import resolve_config
-from compatbench.run.estimate import BATCH, NAME_TOKENS, WIDEST, ModelSize
-from compatbench.task.sampling import MOST_VALIDATION_SHOTS
 
 SUITE = "full"
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from matrix import METHODS, SUITE, count_work, read_kind
 
-from compatbench.cards import suite_cards, task_cards
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.engine.estimate import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
-from compatbench.run.estimate import ModelSize, measure_model
+from compatbench.files.atomic import write_atomic
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

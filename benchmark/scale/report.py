@@ -19,9 +19,9 @@ from costs import HOUR, Assumptions, Costs, Measured, count_costs
 from matrix import SUITE
 from simulate import Job, Outcome, simulate
 
-from compatbench.cards import suite_cards
-from compatbench.cards.suites import suite_tasks, suite_variants
-from compatbench.files import write_atomic
+from compatbench.data.cards import suite_cards
+from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.files.atomic import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -273,7 +273,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-    from compatbench.svg import BLUE, GREY, ORANGE
+    from compatbench.pages.svg import BLUE, GREY, ORANGE
 
     gpus = [outcome.workers for outcome in outcomes]
     days = [outcome.makespan / HOUR / 24 for outcome in outcomes]
@@ -301,7 +301,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
 
 def save_figure(path: Path, costs: Costs, outcomes: Sequence[Outcome]) -> None:
     """Writes the figure."""
-    from compatbench.svg import save_svg, svg_style
+    from compatbench.pages.svg import save_svg, svg_style
 
     with svg_style():
         save_svg(draw_figure(costs, outcomes), path)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from compatbench.run.estimate import BACKBONES_AT_HAND
-from compatbench.run.ray_batches import Batches
+from compatbench.engine.estimate import BACKBONES_AT_HAND
+from compatbench.engine.execute.ray_batches import Batches
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")

@@ -37,12 +37,12 @@ def serve() -> None:
     import torch
 
     from compatbench.backbone import load_backbone
-    from compatbench.cards import suite_cards
-    from compatbench.features import FeatureCache
+    from compatbench.data.cards import suite_cards
+    from compatbench.data.feature_cache import FeatureCache
+    from compatbench.engine.fit import Worker
+    from compatbench.engine.plan import plan_cells
+    from compatbench.engine.store import RunStore
     from compatbench.method.registry import builtin_methods
-    from compatbench.run.fit import Worker
-    from compatbench.run.plan import plan_cells
-    from compatbench.run.store import RunStore
 
     torch.set_num_threads(1)
     suite, registry = suite_cards.read("mini"), builtin_methods()

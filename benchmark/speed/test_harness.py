@@ -13,20 +13,20 @@ from rich.console import Console
 from workload import time_plain
 
 from compatbench.backbone import load_backbone
-from compatbench.cachefiles import list_entries
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.data.cache_files import list_entries
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.engine.cell import Cell, Record
+from compatbench.engine.fit import Worker, describe_cell
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import plan, plan_cells
+from compatbench.engine.publish import publish
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
-from compatbench.features import FeatureCache
-from compatbench.leaderboard.console import print_main_table
-from compatbench.leaderboard.publish import suite_page
 from compatbench.method.registry import builtin_methods
-from compatbench.run.cell import Cell, Record
-from compatbench.run.fit import Worker, describe_cell
-from compatbench.run.keys import data_key
-from compatbench.run.plan import plan, plan_cells
-from compatbench.run.publish import publish
-from compatbench.run.store import RunStore
-from compatbench.task import load_task
+from compatbench.pages.console import print_main_table
+from compatbench.pages.publish import suite_page
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 

@@ -22,19 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.backbone.prompts import Prompts
-from compatbench.cards import suite_cards
-from compatbench.features import FeatureCache
+from compatbench.backbone.text.prompts import Prompts
+from compatbench.data.cards import suite_cards
+from compatbench.data.draws import draw_shots
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.data.views import View
+from compatbench.engine.cell import Cell
+from compatbench.engine.fit import Worker
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.provenance import provenance
+from compatbench.engine.store import RunStore
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.run.cell import Cell
-from compatbench.run.fit import Worker
-from compatbench.run.plan import plan_cells
-from compatbench.run.provenance import provenance
-from compatbench.run.store import RunStore
-from compatbench.task import load_task
-from compatbench.task.draws import draw_shots
-from compatbench.views import View
 
 TASK, SEED = "mini-play", 1
 METHODS = ("coop", "kgcoop", "prograd", "contcoop", "clip_adapter", "taskres")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.cards import BackboneCard
+from compatbench.data.cards import BackboneCard
 
 CONTEXT = 16
 PART = 50

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.sample import sample_cells
 from compatbench.audit.tolerance import EPSILON, choose_tolerance
-from compatbench.cards import TrainingCard
+from compatbench.data.cards import TrainingCard
+from compatbench.engine.cell import Cell
+from compatbench.engine.provenance import provenance
 from compatbench.errors import CompatbenchError
-from compatbench.run.cell import Cell
-from compatbench.run.provenance import provenance
 
 TRAINING = TrainingCard.model_validate({})
 

@@ -63,7 +63,7 @@ def alone(small_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def make(name: str, seed: int = 1) -> nn.Module:
     """A model of random weights, as if it had been trained."""
     from compatbench.backbone.mini import register_mini_towers
-    from compatbench.folders import tasks_folder
+    from compatbench.files.project_folders import tasks_folder
 
     register_mini_towers(tasks_folder())
     return randomise(open_clip.create_model(name), seed)

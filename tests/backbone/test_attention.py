@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compatbench.backbone.attention import attend, plan_chunk, plan_images
-from compatbench.backbone.packing import pack
+from compatbench.backbone.text.attention import attend, plan_chunk, plan_images
+from compatbench.backbone.text.packing import pack
 
 HEADS, WIDTH = 2, 6
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=20).map(tuple)

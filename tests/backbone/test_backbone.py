@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from open_clip_reference import encode_texts
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.backbone.prompts import pad_rows
+from compatbench.backbone.text.prompts import pad_rows
 from compatbench.errors import CompatbenchError
 
 

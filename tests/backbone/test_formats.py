@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.loading.formats import read_tensors
-from compatbench.backbone.loading.torchscript import read_torchscript
+from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 State = dict[str, Tensor]

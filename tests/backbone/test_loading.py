@@ -25,12 +25,12 @@ from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.inspect import inspect_backbone
-from compatbench.backbone.loading import find_weights, planning, read_backbone, weights_key
-from compatbench.backbone.loading.hashes import check_known_hash, hash_weights
-from compatbench.backbone.loading.releases import preprocessing
-from compatbench.cards import BackboneCard, backbone_cards
+from compatbench.backbone.load import find_weights, planning, read_backbone, weights_key
+from compatbench.backbone.load.hashes import check_known_hash, hash_weights
+from compatbench.backbone.load.releases import preprocessing
+from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
-from compatbench.files import sha256_bytes, sha256_file
+from compatbench.files.atomic import sha256_bytes, sha256_file
 
 CARD = """\
 name: small
@@ -213,7 +213,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.loading.fetch.getproxies", dict)
+    monkeypatch.setattr("compatbench.backbone.load.fetch.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(
         MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
@@ -231,7 +231,7 @@ def test_without_a_network_the_failure_is_told(
         raise OSError("no route to host\nand more")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.loading.fetch.check_network", lambda: None)
+    monkeypatch.setattr("compatbench.backbone.load.fetch.check_network", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(MissingWeights, match="cannot be fetched: no route to host;"):
         load_backbone("Small/plain")
@@ -248,7 +248,7 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.loading.fetch.check_network", lambda: None)
+    monkeypatch.setattr("compatbench.backbone.load.fetch.check_network", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")
@@ -258,7 +258,7 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.loading.fetch.fetch_weights", None)
+    monkeypatch.setattr("compatbench.backbone.load.fetch.fetch_weights", None)
     with planning():
         one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
     assert one != other
@@ -310,7 +310,7 @@ def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: P
 def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compatbench.backbone.loading import hashes
+    from compatbench.backbone.load import hashes
 
     path = tmp_path / "w.bin"
     path.write_bytes(b"one")

@@ -10,9 +10,9 @@ from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Prompts, memory_budget, set_memory_budget
-from compatbench.backbone import causal as causal_module
-from compatbench.backbone import memory as memory_module
-from compatbench.backbone.memory import Ledger
+from compatbench.backbone.text import causal as causal_module
+from compatbench.backbone.text import memory as memory_module
+from compatbench.backbone.text.memory import Ledger
 
 LENGTHS = (3, 1, 9, 4, 4, 2, 7, 5) * 12
 

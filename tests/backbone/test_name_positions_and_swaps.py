@@ -12,7 +12,7 @@ from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, memory_budget
-from compatbench.backbone.prompts import Swap, move_names
+from compatbench.backbone.text.prompts import Swap, move_names
 from compatbench.errors import CompatbenchError
 
 NAMES = (
@@ -110,7 +110,7 @@ def test_swapped_rows_equal_the_full_forward(
 
 
 def test_swapped_rows_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compatbench.backbone.causal.chunk_rows", lambda anatomy: 1)
+    monkeypatch.setattr("compatbench.backbone.text.causal.chunk_rows", lambda anatomy: 1)
     backbone = wrap(tiny_clip().double(), "chunked")
     context, own = draw(len(NAMES), 4, 32), draw(len(NAMES), 3, 32, seed=1)
     prompts = dataclasses.replace(backbone.prompts(LABELS, context), swap=Swap(1, own))
@@ -122,7 +122,7 @@ def test_swapped_rows_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_swapped_rows_in_a_tower_that_is_run_whole(
     kind: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compatbench.backbone.plain.chunk_rows", lambda anatomy: 40)
+    monkeypatch.setattr("compatbench.backbone.text.plain.chunk_rows", lambda anatomy: 40)
     backbone = wrap(tiny_clip(**kind).double(), "whole")
     context, own = draw(len(NAMES), 4, 32), draw(len(NAMES), 4, 32, seed=1)
     prompts = dataclasses.replace(backbone.prompts(LABELS, context), swap=Swap(2, own))

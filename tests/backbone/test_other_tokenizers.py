@@ -15,7 +15,7 @@ from test_other_towers import coca
 from tiny_models import randomise, wrap
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.backbone.prompts import move_names
+from compatbench.backbone.text.prompts import move_names
 from compatbench.errors import CompatbenchError
 
 TEXT = dict(context_length=16, vocab_size=16, width=16, heads=2, layers=2)

@@ -12,8 +12,8 @@ from tiny_models import CONTEXT_LENGTH, image_config, randomise, text_config, ti
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels, memory_budget
-from compatbench.backbone.causal import CausalTower
-from compatbench.backbone.plain import PlainTower
+from compatbench.backbone.text.causal import CausalTower
+from compatbench.backbone.text.plain import PlainTower
 from compatbench.errors import CompatbenchError
 
 NAMES = ("xylophone", "dog", "a very old small blue boat", "fire engine", "tree")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.backbone.packing import GROUP, Layout, pack
+from compatbench.backbone.text.packing import GROUP, Layout, pack
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60).map(tuple)
 

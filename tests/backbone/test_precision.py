@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.features import FeatureCache
-from compatbench.task import load_task
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
 
 TASK = "mini-weather"
 

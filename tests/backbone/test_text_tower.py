@@ -13,7 +13,7 @@ from tiny_models import CONTEXT_LENGTH, tiny_clip, wrap
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels, Prompts
-from compatbench.backbone.text import TextTower
+from compatbench.backbone.text.tower import TextTower
 from compatbench.errors import CompatbenchError
 
 # 1 to 8 tokens, in no order, with repeated lengths.

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from compatbench.alignment.words import load_words
 from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError
+from compatbench.transfer.words import load_words
 
 REPOSITORY = Path(__file__).parents[2]
 PAIR = ("mini-clip", "mini-eva-clip")
@@ -151,7 +151,7 @@ def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
     tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = load_words()[::8]
-    monkeypatch.setattr("compatbench.alignment.words.load_words", lambda: words)
+    monkeypatch.setattr("compatbench.transfer.words.load_words", lambda: words)
     options = ("--suite", "smoke", "--methods", "simpleshot,zeroshot", "--turns", 2)
     options += ("--angles", "0,random", "--jobs", 1, "--out", tmp_path)
     figure = tmp_path / "stress.svg"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.app import app
 from compatbench.cli.progress import estimate_seconds, format_seconds
+from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.run.failures import parse_retry
-from compatbench.run.shards import Shard
+from compatbench.engine.execute.shards import Shard
+from compatbench.engine.failures import parse_retry
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = [

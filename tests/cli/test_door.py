@@ -290,6 +290,6 @@ def _methods_path() -> list[str]:
 
 
 def _method_files() -> list[Path]:
-    from compatbench.folders import method_files
+    from compatbench.files.project_folders import method_files
 
     return method_files()

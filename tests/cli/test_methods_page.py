@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from compatbench.check.capabilities import Size, examine_method
 from compatbench.cli.app import app
+from compatbench.conformance.capabilities import Size, examine_method
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 

@@ -6,10 +6,10 @@ import io
 
 from rich.console import Console
 
-from compatbench.cards import TrainingCard
 from compatbench.cli.progress import RunProgress
-from compatbench.run.cell import Cell
-from compatbench.run.executors import Event
+from compatbench.data.cards import TrainingCard
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.executors import Event
 
 
 def make_cells(count: int) -> list[Cell]:

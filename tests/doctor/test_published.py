@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.loading import read_backbone
-from compatbench.cards import backbone_cards, task_cards
+from compatbench.backbone.load import read_backbone
+from compatbench.data.cards import backbone_cards, task_cards
+from compatbench.data.labels import Labels
+from compatbench.data.task import Sample
 from compatbench.doctor import verify as module
 from compatbench.doctor.published import (
     TOLERANCES,
@@ -23,8 +25,6 @@ from compatbench.doctor.published import (
     why_not_comparable,
 )
 from compatbench.doctor.verify import Comparison, verify_zero_shot
-from compatbench.labels import Labels
-from compatbench.task import Sample
 
 CLIP = "vit-b16-openai"
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from compatbench.errors import CompatbenchError
+from compatbench.files.tensors import save_tensors
 from compatbench.method import Module
 from compatbench.method.module import SCHEMA, load_module
-from compatbench.tensorfiles import save_tensors
 
 ABOUT = {"method": "toy", "seed": 1, "config": {"epochs": 3, "name": "ä"}}
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from compatbench.backbone import Backbone
-from compatbench.check import CHECKS, Outcome, run_checks
-from compatbench.check.subject import Subject
+from compatbench.conformance import CHECKS, Outcome, run_checks
+from compatbench.conformance.subject import Subject
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch, TrainedMethod

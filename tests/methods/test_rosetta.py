@@ -13,12 +13,12 @@ from scipy.linalg import orthogonal_procrustes
 from tiny_models import MakeData, wrap
 from torch import Tensor
 
-from compatbench.alignment.words import load_words
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.methods.rosetta import Rosetta, centred_labels, solve_values
 from compatbench.methods.zeroshot import ZeroShot
+from compatbench.transfer.words import load_words
 
 WORDS = 60
 SETTINGS = Rosetta.Config(words=WORDS)

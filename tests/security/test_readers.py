@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compatbench.backbone.loading.formats import read_tensors
-from compatbench.backbone.loading.torchscript import read_torchscript
-from compatbench.cachefiles import list_entries, read_entry
-from compatbench.cards import BackboneCard, SuiteCard
-from compatbench.cards.sources import WebdatasetSource
-from compatbench.cards.yamlfile import read_card
+from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.torchscript import read_torchscript
+from compatbench.data.cache_files import list_entries, read_entry
+from compatbench.data.cards import BackboneCard, SuiteCard
+from compatbench.data.cards.sources import WebdatasetSource
+from compatbench.data.cards.yamlfile import read_card
+from compatbench.data.classes import Classes
+from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.rows import Row
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
-from compatbench.task.classes import Classes
-from compatbench.task.webdataset import WebdatasetShards
+from compatbench.results.rows import Row
 
 SUITE = "name: s\ntitle: S\nupgrades: [[a, b]]\ntasks: [t]\nshots: [1]\nseeds: [1]\n"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
-from compatbench.files import canonical_json
-from compatbench.leaderboard.results import MethodResults
-from compatbench.run.provenance import PACKAGES
+from compatbench.engine.provenance import PACKAGES
+from compatbench.files.atomic import canonical_json
+from compatbench.results.store import MethodResults
 
 ALSO = ("python", "processor")
 _VERSION = re.compile(r"\d+(\.\d+)*[A-Za-z0-9.+_-]*")

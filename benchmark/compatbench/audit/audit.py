@@ -15,16 +15,16 @@ from compatbench.audit.findings import Finding
 from compatbench.audit.places import check_places, is_here, planned_places
 from compatbench.audit.sample import Sampled, sample_cells
 from compatbench.audit.tolerance import Tolerance, choose_tolerance
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.draws import ShotsFiles
+from compatbench.engine.aligned_cells import plain_name
+from compatbench.engine.cell import Cell
+from compatbench.engine.missing import Missing, find_missing
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.publish import describe_method
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.results import join_provenance
 from compatbench.method.registry import MethodRegistry
-from compatbench.run.aligned_cells import plain_name
-from compatbench.run.cell import Cell
-from compatbench.run.missing import Missing, find_missing
-from compatbench.run.plan import plan_cells
-from compatbench.run.publish import describe_method
-from compatbench.task.draws import ShotsFiles
+from compatbench.results.store import join_provenance
 
 Say = Callable[[str], object]
 
@@ -160,7 +160,7 @@ def _as_recorded(card: SuiteCard, files: MethodFiles) -> SuiteCard:
 
 def _check_zero_shot(suite: _Suite, options: Options, audit: Audit) -> list[Finding]:
     from compatbench.audit.zeroshot import count_zero_shot
-    from compatbench.features import FeatureCache
+    from compatbench.data.feature_cache import FeatureCache
 
     rows = [row for files in suite.methods for row in files.results.rows if row.status == "ok"]
     counts = {}
@@ -187,7 +187,7 @@ def _all_cells(suite: _Suite) -> list[Cell]:
 def _run_sample(suites: Sequence[_Suite], options: Options, audit: Audit, say: Say) -> None:
     """Draws over all suites at once, and runs what was drawn."""
     from compatbench.audit.rerun import compare_rows, run_again
-    from compatbench.features import FeatureCache
+    from compatbench.data.feature_cache import FeatureCache
 
     owners: dict[str, tuple[_Suite, MethodFiles]] = {}
     cells: dict[str, Cell] = {}

@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 
 from compatbench.audit.findings import Finding
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.leaderboard.figures import drawn_figures
-from compatbench.leaderboard.publish import RESULTS, render_pages
-from compatbench.report.publish import REPORT, check_report
+from compatbench.pages.figures import drawn_figures
+from compatbench.pages.publish import RESULTS, render_pages
+from compatbench.pages.report.publish import REPORT, check_report
 
 
 def check_pages(results: Path, also: SuiteCard | None = None) -> list[Finding]:

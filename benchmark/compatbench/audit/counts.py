@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
-from compatbench.cards import task_cards
+from compatbench.data.cards import task_cards
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.rows import Row
+from compatbench.results.rows import Row
 
 # (backbone, test set) -> images that zero-shot has right.
 ZeroShot = Mapping[tuple[str, str], int]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from compatbench.audit.findings import Finding
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.results import MethodResults, about_text, read_method
-from compatbench.leaderboard.rows import Cost, Row, write_csv
-from compatbench.migrate.files import BACKUP
+from compatbench.results.rows import Cost, Row, write_csv
+from compatbench.results.store import MethodResults, about_text, read_method
 
 COST, ROWS, ABOUT = ".cost.csv", ".csv", ".json"
 HEADER_LINES = 1
@@ -63,8 +62,8 @@ def read_files(folder: Path) -> tuple[list[MethodFiles], list[Finding]]:
     names = [path.name for path in paths]
     for path in paths:
         method, kind = _split_name(path.name)
-        if path.name.startswith(".") or BACKUP in path.suffix:
-            continue  # remains of an interrupted write, the system's, or what 'migrate' kept
+        if path.name.startswith("."):
+            continue  # remains of an interrupted write, or the system's
         if kind != ROWS:
             if not kind or f"{method}{ROWS}" not in names:
                 findings.append(Finding(str(path), "no results of a method belong to this file"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compatbench.leaderboard.markdown import one_line
+from compatbench.pages.markdown import one_line
 
 SHOWN = 3  # findings of one kind in one file, before the rest are counted
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
 from compatbench.audit.tolerance import Tolerance
-from compatbench.features import FeatureCache
-from compatbench.leaderboard.rows import Row
-from compatbench.run.aligned import AlignedWorker
-from compatbench.run.cell import Cell
-from compatbench.run.collect import costs_of, rows_of
-from compatbench.run.store import RunStore
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.aligned import AlignedWorker
+from compatbench.engine.cell import Cell
+from compatbench.engine.collect import costs_of, rows_of
+from compatbench.engine.store import RunStore
+from compatbench.results.rows import Row
 
 COUNTS = (
     "correct",

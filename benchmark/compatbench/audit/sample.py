@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compatbench.run.cell import Cell
+from compatbench.engine.cell import Cell
 
 
 @dataclass(frozen=True)

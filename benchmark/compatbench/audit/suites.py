@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compatbench.audit.findings import Finding
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.figures import FIGURES
+from compatbench.pages.figures import FIGURES
 
 
 def find_suites(

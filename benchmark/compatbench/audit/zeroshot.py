@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.features import FeatureCache
-from compatbench.task import load_task
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
 
 
 @torch.no_grad()

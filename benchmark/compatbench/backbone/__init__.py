@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone.build import build_model, build_tokenizer
-from compatbench.backbone.image import DENSE, FEATURES, ImageInput, ImageTower
-from compatbench.backbone.loading import read_backbone, weights_key
-from compatbench.backbone.memory import memory_budget, set_memory_budget
-from compatbench.backbone.prompts import Prompts, pad_rows
-from compatbench.backbone.text import TextTower
-from compatbench.backbone.tokens import examine_tokenizer
-from compatbench.cards import BackboneCard
+from compatbench.backbone.image.tower import DENSE, FEATURES, ImageInput, ImageTower
+from compatbench.backbone.load import read_backbone, weights_key
+from compatbench.backbone.text.memory import memory_budget, set_memory_budget
+from compatbench.backbone.text.prompts import Prompts, pad_rows
+from compatbench.backbone.text.tokens import examine_tokenizer
+from compatbench.backbone.text.tower import TextTower
+from compatbench.data.cards import BackboneCard
+from compatbench.data.labels import Labels
 from compatbench.errors import CompatbenchError
-from compatbench.labels import Labels
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.loading.convert import fit_tensors, is_openai
-from compatbench.backbone.loading.find import hub_cache
-from compatbench.backbone.loading.formats import read_tensors
-from compatbench.backbone.loading.keys import locate_weights
-from compatbench.backbone.loading.releases import (
+from compatbench.backbone.load.convert import fit_tensors, is_openai
+from compatbench.backbone.load.find import hub_cache
+from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.keys import locate_weights
+from compatbench.backbone.load.releases import (
     model_config,
     open_clip_name,
     preprocessing,
@@ -23,9 +23,9 @@ from compatbench.backbone.loading.releases import (
     wrong_activation,
 )
 from compatbench.backbone.mini import register_mini_towers
-from compatbench.cards import BackboneCard
+from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
-from compatbench.folders import tasks_folder
+from compatbench.files.project_folders import tasks_folder
 
 
 def build_model(card: BackboneCard) -> nn.Module:

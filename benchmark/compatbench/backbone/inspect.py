@@ -10,12 +10,12 @@ from typing import Any, Literal
 from torch import nn
 
 from compatbench.backbone.build import build_architecture, fit_weights
-from compatbench.backbone.loading.find import find_weights
-from compatbench.backbone.loading.hashes import hash_weights
-from compatbench.backbone.loading.keys import locate_weights
-from compatbench.backbone.loading.names import read_backbone
-from compatbench.backbone.loading.releases import check_release, model_config, release_facts
-from compatbench.cards import BackboneCard
+from compatbench.backbone.load.find import find_weights
+from compatbench.backbone.load.hashes import hash_weights
+from compatbench.backbone.load.keys import locate_weights
+from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.releases import check_release, model_config, release_facts
+from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 
 

@@ -14,9 +14,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.analysis.depth import DepthReport, describe_trends
-from compatbench.analysis.drawings import draw_depth, draw_layers, draw_predictions
-from compatbench.analysis.embeddings import (
+from compatbench.backbone import load_backbone
+from compatbench.cli.run import resolve_device
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import select_names, suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.errors import CompatbenchError
+from compatbench.pages.markdown import NOTHING, signed, spread
+from compatbench.pages.publish import RESULTS, suite_page
+from compatbench.pages.svg import save_svg, svg_style
+from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import Mean
+from compatbench.studies.depth import DepthReport, describe_trends
+from compatbench.studies.drawings import draw_depth, draw_layers, draw_predictions
+from compatbench.studies.embeddings import (
     PREDICTORS,
     Geometry,
     Prediction,
@@ -25,20 +38,7 @@ from compatbench.analysis.embeddings import (
     predict_losses,
     summarize_predictions,
 )
-from compatbench.analysis.layers import LayersReport, analyze_layers
-from compatbench.backbone import load_backbone
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import select_names, suite_cards, task_cards
-from compatbench.cards.suites import suite_tasks
-from compatbench.cli.run import resolve_device
-from compatbench.errors import CompatbenchError
-from compatbench.features import FeatureCache
-from compatbench.leaderboard.markdown import NOTHING, signed, spread
-from compatbench.leaderboard.measures import Mean
-from compatbench.leaderboard.publish import RESULTS, suite_page
-from compatbench.statistics.bootstrap import Interval
-from compatbench.svg import save_svg, svg_style
-from compatbench.task import load_task
+from compatbench.studies.layers import LayersReport, analyze_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,17 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compatbench.analysis import alignment_page
-from compatbench.analysis.drawings import draw_depth, draw_layers, draw_predictions
-from compatbench.analysis.page import (
-    SECTIONS,
-    fill_section,
-    marked_sections,
-    render_depth,
-    render_embeddings,
-    render_layers,
-)
-from compatbench.cards import select_names, suite_cards
 from compatbench.cli.analyses import (
     Output,
     choose_own_tasks,
@@ -26,8 +15,19 @@ from compatbench.cli.analyses import (
 from compatbench.cli.claims import read_reports, render_markdown
 from compatbench.cli.depth import run_depth
 from compatbench.cli.gauge_report import alignment_section
+from compatbench.data.cards import select_names, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.studies import alignment_page
+from compatbench.studies.drawings import draw_depth, draw_layers, draw_predictions
+from compatbench.studies.page import (
+    SECTIONS,
+    fill_section,
+    marked_sections,
+    render_depth,
+    render_embeddings,
+    render_layers,
+)
 
 ALT = {
     "layers": "Change of parameters and features by layer",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 
 app = typer.Typer(
     no_args_is_help=True,

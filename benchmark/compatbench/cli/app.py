@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 import compatbench
-from compatbench.cards import backbone_cards, suite_cards, task_cards
 from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
 from compatbench.cli.audit import audit
@@ -18,7 +17,6 @@ from compatbench.cli.cache import app as cache_app
 from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
 from compatbench.cli.gauge import gauge
-from compatbench.cli.migrate import migrate
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -32,6 +30,7 @@ from compatbench.cli.options import (
 from compatbench.cli.report import report
 from compatbench.cli.runs import app as runs_app
 from compatbench.cli.suite_commands import doctor, plan, run
+from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 
 app = typer.Typer(
     name="compatbench",
@@ -95,7 +94,6 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(audit)
 app.command()(ci)
-app.command()(migrate)
 
 
 @app.command()

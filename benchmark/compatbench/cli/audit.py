@@ -126,10 +126,10 @@ def audit_command(
     """
     from compatbench.audit import Options, audit_results, summarise
     from compatbench.audit.suites import find_suites
-    from compatbench.cachefiles import default_cache_folder
     from compatbench.cli.run import resolve_device
+    from compatbench.data.cache_files import default_cache_folder
+    from compatbench.data.draws import read_draws
     from compatbench.method.registry import builtin_methods
-    from compatbench.task.draws import read_draws
 
     registry = builtin_methods()
     if methods is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.publish import render_pages, write_pages
-from compatbench.report.publish import check_report, write_report
+from compatbench.pages.publish import render_pages, write_pages
+from compatbench.pages.report.publish import check_report, write_report
 
 
 def leaderboard_command(console: Console, *, out: Path, check: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from compatbench.cachefiles import (
+from compatbench.data.cache_files import (
     Entry,
     default_cache_folder,
     list_entries,
@@ -17,7 +17,7 @@ from compatbench.cachefiles import (
     read_entry,
 )
 from compatbench.errors import CompatbenchError
-from compatbench.sizes import format_bytes, parse_bytes
+from compatbench.files.sizes import format_bytes, parse_bytes
 
 app = typer.Typer(no_args_is_help=True, help="Look at and clean the cache of image features.")
 console = Console()

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.cards import select_names
-from compatbench.check import CHECKS, Outcome, run_checks
+from compatbench.conformance import CHECKS, Outcome, run_checks
+from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method
 from compatbench.method.registry import builtin_methods

@@ -56,10 +56,10 @@ def ci(
     methods in this clone, and needs neither a network nor any token.
     """
     from compatbench.audit import Options
-    from compatbench.cachefiles import default_cache_folder
-    from compatbench.ci import check_change
-    from compatbench.ci.git import find_change
+    from compatbench.audit.pull_request import check_change
+    from compatbench.audit.pull_request.git import find_change
     from compatbench.cli.run import resolve_device
+    from compatbench.data.cache_files import default_cache_folder
     from compatbench.method.registry import builtin_methods
 
     change = find_change(Path(), base)

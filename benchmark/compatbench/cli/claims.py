@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.analysis.claims import check_claims
-from compatbench.analysis.verdicts import ClaimsReport, Finding
-from compatbench.cards import suite_cards
+from compatbench.data.cards import suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard import markdown
-from compatbench.leaderboard.publish import RESULTS, suite_page
-from compatbench.statistics.bootstrap import Interval
+from compatbench.pages import markdown
+from compatbench.pages.publish import RESULTS, suite_page
+from compatbench.results.bootstrap import Interval
+from compatbench.studies.claims import check_claims
+from compatbench.studies.verdicts import ClaimsReport, Finding
 
 STYLES = {"supported": "green", "contradicted": "red", "not decided": "yellow"}
 

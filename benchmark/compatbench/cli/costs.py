@@ -9,9 +9,9 @@ from rich.table import Table
 
 from compatbench.cli.progress import format_seconds
 from compatbench.cli.selection import Selection
-from compatbench.run.estimate import count_costs, measure_rate
-from compatbench.run.plan import count_retrained
-from compatbench.sizes import format_bytes
+from compatbench.engine.estimate import count_costs, measure_rate
+from compatbench.engine.plan import count_retrained
+from compatbench.files.sizes import format_bytes
 
 
 def print_costs(

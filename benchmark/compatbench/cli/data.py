@@ -40,9 +40,9 @@ def shots(
     from. 'compatbench run --shots-file FILE' trains on the images of a file, so that two labs
     use the same ones even where their folders would give other draws.
     """
-    from compatbench.files import write_atomic
-    from compatbench.task import load_task
-    from compatbench.task.draws import draw_shots, export_draw
+    from compatbench.data.draws import draw_shots, export_draw
+    from compatbench.data.task import load_task
+    from compatbench.files.atomic import write_atomic
 
     loaded = load_task(task)
     if loaded.parent is not None:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compatbench.analysis.depth import (
+from compatbench.backbone import load_backbone
+from compatbench.cli.progress import RunProgress
+from compatbench.cli.run import cores, resolve_device
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import suite_cards
+from compatbench.engine.execute.executors import Settings, run_cells
+from compatbench.engine.plan import plan
+from compatbench.errors import CompatbenchError
+from compatbench.studies.depth import (
     DepthReport,
     plan_depth,
     read_depth,
     store_of,
 )
-from compatbench.analysis.depth_probe import RATES
-from compatbench.backbone import load_backbone
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import suite_cards
-from compatbench.cli.progress import RunProgress
-from compatbench.cli.run import cores, resolve_device
-from compatbench.errors import CompatbenchError
-from compatbench.run.executors import Settings, run_cells
-from compatbench.run.plan import plan
+from compatbench.studies.depth_probe import RATES
 
 
 def run_depth(

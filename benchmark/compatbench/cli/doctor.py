@@ -12,17 +12,17 @@ from rich.text import Text
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.inspect import BackboneReport, inspect_backbone
-from compatbench.backbone.loading import planning
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import select_names, suite_cards, task_cards
+from compatbench.backbone.load import planning
 from compatbench.cli.run import resolve_device
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import select_names, suite_cards, task_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.image_check import TaskReport, inspect_task
+from compatbench.data.task import load_task
 from compatbench.doctor.machine import describe_machine
 from compatbench.doctor.verify import Comparison, verify_zero_shot
+from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
-from compatbench.features import FeatureCache
-from compatbench.run.missing import suite_backbones, suite_test_sets
-from compatbench.task import load_task
-from compatbench.task.inspect import TaskReport, inspect_task
 
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
 

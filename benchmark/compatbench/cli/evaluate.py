@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.cachefiles import default_cache_folder
 from compatbench.cli.run import resolve_device
-from compatbench.features import FeatureCache
-from compatbench.leaderboard.markdown import percent, signed
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.shots import count_shots, show_shots
+from compatbench.engine.evaluate import Evaluation, Side, evaluate
 from compatbench.method.registry import builtin_methods
-from compatbench.run.evaluate import Evaluation, Side, evaluate
-from compatbench.shots import count_shots, show_shots
+from compatbench.pages.markdown import percent, signed
 
 
 def evaluate_command(

@@ -11,9 +11,9 @@ from enum import Enum
 from functools import partial
 
 from compatbench.cli.progress import estimate_seconds
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.executors import OnEvent, Settings, run_cells
 from compatbench.errors import CompatbenchError
-from compatbench.run.cell import Cell
-from compatbench.run.executors import OnEvent, Settings, run_cells
 
 LEAST_SECONDS = 1e-3  # means are rounded, and may be 0
 
@@ -87,8 +87,8 @@ def open_executor(
         raise CompatbenchError(
             "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
         )
-    from compatbench.run.ray_cluster import connect, require_workers, resolve_share
-    from compatbench.run.ray_executor import run_cells_on_ray
+    from compatbench.engine.execute.ray_cluster import connect, require_workers, resolve_share
+    from compatbench.engine.execute.ray_executor import run_cells_on_ray
 
     with connect(options.address, threads):
         device, share = resolve_share(device, options.gpus_per_cell, threads)

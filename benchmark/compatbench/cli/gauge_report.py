@@ -9,10 +9,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from compatbench.alignment.words import WordFeatures
-from compatbench.analysis.aligned_gains import AlignedGain, aligned_gains
-from compatbench.analysis.alignment_drawings import draw_gains, draw_stress
-from compatbench.analysis.alignment_page import (
+from compatbench.backbone import load_backbone
+from compatbench.cli.analyses import Output, choose_own_tasks, choose_tasks, print_json
+from compatbench.cli.progress import RunProgress
+from compatbench.cli.run import cores, resolve_device
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.engine.aligned_cells import plain_name
+from compatbench.engine.cell import Cell
+from compatbench.engine.configs import select_methods
+from compatbench.engine.execute.executors import Settings, run_cells
+from compatbench.engine.plan import plan, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
+from compatbench.pages.publish import RESULTS
+from compatbench.results.measures import Upgrade, upgrade_pairs
+from compatbench.results.store import read_results
+from compatbench.studies.aligned_gains import AlignedGain, aligned_gains
+from compatbench.studies.alignment_drawings import draw_gains, draw_stress
+from compatbench.studies.alignment_page import (
     describe_gauge,
     gauge_rows,
     render_gains,
@@ -20,27 +38,9 @@ from compatbench.analysis.alignment_page import (
     render_stress,
     stress_rows,
 )
-from compatbench.analysis.gauge import GaugeReport, measure_gauge
-from compatbench.analysis.stress import RANDOM, Bench, Fitted, StressPoint
-from compatbench.backbone import load_backbone
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import SuiteCard, suite_cards
-from compatbench.cli.analyses import Output, choose_own_tasks, choose_tasks, print_json
-from compatbench.cli.progress import RunProgress
-from compatbench.cli.run import cores, resolve_device
-from compatbench.errors import CompatbenchError
-from compatbench.features import FeatureCache
-from compatbench.leaderboard.measures import Upgrade, upgrade_pairs
-from compatbench.leaderboard.publish import RESULTS
-from compatbench.leaderboard.results import read_results
-from compatbench.method.registry import builtin_methods
-from compatbench.run.aligned_cells import plain_name
-from compatbench.run.cell import Cell
-from compatbench.run.configs import select_methods
-from compatbench.run.executors import Settings, run_cells
-from compatbench.run.plan import plan, plan_cells
-from compatbench.run.store import RunStore
-from compatbench.task import load_task
+from compatbench.studies.gauge import GaugeReport, measure_gauge
+from compatbench.studies.stress import RANDOM, Bench, Fitted, StressPoint
+from compatbench.transfer.words import WordFeatures
 
 # What the page's stress tests look at: a method of each kind, and prompts beside them.
 PAGE_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compatbench.check.capabilities import Capability, examine_method
-from compatbench.leaderboard.markdown import NOTHING, escape, link_definitions, linked, table
+from compatbench.conformance.capabilities import Capability, examine_method
 from compatbench.method import Method
 from compatbench.method.optim import Recipe
 from compatbench.method.registry import MethodRegistry
+from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 
 HEAD = """\
 # Methods

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from compatbench.errors import CompatbenchError
-from compatbench.files import write_atomic
+from compatbench.files.atomic import write_atomic
 from compatbench.method.registry import builtin_methods
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")

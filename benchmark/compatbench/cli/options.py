@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from compatbench.cards import backbone_cards, suite_cards, task_cards
+from compatbench.data.cards import backbone_cards, suite_cards, task_cards
+from compatbench.data.shots import read_shots
 from compatbench.errors import CompatbenchError
-from compatbench.folders import method_files
-from compatbench.shots import read_shots
+from compatbench.files.project_folders import method_files
 
 
 class Precision(str, Enum):
@@ -40,7 +40,7 @@ def complete_backbones(incomplete: str) -> list[str]:
     model, slash, _ = incomplete.partition("/")
     names = [*backbone_cards.names(), "local-dir:", "hf:"]
     if slash:
-        from compatbench.backbone.loading.releases import tags_of
+        from compatbench.backbone.load.releases import tags_of
 
         names = [f"{model}/{tag}" for tag in tags_of(model)]
     return [name for name in names if name.startswith(incomplete)]
@@ -135,7 +135,7 @@ TrustPickleOption = Annotated[
 
 
 def _take_roots(options: list[str] | None) -> list[str]:
-    from compatbench.task.roots import set_data_roots
+    from compatbench.data.roots import set_data_roots
 
     set_data_roots(options or [])
     return options or []

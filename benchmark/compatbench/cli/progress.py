@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from compatbench.run.cell import Cell
-from compatbench.run.executors import Event
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.executors import Event
 
 
 @dataclass

@@ -31,7 +31,7 @@ def report(
     out, and the page says what would make it. The suites 'mini', 'mini-shots' and 'mini-paths'
     together give every figure.
     """
-    from compatbench.report.publish import check_report, write_report
+    from compatbench.pages.report.publish import check_report, write_report
 
     console = Console(soft_wrap=True)
     made = check_report(out) if check else write_report(out)

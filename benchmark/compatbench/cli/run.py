@@ -11,9 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.backbone.loading import planning, read_backbone
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import SuiteCard
+from compatbench.backbone.load import planning, read_backbone
 from compatbench.cli.costs import print_costs
 from compatbench.cli.executors import (
     Executor,
@@ -25,20 +23,22 @@ from compatbench.cli.executors import (
 )
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import SuiteCard
+from compatbench.engine.cell import FailureKind
+from compatbench.engine.collect import mean_seconds
+from compatbench.engine.execute.executors import Event, Settings
+from compatbench.engine.execute.shards import Shard
+from compatbench.engine.locks import publishing
+from compatbench.engine.missing import suite_backbones
+from compatbench.engine.plan import plan
+from compatbench.engine.publish import publish
 from compatbench.errors import CompatbenchError
-from compatbench.files import remove_remains
-from compatbench.leaderboard.console import print_main_table
-from compatbench.leaderboard.publish import LEADERBOARD, RESULTS, suite_page
-from compatbench.leaderboard.results import read_results
+from compatbench.files.atomic import remove_remains
 from compatbench.method.registry import MethodRegistry
-from compatbench.run.cell import FailureKind
-from compatbench.run.claims import publishing
-from compatbench.run.collect import mean_seconds
-from compatbench.run.executors import Event, Settings
-from compatbench.run.missing import suite_backbones
-from compatbench.run.plan import plan
-from compatbench.run.publish import publish
-from compatbench.run.shards import Shard
+from compatbench.pages.console import print_main_table
+from compatbench.pages.publish import LEADERBOARD, RESULTS, suite_page
+from compatbench.results.store import read_results
 
 MANY_FAILURES = 10
 

@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.cards import select_names, suite_cards
 from compatbench.cli.options import OutOption, complete_methods, complete_suites, complete_tasks
 from compatbench.cli.progress import format_seconds
+from compatbench.data.cards import select_names, suite_cards
+from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
-from compatbench.shots import count_shots, show_shots
-from compatbench.sizes import format_bytes
+from compatbench.files.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from compatbench.run.cell import CellRecord
-    from compatbench.run.inventory import StoredFile
-    from compatbench.run.store import RunStore
+    from compatbench.engine.cell import CellRecord
+    from compatbench.engine.inventory import StoredFile
+    from compatbench.engine.store import RunStore
 
 app = typer.Typer(no_args_is_help=True, help="Look at, verify and clean the store of a run.")
 console = Console()
@@ -31,7 +31,7 @@ STATES = ("ok", "not transferable", "error", "oom", "killed", "timeout")
 
 
 def _open(out: Path) -> RunStore:
-    from compatbench.run.store import RunStore
+    from compatbench.engine.store import RunStore
 
     folder = out / "runs"
     if not folder.is_dir():
@@ -64,7 +64,7 @@ def list_(
     out: OutOption = Path(),
 ) -> None:
     """List cells: how each ended, its size on disk and its age."""
-    from compatbench.run.inventory import list_files, read_records
+    from compatbench.engine.inventory import list_files, read_records
 
     store = _open(out)
     files = list_files(store)
@@ -114,7 +114,7 @@ def show(
     out: OutOption = Path(),
 ) -> None:
     """Show all that is kept of one cell."""
-    from compatbench.run.inventory import find_key, list_files, read_records
+    from compatbench.engine.inventory import find_key, list_files, read_records
 
     store = _open(out)
     found = find_key(store, key)
@@ -160,7 +160,7 @@ def verify(out: OutOption = Path()) -> None:
 
     Nothing is moved. A run sets such a file aside when it needs it, and makes it again.
     """
-    from compatbench.run.inventory import find_problems, list_files
+    from compatbench.engine.inventory import find_problems, list_files
 
     store = _open(out)
     files = list_files(store)
@@ -209,10 +209,10 @@ def gc(
     now, in every installed suite. Records stay, unless --records says otherwise: they are small,
     and are results. What was set aside as damaged, and remains of killed writers, go as well.
     """
+    from compatbench.data.draws import read_draws
+    from compatbench.engine.inventory import find_remains, list_files, read_records
+    from compatbench.engine.unwanted import find_unwanted
     from compatbench.method.registry import builtin_methods
-    from compatbench.run.inventory import find_remains, list_files, read_records
-    from compatbench.run.unwanted import find_unwanted
-    from compatbench.task.draws import read_draws
 
     store = _open(out)
     registry = builtin_methods()

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compatbench.backbone.loading import is_planning
-from compatbench.cards import SuiteCard, suite_cards
+from compatbench.backbone.load import is_planning
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.draws import ShotsFiles, read_draws
+from compatbench.engine.collect import mean_seconds
+from compatbench.engine.configs import select_methods
+from compatbench.engine.execute.shards import Shard, agree_on_means, divide, estimate_cells
+from compatbench.engine.missing import Missing, fetch_missing, find_missing
+from compatbench.engine.plan import PlannedCell, count_cells, plan, plan_cells
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.run.collect import mean_seconds
-from compatbench.run.configs import select_methods
-from compatbench.run.missing import Missing, fetch_missing, find_missing
-from compatbench.run.plan import PlannedCell, count_cells, plan, plan_cells
-from compatbench.run.shards import Shard, agree_on_means, divide, estimate_cells
-from compatbench.run.store import RunStore
-from compatbench.task.draws import ShotsFiles, read_draws
 
 
 @dataclass(frozen=True)

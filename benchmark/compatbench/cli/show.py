@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.cards import backbone_cards, select_names, suite_cards, task_cards
-from compatbench.cards.suites import suite_tasks
+from compatbench.data.cards import backbone_cards, select_names, suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError
-from compatbench.leaderboard.measures import upgrade_pairs
-from compatbench.shots import show_shots
+from compatbench.results.measures import upgrade_pairs
 
 
 def show(console: Console, kind: str, names: str, out: Path = Path()) -> None:
@@ -122,8 +122,8 @@ def _suites(names: str) -> Listing:
 
 
 def _modules(names: str, out: Path) -> Listing:
+    from compatbench.engine.evaluate import Fitted
     from compatbench.method.module import load_module
-    from compatbench.run.evaluate import Fitted
 
     rows = []
     for path in sorted(out.glob("runs/modules/*/*.safetensors")):

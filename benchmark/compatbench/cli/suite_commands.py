@@ -30,7 +30,7 @@ from compatbench.cli.options import (
     read_seconds,
     read_shots_option,
 )
-from compatbench.sizes import parse_bytes
+from compatbench.files.sizes import parse_bytes
 
 console = Console()
 
@@ -138,8 +138,8 @@ def run(
 
     with stoppable():
         from compatbench.cli.run import run_command
-        from compatbench.run.failures import parse_retry
-        from compatbench.run.shards import Shard
+        from compatbench.engine.execute.shards import Shard
+        from compatbench.engine.failures import parse_retry
 
         run_command(
             console,
@@ -182,7 +182,7 @@ def plan(
     models' sizes, or taken from what was measured before; the output says which.
     """
     from compatbench.cli.run import plan_command
-    from compatbench.run.shards import Shard
+    from compatbench.engine.execute.shards import Shard
 
     plan_command(
         console,

@@ -8,10 +8,10 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from compatbench.backbone.loading import WEIGHTS_FOLDER, is_offline
-from compatbench.cachefiles import default_cache_folder
-from compatbench.sizes import format_bytes
-from compatbench.task.roots import VARIABLE
+from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.roots import VARIABLE
+from compatbench.files.sizes import format_bytes
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 

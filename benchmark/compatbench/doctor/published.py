@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from compatbench.cards import BackboneCard
+from compatbench.data.cards import BackboneCard
 
 FILE = Path(__file__).with_name("published.csv")
 Metric = Literal["top1", "recall"]

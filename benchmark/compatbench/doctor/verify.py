@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task
 from compatbench.doctor.published import (
     Figure,
     find_figures,
@@ -17,8 +19,6 @@ from compatbench.doctor.published import (
     why_comparable,
     why_not_comparable,
 )
-from compatbench.features import FeatureCache
-from compatbench.task import Task
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class MethodCard:
         paper: where it was published, such as ``arXiv:2109.01134``.
         inserts: the place, or places, where the module acts.
         summary: the idea in one line.
+        version: raised with every change of the numbers that the method gives; part of its key.
+        was: the first name of a method that was renamed: keys keep it, so nothing is run again.
         learns: False for a method that looks at no image; it is run for one seed only.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor the number that fills it, or the words it holds the token
@@ -72,9 +74,16 @@ class MethodCard:
     paper: str
     inserts: Place | tuple[Place, ...]
     summary: str
+    version: int = 1
+    was: str = ""
     learns: bool = True
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def identity(self) -> str:
+        """The name in keys, which a renamed method keeps."""
+        return self.was or self.name
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
-from compatbench.tensorfiles import fingerprint, load_tensors, save_tensors
+from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
 
 SCHEMA = "compatbench-module-2"
 

@@ -14,11 +14,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from compatbench.cards.select import select_names, unknown_name
+from compatbench.data.cards.select import select_names, unknown_name
 from compatbench.errors import CompatbenchError
-from compatbench.folders import method_files
+from compatbench.files.project_folders import method_files
 from compatbench.method import Method, MethodCard
-from compatbench.source import hash_class
+from compatbench.method.code_hash import hash_class
 
 ENTRY_POINTS = "compatbench.methods"
 PLUGIN_PREFIX = "compatbench_plugin_"
@@ -124,9 +124,15 @@ def _methods_in(module: ModuleType) -> Iterator[type[Method]]:
             yield value
 
 
-def method_source_hash(cls: type[Method]) -> str:
-    """Hash of the code of a method and of the methods it builds on."""
-    return hash_class(cls, until=Method)
+def method_identity(cls: type[Method]) -> str:
+    """What names a method's code in keys: versions for ours, a hash for code from outside.
+
+    The versions are those of the method and of the methods that it is a subclass of.
+    """
+    if not cls.__module__.startswith("compatbench."):
+        return f"{cls.card.identity}:{hash_class(cls, until=Method)}"
+    cards = [base.__dict__["card"] for base in cls.__mro__ if "card" in base.__dict__]
+    return "+".join(f"{card.identity}.{card.version}" for card in cards)
 
 
 def describe_import_error(error: Exception, path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from compatbench.leaderboard.results import read_results
+from compatbench.results.store import read_results
 
 from .reading import read_card
 from .report import to_markdown

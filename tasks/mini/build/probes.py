@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from compatbench.backbone.image import ImageTower
+from compatbench.backbone.image.tower import ImageTower
 
 from . import towers
 from .tokenizer import load_tokenizer

@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
-from compatbench.cachefiles import default_cache_folder
-from compatbench.cards import SuiteCard, suite_cards
-from compatbench.features import FeatureCache
-from compatbench.files import sha256_bytes
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.sampling import draw_few_shot
+from compatbench.data.sources.drawings import Drawing
+from compatbench.data.task import Task, load_task
+from compatbench.data.views import View
+from compatbench.engine.configs import resolve_config
+from compatbench.files.atomic import sha256_bytes
 from compatbench.method import FeatureSet, FewShotData, Method, Rows
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
-from compatbench.run.configs import resolve_config
-from compatbench.task import Task, load_task
-from compatbench.task.drawings import Drawing
-from compatbench.task.sampling import draw_few_shot
-from compatbench.views import View
 
 FACTORS = (1, 3, 10, 30)
 SEED = 101

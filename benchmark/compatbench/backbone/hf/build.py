@@ -12,8 +12,8 @@ from torch import nn
 from compatbench.backbone.hf.files import CONFIG, model_files, model_folder
 from compatbench.backbone.hf.preprocess import read_preprocessing
 from compatbench.backbone.hf.towers import KINDS, HuggingFaceModel, Kind
-from compatbench.backbone.loading.hashes import hash_weights
-from compatbench.cards import BackboneCard
+from compatbench.backbone.load.hashes import hash_weights
+from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
 
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from compatbench.backbone.loading.fetch import check_network
-from compatbench.backbone.loading.find import WEIGHTS_FOLDER, hub_cache
-from compatbench.backbone.loading.switches import OFFLINE, is_offline
-from compatbench.cards import BackboneCard
+from compatbench.backbone.load.fetch import check_network
+from compatbench.backbone.load.find import WEIGHTS_FOLDER, hub_cache
+from compatbench.backbone.load.switches import OFFLINE, is_offline
+from compatbench.data.cards import BackboneCard
 from compatbench.errors import MissingWeights
 
 CONFIG = "config.json"

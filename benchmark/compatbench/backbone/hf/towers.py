@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.anatomy import Anatomy
+from compatbench.backbone.text.anatomy import Anatomy
 
 
 @dataclass(frozen=True)

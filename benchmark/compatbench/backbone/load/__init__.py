@@ -1,0 +1,26 @@
+"""Which backbone a name means, where its weights are, and how their file is read."""
+
+from __future__ import annotations
+
+from compatbench.backbone.load.find import WEIGHTS_FOLDER, find_weights
+from compatbench.backbone.load.keys import (
+    is_planning,
+    locate_weights,
+    planning,
+    weights_key,
+)
+from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.switches import OFFLINE, TRUST_PICKLE, is_offline
+
+__all__ = [
+    "OFFLINE",
+    "TRUST_PICKLE",
+    "WEIGHTS_FOLDER",
+    "find_weights",
+    "is_offline",
+    "is_planning",
+    "locate_weights",
+    "planning",
+    "read_backbone",
+    "weights_key",
+]

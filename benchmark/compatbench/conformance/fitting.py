@@ -1,0 +1,178 @@
+"""Checks of what a method says of itself, and of its fit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from compatbench.conformance.kit import CHECKS, CheckFailed, check, describe_error, quoted
+from compatbench.conformance.subject import LABELS, Subject
+from compatbench.data.labels import Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData
+
+
+@check(needs_module=False)
+def card(subject: Subject) -> None:
+    """The card says what the method is, and a method that learns acts somewhere."""
+    facts = subject.card
+    for name in ("name", "title", "paper", "summary"):
+        if not getattr(facts, name):
+            raise CheckFailed(f"the card's '{name}' is empty")
+    if len(facts.summary.splitlines()) > 1:
+        raise CheckFailed("the card's 'summary' is longer than one line")
+    if unknown := facts.excused.keys() - CHECKS.keys():
+        raise CheckFailed(f"the card excuses it from {quoted(unknown)}, which is no check")
+    if (facts.depth == "none") == facts.learns:
+        raise CheckFailed(f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
+
+
+@check(needs_module=False)
+def settings(subject: Subject) -> None:
+    """Settings are immutable, survive JSON, and an unknown one is refused."""
+    config = subject.cls.Config
+    default = config()
+    if config.model_validate(default.model_dump(mode="json")) != default:
+        raise CheckFailed("Config() is not the same after it was written as JSON and read again")
+    try:
+        config.model_validate({"no_such_setting": 1})
+    except ValidationError:
+        pass
+    else:
+        raise CheckFailed("an unknown setting is accepted; keep extra='forbid'")
+    if not config.model_config.get("frozen"):
+        raise CheckFailed("settings can be changed after the fact; keep frozen=True")
+
+
+@check(needs_module=False)
+def fit(subject: Subject) -> str:
+    """A fit on a few shots gives a module of finite numbers."""
+    module = subject.fit()
+    for name, tensor in module.tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckFailed(f"'{name}' has numbers that are not finite")
+    for name, tensor in module.trained.items():
+        if tensor.dtype != torch.float32:
+            raise CheckFailed(f"'{name}' is {tensor.dtype}; what is trained is float32")
+    return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
+
+
+@check
+def same_seed(subject: Subject) -> None:
+    """The same data and seed fit the same module, bit for bit."""
+    with _disturbed_randomness():
+        again = subject.fit()
+    if again.fingerprint != subject.module.fingerprint:
+        changed = [
+            name
+            for name, tensor in subject.module.tensors.items()
+            if name not in again.tensors or not torch.equal(tensor, again[name])
+        ]
+        raise CheckFailed(f"{quoted(changed)} differ; all randomness must come from `rng`")
+
+
+@check
+def other_seed(subject: Subject) -> None:
+    """Another draw of shots and another seed fit another module, if the method learns."""
+    other = subject.fit(subject.draw(seed=1), seed=2)
+    same = other.fingerprint == subject.module.fingerprint
+    if subject.card.learns and same:
+        raise CheckFailed("other images and another seed gave the same module")
+    if not subject.card.learns and not same:
+        raise CheckFailed("the card says learns=False, but other images gave another module")
+
+
+@check
+def global_randomness(subject: Subject) -> None:
+    """A fit leaves the random state of Python, numpy and torch as it was."""
+
+    def state() -> tuple[object, ...]:
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    with _disturbed_randomness():
+        before = state()
+        subject.fit()
+        after = state()
+    if after != before:
+        raise CheckFailed("a global generator was used or seeded; draw from `rng`")
+
+
+@check
+def backbone_unchanged(subject: Subject) -> None:
+    """Fitting, attaching and classifying leave both backbones as they were, bit for bit."""
+    module = subject.fit()
+    for backbone in (subject.source, subject.target):
+        with suppress(NotTransferable):
+            subject.logits(backbone, module)
+    for role, backbone in (("source", subject.source), ("target", subject.target)):
+        if changed := subject.bench.changed(backbone):
+            raise CheckFailed(f"{quoted(changed)} of the {role} backbone changed")
+        if any(p.requires_grad or p.grad is not None for p in backbone.model.parameters()):
+            raise CheckFailed(f"the {role} backbone was left with gradients")
+
+
+@check
+def data_unchanged(subject: Subject) -> None:
+    """A fit leaves its data as they were."""
+    data = subject.draw()
+    before = _bits(data)
+    subject.fit(data)
+    if _bits(data) != before:
+        raise CheckFailed("the few-shot features or targets were written to")
+
+
+@check
+def few_shots(subject: Subject) -> None:
+    """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
+    cases: dict[str, int | list[int]] = {
+        "two shots": 2,
+        "one shot": 1,
+        "a class that is short": [3, 1, 3, 3, 3],
+        "a class without images": [3, 0, 2, 3, 1],
+    }
+    for name, shots in cases.items():
+        _expect_served(subject, name, subject.draw(shots=shots))
+
+
+@check
+def odd_draws(subject: Subject) -> None:
+    """No validation images, two classes, and more images than a batch are served."""
+    two = Labels(("dog", "red apple"), LABELS.templates, LABELS.teacher_template)
+    _expect_served(subject, "no validation images", subject.draw(val=0))
+    _expect_served(subject, "two classes", subject.draw(two))
+    _expect_served(subject, "thirty shots", subject.draw(shots=30))
+
+
+def _expect_served(subject: Subject, what: str, data: FewShotData) -> None:
+    try:
+        logits = subject.logits(subject.source, subject.fit(data), data.labels)
+    except Exception as error:
+        raise CheckFailed(f"{what}: {describe_error(error)}") from error
+    if logits.shape[1] != len(data.labels) or not torch.isfinite(logits).all():
+        raise CheckFailed(f"{what}: logits {list(logits.shape)} are wrong or not finite")
+
+
+def _bits(data: FewShotData) -> list[bytes]:
+    sets = (data.train, data.val)
+    tensors = [t for s in sets for t in (s.plain, s.views, s.targets, *(s.view_inputs or ()))]
+    return [t.numpy().tobytes() for t in tensors if isinstance(t, torch.Tensor)]
+
+
+@contextmanager
+def _disturbed_randomness() -> Iterator[None]:
+    """Other global random states than before, which are put back afterwards."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

@@ -1,0 +1,204 @@
+"""Tiny random models, built through open_clip's own classes: no weights, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cache
+
+import torch
+from torch import nn
+
+from compatbench.backbone import Backbone
+from compatbench.backbone.mini import register_mini_towers
+from compatbench.data.cards import BackboneCard
+from compatbench.files.project_folders import tasks_folder
+from compatbench.method import FeatureSet
+
+VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz
+CONTEXT_LENGTH = 32
+IMAGE_SIZE = 48
+LAYERS = 12  # as in ViT-B/16, so that published settings of depth have their place
+
+# No two sizes of the source are equal, and none is the number of classes, so that a size
+# tells what it is the size of.
+TOKEN_WIDTH, EMBED_DIM, IMAGE_WIDTH, HEAD_WIDTH = 32, 16, 48, 16
+
+
+class Bench:
+    """What a method is tried on.
+
+    Attributes:
+        source: a CLIP, on which modules are fitted.
+        target: an EVA-CLIP with the source's sizes and other weights.
+        others: targets of other sizes, by what is different about them.
+        seen: synthetic images as a backbone sees them, kept for the next method.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[Hashable, FeatureSet] = {}
+        self.source = build_clip("synthetic-clip", seed=1)
+        self.target = build_eva_clip("synthetic-eva-clip", seed=2)
+        self.others = {
+            "text tokens": build_clip("wider-text", seed=3, token_width=64),
+            "joint space": build_clip("wider-joint", seed=4, embed_dim=24),
+            "image tower": build_clip("wider-image", seed=5, image_width=64),
+            "every size": build_eva_clip(
+                "stranger", seed=6, token_width=64, embed_dim=24, image_width=64
+            ),
+        }
+        self._pristine = {
+            backbone.name: {name: t.clone() for name, t in _tensors(backbone).items()}
+            for backbone in self.backbones
+        }
+        self._rows = {
+            backbone.name: _in_a_row(self._pristine[backbone.name]) for backbone in self.backbones
+        }
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        return [self.source, self.target, *self.others.values()]
+
+    def changed(self, backbone: Backbone) -> list[str]:
+        """The names of parameters and buffers that are not, bit for bit, as they were made."""
+        pristine, tensors = self._pristine[backbone.name], _tensors(backbone)
+        # One comparison is a hundred times faster than one for every tensor.
+        same_names = tensors.keys() == pristine.keys()
+        if same_names and torch.equal(_in_a_row(tensors), self._rows[backbone.name]):
+            return []
+        return [
+            name
+            for name, tensor in tensors.items()
+            if name not in pristine or not torch.equal(tensor, pristine[name])
+        ]
+
+    def restore(self, *backbones: Backbone) -> None:
+        """Puts backbones, by default all of them, back as they were made."""
+        for backbone in backbones or self.backbones:
+            for parameter in backbone.model.parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            if changed := self.changed(backbone):
+                tensors, pristine = _tensors(backbone), self._pristine[backbone.name]
+                for name in changed:
+                    tensors[name].copy_(pristine[name])
+                forget(backbone)
+                self.seen.clear()
+
+
+@cache
+def build_bench() -> Bench:
+    """The synthetic models, built once per process."""
+    return Bench()
+
+
+def _tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """All parameters and buffers, the causal mask included, which is saved in no file."""
+    model = backbone.model
+    both = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in both}
+
+
+def _in_a_row(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1).double() for tensor in tensors.values()])
+
+
+def forget(backbone: Backbone) -> None:
+    """Empties what a backbone remembers of texts it has encoded."""
+    for name, value in vars(backbone).items():
+        if name.startswith("_") and isinstance(value, dict):
+            setattr(backbone, name, {})
+
+
+def build_clip(
+    name: str,
+    seed: int,
+    token_width: int = TOKEN_WIDTH,
+    embed_dim: int = EMBED_DIM,
+    image_width: int = IMAGE_WIDTH,
+    head_width: int = HEAD_WIDTH,
+) -> Backbone:
+    """A CLIP with QuickGELU, as OpenAI's."""
+    from open_clip.model import CLIP
+
+    image = dict(image_size=IMAGE_SIZE, patch_size=12, layers=LAYERS)
+    image |= dict(width=image_width, head_width=head_width)
+    text = _text_config(token_width, head_width)
+    model = CLIP(embed_dim, image, text, quick_gelu=True)  # type: ignore[arg-type]
+    return wrap(randomise(model, seed), name)
+
+
+def build_b16_sized() -> Backbone:
+    """A CLIP with the widths and depths of ViT-B/16, for the sizes of modules."""
+    return build_clip(
+        "b16-sized", seed=7, token_width=512, embed_dim=512, image_width=768, head_width=64
+    )
+
+
+def build_eva_clip(
+    name: str,
+    seed: int,
+    token_width: int = TOKEN_WIDTH,
+    embed_dim: int = EMBED_DIM,
+    image_width: int = IMAGE_WIDTH,
+) -> Backbone:
+    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm."""
+    import timm
+    from open_clip.model import CustomTextCLIP
+
+    register_mini_towers(tasks_folder())
+    tower = "eva02_mini_patch12_clip_48"
+    image = dict(image_size=IMAGE_SIZE, timm_model_name=tower, timm_model_pretrained=False)
+    image |= dict(timm_pool="token", timm_proj="linear")
+    model = CustomTextCLIP(embed_dim, image, _text_config(token_width, HEAD_WIDTH))  # type: ignore[arg-type]
+    # open_clip takes the sizes of a timm tower from timm's name for it.
+    sizes = dict(embed_dim=image_width, depth=LAYERS, num_heads=image_width // HEAD_WIDTH)
+    model.visual.trunk = timm.create_model(tower, num_classes=0, **sizes)  # type: ignore[arg-type]
+    model.visual.head.proj = nn.Linear(image_width, embed_dim, bias=False)  # type: ignore[union-attr]
+    return wrap(randomise(model, seed), name)
+
+
+def _text_config(width: int, head_width: int) -> dict[str, object]:
+    return dict(
+        context_length=CONTEXT_LENGTH,
+        vocab_size=VOCABULARY,
+        width=width,
+        heads=width // head_width,
+        layers=LAYERS,
+    )
+
+
+def randomise(model: nn.Module, seed: int) -> nn.Module:
+    """Gives every parameter a value that no shortcut could pass for: no zero bias, no unit norm."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name == "logit_scale":
+                parameter.fill_(3.0 + 0.1 * seed)
+            elif parameter.ndim == 1:
+                parameter.copy_(noise * 0.2 + float("bias" not in name))
+            elif "embedding" in name:
+                parameter.copy_(noise * 0.3)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    return model.eval().requires_grad_(False)
+
+
+def wrap(model: nn.Module, name: str) -> Backbone:
+    """A model as a backbone with the mini suite's tokenizer."""
+    visual = model.visual
+    if not hasattr(visual, "preprocess_cfg"):
+        visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
+    card = BackboneCard.model_validate(
+        {
+            "name": name,
+            "title": name,
+            "config": name,
+            "weights": "none.safetensors",
+            "sha256": "0" * 64,
+            "tokenizer": "mini/tokenizer.txt.gz",
+            "lineage": "",
+            "licence": "none",
+        }
+    )
+    return Backbone(card, model, torch.device("cpu"))

@@ -1,0 +1,61 @@
+"""The schema of a backbone card."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from compatbench.data.cards.schema import Name, RelativePath
+from compatbench.data.cards.yamlfile import CardModel
+
+Provider = Literal["open_clip", "hf"]
+
+
+class BackboneCard(CardModel):
+    """A frozen vision-language model: architecture, weights and lineage.
+
+    Its weights are one of: a file that ships beside the cards (``weights``), a release that
+    open_clip knows (``tag``), a file or folder on this machine (``path``), or a repository
+    for transformers (``provider: hf`` with ``repository``).
+    """
+
+    name: Name
+    title: str
+    provider: Provider = Field("open_clip", description="the library that builds the model")
+    config: Name | None = Field(
+        None, description="name of the open_clip model; a folder or repository brings its own"
+    )
+    tag: str | None = Field(None, description="open_clip's name of the weights")
+    repository: str = Field("", description="where the weights are on the Hugging Face hub")
+    files: tuple[Name, ...] = Field(
+        (), description="other names under which people have the file, such as its authors' own"
+    )
+    path: str | None = Field(None, description="checkpoint or model folder on this machine")
+    weights: RelativePath | None = Field(None, description="safetensors file, relative to tasks/")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="of the weights file; default: that of the file that is found"
+    )
+    tokenizer: RelativePath | None = Field(
+        None,
+        description="merges of a byte-pair tokenizer, relative to tasks/; default: the model's",
+    )
+    lineage: str = Field("", description="what the weights were initialised from")
+    text_from: Name | None = Field(
+        None, description="card of the backbone whose text tower this one's was initialised from"
+    )
+    data: str = ""
+    licence: str
+
+    @model_validator(mode="after")
+    def _weights_are_somewhere(self) -> BackboneCard:
+        if self.weights is not None and self.sha256 is None:
+            raise ValueError("weights that ship beside the cards need their 'sha256'")
+        if self.provider == "hf":
+            if not self.path and not self.repository:
+                raise ValueError("a model of provider hf needs 'repository' or 'path'")
+        elif not self.config and not self.path:
+            raise ValueError("a model of open_clip needs 'config'")
+        elif not (self.weights or self.tag or self.path):
+            raise ValueError("the weights need 'tag', 'path' or 'weights'")
+        return self

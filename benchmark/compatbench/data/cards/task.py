@@ -1,0 +1,93 @@
+"""The schema of task cards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from compatbench.data.cards.schema import Name
+from compatbench.data.cards.sources import ClassFoldersSource, SourceCard
+from compatbench.data.cards.yamlfile import CardModel
+
+Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
+Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+Split = Literal["train", "val", "test"]
+
+
+class TaskCard(CardModel):
+    """A dataset: class names, prompt templates, splits, source of the images, licence.
+
+    A card with a ``parent`` is a *variant*: a test set with the parent's classes, or some
+    of them, from which nothing is ever learned.
+    """
+
+    name: Name
+    title: str
+    suite_note: str = ""
+    parent: Name | None = None
+    classes: tuple[str, ...] = Field(
+        (),
+        description="names in label order, as the split file has them; prompts read _ as a space",
+    )
+    namesakes: tuple[str, ...] = Field((), description="names that two classes share")
+    folders: tuple[str, ...] = Field(
+        (), description="folder of each class, in label order; default: the classes' names"
+    )
+    subset: tuple[str, ...] = Field(
+        (), description="of a variant: its classes, in label order, by the parent's folders"
+    )
+    templates: tuple[Template, ...] = ()
+    teacher_template: Template | None = Field(
+        None,
+        description="hand-written prompt of the distilling methods; default: the first template",
+    )
+    source: SourceCard
+    counts: dict[Split, PositiveInt]
+    least_per_class: dict[Split, PositiveInt] = Field(
+        default_factory=dict, description="images that every class has at least"
+    )
+    licence: str
+    homepage: str = ""
+    citation: str = ""
+    downloads: tuple[Link, ...] = Field((), description="where images and split file are had")
+    mirrors: tuple[Link, ...] = Field((), description="where else the same images are had")
+    dead_links: tuple[Link, ...] = Field((), description="addresses that are known not to work")
+
+    @model_validator(mode="after")
+    def _classes_belong_to_parents(self) -> TaskCard:
+        if self.parent is None:
+            for field in ("classes", "templates"):
+                if not getattr(self, field):
+                    raise ValueError(f"a task without a parent needs '{field}'")
+            if missing := {"train", "test"} - set(self.counts):
+                raise ValueError(f"counts lack {', '.join(sorted(missing))}")
+            if self.subset:
+                raise ValueError("only a variant has a 'subset'")
+        elif self.classes or self.templates or self.folders or set(self.counts) != {"test"}:
+            raise ValueError("a variant inherits classes and templates, and has test images only")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> TaskCard:
+        shared = {name for name, count in Counter(self.classes).items() if count > 1}
+        if extra := sorted(shared - set(self.namesakes)):
+            raise ValueError(
+                f"two classes have the same name, '{extra[0]}'; list it in 'namesakes' if it is so"
+            )
+        if extra := sorted(set(self.namesakes) - shared):
+            raise ValueError(f"'{extra[0]}' of 'namesakes' is not the name of two classes")
+        for field in ("folders", "subset"):
+            if len(set(values := getattr(self, field))) != len(values):
+                raise ValueError(f"'{field}' names a folder twice")
+        if self.folders and len(self.folders) != len(self.classes):
+            raise ValueError(f"{len(self.folders)} folders for {len(self.classes)} classes")
+        if isinstance(self.source, ClassFoldersSource) and shared and not self.folders:
+            raise ValueError("classes of the same name need 'folders'")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names as prompts write them."""
+        return tuple(name.replace("_", " ") for name in self.classes)

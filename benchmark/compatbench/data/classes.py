@@ -1,0 +1,99 @@
+"""The classes of a task as they lie on the disk, held against its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compatbench.data.images import WrongClasses
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a source must know of a task's classes.
+
+    Attributes:
+        task: the task's name.
+        names: as prompts write them, in label order.
+        ids: as the card's ``folders`` has them, in label order; the names, if it has none.
+        folders: on the disk, in label order.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    def check_names(self, found: Sequence[str], where: Path) -> None:
+        """Holds names in label order against the card's.
+
+        Raises:
+            WrongClasses: another number of classes, or another name at some label.
+        """
+        self.check_count(len(found), where)
+        for label, (name, expected) in enumerate(zip(found, self.names, strict=True)):
+            if name.replace("_", " ") != expected:
+                order = " (the same names in another order)" if self._permuted(found) else ""
+                raise WrongClasses(
+                    f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
+                    f"'{expected}'{order}; take the dataset's own file, or mend the card"
+                )
+
+    def check_order(self, found: Sequence[str], where: Path) -> None:
+        """As above, where names may be written otherwise, but not stand in another order.
+
+        Raises:
+            WrongClasses: another number of classes, or the card's names in another order.
+        """
+        self.check_count(len(found), where)
+        if self._permuted(found):
+            label = next(i for i, name in enumerate(found) if _words(name) != _words(self.names[i]))
+            raise WrongClasses(
+                f"{where}: the classes stand in another order than on the card of "
+                f"'{self.task}': label {label} is {found[label]!r}, not '{self.names[label]}'"
+            )
+
+    def check_count(self, found: int, where: Path) -> None:
+        """Holds a number of classes against the card's.
+
+        Raises:
+            WrongClasses: they differ.
+        """
+        if found != len(self.names):
+            raise WrongClasses(
+                f"{where}: {found} classes, the card of '{self.task}' has {len(self.names)}"
+            )
+
+    def _permuted(self, found: Sequence[str]) -> bool:
+        ours, theirs = [_words(n) for n in self.names], [_words(n) for n in found]
+        return ours != theirs and sorted(ours) == sorted(theirs)
+
+
+def names_by_label(pairs: Iterable[tuple[int, str]], where: Path) -> list[str]:
+    """The names of labels 0, 1, 2, ... from (label, name) pairs, each perhaps many times.
+
+    Raises:
+        WrongClasses: a label without a name, or with two.
+    """
+    names: dict[int, str] = {}
+    for label, name in pairs:
+        if names.setdefault(label, name) != name:
+            raise WrongClasses(f"{where}: label {label} is both {names[label]!r} and {name!r}")
+    return _in_order(names, where)
+
+
+def _in_order(names: Mapping[int, str], where: Path) -> list[str]:
+    for label in range(len(names)):
+        if label not in names:
+            raise WrongClasses(f"{where}: no image has label {label}, but some have {max(names)}")
+    return [names[label] for label in range(len(names))]
+
+
+def _words(name: str) -> list[str]:
+    """A name's words, however they are joined, ordered and capitalised.
+
+    The Cars of some have the year in front ("2000 AM General Hummer SUV"), those of others
+    behind.
+    """
+    return sorted(name.replace("_", " ").casefold().split())

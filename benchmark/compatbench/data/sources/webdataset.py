@@ -1,0 +1,149 @@
+"""Tar shards in the format in which CLIP_benchmark publishes datasets (webdataset)."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from compatbench.data.cards.sources import WebdatasetSource
+from compatbench.data.classes import Classes
+from compatbench.data.decoding import decode_image
+from compatbench.data.image_files import fingerprint_files
+from compatbench.data.images import SPLITS, FileMissing, Sample
+from compatbench.errors import CompatbenchError
+
+EXTENSIONS = ("webp", "png", "jpg", "jpeg")
+MOST_LABEL_BYTES = 32
+MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Member(Sample):
+    """One image in a shard: ``size`` bytes from ``start``."""
+
+    shard: Path
+    start: int
+    size: int
+
+
+class WebdatasetShards:
+    """Images that are read where they lie in uncompressed tar files.
+
+    Members are found by the tar's own directory; none is extracted, links are refused, and
+    names serve for telling images apart only.
+
+    Raises:
+        CompatbenchError: a shard is missing, damaged or breaks the format, or the classes
+            are not the card's.
+    """
+
+    def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
+        if (names := folder / "classnames.txt").is_file():
+            found = [line.strip() for line in _read_text(names).splitlines() if line.strip()]
+            classes.check_order(found, names)
+        places = {split: getattr(card, split) for split in SPLITS}
+        self.samples = {
+            split: list(_read_split(folder, place, len(classes.names))) if place else []
+            for split, place in places.items()
+        }
+
+    def fingerprint(self, samples: Sequence[Member]) -> str:
+        """Hash of the members' names and sizes in bytes, and of the code that decodes them."""
+        return fingerprint_files((sample.id, sample.size) for sample in samples)
+
+    def image(self, sample: Member) -> Image.Image:
+        """The image, RGB.
+
+        Raises:
+            CompatbenchError: the shard is gone, or the image is damaged.
+        """
+        try:
+            with sample.shard.open("rb") as file:
+                file.seek(sample.start)
+                content = file.read(sample.size)
+        except OSError as error:
+            raise CompatbenchError(f"{sample.shard} cannot be read: {error.strerror}") from None
+        return decode_image(content, sample.id)
+
+
+def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
+    root = folder / place
+    text = _read_text(root / "nshards.txt").strip()
+    if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
+        raise CompatbenchError(f"{root / 'nshards.txt'}: it holds the number of shards")
+    for number in range(int(text)):
+        path = root / f"{number}.tar"
+        for member in read_shard(path, f"{place}/{number}.tar"):
+            if member.label >= classes:
+                raise CompatbenchError(
+                    f"{path}: {member.id} has label {member.label}; the card has {classes} classes"
+                )
+            yield member
+
+
+def read_shard(path: Path, name: str) -> Iterator[Member]:
+    """The images of one shard, in the order in which their labels or images stand there.
+
+    Args:
+        name: of the shard, which the samples' identities begin with.
+
+    Raises:
+        CompatbenchError: the shard is missing or damaged, or an image or its label is.
+    """
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        # "r:" takes plain tars only: a compressed one would have to be unpacked.
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                stem, _, extension = member.name.rpartition(".")
+                if extension not in (*EXTENSIONS, "cls"):
+                    continue
+                if not member.isreg() or member.issparse() or not member.name.isprintable():
+                    raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
+                if extension == "cls":
+                    labels[stem] = _read_label(tar, member, path)
+                elif stem in images:
+                    raise CompatbenchError(f"{path}: there are two images {stem!r}")
+                else:
+                    images[stem] = member.offset_data, member.size
+    except FileNotFoundError:
+        raise FileMissing(f"shard {path} is missing", path) from None
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise CompatbenchError(f"shard {path} cannot be read: {error}; fetch it again") from None
+    if alone := next(iter(images.keys() ^ labels.keys()), None):
+        what = "label" if alone in images else "image"
+        raise CompatbenchError(f"{path}: {alone!r} has no {what}")
+    if not _is_whole(path):
+        raise CompatbenchError(f"shard {path} is cut short; fetch it again")
+    for stem, (start, size) in images.items():
+        yield Member(f"{name}/{stem}", labels[stem], path, start, size)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a tar ends as every tar does, with 1024 zero bytes."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 1024, 0))
+        return file.read() == bytes(1024)
+
+
+def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
+    file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
+    text = file.read().decode("ascii", "replace").strip() if file else ""
+    if not (text.isascii() and text.isdigit()):
+        raise CompatbenchError(f"{path}: {member.name!r} holds no label but {text!r}")
+    return int(text)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileMissing(f"{path} is missing", path) from None
+    except (OSError, ValueError) as error:
+        raise CompatbenchError(f"{path} cannot be read: {error}") from None

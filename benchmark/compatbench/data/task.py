@@ -1,0 +1,152 @@
+"""A task: a card with its labels and images, checked against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.sources import ClassFoldersSource
+from compatbench.data.classes import Classes
+from compatbench.data.images import SPLITS, ImageSource, Sample, count_labels
+from compatbench.data.labels import Labels
+from compatbench.data.roots import VARIABLE, variable_of
+from compatbench.data.sources.open_source import open_source
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import sha256_json
+from compatbench.files.project_folders import tasks_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Sample", "Task", "load_task"]
+
+
+class Task:
+    """A dataset, or a variant of one.
+
+    Args:
+        parent_labels: of a variant with some of its parent's classes, the parent's label of
+            each.
+
+    Raises:
+        CompatbenchError: the images do not agree with the card (counts, labels).
+    """
+
+    def __init__(
+        self,
+        card: TaskCard,
+        labels: Labels,
+        source: ImageSource,
+        parent_labels: tuple[int, ...] | None = None,
+    ) -> None:
+        self.card = card
+        self.name = card.name
+        self.labels = labels
+        self.source = source
+        self.parent_labels = parent_labels
+        self._check()
+
+    @property
+    def parent(self) -> str | None:
+        """The task whose classes this variant shares."""
+        return self.card.parent
+
+    def split(self, name: str) -> Sequence[Sample]:
+        """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
+
+        Of a task without validation images ``val`` is ``train``: they are drawn from what
+        the training draw leaves of it.
+        """
+        return self.source.samples[name] or (self.split("train") if name == "val" else ())
+
+    def fingerprint(self, samples: Sequence[Sample]) -> str:
+        """Hash of everything about some of the task's images that decides a result."""
+        return sha256_json(
+            [
+                self.source.fingerprint(samples),
+                [sample.label for sample in samples],
+                self.labels.names,
+                self.labels.templates,
+                self.labels.teacher_template,
+                self.parent_labels,
+            ]
+        )
+
+    def select_columns(self, logits: Tensor) -> Tensor:
+        """Of logits ``[batch, classes]`` of the parent's classes, those of this task's own."""
+        if self.parent_labels is None:
+            return logits
+        return logits[:, list(self.parent_labels)]
+
+    def _check(self) -> None:
+        where = f"task '{self.name}'"
+        for split in SPLITS:
+            samples = self.source.samples[split]
+            found, expected = len(samples), self.card.counts.get(split, 0)  # type: ignore[call-overload]
+            if found != expected:
+                raise CompatbenchError(
+                    f"{where}: {split} has {found} images, its card counts {expected}"
+                )
+            counts = count_labels(samples)
+            if counts and not set(counts) <= set(range(len(self.labels))):
+                raise CompatbenchError(
+                    f"{where}: label {max(counts)} occurs, but there are {len(self.labels)} classes"
+                )
+            least = self.card.least_per_class.get(split, 0)  # type: ignore[call-overload]
+            for label, name in enumerate(self.labels.names):
+                if counts[label] < least:
+                    raise CompatbenchError(
+                        f"{where}: {split} has {counts[label]} images of '{name}', its card "
+                        f"says {least} at least"
+                    )
+
+
+def load_task(name: str) -> Task:
+    """The task or variant of this name.
+
+    Raises:
+        CompatbenchError: no such card, a broken card, images that are not there, or that
+            disagree with it.
+    """
+    places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
+    return _load(name, tasks_folder(), places)
+
+
+@lru_cache(maxsize=64)
+def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
+    card = task_cards.read(name)
+    labels, classes, parent_labels = describe_classes(card)
+    return Task(card, labels, open_source(card, classes), parent_labels)
+
+
+def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
+    """The labels of a task or variant, its classes on the disk, and its parent's labels.
+
+    The last is None where the classes are all the parent's, in its order.
+
+    Raises:
+        CompatbenchError: a variant of a variant, or classes that its parent has not.
+    """
+    owner = card
+    if card.parent is not None:
+        owner = task_cards.read(card.parent)
+        if owner.parent is not None:
+            raise CompatbenchError(
+                f"task '{card.name}': its parent '{owner.name}' is itself a variant; name the task"
+            )
+    folders = owner.folders or owner.classes
+    if unknown := [folder for folder in card.subset if folder not in folders]:
+        raise CompatbenchError(
+            f"task '{card.name}': field 'subset': '{unknown[0]}' is no class of '{owner.name}'"
+        )
+    kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
+    names = tuple(owner.names[label] for label in kept)
+    numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
+    ids = tuple(folders[label] for label in kept)
+    own = tuple(map(str, kept)) if numbered else ids
+    labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
+    return labels, Classes(card.name, names, ids, own), kept if card.subset else None

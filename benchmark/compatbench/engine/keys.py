@@ -1,0 +1,91 @@
+"""What decides a number: the hashes that name cells and records."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from compatbench.backbone.load import is_planning, read_backbone, weights_key
+from compatbench.data.draws import draw_shots
+from compatbench.data.task import load_task
+from compatbench.engine.cell import SCHEMA
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.files.atomic import sha256_json
+
+
+def data_key(backbone: str, test_set: str) -> str:
+    """Hash of a backbone's weights and of a test set's images and labels.
+
+    The weights are found, and fetched where that is allowed, but no model is loaded.
+
+    Raises:
+        CompatbenchError: weights or images that cannot be had, or a broken card.
+    """
+    return _data_key(backbone, test_set, is_planning())
+
+
+@lru_cache(maxsize=1024)
+def _data_key(backbone: str, test_set: str, planning: bool) -> str:
+    task = load_task(test_set)
+    return _with_weights(backbone, task.fingerprint(task.split("test")))
+
+
+def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None = None) -> str:
+    """Hash of a backbone's weights and of the images and labels of a few-shot draw.
+
+    Args:
+        file: with the draw, if it is given and not made here.
+
+    Raises:
+        CompatbenchError: as ``data_key``.
+    """
+    return _fit_key(backbone, task, shots, seed, file, is_planning())
+
+
+@cache  # a plan asks for its keys in rounds, which a bound would undo
+def _fit_key(
+    backbone: str, task: str, shots: int, seed: int, file: Path | None, planning: bool
+) -> str:
+    loaded = load_task(task)
+    draw = draw_shots(loaded, shots, seed, file)
+    return _with_weights(backbone, loaded.fingerprint(draw.train), loaded.fingerprint(draw.val))
+
+
+def _with_weights(backbone: str, *data: Any) -> str:
+    return sha256_json([*_weights(backbone, is_planning()), *data])
+
+
+@lru_cache(maxsize=1024)
+def _weights(backbone: str, planning: bool) -> tuple[str, Any]:
+    card = read_backbone(backbone)
+    return weights_key(card), card.config
+
+
+def cell_key(
+    method: str,
+    config: dict[str, object],
+    source: str,
+    task: str,
+    shots: int,
+    seed: int,
+    training: dict[str, object],
+    file: Path | None = None,
+) -> str:
+    """The key of a fit: equal keys, equal modules.
+
+    Args:
+        method: what ``method_identity`` says of the method's code.
+    """
+    return sha256_json(
+        {
+            "schema": SCHEMA,
+            "engine": ENGINE_VERSION,
+            "method": method,
+            "config": config,
+            "data": fit_key(source, task, shots, seed, file),
+            "shots": shots,
+            "seed": seed,
+            "training": training,
+        }
+    )

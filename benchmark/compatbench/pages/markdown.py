@@ -1,0 +1,156 @@
+"""Markdown that cannot be broken by what it shows: escaping, tables, number formats."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+
+from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import Mean, Standing
+
+NOTHING = "–"
+_LONGEST = 200
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
+# Bare addresses become links on GitHub without any markup; of mail, even escaped ones.
+_AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
+_MAIL = re.compile(r"(?<=\S)@(?=\S)")
+_PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
+_SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
+
+
+def one_line(text: str, longest: int = _LONGEST) -> str:
+    """The text without control, format and other invisible characters, cut if it is long."""
+    visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    line = " ".join(visible.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def escape(text: str, longest: int = _LONGEST) -> str:
+    """Text as Markdown that shows that text, on one line, anywhere in a page.
+
+    An ``@`` inside a word is set apart, so that it makes no link.
+    """
+    line = _MAIL.sub(" @ ", one_line(text, longest))
+    line = _SPECIAL.sub(r"\\\g<0>", line)
+    line = _AUTOLINK.sub(r"\\\g<0>", line)
+    return _BLOCK_START.sub(r"\1\\\2", line)
+
+
+def code(name: str) -> str:
+    """A name in code type, or escaped if it holds anything that could end the code."""
+    return f"`{name}`" if _SAFE_CODE.fullmatch(name) and name == name.strip() else escape(name)
+
+
+def paper_id(paper: str) -> str | None:
+    """The arXiv identifier, or None if the paper is published elsewhere."""
+    match = _PAPER.fullmatch(paper)
+    return match[1] if match else None
+
+
+def linked(title: str, paper: str) -> str:
+    """A title that refers to its paper; ``link_definitions`` goes at the end of the page."""
+    identifier = paper_id(paper)
+    return f"[{escape(title)}][{identifier}]" if identifier else escape(title)
+
+
+def link_definitions(papers: Iterable[str]) -> list[str]:
+    """Where the references of ``linked`` point to, one a line."""
+    identifiers = sorted({found for paper in papers if (found := paper_id(paper))})
+    return [f"[{one}]: https://arxiv.org/abs/{one}" for one in identifiers]
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Iterable[int] = (0,)
+) -> list[str]:
+    """A table, padded to be read as plain text too; cells must be escaped already.
+
+    Args:
+        left: columns of text; all others hold numbers and are aligned right.
+    """
+    left = set(left)
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+
+    def draw(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return [draw(header), draw(rule), *[draw(row) for row in rows]]
+
+
+def percent(value: float | None) -> str:
+    """One decimal, never ``-0.0``."""
+    return NOTHING if value is None else f"{_rounded(value):.1f}"
+
+
+def signed(value: float | None) -> str:
+    """One decimal with its sign; ``0.0`` has none."""
+    if value is None:
+        return NOTHING
+    return f"{_rounded(value):+.1f}" if _rounded(value) else "0.0"
+
+
+def spread(mean: Mean | None) -> str:
+    """``44.9 ± 0.4``, or the mean alone if there is one seed."""
+    if mean is None:
+        return NOTHING
+    return percent(mean.value) + ("" if mean.std is None else f" ± {percent(mean.std)}")
+
+
+def parameters(standing: Standing) -> str:
+    """``8,192``, or the least and the most if datasets differ."""
+    counts = standing.parameters
+    if counts is None:
+        return NOTHING
+    low, high = counts
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def fit_time(standing: Standing) -> str:
+    """Mean seconds of a fit; nothing for a method that fits nothing."""
+    return duration(standing.fit_seconds) if standing.info.learns else NOTHING
+
+
+def duration(seconds: float | None) -> str:
+    """``11.7 s``, or ``<0.1 s``."""
+    if seconds is None:
+        return NOTHING
+    return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
+
+
+def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
+    """``42.9 to 63.1``; nothing where one dataset alone is known."""
+    if interval is None or not interval.bounded:
+        return NOTHING
+    return f"{show(interval.low)} to {show(interval.high)}"
+
+
+def fold(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that GitHub shows when its reader opens them.
+
+    Args:
+        summary: plain text; what is special in HTML is escaped.
+    """
+    title = html.escape(_MAIL.sub(" @ ", one_line(summary)), quote=False)
+    return ["<details>", f"<summary>{title}</summary>", "", *lines, "", "</details>"]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 1) + 0.0
+
+
+def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]:
+    """The cells of a column, the best in bold; all that show the same best figure are."""
+    present = [_rounded(value) for value in values if value is not None]
+    best = max(present, default=None)
+    return [
+        f"**{cell}**" if value is not None and _rounded(value) == best else cell
+        for value, cell in zip(values, cells, strict=True)
+    ]

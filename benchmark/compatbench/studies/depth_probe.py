@@ -1,0 +1,224 @@
+"""The depth probe: one small module that can stand at any depth of the text tower.
+
+It is a method like those in ``methods/``, but no contender: it is there to hold everything
+but the depth fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from compatbench.backbone.text.anatomy import Anatomy, examine
+from compatbench.backbone.text.plain import PlainTower
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    NotTransferable,
+    require_shape,
+)
+from compatbench.method.optim import Recipe
+from compatbench.method.trained import TrainedMethod
+from compatbench.studies.hidden import text_states
+
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+MOST_ROWS = 8192  # that go through the blocks at once, with all that their gradient needs
+
+
+class DepthProbe(TrainedMethod):
+    """x ← x + b, or x ← x + xAB, of every row x, at one place of the text tower.
+
+    Depth 0 is what enters the first block, depth i what leaves block i, and depth L + 1, of
+    L blocks, what leaves the last norm, before the projection. All places have the tower's
+    width D, so the module has the same number of parameters at each: D for the bias b, 2rD
+    for the map, A ``[D, r]`` drawn from U(±1/√D), B ``[r, D]`` from zero. At zero the
+    classifier is zero-shot, with the task's first template.
+
+    States grow with depth, so that one learning rate is not the same step everywhere: each
+    of ``rates`` is tried with the same draws, and the one with the highest accuracy on the
+    few-shot validation images is kept, of equal ones the smallest. Recipe: AdamW without
+    weight decay, batch 32, a cosine over steps.
+    """
+
+    card = MethodCard(
+        name="depth_probe",
+        title="Depth probe",
+        paper="arXiv:2412.20895",
+        inserts="text-layers",
+        summary="a bias or a low-rank map at one depth of the text tower",
+        zero_shot_at={"bias": 0.0},
+        excused={
+            "place": "it runs the blocks of the text tower itself, which the check cannot see",
+            "turned-space": "the same: what it computes there is not in the turned space",
+        },
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(
+            optimizer="adamw", weight_decay=0.0, warmup_epochs=0, schedule="cosine-step"
+        )
+        kind: Literal["bias", "map"] = "bias"
+        depth: Annotated[int, Field(ge=0)] = 0
+        rank: PositiveInt = 2
+        rates: tuple[PositiveFloat, ...] = Field(RATES, min_length=1)
+
+    config: Config
+
+    def __init__(self, config: BaseModel | None = None) -> None:
+        super().__init__(config)
+        # What the frozen tower computes before the module's place; the same at every step.
+        self._frozen: dict[tuple[Backbone, tuple[str, ...]], Tensor] = {}
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        width = backbone.text.width
+        if self.config.kind == "bias":
+            return Module(trained={"bias": torch.zeros(width, device=backbone.device)})
+        down = (2 * torch.rand(width, self.config.rank, generator=rng) - 1) / math.sqrt(width)
+        up = torch.zeros(self.config.rank, width)
+        return Module(trained={"down": down.to(backbone.device), "up": up.to(backbone.device)})
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        """Fits at every rate and keeps the one that does best on the validation images.
+
+        ``rate`` is stored in the module. Without validation images, or with one rate, the
+        first is taken.
+        """
+        state = rng.get_state()
+        best: tuple[int, Module] | None = None
+        rates = self.config.rates if len(data.val) else self.config.rates[:1]
+        for rate in sorted(rates):
+            rng.set_state(state)
+            recipe = self.config.recipe.model_copy(update={"lr": rate})
+            probe = DepthProbe(self.config.model_copy(update={"recipe": recipe}))
+            probe._frozen = self._frozen
+            fitted = probe._fit_once(backbone, data, rng)
+            module = Module(fitted.trained, {"rate": torch.tensor(rate, dtype=torch.float64)})
+            right = self._right(module, backbone, data) if len(rates) > 1 else 0
+            if best is None or right > best[0]:
+                best = right, module
+        assert best is not None
+        return best[1]
+
+    def _fit_once(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        return super().fit(backbone, data, rng)
+
+    @torch.no_grad()
+    def _right(self, module: Module, backbone: Backbone, data: FewShotData) -> int:
+        logits = self.attach(module, backbone, data.labels)(data.val.plain)
+        return int((logits.argmax(-1) == data.val.targets).sum())
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        for name in ("bias", "down"):
+            if name in module.trained:
+                dim = -1 if name == "bias" else 0
+                require_shape(module, name, backbone.text.width, "text tokens of width", dim=dim)
+        anatomy = examine(backbone.model, backbone.name)
+        if self.config.depth > len(anatomy.blocks) + 1:
+            raise NotTransferable(
+                f"the module was made for text towers of {self.config.depth - 1} blocks or more, "
+                f"not {len(anatomy.blocks)}"
+            )
+        features = self._encode(anatomy, backbone, labels, _Shift(module.trained))
+        return CosineClassifier(features, backbone.logit_scale)
+
+    def _encode(
+        self, anatomy: Anatomy, backbone: Backbone, labels: Labels, shift: _Shift
+    ) -> Tensor:
+        """Text features with the module in its place, not normalised, ``[C, e]``."""
+        texts, depth = labels.fill(), self.config.depth
+        prompts = backbone.text_prompts(texts)
+        prompts.check_fits(backbone.text.context_length, backbone.text.depth)
+        if not anatomy.sees_past_only or len(texts) * prompts.longest > MOST_ROWS:
+            # PlainTower knows every kind of tower, and keeps within the memory budget.
+            tower = PlainTower(insert(anatomy, depth, shift), learned=torch.is_grad_enabled())
+            return tower.encode(prompts.to(anatomy.positions.dtype)).to(prompts.prefix.dtype)
+        start = min(depth, len(anatomy.blocks))
+        if (backbone, texts) not in self._frozen:
+            self._frozen[backbone, texts] = text_states(backbone, texts)[start]
+        states = self._frozen[backbone, texts][:, : prompts.longest]
+        last = torch.tensor(prompts.lengths, device=states.device) + prompts.shared - 1
+        return encode_from(anatomy, states, last, depth, shift).to(prompts.prefix.dtype)
+
+
+class _Shift(nn.Module):
+    """The probe's own function of rows ``[..., D]``."""
+
+    def __init__(self, trained: dict[str, Tensor]) -> None:
+        super().__init__()
+        # Not parameters of this module: they are the fit's own tensors.
+        self._trained = trained
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = {name: tensor.to(x.dtype) for name, tensor in self._trained.items()}
+        if "bias" in trained:
+            return x + trained["bias"]
+        return x + x @ trained["down"] @ trained["up"]
+
+
+def encode_from(
+    anatomy: Anatomy, states: Tensor, last: Tensor, depth: int, function: nn.Module
+) -> Tensor:
+    """Features of texts from what enters a depth, ``[n, e]``, of a tower that sees past only.
+
+    Args:
+        states: what leaves the block before, ``[n, L, D]``; of the depth behind the last
+            norm, too, what leaves the last block.
+        last: each text's end-of-text row, ``[n]``.
+        function: inserted there, of rows ``[..., D]``.
+    """
+    blocks = anatomy.blocks
+    assert anatomy.mask is not None
+    mask = anatomy.mask[: states.shape[1], : states.shape[1]]
+    x = function(states) if depth <= len(blocks) else states
+    for block in blocks[depth:]:
+        x = block(x, attn_mask=mask)
+    rows = anatomy.ln_final(x[torch.arange(len(x), device=x.device), last])
+    return anatomy.project(function(rows) if depth > len(blocks) else rows)
+
+
+class _Before(nn.Module):
+    """A block that gets what a function makes of its input."""
+
+    def __init__(self, function: nn.Module, block: nn.Module) -> None:
+        super().__init__()
+        self._function, self._block = function, block
+
+    def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
+        return self._block(self._function(x), **options)
+
+
+class _Behind(nn.Module):
+    """A block, or norm, whose output a function changes."""
+
+    def __init__(self, block: nn.Module, function: nn.Module) -> None:
+        super().__init__()
+        self._block, self._function = block, function
+
+    def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
+        return self._function(self._block(x, **options))
+
+
+def insert(anatomy: Anatomy, depth: int, function: nn.Module) -> Anatomy:
+    """The same tower with a function of its rows ``[..., D]`` inserted at a depth.
+
+    Args:
+        depth: 0 before the first block, i behind block i, and one more than there are
+            blocks behind the last norm.
+    """
+    blocks = list(anatomy.blocks)
+    if depth > len(blocks):
+        return dataclasses.replace(anatomy, ln_final=_Behind(anatomy.ln_final, function))
+    if depth == 0:
+        blocks[0] = _Before(function, blocks[0])
+    else:
+        blocks[depth - 1] = _Behind(blocks[depth - 1], function)
+    return dataclasses.replace(anatomy, blocks=tuple(blocks))

@@ -1,0 +1,102 @@
+"""Makes ``words.txt``: common English names of things that a photo can show.
+
+    apt-get download scowl=2020.12.07-4 wordnet-base=1:3.0-39
+    dpkg -x scowl_*.deb scowl && dpkg -x wordnet-base_*.deb wordnet
+    python -m compatbench.transfer.make_words --scowl scowl --wordnet wordnet
+
+A word of SCOWL's levels 10 to 35 is taken if its most frequent sense as a noun is, in WordNet,
+an animal, an artefact, food, a place, a natural object or phenomenon, a plant or a substance.
+Words for persons and parts of the body are left out: the names people are called by are among
+them. No task's class names were looked at, and no model had a say.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+LEVELS = (10, 20, 35)
+VARIETIES = ("english", "american")
+# WordNet's lexicographer files, lexnames(5WN).
+THINGS = {
+    5: "animal",
+    6: "artifact",
+    13: "food",
+    15: "location",
+    17: "object",
+    19: "phenomenon",
+    20: "plant",
+    27: "substance",
+}
+SHORTEST = 3  # letters
+# Harmless by WordNet's first sense, but insults by another.
+UNKIND = {"ass", "bastard", "bitch", "bugger", "cock", "cunt", "dago", "dildo", "dyke", "fag"}
+UNKIND |= {"faggot", "prick", "pussy", "shit", "slut", "tit", "tits", "turd", "twat", "wog"}
+
+HEADER = """\
+# {count:,} common English names of things, by compatbench.transfer.make_words from two sources.
+# SCOWL 2020.12.07 (levels 10 to 35): Copyright 2000-2011 by Kevin Atkinson. Permission to use,
+# copy, modify, distribute and sell these word lists, the associated scripts, the output created
+# from the scripts, and its documentation for any purpose is hereby granted without fee, provided
+# that the above copyright notice appears in all copies and that both that copyright notice and
+# this permission notice appear in supporting documentation. Kevin Atkinson makes no
+# representations about the suitability of this array for any purpose. It is provided "as is"
+# without express or implied warranty.
+# WordNet 3.0, which says what is a thing: Copyright 2006 by Princeton University. Permission to
+# use, copy, modify and distribute this software and database and its documentation for any
+# purpose and without fee or royalty is hereby granted, provided that this copyright notice
+# appears on all copies. It is provided "as is"; Princeton University makes no representations or
+# warranties, express or implied.
+"""
+
+
+def make_words(scowl: Path, wordnet: Path) -> list[str]:
+    """The words, in alphabetical order.
+
+    Args:
+        scowl, wordnet: where the packages were unpacked.
+
+    Raises:
+        OSError: a file of theirs is not there.
+    """
+    things = set(_things(wordnet / "usr" / "share" / "wordnet"))
+    folder = scowl / "usr" / "share" / "dict" / "scowl"
+    words: set[str] = set()
+    for level in LEVELS:
+        for variety in VARIETIES:
+            words.update((folder / f"{variety}-words.{level}").read_text("latin-1").split())
+    plain = {w for w in words if w.isascii() and w.isalpha() and w.islower()}
+    return sorted(w for w in plain & things - UNKIND if len(w) >= SHORTEST)
+
+
+def _things(folder: Path) -> Iterator[str]:
+    """The nouns whose most frequent sense is a thing."""
+    files = {
+        offset: int(file) for offset, file, *_ in _rows(folder / "data.noun") if len(offset) == 8
+    }
+    for lemma, _, senses, *rest in _rows(folder / "index.noun"):
+        offsets = rest[-int(senses) :]  # the most frequent sense first
+        if files[offsets[0]] in THINGS:
+            yield lemma
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    for line in path.read_text("latin-1").splitlines():
+        if not line.startswith(" "):  # the licence
+            yield line.split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--scowl", type=Path, required=True, help="folder of the unpacked package")
+    parser.add_argument("--wordnet", type=Path, required=True, help="likewise")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("words.txt"))
+    options = parser.parse_args()
+    words = make_words(options.scowl, options.wordnet)
+    text = HEADER.format(count=len(words)) + "".join(f"{word}\n" for word in words)
+    options.out.write_text(text, encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A clone of a small project in the layout of this one, with results of its methods."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from honest_results import SUITE, Workplace, honest
+
+from compatbench.audit import Options
+from compatbench.audit.pull_request import Ci, check_change
+from compatbench.audit.pull_request.git import find_change
+from compatbench.files.project_folders import methods_folder, tasks_folder
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.pages.publish import write_pages
+
+__all__ = ["clone", "honest", "repository"]
+
+METHODS = ("zeroshot", "taskres", "simpleshot", "coop")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone on a branch of its own, whose base is ``main``."""
+
+    root: Path
+    cache: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / "tiny"
+
+    def registry(self) -> MethodRegistry:
+        """The clone's own method files, loaded from where they lie."""
+        registry = MethodRegistry()
+        for path in sorted((self.root / "methods").glob("[!_]*.py")):
+            registry.add_file(path)
+        return registry
+
+    def check(self, cells: int = 0, base: str | None = None) -> Ci:
+        """What ``compatbench ci`` finds."""
+        options = Options(cells=cells, seed=1, cache=self.cache, zero_shot=False)
+        return check_change(find_change(self.root, base), self.registry(), options)
+
+    def edit(self, path: str, change: Callable[[str], str]) -> None:
+        """Changes a file, which must really change."""
+        file = self.root / path
+        before = file.read_text()
+        after = change(before)
+        assert after != before
+        file.write_text(after)
+
+    def publish(self) -> None:
+        """Makes the leaderboard of the results as they are."""
+        write_pages(self.root)
+
+
+@pytest.fixture(scope="session")
+def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project that clones are made of; not to be changed."""
+    root = tmp_path_factory.mktemp("repository")
+    shutil.copytree(honest.folder / "results", root / "results")
+    shutil.copy(honest.folder / "leaderboard.md", root)
+    (root / "methods").mkdir()
+    for name in METHODS:
+        shutil.copy(methods_folder() / f"{name}.py", root / "methods")
+    for folder in (".", "backbones", "suites"):
+        (root / "tasks" / folder).mkdir(parents=True, exist_ok=True)
+        for card in (tasks_folder() / folder).glob("*.yaml"):
+            if folder != "suites":
+                shutil.copy(card, root / "tasks" / folder)
+    (root / "tasks" / "suites" / "tiny.yaml").write_text(SUITE)
+    (root / "tasks" / "mini").symlink_to(tasks_folder() / "mini")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "Begin")
+    return root
+
+
+@pytest.fixture
+def clone(
+    repository: Path, honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Clone:
+    """A clone that a test may change, with the cards and methods in force."""
+    root = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(repository), str(root))
+    git(root, "checkout", "-q", "-b", "change")
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr(
+        "compatbench.audit.pull_request.changes.methods_folder", lambda: root / "methods"
+    )
+    builtin_methods.cache_clear()
+    return Clone(root, honest.folder / "cache")

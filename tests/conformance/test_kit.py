@@ -1,0 +1,106 @@
+"""The conformance kit: a sound method passes it, and each check can be failed alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+from broken_methods import BROKEN, SortsTheNames, Sound, describe
+
+from compatbench.conformance import CHECKS, Outcome, run_checks
+from compatbench.conformance.models import build_bench
+from compatbench.conformance.subject import Subject
+from compatbench.method import Backbone, FewShotData, Method, Module
+
+
+def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
+    return {outcome.check.name: outcome for outcome in run_checks(method, *names)}
+
+
+def test_a_sound_method_passes_every_check() -> None:
+    found = outcomes(Sound)
+    assert {name: o.reason for name, o in found.items() if o.status != "pass"} == {}
+    assert list(found) == list(CHECKS)
+
+
+def test_every_check_can_be_failed() -> None:
+    assert {name for name, _, _ in BROKEN} == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "reason"), BROKEN, ids=[method.__name__ for _, method, _ in BROKEN]
+)
+def test_a_broken_method_fails_the_check_that_it_breaks_and_no_other(
+    name: str, method: type[Method], reason: str
+) -> None:
+    found = outcomes(method)
+    assert {n: o.reason for n, o in found.items() if o.status == "fail"}.keys() == {name}
+    assert re.search(reason, found[name].reason)
+
+
+def test_without_a_module_the_checks_that_need_one_are_skipped() -> None:
+    class NeverFits(Sound):
+        def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+            raise RuntimeError
+
+    found = outcomes(NeverFits)
+    assert Counter(o.status for o in found.values()) == {
+        "pass": 2,
+        "fail": 1,
+        "skip": len(CHECKS) - 3,
+    }
+    assert "mend 'fit' first" in found["place"].reason
+
+
+def test_a_setting_that_is_not_declared_is_skipped_with_its_reason() -> None:
+    class Plain(Sound):
+        card = describe(zero_shot_at={})
+
+    found = outcomes(Plain, "zero-shot-setting")
+    assert [o.status for o in found.values()] == ["skip"]
+    assert "zero_shot_at" in found["zero-shot-setting"].reason
+
+
+def test_an_excused_failure_is_a_skip_with_its_reason() -> None:
+    class Ordered(SortsTheNames):
+        card = describe(zero_shot_at={}, excused={"class-order": "its classes have an order"})
+
+    outcome = outcomes(Ordered, "class-order")["class-order"]
+    assert outcome.status == "skip"
+    assert outcome.reason.startswith("its classes have an order (excused: logits on the source")
+
+
+def test_the_synthetic_models_are_put_back_after_every_check() -> None:
+    bench = build_bench()
+    tensor = next(bench.source.model.parameters())
+    before = bench.source.text_features(("a dog",)).clone()
+    tensor.data.add_(1)
+    bench.source._text_features.clear()
+    assert not torch.equal(bench.source.text_features(("a dog",)), before)
+    bench.restore()
+    assert torch.equal(bench.source.text_features(("a dog",)), before)
+    assert bench.changed(bench.source) == []
+
+
+def test_no_two_sizes_of_the_synthetic_source_are_alike() -> None:
+    subject = Subject(Sound)
+    source, target = subject.source, subject.target
+    sizes = [source.token_width, source.embed_dim, source.image.width, len(subject.labels)]
+    assert len(set(sizes)) == len(sizes)
+    assert [target.token_width, target.embed_dim, target.image.width] == sizes[:3]
+    others = {
+        what: (b.token_width, b.embed_dim, b.image.width)
+        for what, b in subject.bench.others.items()
+    }
+    differing = {
+        what: [old != new for old, new in zip(sizes, new_sizes, strict=False)]
+        for what, new_sizes in others.items()
+    }
+    assert differing == {
+        "text tokens": [True, False, False],
+        "joint space": [False, True, False],
+        "image tower": [False, False, True],
+        "every size": [True, True, True],
+    }

@@ -1,0 +1,49 @@
+"""A data root with all fifteen datasets, and cards that count what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from data.trees import BUILDERS, Sizes, Tree, build_tree, write_cards
+
+# Writes some of the datasets anew, and points to them.
+SetUp = Callable[..., dict[str, Tree]]
+
+EMPTY = Sizes(pictures=False)
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
+    """All datasets, which no test may change."""
+    root = tmp_path_factory.mktemp("data")
+    return {name: build_tree(name, root) for name in BUILDERS}
+
+
+@pytest.fixture(scope="session")
+def cards(trees: dict[str, Tree], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cards, counting the images of the trees."""
+    return write_cards(tmp_path_factory.mktemp("cards") / "tasks", trees.values())
+
+
+@pytest.fixture
+def data(trees: dict[str, Tree], cards: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tree]:
+    """The trees, to which the environment points."""
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
+    monkeypatch.setenv("COMPATBENCH_DATA", str(trees["dtd"].folder.parent))
+    return trees
+
+
+@pytest.fixture
+def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
+    """Writes datasets that the test may spoil, and points the environment to them."""
+
+    def write(*names: str, sizes: Sizes = EMPTY) -> dict[str, Tree]:
+        written = {name: build_tree(name, tmp_path / "data", sizes) for name in names}
+        cards = write_cards(tmp_path / "tasks", written.values())
+        monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
+        monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
+        return written
+
+    return write

@@ -1,0 +1,256 @@
+"""Each of the fifteen datasets, through its shipped card and its real loader."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.conftest import SetUp
+from data.trees import BUILDERS, TASKS, VARIANTS, Sizes, Tree
+
+from compatbench.data.cards import task_cards
+from compatbench.data.draws import draw_shots
+from compatbench.data.image_check import inspect_task
+from compatbench.data.roots import set_data_roots
+from compatbench.data.task import load_task
+from compatbench.errors import CompatbenchError
+
+# Classes, and images of train, val and test, in CoOp's splits.
+SIZES = {
+    "imagenet": (1000, 1281167, 0, 50000),
+    "caltech101": (100, 4128, 1649, 2465),
+    "oxford_pets": (37, 2944, 736, 3669),
+    "stanford_cars": (196, 6509, 1635, 8041),
+    "flowers102": (102, 4093, 1633, 2463),
+    "food101": (101, 50500, 20200, 30300),
+    "fgvc_aircraft": (100, 3334, 3333, 3333),
+    "sun397": (397, 15880, 3970, 19850),
+    "dtd": (47, 2820, 1128, 1692),
+    "eurosat": (10, 13500, 5400, 8100),
+    "ucf101": (101, 7639, 1898, 3783),
+    "imagenet_v2": (0, 0, 0, 10000),
+    "imagenet_sketch": (0, 0, 0, 50889),
+    "imagenet_a": (0, 0, 0, 7500),
+    "imagenet_r": (0, 0, 0, 30000),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_card_counts_the_real_dataset(name: str) -> None:
+    card = task_cards.read(name)
+    counts = (card.counts.get(split, 0) for split in ("train", "val", "test"))
+    assert (len(card.classes), *counts) == SIZES[name]
+    assert card.homepage
+    assert card.citation
+    assert card.licence
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_loader_lists_every_image_in_the_split_s_order(
+    name: str, data: dict[str, Tree]
+) -> None:
+    task = load_task(name)
+    for split in ("train", "val", "test"):
+        found = [(sample.id, sample.label) for sample in task.source.samples[split]]
+        assert found == data[name].rows.get(split, [])
+
+
+def test_a_task_without_validation_images_has_training_images_to_draw_them_from(
+    data: dict[str, Tree],
+) -> None:
+    task = load_task("imagenet")
+    assert task.split("val") == task.split("train")
+    assert load_task("dtd").split("val") == load_task("dtd").source.samples["val"]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_images_are_read_as_rgb(name: str, data: dict[str, Tree]) -> None:
+    task = load_task(name)
+    sample = task.split("test")[-1]
+    image = task.source.image(sample)
+    assert (image.mode, image.size) == ("RGB", (16, 12))
+    assert np.asarray(image).std() > 0
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_whole_dataset_is_found(name: str, data: dict[str, Tree]) -> None:
+    report = inspect_task(name)
+    assert (report.state, report.message) == ("found", "")
+    assert report.found == report.expected == data[name].counts
+    assert report.class_order is True
+    assert report.folder == data[name].folder
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_prompts_have_spaces_and_no_underscores(name: str, data: dict[str, Tree]) -> None:
+    labels = load_task(name).labels
+    assert not any("_" in prompt for prompt in labels.fill())
+
+
+def test_labels_of_a_subset_are_its_own_classes_in_sorted_order(data: dict[str, Tree]) -> None:
+    parent = load_task("imagenet")
+    for name in ("imagenet_a", "imagenet_r"):
+        task = load_task(name)
+        folders = task.card.subset
+        assert len(folders) == 200
+        assert list(folders) == sorted(folders)
+        assert task.parent_labels is not None
+        for label, there in enumerate(task.parent_labels):
+            assert task.labels.names[label] == parent.labels.names[there]
+            assert parent.card.folders[there] == folders[label]
+    assert len(set(load_task("imagenet_a").card.subset) & set(folders)) == 86
+
+
+def test_imagenet_v2_counts_its_folders_by_number(data: dict[str, Tree]) -> None:
+    samples = load_task("imagenet_v2").split("test")
+    by_folder = {int(sample.id.split("/")[1]): sample.label for sample in samples}
+    assert by_folder == {number: number for number in range(1000)}
+
+
+def test_names_that_two_classes_share_keep_their_labels() -> None:
+    card = task_cards.read("imagenet")
+    assert card.namesakes == ("missile", "sunglasses")
+    wnids = [f for f, n in zip(card.folders, card.classes, strict=True) if n == "missile"]
+    assert wnids == ["n03773504", "n04008634"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["eurosat", "flowers102", "fgvc_aircraft"])
+def test_draws_are_dassl_s(name: str, seed: int, set_up: SetUp) -> None:
+    sizes = Sizes(train=18, val=5, test=1, pictures=False)
+    rows = set_up(name, sizes=sizes)[name].rows
+    task = load_task(name)
+    for shots in (1, 2, 4, 8, 16):
+        draw = draw_shots(task, shots, seed)
+        random.seed(seed)
+        assert [(s.id, s.label) for s in draw.train] == dassl(rows["train"], shots)
+        assert [(s.id, s.label) for s in draw.val] == dassl(rows["val"], min(shots, 4))
+
+
+def test_a_shuffled_split_is_drawn_in_the_order_of_first_appearance(set_up: SetUp) -> None:
+    rows = set_up("flowers102")["flowers102"].rows["train"]
+    order = list(dict.fromkeys(label for _, label in rows))
+    drawn = [sample.label for sample in draw_shots(load_task("flowers102"), 1, 1).train]
+    assert drawn == order != sorted(order)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_imagenet_draw_is_dassl_s_of_the_sorted_list(seed: int, data: dict[str, Tree]) -> None:
+    rows = data["imagenet"].rows["train"]
+    assert rows == sorted(rows)
+    draw = draw_shots(load_task("imagenet"), 2, seed)
+    random.seed(seed)
+    assert [(s.id, s.label) for s in draw.train] == dassl(rows, 2)
+
+
+def test_imagenet_s_validation_images_are_spare_training_images(data: dict[str, Tree]) -> None:
+    draw = draw_shots(load_task("imagenet"), 2, 1)
+    left = set(data["imagenet"].rows["train"]) - {(s.id, s.label) for s in draw.train}
+    assert {(s.id, s.label) for s in draw.val} == left  # of three images one is left
+    assert [s.label for s in draw.val] == list(range(1000))
+
+
+def dassl(rows: list[tuple[str, int]], shots: int) -> list[tuple[str, int]]:
+    """Dassl's loop (``generate_fewshot_dataset``), with the global generator."""
+    tracker: dict[int, list[tuple[str, int]]] = {}
+    for row in rows:
+        tracker.setdefault(row[1], []).append(row)
+    drawn = []
+    for items in tracker.values():
+        drawn.extend(random.sample(items, shots) if len(items) >= shots else items)
+    return drawn
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_nothing_is_needed_to_list_the_cards(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    with pytest.raises(CompatbenchError, match=f"task '{name}': no folder of datasets is set"):
+        load_task(name)
+
+
+def test_a_dataset_may_lie_elsewhere(
+    data: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("COMPATBENCH_DATA_DTD", str(data["dtd"].folder))
+    assert inspect_task("dtd").state == "found"
+    report = inspect_task("eurosat")
+    assert (report.state, report.folder) == ("missing", tmp_path / "eurosat")
+
+
+def test_the_option_sets_the_root_and_exceptions_from_it(
+    data: dict[str, Tree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COMPATBENCH_DATA", "COMPATBENCH_DATA_OXFORD_PETS"):
+        monkeypatch.setenv(name, "to be put back")
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    set_data_roots([str(odd), f"oxford_pets={data['oxford_pets'].folder}"])
+    assert inspect_task("oxford_pets").state == "found"
+    assert inspect_task("dtd").folder == odd / "dtd"
+    with pytest.raises(CompatbenchError, match="no task named 'oxford_pet'; did you mean"):
+        set_data_roots([f"oxford_pet={tmp_path}"])
+    with pytest.raises(CompatbenchError, match="there is no folder"):
+        set_data_roots([f"dtd={tmp_path / 'nowhere'}"])
+
+
+def test_the_place_of_a_dataset_does_not_decide_its_fingerprint(set_up: SetUp) -> None:
+    tree = set_up("eurosat", sizes=Sizes())["eurosat"]
+    first = load_task("eurosat")
+    before = first.fingerprint(first.split("test"))
+    elsewhere = tree.folder.parent / "moved"
+    tree.folder.rename(elsewhere)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_DATA_EUROSAT", str(elsewhere))
+        task = load_task("eurosat")
+        assert task.fingerprint(task.split("test")) == before
+
+
+@pytest.mark.parametrize("change", ["size", "label", "path", "order"])
+def test_what_changes_an_image_or_its_label_changes_the_fingerprint(
+    change: str, set_up: SetUp
+) -> None:
+    tree = set_up("eurosat", sizes=Sizes())["eurosat"]
+    split = tree.folder / "split_zhou_EuroSAT.json"
+    task = load_task("eurosat")
+    before = task.fingerprint(task.split("test"))
+    listed = json.loads(split.read_text())
+    path, label, name = listed["test"][0]
+    if change == "size":
+        image = tree.folder / "2750" / path
+        image.write_bytes(image.read_bytes() + b" ")
+    elif change == "label":
+        listed["test"][0] = [path, *listed["test"][-1][1:]]
+    elif change == "path":
+        (tree.folder / "2750" / path).rename(tree.folder / "2750" / "other.jpg")
+        listed["test"][0] = ["other.jpg", label, name]
+    else:
+        listed["test"].reverse()
+    split.write_text(json.dumps(listed))
+    load_again()
+    task = load_task("eurosat")
+    assert task.fingerprint(task.split("test")) != before
+
+
+def test_images_that_are_not_used_do_not_count(set_up: SetUp) -> None:
+    tree = set_up("eurosat", sizes=Sizes())["eurosat"]
+    task = load_task("eurosat")
+    before = task.fingerprint(task.split("test"))
+    (tree.folder / "2750" / tree.rows["train"][0][0]).write_bytes(b"")
+    load_again()
+    task = load_task("eurosat")
+    assert task.fingerprint(task.split("test")) == before
+
+
+def load_again() -> None:
+    from compatbench.data import task
+
+    task._load.cache_clear()
+
+
+def test_every_task_and_variant_is_covered() -> None:
+    names = {name for name in task_cards.names() if not name.startswith("mini-")}
+    assert set(TASKS) | set(VARIANTS) == names == set(SIZES)

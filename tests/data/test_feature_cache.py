@@ -1,0 +1,290 @@
+"""The feature cache: computed once, checked on every read, shared by processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from compatbench.backbone import FEATURES, ImageInput
+from compatbench.cli.app import app
+from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
+from compatbench.data.feature_cache import BATCH, PART, FeatureCache
+from compatbench.data.images import Sample
+from compatbench.data.views import View
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.sizes import format_bytes, parse_bytes
+
+
+class FakeBackbone:
+    """Features are the mean colour of the image; calls are counted."""
+
+    name = "fake"
+    embed_dim = 3
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, sha256: str = "a" * 64, size: int = 8, log: Path | None = None) -> None:
+        self.card = SimpleNamespace(config="fake")
+        self.weights_key = sha256
+        self.preprocess_settings = {"size": (size, size)}
+        self.encoded = 0
+        self.log = log
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
+
+    def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
+        self.encoded += len(images)
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{os.getpid()} {len(images)}\n")
+        features = images.mean((-1, -2))
+        return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
+
+
+@dataclass
+class FakeTask:
+    name: str = "fake"
+    images: str = "one"
+    count: int = 5
+    samples: list[Sample] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.samples = [Sample(f"image {i}", 0) for i in range(self.count)]
+        self.source = self
+
+    def fingerprint(self, samples: list[Sample]) -> str:
+        return f"{self.images} {[sample.id for sample in samples]}"
+
+    def image(self, sample: Sample) -> Image.Image:
+        number = int(sample.id.split()[1])
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+
+def test_features_are_those_of_the_images_in_order(tmp_path: Path) -> None:
+    backbone, task = FakeBackbone(), FakeTask(count=BATCH * 2 + 3)
+    features = FeatureCache(tmp_path).features(backbone, task, task.samples)  # type: ignore[arg-type]
+    expected = [
+        np.asarray(task.image(sample), dtype=np.float64).mean((0, 1)) for sample in task.samples
+    ]
+    np.testing.assert_allclose(features.numpy(), expected, rtol=1e-6)
+
+
+def test_a_second_cache_reads_what_the_first_computed(tmp_path: Path) -> None:
+    task, first, second = FakeTask(), FakeBackbone(), FakeBackbone()
+    before = FeatureCache(tmp_path).features(first, task, task.samples)  # type: ignore[arg-type]
+    after = FeatureCache(tmp_path).features(second, task, task.samples)  # type: ignore[arg-type]
+    assert (first.encoded, second.encoded) == (5, 0)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("change", ["weights", "size", "images", "samples", "view", "precision"])
+def test_whatever_decides_a_feature_is_part_of_its_name(tmp_path: Path, change: str) -> None:
+    backbone, task = FakeBackbone(), FakeTask()
+    cache = FeatureCache(tmp_path)
+    cache.features(backbone, task, task.samples)  # type: ignore[arg-type]
+    other = FakeBackbone(
+        sha256="b" * 64 if change == "weights" else "a" * 64, size=9 if change == "size" else 8
+    )
+    samples = task.samples[:4] if change == "samples" else task.samples
+    if change == "images":
+        task.images = "two"
+    if change == "precision":
+        other.dtype = torch.bfloat16
+    view = View(1) if change == "view" else View()
+    cache.features(other, task, samples, view)  # type: ignore[arg-type]
+    assert other.encoded == len(samples)
+
+
+def test_every_damaged_byte_of_an_entry_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "entry.safetensors"
+    features = torch.arange(6.0).reshape(2, 3)
+    write_entry(path, features, {"task": "fake"})
+    content = path.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        found = read_entry(path)
+        assert found is None or torch.equal(found, features)
+
+
+def test_a_damaged_entry_is_computed_again_with_one_warning(tmp_path: Path) -> None:
+    backbone, task = FakeBackbone(), FakeTask()
+    before = FeatureCache(tmp_path).features(backbone, task, task.samples)  # type: ignore[arg-type]
+    [entry] = list_entries(tmp_path)
+    entry.path.write_bytes(entry.path.read_bytes()[:-1] + b"\x7f")
+    with pytest.warns(CompatbenchWarning, match="damaged and is computed again"):
+        after = FeatureCache(tmp_path).features(backbone, task, task.samples)  # type: ignore[arg-type]
+    assert torch.equal(before, after)
+    assert backbone.encoded == 10
+    assert read_entry(entry.path) is not None
+
+
+def test_progress_reaches_the_number_of_images(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    task = FakeTask(count=BATCH + 1)
+    cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
+    cache.features(FakeBackbone(), task, task.samples)  # type: ignore[arg-type]
+    assert told == [(BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+
+
+def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None:
+    backbone, task = FakeBackbone(), FakeTask(count=PART + BATCH + 3)
+    wanted = ImageInput("hidden", 1)
+    tokens = FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)  # type: ignore[arg-type]
+    images = torch.stack([backbone.preprocess(task.image(sample)) for sample in task.samples])
+    expected = backbone.encode_images(images, wanted)
+    assert len(tokens) == len(expected)
+    index = torch.tensor([PART + 1, 0, 7, PART - 1, PART, len(expected) - 1, 0])
+    assert torch.equal(tokens[index], expected[index])
+    batches = list(tokens.batches())
+    assert torch.equal(torch.cat(batches), expected)
+    assert max(len(batch) for batch in batches) == BATCH
+
+
+@pytest.mark.parametrize(("drawn", "encoded"), [(4, 4), (5, 10), (10, 10)])
+def test_draws_that_cover_half_a_split_share_what_is_encoded(
+    tmp_path: Path, drawn: int, encoded: int
+) -> None:
+    task, cache, wanted = FakeTask(count=10), FeatureCache(tmp_path), ImageInput("hidden")
+    draws = [task.samples[:drawn], task.samples[::-1][:drawn]]
+    backbone, plain = FakeBackbone(), FakeBackbone()
+    features = [cache.features(backbone, task, d, split=task.samples) for d in draws]  # type: ignore[arg-type]
+    assert backbone.encoded == (encoded if encoded == 10 else 2 * encoded)
+    tokens = [cache.tokens(backbone, task, d, wanted, split=task.samples) for d in draws]  # type: ignore[arg-type]
+    alone = FeatureCache(tmp_path / "alone")
+    for i, draw in enumerate(draws):
+        assert torch.equal(features[i], alone.features(plain, task, draw))  # type: ignore[arg-type]
+        expected = alone.tokens(plain, task, draw, wanted)  # type: ignore[arg-type]
+        assert len(tokens[i]) == len(expected) == drawn
+        assert torch.equal(
+            torch.cat(list(tokens[i].batches())), torch.cat(list(expected.batches()))
+        )
+
+
+def test_no_samples_of_an_empty_split_have_no_features(tmp_path: Path) -> None:
+    cache, task = FeatureCache(tmp_path), FakeTask(count=0)
+    assert cache.features(FakeBackbone(), task, [], split=[]).shape == (0, 3)  # type: ignore[arg-type]
+
+
+def test_tokens_are_computed_once_and_a_part_at_a_time(tmp_path: Path) -> None:
+    task, first, second = FakeTask(count=PART + 4), FakeBackbone(), FakeBackbone()
+    wanted = ImageInput("hidden")
+    for backbone in (first, second):
+        FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)  # type: ignore[arg-type]
+    assert (first.encoded, second.encoded) == (PART + 4, 0)
+    [victim] = [entry for entry in list_entries(tmp_path) if entry.about["images"] == 4]
+    victim.path.write_bytes(victim.path.read_bytes()[:-1] + b"\x7f")
+    with pytest.warns(CompatbenchWarning, match="damaged and is computed again"):
+        FeatureCache(tmp_path).tokens(second, task, task.samples, wanted)  # type: ignore[arg-type]
+    assert second.encoded == 4
+
+
+def test_features_and_tokens_of_two_blocks_are_three_entries(tmp_path: Path) -> None:
+    backbone, task, cache = FakeBackbone(), FakeTask(), FeatureCache(tmp_path)
+    cache.features(backbone, task, task.samples)  # type: ignore[arg-type]
+    for block in (0, 1):
+        cache.tokens(backbone, task, task.samples, ImageInput("hidden", block))  # type: ignore[arg-type]
+    assert len(list_entries(tmp_path)) == 3
+
+
+def test_tokens_that_were_read_are_mapped_and_not_held(tmp_path: Path) -> None:
+    """What is read of a file shows in the page cache, not in the process's own memory."""
+    path = tmp_path / "entry.safetensors"
+    write_entry(path, torch.arange(2.0**22).reshape(4, -1), {})
+    found = read_entry(path)
+    assert found is not None
+    with path.open("rb") as file:
+        mapped = Path(f"/proc/{os.getpid()}/maps")
+        if not mapped.exists():
+            pytest.skip("the system does not tell what is mapped")
+        assert os.fstat(file.fileno()).st_size > 2**24
+        assert str(path) in mapped.read_text()
+
+
+def test_entries_of_low_precision_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "entry.safetensors"
+    tokens = torch.randn(3, 2, 4).bfloat16()
+    write_entry(path, tokens, {})
+    found = read_entry(path)
+    assert found is not None
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, tokens)
+
+
+def _compute(folder: Path, log: Path) -> None:
+    task = FakeTask(count=300)
+    FeatureCache(folder).features(FakeBackbone(log=log), task, task.samples)  # type: ignore[arg-type]
+
+
+def test_processes_that_want_the_same_features_compute_them_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compute, args=(tmp_path, log)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert sum(int(images) for _, images in lines) == 300
+    assert len({pid for pid, _ in lines}) == 1
+
+
+def make_entries(folder: Path, ages: list[int]) -> None:
+    for number, age in enumerate(ages):
+        path = folder / "features" / "00" / f"{number}.safetensors"
+        write_entry(path, torch.zeros(10, 10), {"backbone": "b", "task": "t"})
+        now = path.stat().st_mtime
+        os.utime(path, (now - age, now - age))
+
+
+def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:
+    make_entries(tmp_path, [50, 300, 100, 200])
+    size = list_entries(tmp_path)[0].size
+    deleted = prune_entries(tmp_path, most_bytes=2 * size, most_age=None)
+    assert [entry.path.stem for entry in deleted] == ["1", "3"]
+    deleted = prune_entries(tmp_path, most_bytes=None, most_age=80)
+    assert [entry.path.stem for entry in deleted] == ["2"]
+    assert [entry.path.stem for entry in list_entries(tmp_path)] == ["0"]
+
+
+def test_the_cache_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path))
+    make_entries(tmp_path, [1, 2])
+    run = CliRunner()
+    assert "2 entries" in run.invoke(app, ["cache", "ls"]).output
+    assert "2 of 2 entries are intact" in run.invoke(app, ["cache", "verify"]).output
+    victim = list_entries(tmp_path)[0].path
+    victim.write_bytes(victim.read_bytes()[:-3])
+    result = run.invoke(app, ["cache", "verify"])
+    assert result.exit_code == 1
+    assert "1 of 2 entries are intact" in result.output
+    assert victim.name in result.output.replace("\n", "")
+    assert isinstance(run.invoke(app, ["cache", "prune"]).exception, CompatbenchError)
+    assert "deleted 2 entries" in run.invoke(app, ["cache", "prune", "--all"]).output
+    assert list_entries(tmp_path) == []
+
+
+@given(st.integers(0, 2**50))
+def test_sizes_are_read_as_they_are_written(size: int) -> None:
+    assert parse_bytes(format_bytes(size)) == pytest.approx(size, rel=0.06, abs=1)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10X", "-1G", "1..5G"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(CompatbenchError, match="is not a size"):
+        parse_bytes(text)

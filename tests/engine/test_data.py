@@ -1,0 +1,188 @@
+"""Images from a folder of one's own, through the whole harness and its workers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from data.trees import picture
+from PIL import Image
+
+from compatbench.backbone import load_backbone
+from compatbench.files.project_folders import tasks_folder
+from compatbench.method.module import load_module
+
+from .conftest import Run
+from .test_mistakes import expect_one_line
+
+NAMES = ["red fox", "blue whale", "tree frog", "barn owl", "sea star"]
+SUBSET = ["tree_frog", "red_fox", "sea_star"]
+OPTIONS = ["--suite", "beasts", "--methods", "zeroshot,taskres"]
+FIT = ["--suite", "beasts", "--methods", "taskres", "--jobs", "1"]
+
+TASK = f"""\
+name: beasts
+title: Beasts
+classes: {json.dumps([name.replace(" ", "_") for name in NAMES])}
+templates: ["a photo of a {{}}."]
+source: {{kind: class-folders, folder: beasts, train: train, test: test}}
+counts: {{train: 40, test: 30}}
+licence: none
+"""
+VARIANT = f"""\
+name: beasts-some
+title: Some beasts
+parent: beasts
+subset: {json.dumps(SUBSET)}
+source: {{kind: class-folders, folder: some, test: test}}
+counts: {{test: 12}}
+licence: none
+"""
+SUITE = """\
+name: beasts
+title: Beasts
+upgrades: [[mini-clip, mini-eva-clip]]
+tasks: [beasts]
+variants: [beasts-some]
+shots: [2]
+seeds: [1]
+training: {views: 2, max_steps: 5}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with cards in tasks/ and images in data/."""
+    tasks = tmp_path / "tasks"
+    shutil.copytree(tasks_folder(), tasks, ignore=shutil.ignore_patterns("build"))
+    (tasks / "beasts.yaml").write_text(TASK)
+    (tasks / "beasts-some.yaml").write_text(VARIANT)
+    (tasks / "suites" / "beasts.yaml").write_text(SUITE)
+    folders = [name.replace(" ", "_") for name in NAMES]
+    for part, names, count in (
+        ("beasts/train", folders, 8),
+        ("beasts/test", folders, 6),
+        ("some/test", SUBSET, 4),
+    ):
+        for name in names:
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                label = folders.index(name) + 10 * len(part)
+                (folder / f"{number}.jpg").write_bytes(picture(label, number))
+    return tmp_path
+
+
+def start(run: Run, place: Path, *arguments: str, **environment: str):
+    given = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
+    return run(*arguments, cwd=place, **(given | environment))
+
+
+def rows(place: Path, method: str) -> dict[tuple[str, str], dict[str, str]]:
+    with (place / "results" / "beasts" / f"{method}.csv").open(newline="") as file:
+        return {(row["backbone"], row["test_set"]): row for row in csv.DictReader(file)}
+
+
+@torch.no_grad()
+def right_by_hand(names: list[str], folder: Path) -> int:
+    """Images of a folder that the source's zero-shot with these names alone gets right."""
+    backbone = load_backbone("mini-clip")
+    model, texts = backbone.model, backbone.tokenizer([f"a photo of a {n}." for n in names])
+    weights = F.normalize(model.encode_text(texts), dim=-1)  # type: ignore[operator]
+    right = 0
+    for label, name in enumerate(names):
+        for path in (folder / name.replace(" ", "_")).iterdir():
+            image = backbone.preprocess(Image.open(path).convert("RGB"))[None]  # type: ignore[index]
+            features = F.normalize(model.encode_image(image), dim=-1)  # type: ignore[operator]
+            right += int((features @ weights.T).argmax() == label)
+    return right
+
+
+def test_a_variant_of_some_classes_is_classified_among_these_alone(
+    compatbench: Run, place: Path
+) -> None:
+    # Where the images lie is told on the command line, and reaches the workers.
+    (place / "data" / "some").rename(place / "elsewhere")
+    roots = ["--data-root", "data", "--data-root", "beasts-some=elsewhere"]
+    result = start(compatbench, place, "run", *OPTIONS, *roots, "--jobs", "2", COMPATBENCH_DATA="")
+    assert result.returncode == 0, result.stderr
+    some = [name.replace("_", " ") for name in SUBSET]
+    zero_shot = rows(place, "zeroshot")
+    assert zero_shot["mini-clip", "beasts"]["correct"] == str(
+        right_by_hand(NAMES, place / "data/beasts/test")
+    )
+    assert zero_shot["mini-clip", "beasts-some"]["correct"] == str(
+        right_by_hand(some, place / "elsewhere/test")
+    )
+    for row in zero_shot.values():
+        assert row["correct"] == row["zero_shot_correct"]
+    # A residual was learned for each of five classes; three of them are served, too.
+    learned = rows(place, "taskres")
+    assert {row["status"] for row in learned.values()} == {"ok"}
+    [module] = [p for p in place.glob("runs/modules/*/*") if method_of(p) == "taskres"]
+    options = ["--backbone", "mini-eva-clip", "--task", "beasts-some", "--json"]
+    result = start(compatbench, place, "evaluate", str(module), *options, *roots)
+    found = json.loads(result.stdout)
+    assert str(found["target"]["correct"]) == learned["mini-eva-clip", "beasts-some"]["correct"]
+    assert str(found["source"]["correct"]) == learned["mini-clip", "beasts-some"]["correct"]
+
+
+def method_of(path: Path) -> str:
+    return load_module(path)[1]["method"]  # type: ignore[return-value]
+
+
+def test_a_given_draw_is_trained_on_and_is_another_cell(compatbench: Run, place: Path) -> None:
+    exported = start(compatbench, place, "data", "shots", "beasts", "--shots", "2")
+    draw = json.loads(exported.stdout)
+    (place / "same.json").write_text(exported.stdout)
+    used = {path for path, _ in draw["train"]}
+    spare = next(
+        path
+        for path in (f"train/red_fox/{n}.jpg" for n in range(8))
+        if path not in used | {p for p, _ in draw["val"]}
+    )
+    del draw["sha256"]
+    draw["train"][0][0] = spare
+    (place / "other.json").write_text(json.dumps(draw))
+
+    def run(*more: str) -> str:
+        result = start(compatbench, place, "run", *FIT, *more)
+        assert result.returncode == 0, result.stderr
+        return rows(place, "taskres")["mini-clip", "beasts"]["key"]
+
+    first = run()
+    assert run("--shots-file", "same.json") == first
+    assert run("--shots-file", "other.json") != first
+    compared = start(
+        compatbench, place, *["data", "shots", "beasts", "--shots", "2", "--compare", "other.json"]
+    )
+    assert compared.returncode == 1
+    assert "other.json is another draw" in compared.stdout
+    unused = ["--shots", "1", "--shots-file", "same.json"]
+    result = start(compatbench, place, "run", *OPTIONS, *unused)
+    expect_one_line(result, "no cell to fit has its task, shots and seed")
+
+
+def test_a_damaged_image_stops_the_run_with_its_name_and_nothing_is_lost(
+    compatbench: Run, place: Path
+) -> None:
+    path = place / "data" / "some" / "test" / "sea_star" / "0.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    result = start(compatbench, place, "run", *FIT)
+    expect_one_line(result, f"image {path} cannot be decoded")
+    path.write_bytes(whole)
+    result = start(compatbench, place, "run", *FIT)
+    assert result.returncode == 0, result.stderr
+
+
+def test_data_that_is_not_there_is_one_line(compatbench: Run, place: Path) -> None:
+    result = start(compatbench, place, "run", *OPTIONS, COMPATBENCH_DATA="")
+    expect_one_line(result, "no folder of datasets is set; give --data-root")
+    result = start(compatbench, place, "data", "shots", "beasts-some")
+    expect_one_line(result, "is a variant, from which nothing is learned; draw from 'beasts'")

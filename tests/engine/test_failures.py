@@ -1,0 +1,232 @@
+"""Failures are told apart, counted and tried again; none of them harms another cell."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compatbench.data.cards import suite_cards
+from compatbench.engine import failures
+from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.failures import (
+    Failure,
+    describe_death,
+    describe_timeout,
+    kind_of,
+    next_attempt,
+    note_failure,
+    parse_retry,
+)
+from compatbench.engine.fit import describe_cell
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
+
+from .conftest import Run
+
+
+@pytest.fixture(scope="module")
+def cell() -> Cell:
+    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot"])
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("ValueError: no", "error"),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", "error"),
+        ("TimeoutError: of a server", "error"),
+        ("MemoryError", "oom"),
+        ("_ArrayMemoryError: Unable to allocate 8 TiB", "oom"),
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "oom"),
+        ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "oom"),
+        (describe_timeout(5, ()).error, "timeout"),
+        (describe_death(-11, False).error, "killed"),
+        (describe_death(-9, False).error, "killed"),
+        (describe_death(3, True).error, "killed"),
+        (describe_death(-9, True).error, "oom"),
+    ],
+)
+def test_kinds_of_failure_are_told_apart(error: str, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_a_death_is_told_with_the_name_of_its_signal() -> None:
+    assert "killed by signal 11 (SIGSEGV)" in describe_death(-11, False).error
+    assert "exit code 3" in describe_death(3, False).error
+
+
+def test_the_systems_count_of_processes_killed_for_memory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 12\npgmajfault 3\n")
+    monkeypatch.setattr(failures, "Path", lambda _: tmp_path / "vmstat")
+    assert failures.count_oom_kills() == 12
+    monkeypatch.setattr(failures, "Path", lambda _: tmp_path / "nothing")
+    assert failures.count_oom_kills() == 0
+
+
+def test_what_is_tried_again_is_read() -> None:
+    assert parse_retry("oom, killed:3") == {"oom": 1, "killed": 3}
+    assert parse_retry("") == {}
+
+
+@given(st.text(max_size=20) | st.sampled_from(["oom:0", "oom:", "oom:-1", "OOM", "oom:1:2"]))
+def test_any_other_text_is_refused_in_one_line(text: str) -> None:
+    if text.strip(" ,") == "" or text in ("oom", "error", "killed", "timeout"):
+        return
+    with pytest.raises(CompatbenchError, match=r"give kinds of failure \(error, oom, killed"):
+        parse_retry(text)
+
+
+def test_a_failure_without_a_fit_is_a_failed_record_and_is_counted(
+    cell: Cell, tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path)
+    for attempt in (1, 2, 3):
+        assert note_failure(store, cell, Failure("WorkerDied: no reason", ("a.py:1 in f",)))
+        record = store.read(cell.key)
+        assert record is not None
+        assert (record.status, record.failure, record.attempt) == ("failed", "killed", attempt)
+        assert record.trace == ("a.py:1 in f",)
+    assert next_attempt(cell, store.read(cell.key)) == 4
+
+
+def test_a_failure_after_the_fit_keeps_the_fit_and_fails_what_is_left(
+    cell: Cell, tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path)
+    done = measured(cell, cell.backbones[:1])
+    store.write(done)
+    assert note_failure(store, cell, describe_timeout(5, ()))
+    record = store.read(cell.key)
+    assert record is not None
+    assert record.status == "ok"
+    assert record.failure == "timeout"
+    assert record.records[0] == done.records[0]
+    assert [r.status for r in record.records] == ["ok", "failed"]
+    assert PlannedCell(cell, record).failed
+    assert not PlannedCell(cell, record).done
+
+
+def test_a_failure_of_a_cell_that_is_done_is_none(cell: Cell, tmp_path: Path) -> None:
+    """Its worker died after the last record was kept."""
+    store = RunStore(tmp_path)
+    done = measured(cell, cell.backbones)
+    store.write(done)
+    assert not note_failure(store, cell, Failure("WorkerDied: too late"))
+    assert store.read(cell.key) == done
+
+
+def measured(cell: Cell, backbones: tuple[str, ...]) -> CellRecord:
+    records = [
+        Record(
+            backbone=backbone,
+            test_set=test_set,
+            data=data_key(backbone, test_set),
+            status="ok",
+            correct=1,
+            total=2,
+        )
+        for backbone in backbones
+        for test_set in cell.test_sets
+    ]
+    return describe_cell(cell, "ok", records=records)
+
+
+# Methods that break in every way; the second attempt of one goes well.
+METHODS = """
+import ctypes, os, time
+from pathlib import Path
+from compatbench.method import *
+
+class Breaks(Method):
+    card = MethodCard("breaks", "Breaks", "none", "classifier", "raises")
+    def fit(self, backbone, data, rng):
+        raise RuntimeError("no luck")
+    def attach(self, module, backbone, labels):
+        return CosineClassifier(backbone.zero_shot(labels), 1.0)
+
+class Hangs(Breaks):
+    card = MethodCard("hangs", "Hangs", "none", "classifier", "never ends")
+    def fit(self, backbone, data, rng):
+        while True:
+            time.sleep(60)
+
+class Crashes(Breaks):
+    card = MethodCard("crashes", "Crashes", "none", "classifier", "reads where it may not")
+    def fit(self, backbone, data, rng):
+        ctypes.string_at(0)
+
+class Starves(Breaks):
+    card = MethodCard("starves", "Starves", "none", "classifier", "wants too much memory")
+    def fit(self, backbone, data, rng):
+        torch.empty(2**50)
+
+class Second(Breaks):
+    card = MethodCard("second", "Second", "none", "classifier", "dies once")
+    def fit(self, backbone, data, rng):
+        mark = Path("died-once")
+        if mark.exists():
+            return Module()
+        mark.touch()
+        os._exit(3)
+
+import torch
+"""
+
+
+def records_in(out: Path) -> dict[str, dict[str, Any]]:
+    """The records of a folder as they are written, by method."""
+    texts = [path.read_text() for path in out.rglob("cells/*/*.json")]
+    return {record["method"]: record for record in map(json.loads, texts)}
+
+
+def test_each_kind_of_failure_costs_its_cell_alone(compatbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(METHODS)
+    result = compatbench(
+        *["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot,!hangs", "--jobs", "2"],
+        *["--retry", "killed"],
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "3 of 5 cells failed" in result.stdout
+    assert result.stdout.count("trying again") == 2
+    found = records_in(tmp_path)
+    assert {name: (r["status"], r["failure"], r["attempt"]) for name, r in found.items()} == {
+        "breaks": ("failed", "error", 1),
+        "crashes": ("failed", "killed", 2),
+        "starves": ("failed", "oom", 1),
+        "second": ("ok", None, 2),
+        "zeroshot": ("ok", None, 1),
+    }
+    assert "SIGSEGV" in found["crashes"]["error"]
+    for name in ("breaks", "crashes", "starves"):
+        frames = found[name]["trace"][-2:]
+        assert any(re.fullmatch(r"bad\.py:\d+ in fit", frame) for frame in frames), frames
+    assert found["zeroshot"]["peak_memory"] > 2**27
+
+
+def test_a_cell_that_hangs_is_ended_with_one_worker_too(compatbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(METHODS)
+    result = compatbench(
+        *["run", "--suite", "smoke", "--methods", "./bad.py,!breaks,!crashes,!starves,!second"],
+        *["--jobs", "1", "--timeout", "8s"],
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    record = records_in(tmp_path)["hangs"]
+    assert (record["status"], record["failure"], record["attempt"]) == ("failed", "timeout", 1)
+    assert record["trace"]
+    rows = (tmp_path / "results" / "smoke" / "hangs.csv").read_text()
+    assert rows.count("TimedOut: no end after 8 s") == 2

@@ -1,0 +1,127 @@
+"""Answers image by image: flips, calibration, and the file that keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compatbench.engine.predictions import (
+    BINS,
+    Predictions,
+    calibration_error,
+    count_flips,
+    predict,
+    read_predictions,
+    write_predictions,
+)
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.results.measures import harmonic_mean
+
+ANSWERS = st.lists(
+    st.tuples(
+        st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.floats(0.25, 1, width=32)
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def answers(classes: list[int], confidence: list[float] | None = None) -> Predictions:
+    return Predictions(
+        torch.tensor(classes, dtype=torch.int32),
+        torch.tensor(confidence or [0.5] * len(classes), dtype=torch.float32),
+    )
+
+
+def columns(rows: list[tuple]) -> tuple[Predictions, Predictions, torch.Tensor]:
+    old, new, labels, confidence = (list(column) for column in zip(*rows, strict=True))
+    return answers(old, confidence), answers(new), torch.tensor(labels)
+
+
+def test_logits_become_the_largest_class_and_its_probability() -> None:
+    found = predict(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    assert found.classes.tolist() == [1, 0]
+    assert found.confidence.tolist() == pytest.approx([0.731059, 0.880797], abs=1e-6)
+
+
+def test_flips_of_a_worked_example() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 0])
+    flips = count_flips(answers([0, 0, 1, 1, 1]), answers([0, 1, 0, 1, 2]), labels)
+    assert (flips.negative, flips.positive, flips.inconsistent) == (1, 1, 1)
+
+
+@given(ANSWERS)
+def test_accuracies_differ_by_positive_minus_negative_flips(rows: list[tuple]) -> None:
+    old, new, labels = columns(rows)
+    flips = count_flips(old, new, labels)
+    before, after = (int((p.classes == labels).sum()) for p in (old, new))
+    assert after - before == flips.positive - flips.negative
+    assert harmonic_mean(before, after) <= 2 * min(before, after)
+    back = count_flips(new, old, labels)
+    assert (back.negative, back.positive) == (flips.positive, flips.negative)
+
+
+@given(ANSWERS, st.randoms(use_true_random=False))
+def test_the_order_of_the_images_changes_nothing(rows: list[tuple], random) -> None:
+    shuffled = random.sample(rows, len(rows))
+    one, other = columns(rows), columns(shuffled)
+    assert count_flips(*one) == count_flips(*other)
+    found, again = (calibration_error(old, labels) for old, _, labels in (one, other))
+    assert found == pytest.approx(again, abs=1e-9)
+    assert 0 <= found <= 100
+
+
+def test_calibration_error_against_a_naive_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 5, generator=generator) * 3
+    labels = torch.randint(0, 5, (200,), generator=generator)
+    found = predict(logits)
+    order = sorted(range(200), key=lambda i: float(found.confidence[i]))
+    error, start = 0.0, 0
+    for number in range(BINS):
+        size = 200 // BINS + (number < 200 % BINS)
+        chosen = order[start : start + size]
+        start += size
+        accuracy = sum(int(found.classes[i] == labels[i]) for i in chosen) / size
+        confidence = sum(float(found.confidence[i]) for i in chosen) / size
+        error += size / 200 * abs(accuracy - confidence)
+    assert calibration_error(found, labels) == pytest.approx(100 * error)
+
+
+def test_one_that_is_always_right_and_sure_of_it_is_calibrated() -> None:
+    assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([1, 2])) == 0
+    assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([0, 0])) == 100
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    # A backbone's name may hold slashes.
+    kept = {("ViT-B-16/openai", "dtd", "d" * 64): answers([1, 2]), ("b", "t", "e"): answers([0])}
+    write_predictions(path, kept, "a" * 64)
+    found = read_predictions(path, "a" * 64)
+    assert found.keys() == kept.keys()
+    for where, value in kept.items():
+        assert found[where].classes.equal(value.classes)
+        assert found[where].confidence.equal(value.confidence)
+    first = path.read_bytes()
+    write_predictions(path, dict(reversed(kept.items())), "a" * 64)
+    assert path.read_bytes() == first
+
+
+def test_a_damaged_file_is_set_aside_and_counts_as_lost(tmp_path: Path) -> None:
+    store, key = RunStore(tmp_path), "a" * 64
+    store.write_predictions(key, {("b", "t", "e"): answers([0, 1])})
+    [path] = tmp_path.glob("predictions/*/*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CompatbenchError, match="damaged"):
+        read_predictions(path, "a" * 64)
+    with pytest.warns(match="moved to"):
+        assert store.read_predictions(key) == {}
+    assert [file.name for file in (tmp_path / "damaged").iterdir()] == [path.name]

@@ -1,0 +1,197 @@
+"""The same bytes, however the work is divided: shards, several runs at once, any random state."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from compatbench.cli.app import app
+from compatbench.data.cards import suite_cards
+from compatbench.engine.cell import CellRecord, Record
+from compatbench.engine.execute.executors import Event, Settings, make_worker, run_cells, run_one
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.files.project_folders import tasks_folder
+from compatbench.method.registry import builtin_methods
+from compatbench.pages.publish import render_pages
+
+METHODS = "zeroshot,gda,taskres,simpleshot"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke suite with a page of its own, and three seeds."""
+    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
+    text = text.replace("name: smoke", "name: mine").replace("publish: false", "publish: true")
+    path = tmp_path_factory.mktemp("suite") / "mine.yaml"
+    path.write_text(text.replace("seeds: [1]", "seeds: [1, 2, 3]"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(suite: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one undisturbed run."""
+    out = tmp_path_factory.mktemp("whole")
+    command("run", suite, cache, out)
+    return out
+
+
+def command(name: str, suite: Path, cache: Path, out: Path, *options: str) -> str:
+    """Runs a command in this process, which has loaded what it needs; returns its output."""
+    arguments = [name, "--suite", str(suite), "--methods", METHODS, "--out", str(out), *options]
+    if name == "run":
+        arguments += ["--jobs", "1"]
+    environment = {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"}
+    result = CliRunner().invoke(app, arguments, env=environment)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
+    """Results, and the leaderboard that they make with the times of another run."""
+    if out != times:
+        for path in (times / "results").rglob("*.cost.csv"):
+            shutil.copy(path, out / path.relative_to(times))
+    pages = render_pages(out, suite_cards.read(str(suite)))
+    files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}
+    return files | {path.name: text for path, text in pages.items()}
+
+
+def count_records(out: Path) -> int:
+    return len(list(out.rglob("cells/*/*.json")))
+
+
+def test_shards_of_one_folder_add_up(suite: Path, cache: Path, whole: Path, tmp_path: Path) -> None:
+    counts = []
+    for index in (2, 1):
+        before = count_records(tmp_path)
+        output = command("run", suite, cache, tmp_path, "--shard", f"{index}/2")
+        assert "of 10 in this shard" in output
+        counts.append(count_records(tmp_path) - before)
+    assert sum(counts) == 10
+    assert min(counts) > 0
+    assert published(suite, tmp_path, whole) == published(suite, whole, whole)
+
+
+def test_folders_of_shards_are_joined_by_copying(
+    suite: Path, cache: Path, whole: Path, tmp_path: Path
+) -> None:
+    joined = tmp_path / "joined"
+    for index in (1, 2):
+        out = tmp_path / str(index)
+        out.mkdir()
+        command("run", suite, cache, out, "--shard", f"{index}/2")
+        shutil.copytree(out / "runs", joined / "runs", dirs_exist_ok=True)
+    assert "all done" in command("run", suite, cache, joined)
+    assert published(suite, joined, whole) == published(suite, whole, whole)
+
+
+def test_a_plan_of_shards_covers_the_whole(suite: Path, cache: Path, tmp_path: Path) -> None:
+    planned = []
+    for index in (1, 2, 3):
+        output = command("plan", suite, cache, tmp_path, "--shard", f"{index}/3")
+        line = next(line for line in output.splitlines() if "in this shard" in line)
+        planned.append(int(line.split("): ")[1].split(" cells")[0]))
+    assert sum(planned) == 10
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
+    """The driver gets to it when it is free, and does not run it again."""
+    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
+    settings = Settings(tmp_path / "runs", cache)
+    worker = make_worker(settings)
+    seen: list[str] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event.kind)
+        if seen == ["waiting"]:
+            # The other finishes it meanwhile.
+            lock.release()
+            assert not run_one(worker, cell, lambda _: None).error
+
+    store = RunStore(settings.store)
+    store.claim_path(cell.key).parent.mkdir(parents=True)
+    lock = FileLock(store.claim_path(cell.key))
+    lock.acquire()
+    run_cells([cell], settings, 1, on_event)
+    assert seen == ["waiting", "finished"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["coop", "cocoop", "proda", "tip_adapter_f", "clip_adapter", "lp_plus_plus", "vpt_deep"],
+)
+def test_global_random_state_decides_nothing(
+    smoke: Path, cache: Path, tmp_path: Path, method: str
+) -> None:
+    [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), [method])
+    random.seed(41)
+    np.random.seed(42)
+    torch.manual_seed(43)
+    torch.rand(7)
+    assert not run_one(make_worker(Settings(tmp_path, cache)), cell, lambda _: None).error
+    here, there = (RunStore(folder).read(cell.key) for folder in (tmp_path, smoke / "runs"))
+    assert here is not None
+    assert there is not None
+    assert here.module == there.module
+    assert without_times(here) == without_times(there)
+
+
+def without_times(record: CellRecord) -> list[Record]:
+    return [r.model_copy(update={"seconds": 0.0}) for r in record.records]
+
+
+@pytest.mark.parametrize(("jobs", "stop"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    cache: Path, tmp_path: Path, jobs: str, stop: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from compatbench.method import *\n"
+        "class Slow(Method):\n"
+        "    card = MethodCard('slow', 'Slow', 'none', 'classifier', 'takes its time')\n"
+        "    def fit(self, backbone, data, rng):\n"
+        "        Path('begun').touch()\n"
+        "        time.sleep(600)\n"
+        "    def attach(self, module, backbone, labels):\n"
+        "        raise AssertionError\n"
+    )
+    command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", "--jobs", jobs]
+    process = subprocess.Popen(
+        [*command, "--methods", "./slow.py"],
+        cwd=tmp_path,
+        env=os.environ | {"COMPATBENCH_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)
+    else:
+        process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    lines = errors.strip().splitlines()
+    assert len(lines) == 2, errors
+    assert "stopped; finished cells are kept" in lines[0]
+    assert "run --suite smoke" in lines[1]
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -1,0 +1,178 @@
+"""Hashes, and writes that are seen whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import (
+    canonical_json,
+    remove_remains,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_atomic,
+)
+
+
+def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"one")
+    write_atomic(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"two"
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "x" / "y" / "a", b"one")
+    assert (tmp_path / "x" / "y" / "a").read_bytes() == b"one"
+
+
+def test_nothing_else_is_left_in_the_folder(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"one")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_breaks_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    write_atomic(tmp_path / "a", b"old")
+    fail_at(step, error, monkeypatch)
+    with pytest.raises(type(error)):
+        write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fail_at(step, OSError(28, "No space left on device"), monkeypatch)
+    with pytest.raises(CompatbenchError, match=r"cannot write .*a: No space left on device"):
+        write_atomic(tmp_path / "a", b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail_at(step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be synced elsewhere")
+@pytest.mark.parametrize("sync", [True, False])
+def test_content_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    seen = []
+
+    def fsync(handle: int, real: Callable[[int], None] = os.fsync) -> None:
+        mode = os.fstat(handle).st_mode
+        seen.append(("folder" if stat.S_ISDIR(mode) else "file", (tmp_path / "a").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "a", b"one", sync=sync)
+    assert seen == ([("file", False), ("folder", True)] if sync else [])
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CompatbenchError, match="cannot write"):
+        write_atomic(tmp_path / "file" / "a", b"one")
+
+
+def test_a_folder_in_the_way_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(CompatbenchError, match="cannot write"):
+        write_atomic(tmp_path / "a", b"one")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", b"one")
+        assert os.umask(0o027) == 0o027  # left as it was
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_a_reader_sees_one_whole_file_or_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    contents = [bytes([n]) * 200_000 for n in range(4)]
+    write_atomic(path, contents[0])
+    done = threading.Event()
+
+    def keep_writing() -> None:
+        for n in range(60):
+            write_atomic(path, contents[n % 4])
+        done.set()
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(path.read_bytes())
+    writer.join()
+    assert seen <= set(contents)
+
+
+@given(st.lists(st.binary(max_size=30)))
+def test_a_hash_is_that_of_the_parts_in_a_row(parts: list[bytes]) -> None:
+    assert sha256_bytes(*parts) == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
+def test_a_file_s_hash_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "a").write_bytes(content[:size])
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(content[:size]).hexdigest()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(JSON)
+def test_canonical_json_is_json(value: object) -> None:
+    assert json.loads(canonical_json(value)) == value
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=2, max_size=5))
+def test_the_order_of_keys_does_not_matter(value: dict[str, object]) -> None:
+    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+def test_canonical_json_is_short_and_keeps_letters() -> None:
+    assert canonical_json({"b": [1, "ä"], "a": None}) == '{"a":null,"b":[1,"ä"]}'
+
+
+def test_different_values_have_different_hashes() -> None:
+    values = [1, "1", 1.0, [1], {"1": 1}, None, True, [1, [2]], [[1], 2]]
+    assert len({sha256_json(value) for value in values}) == len(values)
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".gitignore", ".mine.tmp", "a.csv", ".a.csv.tmp"]
+    for name in (*kept, ".a.csv.0123456789ab.tmp"):
+        (tmp_path / name).touch()
+    remove_remains(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_remains(tmp_path / "nowhere")

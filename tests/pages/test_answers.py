@@ -1,0 +1,159 @@
+"""What a suite asks beyond a ranking: shots, ablations, and suites that are sections of others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.pages.answers import own_answers, question_order, section_answers
+from compatbench.pages.page import render_page
+from compatbench.pages.questions import ablation_table, shots_table
+from compatbench.pages.suitepage import SuitePage
+from compatbench.results.store import MethodInfo, MethodResults
+
+UPGRADE = ("old", "new")
+CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
+CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
+
+
+def table_of(lines: list[str]) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def variant(name: str, right: tuple[int, int, int, int], **config: object) -> MethodResults:
+    """A config whose source and target accuracy, and so H, are equal on every cell."""
+    info = replace(CONTCOOP, name=name, title=name)
+    figures = {cell: (value, value) for cell, value in zip(CELLS, right, strict=True)}
+    settings = {"attention": "self", "weight": 8.0} | config
+    return make_method(info, make_pairs(figures, method=name), config=settings)
+
+
+def ablation_page() -> SuitePage:
+    page = make_page(
+        variant("contcoop", (50, 60, 52, 62)),
+        variant("contcoop+cross", (46, 55, 46, 57), attention="cross"),  # -4 -5 -6 -5
+        variant("contcoop+no-kd", (54, 56, 54, 58), weight=0.0),  # +4 -4 +2 -4
+    )
+    names = ("contcoop+no-kd", "contcoop+cross", "contcoop+not-run")
+    return replace(page, configs=dict.fromkeys(names, "contcoop"))
+
+
+def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> None:
+    header, _, *rows = table_of(ablation_table(ablation_page(), UPGRADE, 4))
+    assert header == ["Config", "Change", "Source", "Target", "H", "95 % of H"]
+    assert rows == [
+        # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval holds 0.
+        ["contcoop+no-kd", "`weight`: 8.0 → 0.0", "-0.5", "-0.5", "-0.5", "-4.0 to +3.0"],
+        # Both lose 5.
+        [
+            "contcoop+cross", "`attention`: self → cross", "**-5.0**", "**-5.0**", "**-5.0**",
+            "-5.0 to -5.0",
+        ],
+    ]  # fmt: skip
+
+
+def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
+    page = ablation_page()
+    methods = dict(page.results.methods)
+    methods["contcoop"] = replace(methods["contcoop"], rows=methods["contcoop"].rows[:-1])
+    page = replace(page, results=replace(page.results, methods=methods))
+    for row in table_of(ablation_table(page, UPGRADE, 4))[2:]:
+        assert row[4:] == ["–", "–"]
+    del methods["contcoop"]
+    alone = replace(page, results=replace(page.results, methods=methods))
+    for row in table_of(ablation_table(alone, UPGRADE, 4))[2:]:
+        assert row[1:] == ["–"] * 5
+
+
+def shots_page() -> SuitePage:
+    expected = replace(TWO_BY_TWO, shots=(16, 4))
+    rows = make_pairs(dict.fromkeys(CELLS, (50, 30)))
+    rows += make_pairs(dict.fromkeys(CELLS, (70, 70)), shots=16)
+    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
+    return make_page(make_method(COOP, rows), floor, expected=expected)
+
+
+def test_shots_stand_side_by_side_the_fewest_first() -> None:
+    page = shots_page()
+    header, _, *rows = table_of(shots_table(page, UPGRADE, "h"))
+    assert header == ["Method", "4", "16"]
+    assert rows == [
+        ["[CoOp][2109.01134]", "37.5", "**70.0**"],
+        ["[Zero-shot][2103.00020] (floor)", "**48.0**", "48.0"],
+    ]
+    assert table_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
+
+
+def test_shots_without_a_cell_have_no_mean() -> None:
+    page = shots_page()
+    coop = page.results.methods["coop"]
+    rows = tuple(row for row in coop.rows if (row.shots, row.task) != (4, "dogs"))
+    methods = {**page.results.methods, "coop": replace(coop, rows=rows)}
+    page = replace(page, results=replace(page.results, methods=methods))
+    assert table_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
+
+
+def test_questions_are_told_from_a_suite_s_matrix() -> None:
+    assert own_answers(make_page(variant("contcoop", (50, 60, 52, 62)))) == []
+    assert [answer.title for answer in own_answers(ablation_page())] == ["Part by part"]
+    assert [answer.title for answer in own_answers(shots_page())] == ["By shots"]
+    retrained = replace(shots_page(), expected=replace(TWO_BY_TWO, retrained=True))
+    assert [answer.title for answer in own_answers(retrained)] == ["Kept against retrained"]
+    assert own_answers(make_page(expected=replace(TWO_BY_TWO, shots=(4, 16)))) == []
+
+
+def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
+    ablation = replace(ablation_page(), name="parts", title="Parts", note="")
+    shots = replace(shots_page(), name="by-shots", title="Fewer images", note="One draw.")
+    page = make_page(variant("contcoop", (50, 60, 52, 62)), sections=(ablation, shots))
+    text = render_page([page])
+    start = text.index("### By dataset")
+    assert start < text.index("### Fewer images") < text.index("### Parts") < text.index("### Det")
+    assert text.count("Ranked by H.") == 1
+    assert "> **Note.** One draw." in text
+    assert "compatbench run --suite parts --methods all" in text
+    assert "By shots" not in text  # its one question needs no heading of its own
+    assert "[2109.01134]: https" in text  # a paper that only a section cites
+    assert sorted([shots, ablation], key=question_order) == [shots, ablation]
+
+
+def test_a_section_that_asks_nothing_else_gets_a_ranking() -> None:
+    plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
+    section = make_page(plain, mapped, name="others", title="Other models")
+    text = render_page([make_page(plain, sections=(section,))])
+    text = text[text.index("### Other models") : text.index("### Details")]
+    ranking, through = text.split("<details>")
+    assert "[contcoop][2412.20895]" in ranking
+    assert "aligned" not in ranking
+    assert "<summary>Re-attached through a map: Old model → New model, 4 shots</summary>" in through
+    assert "56.0 → 55.0 ± 0.0" in through
+    assert section_answers(make_page()) == []
+
+
+def test_what_a_section_lacks_is_listed_with_it() -> None:
+    page = ablation_page()
+    methods = dict(page.results.methods)
+    methods["contcoop+cross"] = replace(
+        methods["contcoop+cross"], rows=methods["contcoop+cross"].rows[:-1]
+    )
+    section = replace(page, results=replace(page.results, methods=methods))
+    text = render_page([make_page(variant("contcoop", (50, 50, 50, 50)), sections=(section,))])
+    assert "#### Failed and missing" in text
+
+
+def test_a_suite_without_results_may_have_a_section_with_some() -> None:
+    text = render_page([make_page(sections=(ablation_page(),))])
+    assert "There are no results yet." in text
+    assert "contcoop+cross" in text
+
+
+def test_a_section_must_say_whose_it_is() -> None:
+    values = suite_cards.read("smoke").model_dump() | {"publish": "section"}
+    with pytest.raises(ValueError, match="which suite it extends"):
+        SuiteCard.model_validate(values)
+    assert suite_cards.read("mini-paths").publish == "section"
+    assert suite_cards.read("mini").publish is True
+    assert suite_cards.read("smoke").publish is False

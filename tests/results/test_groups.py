@@ -1,0 +1,106 @@
+"""Kinds of upgrades are kept apart in averages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.pages.page import render_page
+from compatbench.pages.suitepage import SuitePage
+from compatbench.results.groups import rank_group
+from compatbench.results.measures import Expected, harmonic_mean
+from compatbench.results.rows import Row
+from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
+
+COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
+KIN, STRANGER = ("old", "kin"), ("old", "stranger")
+# Of 100 images, by (backbone, task).
+RIGHT = {
+    ("old", "cats"): 50,
+    ("old", "dogs"): 60,
+    ("kin", "cats"): 70,
+    ("kin", "dogs"): 40,
+    ("cousin", "cats"): 30,
+    ("cousin", "dogs"): 20,
+    ("stranger", "cats"): 10,
+    ("stranger", "dogs"): 5,
+}
+
+
+def make_page(leave_out: str = "") -> SuitePage:
+    rows = tuple(
+        Row(
+            method="coop",
+            task=task,
+            test_set=task,
+            source="old",
+            backbone=backbone,
+            shots=4,
+            seed=1,
+            status="ok",
+            correct=correct,
+            total=100,
+            zero_shot_correct=1,
+            key="0" * 64,
+            data="1" * 64,
+        )
+        for (backbone, task), correct in RIGHT.items()
+        if backbone != leave_out
+    )
+    upgrades = (KIN, ("old", "cousin"), STRANGER)
+    return SuitePage(
+        name="lineage",
+        title="Lineage",
+        note="",
+        tasks={},
+        backbones={},
+        expected=Expected(("cats", "dogs"), (4,), (1,), upgrades),
+        results=SuiteResults("lineage", {"coop": MethodResults(COOP, {}, {}, {}, rows)}),
+        groups={"Kin": upgrades[:2], "Strangers": upgrades[2:]},
+    )
+
+
+def test_a_group_s_means_are_over_its_own_upgrades_and_datasets() -> None:
+    page = make_page()
+    [ranked] = rank_group(page, page.groups["Kin"], 4)
+    pairs = [(RIGHT["old", t], RIGHT[b, t]) for b in ("kin", "cousin") for t in ("cats", "dogs")]
+    h = ranked.standing.mean("h")
+    target = ranked.standing.mean("target")
+    assert h is not None
+    assert target is not None
+    assert h.value == pytest.approx(sum(harmonic_mean(*pair) for pair in pairs) / 4)
+    assert target.value == pytest.approx(40)
+
+
+def test_a_group_that_lacks_a_cell_has_no_mean() -> None:
+    page = make_page(leave_out="cousin")
+    [ranked] = rank_group(page, page.groups["Kin"], 4)
+    assert ranked.standing.state == "incomplete"
+    [other] = rank_group(page, page.groups["Strangers"], 4)
+    assert other.standing.state == "complete"
+
+
+def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
+    page = make_page()
+    text = render_page([page])
+    assert "### By kind of upgrade" in text
+    summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
+    assert text.index(summaries[0]) < text.index(summaries[1])
+    assert "By kind of upgrade" not in render_page([replace(page, groups={})])
+
+
+def test_groups_are_read_from_the_titles_of_upgrades() -> None:
+    suite = suite_cards.read("lineage")
+    assert len(suite.groups) == 2
+    assert [path for paths in suite.groups.values() for path in paths] == list(suite.upgrades)
+    assert SuiteCard.model_validate(suite.model_dump()) == suite
+
+
+def test_an_upgrade_in_two_groups_is_refused() -> None:
+    values = suite_cards.read("smoke").model_dump()
+    pair = ["mini-clip", "mini-eva-clip"]
+    with pytest.raises(ValidationError, match="is in two groups: 'a' and 'b'"):
+        SuiteCard.model_validate(values | {"upgrades": {"a": [pair], "b": [pair]}})

@@ -1,0 +1,252 @@
+"""Intervals over datasets, average ranks, and methods that are attached through a map."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats
+from synthetic_results import (
+    COOP,
+    PROBE,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+)
+
+from compatbench.pages.console import print_main_table
+from compatbench.pages.page import render_page
+from compatbench.pages.tables import rank_lines
+from compatbench.results.aligned import copied_name
+from compatbench.results.groups import rank_group
+from compatbench.results.intervals import (
+    dataset_means,
+    measure_interval,
+    paired_interval,
+    rank_datasets,
+)
+from compatbench.results.measures import Expected, Standing, compute_standing
+from compatbench.results.ranks import rank_methods
+from compatbench.results.store import MethodInfo, MethodResults
+
+UPGRADE = ("old", "new")
+TASKS = tuple("abcdefgh")
+EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
+
+
+def method(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResults:
+    """Source and target accuracy, and so H, are the value, one per task; seed 2 has two more."""
+    figures = {
+        (task, seed): (value + 2 * (seed - 1), value + 2 * (seed - 1))
+        for task, value in zip(TASKS, values, strict=False)
+        for seed in ((1, 2) if info.learns else (1,))
+    }
+    return make_method(replace(info, name=name, title=name), make_pairs(figures, method=name))
+
+
+def standing(values: list[int], name: str = "coop") -> Standing:
+    expected = replace(EIGHT, tasks=TASKS[: len(values)])
+    return compute_standing(method(name, values), expected, UPGRADE, 4)
+
+
+def test_a_dataset_counts_by_its_mean_over_seeds() -> None:
+    assert dataset_means(standing([40, 60]), "h") == pytest.approx({"a": 41, "b": 61})
+
+
+def test_the_interval_of_h_is_scipys_over_datasets() -> None:
+    values = [35, 42, 44, 51, 58, 60, 66, 71]
+    found = measure_interval(standing(values), "h")
+    assert found is not None
+    theirs = stats.bootstrap(
+        (np.array(values) + 1.0,), np.mean, n_resamples=20000, method="percentile", random_state=1
+    ).confidence_interval
+    assert found.value == pytest.approx(np.mean(values) + 1)
+    assert found.low == pytest.approx(theirs.low, abs=0.5)
+    assert found.high == pytest.approx(theirs.high, abs=0.5)
+
+
+def test_a_missing_cell_leaves_no_interval_and_one_dataset_no_bounds() -> None:
+    whole = method("coop", [40, 60])
+    fewer = replace(whole, rows=whole.rows[:-1])
+    expected = replace(EIGHT, tasks=TASKS[:2])
+    assert measure_interval(compute_standing(fewer, expected, UPGRADE, 4), "h") is None
+    alone = measure_interval(standing([50]), "h")
+    assert alone is not None
+    assert alone.low == -math.inf
+
+
+def test_a_task_counts_once_however_many_upgrades_are_joined() -> None:
+    expected = Expected(("cats", "dogs"), (4,), (1,), (UPGRADE, ("old", "newer")))
+    rows = [
+        make_row(right, task=task, backbone=backbone)
+        for backbone, both in (("old", (50, 70)), ("new", (50, 70)), ("newer", (50, 30)))
+        for task, right in zip(("cats", "dogs"), both, strict=True)
+    ]
+    page = make_page(make_method(COOP, rows), expected=expected)
+    [ranked] = rank_group(page, expected.upgrades, 4)
+    found = measure_interval(ranked.standing, "target")
+    assert dataset_means(ranked.standing, "target") == {"cats": 50, "dogs": 50}
+    assert found is not None
+    assert (found.low, found.value, found.high) == (50, 50, 50)
+    mean = ranked.standing.mean("target")
+    assert mean is not None
+    assert mean.value == found.value
+
+
+def test_a_paired_interval_is_that_of_the_differences() -> None:
+    one, other = standing([50, 61, 72, 80]), standing([48, 60, 70, 79], "other")
+    found = paired_interval(one, other, "h")
+    assert found is not None
+    assert (found.low, found.value, found.high) == (pytest.approx(1), 1.5, pytest.approx(2))
+    whole = method("gone", [50, 60, 70, 80])
+    gone = replace(whole, rows=whole.rows[:-1])
+    expected = replace(EIGHT, tasks=TASKS[:4])
+    assert paired_interval(one, compute_standing(gone, expected, UPGRADE, 4), "h") is None
+
+
+values = st.lists(st.integers(1, 98), min_size=3, max_size=8)
+
+
+@given(values, st.randoms(use_true_random=False))
+def test_an_interval_holds_its_mean_and_lies_among_the_datasets(
+    right: list[int], rng: random.Random
+) -> None:
+    found = measure_interval(standing(right), "h")
+    assert found is not None
+    assert min(right) + 1 - 1e-9 <= found.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.high <= max(right) + 1 + 1e-9
+    whole = method("coop", right)
+    shuffled = replace(whole, rows=tuple(rng.sample(whole.rows, len(whole.rows))))
+    expected = replace(EIGHT, tasks=TASKS[: len(right)])
+    assert measure_interval(compute_standing(shuffled, expected, UPGRADE, 4), "h") == found
+
+
+def ranked_page():
+    best, next_, worst = [60 + i for i in range(8)], [50 + i for i in range(8)], [10] * 8
+    floor = method("zeroshot", [49 + i for i in range(8)], ZEROSHOT)
+    return make_page(
+        method("next", next_), method("worst", worst), method("best", best), floor, expected=EIGHT
+    )
+
+
+def test_average_ranks_and_friedman_are_worked_through() -> None:
+    found = rank_datasets(ranked_page().ranks(UPGRADE, 4))
+    assert found is not None
+    standings, test = found
+    # The same order on every dataset; the floor, which has no second seed, is 2 below 'next'.
+    assert [one.info.name for one in standings] == ["best", "next", "zeroshot", "worst"]
+    assert test.ranks == (1, 2, 3, 4)
+    # Demšar: 12 N / (k (k + 1)) · (Σ R² - k (k + 1)² / 4) = 12 · 8 / 20 · (30 - 25) = 24.
+    assert test.statistic == pytest.approx(24)
+    assert test.p_value == pytest.approx(stats.chi2.sf(24, df=3))
+    # Table 5: q = 2.569 for four methods at 5 %.
+    assert test.critical_difference == pytest.approx(2.569 * math.sqrt(20 / 48), abs=1e-3)
+
+
+def test_average_ranks_are_shown_with_their_groups() -> None:
+    found = rank_lines(ranked_page(), UPGRADE, 4)
+    assert found is not None
+    text, table = found
+    assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
+    assert "1.7 or more apart (Nemenyi, 5 %)" in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]]
+    assert [row[1:] for row in rows] == [
+        ["1.0", "a"],
+        ["2.0", "a b"],
+        ["3.0", "b c"],
+        ["4.0", "c"],
+    ]
+
+
+def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
+    page = ranked_page()
+    methods = list(page.results.methods.values())
+    assert rank_datasets(make_page(*methods[:2], expected=EIGHT).ranks(UPGRADE, 4)) is None
+    one = replace(EIGHT, tasks=TASKS[:1])
+    assert rank_datasets(make_page(*methods, expected=one).ranks(UPGRADE, 4)) is None
+    broken = replace(methods[0], rows=methods[0].rows[:-1])
+    found = rank_datasets(make_page(broken, *methods[1:], expected=EIGHT).ranks(UPGRADE, 4))
+    assert found is not None
+    assert "next" not in [one.info.name for one in found[0]]
+
+
+CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
+
+
+def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
+    figures = dict.fromkeys(CELLS, (source, target))
+    return make_method(info, make_pairs(figures, method=info.name))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("coop", None),
+        ("coop+aligned", "coop"),
+        ("contcoop+no-kd", None),
+        ("contcoop+no-kd+aligned", "contcoop+no-kd"),
+        ("aligned", None),
+        ("unaligned+method", None),
+    ],
+)
+def test_a_map_is_told_by_the_end_of_the_name(name: str, plain: str | None) -> None:
+    assert copied_name(name) == plain
+
+
+def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
+    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
+    other = replace(COOP, name="lost+aligned", title="Lost, aligned")
+    page = make_page(
+        flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80), flat(other, 5, 5)
+    )
+    assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
+    text = render_page([page])
+    assert "2 methods." in text
+    main, apart = text.split("### Re-attached through a map (aligned)")
+    assert "aligned" not in main
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in apart.split("\n#")[1].splitlines()
+        if line.startswith("|")
+    ][2:]
+    assert rows == [
+        [
+            "1", "[Linear probe, aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
+            "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
+        ],
+        [
+            "2", "[Lost, aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
+            "– → 5.0 ± 0.0", "– → -55.0",
+        ],
+    ]  # fmt: skip
+
+
+def test_a_map_changes_no_place_of_an_untouched_module() -> None:
+    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
+    plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
+    alone, beside = make_page(*plain), make_page(*plain, flat(through, 99, 99))
+    assert beside.ranks(UPGRADE, 4) == alone.ranks(UPGRADE, 4)
+    expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
+    assert alone.ranks(UPGRADE, 4) == expected
+    assert rank_group(beside, (UPGRADE,), 4) == rank_group(alone, (UPGRADE,), 4)
+
+
+def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
+    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
+    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80))
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_main_table(console, page)
+    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
+    assert "aligned" not in plain
+    assert "Linear probe, aligned" in apart
+    assert "CoOp" not in apart

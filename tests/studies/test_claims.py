@@ -1,0 +1,289 @@
+"""Claims on results whose verdict is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+from synthetic_results import COOP, PROBE, ZEROSHOT, make_method, make_page, make_pairs, make_row
+
+from compatbench.cli.claims import describe_effect, render_markdown
+from compatbench.pages.suitepage import SuitePage
+from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import Expected
+from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.studies.claims import check_claims
+from compatbench.studies.verdicts import Finding, above, as_reported
+
+TASKS = tuple(f"t{i}" for i in range(6))
+EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
+WOBBLE = (0, 1, -1, 2, -2, 0)  # of six tasks, in images of 100
+SHALLOW, DEEP = COOP, PROBE
+# Zero-shot is 40 right on the source, and 60 on the target.
+NAMES = ("contcoop", "coop", "cocoop", "kgcoop")
+
+
+def method(
+    name: str, kind: MethodInfo, source: int, target: int, wobble: Sequence[int] = WOBBLE
+) -> MethodResults:
+    """A method with these accuracies, a little more or less from task to task."""
+    figures = {
+        (task, seed): (source + by, target + by)
+        for task, by in zip(TASKS, wobble, strict=True)
+        for seed in (1, 2)
+    }
+    info = replace(kind, name=name, title=name)
+    return make_method(info, make_pairs(figures, method=name))
+
+
+def findings(
+    *methods: MethodResults, expected: Expected = EXPECTED, claim: int | None = None
+) -> list[Finding]:
+    page = make_page(*methods, expected=expected)
+    found = check_claims(page, ("old", "new"), 4).findings
+    return [one for one in found if claim in (None, one.claim)]
+
+
+def verdicts(claim: int, *methods: MethodResults, **options: Expected) -> list[str]:
+    return [one.verdict for one in findings(*methods, claim=claim, **options)]
+
+
+def many(kind: MethodInfo, count: int, source: int, target: int) -> list[MethodResults]:
+    return [
+        method(f"{kind.depth}{source}-{target}-{i}", kind, source, target) for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failing", "holding", "verdict"),
+    [(4, 2, "supported"), (1, 5, "contradicted"), (0, 3, "contradicted"), (3, 0, "supported")],
+)
+def test_many_fail_if_a_third_does(failing: int, holding: int, verdict: str) -> None:
+    methods = [*many(DEEP, failing, 55, 50), *many(DEEP, holding, 55, 70)]
+    (found,) = findings(*methods, claim=1)
+    assert found.verdict == verdict
+    assert found.effect is not None
+    assert found.effect.value == pytest.approx(failing / (failing + holding))
+    assert found.data.startswith(f"{failing} of {failing + holding} methods")
+
+
+def test_methods_that_do_not_do_well_on_the_source_do_not_count_as_failing() -> None:
+    (found,) = findings(*many(DEEP, 5, 35, 30), *many(DEEP, 2, 55, 70), claim=1)
+    assert found.data.startswith("0 of 2 methods")
+    (none,) = findings(*many(DEEP, 5, 35, 30), claim=1)
+    assert (none.verdict, none.effect) == ("not decided", None)
+
+
+def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
+    swing = (15, -15, 15, -15, 1, -3)
+    methods = [method(f"m{i}", DEEP, 60, 60, swing) for i in range(4)]
+    assert verdicts(1, *methods) == ["not decided"]
+
+
+def test_depth_decides_where_shallow_modules_gain_more_and_lose_less() -> None:
+    shallow, deep = many(SHALLOW, 4, 55, 68), many(DEEP, 5, 55, 50)
+    both = findings(*shallow, *deep, claim=2)
+    assert [one.verdict for one in both] == ["supported", "supported"]
+    assert [one.effect.value for one in both if one.effect] == pytest.approx([18, 18])
+    turned = [*many(SHALLOW, 4, 55, 50), *many(DEEP, 5, 55, 68)]
+    assert verdicts(2, *turned) == ["contradicted", "contradicted"]
+
+
+def test_a_gain_may_be_higher_although_as_much_is_lost() -> None:
+    shallow, deep = many(SHALLOW, 4, 60, 70), many(DEEP, 5, 50, 60)
+    gain, loss = findings(*shallow, *deep, claim=2)
+    assert gain.verdict == "supported"
+    assert loss.effect is not None
+    assert (loss.effect.value, loss.verdict) == (0, "not decided")
+
+
+def test_methods_that_differ_among_themselves_leave_depth_undecided() -> None:
+    shallow = [*many(SHALLOW, 2, 55, 75), *many(SHALLOW, 2, 55, 45)]
+    deep = [*many(DEEP, 2, 55, 72), *many(DEEP, 2, 55, 44)]
+    assert verdicts(2, *shallow, *deep) == ["not decided", "not decided"]
+
+
+def test_a_verdict_that_rests_on_one_method_is_none() -> None:
+    shallow = many(SHALLOW, 4, 55, 65)
+    deep = [method(f"d{i}", DEEP, 55, target) for i, target in enumerate((60, 60, 60, 66))]
+    found = findings(*shallow, *deep, claim=2)[0]
+    assert found.effect is not None
+    assert found.effect.sign == 1
+    assert found.verdict == "not decided"
+    assert found.why == (
+        "the interval says supported, but without any one of 3 methods it does not"
+    )
+    # One more of the many, and it rests on none.
+    more = findings(*shallow, *deep, method("d4", DEEP, 55, 60), claim=2)[0]
+    assert (more.verdict, more.why) == ("supported", "")
+
+
+def test_one_kind_alone_decides_nothing_about_depth() -> None:
+    found = findings(*many(DEEP, 4, 55, 50), claim=2)
+    assert {(one.verdict, one.effect) for one in found} == {("not decided", None)}
+
+
+def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[MethodResults]:
+    """ContCoOp, and the three baselines alike."""
+    return [method(name, SHALLOW, *(contcoop if name == "contcoop" else others)) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("others", "rival", "among_all", "at_the_input"),
+    [
+        ((55, 60), (50, 55), "supported", "supported"),
+        ((55, 60), (75, 75), "contradicted", "supported"),
+        ((75, 75), (50, 55), "contradicted", "contradicted"),
+        ((60, 70), (50, 55), "not decided", "not decided"),
+    ],
+)
+def test_the_best_is_the_best_of_all(
+    others: tuple[int, int], rival: tuple[int, int], among_all: str, at_the_input: str
+) -> None:
+    methods = [*four((60, 70), others), method("probe", DEEP, *rival)]
+    assert verdicts(3, *methods) == [among_all, at_the_input]
+
+
+@pytest.mark.parametrize(
+    ("target", "target_verdict", "h_verdict"),
+    [
+        (64, "supported", "supported"),
+        (62, "contradicted", "contradicted"),
+        (60, "contradicted", "contradicted"),
+    ],
+)
+def test_gains_are_held_against_those_reported(
+    target: int, target_verdict: str, h_verdict: str
+) -> None:
+    """The baselines have 60 on both; a gain of 4 is more than reported, of 2 less."""
+    found = findings(*four((target, target), (60, 60)), claim=4)
+    assert [one.verdict for one in found] == [target_verdict, h_verdict]
+    assert [one.effect.value for one in found if one.effect] == pytest.approx([target - 60] * 2)
+
+
+def with_variants(
+    figures: Mapping[str, int], families: int = 1
+) -> tuple[Expected, list[MethodResults]]:
+    """Methods with so many right on every variant, on both backbones."""
+    tasks = TASKS[:families]
+    variants = {task: (f"{task}-a", f"{task}-b", f"{task}-c") for task in tasks}
+    methods = []
+    for name, right in figures.items():
+        base = method(name, SHALLOW, 60, 60)
+        rows = [
+            make_row(
+                right + by, method=name, task=task, test_set=variant, seed=seed, backbone=where
+            )
+            for task in tasks
+            for variant, by in zip(variants[task], (0, 1, -1), strict=True)
+            for seed in (1, 2)
+            for where in ("old", "new")
+        ]
+        methods.append(make_method(base.info, [*base.rows, *rows]))
+    return replace(EXPECTED, variants=variants), methods
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        (66, 62, ["supported", "supported"]),
+        (55, 62, ["contradicted", "contradicted"]),
+        (60, 55, ["not decided", "supported"]),
+    ],
+)
+def test_variants_are_held_against_zero_shot_and_against_the_baselines(
+    own: int, others: int, expected: list[str]
+) -> None:
+    suite, methods = with_variants(dict.fromkeys(NAMES, others) | {"contcoop": own})
+    assert verdicts(5, *methods, expected=suite) == expected
+    assert "3 variants of 1 task" in findings(*methods, expected=suite, claim=5)[0].data
+
+
+def test_several_families_count_once_each() -> None:
+    suite, methods = with_variants(dict.fromkeys(NAMES, 62) | {"contcoop": 66}, families=2)
+    found = findings(*methods, expected=suite, claim=5)[0]
+    assert found.data.startswith("6 variants of 2 tasks")
+    assert found.effect is not None
+    # Both families have the same mean, so nothing is left to vary between them.
+    assert (found.effect.low, found.effect.high) == (pytest.approx(6), pytest.approx(6))
+
+
+def test_a_missing_cell_gives_no_mean_and_is_shown() -> None:
+    whole = four((64, 64), (60, 60))
+    partial = replace(whole[0], rows=whole[0].rows[:-1])
+    report = check_claims(make_page(partial, *whole[1:], expected=EXPECTED), ("old", "new"), 4)
+    assert report.coverage == (3, 4)
+    of_contcoop = [one for one in report.findings if one.claim in (3, 4, 5)]
+    assert {one.verdict for one in of_contcoop} == {"not decided"}
+    lacking = [one.why for one in of_contcoop if one.claim in (3, 4)]
+    assert set(lacking) == {"contcoop has no complete results, so there is no mean"}
+
+
+def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
+    refused = method("lfa", DEEP, 55, 50)
+    rows = [
+        row
+        if row.backbone == "old"
+        else make_row(
+            None,
+            method="lfa",
+            task=row.task,
+            seed=row.seed,
+            backbone="new",
+            status="not transferable",
+            reason="another width",
+        )
+        for row in refused.rows
+    ]
+    methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), make_method(refused.info, rows)]
+    first = findings(*methods, claim=1)[0]
+    assert first.data.startswith("3 of 6 methods")
+    assert "1 method whose modules cannot be attached (0 shallow, 1 deep)" in first.why
+
+
+def test_one_task_decides_nothing() -> None:
+    expected = replace(EXPECTED, tasks=TASKS[:1])
+    methods = [*four((80, 80), (60, 60)), *many(DEEP, 3, 55, 50)]
+    found = findings(*methods, expected=expected)
+    assert {one.verdict for one in found} == {"not decided"}
+    assert all(one.effect is None or not one.effect.bounded for one in found)
+
+
+def test_zero_shot_is_the_floor_and_no_method() -> None:
+    floor = make_method(ZEROSHOT, make_pairs({(t, 1): (90, 90) for t in TASKS}, method="zeroshot"))
+    assert verdicts(3, *four((60, 70), (55, 60)), floor) == ["supported", "supported"]
+
+
+def test_verdicts_go_by_the_interval() -> None:
+    assert above(Interval(2, 1, 3)) == "supported"
+    assert above(Interval(2, -1, 3)) == "not decided"
+    assert above(Interval(-2, -3, -1)) == "contradicted"
+    assert above(Interval(9)) == "not decided"
+    assert as_reported(Interval(4, 2, 6), 3.57) == "supported"
+    assert as_reported(Interval(2, 1, 3), 3.57) == "contradicted"
+    assert as_reported(Interval(2, -1, 6), 3.57) == "not decided"
+
+
+def test_the_table_shows_effect_interval_and_verdict() -> None:
+    page: SuitePage = make_page(*four((64, 64), (60, 60)), expected=EXPECTED)
+    text = render_markdown(check_claims(page, ("old", "new"), 4))
+    assert text == render_markdown(check_claims(page, ("old", "new"), 4))
+    assert "4 of 4 methods complete" in text
+    assert "| +4.0 points (+4.0 to +4.0)" in text.replace("\\", "")
+    assert "**supported**" in text
+
+
+def test_shares_are_shown_in_percent() -> None:
+    share = Finding(1, "", "", Interval(0.5, 0.25, 0.75), "of these methods", "not decided")
+    assert describe_effect(share) == "50 % of these methods (25 to 75)"
+    assert describe_effect(replace(share, effect=Interval(0.5))) == "50 % of these methods"
+    assert describe_effect(replace(share, effect=None)) == "–"
+
+
+def test_a_method_of_this_project_takes_no_part() -> None:
+    published = [method(name, SHALLOW, 55, 65) for name in NAMES]
+    own = method("own", replace(DEEP, paper="compatbench"), 90, 90)
+    assert findings(*published, own) == findings(*published)
+    report = check_claims(make_page(*published, own, expected=EXPECTED), ("old", "new"), 4)
+    assert report.coverage == (4, 4)

@@ -1,0 +1,296 @@
+"""The depth probe against other ways to compute the same, and what is read from its cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from tiny_models import MakeData, image_config, randomise, text_config, tiny_clip, wrap
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.backbone.text.prompts import Prompts
+from compatbench.conformance import run_checks
+from compatbench.data.cards import TrainingCard
+from compatbench.data.labels import Labels
+from compatbench.engine.cell import Record
+from compatbench.engine.fit import describe_cell
+from compatbench.engine.keys import data_key
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.method import FewShotData, Module
+from compatbench.pages.svg import render_svg, svg_style
+from compatbench.studies import depth_probe
+from compatbench.studies.depth import (
+    KINDS,
+    DepthPlan,
+    Kind,
+    describe_trends,
+    plan_depth,
+    read_depth,
+    store_of,
+)
+from compatbench.studies.depth_probe import DepthProbe
+from compatbench.studies.drawings import draw_depth
+
+DEPTHS = range(5)  # of a tower of three blocks
+
+
+def probe(kind: Kind, depth: int, **settings: Any) -> DepthProbe:
+    return DepthProbe(DepthProbe.Config(kind=kind, depth=depth, **settings))
+
+
+def module(kind: Kind, width: int, seed: int = 0) -> Module:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return 0.3 * torch.randn(*shape, generator=generator)
+
+    if kind == "bias":
+        return Module({"bias": draw(width)})
+    return Module({"down": draw(width, 2), "up": draw(2, width)})
+
+
+def weights(kind: Kind, depth: int, backbone: Backbone, labels: Labels) -> Tensor:
+    return probe(kind, depth).attach(module(kind, backbone.text.width), backbone, labels).weights
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_probe_before_its_first_step_is_zero_shot(
+    kind: Kind, depth: int, backbone: Backbone, labels: Labels, data: FewShotData
+) -> None:
+    method = probe(kind, depth)
+    untrained = method.init(backbone, data, torch.Generator().manual_seed(1))
+    found = method.attach(untrained, backbone, labels).weights
+    torch.testing.assert_close(found, backbone.zero_shot(labels))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_bias_is_one_of_the_towers_own(depth: int, backbone: Backbone, labels: Labels) -> None:
+    bias = module("bias", backbone.text.width)["bias"]
+    prompts = backbone.text_prompts(labels.fill())
+    changed: dict[str, Tensor] = {}
+    if depth == 0:
+        moved = prompts.prefix + bias, prompts.suffix + bias
+        prompts = Prompts(*moved, prompts.lengths)
+    else:
+        name = "ln_final.bias"
+        if depth <= backbone.text.depth:
+            name = f"transformer.resblocks.{depth - 1}.mlp.c_proj.bias"
+        changed = {name: backbone.text.weights[name] + bias}
+    expected = F.normalize(backbone.encode_prompts(prompts, changed), dim=-1)
+    torch.testing.assert_close(weights("bias", depth, backbone, labels), expected)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_map_is_what_hooks_in_the_models_own_forward_make_of_it(
+    depth: int, backbone: Backbone, labels: Labels
+) -> None:
+    model: Any = backbone.model
+    tower = getattr(model, "text", model)
+    mapped = module("map", backbone.text.width)
+
+    def change(x: Tensor) -> Tensor:
+        return x + x @ (mapped["down"] @ mapped["up"])
+
+    blocks = tower.transformer.resblocks
+    if depth == 0:
+        hook = blocks[0].register_forward_pre_hook(lambda _, given: (change(given[0]), *given[1:]))
+    else:
+        part = tower.ln_final if depth > len(blocks) else blocks[depth - 1]
+        hook = part.register_forward_hook(lambda _, __, out: change(out))
+    features = model.encode_text(backbone.tokenizer(list(labels.fill())))
+    hook.remove()
+    found = weights("map", depth, backbone, labels)
+    torch.testing.assert_close(found, F.normalize(features, dim=-1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_towers_go_another_way_to_the_same_features(
+    kind: Kind, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = weights(kind, depth, backbone, labels)
+    monkeypatch.setattr(depth_probe, "MOST_ROWS", 1)
+    torch.testing.assert_close(weights(kind, depth, backbone, labels), short)
+
+
+@pytest.mark.parametrize("pool", ["argmax", "first", "last"])
+def test_towers_that_see_their_padding_take_a_probe_too(pool: str, labels: Labels) -> None:
+    text = text_config(no_causal_mask=True, pool_type=pool)
+    model = randomise(CLIP(16, image_config(), text), 1)  # type: ignore[arg-type]
+    model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
+    odd = wrap(model, "odd")
+    bias = module("bias", odd.text.width)["bias"]
+    name = "transformer.resblocks.1.mlp.c_proj.bias"
+    changed = {name: odd.text.weights[name] + bias}
+    features = odd.encode_prompts(odd.text_prompts(labels.fill()), changed)
+    expected = F.normalize(features, dim=-1)
+    torch.testing.assert_close(weights("bias", 2, odd, labels), expected)
+
+
+def test_every_depth_has_as_many_parameters(clip: Backbone, data: FewShotData) -> None:
+    rng = torch.Generator()
+    counts = {
+        kind: {probe(kind, depth).init(clip, data, rng).parameters for depth in DEPTHS}
+        for kind in KINDS
+    }
+    assert counts == {"bias": {32}, "map": {2 * 2 * 32}}
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_learns_at_every_depth(
+    kind: Kind, depth: int, clip: Backbone, labels: Labels, data: FewShotData
+) -> None:
+    method = probe(kind, depth, max_steps=40, rates=(0.03,))
+    fitted = method.fit(clip, data, torch.Generator().manual_seed(1))
+
+    def loss(of: Module) -> float:
+        logits = method.attach(of, clip, labels)(data.train.plain)
+        return float(F.cross_entropy(logits, data.train.targets))
+
+    start = method.init(clip, data, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert loss(fitted) < loss(start) - 0.1
+
+
+def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equals(
+    clip: Backbone, labels: Labels, data: FewShotData, make_data: MakeData
+) -> None:
+    rates = (1e-6, 1e-2, 3e-2, 10.0)
+
+    def right(one: float) -> int:
+        fitted = fit((one,))
+        with torch.no_grad():
+            logits = probe("bias", 1).attach(fitted, clip, labels)(data.val.plain)
+        return int((logits.argmax(-1) == data.val.targets).sum())
+
+    def fit(of: tuple[float, ...], on: FewShotData = data) -> Module:
+        method = probe("bias", 1, max_steps=20, rates=of)
+        return method.fit(clip, on, torch.Generator().manual_seed(1))
+
+    scores = {rate: right(rate) for rate in rates}
+    expected = min(rate for rate in rates if scores[rate] == max(scores.values()))
+    assert len(set(scores.values())) > 1
+    chosen = fit(rates)
+    assert float(chosen["rate"]) == expected
+    # The others leave no trace: the draws of every rate are the same.
+    assert torch.equal(chosen["bias"], fit((expected,))["bias"])
+    # Without validation images there is no choice, and the first of the rates is taken.
+    assert float(fit((0.5, 0.1), make_data(clip, labels, val=0))["rate"]) == 0.5
+
+
+def test_the_probe_keeps_the_rules_of_a_method() -> None:
+    outcomes = list(run_checks(DepthProbe))
+    assert [(one.check.name, one.reason) for one in outcomes if one.status == "fail"] == []
+
+
+def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) -> None:
+    with pytest.raises(NotTransferable, match="5 blocks or more, not 3"):
+        probe("bias", 6).attach(module("bias", 32), clip, labels)
+
+
+PLAN = DepthPlan(
+    "mini-clip", "mini-eva-clip", 4, ("mini-weather", "mini-food"), 4, (1, 2), TrainingCard()
+)
+
+
+def fill(store: RunStore, plan: DepthPlan, correct: dict[str, list[int]]) -> None:
+    """Cells of 100 images, zero-shot 40 and 50; ``correct`` is by backbone and depth."""
+    for cell in plan.cells():
+        depth, seed = cell.config["depth"], cell.seed
+        records = tuple(
+            Record(
+                backbone=name,
+                test_set=cell.task,
+                data=data_key(name, cell.task),
+                status="ok",
+                correct=correct[name][depth] + seed,
+                total=100,
+                zero_shot_correct=40 if name == plan.source else 50,
+            )
+            for name in cell.backbones
+        )
+        fitted = Module({"bias": torch.zeros(3)}, {"rate": torch.tensor(0.01 * (1 + depth))})
+        record = describe_cell(
+            cell, status="ok", parameters=3, module=fitted.fingerprint, records=records
+        )
+        store.write_module(fitted, record)
+        store.write(record)
+
+
+def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    fill(store, PLAN, {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})
+    report = read_depth(PLAN, store)
+    assert [one.place for one in report.points] == 2 * ["input", "block 1", "block 2", "output"]
+    first = report.points[0]
+    # Seeds 1 and 2 add 1 and 2 images.
+    assert (first.source.value, first.source.std) == (61.5, pytest.approx(math.sqrt(0.5)))
+    assert (first.source_gain.value, first.target_gain.value) == (21.5, 9.5)
+    assert first.h.value == pytest.approx((2 * 61 * 59 / 120 + 2 * 62 * 60 / 122) / 2)
+    assert report.points[3].rates == pytest.approx((0.04,))
+    trends = {(one.kind, one.measure): one.correlation.value for one in report.trends}
+    assert trends["bias", "source_gain"] == pytest.approx(1)
+    assert trends["bias", "target_gain"] == pytest.approx(-1)
+    lines = describe_trends(report)
+    assert (
+        "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
+        in (lines[1])
+    )
+    with svg_style():
+        assert render_svg(draw_depth(report)) == render_svg(draw_depth(report))
+
+
+def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
+    plan = replace(PLAN, seeds=(1, 2, 3))
+    fill(store_of(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
+    trends = {one.measure: one for one in read_depth(plan, store_of(tmp_path)).trends}
+    assert {one.curves for one in trends.values()} == {6}
+    assert trends["target_gain"].words == "falls with depth"
+    flat = trends["source_gain"]
+    assert (flat.correlation.value, flat.words) == (0, "no clear trend")
+
+
+def test_a_missing_cell_gives_no_report(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    fill(store, replace(PLAN, seeds=(1,)), {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4})
+    with pytest.raises(CompatbenchError, match="seed 2 at depth 0 has no result"):
+        read_depth(PLAN, store)
+
+
+def test_a_failed_cell_gives_its_reason(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    fill(store, PLAN, {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4})
+    store.write(describe_cell(PLAN.cell("bias", 2, "mini-food", 1), error="ValueError: no"))
+    with pytest.raises(CompatbenchError, match="depth 2 has no result: ValueError: no"):
+        read_depth(PLAN, store)
+
+
+def test_settings_that_decide_a_fit_decide_its_key() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"rates": (0.1,)},
+        {"shots": 8},
+        {"rank": 3},
+        {"training": TrainingCard(max_steps=7)},
+        {"source": "mini-eva-clip"},
+    ]
+    keys = [replace(PLAN, **change).cell("map", 1, "mini-food", 1).key for change in changes]
+    assert len(set(keys)) == len(keys)
+    assert len({cell.key for cell in PLAN.cells()}) == 2 * 4 * 2 * 2
+
+
+def test_towers_of_two_sizes_are_refused(clip: Backbone, wider_text: Backbone) -> None:
+    deeper = wrap(tiny_clip(seed=4, layers=6), "deeper")
+    for other, what in ((wider_text, r"width \(32 and 48\)"), (deeper, r"blocks \(3 and 6\)")):
+        with pytest.raises(CompatbenchError, match=what):
+            plan_depth(clip, other, ["mini-food"], 4, [1], TrainingCard())

@@ -1,0 +1,122 @@
+"""Measures of change against scipy, against their definitions, and under what must not matter."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial import procrustes
+from torch import Tensor
+
+from compatbench.studies.similarity import (
+    absolute_change,
+    linear_cka,
+    modality_gap,
+    neighbour_overlap,
+    procrustes_residual,
+    relative_change,
+    row_cosines,
+)
+
+seeds = st.integers(0, 10_000)
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotation(seed: int, size: int) -> Tensor:
+    return torch.linalg.qr(draw(seed, size, size))[0]
+
+
+def naive_hsic(x: Tensor, y: Tensor) -> float:
+    """The mean over all four different inputs: what the unbiased estimate estimates with."""
+    k, l = (x @ x.T).numpy(), (y @ y.T).numpy()  # noqa: E741
+    terms = [
+        k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q]
+        for i, j, q, r in itertools.permutations(range(len(x)), 4)
+    ]
+    return float(np.mean(terms))
+
+
+def test_cka_is_that_of_the_unbiased_estimate() -> None:
+    x, y = draw(1, 7, 3) + 2, draw(2, 7, 5) - 1
+    y[:, 0] += 3 * x[:, 0]
+    expected = naive_hsic(x, y) / (naive_hsic(x, x) * naive_hsic(y, y)) ** 0.5
+    assert linear_cka(x, y) == pytest.approx(expected)
+
+
+@given(seeds)
+def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -> None:
+    x, y = draw(seed, 12, 4), draw(seed + 1, 12, 6)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+    turned = 3 * x @ rotation(seed + 2, 4) + 5
+    assert linear_cka(turned, y) == pytest.approx(linear_cka(x, y), abs=1e-9)
+    assert linear_cka(x[order], y[order]) == pytest.approx(linear_cka(x, y), abs=1e-9)
+    assert linear_cka(x, turned) == pytest.approx(1)
+
+
+def test_unrelated_features_have_no_cka_even_if_there_are_more_of_them_than_inputs() -> None:
+    found = [linear_cka(draw(2 * i, 20, 200), draw(2 * i + 1, 20, 200)) for i in range(20)]
+    assert abs(float(np.mean(found))) < 0.05  # the plain estimate would be about 0.9
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [(torch.ones(3, 2), torch.ones(3, 2)), (0.1 * torch.ones(9, 2), draw(1, 9, 2))],
+)
+def test_cka_of_too_little_or_of_a_constant_is_not_defined(x: Tensor, y: Tensor) -> None:
+    assert linear_cka(x, y) is None
+    assert linear_cka(y, x) is None
+
+
+def test_inputs_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 inputs on one side, 6"):
+        linear_cka(draw(1, 5, 2), draw(1, 6, 2))
+
+
+@given(seeds)
+def test_the_procrustes_residual_is_scipys_disparity(seed: int) -> None:
+    x, y = draw(seed, 8, 3), draw(seed + 1, 8, 3)
+    assert procrustes_residual(x, y) == pytest.approx(procrustes(x.numpy(), y.numpy())[2])
+
+
+def test_of_two_widths_the_smaller_counts_as_padded() -> None:
+    x, y = draw(1, 8, 3), draw(2, 8, 5)
+    assert procrustes_residual(x, y) == pytest.approx(procrustes_residual(F.pad(x, (0, 2)), y))
+    assert procrustes_residual(x, F.pad(2 * x + 1, (0, 2))) == pytest.approx(0, abs=1e-9)
+    assert procrustes_residual(torch.ones(8, 3), y) is None
+
+
+@given(seeds, st.integers(1, 6))
+def test_the_overlap_is_that_of_sets_of_neighbours(seed: int, count: int) -> None:
+    x, y = draw(seed, 8, 3), draw(seed + 1, 8, 3)
+
+    def nearest(z: Tensor, i: int) -> set[int]:
+        others = [j for j in range(8) if j != i]
+        return set(sorted(others, key=lambda j: -float(F.cosine_similarity(z[i], z[j], 0)))[:count])
+
+    expected = np.mean([len(nearest(x, i) & nearest(y, i)) / count for i in range(8)])
+    assert neighbour_overlap(x, y, count) == pytest.approx(expected)
+    assert neighbour_overlap(x, 2 * x @ rotation(seed, 3), count) == 1
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_more_neighbours_than_there_are_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="neighbours"):
+        neighbour_overlap(draw(1, 5, 2), draw(2, 5, 2), count)
+
+
+def test_the_plain_figures_are_those_of_their_definitions() -> None:
+    old, new = torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -1.0]])
+    assert absolute_change(old, new) == 1.5
+    assert relative_change(old, new) == 0.75
+    assert relative_change(torch.zeros(2), torch.ones(2)) == float("inf")
+    assert row_cosines(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])).item() == 24 / 25
+    images, texts = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[-1.0, 0.0]])
+    assert modality_gap(images, texts) == pytest.approx((1.5**2 + 0.5**2) ** 0.5)

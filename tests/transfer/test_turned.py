@@ -1,0 +1,85 @@
+"""A turned backbone: other coordinates, the same model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from turns import orthonormal
+
+from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
+from compatbench.conformance.models import EMBED_DIM, build_bench
+from compatbench.conformance.subject import LABELS, unseen_images
+from compatbench.conformance.turning import random_turn, turn_clip
+from compatbench.transfer.turned import TurnedBackbone
+
+SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
+
+
+@pytest.fixture(params=["source", "target"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return getattr(build_bench(), request.param)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_features_are_turned_and_hidden_tokens_are_not(backbone: Backbone, size: int) -> None:
+    rotation = orthonormal(size, EMBED_DIM, seed=1).float()
+    turned, images = TurnedBackbone(backbone, rotation), unseen_images()
+    assert turned.embed_dim == size
+    texts = LABELS.fill()
+    for wanted in (FEATURES, DENSE):
+        expected = backbone.encode_images(images, wanted) @ rotation.T
+        assert torch.allclose(turned.encode_images(images, wanted), expected, atol=1e-5)
+    assert torch.allclose(
+        turned.text_features(texts), backbone.text_features(texts) @ rotation.T, atol=1e-5
+    )
+    hidden = turned.encode_images(images, ImageInput("hidden", 3))
+    assert torch.equal(hidden, backbone.encode_images(images, ImageInput("hidden", 3)))
+    expected = backbone.image.encode(hidden, block=3) @ rotation.T
+    assert torch.allclose(turned.image.encode(hidden, block=3), expected, atol=1e-5)
+
+
+def test_the_backbone_itself_is_left_as_it_is(backbone: Backbone) -> None:
+    texts, images = LABELS.fill(), unseen_images()
+    before = backbone.text_features(texts), backbone.encode_images(images)
+    turned = TurnedBackbone(backbone, orthonormal(EMBED_DIM - 6, EMBED_DIM, seed=2))
+    turned.text_features(texts)
+    turned.image  # noqa: B018
+    assert torch.equal(backbone.text_features(texts), before[0])
+    assert torch.equal(backbone.encode_images(images), before[1])
+    assert backbone.embed_dim == EMBED_DIM
+    assert turned.weights_key != backbone.weights_key
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_zero_shot_is_the_same_in_turned_and_in_wider_coordinates(
+    backbone: Backbone, size: int
+) -> None:
+    turned, images = (
+        TurnedBackbone(backbone, orthonormal(size, EMBED_DIM, seed=3)),
+        unseen_images(),
+    )
+    expected = backbone.encode_images(images) @ backbone.zero_shot(LABELS).T
+    found = turned.encode_images(images) @ turned.zero_shot(LABELS).T
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_it_is_the_model_whose_projections_are_turned() -> None:
+    backbone, rotation = build_bench().source, random_turn(EMBED_DIM, seed=6)
+    turned, real = TurnedBackbone(backbone, rotation), turn_clip(backbone, rotation)
+    images = unseen_images()
+    assert torch.allclose(turned.encode_images(images), real.encode_images(images), atol=1e-5)
+    assert torch.allclose(turned.zero_shot(LABELS), real.zero_shot(LABELS), atol=1e-5)
+    for block in (0, 5):
+        hidden = real.encode_images(images, ImageInput("hidden", block))
+        expected = real.image.encode_dense(hidden, block=block)
+        found = turned.image.encode_dense(hidden, block=block)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_turns_add_up(backbone: Backbone) -> None:
+    first, second = (orthonormal(EMBED_DIM, EMBED_DIM, seed) for seed in (4, 5))
+    both = TurnedBackbone(TurnedBackbone(backbone, first), second)
+    once = TurnedBackbone(backbone, second @ first)
+    images = unseen_images()
+    assert torch.allclose(both.encode_images(images), once.encode_images(images), atol=1e-5)
+    assert torch.allclose(both.zero_shot(LABELS), once.zero_shot(LABELS), atol=1e-5)
