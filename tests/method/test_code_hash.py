@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.method import Method
-from compatbench.method.code_hash import hash_class, hash_code, hash_files, imported_methods
-from compatbench.methods.ape_t import APET
-from compatbench.methods.coop import CoOp
-from compatbench.methods.kgcoop import KgCoOp
+from compatbench.method.code_hash import hash_code, hash_files, imported_methods
 
 COUNTER = itertools.count()
 

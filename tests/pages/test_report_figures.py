@@ -54,7 +54,7 @@ def test_the_same_results_give_the_same_bytes(figures: dict[Path, bytes]) -> Non
 
 def test_another_process_gives_the_same_bytes(figures: dict[Path, bytes]) -> None:
     code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/report']\n"
+        "import sys; sys.path[:0] = ['tests', 'tests/pages']\n"
         "from report_pages import small_page\n"
         "from compatbench.pages.report.figures import plan_drawings\n"
         "sys.stdout.buffer.write(plan_drawings([small_page()])[0].render())"
