@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from compatbench.data.cards import TrainingCard
 from compatbench.data.shots import Shots, count_shots
+from compatbench.engine.provenance import provenance
+from compatbench.transfer import COPIED
 
-SCHEMA = 2
+SCHEMA = 3
 
 Status = Literal["ok", "not transferable", "failed"]
 FailureKind = Literal["error", "oom", "killed", "timeout"]
@@ -22,16 +24,20 @@ class Cell:
     """One (method, task, source, shots, seed) with the backbones and test sets to measure.
 
     Attributes:
-        key: hash of everything that decides the fitted module.
+        key: hash of everything that decides the records.
+        fit_key: hash of everything that decides the fitted module, which the cells of all
+            transfers share; the key of the cell whose module is copied.
         config: the method's resolved settings, as JSON values.
         backbones: the source, then every target of an upgrade that starts at it.
         test_sets: the task, then its variants in the suite.
         plugin: the file a method outside the package was loaded from.
         shots_file: the file with the draw, if it is given and not made here.
         config_name: the name that the suite gives to this config of the method, if any.
+        transfer: how the module reaches the backbones.
     """
 
     key: str
+    fit_key: str
     method: str
     config: dict[str, Any] = field(hash=False)
     task: str
@@ -43,6 +49,17 @@ class Cell:
     plugin: str | None = None
     shots_file: Path | None = None
     config_name: str = ""
+    transfer: str = COPIED
+
+    @property
+    def copied(self) -> Cell:
+        """The cell of the same fit whose module is attached untouched."""
+        return replace(self, key=self.fit_key, transfer=COPIED)
+
+    @property
+    def label(self) -> str:
+        """The name for people: with the transfer, where the module is not copied."""
+        return self.name if self.transfer == COPIED else f"{self.name} ({self.transfer})"
 
     @property
     def name(self) -> str:
@@ -54,7 +71,7 @@ class Cell:
         return self.backbones[0]
 
     def __str__(self) -> str:
-        return f"{self.name} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
+        return f"{self.label} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
 
 
 class Stored(BaseModel):
@@ -118,6 +135,7 @@ class CellRecord(Stored):
     source: str
     shots: Shots
     seed: int
+    transfer: str = COPIED
     status: Literal["ok", "failed"]
     fit_seconds: float = 0.0
     parameters: int = 0
@@ -137,3 +155,22 @@ class CellRecord(Stored):
             if (record.backbone, record.test_set, record.data) == (backbone, test_set, data):
                 return record if record.status != "failed" else None
         return None
+
+
+def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
+    """A record of a cell with these values; without any, of a failed one."""
+    return CellRecord.model_validate(
+        {
+            "key": cell.key,
+            "method": cell.method,
+            "config": cell.config,
+            "task": cell.task,
+            "source": cell.source,
+            "shots": cell.shots,
+            "seed": cell.seed,
+            "transfer": cell.transfer,
+            "status": status,
+            "provenance": provenance(),
+            **values,
+        }
+    )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
-from compatbench.engine.plan import PlannedCell
 from compatbench.results.rows import Cost, Row
 
 
@@ -64,13 +61,3 @@ def costs_of(record: CellRecord) -> list[Cost]:
         for r in record.records
         if r.data == data_key(r.backbone, r.test_set)
     ]
-
-
-def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
-    """Mean seconds of a finished cell, by method; for estimates."""
-    spent: dict[str, list[float]] = {}
-    for item in planned:
-        if item.record is not None and item.record.status == "ok":
-            seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
-            spent.setdefault(item.cell.name, []).append(seconds)
-    return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}

@@ -10,20 +10,20 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from compatbench.backbone import FEATURES, Backbone, load_backbone
+from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cards import task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.labels import Labels
 from compatbench.data.shots import Shots
 from compatbench.data.task import Task, load_task
-from compatbench.engine.aligned import find_words
+from compatbench.engine.measure import measure
+from compatbench.engine.predictions import harmonic_mean
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.measures import harmonic_mean
-from compatbench.transfer.attaching import AlignedMethod
-from compatbench.transfer.words import WordFeatures
+from compatbench.transfer import COPIED, Transfer, find_transfer
+from compatbench.transfer.copied import Copied
+from compatbench.transfer.words import Words, find_words
 
 
 class Fitted(BaseModel):
@@ -40,7 +40,7 @@ class Fitted(BaseModel):
 
 
 @dataclass(frozen=True)
-class Side:
+class OnBackbone:
     """A module on one backbone: which images are classified right, ``[images]``.
 
     Attributes:
@@ -58,9 +58,14 @@ class Side:
         return _percent(self.right)
 
     @property
+    def zero_shot_accuracy(self) -> float:
+        """Top-1 accuracy of zero-shot in percent."""
+        return _percent(self.zero_shot)
+
+    @property
     def gain(self) -> float:
         """Accuracy over that of zero-shot, in percentage points."""
-        return _percent(self.right) - _percent(self.zero_shot)
+        return self.accuracy - self.zero_shot_accuracy
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,16 @@ class Evaluation:
         source: None if the source is not here, and is not needed.
         target: None if the module cannot be attached there.
         reason: why not.
-        aligned: whether the module was attached through a turn found from words.
+        transfer: how the module reached the target.
     """
 
     fitted: Fitted
     backbone: str
     test_set: str
-    source: Side | None
-    target: Side | None
+    source: OnBackbone | None
+    target: OnBackbone | None
     reason: str = ""
-    aligned: bool = False
+    transfer: str = COPIED
 
     @property
     def negative_flips(self) -> float | None:
@@ -99,76 +104,84 @@ class Evaluation:
 
     @property
     def h(self) -> float | None:
-        """The harmonic mean of both accuracies."""
+        """The harmonic mean of both accuracies, in percent."""
         if self.source is None or self.target is None:
             return None
         return harmonic_mean(self.source.accuracy, self.target.accuracy)
 
 
-def evaluate(
+def evaluate_module(
     path: Path,
     backbone: str,
     test_set: str | None,
     registry: MethodRegistry,
     cache: FeatureCache,
     device: str = "cpu",
-    aligned: bool = False,
+    transfer: str = COPIED,
 ) -> Evaluation:
-    """Measures a module on a backbone and on its source, on one test set.
+    """Measures a module on a backbone and on its source, on one test set; nothing is trained.
 
     Args:
         path: the module's safetensors file, as ``run`` leaves it in ``runs/modules/``.
         test_set: the module's task, by default, or a variant of it.
-        aligned: attach through a turn found from words. With the source's word features beside
-            the module, the source itself need not be here.
+        transfer: how the module reaches the backbone. For ``words``, with the source's word
+            features beside the module, the source itself need not be here.
 
     Raises:
         CompatbenchError: the file is damaged or is no module; its method, settings or
-            source are not known here; an unknown backbone or task, or one that the module
-            was not fitted for.
+            source are not known here; an unknown backbone, task or transfer, or a task that
+            the module was not fitted for.
     """
-    module, about = load_module(path)
-    try:
-        fitted = Fitted.model_validate(about)
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise CompatbenchError(
-            f"{path} does not say how it was fitted ('{field}'); give a module that 'run' has left"
-        ) from None
+    module, fitted = _read_module(path)
     method = _build_method(fitted, registry, path)
     task = _load_test_set(fitted, test_set or fitted.task, path)
     labels = load_task(fitted.task).labels
-    words = _carried_words(path, fitted, method) if aligned else None
+    way = find_transfer(transfer)(cache.folder.parent)
+    words = None
+    if transfer != COPIED and method.card.depth == "none":
+        raise CompatbenchError(f"a module of '{fitted.method}' is the same whatever the transfer")
+    if isinstance(way, Words) and (words := find_words(path, fitted.source)) is not None:
+        way = Words(cache.folder.parent, words)
     target_backbone = load_backbone(backbone, device)
-    source_backbone = target_backbone
+    source_backbone: Backbone | None = target_backbone
     if backbone != fitted.source:
         source_backbone = _load_source(fitted.source, device, needed=words is None)
+
+    def measure_on(on: Backbone, how: Transfer) -> OnBackbone:
+        with torch.no_grad():
+            moved = module.to(on.device)
+            classifier = how.attach(method, moved, source_backbone, on, labels)
+        wanted = method.image_input(on)
+        found = measure(classifier, on, task, cache, wanted, len(labels))
+        return OnBackbone(on.name, found.right, found.zero_shot_right)
+
+    source = None
     try:
-        source = None
         if source_backbone is not None:
-            source = _measure(method, module, source_backbone, labels, task, cache)
+            source = measure_on(source_backbone, Copied())
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
-    if aligned:
-        known = WordFeatures(cache.folder.parent)
-        if words is None:
-            assert source_backbone is not None
-            words = known.of(source_backbone)
-        method = AlignedMethod(method, words, known.of)
     try:
-        target = _measure(method, module, target_backbone, labels, task, cache)
+        target = measure_on(target_backbone, way)
     except NotTransferable as why:
-        return Evaluation(fitted, backbone, task.name, source, None, why.reason, aligned)
-    return Evaluation(fitted, backbone, task.name, source, target, aligned=aligned)
+        return Evaluation(fitted, backbone, task.name, source, None, why.reason, transfer)
+    return Evaluation(fitted, backbone, task.name, source, target, transfer=transfer)
 
 
-def _carried_words(path: Path, fitted: Fitted, method: Method) -> Tensor | None:
-    if method.card.depth == "none":
-        raise CompatbenchError(f"--aligned: a module of '{fitted.method}' has nothing to align")
-    return find_words(path, fitted.source)
+def _read_module(path: Path) -> tuple[Module, Fitted]:
+    if path.is_dir():
+        raise CompatbenchError(f"{path} is a folder; give a module's file, *.safetensors, in it")
+    module, about = load_module(path)
+    try:
+        return module, Fitted.model_validate(about)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CompatbenchError(
+            f"{path} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
+        ) from None
 
 
 def _load_source(name: str, device: str, needed: bool) -> Backbone | None:
@@ -193,8 +206,7 @@ def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Metho
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise CompatbenchError(
-            f"{path} was fitted with a setting '{field}' that the method '{name}' does not take "
-            "any more"
+            f"{path} was fitted with a setting '{field}' that the method '{name}' no longer has"
         ) from None
 
 
@@ -209,32 +221,6 @@ def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
             f"'{name}'; evaluate it on that{also}"
         )
     return task
-
-
-@torch.no_grad()
-def _measure(
-    method: Method,
-    module: Module,
-    backbone: Backbone,
-    labels: Labels,
-    task: Task,
-    cache: FeatureCache,
-) -> Side:
-    """A module, attached to the classes that it was fitted for, on a test set of these."""
-    wanted = method.image_input(backbone)
-    classify = method.attach(module.to(backbone.device), backbone, labels)
-    samples = task.split("test")
-    features = cache.features(backbone, task, samples)
-    if wanted == FEATURES:
-        logits = classify(features)
-    else:
-        rows = cache.tokens(backbone, task, samples, wanted)
-        logits = torch.cat([classify(batch) for batch in rows.batches()])
-    logits = task.select_columns(logits)
-    targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
-    zero_shot = features @ backbone.zero_shot(task.labels).T
-    right, zero_shot_right = (z.argmax(-1) == targets for z in (logits, zero_shot))
-    return Side(backbone.name, right.cpu(), zero_shot_right.cpu())
 
 
 def _percent(right: Tensor) -> float:

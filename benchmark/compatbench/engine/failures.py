@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record
+from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell, missing_records
 from compatbench.engine.store import RunStore
@@ -54,10 +54,9 @@ def kind_of(error: str) -> FailureKind:
 
 def describe_exception(error: Exception) -> Failure:
     """The failure that an exception of a cell is."""
-    # Private there, for a new name would be new code to the keys of all cells.
-    from compatbench.engine.fit import _describe_error, _last_frames
+    from compatbench.engine.worker import describe_error, last_frames
 
-    return Failure(_describe_error(error), _last_frames(error))
+    return Failure(describe_error(error), last_frames(error))
 
 
 def describe_timeout(seconds: float, trace: tuple[str, ...]) -> Failure:
@@ -118,8 +117,6 @@ def note_failure(store: RunStore, cell: Cell, failure: Failure) -> bool:
     Raises:
         CompatbenchError: the store cannot be written.
     """
-    from compatbench.engine.fit import describe_cell
-
     before = store.read(cell.key)
     if before is not None and PlannedCell(cell, before).done:
         return False

@@ -9,9 +9,9 @@ from typing import Any
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
-from compatbench.engine.cell import SCHEMA
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.atomic import sha256_json
+from compatbench.transfer import COPIED, find_transfer
 
 
 def data_key(backbone: str, test_set: str) -> str:
@@ -76,10 +76,10 @@ def cell_key(
 
     Args:
         method: what ``method_identity`` says of the method's code.
+        file: with the draw, if it is given and not made here.
     """
     return sha256_json(
         {
-            "schema": SCHEMA,
             "engine": ENGINE_VERSION,
             "method": method,
             "config": config,
@@ -89,3 +89,11 @@ def cell_key(
             "training": training,
         }
     )
+
+
+def transfer_key(fit: str, transfer: str) -> str:
+    """The key of what is measured of a fit whose module reaches other backbones this way."""
+    if transfer == COPIED:
+        return fit
+    cls = find_transfer(transfer)
+    return sha256_json([cls.card.name, cls.card.version, cls().fingerprint(), ENGINE_VERSION, fit])

@@ -1,26 +1,23 @@
-"""The plan: every cell of a suite for some methods, and what is already done."""
+"""The plan: every cell that is asked for, and what the store holds of it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, select_names
-from compatbench.data.cards.suites import suite_tasks, suite_variants
-from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import align_cell, is_aligned, plain_name
+from compatbench.backbone.load import is_planning
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.configs import resolve_config
-from compatbench.engine.keys import cell_key, data_key
-from compatbench.engine.missing import Missing, fit_backbones
+from compatbench.engine.keys import data_key
+from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
-from compatbench.method.registry import MethodRegistry, method_identity
-from compatbench.results.aligned import can_be_retrained
+from compatbench.method.registry import MethodRegistry, builtin_methods
 
 
 @dataclass(frozen=True)
@@ -62,184 +59,166 @@ def missing_records(cell: Cell, record: CellRecord) -> list[tuple[str, str]]:
 def plan_cells(
     suite: SuiteCard,
     registry: MethodRegistry,
-    methods: Iterable[str],
+    methods: str | Sequence[str],
     tasks: str | Sequence[str] = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
     files: ShotsFiles | None = None,
     missing: Missing | None = None,
+    transfers: Sequence[str] | None = None,
 ) -> list[Cell]:
     """Every cell of a suite for these methods and named configs.
 
-    Cells of one task and seed stand together, so that features are shared while
-    they are in memory.
-
     Args:
-        files: draws that are given and not made here.
-        missing: what to leave out: cells without their task or source, and of the others
-            the targets and variants.
+        files, missing: as in ``Matrix.cells``.
 
     Raises:
-        CompatbenchError: an unknown task or method, a broken card, a setting that a method
-            does not know, or two configs of a method that are the same.
+        CompatbenchError: as ``select_matrix`` and ``Matrix.cells``.
     """
-    missing = missing or Missing()
-    prepared = [_prepare(registry, suite, name) for name in methods]
-    _check_distinct(suite, prepared)
-    training = suite.training.model_dump(mode="json", exclude={"max_steps"})
-    cells = []
-    for place in _places(suite, prepared, tasks, seeds, shots):
-        method, task, shots_, seed, backbones = place
-        if task in missing.test_sets or backbones[0] in missing.backbones:
-            continue
-        file = (files or {}).get((task, shots_, seed)) if method.learns else None
-        key = cell_key(
-            method.identity,
-            method.config,
-            backbones[0],
-            task,
-            shots_,
-            seed,
-            training,
-            file,
-        )
-        test_sets = (task, *suite_variants(suite, task))
-        cells.append(
-            Cell(
-                key=key,
-                method=method.name,
-                config=method.config,
-                task=task,
-                shots=shots_,
-                seed=seed,
-                backbones=tuple(name for name in backbones if name not in missing.backbones),
-                test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
-                training=suite.training,
-                plugin=method.plugin,
-                shots_file=file,
-                config_name=method.config_name,
-            )
-        )
-    return [align_cell(cell) if is_aligned(cell.name) else cell for cell in cells]
-
-
-def count_cells(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    methods: Iterable[str],
-    tasks: str | Sequence[str] = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
-) -> Counter[str]:
-    """How many cells a suite has for each method, whether its data is here or not.
-
-    Raises:
-        CompatbenchError: as ``plan_cells``.
-    """
-    prepared = [_prepare(registry, suite, name) for name in methods]
-    places = _places(suite, prepared, tasks, seeds, shots)
-    return Counter(method.display for method, *_ in places)
-
-
-def count_retrained(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    methods: Iterable[str],
-    tasks: str | Sequence[str] = "all",
-    seeds: Sequence[int] | None = None,
-    shots: Sequence[int] | None = None,
-) -> int:
-    """How many of the cells that ``count_cells`` counts are fits on a target, for comparison.
-
-    Raises:
-        CompatbenchError: as ``plan_cells``.
-    """
-    sources = {upgrade[0] for upgrade in suite.upgrades}
-    prepared = [_prepare(registry, suite, name) for name in methods]
-    places = _places(suite, prepared, tasks, seeds, shots)
-    return sum(backbones[0] not in sources for *_, backbones in places)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What all cells of a method have in common."""
-
-    name: str
-    config_name: str
-    learns: bool
-    config: dict[str, Any]
-    identity: str
-    plugin: str | None
-
-    @property
-    def display(self) -> str:
-        """What the suite and the leaderboard call it."""
-        return self.config_name or self.name
-
-
-def _prepare(registry: MethodRegistry, suite: SuiteCard, name: str) -> _Prepared:
-    plain = plain_name(name)
-    cls = registry.get(suite.base_method(plain))
-    return _Prepared(
-        cls.card.name,
-        name if name != cls.card.name else "",
-        cls.card.learns,
-        resolve_config(cls, suite, plain),
-        method_identity(cls),
-        MethodRegistry.plugin_file(cls),
-    )
-
-
-def _check_distinct(suite: SuiteCard, prepared: Sequence[_Prepared]) -> None:
-    seen: dict[str, str] = {}
-    for method in prepared:
-        name = method.display
-        first = seen.setdefault(sha256_json([method.name, method.config, is_aligned(name)]), name)
-        if first != name:
-            raise CompatbenchError(
-                f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
-                "settings; drop one"
-            )
-
-
-_Place = tuple[_Prepared, str, int, int, tuple[str, ...]]
-
-
-def _places(
-    suite: SuiteCard,
-    prepared: Sequence[_Prepared],
-    tasks: str | Sequence[str],
-    seeds: Sequence[int] | None,
-    shots: Sequence[int] | None,
-) -> Iterator[_Place]:
-    """(method, task, shots, seed, backbones) of every cell, in the order of the plan."""
-    draws = list(product(shots or suite.shots, seeds or suite.seeds))
-    for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
-        for backbones in _paths(suite).values():
-            for draw, method in product(draws, prepared):
-                if len(backbones) == 1 and not can_be_retrained(method.display, method.learns):
-                    continue
-                if method.learns:
-                    yield method, task, *draw, backbones
-                elif draw == draws[0]:
-                    # It sees no image: one cell stands for every draw.
-                    yield method, task, suite.shots[0], suite.seeds[0], backbones
-
-
-def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Per source, itself and every backbone that some upgrade from it reaches.
-
-    With ``retrained``, every target is a source, too, and is followed by nothing if no upgrade
-    starts at it.
-    """
-    paths: dict[str, dict[str, None]] = {}
-    for source, *targets in suite.upgrades:
-        paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
-    for name in fit_backbones(suite):
-        paths.setdefault(name, {name: None})
-    return {source: tuple(backbones) for source, backbones in paths.items()}
+    matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
+    return matrix.cells(files, missing)
 
 
 def plan(cells: Iterable[Cell], store: RunStore) -> list[PlannedCell]:
     """The cells with what the store holds of each."""
     return [PlannedCell(cell, store.read(cell.key)) for cell in cells]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that are asked for, what the store holds of them, and what is missing.
+
+    Attributes:
+        draws: few-shot draws that are given and not made here.
+        missing: images and weights that are not on this machine.
+        shard: keys of the cells that this job of several has to run; None is all.
+    """
+
+    matrix: Matrix
+    planned: tuple[PlannedCell, ...]
+    store: RunStore
+    draws: ShotsFiles
+    missing: Missing
+    shard: frozenset[str] | None = None
+
+    @property
+    def suite(self) -> SuiteCard:
+        return self.matrix.suite
+
+    @cached_property
+    def mine(self) -> list[PlannedCell]:
+        """The cells of this job: those of its shard, or all."""
+        return [i for i in self.planned if self.shard is None or i.cell.key in self.shard]
+
+    @cached_property
+    def to_do(self) -> list[PlannedCell]:
+        """The cells of this job that are not finished."""
+        return [item for item in self.mine if not item.done]
+
+    @property
+    def total(self) -> int:
+        """Cells of this job, with those whose images or weights are missing."""
+        return len(self.mine) if self.shard is not None else len(self.matrix.places)
+
+    @property
+    def seconds_by_method(self) -> dict[str, float]:
+        """Mean seconds of a finished cell, by method; for estimates."""
+        return mean_seconds(self.planned)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per method and transfer: its cells, done, failed, to do and missing."""
+        found = []
+        by_choice: dict[tuple[str, str], list[PlannedCell]] = {}
+        for item in self.mine:
+            by_choice.setdefault((item.cell.name, item.cell.transfer), []).append(item)
+        for choice in self.matrix.choices:
+            mine = by_choice.get((choice.name, choice.transfer), [])
+            left = sum(not item.done for item in mine)
+            cells = len(mine)
+            if self.shard is None:
+                cells = self.matrix.counts[choice.name, choice.transfer]
+            found.append(
+                {
+                    "method": choice.name,
+                    "transfer": choice.transfer,
+                    "cells": cells,
+                    "done": len(mine) - left,
+                    "failed": sum(item.failed for item in mine),
+                    "to do": left,
+                    "missing": cells - len(mine),
+                }
+            )
+        return found
+
+    def reread(self) -> Plan:
+        """The same plan with what the store holds now."""
+        return replace(self, planned=tuple(plan([i.cell for i in self.planned], self.store)))
+
+
+def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
+    """Mean seconds of a finished cell, by method; for estimates."""
+    spent: dict[str, list[float]] = {}
+    for item in planned:
+        if item.record is not None and item.record.status == "ok":
+            seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
+            spent.setdefault(item.cell.name, []).append(seconds)
+    return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
+
+
+def make_plan(
+    suite: str | SuiteCard = "mini",
+    methods: str | Sequence[str] = "all",
+    *,
+    tasks: str | Sequence[str] = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+    transfers: Sequence[str] | None = None,
+    out: Path = Path(),
+    precision: str | None = None,
+    shots_files: Sequence[Path] = (),
+    skip_missing: bool = False,
+) -> Plan:
+    """Reads the suite and plans its cells.
+
+    Args:
+        out: folder of ``runs/``.
+        shots_files: with draws that are given and not made here.
+        skip_missing: leave out cells whose images or weights are not here.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
+            selection, a shots file that serves no cell; or something is missing and not
+            to be skipped.
+    """
+    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    if precision is not None:
+        training = card.training.model_copy(update={"precision": precision})
+        card = card.model_copy(update={"training": training})
+    matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
+    draws = read_draws(shots_files)
+    missing = find_missing(card, matrix.tasks)
+    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
+        missing = fetch_missing(missing)
+    if missing and not skip_missing:
+        raise CompatbenchError(_refuse(card, suite, missing))
+    cells = matrix.cells(draws, missing)
+    used = {cell.shots_file for cell in cells}
+    if unused := [file for file in draws.values() if file not in used]:
+        raise CompatbenchError(
+            f"--shots-file '{unused[0]}': no cell to fit has its task, shots and seed; choose them "
+            "with --tasks, --shots and --seeds"
+        )
+    store = RunStore(out / "runs")
+    return Plan(matrix, tuple(plan(cells, store)), store, draws, missing)
+
+
+def _refuse(card: SuiteCard, suite: str | SuiteCard, missing: Missing) -> str:
+    """One line for a suite whose images or weights are missing; with the first reason."""
+    reasons = [*missing.test_sets.values(), *missing.backbones.values()]
+    why = f": {reasons[0]}" if len(reasons) == 1 else f" without {missing}: {reasons[0]}"
+    name = suite if isinstance(suite, str) else card.name
+    return (
+        f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {name}' shows what to "
+        "do, and --skip-missing runs what is here"
+    )

@@ -9,11 +9,10 @@ from typing import Any
 
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import is_aligned, plain_name
 from compatbench.engine.cell import Cell
 from compatbench.engine.collect import costs_of, rows_of
-from compatbench.engine.configs import resolve_config
 from compatbench.engine.keys import data_key
+from compatbench.engine.matrix import resolve_config
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method

@@ -1,10 +1,14 @@
-"""The word list through which two joint spaces are compared, and its text features."""
+"""The transfer ``words``: the target's joint space is rotated into the source's.
+
+The rotation is found from the text features of one list of words on both backbones. Nothing of
+the task is used, and no image.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -14,16 +18,102 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, describe_entry, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
+from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.transfer.rotation import Alignment, fit_rotation
+from compatbench.transfer.transfer import Transfer, TransferCard
+from compatbench.transfer.turned import TurnedBackbone
 
 TEMPLATE = "a photo of a {}."
 SCHEMA = "compatbench-words-1"
 PART = 512  # words that are encoded together
+OUTPUT_PLACES = {"feature", "classifier"}
+# Normalised features that differ by no more are the same model's; of two models some of the
+# thousands of words always differ by far more.
+SAME = 1e-3
+
+
+class Words(Transfer):
+    """Attaches a module in the coordinates of its source.
+
+    The module and the method stay as they are. The target is rotated instead: with R found from
+    words, the method is given text and image features times Rᵀ. Where the target's space is as
+    wide as the source's or narrower, inner products and so the target's own zero-shot part are
+    unchanged. Where it is wider, Rᵀ projects onto as many directions as the source has.
+
+    Args:
+        source_words: the source's word features ``[V, e_s]``, if they are known without it.
+        words_of: a backbone's word features ``[V, e]``; computed and cached by default.
+    """
+
+    card = TransferCard(
+        "words",
+        access="words",
+        summary="The target's joint space is rotated into the source's, found from words alone.",
+    )
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        source_words: Tensor | None = None,
+        words_of: Callable[[Backbone], Tensor] | None = None,
+    ) -> None:
+        super().__init__(cache)
+        self._source_words = source_words
+        self.words_of = words_of or WordFeatures(cache).of
+
+    def serves(self, method: MethodCard) -> bool:
+        """Whether some part of the module is written in the joint space's coordinates."""
+        return bool(OUTPUT_PLACES & set(method.places))
+
+    def fingerprint(self) -> str:
+        return words_hash()
+
+    def prepare(self, source: Backbone, target: Backbone, modules: Path | None = None) -> None:
+        """Encodes the words, and leaves the source's features beside its modules."""
+        words = self.words_of(source)
+        self.words_of(target)
+        if modules is not None:
+            _save_beside(modules, source, words)
+
+    def attach(
+        self,
+        method: Method,
+        module: Module,
+        source: Backbone | None,
+        target: Backbone,
+        labels: Labels,
+    ) -> Classifier:
+        words = self._source_words
+        if words is None:
+            assert source is not None
+            words = self.words_of(source)
+        rotation = find_rotation(words, self.words_of(target))
+        if rotation is None:
+            return method.attach(module, target, labels)
+        rotated = TurnedBackbone(target, rotation.rotation)
+        classify = method.attach(module, rotated, labels)
+        if method.image_input(target).kind == "hidden":
+            return classify  # runs the rest of the rotated image tower itself
+        return lambda features: classify(rotated.turn(features))
+
+
+def find_rotation(source: Tensor, target: Tensor) -> Alignment | None:
+    """The rotation from the source's word features ``[V, e_s]`` to the target's ``[V, e_t]``.
+
+    Returns:
+        None if both are the same model's, so that there is nothing to rotate.
+    """
+    if source.shape == target.shape:
+        gap = float((source - target.to(source)).abs().max())
+        if gap <= SAME:
+            return None
+    return fit_rotation(source, target.to(source))
 
 
 @lru_cache(maxsize=1)
@@ -131,3 +221,25 @@ def read_words(path: Path) -> tuple[Tensor, dict[str, Any]]:
             "again, or leave the file out where the source model is at hand"
         )
     return tensors["words"], about
+
+
+def _save_beside(folder: Path, source: Backbone, words: Tensor) -> None:
+    """Leaves a source's word features beside the modules that were fitted on it."""
+    about = {"source": source.name, "weights": source.weights_key, "dtype": str(source.dtype)}
+    path = folder / f"words-{sha256_json([about, words_hash()])[:16]}.safetensors"
+    if not path.is_file():
+        save_words(path, words, about)
+
+
+def find_words(module: Path, source: str) -> Tensor | None:
+    """The word features of a module's source that lie beside it, or one folder up, ``[V, e]``.
+
+    Raises:
+        CompatbenchError: a file of the source's is damaged, or was made from another word list.
+    """
+    for folder in (module.parent, module.parent.parent):
+        for path in sorted(folder.glob("words-*.safetensors")):
+            features, about = read_words(path)
+            if about.get("source") == source:
+                return features
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
@@ -63,6 +64,12 @@ class SuiteCard(CardModel):
     training: TrainingCard = Field(default_factory=lambda: TrainingCard.model_validate({}))
     compare: tuple[str, ...] = Field(
         ("all",), description="the methods and named configs that '--methods all' means here"
+    )
+    transfers: tuple[str, ...] = Field(
+        ("copied",), min_length=1, description="how modules reach the targets, unless asked for"
+    )
+    plugins: tuple[Path, ...] = Field(
+        (), description="method files that the suite uses, relative to its own file"
     )
     retrained: bool = Field(
         False,

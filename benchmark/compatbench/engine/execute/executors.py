@@ -13,7 +13,7 @@ from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.engine.fit import Worker
+    from compatbench.engine.worker import Worker
 
 POLL = 0.5  # seconds between looks at cells that other processes have
 
@@ -111,12 +111,12 @@ def make_worker(settings: Settings) -> Worker:
     """The runner of cells that these settings describe, in this process."""
     from compatbench.backbone.text.memory import set_memory_budget
     from compatbench.data.feature_cache import FeatureCache
-    from compatbench.engine.aligned import AlignedWorker
     from compatbench.engine.attempts import AttemptStore
+    from compatbench.engine.worker import Worker
 
     set_memory_budget(settings.memory_budget)
     store = AttemptStore(settings.store, settings.device)
-    return AlignedWorker(store, FeatureCache(settings.cache), settings.device, settings.threads)
+    return Worker(store, FeatureCache(settings.cache), settings.device, settings.threads)
 
 
 def run_one(worker: Worker, cell: Cell, emit: OnEvent, *, wait: bool = True) -> Event:

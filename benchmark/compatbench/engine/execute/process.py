@@ -88,7 +88,7 @@ def ask_for_frames(pid: int, frames: Path, patience: float = 1.0) -> tuple[str, 
 
 def read_frames(frames: Path) -> tuple[str, ...]:
     """The last frames that a worker has written down, innermost last."""
-    from compatbench.engine.fit import LAST_FRAMES
+    from compatbench.engine.worker import LAST_FRAMES
 
     try:
         # The interpreter writes the innermost first.

@@ -1,4 +1,4 @@
-"""Runs one cell: draws the shots, fits the module once, measures it on every backbone."""
+"""Runs cells: fits a module once and measures it on every backbone."""
 
 from __future__ import annotations
 
@@ -11,30 +11,25 @@ from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.data.draws import draw_shots
-from compatbench.data.feature_cache import FeatureCache, StoredRows
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
-from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.heap import keep_freed_memory
 from compatbench.engine.keys import data_key
+from compatbench.engine.locks import locked
+from compatbench.engine.measure import Measured, label_tensor, measure
 from compatbench.engine.plan import missing_records
-from compatbench.engine.predictions import (
-    Predictions,
-    Where,
-    calibration_error,
-    count_flips,
-    predict,
-)
-from compatbench.engine.provenance import provenance
+from compatbench.engine.predictions import Predictions, Where, calibration_error, count_flips
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
+from compatbench.transfer import Transfer, find_transfer
 
 LAST_FRAMES = 5
 
@@ -49,6 +44,7 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        self._transfer = lru_cache(maxsize=None)(self._make_transfer)
         keep_freed_memory()
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
@@ -65,18 +61,16 @@ class Worker:
             return self._run(cell, on_record)
 
     def _run(self, cell: Cell, on_record: Callable[[Record], None]) -> CellRecord:
-        done = self.store.read(cell.key)
         try:
-            method = _build_method(cell)
-            module = self.store.read_module(done) if done and done.status == "ok" else None
-            if done is None or module is None:
-                done, module = self._fit(cell, method)
+            method = build_method(cell)
+            fitted, module = self._fitted(cell, method)
         except CompatbenchError:
             raise
         except Exception as error:
-            done = describe_cell(cell, error=_describe_error(error), trace=_last_frames(error))
-            self.store.write(done)
-            return done
+            failed = describe_cell(cell, error=describe_error(error), trace=last_frames(error))
+            self.store.write(failed)
+            return failed
+        done = fitted if cell.key == cell.fit_key else self._begin_transfer(cell, fitted)
         missing = missing_records(cell, done)
         answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
@@ -93,6 +87,19 @@ class Worker:
             self.store.write(done)
         return done
 
+    def _fitted(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+        """The cell's fit, from the store or made now; transfers of one module share it."""
+        if (found := self._read_fit(cell)) is not None:
+            return found
+        path = self.store.folder / "locks" / f"{cell.fit_key}.lock"
+        with locked(self.store, path, wait=True):
+            return self._read_fit(cell) or self._fit(cell, method)
+
+    def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
+        record = self.store.read(cell.fit_key)
+        module = self.store.read_module(record) if record and record.status == "ok" else None
+        return None if record is None or module is None else (record, module)
+
     def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         backbone = self._load(cell.source, precision=cell.training.precision)
         data = self.few_shot_data(cell, backbone, method.image_input(backbone))
@@ -101,7 +108,7 @@ class Worker:
         module = method.fit(backbone, data, rng).detach()
         seconds = time.perf_counter() - start
         record = describe_cell(
-            cell,
+            cell.copied,
             status="ok",
             fit_seconds=round(seconds, 4),
             parameters=module.parameters,
@@ -111,6 +118,17 @@ class Worker:
         self.store.write_module(module, record)
         self.store.write(record)
         return record, module
+
+    def _begin_transfer(self, cell: Cell, fitted: CellRecord) -> CellRecord:
+        """What was measured of the module through this transfer before."""
+        done = self.store.read(cell.key)
+        if done is not None and done.module == fitted.module:
+            return done
+        names = ("fit_seconds", "parameters", "module_bytes", "module")
+        return describe_cell(cell, status="ok", **{n: getattr(fitted, n) for n in names})
+
+    def _make_transfer(self, name: str) -> Transfer:
+        return find_transfer(name)(self.cache.folder.parent)
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, wanted: ImageInput = FEATURES
@@ -148,7 +166,7 @@ class Worker:
         return FeatureSet(
             cache.features(backbone, task, samples, split=split),
             torch.stack(features),
-            _targets(samples, backbone),
+            label_tensor(samples).to(backbone.device),
             None
             if wanted == FEATURES
             else [cache.tokens(backbone, task, samples, wanted, view, split) for view in views],
@@ -165,84 +183,54 @@ class Worker:
     ) -> list[Record]:
         """The records of a module on one backbone: attached once, then every test set.
 
-        It is attached to the task's classes. For a variant with some of them, the logits of
-        these are taken: a module that learned something of each class has no other meaning
-        there, and prompts give the same either way.
-
         Args:
             answers: what the module answered before; what it answers now is added.
         """
+        source = self._load(cell.source, precision=cell.training.precision)
+        transfer = self._transfer(cell.transfer)
+        transfer.prepare(source, backbone, self.store.folder / "modules")
+        task = load_task(cell.task)
         start = time.perf_counter()
         failure: dict[str, str] = {}
-        classifier: Classifier | None = None
-        wanted = FEATURES
-        task = load_task(cell.task)
+        wanted, classifier = FEATURES, None
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
-                classifier = method.attach(module.to(backbone.device), backbone, task.labels)
-        except NotTransferable as reason:
-            failure = {"status": "not transferable", "reason": reason.reason}
+                moved = module.to(backbone.device)
+                classifier = transfer.attach(method, moved, source, backbone, task.labels)
         except Exception as error:
-            failure = {"status": "failed", "reason": _describe_error(error)}
-        attach_seconds = time.perf_counter() - start
+            failure = _describe_failure(error)
+        seconds = time.perf_counter() - start
         records = []
         for name in test_sets:
-            test_set = load_task(name)
-            where = {
-                "backbone": backbone.name,
-                "test_set": name,
-                "data": data_key(backbone.name, name),
-            }
-            if classifier is None:
+            data = data_key(backbone.name, name)
+            where = {"backbone": backbone.name, "test_set": name, "data": data}
+            found = None
+            if classifier is not None:
+                try:
+                    test_set, classes = load_task(name), len(task.labels)
+                    found = measure(classifier, backbone, test_set, self.cache, wanted, classes)
+                except CompatbenchError:
+                    raise
+                except Exception as error:
+                    failure = _describe_failure(error)
+            if found is None:
                 records.append(Record.model_validate(where | failure))
                 continue
-            samples = test_set.split("test")
-            features = self.cache.features(backbone, test_set, samples)
-            targets = _targets(samples, backbone)
-            zero_shot = features @ backbone.zero_shot(test_set.labels).T
-            inputs = features
-            try:
-                if wanted != FEATURES:
-                    inputs = self.cache.tokens(backbone, test_set, samples, wanted)
-            except NotTransferable as reason:
-                refused = {"status": "not transferable", "reason": reason.reason}
-                records.append(Record.model_validate(where | refused))
-                continue
-            start = time.perf_counter()
-            try:
-                logits = _classify(classifier, inputs)
-                logits = _check_logits(logits, len(samples), len(task.labels))
-                logits = test_set.select_columns(logits)
-            except Exception as error:
-                failed = {"status": "failed", "reason": _describe_error(error)}
-                records.append(Record.model_validate(where | failed))
-                continue
-            seconds = round(attach_seconds + time.perf_counter() - start, 4)
-            found = predict(logits)
-            answers[backbone.name, name, where["data"]] = found
+            answers[backbone.name, name, data] = found.predictions
             before = answers.get((cell.source, name, data_key(cell.source, name)))
-            flips = None
-            if before is not None and backbone.name != cell.source:
-                flips = count_flips(before, found, targets)
-            records.append(
-                Record(
-                    **where,
-                    status="ok",
-                    correct=_count_correct(logits, targets),
-                    total=len(samples),
-                    zero_shot_correct=_count_correct(zero_shot, targets),
-                    negative_flips=flips and flips.negative,
-                    positive_flips=flips and flips.positive,
-                    inconsistent_errors=flips and flips.inconsistent,
-                    ece=round(calibration_error(found, targets), 4),
-                    seconds=seconds,
-                )
-            )
+            if backbone.name == cell.source:
+                before = None
+            records.append(_make_record(where, found, before, seconds))
         return records
 
 
-def _build_method(cell: Cell) -> Method:
+def build_method(cell: Cell) -> Method:
+    """The method of a cell with its settings; loads the plug-in file that it is from.
+
+    Raises:
+        CompatbenchError: the method or its file is not here.
+    """
     registry = builtin_methods()
     if cell.plugin is not None and cell.method not in registry.classes:
         registry.add_file(Path(cell.plugin))
@@ -250,60 +238,43 @@ def _build_method(cell: Cell) -> Method:
     return cls(cls.Config.model_validate(cell.config))
 
 
+def _make_record(
+    where: dict[str, str], found: Measured, before: Predictions | None, attach_seconds: float
+) -> Record:
+    flips = None if before is None else count_flips(before, found.predictions, found.targets)
+    return Record(
+        **where,
+        status="ok",
+        correct=int(found.right.sum()),
+        total=len(found.targets),
+        zero_shot_correct=int(found.zero_shot_right.sum()),
+        negative_flips=flips and flips.negative,
+        positive_flips=flips and flips.positive,
+        inconsistent_errors=flips and flips.inconsistent,
+        ece=round(calibration_error(found.predictions, found.targets), 4),
+        seconds=round(attach_seconds + found.seconds, 4),
+    )
+
+
+def _describe_failure(error: Exception) -> dict[str, str]:
+    """Status and reason of a record without a number."""
+    if isinstance(error, NotTransferable):
+        return {"status": "not transferable", "reason": error.reason}
+    return {"status": "failed", "reason": describe_error(error)}
+
+
 def _most_per_class(samples: Sequence[Sample]) -> int:
     """Images of the largest class; recipes that count in shots need a number for *all*."""
     return max(Counter(sample.label for sample in samples).values(), default=0)
 
 
-def _targets(samples: Sequence[Sample], backbone: Backbone) -> Tensor:
-    return torch.tensor(
-        [sample.label for sample in samples], dtype=torch.long, device=backbone.device
-    )
-
-
-@torch.no_grad()
-def _classify(classifier: Classifier, inputs: Tensor | StoredRows) -> Tensor:
-    """Logits of all images; what lies on disk is read and classified batch by batch."""
-    if isinstance(inputs, Tensor):
-        return classifier(inputs)
-    return torch.cat([classifier(batch) for batch in inputs.batches()])
-
-
-def _check_logits(logits: Tensor, images: int, classes: int) -> Tensor:
-    if tuple(logits.shape) != (images, classes):
-        raise ValueError(f"logits have shape {list(logits.shape)}, not [{images}, {classes}]")
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("logits are not finite")
-    return logits
-
-
-def _count_correct(logits: Tensor, targets: Tensor) -> int:
-    return int((logits.argmax(-1) == targets).sum())
-
-
-def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
-    """A record of a cell with these values; without any, of a failed one."""
-    return CellRecord.model_validate(
-        {
-            "key": cell.key,
-            "method": cell.method,
-            "config": cell.config,
-            "task": cell.task,
-            "source": cell.source,
-            "shots": cell.shots,
-            "seed": cell.seed,
-            "status": status,
-            "provenance": provenance(),
-            **values,
-        }
-    )
-
-
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """An exception in one line, its type first."""
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _last_frames(error: Exception) -> tuple[str, ...]:
+def last_frames(error: Exception) -> tuple[str, ...]:
+    """The last frames of an exception's trace, innermost last."""
     frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
     return tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)

@@ -1,0 +1,82 @@
+"""A transfer: a way of bringing a fitted module to another backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.method import Classifier, Method, MethodCard, Module
+
+# What a transfer needs besides the module.
+Access = Literal["none", "words"]
+
+
+@dataclass(frozen=True)
+class TransferCard:
+    """What a transfer is, for lists and for the leaderboard.
+
+    Attributes:
+        name: the name that the command line and results use.
+        access: what it needs besides the module; a ranking compares equal access alone.
+        summary: the idea in one line.
+        version: raised with every change of the numbers that it gives; part of the key.
+    """
+
+    name: str
+    access: Access
+    summary: str
+    version: int = 1
+
+
+class Transfer(ABC):
+    """Attaches modules to a backbone that they were not fitted on.
+
+    Args:
+        cache: folder for what is computed once per backbone; None keeps it in memory.
+    """
+
+    card: ClassVar[TransferCard]
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
+
+    def serves(self, method: MethodCard) -> bool:
+        """Whether the transfer can change anything for a method's modules."""
+        return True
+
+    def fingerprint(self) -> str:
+        """Hash of the data that the transfer brings along; part of the key."""
+        return ""
+
+    def prepare(self, source: Backbone, target: Backbone, modules: Path | None = None) -> None:
+        """Computes what is needed once per pair of backbones, before a cell's clock runs.
+
+        Args:
+            modules: the folder of the source's modules, for what should lie beside them.
+
+        Raises:
+            CompatbenchError: the cache or the folder cannot be written.
+        """
+        return
+
+    @abstractmethod
+    def attach(
+        self,
+        method: Method,
+        module: Module,
+        source: Backbone | None,
+        target: Backbone,
+        labels: Labels,
+    ) -> Classifier:
+        """The classifier that the module is on ``target``.
+
+        Args:
+            source: the backbone that the module was fitted on; None where it is not at hand
+                and the transfer has been given what it needs of it.
+
+        Raises:
+            NotTransferable: the module has no meaning on the target.
+        """
