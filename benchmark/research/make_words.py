@@ -2,7 +2,7 @@
 
     apt-get download scowl=2020.12.07-4 wordnet-base=1:3.0-39
     dpkg -x scowl_*.deb scowl && dpkg -x wordnet-base_*.deb wordnet
-    python -m compatbench.transfer.make_words --scowl scowl --wordnet wordnet
+    python benchmark/research/make_words.py --scowl scowl --wordnet wordnet
 
 A word of SCOWL's levels 10 to 35 is taken if its most frequent sense as a noun is, in WordNet,
 an animal, an artefact, food, a place, a natural object or phenomenon, a plant or a substance.
@@ -35,7 +35,7 @@ UNKIND = {"ass", "bastard", "bitch", "bugger", "cock", "cunt", "dago", "dildo", 
 UNKIND |= {"faggot", "prick", "pussy", "shit", "slut", "tit", "tits", "turd", "twat", "wog"}
 
 HEADER = """\
-# {count:,} common English names of things, by compatbench.transfer.make_words from two sources.
+# {count:,} common English names of things, by benchmark/research/make_words.py from two sources.
 # SCOWL 2020.12.07 (levels 10 to 35): Copyright 2000-2011 by Kevin Atkinson. Permission to use,
 # copy, modify, distribute and sell these word lists, the associated scripts, the output created
 # from the scripts, and its documentation for any purpose is hereby granted without fee, provided
@@ -91,7 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--scowl", type=Path, required=True, help="folder of the unpacked package")
     parser.add_argument("--wordnet", type=Path, required=True, help="likewise")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("words.txt"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parents[1] / "compatbench" / "transfer" / "words.txt",
+    )
     options = parser.parse_args()
     words = make_words(options.scowl, options.wordnet)
     text = HEADER.format(count=len(words)) + "".join(f"{word}\n" for word in words)

@@ -10,16 +10,10 @@ import pytest
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.suites import suite_tasks
 from compatbench.engine.cell import Cell, CellRecord, Record
-from compatbench.engine.configs import resolve_config
 from compatbench.engine.keys import data_key
+from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import (
-    count_cells,
-    count_retrained,
-    missing_records,
-    plan,
-    plan_cells,
-)
+from compatbench.engine.plan import missing_records, plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -79,9 +73,9 @@ def test_retraining_makes_every_target_a_source_of_its_own(suite: SuiteCard) -> 
     assert cells[0] == one_cell(plain)
     there = changed(suite, upgrades=[["mini-eva-clip", "mini-clip"]])
     assert cells[1].key == one_cell(there).key
-    assert count_cells(retrained, REGISTRY, ["coop"]) == {"coop": 3}
-    assert count_retrained(retrained, REGISTRY, ["coop"]) == 2
-    assert count_retrained(plain, REGISTRY, ["coop"]) == 0
+    matrix = select_matrix(retrained, REGISTRY, ["coop"])
+    assert (len(matrix.places), matrix.retrained) == (3, 2)
+    assert select_matrix(plain, REGISTRY, ["coop"]).retrained == 0
 
 
 def test_a_target_that_is_a_source_anyway_is_not_retrained_twice(suite: SuiteCard) -> None:

@@ -15,8 +15,7 @@ from compatbench.conformance.subject import LABELS, Subject, unseen_images
 from compatbench.files.atomic import sha256_json
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone
-from compatbench.transfer.attaching import AlignedMethod
-from compatbench.transfer.words import encode_words, load_words
+from compatbench.transfer.words import Words, encode_words, load_words
 
 WORDS = load_words()[::40]
 CLOSE = 1e-3  # of the largest logit
@@ -32,10 +31,10 @@ def turned_space(subject: Subject) -> None:
             raise CheckSkipped("attach looks at images; see the check 'no-image'") from None
     expected = subject.logits(subject.source)
     turned = _turned_source()
-    aligned = AlignedMethod(subject.build(), _words(), lambda b: encode_words(b, WORDS))
+    transfer = Words(source_words=_words(), words_of=lambda b: encode_words(b, WORDS))
     with no_images(turned), torch.no_grad():
         try:
-            classify = aligned.attach(subject.module, turned, LABELS)
+            classify = transfer.attach(subject.build(), subject.module, None, turned, LABELS)
         except ImageTouched:
             raise CheckFailed("aligned, attach gave the image tower an image") from None
     with torch.no_grad():

@@ -11,14 +11,18 @@ from pydantic import ValidationError
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.suites import suite_tasks
 from compatbench.data.shots import ALL_SHOTS, count_shots
-from compatbench.engine.configs import resolve_config, select_methods
+from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import count_cells, plan_cells
+from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.rows import Row, read_csv, write_csv
 
 REGISTRY = builtin_methods()
+
+
+def selected(suite: SuiteCard, methods: str) -> list[str]:
+    return [choice.name for choice in select_matrix(suite, REGISTRY, methods).choices]
 
 
 def smoke(**values: Any) -> SuiteCard:
@@ -32,14 +36,14 @@ def ablation(**methods: dict[str, Any]) -> SuiteCard:
 
 def test_all_means_what_the_suite_compares() -> None:
     suite = ablation()
-    assert select_methods(suite, REGISTRY, "all") == ["contcoop", "kgcoop", "contcoop+no-kd"]
-    assert select_methods(suite, REGISTRY, "!kgcoop") == ["contcoop", "contcoop+no-kd"]
-    assert select_methods(suite, REGISTRY, "all,coop,!contcoop") == [
+    assert selected(suite, "all") == ["contcoop", "kgcoop", "contcoop+no-kd"]
+    assert selected(suite, "!kgcoop") == ["contcoop", "contcoop+no-kd"]
+    assert selected(suite, "all,coop,!contcoop") == [
         "coop",
         "kgcoop",
         "contcoop+no-kd",
     ]
-    assert set(select_methods(smoke(), REGISTRY, "all")) == set(REGISTRY.names())
+    assert set(selected(smoke(), "all")) == set(REGISTRY.names())
 
 
 def test_a_named_config_begins_with_what_the_suite_changes_of_its_method() -> None:
@@ -62,12 +66,12 @@ def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> No
     ("methods", "message"),
     [
         ({"coop+x": {"method": "coopp"}}, "did you mean coop"),
-        ({"coop": {"method": "kgcoop"}}, "bears the name of a method"),
+        ({"coop": {"method": "kgcoop"}}, "has the name of a method"),
     ],
 )
 def test_a_config_of_no_method_is_refused(methods: dict[str, Any], message: str) -> None:
     with pytest.raises(CompatbenchError, match=message):
-        select_methods(smoke(methods=methods), REGISTRY, "all")
+        selected(smoke(methods=methods), "all")
 
 
 def test_two_names_for_the_same_settings_are_refused() -> None:
@@ -84,8 +88,8 @@ def test_a_config_without_a_method_is_refused() -> None:
 @pytest.mark.parametrize("name", suite_cards.names())
 def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     suite = suite_cards.read(name)
-    methods = select_methods(suite, REGISTRY, "all")
-    counts = count_cells(suite, REGISTRY, methods)
+    methods = selected(suite, "all")
+    counts = select_matrix(suite, REGISTRY).counts
     sources = {upgrade[0] for upgrade in suite.upgrades}
     targets = {name for upgrade in suite.upgrades for name in upgrade} - sources
     learners = [m for m in methods if REGISTRY.get(suite.base_method(m)).card.learns]

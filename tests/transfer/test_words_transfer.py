@@ -1,4 +1,4 @@
-"""Aligned attaching: what a turn does to a module, and what words undo."""
+"""The transfer ``words``: what a rotation does to a module, and what words undo."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from compatbench.backbone import Backbone
 from compatbench.conformance.models import EMBED_DIM, build_bench, build_clip
 from compatbench.conformance.subject import LABELS, Subject, unseen_images
 from compatbench.conformance.turning import random_turn, turn_clip
-from compatbench.method import Method, Module
+from compatbench.method import Classifier, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer.attaching import AlignedMethod, acts_at_output, find_turn
-from compatbench.transfer.words import encode_words, load_words
+from compatbench.transfer.words import Words, encode_words, find_rotation, load_words
 
 WORDS = load_words()[::40]
 METHODS = builtin_methods().classes
-INPUT_SIDE = [n for n, cls in METHODS.items() if not acts_at_output(cls.card)]
+INPUT_SIDE = [n for n, cls in METHODS.items() if not Words().serves(cls.card)]
 # Their prompts are computed from features, whose coordinates their nets have learned.
 READ_FEATURES = ["cocoop", "tcp"]
 INVARIANT = [name for name in INPUT_SIDE if name not in READ_FEATURES]
@@ -47,8 +46,9 @@ def turned_source(seed: int) -> Backbone:
     return turn_clip(build_bench().source, random_turn(EMBED_DIM, seed))
 
 
-def aligned(method: Method) -> AlignedMethod:
-    return AlignedMethod(method, source_words(), words_of)
+def attach(method: Method, module: Module, target: Backbone) -> Classifier:
+    transfer = Words(source_words=source_words(), words_of=words_of)
+    return transfer.attach(method, module, None, target, LABELS)
 
 
 def test_the_methods_on_features_are_those_that_can_be_aligned() -> None:
@@ -73,7 +73,7 @@ def test_a_turn_changes_what_is_written_in_coordinates_and_words_restore_it(name
     images = turned.encode_images(unseen_images())
     expected = subject.logits(source, module)
     copied = subject.build().attach(module, turned, LABELS)(images)
-    restored = aligned(subject.build()).attach(module, turned, LABELS)(images)
+    restored = attach(subject.build(), module, turned)(images)
     spread = float(expected.std())
     assert float((copied - expected).abs().max()) > 0.01 * spread
     assert torch.allclose(restored, expected, atol=1e-3 * spread)
@@ -83,10 +83,8 @@ def test_on_the_source_itself_nothing_is_turned() -> None:
     subject, module = fitted("linear_probe")
     images = subject.source.encode_images(unseen_images())
     plain = subject.build().attach(module, subject.source, LABELS)(images)
-    assert torch.equal(
-        aligned(subject.build()).attach(module, subject.source, LABELS)(images), plain
-    )
-    assert find_turn(source_words(), source_words() + 1e-5) is None
+    assert torch.equal(attach(subject.build(), module, subject.source)(images), plain)
+    assert find_rotation(source_words(), source_words() + 1e-5) is None
 
 
 def test_the_probe_is_turned_by_the_procrustes_solution_of_the_words() -> None:
@@ -96,7 +94,7 @@ def test_the_probe_is_turned_by_the_procrustes_solution_of_the_words() -> None:
     u, _, v = torch.linalg.svd((a - a.mean(0)).T @ (b - b.mean(0)))
     features = target.encode_images(unseen_images())
     expected = features @ (u @ v).T.float() @ module["weight"].T + module["bias"]
-    found = aligned(subject.build()).attach(module, target, LABELS)(features)
+    found = attach(subject.build(), module, target)(features)
     assert torch.allclose(found, expected, atol=1e-4)
 
 
@@ -104,13 +102,13 @@ def test_a_residual_is_carried_forward_by_the_same_turn() -> None:
     """Class weights t Rᵀ + r in the source's coordinates are t + r R in the target's."""
     subject, module = fitted("taskres")
     target, method = subject.target, subject.build()
-    turn = find_turn(source_words(), words_of(target))
+    turn = find_rotation(source_words(), words_of(target))
     assert turn is not None
     features = target.encode_images(unseen_images())
     text = target.text_features(LABELS.fill())
     weights = text + method.config.alpha * turn.forward(module["residual"])  # type: ignore[attr-defined]
     cosines = F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).T
-    found = aligned(method).attach(module, target, LABELS)(features)
+    found = attach(method, module, target)(features)
     assert torch.allclose(found, target.logit_scale * cosines, atol=1e-3)
 
 
@@ -120,7 +118,7 @@ def test_a_target_of_another_size_is_reached(name: str, size: int) -> None:
     subject, module = fitted(name)
     other = build_clip("other-joint", seed=8, embed_dim=size)
     features = other.encode_images(unseen_images())
-    logits = aligned(subject.build()).attach(module, other, LABELS)(features)
+    logits = attach(subject.build(), module, other)(features)
     assert logits.shape == (len(features), len(LABELS))
     assert bool(torch.isfinite(logits).all())
 
@@ -135,7 +133,7 @@ def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot(name: str) -> No
     }
     other = build_clip("narrow-joint", seed=8, embed_dim=EMBED_DIM - 4)
     features = other.encode_images(unseen_images())
-    found = aligned(subject.build()).attach(Module(zero), other, LABELS)(features)
+    found = attach(subject.build(), Module(zero), other)(features)
     cosines = F.normalize(features, dim=-1) @ other.zero_shot(LABELS).T
     assert torch.allclose(found, other.logit_scale * cosines, atol=1e-3)
 
@@ -148,15 +146,6 @@ def test_other_inputs_than_features_are_turned_where_they_lie_in_the_joint_space
     turned = turned_source(seed=2)
     expected = subject.logits(subject.source, module)
     with torch.no_grad():
-        classify = aligned(subject.build()).attach(module, turned, LABELS)
+        classify = attach(subject.build(), module, turned)
         found = classify(subject.inputs(turned, unseen_images()))
     assert torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max()))
-
-
-def test_a_method_keeps_its_inputs_and_its_fit() -> None:
-    subject, module = fitted("coprompt")
-    wrapped = aligned(subject.build())
-    assert wrapped.card == subject.card
-    assert wrapped.image_input(subject.source) == subject.build().image_input(subject.source)
-    again = wrapped.fit(subject.source, subject.draw(), torch.Generator().manual_seed(1))
-    assert again.detach().fingerprint == module.fingerprint

@@ -1,0 +1,164 @@
+"""Transfers: chosen, planned, run from one fit, published and evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compatbench.data.cards import suite_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine import evaluate as evaluating
+from compatbench.engine.cell import Cell
+from compatbench.engine.matrix import select_matrix
+from compatbench.engine.plan import plan, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.transfer.words import Words
+
+SUITE = suite_cards.read("smoke")
+REGISTRY = builtin_methods()
+
+
+def chosen(methods: str, *transfers: str) -> list[tuple[str, str]]:
+    matrix = select_matrix(SUITE, REGISTRY, methods, transfers=transfers or None)
+    return [(choice.name, choice.transfer) for choice in matrix.choices]
+
+
+def cell_of(name: str, transfer: str = "copied") -> Cell:
+    [cell] = plan_cells(SUITE, REGISTRY, [name], transfers=[transfer])
+    return cell
+
+
+def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
+    assert chosen("taskres") == [("taskres", "copied")]
+    assert chosen("taskres", "copied", "words") == [("taskres", "copied"), ("taskres", "words")]
+    assert {transfer for _, transfer in chosen("all")} == {"copied"}
+
+
+def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:
+    served = chosen("all", "words")
+    assert served == [
+        (n, "words") for n in REGISTRY.names() if Words().serves(REGISTRY.get(n).card)
+    ]
+    assert ("cocoop", "words") not in served
+    # It reads features, whose coordinates its net has learned; asked for by name, it is measured.
+    assert chosen("cocoop", "words") == [("cocoop", "words")]
+
+
+@pytest.mark.parametrize(
+    ("methods", "transfer", "message"),
+    [
+        ("zeroshot", "words", "changes nothing for zeroshot"),
+        ("taskres", "wrods", "no transfer is named 'wrods'; there are copied, words"),
+    ],
+)
+def test_a_transfer_that_cannot_be_had_is_refused(
+    methods: str, transfer: str, message: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        chosen(methods, transfer)
+
+
+def test_a_method_from_a_file_can_be_transferred(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "methods" / "simpleshot.py"
+    path = tmp_path / "mine.py"
+    path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
+    registry = MethodRegistry(dict(REGISTRY.classes))
+    copied, moved = plan_cells(SUITE, registry, str(path), transfers=["copied", "words"])
+    assert moved.copied == copied
+    assert moved.plugin == str(path.resolve())
+
+
+def test_cells_of_one_fit_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied, moved = cell_of("simpleshot"), cell_of("simpleshot", "words")
+    assert moved.copied == copied
+    assert moved.fit_key == copied.key == copied.fit_key != moved.key
+    assert str(moved).startswith("simpleshot (words) ·")
+    monkeypatch.setattr(Words, "fingerprint", lambda self: "another list")
+    other = cell_of("simpleshot", "words")
+    assert other.key != moved.key
+    assert other.fit_key == copied.key
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunStore:
+    """The store of a run through words, and then of the copied module."""
+    store = RunStore(tmp_path_factory.mktemp("transfers") / "runs")
+    worker = Worker(store, FeatureCache(cache))
+    worker.run(cell_of("simpleshot", "words"))
+    worker.run(cell_of("simpleshot"))
+    return store
+
+
+def test_one_fit_serves_both_and_their_records_are_apart(
+    store: RunStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = {name: cell_of("simpleshot", name) for name in ("copied", "words")}
+    assert all(item.done for item in plan(cells.values(), store))
+    found = {name: store.read(cell.key) for name, cell in cells.items()}
+    copied, moved = found["copied"], found["words"]
+    assert copied is not None
+    assert moved is not None
+    assert (copied.module, copied.fit_seconds) == (moved.module, moved.fit_seconds)
+    assert [p.stem for p in store.folder.glob("modules/*/*.safetensors")] == [cells["copied"].key]
+    source, target = cells["copied"].backbones
+    one = {r.backbone: r for r in copied.records}
+    other = {r.backbone: r for r in moved.records}
+    assert one[source].correct == other[source].correct
+    assert one[target].correct != other[target].correct
+    assert one[target].zero_shot_correct == other[target].zero_shot_correct
+    # A second run, whatever is asked for first, fits and measures nothing.
+    monkeypatch.setattr(Worker, "_measure", None)
+    worker = Worker(store, FeatureCache(cache))
+    assert worker.run(cells["words"]) == moved
+    assert worker.run(cells["copied"]) == copied
+
+
+def test_a_saved_module_is_evaluated_through_words(store: RunStore, cache: Path) -> None:
+    cell = cell_of("simpleshot", "words")
+    record = store.read(cell.key)
+    assert record is not None
+    path = store.module_path(cell.fit_key)
+    found = evaluating.evaluate_module(
+        path, cell.backbones[1], None, REGISTRY, FeatureCache(cache), transfer="words"
+    )
+    assert found.source is not None
+    assert found.target is not None
+    correct = {r.backbone: r.correct for r in record.records}
+    assert int(found.source.right.sum()) == correct[cell.source]
+    assert int(found.target.right.sum()) == correct[cell.backbones[1]]
+
+
+def test_beside_its_words_a_module_needs_no_source(
+    store: RunStore, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cell_of("simpleshot", "words")
+    load = evaluating.load_backbone
+
+    def without_source(name: str, device: str = "cpu"):
+        if name == cell.source:
+            raise CompatbenchError(f"no weights of {name}")
+        return load(name, device)
+
+    monkeypatch.setattr(evaluating, "load_backbone", without_source)
+    features = FeatureCache(cache)
+
+    def evaluate(path: Path) -> evaluating.Evaluation:
+        return evaluating.evaluate_module(
+            path, cell.backbones[1], None, REGISTRY, features, transfer="words"
+        )
+
+    path = store.module_path(cell.fit_key)
+    found = evaluate(path)
+    assert found.source is None
+    assert found.target is not None
+    assert found.h is None
+    # Alone in a folder, there is nothing to find the rotation from.
+    lonely = tmp_path / "a" / "b" / "module.safetensors"
+    lonely.parent.mkdir(parents=True)
+    lonely.write_bytes(path.read_bytes())
+    with pytest.raises(CompatbenchError, match="no weights of mini-clip"):
+        evaluate(lonely)
