@@ -1,0 +1,304 @@
+"""What cells cost before they are run: counted from cards and model sizes, or measured before.
+
+The work of a cell is counted in floating-point operations and in calls, and divided by the rate
+of a matrix product, measured here and now. Cells of a method that has finished cells are scaled
+to what those took. The estimate is meant to hold within a factor of two for a whole suite.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from compatbench.backbone.load import read_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.suites import suite_variants
+from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.engine.cell import Cell
+from compatbench.engine.matrix import Matrix, MethodChoice, Place
+from compatbench.engine.missing import fit_backbones, suite_backbones
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import sha256_json, write_atomic
+from compatbench.method.trained import TrainedMethod
+
+FLOAT = 4  # bytes
+# What a class name takes in CLIP's tokens, with the end of text.
+NAME_TOKENS = 4
+# A worker keeps so many backbones.
+BACKBONES_AT_HAND = 4
+BATCH = 128  # images that are encoded together
+WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
+
+# Seconds beside the matrix products, on one core of these years: of a training step, of one
+# block of a tower in it, of a closed-form fit, and of one record.
+STEP_SECONDS = 6e-4
+BLOCK_SECONDS = 1e-3
+CLOSED_FORM_SECONDS = 0.3
+RECORD_SECONDS = 0.02
+TEXT_PLACES = {"text-input", "text-layers"}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a backbone's architecture.
+
+    Attributes:
+        image_flops: floating-point operations of one image.
+        text_weights: parameters of the text tower's blocks.
+        text_blocks, image_blocks: blocks of each tower.
+        batch_bytes: the widest activations of one batch of images.
+    """
+
+    parameters: int
+    embed_dim: int
+    image_flops: float
+    text_weights: int
+    text_blocks: int
+    image_blocks: int
+    batch_bytes: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a matrix costs, by what is counted.
+
+    Attributes:
+        images: encodings of an image by a backbone under a view; none may be cached.
+        features_bytes: of the features of these.
+        encode_flops: of encoding them.
+        memory_bytes: weights that a worker keeps, and one batch of images.
+        unknown: backbones whose size is not known before they are loaded.
+    """
+
+    images: int
+    features_bytes: int
+    encode_flops: float
+    memory_bytes: int
+    unknown: tuple[str, ...]
+
+
+def count_costs(matrix: Matrix) -> Costs:
+    """Counts images, bytes and operations from cards alone; no image or weight has to be here.
+
+    Raises:
+        CompatbenchError: a broken card.
+    """
+    suite = matrix.suite
+    cards = {name: task_cards.read(name) for name in task_cards.names()}
+    sizes = {name: measure_model(name) for name in suite_backbones(suite)}
+    sources = set(fit_backbones(suite))
+    images: Counter[str] = Counter()
+    for name in sizes:
+        for task in matrix.tasks:
+            tests = (task, *suite_variants(suite, task))
+            images[name] += sum(cards[test].counts.get("test", 0) for test in tests)
+            if name in sources:
+                drawn = (_drawn(cards[task], n, suite.training.views) for n in matrix.shots)
+                images[name] += len(matrix.seeds) * sum(drawn)
+    known = {name: size for name, size in sizes.items() if size is not None}
+    weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
+    return Costs(
+        images=images.total(),
+        features_bytes=sum(images[n] * size.embed_dim * FLOAT for n, size in known.items()),
+        encode_flops=sum(images[name] * size.image_flops for name, size in known.items()),
+        memory_bytes=sum(weights[:BACKBONES_AT_HAND])
+        + max((size.batch_bytes for size in known.values()), default=0),
+        unknown=tuple(name for name, size in sizes.items() if size is None),
+    )
+
+
+def _drawn(card: TaskCard, shots: int, views: int) -> int:
+    """Images of one draw that are encoded: training under every view and plain, validation."""
+    classes = len(card.classes)
+    train = min(classes * shots, card.counts.get("train", 0))
+    val = min(classes * min(shots, MOST_VALIDATION_SHOTS), card.counts.get("val", train))
+    return train * (1 + (views if views > 1 else 0)) + val
+
+
+class TimeEstimate:
+    """Seconds that the cells of a matrix take, image features aside.
+
+    Args:
+        rate: operations a second, of ``measure_rate``.
+        measured: mean seconds of a finished cell by method, from earlier runs.
+    """
+
+    def __init__(
+        self, matrix: Matrix, rate: float, measured: Mapping[str, float] | None = None
+    ) -> None:
+        self._matrix = matrix
+        self._rate = rate
+        self._measured = measured or {}
+        self._choices = {(c.name, c.transfer): c for c in matrix.choices}
+        self._cards: dict[str, TaskCard] = {}
+
+    @cached_property
+    def _pace(self) -> dict[str, float]:
+        """By method, what its finished cells took relative to what is counted."""
+        counted: dict[str, list[float]] = {}
+        for place in self._matrix.places:
+            if place.choice.name in self._measured:
+                counted.setdefault(place.choice.name, []).append(self._count(place))
+        return {n: self._measured[n] / (sum(c) / len(c)) for n, c in counted.items()}
+
+    def place(self, place: Place) -> float:
+        """Seconds of the cell at a place: its fit, and its evaluation everywhere."""
+        return self._count(place) * self._pace.get(place.choice.name, 1.0)
+
+    def cell(self, cell: Cell) -> float:
+        """Seconds of a cell of the matrix."""
+        choice = self._choices[cell.name, cell.transfer]
+        return self.place(Place(choice, cell.task, cell.shots, cell.seed, cell.backbones))
+
+    def total(self, places: Sequence[Place]) -> float:
+        """Seconds of many cells, one after the other."""
+        return sum(map(self.place, places))
+
+    def _count(self, place: Place) -> float:
+        choice, task, shots, _, backbones = place
+        return self._count_once(choice.name, choice.transfer, task, shots, backbones)
+
+    @lru_cache(maxsize=None)  # noqa: B019 - it lives as long as a plan
+    def _count_once(
+        self, name: str, transfer: str, task: str, shots: int, backbones: tuple[str, ...]
+    ) -> float:
+        choice, card = self._choices[name, transfer], self._card(task)
+        tests = [card, *(self._card(n) for n in suite_variants(self._matrix.suite, task))]
+        images = sum(test.counts.get("test", 0) for test in tests)
+        seconds = 0.0
+        for backbone in backbones:
+            if (size := measure_model(backbone)) is not None:
+                flops = self._evaluation_flops(choice, len(card.classes), size) * images
+                seconds += flops / self._rate + len(tests) * RECORD_SECONDS
+        source = measure_model(backbones[0])
+        if source is not None and transfer == "copied":
+            seconds += self._fit_seconds(choice, card, shots, source)
+        return seconds
+
+    def _fit_seconds(
+        self, choice: MethodChoice, card: TaskCard, shots: int, size: ModelSize
+    ) -> float:
+        method = choice.method.card
+        if not method.learns:
+            return 0.0
+        classes = len(card.classes)
+        images = min(classes * shots, card.counts.get("train", 0))
+        if not issubclass(choice.method, TrainedMethod):
+            return CLOSED_FORM_SECONDS
+        fitted: Any = choice.method(choice.method.Config.model_validate(choice.config))
+        steps = fitted.count_steps(min(shots, images // max(classes, 1)), images)
+        seconds, places = STEP_SECONDS, set(method.places)
+        if places & TEXT_PLACES:
+            # Forward and backward to the inputs: the weights are frozen.
+            flops = 4.0 * size.text_weights * classes * NAME_TOKENS
+            text = flops / self._rate + size.text_blocks * BLOCK_SECONDS
+            seconds += method.step_cost * text
+        if "image-layers" in places:
+            flops = 3.0 * size.image_flops * min(fitted.config.recipe.batch_size, images)
+            seconds += flops / self._rate + size.image_blocks * BLOCK_SECONDS
+        return steps * seconds
+
+    def _evaluation_flops(self, choice: MethodChoice, classes: int, size: ModelSize) -> float:
+        """Operations of one test image, beside a product with the class weights."""
+        card = choice.method.card
+        texts = 2.0 * size.text_weights * classes * NAME_TOKENS * card.prompts_per_image
+        return texts + (size.image_flops if "image-layers" in card.places else 0.0)
+
+    def _card(self, task: str) -> TaskCard:
+        if task not in self._cards:
+            self._cards[task] = task_cards.read(task)
+        return self._cards[task]
+
+
+@lru_cache(maxsize=64)
+def measure_model(name: str) -> ModelSize | None:
+    """The sizes of a backbone, from its architecture alone; None if that is not open_clip's.
+
+    Its weights need not be here. Sizes are kept in the cache folder, for an architecture takes
+    seconds to build.
+    """
+    try:
+        card = read_backbone(name)
+    except CompatbenchError:
+        return None  # what is wrong with it is reported elsewhere
+    if card.provider == "hf":
+        return None
+    key = sha256_json([card.config, card.model_dump(mode="json"), list(ModelSize.__annotations__)])
+    path = default_cache_folder() / "model-sizes" / f"{key[:16]}.json"
+    try:
+        return ModelSize(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        pass
+    size = _build_and_measure(card)
+    if size is not None:
+        try:
+            write_atomic(path, json.dumps(asdict(size)).encode(), sync=False)
+        except CompatbenchError:
+            pass  # it is built again the next time
+    return size
+
+
+def _build_and_measure(card: Any) -> ModelSize | None:
+    from compatbench.backbone.build import build_architecture
+
+    try:
+        model = build_architecture(card, device="meta")
+    except CompatbenchError:
+        return None
+    visual: Any = model.visual
+    text: Any = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+    patches = next((m for m in visual.modules() if isinstance(m, nn.Conv2d)), None)
+    size = visual.preprocess_cfg["size"]
+    side = size if isinstance(size, int) else min(size)
+    if patches is None:
+        return None
+    tokens = (side // patches.kernel_size[0]) ** 2 + 1
+    weights = sum(parameter.numel() for parameter in visual.parameters())
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embed_dim=_embed_dim(text, patches.out_channels),
+        image_flops=2.0 * weights * tokens,
+        text_weights=sum(parameter.numel() for parameter in text.transformer.parameters()),
+        text_blocks=_count_blocks(text.transformer),
+        image_blocks=_count_blocks(visual),
+        batch_bytes=BATCH * tokens * patches.out_channels * WIDEST * FLOAT,
+    )
+
+
+def _count_blocks(tower: nn.Module) -> int:
+    """The length of the longest list of modules in a tower."""
+    lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
+    return max((len(modules) for modules in lists), default=1)
+
+
+def _embed_dim(text: Any, default: int) -> int:
+    projection = getattr(text, "text_projection", None)
+    if isinstance(projection, nn.Linear):
+        return projection.out_features
+    return default if projection is None else projection.shape[1]
+
+
+def measure_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of float32 matrix products on a device, now."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has
+    a = torch.randn(size, size, device=device)
+    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    torch.mm(a, a)
+    wait()
+    start, products = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < seconds:
+        torch.mm(a, a)
+        wait()
+        products += 1
+    torch.set_num_threads(threads)
+    return 2.0 * size**3 * products / spent
