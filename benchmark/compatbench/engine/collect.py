@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from compatbench.engine.aligned_cells import plain_name, transfer_of
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell
@@ -13,7 +14,8 @@ from compatbench.results.rows import Cost, Row
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
     fit: dict[str, object] = {
-        "method": cell.name,
+        "method": plain_name(cell.name),
+        "transfer": transfer_of(cell.name),
         "task": cell.task,
         "source": cell.source,
         "shots": cell.shots,
@@ -31,17 +33,7 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
             if record.status == "failed":
                 outcome: dict[str, object] = {"status": "failed", "reason": record.error}
             elif (found := measured.get((backbone, test_set, data))) is not None:
-                outcome = {
-                    "status": found.status,
-                    "correct": found.correct,
-                    "total": found.total,
-                    "zero_shot_correct": found.zero_shot_correct,
-                    "negative_flips": found.negative_flips,
-                    "positive_flips": found.positive_flips,
-                    "inconsistent_errors": found.inconsistent_errors,
-                    "ece": found.ece,
-                    "reason": found.reason,
-                }
+                outcome = found.model_dump(exclude={*where, "seconds"})
             else:
                 continue
             rows.append(Row.model_validate(fit | where | outcome))

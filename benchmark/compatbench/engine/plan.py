@@ -20,7 +20,6 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import sha256_json
 from compatbench.method.registry import MethodRegistry, method_identity
-from compatbench.results.aligned import can_be_retrained
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,8 @@ def _places(
     for task in select_names(tasks, suite_tasks(suite), "task in this suite"):
         for backbones in _paths(suite).values():
             for draw, method in product(draws, prepared):
-                if len(backbones) == 1 and not can_be_retrained(method.display, method.learns):
+                retrained = method.learns and not is_aligned(method.display)
+                if len(backbones) == 1 and not retrained:
                     continue
                 if method.learns:
                     yield method, task, *draw, backbones

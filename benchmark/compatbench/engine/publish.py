@@ -9,7 +9,7 @@ from typing import Any
 
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import is_aligned, plain_name
+from compatbench.engine.aligned_cells import plain_name, transfer_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.collect import costs_of, rows_of
 from compatbench.engine.configs import resolve_config
@@ -25,7 +25,7 @@ from compatbench.results.store import (
     MethodResults,
     join_provenance,
     merge_results,
-    read_results,
+    read_methods,
     write_results,
 )
 
@@ -55,16 +55,17 @@ def publish(
     by_name: dict[str, list[PlannedCell]] = {}
     for item in planned:
         by_name.setdefault(item.cell.name, []).append(item)
-    before = read_results(folder).methods
+    before = read_methods(folder)
     for name, items in by_name.items():
         cells = plan_cells(suite, registry, [name], files=files, missing=missing)
-        method = registry.get(suite.base_method(plain_name(name)))
-        results = _method_results(suite, method, name, items)
-        old = _without_stale_rows(before.get(name), cells, missing)
+        plain = plain_name(name)
+        results = _method_results(suite, registry.get(suite.base_method(plain)), name, items)
+        old = _without_stale_rows(before.get(plain), transfer_of(name), cells, missing)
         keys = {cell.key for cell in cells}
         if old:
             keys |= {row.key for row in old.rows}
-        write_results(folder, merge_results(old, results, keys))
+        before[plain] = merge_results(old, results, keys)
+        write_results(folder, before[plain])
     if suite.publish:
         if (out / RESULTS / FIGURES).is_dir():
             from compatbench.pages.report.publish import write_report
@@ -74,9 +75,9 @@ def publish(
 
 
 def _without_stale_rows(
-    results: MethodResults | None, cells: list[Cell], missing: Missing
+    results: MethodResults | None, transfer: str, cells: list[Cell], missing: Missing
 ) -> MethodResults | None:
-    """Leaves out rows of weights or images that have changed or left the suite."""
+    """Leaves out a transfer's rows of weights or images that have changed or left the suite."""
     if results is None:
         return None
     current = {
@@ -88,7 +89,8 @@ def _without_stale_rows(
     rows = tuple(
         row
         for row in results.rows
-        if (row.key, row.data) in current
+        if row.transfer != transfer
+        or (row.key, row.data) in current
         # What is not here cannot be compared; another machine has measured it.
         or {row.backbone, row.source} & set(missing.backbones)
         or {row.task, row.test_set} & set(missing.test_sets)
@@ -109,7 +111,8 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
     differs = _differences(method.Config().model_dump(mode="json"), config)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
-    return MethodResults(_info(method, name), config, differs, provenance={}, rows=())
+    info = _info(method, plain_name(name))
+    return MethodResults(info, config, differs, {}, rows=(), transfer=transfer_of(name))
 
 
 def _method_results(
@@ -126,10 +129,7 @@ def _method_results(
 
 def _info(method: type[Method], name: str) -> MethodInfo:
     card = method.card
-    plain = plain_name(name)
-    title = card.title if plain == card.name else plain
-    if is_aligned(name):
-        title += " + aligned"
+    title = card.title if name == card.name else name
     return MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
 
 
