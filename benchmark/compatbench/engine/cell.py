@@ -12,10 +12,10 @@ from compatbench.data.cards import TrainingCard
 from compatbench.data.shots import Shots, count_shots
 from compatbench.engine.provenance import provenance
 from compatbench.transfer import COPIED
+from compatbench.engine.record import Measurement
 
 SCHEMA = 3
 
-Status = Literal["ok", "not transferable", "failed"]
 FailureKind = Literal["error", "oom", "killed", "timeout"]
 
 
@@ -80,32 +80,13 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Record(Stored):
-    """A cell at one backbone on one test set.
+class Record(Measurement):
+    """A measurement of a cell in the run store.
 
     Attributes:
-        data: hash of the backbone's weights and of the test set.
-        correct: images classified right by the module, of ``total``.
-        zero_shot_correct: the same for this backbone's own zero-shot classifier.
-        negative_flips, positive_flips, inconsistent_errors: images whose answer differs from the
-            same module's on the source, as in ``predictions.Flips``; None on the source itself.
-        ece: expected calibration error in percent.
-        reason: why there is no number, if ``status`` is not ``ok``.
         seconds: attaching and classifying, wall clock.
     """
 
-    backbone: str
-    test_set: str
-    data: str
-    status: Status
-    correct: int | None = None
-    total: int | None = None
-    zero_shot_correct: int | None = None
-    negative_flips: int | None = None
-    positive_flips: int | None = None
-    inconsistent_errors: int | None = None
-    ece: float | None = None
-    reason: str = ""
     seconds: float = 0.0
 
 

@@ -45,7 +45,7 @@ def own_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
     Args:
         figures: names of the pictures that there are.
     """
-    if not page.results.methods:
+    if not page.results.all:
         return []
     found = [
         _steps(page, figures),
@@ -59,7 +59,7 @@ def own_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
 
 def section_answers(page: SuitePage, figures: Collection[str] = ()) -> list[Answer]:
     """The answers of a suite that is shown under another: a ranking, where it asks no more."""
-    if not page.results.methods:
+    if not page.results.all:
         return []
     return own_answers(page, figures) or [_ranking(page)]
 

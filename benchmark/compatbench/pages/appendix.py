@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compatbench.data.shots import count_shots
+from compatbench.engine.aligned_cells import name_of
 from compatbench.files.sizes import format_bytes
 from compatbench.pages.cells import method_cell, setting_cell
 from compatbench.pages.markdown import (
@@ -25,20 +26,18 @@ from compatbench.results.store import join_provenance
 
 def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     """What every method takes, and the name by which commands know it."""
-    methods = {one.info.name: one for one in (*page.copied, *page.aligned)}
     ranks = [one.standing for one in page.ranks(upgrade, shots)]
     rows = []
     for one in [*ranks, *page.standings(page.aligned, upgrade, shots)]:
-        results = methods[one.info.name]
         rows.append(
             [
                 method_cell(one),
-                code(one.info.name),
+                code(name_of(one.info.name, one.transfer)),
                 parameters(one),
                 _bytes(module_bytes(one)),
                 fit_time(one),
-                duration(evaluate_seconds(results, one)),
-                _bytes(peak_memory(results, one)),
+                duration(evaluate_seconds(one.results, one)),
+                _bytes(peak_memory(one.results, one)),
             ]
         )
     header = ["Method", "Name", "Parameters", "Module", "Fit", "Evaluate", "Peak memory"]
@@ -70,9 +69,8 @@ def gap_table(page: SuitePage, gaps: Sequence[Gap]) -> list[str]:
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
         first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
-        title = page.results.methods[gap.method].info.title
         reason = escape(gap.reason) or NOTHING
-        rows.append([escape(title), gap.kind, f"{len(gap.places):,}", escape(first), reason])
+        rows.append([escape(gap.title), gap.kind, f"{len(gap.places):,}", escape(first), reason])
     return table(["Method", "What", "Rows", "First", "Reason"], rows, left=(0, 1, 3, 4))
 
 
@@ -89,6 +87,6 @@ def task_table(page: SuitePage) -> list[str]:
 
 def provenance_table(page: SuitePage) -> list[str]:
     """Versions and processors, all values together where rows differ."""
-    joined = join_provenance(method.provenance for method in page.results.methods.values())
+    joined = join_provenance(method.provenance for method in page.results.all)
     rows = [[escape(name), escape(", ".join(values))] for name, values in joined.items()]
     return table(["What", "Version"], rows, left=(0, 1))

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 def method_cell(standing: Standing) -> str:
     """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
-    title = linked(standing.info.title, standing.info.paper)
+    title = linked(standing.title, standing.info.paper)
     return f"{title} (floor)" if standing.info.depth == "none" else title
 
 

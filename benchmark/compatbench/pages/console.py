@@ -40,10 +40,10 @@ def print_main_table(console: Console, page: SuitePage) -> None:
             console.print(_table(page, upgrade, shots, console.width, aligned, ", through a map"))
             ranks = [*ranks, *aligned]
         for standing in (one.standing for one in ranks):
-            title = one_line(standing.info.title)
+            title = one_line(standing.title)
             if standing.state == "not transferable":
                 reasons = "; ".join(map(one_line, standing.reasons))
-                cells = f"{standing.refused} of {len(standing.pairs)} cells"
+                cells = f"{standing.refused} of {standing.coverage[1]} cells"
                 text = f"{title}: not transferable in {cells}: {reasons}"
                 console.print(Text(text, style="yellow"))
             elif standing.state == "incomplete":
@@ -51,7 +51,7 @@ def print_main_table(console: Console, page: SuitePage) -> None:
                 text = f"{title}: {done} of {wanted} cells measured, so no mean is given"
                 console.print(Text(text, style="yellow"))
     for gap in find_gaps(page.results, page.expected):
-        title = one_line(page.results.methods[gap.method].info.title)
+        title = one_line(gap.title)
         reason = f": {one_line(gap.reason)}" if gap.reason else ""
         style = "red" if gap.kind == "failed" else "yellow"
         rows = "1 row" if len(gap.places) == 1 else f"{len(gap.places):,} rows"
@@ -87,7 +87,7 @@ def _table(
         floor = " (floor)" if standing.info.depth == "none" else ""
         cells = [
             Text(one.rank or NOTHING),
-            Text(one_line(standing.info.title) + floor),
+            Text(one_line(standing.title) + floor),
             Text(show(standing.mean("source"))),
             Text(show(standing.mean("target"))),
             Text(show(h), style="bold green" if h and h.value == best else ""),

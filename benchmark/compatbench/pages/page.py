@@ -83,7 +83,7 @@ def render_page(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> s
         lines += ["", *suite_section(page, figures)]
     lines += ["", *_reproduction(suites), "", "## How to read it", "", *HOW_TO_READ.splitlines()]
     shown = [one for page in suites for one in (page, *page.sections)]
-    papers = [one.info.paper for page in shown for one in page.results.methods.values()]
+    papers = [one.info.paper for page in shown for one in page.results.all]
     if definitions := link_definitions(papers):
         lines += ["", *definitions]
     return "\n".join(lines) + "\n"

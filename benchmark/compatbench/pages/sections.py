@@ -26,7 +26,7 @@ from compatbench.results.measures import Measure, Upgrade
 def suite_section(page: SuitePage, figures: Collection[str] = ()) -> list[str]:
     """Everything of a suite, with the suites that are shown under it."""
     lines = [f"## {escape(page.title)}", "", *_head(page)]
-    if page.results.methods:
+    if page.results.all:
         lines += _rankings(page, figures)
     else:
         lines += ["", "There are no results yet."]
@@ -35,7 +35,7 @@ def suite_section(page: SuitePage, figures: Collection[str] = ()) -> list[str]:
         lines += ["", f"### {escape(section.title)}", "", *_head(section)]
         lines += _answers(section_answers(section, figures), level=4)
         lines += _gaps(section, level=4)
-    if page.results.methods:
+    if page.results.all:
         lines += _appendix(page)
     return lines
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from compatbench.results.aligned import copied_name
 from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
 from compatbench.results.ranks import Ranked, rank_methods
 from compatbench.results.store import MethodResults, SuiteResults
@@ -53,12 +52,12 @@ class SuitePage:
     @cached_property
     def copied(self) -> list[MethodResults]:
         """The methods whose modules are attached as they are: those that are ranked."""
-        return [one for name, one in self.results.methods.items() if copied_name(name) is None]
+        return list(self.results.methods.values())
 
     @cached_property
     def aligned(self) -> list[MethodResults]:
         """The methods whose modules are attached through a map."""
-        return [one for name, one in self.results.methods.items() if copied_name(name) is not None]
+        return list(self.results.of("words").values())
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int], list[Ranked]]:

@@ -16,7 +16,6 @@ from compatbench.pages.markdown import (
     table,
 )
 from compatbench.pages.suitepage import SuitePage
-from compatbench.results.aligned import copied_name
 from compatbench.results.intervals import measure_interval, rank_datasets
 from compatbench.results.measures import Standing, Upgrade
 from compatbench.results.rank_tests import ALPHA, rank_cliques
@@ -66,7 +65,7 @@ def aligned_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
     copied = {one.standing.info.name: one.standing for one in page.ranks(upgrade, shots)}
     rows = []
     for one in ranks:
-        through, plain = one.standing, copied.get(copied_name(one.standing.info.name) or "")
+        through, plain = one.standing, copied.get(one.standing.info.name)
         rows.append(
             [
                 one.rank or NOTHING,
@@ -126,13 +125,13 @@ def unranked_lines(ranks: Sequence[Ranked]) -> list[str]:
             reasons = "; ".join(escape(reason) for reason in one.reasons) or "no reason given"
             source = percent(value(one.mean("source")))
             lines.append(
-                f"- {escape(one.info.title)} is **not transferable** in {_share(one)} "
+                f"- {escape(one.title)} is **not transferable** in {_share(one)} "
                 f"(source {source}): {reasons}."
             )
         elif one.state == "incomplete":
             done, wanted = one.coverage
             lines.append(
-                f"- {escape(one.info.title)} is **incomplete**: {done} of {wanted} cells measured, "
+                f"- {escape(one.title)} is **incomplete**: {done} of {wanted} cells measured, "
                 "so no mean is given."
             )
     return lines
@@ -140,5 +139,5 @@ def unranked_lines(ranks: Sequence[Ranked]) -> list[str]:
 
 def _share(standing: Standing) -> str:
     """``all 24 cells``, or how many of how many."""
-    refused, total = standing.refused, len(standing.pairs)
+    refused, total = standing.refused, standing.coverage[1]
     return f"all {total} cells" if refused == total else f"{refused} of {total} cells"

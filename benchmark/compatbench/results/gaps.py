@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compatbench.results.aligned import can_be_retrained
-from compatbench.results.measures import Expected, RowIndex
-from compatbench.results.rows import Row
-from compatbench.results.store import MethodResults, SuiteResults
+from compatbench.data.cards.suite import COPIED
+from compatbench.results.measures import Expected, find_row
+from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
+
+Place = tuple[str, str, int, int, str]
 
 
 @dataclass(frozen=True)
@@ -16,28 +17,35 @@ class Gap:
     """Measurements of one method that have no number, for one reason.
 
     Attributes:
+        title: of the method, with the transfer if it is not ``copied``.
         kind: ``failed`` or ``missing``; a module that cannot be attached is a result, no gap.
         places: (task, test set, shots, seed, backbone) of each, in the suite's order; the
             backbone of a module that was fitted on it as a target is said to be ``retrained``.
     """
 
     method: str
+    title: str
     kind: str
     reason: str
-    places: tuple[tuple[str, str, int, int, str], ...]
+    places: tuple[Place, ...]
 
 
 def find_gaps(results: SuiteResults, expected: Expected) -> list[Gap]:
     """Every failed or missing measurement, by method and reason."""
     gaps: list[Gap] = []
-    for name, method in sorted(results.methods.items()):
-        found: dict[tuple[str, str], list[tuple[str, str, int, int, str]]] = {}
-        for place, row in _expected_rows(method, expected):
-            if row is None:
+    for one in sorted(results.all, key=lambda one: (one.info.name, one.transfer != COPIED)):
+        found: dict[tuple[str, str], list[Place]] = {}
+        statuses, reasons = one.column("status"), one.column("reason")
+        for sought, place in _expected_places(one, expected):
+            row = find_row(one, expected, sought)
+            if row < 0:
                 found.setdefault(("missing", ""), []).append(place)
-            elif row.status == "failed":
-                found.setdefault(("failed", row.reason), []).append(place)
-        gaps += [Gap(name, *cause, tuple(places)) for cause, places in sorted(found.items())]
+            elif statuses[row] == "failed":
+                found.setdefault(("failed", reasons[row]), []).append(place)
+        gaps += [
+            Gap(one.info.name, one.title, *cause, tuple(places))
+            for cause, places in sorted(found.items())
+        ]
     return gaps
 
 
@@ -47,23 +55,21 @@ def find_disagreements(results: SuiteResults) -> list[tuple[str, str]]:
     It does not depend on the method, so a difference means that rows were made with
     other weights, other images, or on a machine that rounds otherwise.
     """
-    seen: dict[tuple[str, str], set[tuple[int | None, int | None]]] = {}
-    for method in results.methods.values():
-        for row in method.rows:
-            if row.status == "ok":
-                counts = (row.zero_shot_correct, row.total)
-                seen.setdefault((row.backbone, row.test_set), set()).add(counts)
-    return sorted(place for place, counts in seen.items() if len(counts) > 1)
+    rows = results.frame[results.frame["status"] == "ok"]
+    counts = rows[["backbone", "test_set", "zero_shot_correct", "total"]].drop_duplicates()
+    places = counts[["backbone", "test_set"]]
+    twice = places[places.duplicated()].drop_duplicates()
+    return sorted(twice.itertuples(index=False, name=None))
 
 
-def _expected_rows(
+def _expected_places(
     results: MethodResults, expected: Expected
-) -> Iterator[tuple[tuple[str, str, int, int, str], Row | None]]:
-    index = RowIndex(results, expected)
+) -> Iterator[tuple[tuple[str, str, int, int, str, str], Place]]:
+    """Every measurement that the suite asks of a method, as ``find_row`` and as ``Gap`` has it."""
     paths: dict[str, dict[str, None]] = {}
     for source, target in expected.upgrades:
         paths.setdefault(source, {source: None})[target] = None
-    if expected.retrained and can_be_retrained(results.info.name, results.info.learns):
+    if expected.retrained and can_be_retrained(results.info, results.transfer):
         for _, target in expected.upgrades:
             paths.setdefault(target, {target: None})
     for source, backbones in paths.items():
@@ -73,5 +79,10 @@ def _expected_rows(
                     for seed in expected.seeds_of(results.info):
                         for backbone in backbones:
                             where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
-                            place = (task, test_set, shots, seed, where)
-                            yield place, index.find(task, source, shots, seed, backbone, test_set)
+                            sought = (task, source, shots, seed, backbone, test_set)
+                            yield sought, (task, test_set, shots, seed, where)
+
+
+def can_be_retrained(info: MethodInfo, transfer: str | None) -> bool:
+    """Whether a fit on the target is asked for: the method learns, and its module is copied."""
+    return info.learns and transfer == COPIED

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from compatbench.pages.suitepage import SuitePage
-from compatbench.results.measures import Pair, Standing, Upgrade, compute_standing
+import numpy as np
+
+from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
 from compatbench.results.ranks import Ranked, rank_methods
+from compatbench.results.store import MethodResults
 
 
-def rank_group(page: SuitePage, upgrades: Sequence[Upgrade], shots: int) -> list[Ranked]:
+class Suite(Protocol):
+    """What is needed of a suite: what it asks for, and the methods that are ranked."""
+
+    @property
+    def expected(self) -> Expected: ...
+    @property
+    def copied(self) -> Sequence[MethodResults]: ...
+
+
+def rank_group(page: Suite, upgrades: Sequence[Upgrade], shots: int) -> list[Ranked]:
     """The methods ranked by their mean over datasets and upgrades, per seed, then over seeds.
 
     A method that lacks a cell of any of the upgrades has no mean.
@@ -25,13 +37,16 @@ def rank_group(page: SuitePage, upgrades: Sequence[Upgrade], shots: int) -> list
 
 def _join(standings: Sequence[Standing]) -> Standing:
     """One standing over several upgrades: a dataset counts once for each."""
-    first = standings[0]
     times = [one.fit_seconds for one in standings if one.fit_seconds is not None]
-    pairs = tuple(pair for one in standings for pair in _named_apart(one))
-    seconds = sum(times) / len(times) if len(times) == len(standings) else None
-    return replace(first, pairs=pairs, fit_seconds=seconds)
-
-
-def _named_apart(standing: Standing) -> list[Pair]:
-    source, target = standing.upgrade
-    return [replace(p, task=f"{source} → {target}: {p.task}") for p in standing.pairs]
+    return replace(
+        standings[0],
+        tasks=tuple(
+            f"{one.upgrade[0]} → {one.upgrade[1]}: {task}"
+            for one in standings
+            for task in one.tasks
+        ),
+        datasets=tuple(task for one in standings for task in one.datasets),
+        source_rows=np.hstack([one.source_rows for one in standings]),
+        target_rows=np.hstack([one.target_rows for one in standings]),
+        fit_seconds=sum(times) / len(times) if len(times) == len(standings) else None,
+    )

@@ -21,16 +21,11 @@ def dataset_means(standing: Standing, measure: Measure) -> dict[str, float] | No
     Returns:
         None if anything is missing.
     """
-    values: dict[str, float] = {}
-    datasets: dict[str, str] = {}
-    for pair in standing.pairs:
-        if pair.task in values:
-            continue
-        mean = standing.mean(measure, pair.task)
-        if mean is None or pair.target_row is None:
-            return None
-        values[pair.task] = mean.value
-        datasets[pair.task] = pair.target_row.task
+    means = {task: standing.mean(measure, task) for task in standing.tasks}
+    values = {task: mean.value for task, mean in means.items() if mean is not None}
+    if len(values) < len(means) or (standing.target_rows < 0).any():
+        return None
+    datasets = dict(zip(standing.tasks, standing.datasets, strict=True))
     return family_means(values, datasets) if values else None
 
 

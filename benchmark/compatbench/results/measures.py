@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
-from compatbench.results.rows import Order, Row
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compatbench.data.cards.suite import COPIED
 from compatbench.results.store import MethodInfo, MethodResults
 
 Measure = Literal[
@@ -30,6 +34,21 @@ Measure = Literal[
 ]
 State = Literal["complete", "not transferable", "incomplete"]
 Upgrade = tuple[str, str]
+Figures = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+# Measure -> on which backbone, and the column of the frame; H needs both sides.
+_COLUMNS: dict[Measure, tuple[Literal["source", "target"], str]] = {
+    "source": ("source", "accuracy"),
+    "target": ("target", "accuracy"),
+    "gain": ("target", "gain"),
+    "source_gain": ("source", "gain"),
+    "negative_flips": ("target", "negative_flips_share"),
+    "positive_flips": ("target", "positive_flips_share"),
+    "inconsistent_errors": ("target", "inconsistent_errors_share"),
+    "source_ece": ("source", "ece"),
+    "target_ece": ("target", "ece"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,170 +89,149 @@ def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
 
 def harmonic_mean(a: float, b: float) -> float:
     """The harmonic mean of two accuracies in percent; 0 if both are 0."""
+    return float(_harmonic_means(np.float64(a), np.float64(b)))
+
+
+def _harmonic_means(a: Figures | np.float64, b: Figures | np.float64) -> Figures:
     # Not 2ab / (a + b): the product of two tiny accuracies would vanish.
-    low, high = sorted((a, b))
-    return 0.0 if high == 0 else min(2 * low / (1 + low / high), high)
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    with np.errstate(invalid="ignore"):
+        return np.where(high == 0, 0.0, np.minimum(2 * low / (1 + low / high), high))
 
 
-def mean_over_seeds(values: Sequence[Sequence[float | None]]) -> Mean | None:
+def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mean | None:
     """The mean of ``values`` [seeds, datasets] over datasets, then over seeds.
 
     Returns:
-        None if any value is missing, or if there are none.
+        None if any value is missing (None or NaN), or if there are none.
     """
-    per_seed = []
-    for row in values:
-        present = [value for value in row if value is not None]
-        if len(present) < len(row) or not row:
-            return None
-        per_seed.append(_average(present))
-    if not per_seed:
+    table = np.asarray(values, dtype=float)
+    if table.size == 0 or np.isnan(table).any():
         return None
+    per_seed = [average(row) for row in table.tolist()]
     std = statistics.stdev(per_seed) if len(per_seed) > 1 else None
-    return Mean(_average(per_seed), std)
+    return Mean(average(per_seed), std)
 
 
-def _average(values: Sequence[float]) -> float:
+def average(values: Sequence[float]) -> float:
+    """The mean of one or more values, the same in any order."""
     # fsum is exact, so the order of the rows cannot show in the last digit.
     return math.fsum(values) / len(values)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One fit, measured on its source and on one target.
+def find_row(
+    results: MethodResults,
+    expected: Expected,
+    place: tuple[str, str, int, int, str, str],
+) -> int:
+    """The position of a row in the frame, or −1 if it is missing.
 
-    Attributes:
-        source_row, target_row: None if the row is missing.
+    Of a method that learns nothing, a row of any shots and seed will do.
+
+    Args:
+        place: task, source, shots, seed, backbone and test set.
     """
-
-    task: str
-    seed: int
-    source_row: Row | None
-    target_row: Row | None
-
-    def measure(self, measure: Measure) -> float | None:
-        """A figure in percent, or None if a row that it needs is missing or has no number.
-
-        ``gain`` and ``source_gain`` are over the zero-shot accuracy of the same row,
-        in percentage points. Flips and inconsistent errors are shares of the images.
-        """
-        if measure in ("negative_flips", "positive_flips", "inconsistent_errors"):
-            return _share(self.target_row, measure)
-        if measure in ("source_ece", "target_ece"):
-            row = self.source_row if measure == "source_ece" else self.target_row
-            return None if row is None else row.ece
-        source, target = _accuracy(self.source_row), _accuracy(self.target_row)
-        if measure == "source":
-            return source
-        if measure == "target":
-            return target
-        if measure == "gain":
-            return _gain(self.target_row)
-        if measure == "source_gain":
-            return _gain(self.source_row)
-        return None if source is None or target is None else harmonic_mean(source, target)
-
-    @property
-    def answered(self) -> bool:
-        """Whether both rows are there and neither failed; a refusal is an answer."""
-        rows = (self.source_row, self.target_row)
-        return all(row is not None and row.status != "failed" for row in rows)
+    task, source, shots, seed, backbone, test_set = place
+    transfer = results.transfer or COPIED
+    draws = [(shots, seed)] if results.info.learns else product(expected.shots, expected.seeds)
+    places = ((transfer, task, source, *draw, backbone, test_set) for draw in draws)
+    found = [results.positions[place] for place in places if place in results.positions]
+    return min(found, key=lambda row: results.column("status")[row] == "failed", default=-1)
 
 
-def _accuracy(row: Row | None) -> float | None:
-    return None if row is None else row.accuracy
-
-
-def _share(
-    row: Row | None,
-    count: Literal["negative_flips", "positive_flips", "inconsistent_errors"],
-) -> float | None:
-    images = None if row is None else getattr(row, count)
-    return None if row is None or images is None or not row.total else 100 * images / row.total
-
-
-def _gain(row: Row | None) -> float | None:
-    if row is None or row.accuracy is None or row.zero_shot is None:
-        return None
-    return row.accuracy - row.zero_shot
-
-
-class RowIndex:
-    """A method's rows by what they measured."""
-
-    def __init__(self, results: MethodResults, expected: Expected) -> None:
-        self._rows: dict[Order, Row] = {row.order: row for row in results.rows}
-        self._expected = expected
-        self._learns = results.info.learns
-
-    def find(
-        self, task: str, source: str, shots: int, seed: int, backbone: str, test_set: str
-    ) -> Row | None:
-        """The row, or None. Of a method that learns nothing, any shots and seed will do."""
-        if self._learns:
-            return self._rows.get((task, source, shots, seed, backbone, test_set))
-        found = [
-            row
-            for any_shots in self._expected.shots
-            for any_seed in self._expected.seeds
-            if (row := self._rows.get((task, source, any_shots, any_seed, backbone, test_set)))
-        ]
-        return min(found, key=lambda row: row.status == "failed", default=None)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Standing:
     """A method on one upgrade at one number of shots.
 
     Attributes:
-        pairs: one per expected seed and task, in the suite's order.
+        tasks: a name for each column; different where upgrades are joined.
+        datasets: the task of each column.
+        seeds: one for each line.
+        source_rows, target_rows: positions in the frame of ``results``, ``[seeds, tasks]``;
+            −1 where the row is missing.
         fit_seconds: mean wall clock of its fits; None if that of any is unknown.
     """
 
-    info: MethodInfo
+    results: MethodResults
     upgrade: Upgrade
     shots: int
-    pairs: tuple[Pair, ...]
+    tasks: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    source_rows: Positions
+    target_rows: Positions
     fit_seconds: float | None = None
+
+    @property
+    def info(self) -> MethodInfo:
+        return self.results.info
+
+    @property
+    def title(self) -> str:
+        """The method's title; with the transfer, where the module is not attached as it is."""
+        return self.results.title
+
+    @property
+    def transfer(self) -> str:
+        """How the modules were brought to the target."""
+        return self.results.transfer or COPIED
+
+    def column(self, side: Literal["source", "target"], name: str) -> NDArray[Any]:
+        """A column of the frame at the rows of one side, ``[seeds, tasks]``; see there."""
+        rows = self.source_rows if side == "source" else self.target_rows
+        return self.results.column(name)[rows]
+
+    def figures(self, measure: Measure) -> Figures:
+        """A measure in percent, ``[seeds, tasks]``; NaN where a row it needs has no number.
+
+        ``gain`` and ``source_gain`` are over the zero-shot accuracy of the same row,
+        in percentage points. Flips and inconsistent errors are shares of the images.
+        """
+        if measure == "h":
+            return _harmonic_means(self.figures("source"), self.figures("target"))
+        return self.column(*_COLUMNS[measure])
+
+    @cached_property
+    def _statuses(self) -> NDArray[Any]:
+        """``[2, seeds, tasks]``: of source and target; empty where the row is missing."""
+        return np.stack([self.column("source", "status"), self.column("target", "status")])
 
     @cached_property
     def state(self) -> State:
-        if self._refused:
+        if (self._statuses == "not transferable").any():
             return "not transferable"
         return "incomplete" if self.mean("h") is None else "complete"
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the module could not be attached: each reason once, sorted."""
-        return tuple(sorted({row.reason for row in self._refused}))
+        reasons = np.stack([self.column("source", "reason"), self.column("target", "reason")])
+        return tuple(sorted(set(reasons[self._statuses == "not transferable"])))
 
     @property
     def refused(self) -> int:
         """Cells whose module could not be attached."""
-        rows = [(pair.source_row, pair.target_row) for pair in self.pairs]
-        return sum(any(row in self._refused for row in both if row) for both in rows)
-
-    @property
-    def _refused(self) -> list[Row]:
-        rows = [row for pair in self.pairs for row in (pair.source_row, pair.target_row)]
-        return [row for row in rows if row is not None and row.status == "not transferable"]
+        return int((self._statuses == "not transferable").any(axis=0).sum())
 
     @property
     def coverage(self) -> tuple[int, int]:
-        """Cells answered, and cells expected."""
-        return sum(pair.answered for pair in self.pairs), len(self.pairs)
+        """Cells with a result, and cells expected; a refusal is a result."""
+        done = np.isin(self._statuses, ("ok", "not transferable")).all(axis=0)
+        return int(done.sum()), done.size
 
     @property
     def parameters(self) -> tuple[int, int] | None:
         """The smallest and the largest module's parameters; they may differ by dataset."""
-        rows = [pair.source_row for pair in self.pairs]
-        counts = [row.parameters for row in rows if row is not None and row.status == "ok"]
-        return (min(counts), max(counts)) if counts else None
+        counts = self.column("source", "parameters")[self._statuses[0] == "ok"]
+        return (int(counts.min()), int(counts.max())) if counts.size else None
 
     def mean(self, measure: Measure, task: str | None = None) -> Mean | None:
         """A measure over all tasks, or of one task; None if anything of it is missing."""
         if (measure, task) not in self._means:
-            self._means[measure, task] = mean_over_seeds(self._by_seed(measure, task))
+            figures = self.figures(measure)
+            if task is not None:
+                figures = figures[:, [name == task for name in self.tasks]]
+            self._means[measure, task] = mean_over_seeds(figures)
         return self._means[measure, task]
 
     @cached_property
@@ -243,13 +241,11 @@ class Standing:
     @property
     def h_of_averages(self) -> Mean | None:
         """H of the average accuracies, in place of the average of H; some papers print this."""
-        values: list[list[float]] = []
-        for source, target in zip(self._by_seed("source"), self._by_seed("target"), strict=True):
-            means = mean_over_seeds([source]), mean_over_seeds([target])
-            if means[0] is None or means[1] is None:
-                return None
-            values.append([harmonic_mean(means[0].value, means[1].value)])
-        return mean_over_seeds(values)
+        if self.mean("h") is None:
+            return None
+        sides = self.figures("source").tolist(), self.figures("target").tolist()
+        pairs = zip(*sides, strict=True)
+        return mean_over_seeds([[harmonic_mean(average(a), average(b))] for a, b in pairs])
 
     @property
     def relative_flips(self) -> float | None:
@@ -258,15 +254,12 @@ class Standing:
         The mean of NFR over the mean of source accuracy times target error, as one ratio:
         that of a single dataset whose errors are few says little.
         """
-        flips, expected = [], []
-        for pair in self.pairs:
-            source, target = pair.measure("source"), pair.measure("target")
-            share = pair.measure("negative_flips")
-            if source is None or target is None or share is None:
-                return None
-            flips.append(share)
-            expected.append(source * (100 - target) / 100)
-        return math.fsum(flips) / math.fsum(expected) if math.fsum(expected) else None
+        flips = self.figures("negative_flips")
+        expected = self.figures("source") * (100 - self.figures("target")) / 100
+        if np.isnan([flips, expected]).any():
+            return None
+        total = math.fsum(expected.flat)
+        return math.fsum(flips.flat) / total if total else None
 
     @property
     def harmed(self) -> tuple[int, str, float] | None:
@@ -276,23 +269,18 @@ class Standing:
             The number of datasets whose mean gain over seeds is below 0, and the task with
             the least gain with that gain; None if any gain is missing.
         """
-        gains: list[tuple[float, str]] = []
-        for task in dict.fromkeys(pair.task for pair in self.pairs):
-            mean = self.mean("gain", task)
-            if mean is None:
-                return None
-            gains.append((mean.value, task))
-        if not gains:
+        if self.mean("gain") is None:
             return None
+        means = [(self.mean("gain", task), task) for task in self.tasks]
+        gains = [(mean.value, task) for mean, task in means if mean is not None]
         worst, task = min(gains)
         return sum(gain < 0 for gain, _ in gains), task, worst
 
-    def _by_seed(self, measure: Measure, task: str | None = None) -> list[list[float | None]]:
-        by_seed: dict[int, list[float | None]] = {}
-        for pair in self.pairs:
-            if task in (None, pair.task):
-                by_seed.setdefault(pair.seed, []).append(pair.measure(measure))
-        return list(by_seed.values())
+    @property
+    def first_seed(self) -> Standing:
+        """The same of the first seed alone."""
+        source, target = self.source_rows[:1], self.target_rows[:1]
+        return replace(self, seeds=self.seeds[:1], source_rows=source, target_rows=target)
 
 
 def compute_standing(
@@ -308,23 +296,28 @@ def compute_standing(
         test_set: (task, variant) to look at one test set alone, in place of every task's own.
     """
     source, target = upgrade
-    index = RowIndex(results, expected)
     sets = [test_set] if test_set else [(task, task) for task in expected.tasks]
-    pairs = tuple(
-        Pair(
-            task,
-            seed,
-            index.find(task, source, shots, seed, source, name),
-            index.find(task, source, shots, seed, target, name),
-        )
-        for seed in expected.seeds_of(results.info)
-        for task, name in sets
+    seeds = expected.seeds_of(results.info)
+    at_source, at_target = (
+        np.array(
+            [
+                find_row(results, expected, (task, source, shots, seed, backbone, name))
+                for seed in seeds
+                for task, name in sets
+            ],
+            dtype=np.intp,
+        ).reshape(len(seeds), len(sets))
+        for backbone in (source, target)
     )
-    return Standing(results.info, upgrade, shots, pairs, _fit_seconds(results, pairs))
+    tasks = tuple(task for task, _ in sets)
+    seconds = fit_seconds(results, at_source)
+    return Standing(
+        results, upgrade, shots, tasks, tasks, seeds, at_source, at_target, seconds
+    )
 
 
-def _fit_seconds(results: MethodResults, pairs: Iterable[Pair]) -> float | None:
-    known = {cost.key: cost.fit_seconds for cost in results.costs}
-    times = [known.get(pair.source_row.key) if pair.source_row else None for pair in pairs]
+def fit_seconds(results: MethodResults, rows: Positions) -> float | None:
+    """The mean wall clock of the fits that rows are of; None if that of any is unknown."""
+    times = [results.fit_times.get(key) for key in results.column("key")[rows].flat]
     present = [time for time in times if time is not None]
-    return _average(present) if present and len(present) == len(times) else None
+    return average(present) if present and len(present) == len(times) else None

@@ -1,12 +1,14 @@
-"""Who stands where, and which places the data cannot tell apart."""
+"""The places of methods, and which places the data cannot tell apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compatbench.results import rank_tests as ranking
-from compatbench.results.measures import Standing
+import numpy as np
+
+from compatbench.results import rank_tests
+from compatbench.results.measures import Figures, Standing
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,19 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
 
 def tied_groups(standings: Sequence[Standing]) -> list[list[Standing]]:
     """Splits complete standings, best first, where H of tasks and seeds can be told apart."""
-    return ranking.tied_groups(standings, _differences)
+    return rank_tests.tied_groups(standings, _differences)
 
 
-def _differences(first: Standing, second: Standing) -> list[float]:
-    a, b = _h_by_cell(first), _h_by_cell(second)
-    seeds = {seed for _, seed in a} | {seed for _, seed in b}
-    tasks = sorted({task for task, _ in a})
-    return [_at(a, task, seed) - _at(b, task, seed) for task in tasks for seed in sorted(seeds)]
+def _differences(first: Standing, second: Standing) -> Figures:
+    seeds = sorted({*first.seeds, *second.seeds})
+    return (_h_by_cell(first, seeds) - _h_by_cell(second, seeds)).ravel()
 
 
-def _h_by_cell(standing: Standing) -> dict[tuple[str, int], float]:
-    values = {(pair.task, pair.seed): pair.measure("h") for pair in standing.pairs}
-    return {cell: value for cell, value in values.items() if value is not None}
-
-
-def _at(values: dict[tuple[str, int], float], task: str, seed: int) -> float:
-    """H of a cell; a method that learns nothing has the same at every seed."""
-    if (task, seed) in values:
-        return values[task, seed]
-    return next(value for (name, _), value in values.items() if name == task)
+def _h_by_cell(standing: Standing, seeds: Sequence[int]) -> Figures:
+    """``[tasks, seeds]``, tasks by name; a method that learns nothing has the same at each seed."""
+    tasks = sorted(range(len(standing.tasks)), key=lambda i: standing.tasks[i])
+    known = {seed: i for i, seed in enumerate(standing.seeds)}
+    return standing.figures("h").T[np.ix_(tasks, [known.get(seed, 0) for seed in seeds])]
 
 
 def _h(standing: Standing) -> float:

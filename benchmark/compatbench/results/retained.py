@@ -6,15 +6,7 @@ from dataclasses import dataclass
 
 from compatbench.results.bootstrap import Interval, ratio_interval
 from compatbench.results.intervals import dataset_means
-from compatbench.results.measures import (
-    Expected,
-    Mean,
-    Pair,
-    RowIndex,
-    Standing,
-    Upgrade,
-    compute_standing,
-)
+from compatbench.results.measures import Expected, Mean, Upgrade, compute_standing
 from compatbench.results.store import MethodResults
 
 
@@ -46,7 +38,8 @@ def compute_retained(
         of its mean gain over datasets is not above 0.
     """
     attached = compute_standing(results, expected, upgrade, shots)
-    retrained = _retrained(results, expected, upgrade, shots)
+    # A module that was fitted on the target is its own source.
+    retrained = compute_standing(results, expected, (upgrade[1], upgrade[1]), shots)
     gains = [dataset_means(one, "gain") for one in (attached, retrained)]
     kept = None
     if gains[0] is not None and gains[1] is not None:
@@ -54,17 +47,3 @@ def compute_retained(
     if kept is not None:
         kept = Interval(100 * kept.value, 100 * kept.low, 100 * kept.high)
     return Retained(attached.mean("gain"), retrained.mean("gain"), kept)
-
-
-def _retrained(
-    results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int
-) -> Standing:
-    """The modules fitted on the target: each is its own source."""
-    target = upgrade[1]
-    index = RowIndex(results, expected)
-    pairs = []
-    for seed in expected.seeds_of(results.info):
-        for task in expected.tasks:
-            row = index.find(task, target, shots, seed, target, task)
-            pairs.append(Pair(task, seed, row, row))
-    return Standing(results.info, (target, target), shots, tuple(pairs))

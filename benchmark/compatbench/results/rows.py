@@ -1,7 +1,7 @@
-"""Result rows: what ``results/<suite>/<method>.csv`` holds, read and written exactly.
+"""One line of a result file, checked: what ``results/<suite>/<method>.csv`` holds.
 
 A row is one record: a fitted module at one backbone on one test set. Counts are
-kept, not percentages, so nothing is rounded. Times, which no two runs share, stand
+kept, not percentages, so nothing is rounded. Times, which no two runs share, are
 in ``<method>.cost.csv`` under the same keys.
 """
 
@@ -11,107 +11,63 @@ import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compatbench.data.cards.schema import BackboneName, Name
 from compatbench.data.cards.suite import ConfigName
 from compatbench.data.shots import Shots
+from compatbench.data.cards.suite import COPIED
+from compatbench.engine.record import Count, Measurement, TransferName
 from compatbench.errors import CompatbenchError
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-# task, source, shots, seed, backbone, test set
-Order = tuple[str, str, int, int, str, str]
+# transfer, task, source, shots, seed, backbone, test set
+Order = tuple[str, str, str, int, int, str, str]
 
 
-class Row(BaseModel):
-    """One line of a results file.
+class Row(Measurement):
+    """One line of a results file: a measurement, and the cell that it is of.
 
     Attributes:
-        key: of the cell; equal for all rows of one fit.
-        backbone: where the module was measured; equal to ``source`` on the source.
-        test_set: the task itself, or a variant of it.
-        correct, total: images classified right by the module, of how many.
-        zero_shot_correct: the same for this backbone's own zero-shot classifier.
-        negative_flips, positive_flips: images that the module has right on the source and wrong
-            here, and the other way round; empty on the source, or if its answers were lost.
-        inconsistent_errors: images it has wrong on both, with another class each time.
-        ece: expected calibration error in percent.
+        transfer: how the module was brought to the backbone.
+        source: the backbone that the module was fitted on; equal to ``backbone`` on the source.
         parameters: numbers that the fit determined.
         module_bytes: size of the module's tensors.
-        reason: why there is no number; one line, whatever was given.
-        data: hash of the backbone's weights and of the test set.
+        key: of the cell; equal for all rows of one fit.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    columns: ClassVar[tuple[str, ...]] = (
+        *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
+        *("status", "correct", "total", "zero_shot_correct"),
+        *("negative_flips", "positive_flips", "inconsistent_errors", "ece"),
+        *("parameters", "module_bytes", "reason", "key", "data"),
+    )
     optional: ClassVar[frozenset[str]] = frozenset()
+    order_columns: ClassVar[tuple[str, ...]] = (
+        *("transfer", "task", "source", "shots", "seed", "backbone", "test_set"),
+    )
 
     method: ConfigName
+    transfer: TransferName = COPIED
     task: Name
-    test_set: Name
     source: BackboneName
-    backbone: BackboneName
     shots: Shots
-    seed: int
-    status: Literal["ok", "not transferable", "failed"]
-    correct: Count | None = None
-    total: Count | None = None
-    zero_shot_correct: Count | None = None
-    negative_flips: Count | None = None
-    positive_flips: Count | None = None
-    inconsistent_errors: Count | None = None
-    ece: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    seed: Seed
     parameters: Count = 0
     module_bytes: Count = 0
-    reason: str = ""
     key: Key
     data: Key
 
-    @field_validator("reason")
-    @classmethod
-    def _one_line(cls, reason: str) -> str:
-        # A line of the file is a row, for diffs and for spreadsheets.
-        return reason and " ".join("".join(c if c.isprintable() else " " for c in reason).split())
-
     @model_validator(mode="after")
-    def _counts_agree(self) -> Row:
-        counts = (self.correct, self.total, self.zero_shot_correct)
-        flips = (self.negative_flips, self.positive_flips, self.inconsistent_errors)
-        if self.status != "ok":
-            if any(figure is not None for figure in (*counts, *flips, self.ece)):
-                raise ValueError("a row that is not ok has no counts")
-        elif self.correct is None or self.total is None or self.zero_shot_correct is None:
-            raise ValueError("a row that is ok has correct, total and zero_shot_correct")
-        elif not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
-            raise ValueError("more images are right than there are")
-        else:
-            self._check_flips(self.correct, self.total)
-        return self
-
-    def _check_flips(self, correct: int, total: int) -> None:
-        negative, positive = self.negative_flips, self.positive_flips
-        other = self.inconsistent_errors
-        if negative is None and positive is None and other is None:
-            return
-        if negative is None or positive is None or other is None:
-            raise ValueError("flips are all given, or none is")
-        if self.backbone == self.source:
+    def _no_flips_on_source(self) -> Row:
+        if self.backbone == self.source and self.negative_flips is not None:
             raise ValueError("a row of the source has no flips")
-        # Right on the source: those right on both, and the negative flips.
-        if positive > correct or negative + other > total - correct:
-            raise ValueError("more answers have flipped than there are")
+        return self
 
     @property
     def accuracy(self) -> float | None:
@@ -127,8 +83,9 @@ class Row(BaseModel):
 
     @property
     def order(self) -> Order:
-        """Where the row stands in its file; no two rows of a file share it."""
-        return (self.task, self.source, self.shots, self.seed, self.backbone, self.test_set)
+        """The place of the row in its file; no two rows of a file share it."""
+        fit = (self.transfer, self.task, self.source, self.shots, self.seed)
+        return (*fit, self.backbone, self.test_set)
 
 
 class Cost(BaseModel):
@@ -142,8 +99,12 @@ class Cost(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    columns: ClassVar[tuple[str, ...]] = (
+        *("key", "backbone", "test_set", "fit_seconds", "evaluate_seconds", "peak_memory"),
+    )
     # A file in which no line has a figure leaves the column out.
     optional: ClassVar[frozenset[str]] = frozenset({"peak_memory"})
+    order_columns: ClassVar[tuple[str, ...]] = ("key", "backbone", "test_set")
 
     key: Key
     backbone: BackboneName
@@ -154,7 +115,7 @@ class Cost(BaseModel):
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """Where the line stands in its file; no two lines of a file share it."""
+        """The place of the line in its file; no two lines of a file share it."""
         return (self.key, self.backbone, self.test_set)
 
 
@@ -167,7 +128,7 @@ def write_csv(rows: Iterable[AnyRow], model: type[AnyRow]) -> str:
     lines = [row.model_dump() for row in rows]
     names = [
         name
-        for name in model.model_fields
+        for name in model.columns
         if name not in model.optional or any(line[name] is not None for line in lines)
     ]
     writer = csv.writer(out, lineterminator="\n")
@@ -178,22 +139,18 @@ def write_csv(rows: Iterable[AnyRow], model: type[AnyRow]) -> str:
 
 
 def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
-    """Reads a results file (``Row``) or a cost file (``Cost``).
+    """Reads a results file (``Row``) or a cost file (``Cost``), checking line by line.
 
     Raises:
-        CompatbenchError: the file cannot be read, or a line breaks the schema.
+        CompatbenchError: the file cannot be read, or a line breaks the schema; the message
+            names the line and the field.
     """
     rows: list[AnyRow] = []
     line_number = 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="surplus")
-            named = reader.fieldnames or []
-            left_out = model.optional - set(named)
-            if list(named) != [name for name in model.model_fields if name not in left_out]:
-                raise CompatbenchError(
-                    f"{path}:1: the columns must be {','.join(model.model_fields)}"
-                )
+            check_header(reader.fieldnames or [], path, model)
             for line in reader:
                 line_number = reader.line_num
                 values = {name: value for name, value in line.items() if value not in ("", None)}
@@ -205,3 +162,15 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
         field = ".".join(str(part) for part in first["loc"]) or "row"
         raise CompatbenchError(f"{path}:{line_number}: '{field}': {first['msg']}") from None
     return rows
+
+
+def check_header(names: Iterable[str], path: Path, model: type[Row] | type[Cost]) -> None:
+    """Checks the first line of a file.
+
+    Raises:
+        CompatbenchError: the columns are not those of the schema.
+    """
+    names = list(names)
+    left_out = model.optional - set(names)
+    if names != [name for name in model.columns if name not in left_out]:
+        raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")

@@ -1,6 +1,6 @@
 """The folder ``results/<suite>/``: three files per method, read and written exactly.
 
-``<method>.csv`` holds the rows, ``<method>.cost.csv`` what they took, and
+``<method>.csv`` holds the rows of every transfer, ``<method>.cost.csv`` what they took, and
 ``<method>.json`` what the method is and how it was set. The rows are written last,
 and a method without them does not exist: an interrupted write is never half read.
 """
@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.data.cards.suite import ConfigName
+from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.results.rows import Cost, Row, read_csv, write_csv
+from compatbench.results.frame import Table, read_frames, to_frame, with_figures
+from compatbench.results.rows import AnyRow, Cost, Order, Row, write_csv
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -49,28 +55,111 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class MethodResults:
-    """All that is known of one method in one suite.
+    """All that is known of one method in one suite, by one transfer or by all.
 
     Attributes:
         config: the resolved settings, as JSON values.
         differs: settings that the suite changed: name -> (published recipe, suite).
         provenance: name -> every version, or processor, that some row was made with.
+        transfer: of the rows; None if they are of every transfer, as in the method's file.
     """
 
     info: MethodInfo
     config: Mapping[str, Any]
     differs: Mapping[str, tuple[Any, Any]]
     provenance: Mapping[str, tuple[str, ...]]
-    rows: tuple[Row, ...]
-    costs: tuple[Cost, ...] = ()
+    rows: Sequence[Row]
+    costs: Sequence[Cost] = ()
+    transfer: str | None = COPIED
+
+    @property
+    def title(self) -> str:
+        """The method's title; with the transfer, where the module is not attached as it is."""
+        # Modules that are attached through words have been called aligned from the start.
+        return self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} + aligned"
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame, with the columns of ``Row``."""
+        return self.rows.frame if isinstance(self.rows, Table) else to_frame(self.rows, Row)
+
+    @cached_property
+    def cost_frame(self) -> pd.DataFrame:
+        """The costs as a frame, with the columns of ``Cost``."""
+        return self.costs.frame if isinstance(self.costs, Table) else to_frame(self.costs, Cost)
+
+    @cached_property
+    def positions(self) -> dict[Order, int]:
+        """Place of a measurement -> number of its row in the frame."""
+        places = zip(*(self.frame[name].tolist() for name in Row.order_columns), strict=True)
+        return {place: number for number, place in enumerate(places)}
+
+    @cached_property
+    def fit_times(self) -> dict[str, float]:
+        """Key of a cell -> wall clock of its fit."""
+        columns = (self.cost_frame[name].tolist() for name in ("key", "fit_seconds"))
+        return dict(zip(*columns, strict=True))
+
+    @cached_property
+    def _figures(self) -> pd.DataFrame:
+        return with_figures(self.frame)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of numbers, computed ones included, as floats, or one of text.
+
+        Returns:
+            ``[rows + 1]``: the last entry is NaN, or an empty text, so that position −1 has none.
+        """
+        if name not in self._columns:
+            values = self._figures[name]
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                values = np.append(values.to_numpy("float64", na_value=np.nan), np.nan)
+            else:
+                values = np.array([*values.tolist(), ""], dtype=object)
+            self._columns[name] = values
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {}
 
 
 @dataclass(frozen=True)
 class SuiteResults:
-    """The results of a suite: method name -> its results, in the order of the names."""
+    """The results of a suite.
+
+    Attributes:
+        methods: method -> its rows with modules that are attached as they are, by name.
+        transferred: transfer -> method -> its rows with modules that are brought along so.
+    """
 
     name: str
     methods: Mapping[str, MethodResults]
+    transferred: Mapping[str, Mapping[str, MethodResults]] = field(default_factory=dict)
+
+    def of(self, transfer: str) -> Mapping[str, MethodResults]:
+        """Method -> its rows by one transfer."""
+        return self.methods if transfer == COPIED else self.transferred.get(transfer, {})
+
+    @property
+    def all(self) -> list[MethodResults]:
+        """The results of every method by every transfer, those copied first."""
+        every = (self.methods, *(self.transferred[name] for name in sorted(self.transferred)))
+        return [one for methods in every for one in methods.values()]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every row, with accuracies and gains in percent beside the counts."""
+        frames = [one.frame for one in self.all] or [to_frame([], Row)]
+        return with_figures(pd.concat(frames, ignore_index=True))
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What every row took, with its method and transfer."""
+        frames = [
+            one.cost_frame.assign(method=one.info.name, transfer=one.transfer) for one in self.all
+        ]
+        return pd.concat(frames, ignore_index=True) if frames else to_frame([], Cost)
 
 
 class _About(BaseModel):
@@ -105,22 +194,110 @@ def read_results(folder: Path) -> SuiteResults:
         CompatbenchError: a file that is broken, missing, a link, or named unsafely, or
             two rows for one measurement.
     """
-    suite = check_name(folder.name, "suite")
+    methods: dict[str, MethodResults] = {}
+    transferred: dict[str, dict[str, MethodResults]] = {}
+    for name, whole in read_methods(folder).items():
+        for transfer, part in split_transfers(whole).items():
+            group = methods if transfer == COPIED else transferred.setdefault(transfer, {})
+            group[name] = part
+    return SuiteResults(folder.name, methods, transferred)
+
+
+def read_methods(folder: Path) -> dict[str, MethodResults]:
+    """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them.
+
+    Raises:
+        CompatbenchError: as ``read_results``.
+    """
+    check_name(folder.name, "suite")
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
-    methods = {}
-    for name in names:
-        # Dot files are the remains of an interrupted write, or the system's.
-        if name.endswith(".csv") and not name.endswith(".cost.csv") and not name.startswith("."):
-            method = _check_method(name.removesuffix(".csv"))
-            methods[method] = read_method(folder, method)
-    return SuiteResults(suite, methods)
+    # Dot files are the remains of an interrupted write, or the system's.
+    methods = [
+        _check_method(name.removesuffix(".csv"))
+        for name in names
+        if name.endswith(".csv") and not name.endswith(".cost.csv") and not name.startswith(".")
+    ]
+    return _read_files(folder, methods)
+
+
+def read_method(folder: Path, method: str) -> MethodResults:
+    """One method of ``results/<suite>/`` with all its transfers.
+
+    Raises:
+        CompatbenchError: as ``read_results``.
+    """
+    return _read_files(folder, [method])[method]
+
+
+def _read_files(folder: Path, methods: Sequence[str]) -> dict[str, MethodResults]:
+    about = {}
+    for method in methods:
+        for file in _files(folder, method):
+            if file.is_symlink():
+                raise CompatbenchError(
+                    f"{file} is a link; results are read from their own folder only"
+                )
+        about[method] = _read_about(folder / f"{method}.json")
+        if about[method].method.name != method:
+            raise CompatbenchError(f"{folder / method}.json: the method's name must be '{method}'")
+    paths = {method: _files(folder, method) for method in methods}
+    costed = [method for method in methods if paths[method][1].exists()]
+    rows, row_slices = read_frames([paths[method][0] for method in methods], Row)
+    costs, cost_slices = read_frames([paths[method][1] for method in costed], Cost)
+    cost_tables = {
+        method: Table(costs.iloc[part], Cost)
+        for method, part in zip(costed, cost_slices, strict=True)
+    }
+    found = {
+        method: MethodResults(
+            about[method].method,
+            about[method].config,
+            about[method].differs,
+            about[method].provenance,
+            Table(rows.iloc[part], Row),
+            cost_tables.get(method, ()),
+            transfer=None,
+        )
+        for method, part in zip(methods, row_slices, strict=True)
+    }
+    # Over all files at once; only where something is wrong is the file looked for.
+    owners = np.repeat(methods, [part.stop - part.start for part in row_slices])
+    places = rows[["method", *Row.order_columns]]
+    if (
+        places.duplicated().any()
+        or (rows["method"] != owners).any()
+        or costs[list(Cost.order_columns)].duplicated().any()
+    ):
+        for method, results in found.items():
+            _check_rows(results, paths[method][0])
+    return found
+
+
+def _files(folder: Path, method: str) -> tuple[Path, Path, Path]:
+    rows, costs, about = (folder / f"{method}{end}" for end in (".csv", ".cost.csv", ".json"))
+    return rows, costs, about
+
+
+def split_transfers(whole: MethodResults) -> dict[str, MethodResults]:
+    """A method's results by transfer; without any row, of copied modules."""
+    frame, costs = whole.frame, whole.cost_frame
+    transfers = sorted(set(frame["transfer"])) or [COPIED]
+    if len(transfers) == 1:
+        return {transfers[0]: replace(whole, transfer=transfers[0])}
+    parts = {}
+    for transfer in transfers:
+        rows = frame[frame["transfer"] == transfer]
+        own = costs[costs["key"].isin(rows["key"])]
+        tables = {"rows": Table(rows, Row), "costs": Table(own, Cost)}
+        parts[transfer] = replace(whole, **tables, transfer=transfer)
+    return parts
 
 
 def write_results(folder: Path, results: MethodResults) -> list[Path]:
-    """Writes a method's three files: the same results give the same bytes.
+    """Writes a method's three files, all its transfers: the same results give the same bytes.
 
     Returns:
         The files that changed; the others are left untouched.
@@ -131,13 +308,11 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
     """
     check_name(folder.name, "suite")
     method = _check_method(results.info.name)
-    rows = sorted(results.rows, key=lambda row: row.order)
-    costs = sorted(results.costs, key=lambda cost: cost.order)
-    _check_rows(rows, costs, method, folder / f"{method}.csv")
+    _check_rows(results, folder / f"{method}.csv")
     contents = {
         f"{method}.json": about_text(results),
-        f"{method}.cost.csv": write_csv(costs, Cost),
-        f"{method}.csv": write_csv(rows, Row),
+        f"{method}.cost.csv": write_csv(sorted(results.costs, key=lambda cost: cost.order), Cost),
+        f"{method}.csv": write_csv(sorted(results.rows, key=lambda row: row.order), Row),
     }
     return [
         folder / name
@@ -146,38 +321,30 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
     ]
 
 
-def merge_rows(old: list[Row], new: list[Row], valid_keys: set[str]) -> list[Row]:
-    """The rows of two runs together, in the order of their file.
-
-    An old row stays if its key is valid and no new row stands in its place. A new
-    failure does not take the place of an old answer under the same key: the fit is
-    the same, so the answer still holds.
-    """
-    return _merge(old, new, valid_keys, lambda row: row.status != "failed")
-
-
-def merge_costs(old: list[Cost], new: list[Cost], valid_keys: set[str]) -> list[Cost]:
-    """The costs of two runs together; an old one stays if its key is valid and none is newer."""
-    return _merge(old, new, valid_keys, lambda _: True)
-
-
 def merge_results(
     old: MethodResults | None, new: MethodResults, valid_keys: set[str]
 ) -> MethodResults:
     """Two machines' work on one method: rows, costs and, if an old row stays, provenance.
 
-    Info, config and differs are those of ``new``. Of two lines of ``new`` for one
-    measurement the later counts.
+    An old row stays if its key is valid and no new row takes its place. A new failure does not
+    take the place of an old result under the same key: the fit is the same, so the result still
+    holds. Of two lines of ``new`` for one measurement the later counts. Info, config and differs
+    are those of ``new``.
     """
-    old_rows, old_costs = (list(old.rows), list(old.costs)) if old else ([], [])
-    rows = merge_rows(old_rows, list(new.rows), valid_keys)
-    keys = {row.key for row in rows}
-    costs = merge_costs(old_costs, list(new.costs), valid_keys & keys)
+    rows = _merge(old.rows if old else (), new.rows, valid_keys, _has_result)
+    keys = {row.key for row in rows} & valid_keys
+    costs = _merge(old.costs if old else (), new.costs, keys, lambda _: True)
     parts = [new.provenance]
     if old and set(rows) - set(new.rows):
         parts.append(old.provenance)
-    provenance = join_provenance(parts)
-    return MethodResults(new.info, new.config, new.differs, provenance, tuple(rows), tuple(costs))
+    transfers = {row.transfer for row in rows} or {new.transfer}
+    return replace(
+        new,
+        rows=tuple(rows),
+        costs=tuple(costs),
+        provenance=join_provenance(parts),
+        transfer=transfers.pop() if len(transfers) == 1 else None,
+    )
 
 
 def join_provenance(
@@ -191,16 +358,20 @@ def join_provenance(
     return {name: tuple(sorted(joined[name])) for name in sorted(joined)}
 
 
-Line = TypeVar("Line", Row, Cost)
+def _has_result(row: Row) -> bool:
+    return row.status != "failed"
 
 
 def _merge(
-    old: list[Line], new: list[Line], valid_keys: set[str], answers: Callable[[Line], bool]
-) -> list[Line]:
+    old: Iterable[AnyRow],
+    new: Iterable[AnyRow],
+    valid_keys: set[str],
+    has_result: Callable[[AnyRow], bool],
+) -> list[AnyRow]:
     merged = {line.order: line for line in old if line.key in valid_keys}
     for line in new:
         before = merged.get(line.order)
-        if before and before.key == line.key and answers(before) and not answers(line):
+        if before and before.key == line.key and has_result(before) and not has_result(line):
             continue
         merged[line.order] = line
     return sorted(merged.values(), key=lambda line: line.order)
@@ -210,29 +381,6 @@ def _check_method(name: str) -> str:
     if name.endswith(".cost"):
         raise CompatbenchError(f"method {name!r} may not end in '.cost'; its files would clash")
     return check_name(name, "method")
-
-
-def read_method(folder: Path, method: str) -> MethodResults:
-    """Reads one method's three files in ``results/<suite>/``.
-
-    Raises:
-        CompatbenchError: as ``read_results``.
-    """
-    path = folder / f"{method}.csv"
-    cost_path = folder / f"{method}.cost.csv"
-    about_path = folder / f"{method}.json"
-    for file in (path, cost_path, about_path):
-        if file.is_symlink():
-            raise CompatbenchError(f"{file} is a link; results are read from their own folder only")
-    about = _read_about(about_path)
-    if about.method.name != method:
-        raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
-    rows = read_csv(path, Row)
-    costs = read_csv(cost_path, Cost) if cost_path.exists() else []
-    _check_rows(rows, costs, method, path)
-    return MethodResults(
-        about.method, about.config, about.differs, about.provenance, tuple(rows), tuple(costs)
-    )
 
 
 def _read_about(path: Path) -> _About:
@@ -258,15 +406,16 @@ def about_text(results: MethodResults) -> str:
     return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _check_rows(rows: list[Row], costs: list[Cost], method: str, path: Path) -> None:
-    for row in rows:
-        if row.method != method:
-            raise CompatbenchError(f"{path}: a row of method '{row.method}'")
-    for lines in (rows, costs):
-        orders = [line.order for line in lines]
-        if len(set(orders)) < len(orders):
-            twice = next(order for order in orders if orders.count(order) > 1)
-            raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice))}")
+def _check_rows(results: MethodResults, path: Path) -> None:
+    strangers = results.frame["method"][results.frame["method"] != results.info.name]
+    if len(strangers):
+        raise CompatbenchError(f"{path}: a row of method '{strangers.iloc[0]}'")
+    for frame, model in ((results.frame, Row), (results.cost_frame, Cost)):
+        places = frame[list(model.order_columns)]
+        twice = places[places.duplicated()]
+        if len(twice):
+            place = ", ".join(map(str, twice.iloc[0]))
+            raise CompatbenchError(f"{path}: two lines for {place}")
 
 
 def _write_if_new(path: Path, content: bytes) -> bool:

@@ -5,6 +5,7 @@ A new one is a class with a card and ``attach``, named in ``TRANSFERS``.
 
 from __future__ import annotations
 
+from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.transfer.copied import Copied
 from compatbench.transfer.transfer import Access, Transfer, TransferCard
@@ -13,7 +14,6 @@ from compatbench.transfer.words import Words
 __all__ = ["COPIED", "TRANSFERS", "Access", "Transfer", "TransferCard", "find_transfer"]
 
 TRANSFERS: dict[str, type[Transfer]] = {cls.card.name: cls for cls in (Copied, Words)}
-COPIED = Copied.card.name
 
 
 def find_transfer(name: str) -> type[Transfer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.data.cards.suite import COPIED
 from compatbench.method import Classifier, Method, Module
 from compatbench.transfer.transfer import Transfer, TransferCard
 
@@ -10,7 +11,7 @@ from compatbench.transfer.transfer import Transfer, TransferCard
 class Copied(Transfer):
     """Attaches the module as it is."""
 
-    card = TransferCard("copied", access="none", summary="The module is attached untouched.")
+    card = TransferCard(COPIED, access="none", summary="The module is attached untouched.")
 
     def attach(
         self,

@@ -11,6 +11,9 @@ from compatbench.data.cards.schema import BackboneName, Name
 from compatbench.data.cards.yamlfile import CardModel
 from compatbench.data.shots import Shots
 
+COPIED = "copied"
+"""The transfer that attaches a module untouched; the headline of the benchmark."""
+
 # A method, or a config of one that the suite names: 'contcoop', 'contcoop+no-kd'.
 ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 
@@ -66,7 +69,7 @@ class SuiteCard(CardModel):
         ("all",), description="the methods and named configs that '--methods all' means here"
     )
     transfers: tuple[str, ...] = Field(
-        ("copied",), min_length=1, description="how modules reach the targets, unless asked for"
+        (COPIED,), min_length=1, description="how modules reach the targets, unless asked for"
     )
     plugins: tuple[Path, ...] = Field(
         (), description="method files that the suite uses, relative to its own file"

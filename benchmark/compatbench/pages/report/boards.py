@@ -113,13 +113,12 @@ def gap_rows(pages: Sequence[SuitePage]) -> list[tuple[str, str, str, str, str]]
     found = []
     for page in pages:
         for gap in find_gaps(page.results, page.expected):
-            title = show_title(page.results.methods[gap.method].info)
-            found.append((page.name, title, gap.kind, f"{len(gap.places):,}", gap.reason))
-        for method in page.results.methods.values():
+            found.append((page.name, one_line(gap.title, longest=40), gap.kind, f"{len(gap.places):,}", gap.reason))
+        for method in page.results.all:
             refused = [row for row in method.rows if row.status == "not transferable"]
             for reason in sorted({row.reason for row in refused}):
                 count = sum(row.reason == reason for row in refused)
-                title = show_title(method.info)
+                title = show_title(method)
                 found.append((page.name, title, "not transferable", f"{count:,}", reason))
     return [(*row[:4], one_line(row[4]) or NOTHING) for row in found]
 
@@ -140,7 +139,7 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
     learned = standing.fit_seconds if info.learns else None
     cells = (
         Cell(letter + ranked.rank if ranked.rank else NOTHING, place),
-        _text(show_title(info)),
+        _text(show_title(standing)),
         _mean(standing.mean("h"), spread, "incomplete" if standing.state == "incomplete" else ""),
         Cell(bounds(interval), round(interval.low, 3) if interval and interval.bounded else None),
         _mean(standing.mean("source"), spread),
@@ -151,7 +150,7 @@ def _row(ranked: Ranked, letter: str, place: int) -> BoardRow:
         Cell(markdown.parameters(standing), None if counts is None else counts[1]),
         Cell(markdown.fit_time(standing), None if learned is None else round(learned, 4)),
     )
-    return BoardRow(kind_of(info), markdown.paper_id(info.paper) or "", cells)
+    return BoardRow(kind_of(standing), markdown.paper_id(info.paper) or "", cells)
 
 
 def _pair(cell: Cell) -> list[float | str | None]:

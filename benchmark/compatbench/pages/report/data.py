@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from compatbench.data.cards.suite import COPIED
 from compatbench.pages.markdown import one_line
 from compatbench.pages.suitepage import SuitePage
-from compatbench.results.aligned import copied_name
 from compatbench.results.intervals import rank_datasets
 from compatbench.results.measures import Mean, Measure, Standing, Upgrade, compute_standing
 from compatbench.results.rank_tests import rank_cliques
 from compatbench.results.ranks import Ranked, rank_methods
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.store import MethodResults
 
 FOUNDING_PAPER = "arXiv:2412.20895"
 
@@ -147,16 +147,16 @@ class PathFigures:
     left_out: int
 
 
-def kind_of(info: MethodInfo) -> Kind:
+def kind_of(one: MethodResults | Standing) -> Kind:
     """What marks and places a method has; modules with a map before them have their own."""
-    if copied_name(info.name) is not None:
+    if one.transfer != COPIED:
         return "aligned"
-    return "floor" if info.depth == "none" else info.depth
+    return "floor" if one.info.depth == "none" else one.info.depth
 
 
-def show_title(info: MethodInfo) -> str:
+def show_title(one: MethodResults | Standing) -> str:
     """The title as figures and pages print it: one line, not long."""
-    return one_line(info.title, longest=40) or info.name
+    return one_line(one.title, longest=40) or one.info.name
 
 
 def real_upgrades(page: SuitePage) -> list[Upgrade]:
@@ -172,7 +172,7 @@ def rank_aligned(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Ranked]:
 def upgrade_figures(page: SuitePage, upgrade: Upgrade, shots: int) -> UpgradeFigures:
     """What the figures of one upgrade show."""
     ranked = [*page.ranks(upgrade, shots), *rank_aligned(page, upgrade, shots)]
-    titles = {name: show_title(one.info) for name, one in page.results.methods.items()}
+    titles = {name: show_title(one) for name, one in page.results.methods.items()}
     source, target = upgrade
     return UpgradeFigures(
         one_line(page.backbone_title(source), 60),
@@ -190,12 +190,12 @@ def shots_figures(page: SuitePage, upgrade: Upgrade) -> ShotsFigures:
     counts = tuple(sorted(page.expected.shots))
     curves: list[Curve] = []
     standings: list[Standing] = []
-    for method in page.results.methods.values():
+    for method in page.results.all:
         along = [compute_standing(method, page.expected, upgrade, count) for count in counts]
         standings += along
         curve = Curve(
-            show_title(method.info),
-            kind_of(method.info),
+            show_title(method),
+            kind_of(method),
             source=tuple(_mean(one, "source") for one in along),
             target=tuple(_mean(one, "target") for one in along),
             h=tuple(_mean(one, "h") for one in along),
@@ -211,14 +211,14 @@ def path_figures(page: SuitePage, path: Sequence[str]) -> PathFigures:
     """What the figures of a path show, at the largest number of shots."""
     shots = max(page.expected.shots)
     lines = []
-    for method in page.results.methods.values():
+    for method in page.results.all:
         gains = _path_gains(page, method, path, shots)
         present = [gain for gain in gains if gain is not None]
         if len(present) == len(gains):
-            lines.append(PathLine(show_title(method.info), kind_of(method.info), tuple(present)))
+            lines.append(PathLine(show_title(method), kind_of(method), tuple(present)))
     lines.sort(key=lambda one: (-one.gains[-1], one.title))
     titles = tuple(one_line(page.backbone_title(name), 60) for name in path)
-    return PathFigures(titles, shots, tuple(lines), len(page.results.methods) - len(lines))
+    return PathFigures(titles, shots, tuple(lines), len(page.results.all) - len(lines))
 
 
 def _path_gains(
@@ -234,8 +234,8 @@ def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
     info = standing.info
     counts = standing.parameters
     return MethodFigures(
-        show_title(info),
-        kind_of(info),
+        show_title(standing),
+        kind_of(standing),
         ranked.rank,
         source=_mean(standing, "source"),
         target=_mean(standing, "target"),
@@ -245,7 +245,7 @@ def _method_figures(ranked: Ranked, tasks: Sequence[str], titles: dict[str, str]
         hs=tuple(_mean(standing, "h", task) for task in tasks),
         parameters=None if counts is None else counts[1],
         seconds=None if standing.fit_seconds is None else round(standing.fit_seconds, 4),
-        base=titles.get(copied_name(info.name) or "", ""),
+        base="" if standing.transfer == COPIED else titles.get(info.name, ""),
         founding=info.paper == FOUNDING_PAPER,
     )
 
@@ -258,7 +258,7 @@ def _rank_figures(ranks: Sequence[Ranked]) -> RankFigures | None:
     cliques = rank_cliques(test.ranks, test.critical_difference)
     return RankFigures(
         tuple(
-            (show_title(one.info), kind_of(one.info), round(rank, 4))
+            (show_title(one), kind_of(one), round(rank, 4))
             for one, rank in zip(standings, test.ranks, strict=True)
         ),
         tuple((clique[0], clique[-1]) for clique in cliques),
@@ -271,7 +271,7 @@ def _zero_shot(standings: Iterable[Standing]) -> tuple[float, float] | None:
     """Zero-shot accuracy does not depend on the method: that of the first that was measured."""
     for one in standings:
         # One seed will do, and a method that lacks another seed is as good.
-        first = replace(one, pairs=tuple(p for p in one.pairs if p.seed == one.pairs[0].seed))
+        first = one.first_seed
         means = [
             (_mean(first, "source"), _mean(first, "source_gain")),
             (_mean(first, "target"), _mean(first, "gain")),

@@ -73,7 +73,7 @@ def plan_drawings(pages: Sequence[SuitePage]) -> list[Drawing]:
     drawings: list[Drawing] = []
     seen: set[tuple[Upgrade, int]] = set()
     for page in chain.from_iterable((one, *one.sections) for one in pages):
-        if not page.results.methods:
+        if not page.results.all:
             continue
         shots = max(page.expected.shots)
         for number, upgrade in enumerate(real_upgrades(page), 1):

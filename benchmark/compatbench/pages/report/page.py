@@ -166,7 +166,7 @@ def _layer_section(analyses: Mapping[str, bytes]) -> PageSection:
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
-    methods = page.results.methods.values()
+    methods = page.results.all
     texts = [write_csv(one.rows, Row) + write_csv(one.costs, Cost) for one in methods]
     return (
         one_line(page.title),
@@ -181,7 +181,7 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
 
 
 def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
-    methods = [method for page in pages for method in page.results.methods.values()]
+    methods = [method for page in pages for method in page.results.all]
     joined = join_provenance(method.provenance for method in methods)
     rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined.items()]
     return [*rows, ("this page", f"compatbench {compatbench.__version__}")]

@@ -59,7 +59,7 @@ def report_pages(out: Path) -> list[SuitePage]:
     found = [
         (card, page)
         for card in sorted(cards, key=_published_first)
-        if (page := suite_page(card, out)).results.methods
+        if (page := suite_page(card, out)).results.all
     ]
     if not found:
         raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
