@@ -11,7 +11,7 @@ from typing import Any
 from commands import finish, planned, results_of, start
 
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.fit import Worker
+from compatbench.engine.worker import Worker
 
 
 def run(suite: Path, folder: Path, undisturbed: Path, processes: int) -> dict[str, Any]:

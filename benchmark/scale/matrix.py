@@ -10,8 +10,8 @@ from typing import Any
 from compatbench.data.cards import SuiteCard, TaskCard, suite_cards, task_cards
 from compatbench.data.cards.suites import suite_tasks, suite_variants
 from compatbench.data.sampling import MOST_VALIDATION_SHOTS
-from compatbench.engine.configs import resolve_config
-from compatbench.engine.estimate import BATCH, NAME_TOKENS, WIDEST, ModelSize
+from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
+from compatbench.engine.matrix import resolve_config
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from compatbench.engine.estimate import BACKBONES_AT_HAND
+from compatbench.engine.costs import BACKBONES_AT_HAND
 from compatbench.engine.execute.ray_batches import Batches
 
 # What a worker's time goes to.

@@ -39,9 +39,9 @@ def serve() -> None:
     from compatbench.backbone import load_backbone
     from compatbench.data.cards import suite_cards
     from compatbench.data.feature_cache import FeatureCache
-    from compatbench.engine.fit import Worker
     from compatbench.engine.plan import plan_cells
     from compatbench.engine.store import RunStore
+    from compatbench.engine.worker import Worker
     from compatbench.method.registry import builtin_methods
 
     torch.set_num_threads(1)

@@ -17,12 +17,11 @@ from compatbench.data.cache_files import list_entries
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine.cell import Cell, Record
-from compatbench.engine.fit import Worker, describe_cell
+from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan, plan_cells
-from compatbench.engine.publish import publish
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.console import print_main_table

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
-from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.failures import (
     Failure,
     describe_death,
@@ -23,7 +23,6 @@ from compatbench.engine.failures import (
     note_failure,
     parse_retry,
 )
-from compatbench.engine.fit import describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.engine.store import RunStore

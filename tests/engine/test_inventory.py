@@ -13,9 +13,8 @@ from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell, CellRecord, describe_cell
 from compatbench.engine.failures import Failure, note_failure
-from compatbench.engine.fit import describe_cell
 from compatbench.engine.peak import PeakMemory
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.predictions import predict

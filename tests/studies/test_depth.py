@@ -19,8 +19,7 @@ from compatbench.backbone.text.prompts import Prompts
 from compatbench.conformance import run_checks
 from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
-from compatbench.engine.cell import Record
-from compatbench.engine.fit import describe_cell
+from compatbench.engine.cell import Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable

@@ -21,9 +21,9 @@ from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.publish import describe_method
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
+from compatbench.results.collect import describe_method
 from compatbench.results.store import join_provenance
 
 Say = Callable[[str], object]

@@ -9,10 +9,10 @@ from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
 from compatbench.audit.tolerance import Tolerance
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.aligned import AlignedWorker
 from compatbench.engine.cell import Cell
-from compatbench.engine.collect import costs_of, rows_of
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
+from compatbench.results.collect import costs_of, rows_of
 from compatbench.results.rows import Row
 
 COUNTS = (
@@ -37,7 +37,7 @@ def run_again(cell: Cell, store: Path, cache: FeatureCache, device: str) -> tupl
     Raises:
         CompatbenchError: images, weights or the store cannot be used.
     """
-    record = AlignedWorker(RunStore(store), cache, device).run(cell)
+    record = Worker(RunStore(store), cache, device).run(cell)
     costs = costs_of(record)
     return rows_of(cell, record), costs[0].fit_seconds if costs else 0.0
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from compatbench.cli.progress import format_seconds
 from compatbench.cli.selection import Selection
-from compatbench.engine.estimate import count_costs, measure_rate
+from compatbench.engine.costs import count_costs, measure_rate
 from compatbench.engine.plan import count_retrained
 from compatbench.files.sizes import format_bytes
 

@@ -26,13 +26,11 @@ from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import FailureKind
-from compatbench.engine.collect import mean_seconds
 from compatbench.engine.execute.executors import Event, Settings
 from compatbench.engine.execute.shards import Shard
 from compatbench.engine.locks import publishing
 from compatbench.engine.missing import suite_backbones
-from compatbench.engine.plan import plan
-from compatbench.engine.publish import publish
+from compatbench.engine.plan import mean_seconds, plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains
 from compatbench.method.registry import MethodRegistry

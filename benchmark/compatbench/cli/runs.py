@@ -211,7 +211,7 @@ def gc(
     """
     from compatbench.data.draws import read_draws
     from compatbench.engine.inventory import find_remains, list_files, read_records
-    from compatbench.engine.unwanted import find_unwanted
+    from compatbench.engine.obsolete import find_unwanted
     from compatbench.method.registry import builtin_methods
 
     store = _open(out)

@@ -10,11 +10,10 @@ from pathlib import Path
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles, read_draws
-from compatbench.engine.collect import mean_seconds
 from compatbench.engine.configs import select_methods
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide, estimate_cells
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
-from compatbench.engine.plan import PlannedCell, count_cells, plan, plan_cells
+from compatbench.engine.plan import PlannedCell, count_cells, mean_seconds, plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods

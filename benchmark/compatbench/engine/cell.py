@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from compatbench.data.cards import TrainingCard
 from compatbench.data.shots import Shots, count_shots
 from compatbench.engine.provenance import provenance
-from compatbench.transfer import COPIED
 from compatbench.engine.record import Measurement
+from compatbench.transfer import COPIED
 
 SCHEMA = 3
 

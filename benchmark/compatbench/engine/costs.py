@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -167,7 +167,7 @@ class TimeEstimate:
         choice, task, shots, _, backbones = place
         return self._count_once(choice.name, choice.transfer, task, shots, backbones)
 
-    @lru_cache(maxsize=None)  # noqa: B019 - it lives as long as a plan
+    @cache  # noqa: B019 - it lives as long as a plan
     def _count_once(
         self, name: str, transfer: str, task: str, shots: int, backbones: tuple[str, ...]
     ) -> float:

@@ -76,9 +76,7 @@ def with_figures(frame: pd.DataFrame) -> pd.DataFrame:
     accuracy = 100 * counts["correct"] / total
     zero_shot = 100 * counts["zero_shot_correct"] / total
     shares = {f"{name}_share": 100 * counts[name] / total for name in FLIPS}
-    return frame.assign(
-        accuracy=accuracy, zero_shot=zero_shot, gain=accuracy - zero_shot, **shares
-    )
+    return frame.assign(accuracy=accuracy, zero_shot=zero_shot, gain=accuracy - zero_shot, **shares)
 
 
 def read_frames(paths: Sequence[Path], model: type[AnyRow]) -> tuple[pd.DataFrame, list[slice]]:
@@ -159,5 +157,3 @@ def breaks_rules(frame: pd.DataFrame) -> NDArray[np.bool_]:
     on_source = (frame["backbone"] == frame["source"]).to_numpy(bool)
     wrong = ~given[:3].all(axis=0) | too_many | np.isin(flips, (1, 2)) | (on_source & (flips > 0))
     return np.where(ok, wrong, given.any(axis=0))
-
-

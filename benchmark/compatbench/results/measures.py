@@ -311,9 +311,7 @@ def compute_standing(
     )
     tasks = tuple(task for task, _ in sets)
     seconds = fit_seconds(results, at_source)
-    return Standing(
-        results, upgrade, shots, tasks, tasks, seeds, at_source, at_target, seconds
-    )
+    return Standing(results, upgrade, shots, tasks, tasks, seeds, at_source, at_target, seconds)
 
 
 def fit_seconds(results: MethodResults, rows: Positions) -> float | None:

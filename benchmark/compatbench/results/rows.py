@@ -16,9 +16,8 @@ from typing import Annotated, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compatbench.data.cards.schema import BackboneName, Name
-from compatbench.data.cards.suite import ConfigName
+from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.data.shots import Shots
-from compatbench.data.cards.suite import COPIED
 from compatbench.engine.record import Count, Measurement, TransferName
 from compatbench.errors import CompatbenchError
 

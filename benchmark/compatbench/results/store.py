@@ -20,8 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.data.cards.suite import ConfigName
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.results.frame import Table, read_frames, to_frame, with_figures
@@ -76,7 +75,9 @@ class MethodResults:
     def title(self) -> str:
         """The method's title; with the transfer, where the module is not attached as it is."""
         # Modules that are attached through words have been called aligned from the start.
-        return self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} + aligned"
+        return (
+            self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} + aligned"
+        )
 
     @cached_property
     def frame(self) -> pd.DataFrame:

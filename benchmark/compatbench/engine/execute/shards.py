@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.estimate import count_costs
+from compatbench.engine.costs import count_costs
 from compatbench.engine.locks import locked
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError

@@ -6,7 +6,7 @@ import pytest
 
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
-from compatbench.engine.estimate import count_costs, measure_model, measure_rate
+from compatbench.engine.costs import count_costs, measure_model, measure_rate
 from compatbench.method.registry import builtin_methods
 
 REGISTRY = builtin_methods()
