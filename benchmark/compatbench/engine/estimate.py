@@ -24,12 +24,13 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import SuiteCard, TaskCard, select_names, task_cards
 from compatbench.data.cards.suites import suite_tasks, suite_variants
 from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.configs import resolve_config
 from compatbench.engine.missing import fit_backbones, suite_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
-from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
+from compatbench.method.trained import TrainedMethod
 
 FLOAT = 4  # bytes
 # What a class name, start and end of text take in CLIP's tokens, rounded up from the mean.
@@ -157,12 +158,8 @@ def _fit_flops(
     config: Any = cls.Config.model_validate(resolve_config(cls, suite, method))
     classes = len(card.classes)
     train = min(classes * shots, card.counts.get("train", 0))
-    per_epoch = max(train // config.recipe.batch_size, 1)
-    epochs = config.recipe.epochs_for(min(shots, train // max(classes, 1)))
-    steps = epochs * per_epoch
-    if config.max_steps is not None:
-        per_epoch = min(per_epoch, -(-config.max_steps // min(epochs, LEAST_EPOCHS)))
-        steps = min(epochs, config.max_steps // per_epoch) * per_epoch
+    most = train // max(classes, 1) if shots == ALL_SHOTS else shots
+    steps = cls(config).count_steps(most, train)
     tokens = getattr(config, "context_length", 4) + NAME_TOKENS
     # Two operations per weight and token forward, twice as many backward.
     return 6.0 * steps * text_weights * classes * tokens

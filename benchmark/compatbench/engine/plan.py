@@ -19,7 +19,8 @@ from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import sha256_json
-from compatbench.method.registry import MethodRegistry, method_identity
+from compatbench.method.identity import method_identity
+from compatbench.method.registry import MethodRegistry
 from compatbench.results.aligned import can_be_retrained
 
 
