@@ -91,8 +91,8 @@ class CLIPLoRA(TrainedMethod):
                 trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
         return Module({name: tensor.to(backbone.device) for name, tensor in trained.items()})
 
-    def epochs(self, data: FewShotData, steps: int) -> int:
-        return math.ceil(self.config.steps_per_shot * data.shots / steps)
+    def epochs(self, shots: int, per_epoch: int) -> int:
+        return math.ceil(self.config.steps_per_shot * shots / per_epoch)
 
     def loss(self, classifier: LowRankClassifier, batch: Batch) -> Tensor:
         if batch.rng is not None and self.config.dropout > 0:

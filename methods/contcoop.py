@@ -50,6 +50,7 @@ class ContCoOp(TrainedMethod):
         paper="arXiv:2412.20895",
         inserts="text-input",
         summary="prompts attend to class-name embeddings",
+        step_cost=1.7,
     )
 
     class Config(TrainedMethod.Config):

@@ -13,7 +13,7 @@ from compatbench.data.sampling import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
 from compatbench.engine.matrix import resolve_config
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import LEAST_EPOCHS, TrainedMethod
+from compatbench.method.trained import TrainedMethod
 
 SUITE = "full"
 
@@ -54,7 +54,7 @@ class Kind:
 
     name: str
     config: Any
-    trained: bool
+    trained: type[TrainedMethod] | None
     text: bool
     image: bool
 
@@ -67,7 +67,7 @@ def read_kind(suite: SuiteCard, method: str) -> Kind:
     return Kind(
         method,
         config,
-        trained=issubclass(cls, TrainedMethod),
+        trained=cls if issubclass(cls, TrainedMethod) else None,
         text=bool(places & {"text-input", "text-layers"}),
         image="image-layers" in places,
     )
@@ -105,15 +105,10 @@ def count_work(
 
 def _count_steps(kind: Kind, train: int, shots: int) -> tuple[int, int]:
     """Steps of a fit and images of each; one step over all images where nothing is trained."""
-    if not kind.trained:
+    if kind.trained is None:
         return 1, train
-    recipe = kind.config.recipe
-    per_epoch = max(train // recipe.batch_size, 1)
-    epochs = recipe.epochs_for(shots)
-    if (cap := kind.config.max_steps) is not None:
-        per_epoch = min(per_epoch, -(-cap // min(epochs, LEAST_EPOCHS)))
-        epochs = min(epochs, cap // per_epoch)
-    return epochs * per_epoch, min(recipe.batch_size, train)
+    batch = min(kind.config.recipe.batch_size, train)
+    return kind.trained(kind.config).count_steps(shots, train), batch
 
 
 @dataclass(frozen=True)

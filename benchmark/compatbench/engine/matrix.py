@@ -21,7 +21,8 @@ from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import sha256_json
 from compatbench.method import Method
-from compatbench.method.registry import MethodRegistry, method_identity
+from compatbench.method.identity import method_identity
+from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED, find_transfer
 
 

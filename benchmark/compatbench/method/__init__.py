@@ -61,7 +61,13 @@ class MethodCard:
         summary: the idea in one line.
         version: raised with every change of the numbers that the method gives; part of its key.
         was: the first name of a method that was renamed: keys keep it, so nothing is run again.
+        files: data that the method reads, as paths from its own file. They are part of its key
+            if the method is not one of compatbench's, as its code is.
         learns: False for a method that looks at no image; it is run for one seed only.
+        step_cost: of a training step, relative to one of CoOp through the same text tower; for
+            estimates of time alone.
+        prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
+            not depend on the image; for estimates as well.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
             one: for each tensor the number that fills it, or the words it holds the token
             embeddings of. Other tensors are as they were fitted.
@@ -76,7 +82,10 @@ class MethodCard:
     summary: str
     version: int = 1
     was: str = ""
+    files: tuple[str, ...] = ()
     learns: bool = True
+    step_cost: float = 1.0
+    prompts_per_image: int = 0
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
-import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from compatbench.data.cards.select import select_names, unknown_name
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import method_files
 from compatbench.method import Method, MethodCard
-from compatbench.method.code_hash import hash_class
+from compatbench.method.identity import class_file
+from compatbench.method.plugin import is_plugin, load_file, plain_names
 
 ENTRY_POINTS = "compatbench.methods"
-PLUGIN_PREFIX = "compatbench_plugin_"
 
 
 @dataclass
@@ -72,82 +70,75 @@ class MethodRegistry:
     @staticmethod
     def plugin_file(method: type[Method]) -> str | None:
         """The file that ``--methods`` loaded a class from; None for an installed method."""
-        if method.__module__.startswith(PLUGIN_PREFIX):
-            return str(Path(inspect.getfile(method)).resolve())
-        return None
+        return str(class_file(method)) if is_plugin(method) else None
 
     def add_file(self, path: Path) -> list[str]:
         """Loads a method file, running its code, and returns the names it defines.
+
+        It may import the modules beside it.
 
         Raises:
             CompatbenchError: the file is missing, fails to load, or defines no method.
         """
         if not path.is_file():
             raise CompatbenchError(f"method file {path} does not exist")
-        name = f"{PLUGIN_PREFIX}{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
         try:
-            spec.loader.exec_module(module)
+            module = load_file(path)
         except Exception as error:
             raise CompatbenchError(describe_import_error(error, path)) from None
-        found = self._add_module(module)
+        found = _methods_in(module)
         if not found:
             raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
-        return found
+        return self._add(found)
 
-    def _add_module(self, module: ModuleType) -> list[str]:
-        found = list(_methods_in(module))
+    def _add(self, found: Sequence[type[Method]]) -> list[str]:
         for cls in found:
             name = cls.card.name
             other = self.classes.get(name)
-            if other is not None and inspect.getfile(other) != inspect.getfile(cls):
+            if other is not None and class_file(other) != class_file(cls):
                 raise CompatbenchError(
-                    f"method name '{name}' is taken twice: by {inspect.getfile(other)} "
-                    f"and by {inspect.getfile(cls)}; rename one"
+                    f"method name '{name}' is taken twice: by {class_file(other)} "
+                    f"and by {class_file(cls)}; rename one"
                 )
             self.classes[name] = cls
         return [cls.card.name for cls in found]
 
 
-def _methods_in(module: ModuleType) -> Iterator[type[Method]]:
-    for value in vars(module).values():
-        if (
-            isinstance(value, type)
-            and issubclass(value, Method)
-            and value.__module__ == module.__name__
-            and isinstance(value.__dict__.get("card"), MethodCard)
-        ):
-            yield value
+def _methods_in(loaded: object) -> list[type[Method]]:
+    """A method itself, those that a module defines, or those that a package has of its modules."""
+    if not isinstance(loaded, ModuleType):
+        return [loaded] if _has_card(loaded) else []
+    return [
+        value
+        for value in vars(loaded).values()
+        if _has_card(value) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
+    ]
 
 
-def method_identity(cls: type[Method]) -> str:
-    """What names a method's code in keys: versions for ours, a hash for code from outside.
-
-    The versions are those of the method and of the methods that it is a subclass of.
-    """
-    if not cls.__module__.startswith("compatbench."):
-        return f"{cls.card.identity}:{hash_class(cls, until=Method)}"
-    cards = [base.__dict__["card"] for base in cls.__mro__ if "card" in base.__dict__]
-    return "+".join(f"{card.identity}.{card.version}" for card in cards)
+def _has_card(value: object) -> TypeGuard[type[Method]]:
+    return (
+        isinstance(value, type)
+        and issubclass(value, Method)
+        and isinstance(value.__dict__.get("card"), MethodCard)
+    )
 
 
 def describe_import_error(error: Exception, path: Path) -> str:
     """One line for a file that failed to load: where, and what."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}:{error.lineno}: SyntaxError: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
-    line = f":{frames[-1].lineno}" if frames else ""
-    text = str(error).splitlines()[0] if str(error) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
+    line = f":{lines[-1]}" if lines else ""
+    text = plain_names(str(error)).partition("\n")[0]
     return f"{path}{line}: {type(error).__name__}: {text}"
 
 
 @lru_cache(maxsize=1)
 def builtin_methods() -> MethodRegistry:
     """The methods in ``methods/`` and in installed packages.
+
+    An entry point names a method, or a module or package with methods.
 
     Raises:
         CompatbenchError: two methods bear one name.
@@ -158,15 +149,17 @@ def builtin_methods() -> MethodRegistry:
             module = importlib.import_module(f"compatbench.methods.{path.stem}")
         except Exception as error:
             registry.broken[path.stem] = describe_import_error(error, path)
-            continue
-        registry._add_module(module)
+        else:
+            registry._add(_methods_in(module))
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            loaded = entry.load()
+            found = _methods_in(entry.load())
         except Exception as error:
             registry.broken[entry.name] = describe_import_error(error, Path(entry.value))
             continue
-        registry._add_module(
-            loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
-        )
+        if not found:
+            registry.broken[entry.name] = (
+                f"{entry.value} defines no method: a Method subclass with a card"
+            )
+        registry._add(found)
     return registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ class TrainedMethod(Method):
             None, description="set by the suite: most optimiser steps of a fit"
         )
 
+    config: Config
+
     @abstractmethod
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """The module before the first step."""
@@ -76,10 +78,25 @@ class TrainedMethod(Method):
         """
         return F.cross_entropy(classifier(batch.inputs), batch.targets)
 
-    def epochs(self, data: FewShotData, steps: int) -> int:
-        """How many epochs, of so many steps each, a fit takes where no suite caps it."""
-        recipe: Recipe = self.config.recipe  # type: ignore[attr-defined]
-        return recipe.epochs_for(data.shots)
+    def epochs(self, shots: int, per_epoch: int) -> int:
+        """Epochs of a fit, with so many steps in each, where no suite caps its steps."""
+        return self.config.recipe.epochs_for(shots)
+
+    def plan_steps(self, shots: int, images: int) -> tuple[int, int]:
+        """Epochs of a fit and steps in each, for shots per class and training images."""
+        # As in Dassl: a last, smaller batch is dropped unless it is the only one.
+        per_epoch = max(images // self.config.recipe.batch_size, 1)
+        epochs = self.epochs(shots, per_epoch)
+        if (cap := self.config.max_steps) is not None:
+            # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
+            # the shape of its schedule.
+            per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
+            epochs = min(epochs, cap // per_epoch)
+        return epochs, per_epoch
+
+    def count_steps(self, shots: int, images: int) -> int:
+        """Optimiser steps of a fit, for shots per class and training images."""
+        return math.prod(self.plan_steps(shots, images))
 
     def rate_factor(self, name: str) -> float:
         """How many times the recipe's learning rate a tensor has; the warm-up is the same."""
@@ -94,71 +111,76 @@ class TrainedMethod(Method):
 
         Or the average of the modules after each epoch, where ``epoch_weights`` has weights.
         """
-        recipe: Recipe = self.config.recipe  # type: ignore[attr-defined]
-        module = self.init(backbone, data, rng)
-        for tensor in module.trained.values():
-            tensor.requires_grad_(True)
-        optimizer = build_optimizer(recipe, self._parameter_groups(recipe, module))
-        train = data.train
-        # As in Dassl: a last, smaller batch is dropped unless it is the only one.
-        per_epoch = max(len(train) // recipe.batch_size, 1)
-        epochs = self.epochs(data, per_epoch)
-        if (cap := self.config.max_steps) is not None:  # type: ignore[attr-defined]
-            # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
-            # the shape of its schedule.
-            per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
-            epochs = min(epochs, cap // per_epoch)
-        average = _Average(self.epoch_weights(epochs), module)
-        for epoch in range(epochs):
-            view, next_view = epoch % len(train.views), (epoch + 1) % len(train.views)
-            features, others = train.views[view], train.views[next_view]
-            order = torch.randperm(len(train), generator=rng).to(features.device)
-            for step in range(per_epoch):
-                chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(
-                        group["recipe"], epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
-                    )
-                batch = Batch(
-                    features[chosen],
-                    train.targets[chosen],
-                    backbone,
-                    data.labels,
-                    train.inputs(chosen, view) if train.view_inputs is not None else None,
-                    others[chosen],
-                    rng,
-                )
-                optimizer.zero_grad()
-                self.loss(self.attach(module, backbone, data.labels), batch).backward()
-                optimizer.step()
-            average.add(epoch)
-        return average.module()
+        module, train_set = self.init(backbone, data, rng), data.train
+        steps = self.plan_steps(data.shots, len(train_set))
 
-    def _parameter_groups(self, recipe: Recipe, module: Module) -> list[dict[str, Any]]:
-        """The trained tensors, those of one learning rate together, with a recipe of that rate."""
-        groups: dict[float, list[Tensor]] = {}
-        for name, tensor in module.trained.items():
-            groups.setdefault(self.rate_factor(name), []).append(tensor)
-        return [
+        def loss(epoch: int, rows: Tensor) -> Tensor:
+            view, next_view = (i % len(train_set.views) for i in (epoch, epoch + 1))
+            tokens = None if train_set.view_inputs is None else train_set.inputs(rows, view)
+            batch = Batch(
+                train_set.views[view][rows],
+                train_set.targets[rows],
+                backbone,
+                data.labels,
+                tokens,
+                train_set.views[next_view][rows],
+                rng,
+            )
+            return self.loss(self.attach(module, backbone, data.labels), batch)
+
+        weights = self.epoch_weights(steps[0])
+        images = len(train_set)
+        return train(
+            module, loss, self.config.recipe, steps, images, rng, self.rate_factor, weights
+        )
+
+
+def train(
+    module: Module,
+    loss: Callable[[int, Tensor], Tensor],
+    recipe: Recipe,
+    steps: tuple[int, int],
+    images: int,
+    rng: torch.Generator,
+    rate_factor: Callable[[str], float] = lambda name: 1.0,
+    weights: Sequence[float] | None = None,
+) -> Module:
+    """Moves a module's trained tensors by a recipe; a method of several stages calls it for each.
+
+    Args:
+        loss: of an epoch, and of the rows of the images of a batch, ``[batch]``. It sees the
+            tensors of ``module`` as they are at that step.
+        steps: epochs, and steps in each.
+        images: how many there are to draw batches from, in a new order each epoch.
+        rate_factor: how many times the recipe's learning rate a tensor has, by its name.
+        weights: of the modules after each epoch, for their weighted sum; None keeps the last.
+    """
+    trained, (epochs, per_epoch) = module.trained, steps
+    groups: dict[float, list[Tensor]] = {}
+    for name, tensor in trained.items():
+        groups.setdefault(rate_factor(name), []).append(tensor.requires_grad_(True))
+    optimizer = build_optimizer(
+        recipe,
+        [
             {"params": tensors, "recipe": recipe.model_copy(update={"lr": factor * recipe.lr})}
             for factor, tensors in groups.items()
-        ]
-
-
-class _Average:
-    """The weighted sum of a module's trained tensors over epochs, or the module itself."""
-
-    def __init__(self, weights: Sequence[float] | None, module: Module) -> None:
-        self._weights = weights
-        self._module = module
-        self._sums = {name: torch.zeros_like(t) for name, t in module.trained.items()}
-
-    @torch.no_grad()
-    def add(self, epoch: int) -> None:
-        if self._weights is not None:
-            for name, tensor in self._module.trained.items():
-                self._sums[name] += self._weights[epoch] * tensor
-
-    def module(self) -> Module:
-        trained = self._module.trained if self._weights is None else self._sums
-        return Module(trained, self._module.stored).detach()
+        ],
+    )
+    device = next(iter(trained.values())).device
+    sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+    for epoch in range(epochs):
+        order = torch.randperm(images, generator=rng).to(device)
+        for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    group["recipe"], epoch, epochs, step, epochs * per_epoch
+                )
+            start = step % per_epoch * recipe.batch_size
+            optimizer.zero_grad()
+            loss(epoch, order[start : start + recipe.batch_size]).backward()
+            optimizer.step()
+        if weights is not None:
+            with torch.no_grad():
+                for name, tensor in trained.items():
+                    sums[name] += weights[epoch] * tensor
+    return Module(trained if weights is None else sums, module.stored).detach()

@@ -17,7 +17,7 @@ from compatbench.engine.cell import Cell, CellRecord, Record
 from compatbench.engine.keys import cell_key, data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import method_identity
+from compatbench.method.identity import method_identity
 from compatbench.results.bootstrap import Interval, mean_interval, spearman_interval
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
 from compatbench.studies import depth_probe

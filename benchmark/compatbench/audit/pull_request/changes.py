@@ -8,8 +8,7 @@ from pathlib import Path
 from compatbench.audit.pull_request.git import Change
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
-from compatbench.method import Method
-from compatbench.method.code_hash import class_files
+from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.publish import RESULTS
 
@@ -53,9 +52,7 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
             f"{folder}; install this clone: pip install -e ."
         )
     files = {(change.root / path).resolve() for path in change.changed | change.deleted}
-    methods = tuple(
-        name for name in registry.names() if class_files(registry.get(name), until=Method) & files
-    )
+    methods = tuple(name for name in registry.names() if class_files(registry.get(name)) & files)
     gone = tuple(
         sorted(
             Path(path).stem

@@ -22,7 +22,8 @@ from compatbench.engine.execute.executors import Settings
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.method.registry import builtin_methods, method_identity
+from compatbench.method.identity import method_identity
+from compatbench.method.registry import builtin_methods
 
 
 @dataclass(frozen=True)
