@@ -233,7 +233,7 @@ def test_without_a_network_the_failure_is_told(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("compatbench.backbone.load.weights_file.check_network", lambda: None)
     monkeypatch.setattr(pretrained, "hf_hub_download", refuse)
-    with pytest.raises(MissingWeights, match="cannot be fetched: .*no route to host;"):
+    with pytest.raises(MissingWeights, match=r"cannot be fetched: .*no route to host;"):
         load_backbone("Small/plain")
 
 

@@ -20,7 +20,6 @@ from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record
-from compatbench.engine.heap import keep_freed_memory
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import missing_records
 from compatbench.engine.predictions import (
@@ -49,7 +48,6 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
-        keep_freed_memory()
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
