@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import describe_entry, read_entry, write_entry
 from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.sources import WebdatasetSource

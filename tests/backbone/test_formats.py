@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 

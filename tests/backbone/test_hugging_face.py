@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
-from compatbench.backbone.inspect import inspect_backbone
+from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
 
 transformers = pytest.importorskip("transformers")
@@ -69,11 +69,11 @@ def write_tokenizer(folder: Path, kind: str) -> None:
 
 def write_model(folder: Path, kind: str, **processor: Any) -> Any:
     """A model of random weights in a folder as the hub has them; returns it."""
-    from compatbench.backbone.hf.towers import KINDS
+    from compatbench.backbone.hf.towers import FAMILIES
 
     torch.manual_seed(1)
     config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
-    model = getattr(transformers, KINDS[kind].model)(config)
+    model = getattr(transformers, FAMILIES[kind].model)(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim:
@@ -200,7 +200,7 @@ def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
 
 
 def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
-    from compatbench.backbone.hf.preprocess import read_preprocessing
+    from compatbench.backbone.hf.preprocessing import read_preprocessing
 
     settings = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))

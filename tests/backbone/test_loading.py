@@ -24,10 +24,10 @@ from loading_models import (  # noqa: F401
 from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.inspect import inspect_backbone
+from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.backbone.load import find_weights, planning, read_backbone, weights_key
-from compatbench.backbone.load.hashes import check_known_hash, hash_weights
-from compatbench.backbone.load.releases import preprocessing
+from compatbench.backbone.load.open_clip_models import preprocessing
+from compatbench.backbone.load.weights_hash import check_published_hash, hash_weights
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.files.atomic import sha256_bytes, sha256_file
@@ -179,12 +179,12 @@ def test_clips_own_cache_is_used_and_its_hash_is_checked(tmp_path: Path) -> None
     path.write_bytes(b"12345")
     assert find_weights(read_backbone("Small-quickgelu/openai")) == path
     right = f"https://openaipublic/{sha256_bytes(b'12345')}/Small.pt"
-    check_known_hash(path, right)
+    check_published_hash(path, right)
     with pytest.raises(CompatbenchError, match="not the published one"):
-        check_known_hash(path, right.replace(sha256_bytes(b"12345"), "a" * 64))
+        check_published_hash(path, right.replace(sha256_bytes(b"12345"), "a" * 64))
     file = path.rename(path.with_name("vit-1234abcd.pt"))
     with pytest.raises(CompatbenchError, match="not the published one"):
-        check_known_hash(file, f"https://github.com/x/open_clip/releases/{file.name}")
+        check_published_hash(file, f"https://github.com/x/open_clip/releases/{file.name}")
 
 
 def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.fetch.getproxies", dict)
+    monkeypatch.setattr("compatbench.backbone.load.weights_file.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(
         MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
@@ -225,31 +225,31 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
 def test_without_a_network_the_failure_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
+    from open_clip import pretrained
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no route to host\nand more")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.fetch.check_network", lambda: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(MissingWeights, match="cannot be fetched: no route to host;"):
+    monkeypatch.setattr("compatbench.backbone.load.weights_file.check_network", lambda: None)
+    monkeypatch.setattr(pretrained, "hf_hub_download", refuse)
+    with pytest.raises(MissingWeights, match=r"cannot be fetched: .*no route to host;"):
         load_backbone("Small/plain")
 
 
 def test_what_is_not_here_is_fetched_into_the_hubs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
+    from open_clip import pretrained
 
-    def fetch(repository: str, file: str, cache_dir: Path) -> str:
-        path = put_in_hub_cache(cache_dir, repository, file)
+    def fetch(repo_id: str, filename: str, revision: None, cache_dir: str) -> str:
+        path = put_in_hub_cache(Path(cache_dir), repo_id, filename)
         save(path)
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.fetch.check_network", lambda: None)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr("compatbench.backbone.load.weights_file.check_network", lambda: None)
+    monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")
 
@@ -258,7 +258,7 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.fetch.fetch_weights", None)
+    monkeypatch.setattr("compatbench.backbone.load.weights_file._download", None)
     with planning():
         one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
     assert one != other
@@ -310,15 +310,15 @@ def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: P
 def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compatbench.backbone.load import hashes
+    from compatbench.backbone.load import weights_hash
 
     path = tmp_path / "w.bin"
     path.write_bytes(b"one")
     first = hash_weights(path)
     assert first == sha256_file(path)
-    hashes._hash.cache_clear()
+    weights_hash._hash.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(hashes, "sha256_file", None)
+        patch.setattr(weights_hash, "sha256_file", None)
         assert hash_weights(path) == first
     path.write_bytes(b"two!")
     assert hash_weights(path) == sha256_file(path) != first

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_formats import eva_names, half, save_torchscript
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.inspect import inspect_backbone
+from compatbench.backbone.backbone_report import inspect_backbone
 
 
 def test_openais_archive_and_evas_own_file_give_the_papers_pair(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compatbench.backbone.load.formats import read_tensors
+from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.data.cache_files import list_entries, read_entry
 from compatbench.data.cards import BackboneCard, SuiteCard

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.load.convert import fit_tensors, is_openai
-from compatbench.backbone.load.find import hub_cache
-from compatbench.backbone.load.formats import read_tensors
-from compatbench.backbone.load.keys import locate_weights
-from compatbench.backbone.load.releases import (
+from compatbench.backbone.hf import model as hf_model
+from compatbench.backbone.load.checkpoint import read_tensors
+from compatbench.backbone.load.environment import hub_cache
+from compatbench.backbone.load.open_clip_models import (
     model_config,
     open_clip_name,
     preprocessing,
     uses_quick_gelu,
     wrong_activation,
 )
+from compatbench.backbone.load.state_dict import fit_tensors, is_openai
+from compatbench.backbone.load.weights_hash import locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
@@ -36,9 +37,7 @@ def build_model(card: BackboneCard) -> nn.Module:
             were made with another activation than the model's.
     """
     if card.provider == "hf":
-        from compatbench.backbone.hf import build_hugging_face
-
-        return build_hugging_face(card)
+        return hf_model.load_model(card)
     path = locate_weights(card)
     model = build_architecture(card)
     model.load_state_dict(fit_weights(model, path, card), strict=True)
@@ -52,10 +51,13 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
         device: ``meta`` for a model without any memory.
 
     Raises:
-        BackboneError: open_clip cannot build it.
+        BackboneError: it cannot be built.
     """
     import open_clip
 
+    if card.provider == "hf":
+        with torch.device(device):
+            return hf_model.build_architecture(card)
     register_mini_towers(tasks_folder())
     name = open_clip_name(card)
     with _quiet(), torch.device(device):
@@ -70,10 +72,9 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
                 pretrained_text=False,
             )
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
             raise BackboneError(
-                f"backbone '{card.name}': open_clip cannot build '{name}': {lines[0]}",
-                "mend the name, or the open_clip_config.json of the folder",
+                f"backbone '{card.name}': open_clip cannot build '{name}': {_first_line(error)}",
+                "correct the name, or the open_clip_config.json of the folder",
             ) from None
 
 
@@ -81,17 +82,17 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
     """The tensors of a file by the model's names, in the file's own precision.
 
     Raises:
-        BackboneError: the file is damaged, of another architecture, or of OpenAI's, which
-            needs QuickGELU.
+        BackboneError: the file is damaged, of another architecture, or one of OpenAI's, which
+            need QuickGELU.
     """
     tensors = read_tensors(path)
-    if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card.config):
-        raise wrong_activation(card.name, card.config, f"OpenAI's weights {path}", quick=True)
+    if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card):
+        raise wrong_activation(card, f"OpenAI's weights {path}", quick=True)
     return fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 
 def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """The model's tokenizer: open_clip's byte pairs with the card's merges or CLIP's, or its own.
+    """The model's tokenizer: byte pairs with the card's merges or CLIP's, or the model's own.
 
     Raises:
         BackboneError: its files are missing, or the package that reads them.
@@ -108,9 +109,7 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
             )
         return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
     if card.provider == "hf":
-        from compatbench.backbone.hf import build_hugging_face_tokenizer
-
-        return build_hugging_face_tokenizer(card, context_length)
+        return hf_model.load_tokenizer(card, context_length)
     name = open_clip_name(card)
     if card.config is not None and card.config not in open_clip.list_models():
         return SimpleTokenizer(context_length=context_length)  # a model made in memory
@@ -127,17 +126,20 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
     except (OSError, ValueError) as error:
         text: dict[str, Any] = (model_config(card) or {}).get("text_cfg", {})
         repository = text.get("hf_tokenizer_name") or name
-        lines = str(error).splitlines() or [type(error).__name__]
         raise BackboneError(
             f"backbone '{card.name}': the tokenizer of {repository} is not on this machine: "
-            f"{lines[0]}",
+            f"{_first_line(error)}",
             f"where there is a network: hf download {repository} --include 'token*'",
         ) from None
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides open_clip's notice that no pretrained weights were asked for: ours follow."""
+    """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
     level = logging.root.level
     logging.disable(logging.WARNING)
     try:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.inspect import BackboneReport, inspect_backbone
+from compatbench.backbone.backbone_report import BackboneReport, inspect_backbone
 from compatbench.backbone.load import planning
 from compatbench.cli.run import resolve_device
 from compatbench.data.cache_files import default_cache_folder

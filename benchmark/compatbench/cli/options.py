@@ -40,7 +40,7 @@ def complete_backbones(incomplete: str) -> list[str]:
     model, slash, _ = incomplete.partition("/")
     names = [*backbone_cards.names(), "local-dir:", "hf:"]
     if slash:
-        from compatbench.backbone.load.releases import tags_of
+        from compatbench.backbone.load.open_clip_models import tags_of
 
         names = [f"{model}/{tag}" for tag in tags_of(model)]
     return [name for name in names if name.startswith(incomplete)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compatbench.backbone.load import is_planning, locate_weights, planning, read_backbone
+from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, select_names
 from compatbench.data.cards.suites import suite_tasks, suite_variants
 from compatbench.data.task import load_task
@@ -83,12 +83,7 @@ def fetch_missing(missing: Missing) -> Missing:
 
 
 def _probe_weights(name: str) -> object:
-    card = read_backbone(name)
-    if card.provider == "hf":
-        from compatbench.backbone.hf.files import model_files
-
-        return model_files(card, download=not is_planning())
-    return locate_weights(card)
+    return locate_weights(read_backbone(name))
 
 
 def _probe_images(name: str) -> object:

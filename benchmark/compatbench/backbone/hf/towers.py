@@ -1,8 +1,8 @@
-"""The towers of transformers' models, put the way that ``backbone/`` sees a tower.
+"""The towers of transformers' models, with the interface that a backbone expects.
 
 A text tower is run from token embeddings by ``PlainTower``, through its own layers. Towers
-of BERT's kind (ALIGN, BLIP) normalise what enters the first layer, which is taken as part
-of that layer, and hide padding from all rows, which is why padding need not be computed.
+of BERT's kind (ALIGN, BLIP) normalise the input of the first layer, which is treated as part
+of that layer, and hide padding from all rows, so padding need not be computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compatbench.backbone.text.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
-class Kind:
+class Family:
     """How one family of transformers' models is put together.
 
     Attributes:
@@ -38,26 +38,26 @@ class Kind:
 class HuggingFaceModel(nn.Module):
     """A model of transformers with the parts that a backbone asks for."""
 
-    def __init__(self, model: nn.Module, kind: Kind, preprocess_cfg: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
         super().__init__()
-        self.visual = _Visual(model, kind, preprocess_cfg)
-        self.logit_scale = nn.Parameter(kind.log_scale(model).detach().clone())
-        self._kind = kind
+        self.visual = _Visual(model, family, preprocess_cfg)
+        self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
+        self._family = family
 
     def text_anatomy(self) -> Anatomy:
         """The parts of the text tower."""
-        return self._kind.text(self.visual.model)
+        return self._family.text(self.visual.model)
 
 
 class _Visual(nn.Module):
-    def __init__(self, model: nn.Module, kind: Kind, preprocess_cfg: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
         super().__init__()
         self.model = model
         self.preprocess_cfg = preprocess_cfg
-        self._kind = kind
+        self._family = family
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._kind.image(self.model, images)
+        return self._family.image(self.model, images)
 
 
 class _Heads(nn.Module):
@@ -67,7 +67,7 @@ class _Heads(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A layer, called as open_clip's blocks are; with a norm before it, for the first of BERT's."""
+    """A layer, called like open_clip's blocks; ``norm`` comes before the first of BERT's."""
 
     def __init__(self, layer: nn.Module, heads: int, norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -88,109 +88,77 @@ class _Layer(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
-def _anatomy(
-    embeddings: nn.Module,
-    layers: Any,
-    config: Any,
-    *,
-    norm: nn.Module | None = None,
-    **parts: Any,
-) -> Anatomy:
-    heads = config.num_attention_heads
-    words: Any = getattr(embeddings, "token_embedding", None)
-    places: Any = getattr(embeddings, "position_embedding", None)
-    if words is None:
-        words, places = embeddings.word_embeddings, embeddings.position_embeddings
-    positions = places.weight
-    if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
-        positions = positions + types.weight[0]
-    length = len(positions)
-    causal = parts.pop("causal", False)
-    mask = torch.full((length, length), -torch.inf, dtype=positions.dtype).triu(1)
+def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str) -> Anatomy:
+    """CLIP's and SigLIP's text towers."""
+    text, config = model.text_model, model.config.text_config
+    positions = text.embeddings.position_embedding.weight
+    mask = None
+    if causal:
+        mask = torch.full((len(positions),) * 2, -torch.inf, dtype=positions.dtype).triu(1)
+        mask = mask.to(positions.device)
     return Anatomy(
-        token_embedding=words,
+        token_embedding=text.embeddings.token_embedding,
         positions=positions,
-        blocks=tuple(
-            _Layer(layer, heads, norm if i == 0 else None) for i, layer in enumerate(layers)
-        ),
-        mask=mask.to(positions.device) if causal else None,
-        class_token=None,
-        shifted_class_mask=False,
+        blocks=tuple(_Layer(layer, config.num_attention_heads) for layer in text.encoder.layers),
+        ln_final=text.final_layer_norm,
+        projection=projection,
+        mask=mask,
+        pool=pool,
         pad=config.pad_token_id or 0,
-        standard_blocks=False,
-        **parts,
-    )
-
-
-def _clip_text(model: Any) -> Anatomy:
-    text = model.text_model
-    return _anatomy(
-        text.embeddings,
-        text.encoder.layers,
-        model.config.text_config,
-        causal=True,
-        ln_final=text.final_layer_norm,
-        projection=model.text_projection,
-        pool="eos",
-        pad_mask=False,
-    )
-
-
-def _siglip_text(model: Any) -> Anatomy:
-    text = model.text_model
-    return _anatomy(
-        text.embeddings,
-        text.encoder.layers,
-        model.config.text_config,
-        ln_final=text.final_layer_norm,
-        projection=text.head,
-        pool="last",
-        pad_mask=False,
     )
 
 
 def _bert_text(text: Any, config: Any, projection: nn.Module) -> Anatomy:
-    """A class token first; its row after the last layer is projected (not BERT's pooler)."""
-    return _anatomy(
-        text.embeddings,
-        text.encoder.layer,
-        config,
-        norm=text.embeddings.LayerNorm,
+    """BERT: a class token comes first; its row after the last layer is projected (no pooler)."""
+    embeddings, heads = text.embeddings, config.num_attention_heads
+    positions = embeddings.position_embeddings.weight
+    if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
+        positions = positions + types.weight[0]
+    first, *others = text.encoder.layer
+    return Anatomy(
+        token_embedding=embeddings.word_embeddings,
+        positions=positions,
+        blocks=(
+            _Layer(first, heads, embeddings.LayerNorm),
+            *(_Layer(layer, heads) for layer in others),
+        ),
         ln_final=getattr(text, "layernorm", nn.Identity()),
         projection=projection,
+        mask=None,
         pool="first",
+        pad=config.pad_token_id or 0,
         pad_mask=True,
         pads_by_place=True,
     )
 
 
-KINDS = {
-    "clip": Kind(
+FAMILIES = {
+    "clip": Family(
         "CLIPModel",
-        _clip_text,
+        lambda m: _encoder_text(m, projection=m.text_projection, causal=True, pool="eos"),
         lambda m, x: m.visual_projection(m.vision_model(pixel_values=x).pooler_output),
         lambda m: m.logit_scale,
     ),
-    "siglip": Kind(
+    "siglip": Family(
         "SiglipModel",
-        _siglip_text,
+        lambda m: _encoder_text(m, projection=m.text_model.head, causal=False, pool="last"),
         lambda m, x: m.vision_model(pixel_values=x).pooler_output,
         lambda m: m.logit_scale.reshape(()),
     ),
-    "align": Kind(
+    "align": Family(
         "AlignModel",
         lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
         lambda m, x: m.vision_model(pixel_values=x).pooler_output,
         lambda m: -m.temperature.log(),
     ),
-    "flava": Kind(
+    "flava": Family(
         "FlavaModel",
         lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
         lambda m, x: m.image_projection(m.image_model(pixel_values=x).last_hidden_state[:, 0]),
         lambda m: m.logit_scale.clamp(0, math.log(100)),
     ),
     # Its published weights leave the temperature out; the configuration has its initial value.
-    "blip": Kind(
+    "blip": Family(
         "BlipForImageTextRetrieval",
         lambda m: _bert_text(m.text_encoder, m.config.text_config, m.text_proj),
         lambda m, x: m.vision_proj(m.vision_model(pixel_values=x).last_hidden_state[:, 0]),

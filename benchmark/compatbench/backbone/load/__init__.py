@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from compatbench.backbone.load.find import WEIGHTS_FOLDER, find_weights
-from compatbench.backbone.load.keys import (
+from compatbench.backbone.load.environment import (
+    OFFLINE,
+    TRUST_PICKLE,
+    WEIGHTS_FOLDER,
+    is_offline,
+)
+from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.weights_file import find_weights
+from compatbench.backbone.load.weights_hash import (
     is_planning,
     locate_weights,
     planning,
     weights_key,
 )
-from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.switches import OFFLINE, TRUST_PICKLE, is_offline
 
 __all__ = [
     "OFFLINE",

@@ -1,4 +1,4 @@
-"""The names of backbones: cards, and what needs no card."""
+"""The names of backbones: those of cards, and names that need no card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from compatbench.backbone.load.releases import LOCAL_DIR, model_names, tags_of
+from compatbench.backbone.load.open_clip_models import LOCAL_DIR, model_names, tags_of
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.cards.select import unknown_name
 from compatbench.errors import BackboneError, CompatbenchError
@@ -14,87 +14,90 @@ from compatbench.files.project_folders import tasks_folder
 
 HUGGING_FACE = "hf:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-SCHEMES = (
+KINDS_OF_NAMES = (
     "name a card ('compatbench list backbones'), MODEL/TAG of open_clip, MODEL@FILE or "
     "MODEL/TAG@FILE for a checkpoint, local-dir:FOLDER, or hf:FOLDER"
 )
 
 
 def read_backbone(name: str) -> BackboneCard:
-    """The card that a name means; for a name without a card, one made of the name.
+    """Reads the card of a backbone; for a name without a card, makes one.
 
-    ``MODEL/TAG`` and ``MODEL/TAG@FILE`` take what is known of the release from the card
-    that has it.
+    Nothing is loaded or downloaded. ``MODEL/TAG`` and ``MODEL/TAG@FILE`` take what is known
+    of the release (lineage, licence) from the card that describes it.
+
+    Args:
+        name: of a card (``vit-b16-openai``) or the path of one (``./mine.yaml``);
+            ``MODEL/TAG``, a release of open_clip; ``MODEL@FILE`` or ``MODEL/TAG@FILE``, a
+            checkpoint; ``local-dir:FOLDER``, a model's folder with
+            ``open_clip_config.json``; or ``hf:FOLDER`` or ``hf:OWNER/NAME``, a model of
+            transformers.
+
+    Returns:
+        The card, with ``name`` as it was given.
 
     Raises:
-        CompatbenchError: no such card, model, tag or folder; or a broken card.
+        CompatbenchError: no such card, model, tag, file or folder; or an invalid card.
     """
     if name.endswith((".yaml", ".yml")) and "@" not in name:
         return backbone_cards.read(name).model_copy(update={"name": name})
     if name.startswith(LOCAL_DIR):
         folder = _folder(name, name.removeprefix(LOCAL_DIR), "open_clip_config.json")
-        return _card(name, path=str(folder))
+        return _make_card(name, path=folder)
     if name.startswith(HUGGING_FACE):
-        return _read_hugging_face(name, name.removeprefix(HUGGING_FACE))
+        place = name.removeprefix(HUGGING_FACE)
+        if _REPOSITORY.fullmatch(place) and not Path(place).is_dir():
+            return _make_card(name, provider="hf", repository=place)
+        return _make_card(name, provider="hf", path=_folder(name, place, "config.json"))
     if "@" in name or "/" in name:
         return _read_release(name)
     if name in backbone_cards.names():
         return backbone_cards.read(name)
     if name in model_names():
-        known = ", ".join(tags_of(name)) or "none"
         raise BackboneError(
             f"'{name}' is an architecture without weights",
-            f"give {name}/TAG (known tags: {known}) or {name}@FILE",
+            f"give {name}/TAG (known tags: {', '.join(tags_of(name)) or 'none'}) or {name}@FILE",
         )
-    raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), SCHEMES)
+    raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), KINDS_OF_NAMES)
 
 
 def _read_release(name: str) -> BackboneCard:
+    """The card of ``MODEL/TAG``, ``MODEL@FILE`` or ``MODEL/TAG@FILE``."""
     release, at, file = name.partition("@")
     model, slash, tag = release.partition("/")
     if model not in model_names():
-        raise BackboneError(
-            f"backbone '{name}': {unknown_name(model, model_names(), 'open_clip model')}", SCHEMES
-        )
+        problem = unknown_name(model, model_names(), "open_clip model")
+        raise BackboneError(f"backbone '{name}': {problem}", KINDS_OF_NAMES)
     if slash and tag not in tags_of(model):
         raise BackboneError(
             f"backbone '{name}': {unknown_name(tag, tags_of(model), f'tag of {model}')}",
             f"the tags of a model are those of open_clip; or give {model}@FILE",
         )
-    path = None
-    if at:
-        path = str(Path(file).expanduser().absolute())
-        if not Path(path).is_file():
-            raise BackboneError(f"backbone '{name}': there is no file {path}", "mend the path")
+    path = str(Path(file).expanduser().absolute()) if at else None
+    if path is not None and not Path(path).is_file():
+        raise BackboneError(f"backbone '{name}': there is no file {path}", "correct the path")
     known = _cards_by_release(tasks_folder()).get((model, tag)) if slash else None
     if known is not None:
         return known.model_copy(update={"name": name, "path": path})
-    return _card(name, config=model, tag=tag or None, path=path)
+    return _make_card(name, config=model, tag=tag or None, path=path)
 
 
-def _read_hugging_face(name: str, place: str) -> BackboneCard:
-    if _REPOSITORY.fullmatch(place) and not Path(place).is_dir():
-        return _card(name, provider="hf", repository=place)
-    return _card(name, provider="hf", path=str(_folder(name, place, "config.json")))
-
-
-def _folder(name: str, place: str, config: str) -> Path:
+def _folder(name: str, place: str, config: str) -> str:
     folder = Path(place).expanduser().absolute()
     if not folder.is_dir():
-        raise BackboneError(f"backbone '{name}': there is no folder {folder}", "mend the path")
+        raise BackboneError(f"backbone '{name}': there is no folder {folder}", "correct the path")
     if not (folder / config).is_file():
         raise BackboneError(
             f"backbone '{name}': {folder} has no {config}",
             "give the folder of a model with its configuration beside the weights",
         )
-    return folder
+    return str(folder)
 
 
-def _card(name: str, **values: object) -> BackboneCard:
-    card = BackboneCard.model_validate(
-        {"name": "unnamed", "title": name, "lineage": "unknown", "licence": "unknown"} | values
-    )
-    # Such a name is no file's name: it may hold what a card's name may not.
+def _make_card(name: str, **values: object) -> BackboneCard:
+    facts = {"name": "unnamed", "title": name, "lineage": "unknown", "licence": "unknown"}
+    card = BackboneCard.model_validate(facts | values)
+    # This name is not a file's name: it may hold characters that a card's name may not.
     return card.model_copy(update={"name": name})
 
 
@@ -106,7 +109,7 @@ def _cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
         try:
             card = backbone_cards.read(name)
         except CompatbenchError:
-            continue  # a broken card harms only those who ask for it
+            continue  # an invalid card concerns only those who ask for it
         if card.config and card.tag:
             found.setdefault((card.config, card.tag), card)
     return found

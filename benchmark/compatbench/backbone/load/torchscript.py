@@ -1,9 +1,8 @@
-"""Takes the tensors out of a TorchScript archive without loading the program in it.
+"""Reads the tensors of a TorchScript archive without running the program in it.
 
 OpenAI published CLIP as such archives. ``torch.jit.load`` would compile their program and
-run its ``__setstate__``; what is needed is the pickled tree of modules and the storages it
-points to. The tree is read with an unpickler that makes tensors, containers and inert
-nodes, and nothing else.
+run its ``__setstate__``. Here the pickled tree of modules is read with an unpickler that
+makes tensors, containers and inert nodes, and nothing else.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """The parameters and buffers of an archive's module, by their names in it.
 
     Raises:
-        BackboneError: the archive is damaged, or its tree holds what is no tensor.
+        BackboneError: the archive is damaged, or holds anything but tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             [tree] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            _check_stored(archive, tree)
-            root = tree.removesuffix("data.pkl")
-            with archive.open(tree) as file:
-                found = _Reader(file, archive, root).load()
+            with _open_stored(archive, tree) as file:
+                found = _Unpickler(file, archive, tree.removesuffix("data.pkl")).load()
             return dict(_walk(found, ""))
     except OSError:
         raise
@@ -48,7 +45,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             f"{path} is a TorchScript archive that holds more than tensors: {error}",
             "save the state_dict of its module as safetensors, and give that file",
         ) from None
-    # An unpickler raises whatever a damaged stream makes it stumble over.
+    # A damaged stream makes an unpickler raise errors of any kind.
     except Exception as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
         raise BackboneError(
@@ -57,10 +54,11 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _check_stored(archive: zipfile.ZipFile, name: str) -> None:
-    """PyTorch compresses code alone; tensors that are could unpack to any size."""
+def _open_stored(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Opens a member that is not compressed: one that is could unpack to any size."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed")
+    return archive.open(name)
 
 
 class _Node:
@@ -70,7 +68,7 @@ class _Node:
         self.attributes: dict[str, Any] = state if isinstance(state, dict) else {}
 
 
-def _as_is(value: Any, *_: Any) -> Any:
+def _first_argument(value: Any, *_: Any) -> Any:
     return value
 
 
@@ -80,30 +78,24 @@ def _rebuild(
     return storage.as_strided(size, stride, offset)
 
 
-def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): _first_argument,
     ("collections", "OrderedDict"): OrderedDict,
-}
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
+    ("torch", "DoubleStorage"): torch.float64,
+    ("torch", "FloatStorage"): torch.float32,
+    ("torch", "HalfStorage"): torch.float16,
+    ("torch", "BFloat16Storage"): torch.bfloat16,
+    ("torch", "LongStorage"): torch.int64,
+    ("torch", "IntStorage"): torch.int32,
+    ("torch", "ShortStorage"): torch.int16,
+    ("torch", "CharStorage"): torch.int8,
+    ("torch", "ByteStorage"): torch.uint8,
+    ("torch", "BoolStorage"): torch.bool,
 }
 
 
-class _Reader(pickle.Unpickler):
+class _Unpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(file)
         self._archive, self._root = archive, root
@@ -113,9 +105,7 @@ class _Reader(pickle.Unpickler):
         if module.split(".")[0] == "__torch__":
             return _Node
         if module == "torch.jit._pickle":  # lists and dictionaries with the types of their items
-            return _as_is
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+            return _first_argument
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -124,9 +114,9 @@ class _Reader(pickle.Unpickler):
         """A storage as a flat tensor, ``[numel]``."""
         _, dtype, key, _, count = pid
         if key not in self._storages:
-            _check_stored(self._archive, f"{self._root}data/{key}")
-            content = self._archive.read(f"{self._root}data/{key}")
-            self._storages[key] = torch.frombuffer(bytearray(content), dtype=dtype, count=count)
+            with _open_stored(self._archive, f"{self._root}data/{key}") as file:
+                content = bytearray(file.read())
+            self._storages[key] = torch.frombuffer(content, dtype=dtype, count=count)
         return self._storages[key]
 
 

@@ -19,14 +19,14 @@ class Anatomy:
         positions: positional embedding, one row for each row of the transformer, ``[L, D]``.
         mask: the causal mask, ``[L, L]``, or None for a bidirectional tower.
         pool: which row is the feature: ``argmax`` and ``eos`` (both the end-of-text token),
-            ``first`` or ``last``. A class token is pooled whatever this says.
-        class_token: what is appended after the padding (CoCa), ``[D]``.
+            ``first`` or ``last``. If there is a class token, it is pooled instead.
+        pad: token id of the padding.
+        class_token: appended after the padding (CoCa), ``[D]``.
         shifted_class_mask: CoCa's mask of padding is one column off, as its weights expect.
         pad_mask: padding is hidden from the other rows of a bidirectional tower.
-        pad: token id of the padding.
+        pads_by_place: padding is everything after the text (transformers); otherwise it is
+            every token with the id of padding.
         standard_blocks: all blocks are pre-norm blocks around ``nn.MultiheadAttention``.
-        pads_by_place: padding is what stands behind the text (transformers); elsewhere it is
-            all that has the id of padding.
     """
 
     token_embedding: nn.Embedding
@@ -36,12 +36,12 @@ class Anatomy:
     projection: nn.Module | Tensor | None
     mask: Tensor | None
     pool: str
-    class_token: Tensor | None
-    shifted_class_mask: bool
-    pad_mask: bool
     pad: int
-    standard_blocks: bool
+    class_token: Tensor | None = None
+    shifted_class_mask: bool = False
+    pad_mask: bool = False
     pads_by_place: bool = False
+    standard_blocks: bool = False
 
     @property
     def context_length(self) -> int:
@@ -49,13 +49,10 @@ class Anatomy:
         return len(self.positions) - (self.class_token is not None)
 
     @property
-    def pools_end_of_text(self) -> bool:
-        return self.pool in ("argmax", "eos") and self.class_token is None
-
-    @property
     def sees_past_only(self) -> bool:
         """Nothing after the end-of-text token can change the feature."""
-        return self.mask is not None and self.pools_end_of_text
+        pools_end = self.pool in ("argmax", "eos") and self.class_token is None
+        return self.mask is not None and pools_end
 
     @property
     def padding_unseen(self) -> bool:
@@ -117,7 +114,7 @@ def _refusal(name: str, reason: str) -> CompatbenchError:
 
 
 def _odd_part(anatomy: Anatomy, transformer: nn.Module) -> str | None:
-    """What is not understood about a tower, if anything."""
+    """What is not supported about a tower, if anything."""
     from open_clip.transformer import Transformer
 
     if type(transformer) is not Transformer or not transformer.batch_first:

@@ -1,4 +1,4 @@
-"""What open_clip knows of its models and of their weights."""
+"""What open_clip knows about its models and their published weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
 from compatbench.files.project_folders import tasks_folder
 
-_QUICK = "-quickgelu"
 LOCAL_DIR = "local-dir:"
+_QUICK = "-quickgelu"
 
 
 def model_names() -> list[str]:
@@ -29,25 +29,25 @@ def tags_of(model: str) -> list[str]:
 
 
 def release_facts(card: BackboneCard) -> dict[str, Any]:
-    """open_clip's facts on the weights of a card: where they are, preprocessing, activation."""
+    """open_clip's facts about the weights of a card: address, preprocessing, activation."""
     from open_clip.pretrained import get_pretrained_cfg
 
     return get_pretrained_cfg(card.config, card.tag) if card.config and card.tag else {}
 
 
 def check_release(card: BackboneCard) -> None:
-    """Refuses a model that the weights were not made for.
+    """Checks that the weights were made for the card's model.
 
     Raises:
-        BackboneError: no such model or tag, or the other activation: with GELU in place of
-            QuickGELU the model runs, and is worse by points.
+        BackboneError: no such model or tag, or the wrong activation: with GELU in place of
+            QuickGELU the model runs, but loses several points of accuracy.
     """
     if card.config is None:
         return
     if card.config not in model_names():
         raise BackboneError(
             f"backbone '{card.name}': open_clip has no model '{card.config}'",
-            "mend 'config', or install a newer open_clip",
+            "correct 'config', or install a newer open_clip",
         )
     if card.tag is None:
         return
@@ -57,36 +57,35 @@ def check_release(card: BackboneCard) -> None:
             f"backbone '{card.name}': open_clip knows no weights '{card.tag}' of '{card.config}'",
             f"known tags: {', '.join(tags_of(card.config)) or 'none'}",
         )
-    wanted = bool(facts.get("quick_gelu", False))
-    if wanted != uses_quick_gelu(card.config):
-        raise wrong_activation(card.name, card.config, f"the weights '{card.tag}'", wanted)
+    quick = bool(facts.get("quick_gelu", False))
+    if quick != uses_quick_gelu(card):
+        raise wrong_activation(card, f"the weights '{card.tag}'", quick)
 
 
-def wrong_activation(name: str, config: str, what: str, quick: bool) -> BackboneError:
-    """The error for weights that were made with another activation than the model's."""
+def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
+    """The error for weights that were trained with another activation than the model's."""
+    config = card.config or ""
     right = config + _QUICK if quick else config.removesuffix(_QUICK)
     kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
     return BackboneError(
-        f"backbone '{name}': {what} were trained with {kinds[0]}, but the model '{config}' "
-        f"computes {kinds[1]}",
+        f"backbone '{card.name}': {weights} were trained with {kinds[0]}, but the model "
+        f"'{config}' computes {kinds[1]}",
         f"use the model '{right}'",
     )
 
 
-def uses_quick_gelu(config: str) -> bool:
-    """Whether a model of open_clip is built with QuickGELU."""
-    import open_clip
-
-    return bool((open_clip.get_model_config(config) or {}).get("quick_gelu", False))
+def uses_quick_gelu(card: BackboneCard) -> bool:
+    """Whether a card's model is built with QuickGELU."""
+    return bool((model_config(card) or {}).get("quick_gelu", False))
 
 
 def open_clip_name(card: BackboneCard) -> str:
-    """What open_clip is to build: a model that it knows, or one with its own configuration."""
+    """The name by which open_clip builds a card's model."""
     return card.config or f"{LOCAL_DIR}{card.path}"
 
 
 def model_config(card: BackboneCard) -> dict[str, Any] | None:
-    """open_clip's configuration of a card's model, if it has one that can be read."""
+    """open_clip's configuration of a card's model, if there is one that can be read."""
     import open_clip
 
     register_mini_towers(tasks_folder())
@@ -97,32 +96,31 @@ def model_config(card: BackboneCard) -> dict[str, Any] | None:
 
 
 def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
-    """How the weights' makers turn an image into a tensor; None for open_clip's default.
+    """How images were preprocessed when the weights were trained; None for open_clip's default.
 
     A checkpoint that is named without its tag takes what all tags of its model agree on.
 
     Raises:
         BackboneError: they do not agree.
     """
-    if card.tag is not None:
-        return _settings(release_facts(card))
-    if card.config is None or card.weights is not None:
-        return None
     from open_clip.pretrained import get_pretrained_cfg
 
+    if card.tag is not None:
+        return _preprocessing_of(release_facts(card))
+    if card.config is None or card.weights is not None:
+        return None
     tags = tags_of(card.config)
-    found = [_settings(get_pretrained_cfg(card.config, tag)) for tag in tags]
-    kinds = {repr(settings): settings for settings in found}
-    if len(kinds) > 1:
+    found = [_preprocessing_of(get_pretrained_cfg(card.config, tag)) for tag in tags]
+    if any(settings != found[0] for settings in found):
         raise BackboneError(
             f"backbone '{card.name}': the weights of '{card.config}' were made with different "
             "normalisations of images, and a file does not say which",
             f"name the release: {card.config}/TAG@FILE, with a tag of {', '.join(tags)}",
         )
-    return next(iter(kinds.values()), None)
+    return found[0] if found else None
 
 
-def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+def _preprocessing_of(facts: dict[str, Any]) -> dict[str, Any]:
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     settings = merge_preprocess_dict(PreprocessCfg(), facts)

@@ -1,20 +1,26 @@
-"""Where the weights of a backbone are: a path, a folder of weights, the caches, the network."""
+"""Finds the weights file of a backbone on this machine, or downloads it."""
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from compatbench.backbone.load.releases import release_facts
-from compatbench.backbone.load.switches import OFFLINE, is_offline
+from compatbench.backbone.load.environment import (
+    OFFLINE,
+    WEIGHTS_FOLDER,
+    hub_cache,
+    is_offline,
+    weights_folder,
+)
+from compatbench.backbone.load.open_clip_models import release_facts
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, MissingWeights
 from compatbench.files.project_folders import tasks_folder
 
-WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 IN_REPOSITORY = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 IN_FOLDER = (
@@ -24,16 +30,17 @@ IN_FOLDER = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+TIMEOUT = 10  # seconds
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where open_clip's release of a card is to be had.
+    """Where the weights of an open_clip release are published.
 
     Attributes:
         repository: on the Hugging Face hub; may be empty.
-        files: names of the weights there, the best first.
-        url: of a file elsewhere; may be empty.
+        files: names of the weights there, the preferred one first.
+        url: address of a file elsewhere; may be empty.
     """
 
     repository: str
@@ -42,7 +49,7 @@ class Source:
 
     @classmethod
     def of(cls, card: BackboneCard) -> Source:
-        facts: dict[str, Any] = release_facts(card)
+        facts = release_facts(card)
         owner, _, rest = facts.get("hf_hub", "").partition("/")
         name, _, file = rest.partition("/")
         repository = f"{owner}/{name}" if name else card.repository
@@ -51,15 +58,27 @@ class Source:
             files = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
         return cls(repository, files, facts.get("url", ""))
 
+    def __str__(self) -> str:
+        return f"{self.files[0]} of {self.repository}" if self.repository else Path(self.url).name
+
+    @property
+    def how_to_get(self) -> str:
+        """What a user does to have the weights."""
+        get = f"fetch {self.url},"
+        if self.repository:
+            get = f"where there is a network: hf download {self.repository} {self.files[0]};"
+        return f"{get} or put the file into a folder that {WEIGHTS_FOLDER} names"
+
 
 def find_weights(card: BackboneCard, download: bool = False) -> Path:
     """The file that holds a card's weights.
 
-    In this order: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache of the
-    Hugging Face hub; ``~/.cache/clip``; and, if asked to and not offline, the network.
+    Looks at, in this order: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache
+    of the Hugging Face hub; ``~/.cache/clip``; and, if ``download`` is set and the user is
+    not offline, the network.
 
     Raises:
-        MissingWeights: it is nowhere, or cannot be fetched.
+        MissingWeights: the file is in none of these places, or the download failed.
         BackboneError: a folder without weights.
     """
     if card.weights is not None:
@@ -71,54 +90,67 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
             )
         return path
     if card.path is not None:
-        return _in_path(card, Path(card.path).expanduser())
+        return _find_in_path(card, Path(card.path).expanduser())
     source = Source.of(card)
     looked: list[str] = []
     for place, candidates in _places(card, source):
         looked.append(place)
-        for path in candidates:
-            if path.is_file():
-                return path
+        if found := next((path for path in candidates if path.is_file()), None):
+            return found
     if download and not is_offline():
-        from compatbench.backbone.load.fetch import fetch_weights
-
-        return fetch_weights(card, source, hub_cache())
-    what = source.files[0] if source.repository else Path(source.url).name
-    whence = f" of {source.repository}" if source.repository else ""
-    why = f", and nothing may be fetched ({OFFLINE})" if download and is_offline() else ""
+        return _download(card, source)
+    why = f", and nothing may be fetched ({OFFLINE})" if download else ""
     raise MissingWeights(
-        f"backbone '{card.name}': {what}{whence} is not on this machine{why}; "
+        f"backbone '{card.name}': {source} is not on this machine{why}; "
         f"looked in {', '.join(looked)}",
-        how_to_get(source),
+        source.how_to_get,
     )
 
 
-def how_to_get(source: Source) -> str:
-    """What a user does to have the weights."""
-    folder = f"or put the file into a folder that {WEIGHTS_FOLDER} names"
-    if source.repository:
-        return (
-            f"where there is a network: hf download {source.repository} {source.files[0]}; {folder}"
-        )
-    return f"fetch {source.url}, {folder}"
+def check_network() -> None:
+    """Tries to reach the hub once; the hub's own client would retry for half a minute.
+
+    Raises:
+        OSError: there is no network.
+    """
+    from huggingface_hub.constants import ENDPOINT
+
+    place = urlsplit(ENDPOINT)
+    if place.hostname and not getproxies():
+        port = place.port or (80 if place.scheme == "http" else 443)
+        socket.create_connection((place.hostname, port), timeout=TIMEOUT).close()
 
 
-def hub_cache() -> Path:
-    """The cache of the Hugging Face hub, by its own variables, as they are now."""
-    if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(folder).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "huggingface" / "hub"
+def download_failure(name: str, what: str, error: Exception, fix: str) -> MissingWeights:
+    """The error for weights that are neither here nor could be downloaded."""
+    reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
+    return MissingWeights(
+        f"backbone '{name}': {what} is not on this machine and cannot be fetched: {reason}", fix
+    )
 
 
-def _in_path(card: BackboneCard, path: Path) -> Path:
+def _download(card: BackboneCard, source: Source) -> Path:
+    """Downloads a release into the cache in which it is looked for."""
+    from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
+
+    try:
+        if not source.repository:
+            return Path(download_pretrained_from_url(source.url))
+        check_network()
+        # open_clip prefers the safetensors file of that name, if there is one.
+        repository, file = source.repository, source.files[-1]
+        return Path(download_pretrained_from_hf(repository, file, cache_dir=str(hub_cache())))
+    # The hub raises the errors of its HTTP library, which differs between versions.
+    except Exception as error:
+        raise download_failure(card.name, str(source), error, source.how_to_get) from None
+
+
+def _find_in_path(card: BackboneCard, path: Path) -> Path:
     """A checkpoint, or the weights in a model's folder."""
     if path.is_file():
         return path
     if not path.is_dir():
-        raise MissingWeights(f"backbone '{card.name}': {path} is missing", "mend the path")
+        raise MissingWeights(f"backbone '{card.name}': {path} is missing", "correct the path")
     found = [path / name for name in IN_FOLDER if (path / name).is_file()]
     if not found:
         found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
@@ -126,7 +158,7 @@ def _in_path(card: BackboneCard, path: Path) -> Path:
             raise BackboneError(
                 f"backbone '{card.name}': {path} holds several checkpoints, "
                 f"{', '.join(p.name for p in found)}",
-                f"call the right one {IN_FOLDER[0]}",
+                f"rename the right one to {IN_FOLDER[0]}",
             )
     if not found:
         raise MissingWeights(
@@ -137,12 +169,10 @@ def _in_path(card: BackboneCard, path: Path) -> Path:
 
 def _places(card: BackboneCard, source: Source) -> Iterator[tuple[str, list[Path]]]:
     """Where to look, in words, with the files that would do."""
-    if folder := os.environ.get(WEIGHTS_FOLDER):
-        root = Path(folder).expanduser()
+    if root := weights_folder():
         yield f"{WEIGHTS_FOLDER}={root}", [*_in_weights_folder(root, card, source)]
     if source.repository:
-        cache = hub_cache()
-        yield str(cache), _in_hub_cache(cache, source)
+        yield str(hub_cache()), _in_hub_cache(hub_cache(), source)
     if source.url:
         cache = Path.home() / ".cache" / "clip"
         names = dict.fromkeys((Path(source.url).name, *card.files))

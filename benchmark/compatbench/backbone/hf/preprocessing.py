@@ -1,4 +1,4 @@
-"""From an image processor's settings to open_clip's, where they mean the same transform."""
+"""Translates an image processor's settings to open_clip's, where they mean the same transform."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from compatbench.errors import BackboneError
 
 FILE = "preprocessor_config.json"
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_FULL = 255
 
 
 class _Inexact(Exception):
-    """A processor does what open_clip's transform does not do exactly; says what."""
+    """The processor does something that open_clip's transform does not do exactly."""
 
 
 def read_preprocessing(folder: Path, name: str) -> dict[str, Any]:
-    """open_clip's settings for the processor of a model's folder.
+    """open_clip's settings for the image processor in a model's folder.
 
     Raises:
         BackboneError: there are none, or they ask for what open_clip's transform does not do.
     """
     path = folder / FILE
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return _translate(values)
+        return _translate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(
             f"backbone '{name}': {path} does not say how an image becomes a tensor: {error}",
@@ -53,9 +51,7 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
     if resample not in _INTERPOLATIONS:
         raise _Inexact(f"interpolation {resample}")
     # A pixel p of 0 to 255 becomes (p * factor - offset - mean) / std.
-    scale = _FULL * values.get("rescale_factor", 1 / _FULL)
-    if not values.get("do_rescale", True):
-        scale = _FULL
+    scale = 255 * values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 255
     offset = 1.0 if values.get("rescale_offset", False) else 0.0
     mean, std = values["image_mean"], values["image_std"]
     if not values.get("do_normalize", True):
@@ -72,9 +68,6 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: Any) -> tuple[tuple[int, int], bool]:
-    """Height and width, and whether both are given, so that the shape is not kept."""
-    if isinstance(value, int):
-        return (value, value), False
-    if "shortest_edge" in value:
-        return (value["shortest_edge"], value["shortest_edge"]), False
-    return (value["height"], value["width"]), True
+    """Height and width, and whether both are given, so that images may change their shape."""
+    edge = value if isinstance(value, int) else value.get("shortest_edge")
+    return ((edge, edge), False) if edge else ((value["height"], value["width"]), True)

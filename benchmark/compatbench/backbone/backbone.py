@@ -1,0 +1,266 @@
+"""The frozen vision-language model that methods work on: its features, tokens and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compatbench.backbone.build import build_model, build_tokenizer
+from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
+from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.weights_hash import weights_key
+from compatbench.backbone.text.prompts import Prompts, pad_rows
+from compatbench.backbone.text.tokens import examine_tokenizer
+from compatbench.backbone.text.tower import TextTower
+from compatbench.data.cards import BackboneCard
+from compatbench.data.labels import Labels
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
+
+# What the frozen towers compute in. A module, its optimiser, features and logits are
+# float32 always.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
+    """Loads a backbone: the model, its weights, tokenizer and preprocessing.
+
+    Weights that are not on this machine are downloaded, unless ``HF_HUB_OFFLINE`` is set.
+
+    Args:
+        name: of a card, or a name that needs no card, such as ``MODEL/TAG``, ``MODEL@FILE``,
+            ``local-dir:FOLDER`` or ``hf:FOLDER``; see ``read_backbone``.
+        device: of torch, such as ``cpu`` or ``cuda:0``.
+        precision: ``fp32`` or ``bf16``, of the frozen towers. What leaves them (features,
+            token embeddings) is float32 in both cases.
+
+    Returns:
+        The backbone, in evaluation mode; no parameter has a gradient.
+
+    Raises:
+        CompatbenchError: no such backbone or precision, or weights that are missing, damaged,
+            of another architecture or made with another activation.
+    """
+    if precision not in PRECISIONS:
+        raise CompatbenchError(
+            f"there is no precision '{precision}'; give one of {', '.join(PRECISIONS)}"
+        )
+    card = read_backbone(name)
+    key = weights_key(card)
+    model = build_model(card)
+    scale = model.logit_scale.detach().clone()  # type: ignore[operator, union-attr]
+    model = model.to(device, PRECISIONS[precision])
+    # The scale multiplies every logit, so it is not rounded.
+    model.logit_scale.data = scale.to(device)  # type: ignore[union-attr]
+    return Backbone(card, model, torch.device(device), key)
+
+
+class Backbone:
+    """A frozen open_clip model.
+
+    What depends on the backbone and on class names alone (token embeddings,
+    zero-shot features) is computed here, so that a method recomputes it on every
+    backbone by asking for it.
+
+    Attributes:
+        name: as it was asked for.
+        weights_key: hash of what decides its features, besides preprocessing and precision.
+        embed_dim: size e of the joint space.
+        token_width: width D of the text tower's token embeddings.
+        logit_scale: the checkpoint's own factor s on cosine similarities.
+    """
+
+    def __init__(
+        self, card: BackboneCard, model: nn.Module, device: torch.device, weights_key: str = ""
+    ) -> None:
+        self.card = card
+        self.name = card.name
+        self.model = model
+        self.device = device
+        self.weights_key = weights_key or card.sha256 or ""
+        self.dtype = next(model.visual.parameters()).dtype  # type: ignore[union-attr]
+        self.text = TextTower(model, card.name)
+        self.tokenizer = build_tokenizer(card, self.text.context_length)
+        self.text_tokens = examine_tokenizer(self.tokenizer, card.name)
+        self.text.pad_with(self.text_tokens.pad)
+        self.token_width = self.text.width
+        self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
+        self._text_features: dict[tuple[str, ...], Tensor] = {}
+        self._text_prompts: dict[tuple[str, ...], Prompts] = {}
+        self._name_rows: dict[tuple[str, ...], tuple[Tensor, tuple[int, ...]]] = {}
+
+    @cached_property
+    def embed_dim(self) -> int:
+        """Size e of the joint image-text space."""
+        return self.text_features(("a",)).shape[-1]
+
+    @cached_property
+    def preprocess(self) -> Compose:
+        """open_clip's evaluation transform: PIL image to ``[3, H, W]``."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        config = PreprocessCfg(**self.model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
+        return image_transform_v2(config, is_train=False)  # type: ignore[return-value]
+
+    @property
+    def preprocess_settings(self) -> dict[str, Any]:
+        """What decides how an image becomes a tensor: size, mean, std, interpolation."""
+        return dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
+
+    @cached_property
+    def image(self) -> ImageTower:
+        """The image tower, for methods that act inside it.
+
+        Raises:
+            NotTransferable: nothing can be inserted into a tower of this kind.
+        """
+        return ImageTower(self.model.visual, self.name)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
+        """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
+
+        Args:
+            wanted: what to compute instead of features. Hidden tokens keep the precision of
+                the tower; whatever leaves it is float32.
+        """
+        images = images.to(self.device, self.dtype)
+        if wanted.kind == "features":
+            features = self.model.visual(images)  # type: ignore[operator]
+            # Some towers give their tokens, too (CoCa).
+            return self._widen(features[0] if isinstance(features, tuple) else features)
+        if wanted.kind == "dense":
+            return self.image.encode_dense(self.image.embed(images))
+        return self.image.embed(images, wanted.block)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end."""
+        return self.text_tokens.encode(text)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings ``[..., D]`` of ids ``[...]``, constant."""
+        with torch.no_grad():
+            return self._widen(self.text.embed(ids.to(self.device)))
+
+    def embed_text(self, text: str) -> Tensor:
+        """Token embeddings of a text's own tokens, ``[tokens, D]``."""
+        return self.embed(torch.tensor(self.tokens(text), dtype=torch.long))
+
+    def name_tokens(self, labels: Labels) -> tuple[Tensor, tuple[int, ...]]:
+        """Token embeddings of the class names alone, ``[C, n, D]``, and their lengths."""
+        return self._embed_rows(labels.names, end=False)
+
+    def prompts(self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = ()) -> Prompts:
+        """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
+
+        A tower without start-of-text (SigLIP) gets none.
+
+        Args:
+            labels: the class names.
+            context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
+            deep: what replaces the first rows of a context for all classes before the
+                second block, the third, and so on, each ``[m, D]`` with ``m <= M``.
+        """
+        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
+        start = self._embed_start()
+        first = len(start)
+        if context.ndim == 2:
+            prefix = torch.cat([start, context])
+            return Prompts(prefix, suffix, lengths, tuple(deep), start=first)
+        if len(context) != len(labels.names):
+            raise CompatbenchError(
+                f"{len(context)} contexts were given for {len(labels.names)} classes"
+            )
+        length = context.shape[1]
+        own = torch.cat([context, suffix], dim=1)
+        lengths = tuple(n + length for n in lengths)
+        return Prompts(start, own, lengths, tuple(deep), start=first)
+
+    def image_prompts(self, labels: Labels, contexts: Tensor) -> Prompts:
+        """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
+        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
+        start = self._embed_start()
+        prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts], dim=1)
+        return Prompts(prefix, suffix, lengths, start=len(start))
+
+    def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
+        """Plain texts as prompts; the tokens they begin with alike are the shared prefix."""
+        if texts not in self._text_prompts:
+            ids = [
+                [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end]
+                for text in texts
+            ]
+            shared = _common_prefix(ids)
+            suffix = self.embed(pad_rows([row[shared:] for row in ids]))
+            prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
+            lengths = tuple(len(row) - shared for row in ids)
+            first = len(self.text_tokens.start)
+            self._text_prompts[texts] = Prompts(prefix, suffix, lengths, start=first)
+        return self._text_prompts[texts]
+
+    def encode_prompts(
+        self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Text features of prompts, not normalised; differentiable in prompts and weights.
+
+        Args:
+            weights: what stands in for ``text.weights`` of these names.
+
+        Returns:
+            ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
+        """
+        if prompts.prefix.ndim == 3 and len(prompts.prefix) == 0:  # prompts of no image
+            return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
+        return self.text.encode(prompts, weights)
+
+    def _widen(self, tensor: Tensor) -> Tensor:
+        """What leaves a tower of low precision is float32."""
+        return tensor.float() if self.dtype == torch.bfloat16 else tensor
+
+    @torch.no_grad()
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """Features of plain texts, not normalised, ``[n, e]``; computed once per backbone.
+
+        Raises:
+            CompatbenchError: a text does not fit the context; it is never cut silently.
+        """
+        if texts not in self._text_features:
+            self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
+        return self._text_features[texts]
+
+    def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
+        """The zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""
+        return F.normalize(self.text_features(labels.fill(template)), dim=-1)
+
+    def zero_shot_ensemble(self, labels: Labels) -> Tensor:
+        """The mean of the normalised features of all templates, normalised again, ``[C, e]``."""
+        features = [self.zero_shot(labels, template) for template in labels.templates]
+        return F.normalize(torch.stack(features).mean(0), dim=-1)
+
+    def _embed_start(self) -> Tensor:
+        """Embeddings of what every text begins with, ``[start, D]``; perhaps no rows."""
+        return self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
+
+    def _embed_rows(self, texts: tuple[str, ...], end: bool) -> tuple[Tensor, tuple[int, ...]]:
+        key = (*texts, str(end))
+        if key not in self._name_rows:
+            tail = self.text_tokens.end if end else ()
+            ids = [[*self.tokens(text), *tail] for text in texts]
+            self._name_rows[key] = self.embed(pad_rows(ids)), tuple(len(row) for row in ids)
+        return self._name_rows[key]
+
+
+def _common_prefix(rows: list[list[int]]) -> int:
+    """How many leading tokens all rows share, leaving each row at least one of its own."""
+    most = min(len(row) for row in rows) - 1
+    shared = 0
+    while shared < most and len({row[shared] for row in rows}) == 1:
+        shared += 1
+    return shared

@@ -1,0 +1,131 @@
+"""Describes a backbone and the state of its weights, without running the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from compatbench.backbone.build import build_architecture, fit_weights
+from compatbench.backbone.load.names import read_backbone
+from compatbench.backbone.load.open_clip_models import check_release, model_config, release_facts
+from compatbench.backbone.load.transformers_folder import model_files
+from compatbench.backbone.load.weights_file import find_weights
+from compatbench.backbone.load.weights_hash import hash_weights, locate_weights
+from compatbench.data.cards import BackboneCard
+from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
+
+
+@dataclass(frozen=True)
+class BackboneReport:
+    """What is known about a backbone before it is used.
+
+    Attributes:
+        name: as it was given.
+        title: of its card; the name, if it has none.
+        state: ``found``; ``missing``: its weights are not on this machine; ``wrong``: they
+            are damaged or of another architecture, or the name is wrong.
+        path: the weights file, or the model's folder.
+        sha256: of the weights file.
+        activation: of the text tower's MLPs, such as ``QuickGELU``.
+        activation_right: whether the weights were trained with it; None if that is unknown,
+            as for a file that was named without its tag.
+        preprocessing: how an image becomes a tensor: size, mean, std, interpolation,
+            resize mode.
+        image_size: side of an image, in pixels.
+        token_width: width D of the text tower's token embeddings.
+        embed_dim: size e of the joint space.
+        context_length: tokens of the longest text.
+        parameters: of the whole model.
+        lineage: what the weights were initialised from.
+        licence: of the weights.
+        message: what is wrong or missing, in one line; empty if nothing is.
+        fix: what to do about it, in one line; empty if nothing.
+    """
+
+    name: str
+    title: str
+    state: Literal["found", "missing", "wrong"]
+    path: Path | None = None
+    sha256: str | None = None
+    activation: str = ""
+    activation_right: bool | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    token_width: int | None = None
+    embed_dim: int | None = None
+    context_length: int | None = None
+    parameters: int | None = None
+    lineage: str = ""
+    licence: str = ""
+    message: str = ""
+    fix: str = ""
+
+
+def inspect_backbone(name: str) -> BackboneReport:
+    """Reports all that is known about a backbone without running it.
+
+    The model is built without memory (on torch's meta device); weights that are on this
+    machine are checked against its names and shapes. Nothing is downloaded or raised: errors
+    are part of the report.
+    """
+    facts: dict[str, Any] = {"name": name, "title": name, "state": "wrong"}
+    try:
+        card = read_backbone(name)
+        facts |= {"title": card.title, "lineage": card.lineage, "licence": card.licence}
+        facts |= _describe_activation(card)
+        check_release(card)
+        model = build_architecture(card, device="meta")
+        facts |= _describe_model(model, card)
+        if card.provider == "hf":
+            weights = model_files(card)[0]
+            facts |= {"path": weights.parent, "sha256": hash_weights(weights)}
+        else:
+            facts["path"] = find_weights(card)
+            locate_weights(card)
+            facts["sha256"] = hash_weights(facts["path"])
+            fit_weights(model, facts["path"], card)
+        facts["state"] = "found"
+    except MissingWeights as error:
+        facts |= {"state": "missing", "message": error.problem, "fix": error.fix}
+    except BackboneError as error:
+        facts |= {"message": error.problem, "fix": error.fix}
+    except CompatbenchError as error:
+        facts["message"] = str(error)
+    return BackboneReport(**facts)
+
+
+def _describe_activation(card: BackboneCard) -> dict[str, Any]:
+    """For a model of open_clip; that of transformers is part of its configuration."""
+    config = model_config(card) if card.provider == "open_clip" else None
+    if config is None:
+        return {}
+    quick, release = bool(config.get("quick_gelu", False)), release_facts(card)
+    right = bool(release.get("quick_gelu", False)) == quick if release else None
+    return {
+        "activation": "QuickGELU" if quick else "GELU",
+        "activation_right": True if card.weights is not None else right,
+    }
+
+
+def _describe_model(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
+    if card.provider == "hf":
+        tower: Any = model.text_anatomy()  # type: ignore[operator]
+        config: Any = model.visual.model.config.text_config  # type: ignore[union-attr]
+        facts = {"activation": str(config.hidden_act), "activation_right": True}
+        facts["embed_dim"] = tower.projection.out_features
+    else:
+        tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+        facts = {"embed_dim": (model_config(card) or {}).get("embed_dim")}
+    settings: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
+    size = settings["size"]
+    return {
+        **facts,
+        "preprocessing": settings,
+        "image_size": size if isinstance(size, int) else min(size),
+        "token_width": tower.token_embedding.embedding_dim,
+        "context_length": tower.context_length,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }

@@ -1,0 +1,165 @@
+"""What identifies a backbone's weights in keys and in the feature cache; no model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from compatbench.backbone.load.open_clip_models import check_release, preprocessing
+from compatbench.backbone.load.transformers_folder import model_files
+from compatbench.backbone.load.weights_file import Source, find_weights
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import BackboneCard
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
+from compatbench.files.atomic import (
+    canonical_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    write_atomic,
+)
+
+_planning = False
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONFIGURATION = ("*.json", "*.model", "*.txt")
+
+
+@contextlib.contextmanager
+def planning() -> Iterator[None]:
+    """Within this context nothing is downloaded, and missing weights have a key of their own."""
+    global _planning
+    before, _planning = _planning, True
+    try:
+        yield
+    finally:
+        _planning = before
+
+
+def is_planning() -> bool:
+    """Whether keys are only to be shown."""
+    return _planning
+
+
+def locate_weights(card: BackboneCard) -> Path:
+    """The weights file of a card, downloaded if necessary, checked against published hashes.
+
+    Of a model of transformers in several files, the first.
+
+    Raises:
+        MissingWeights: the file is not here and cannot be downloaded.
+        BackboneError: the file is damaged, or belongs to another model than the card's.
+    """
+    if card.provider == "hf":
+        return model_files(card, download=not _planning)[0]
+    check_release(card)
+    path = find_weights(card, download=not _planning)
+    if card.path is None and card.weights is None:
+        check_published_hash(path, Source.of(card).url)
+    if card.sha256 is not None and hash_weights(path) != card.sha256:
+        raise BackboneError(
+            f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "
+            "one on the card",
+            "restore the file (git checkout, or reinstall)" if card.weights else "fetch it again",
+        )
+    return path
+
+
+def weights_key(card: BackboneCard) -> str:
+    """The hash of what decides a backbone's features.
+
+    For weights that ship with their card it is the card's own hash. Otherwise it covers the
+    weights file, the preprocessing and the version of the engine; for a folder, its
+    configuration files, too.
+
+    Raises:
+        MissingWeights, BackboneError: as ``locate_weights``.
+    """
+    if card.weights is not None and card.sha256 is not None:
+        return card.sha256
+    try:
+        return _key_of_folder(card) if card.provider == "hf" else _key_of_file(card)
+    except MissingWeights:
+        if not _planning:
+            raise
+    return sha256_json(["missing", card.name])
+
+
+def _key_of_file(card: BackboneCard) -> str:
+    path = locate_weights(card)
+    beside: dict[str, str] = {}
+    if card.config is None:
+        beside = {
+            other.name: hash_weights(other)
+            for pattern in _CONFIGURATION
+            for other in path.parent.glob(pattern)
+        }
+    return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
+
+
+def _key_of_folder(card: BackboneCard) -> str:
+    """All files of a model of transformers, the tokenizer's too."""
+    files = model_files(card, download=not _planning)
+    return sha256_json([{path.name: hash_weights(path) for path in files}, ENGINE_VERSION])
+
+
+def hash_weights(path: Path) -> str:
+    """The SHA-256 of a file, remembered by path, size and time of change.
+
+    Raises:
+        BackboneError: the file cannot be read, or the hub's cache says that it is damaged.
+    """
+    try:
+        real = path.resolve()
+        stat = real.stat()
+        digest = _hash(real, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise BackboneError(
+            f"cannot read weights {path}: {error.strerror}", "correct its permissions"
+        ) from None
+    # The hub's cache names a large file by its hash.
+    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name) and real.name != digest:
+        raise BackboneError(
+            f"weights {path} are damaged: their SHA-256 is not the one of the hub",
+            f"delete {real} and fetch it again",
+        )
+    return digest
+
+
+def check_published_hash(path: Path, url: str) -> None:
+    """Checks a file against the hash in its download address.
+
+    OpenAI's addresses hold the whole hash, those of open_clip's releases its first digits.
+
+    Raises:
+        BackboneError: the hashes differ.
+    """
+    if not url or Path(url).name != path.name:
+        return
+    published = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
+    short = "/open_clip/releases/" in url and len(published) == 8
+    if (short or _SHA256.fullmatch(published)) and not hash_weights(path).startswith(published):
+        raise BackboneError(
+            f"weights {path} are damaged or another file: their SHA-256 is not the published one",
+            f"fetch {url} again",
+        )
+
+
+@lru_cache(maxsize=256)
+def _hash(path: Path, size: int, changed: int) -> str:
+    state = {"path": str(path), "size": size, "changed": changed}
+    kept = default_cache_folder() / "hashes" / f"{sha256_bytes(str(path).encode())}.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found.items() >= state.items() and _SHA256.fullmatch(str(found.get("sha256"))):
+            return found["sha256"]
+    digest = sha256_file(path)
+    # If the cache cannot be written, the hash is computed again next time.
+    with contextlib.suppress(CompatbenchError):
+        write_atomic(kept, canonical_json({**state, "sha256": digest}).encode())
+    return digest
