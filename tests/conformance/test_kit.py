@@ -10,13 +10,13 @@ import torch
 from broken_methods import BROKEN, SortsTheNames, Sound, describe
 
 from compatbench.conformance import CHECKS, Outcome, run_checks
-from compatbench.conformance.models import build_bench
-from compatbench.conformance.subject import Subject
+from compatbench.conformance.method_under_test import LABELS, MethodUnderTest
+from compatbench.conformance.models import synthetic_models
 from compatbench.method import Backbone, FewShotData, Method, Module
 
 
 def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
-    return {outcome.check.name: outcome for outcome in run_checks(method, *names)}
+    return {outcome.check: outcome for outcome in run_checks(method, *names)}
 
 
 def test_a_sound_method_passes_every_check() -> None:
@@ -51,7 +51,7 @@ def test_without_a_module_the_checks_that_need_one_are_skipped() -> None:
         "fail": 1,
         "skip": len(CHECKS) - 3,
     }
-    assert "mend 'fit' first" in found["place"].reason
+    assert "fix 'fit' first" in found["place"].reason
 
 
 def test_a_setting_that_is_not_declared_is_skipped_with_its_reason() -> None:
@@ -73,26 +73,26 @@ def test_an_excused_failure_is_a_skip_with_its_reason() -> None:
 
 
 def test_the_synthetic_models_are_put_back_after_every_check() -> None:
-    bench = build_bench()
-    tensor = next(bench.source.model.parameters())
-    before = bench.source.text_features(("a dog",)).clone()
+    models = synthetic_models()
+    tensor = next(models.source.model.parameters())
+    before = models.source.text_features(("a dog",)).clone()
     tensor.data.add_(1)
-    bench.source._text_features.clear()
-    assert not torch.equal(bench.source.text_features(("a dog",)), before)
-    bench.restore()
-    assert torch.equal(bench.source.text_features(("a dog",)), before)
-    assert bench.changed(bench.source) == []
+    models.source._text_features.clear()
+    assert not torch.equal(models.source.text_features(("a dog",)), before)
+    models.restore()
+    assert torch.equal(models.source.text_features(("a dog",)), before)
+    assert models.changed(models.source) == []
 
 
 def test_no_two_sizes_of_the_synthetic_source_are_alike() -> None:
-    subject = Subject(Sound)
-    source, target = subject.source, subject.target
-    sizes = [source.token_width, source.embed_dim, source.image.width, len(subject.labels)]
+    tested = MethodUnderTest(Sound)
+    source, target = tested.source, tested.target
+    sizes = [source.token_width, source.embed_dim, source.image.width, len(LABELS)]
     assert len(set(sizes)) == len(sizes)
     assert [target.token_width, target.embed_dim, target.image.width] == sizes[:3]
     others = {
         what: (b.token_width, b.embed_dim, b.image.width)
-        for what, b in subject.bench.others.items()
+        for what, b in tested.models.others.items()
     }
     differing = {
         what: [old != new for old, new in zip(sizes, new_sizes, strict=False)]

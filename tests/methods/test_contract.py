@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from compatbench.backbone import Backbone
 from compatbench.conformance import CHECKS, Outcome, run_checks
-from compatbench.conformance.subject import Subject
+from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch, TrainedMethod
@@ -24,7 +24,7 @@ NAMES = [n for n in ALL if builtin_methods().get(n).image_input is Method.image_
 @cache
 def outcomes(name: str) -> dict[str, Outcome]:
     """Every check of a method, run once for all tests of this process."""
-    return {outcome.check.name: outcome for outcome in run_checks(builtin_methods().get(name))}
+    return {outcome.check: outcome for outcome in run_checks(builtin_methods().get(name))}
 
 
 def test_all_methods_load() -> None:
@@ -51,7 +51,7 @@ def test_a_module_has_as_many_parameters_before_its_first_step_as_after_its_last
     name: str,
 ) -> None:
     """The capability table counts those of the first."""
-    subject = Subject(builtin_methods().get(name))
+    subject = MethodUnderTest(builtin_methods().get(name))
     method = subject.build()
     if not isinstance(method, TrainedMethod):
         pytest.skip("it has no first step")
@@ -60,7 +60,7 @@ def test_a_module_has_as_many_parameters_before_its_first_step_as_after_its_last
 
 
 def build(name: str) -> Method:
-    return Subject(builtin_methods().get(name)).build()
+    return MethodUnderTest(builtin_methods().get(name)).build()
 
 
 def trained_methods() -> list[str]:

@@ -189,7 +189,7 @@ def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equal
 
 def test_the_probe_keeps_the_rules_of_a_method() -> None:
     outcomes = list(run_checks(DepthProbe))
-    assert [(one.check.name, one.reason) for one in outcomes if one.status == "fail"] == []
+    assert [(one.check, one.reason) for one in outcomes if one.status == "fail"] == []
 
 
 def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) -> None:

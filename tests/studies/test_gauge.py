@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import EMBED_DIM, build_bench
-from compatbench.conformance.turning import random_turn, turn_clip
+from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
@@ -93,9 +92,9 @@ def test_what_is_left_is_nothing_for_a_scaled_and_shifted_copy() -> None:
 
 
 def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
-    source = build_bench().source
+    source = synthetic_models().source
     rotation = turn_by(EMBED_DIM, 60.0, seed=4).float()
-    target = turn_clip(source, rotation)
+    target = rotate_clip(source, rotation)
     cache: Any = FakeCache(source, rotation)
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
     none, words, images = report.maps
@@ -114,7 +113,7 @@ def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
 
 
 def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
-    bench = build_bench()
+    bench = synthetic_models()
     source, target = bench.source, bench.others["joint space"]
     cache: Any = FakeCache(source, torch.eye(target.embed_dim, EMBED_DIM))
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
@@ -141,8 +140,8 @@ def fitted(source: Backbone, *names: str) -> list[Fitted]:
 
 @pytest.fixture(scope="module")
 def stressed() -> list[StressPoint]:
-    source = build_bench().source
-    twin = turn_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
+    source = synthetic_models().source
+    twin = rotate_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
     cache: Any = FakeCache(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compatbench.transfer.words.load_words", lambda: load_words()[::40])
@@ -176,9 +175,9 @@ def test_a_copied_probe_falls_with_the_angle_and_an_aligned_one_does_not(
 
 
 def test_a_narrowed_target_is_out_of_reach_unless_aligned() -> None:
-    source = build_bench().source
-    twin = turn_clip(source, random_turn(EMBED_DIM, seed=5))
-    cache: Any = FakeCache(source, random_turn(EMBED_DIM, seed=5))
+    source = synthetic_models().source
+    twin = rotate_clip(source, random_rotation(EMBED_DIM, seed=5))
+    cache: Any = FakeCache(source, random_rotation(EMBED_DIM, seed=5))
     bench = Bench(source, twin, fitted(source, "linear_probe"), cache, WordFeatures(None))
     copied, aligned = bench.narrowed([EMBED_DIM - 4])
     assert copied.target is None
@@ -189,9 +188,9 @@ def test_a_narrowed_target_is_out_of_reach_unless_aligned() -> None:
 
 
 def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
-    source = build_bench().source
-    rotation = random_turn(EMBED_DIM, seed=5)
-    twin = turn_clip(source, rotation)
+    source = synthetic_models().source
+    rotation = random_rotation(EMBED_DIM, seed=5)
+    twin = rotate_clip(source, rotation)
     cache: Any = FakeCache(source, rotation)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
@@ -205,7 +204,7 @@ def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
 
 
 def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:
-    backbone = build_bench().source
+    backbone = synthetic_models().source
     words = WordFeatures(None).of(backbone)
     changed = narrow(backbone, words, 5)
     assert isinstance(changed, TurnedBackbone)

@@ -7,9 +7,8 @@ import torch
 from turns import orthonormal
 
 from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
-from compatbench.conformance.models import EMBED_DIM, build_bench
-from compatbench.conformance.subject import LABELS, unseen_images
-from compatbench.conformance.turning import random_turn, turn_clip
+from compatbench.conformance.method_under_test import LABELS, unseen_images
+from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
 from compatbench.transfer.turned import TurnedBackbone
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
@@ -17,7 +16,7 @@ SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 
 @pytest.fixture(params=["source", "target"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
-    return getattr(build_bench(), request.param)
+    return getattr(synthetic_models(), request.param)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -64,8 +63,8 @@ def test_zero_shot_is_the_same_in_turned_and_in_wider_coordinates(
 
 
 def test_it_is_the_model_whose_projections_are_turned() -> None:
-    backbone, rotation = build_bench().source, random_turn(EMBED_DIM, seed=6)
-    turned, real = TurnedBackbone(backbone, rotation), turn_clip(backbone, rotation)
+    backbone, rotation = synthetic_models().source, random_rotation(EMBED_DIM, seed=6)
+    turned, real = TurnedBackbone(backbone, rotation), rotate_clip(backbone, rotation)
     images = unseen_images()
     assert torch.allclose(turned.encode_images(images), real.encode_images(images), atol=1e-5)
     assert torch.allclose(turned.zero_shot(LABELS), real.zero_shot(LABELS), atol=1e-5)

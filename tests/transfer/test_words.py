@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compatbench.conformance.models import build_bench
+from compatbench.conformance.models import synthetic_models
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.transfer.words import (
     TEMPLATE,
@@ -74,7 +74,7 @@ def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path:
 
 
 def test_word_features_are_the_text_features_of_the_prompts() -> None:
-    backbone = build_bench().source
+    backbone = synthetic_models().source
     found = encode_words(backbone, SOME)
     plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
     assert torch.allclose(found, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
@@ -82,7 +82,7 @@ def test_word_features_are_the_text_features_of_the_prompts() -> None:
 
 @pytest.mark.usefixtures("few_words")
 def test_word_features_are_computed_once_and_kept(tmp_path: Path) -> None:
-    backbone = build_bench().source
+    backbone = synthetic_models().source
     first = WordFeatures(tmp_path).of(backbone)
     [entry] = tmp_path.rglob("*.safetensors")
     before = entry.stat().st_mtime_ns
@@ -93,7 +93,7 @@ def test_word_features_are_computed_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_words")
 def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
-    backbone = build_bench().source
+    backbone = synthetic_models().source
     first = WordFeatures(tmp_path).of(backbone)
     [entry] = tmp_path.rglob("*.safetensors")
     content = bytearray(entry.read_bytes())

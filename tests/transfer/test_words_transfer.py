@@ -10,9 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import EMBED_DIM, build_bench, build_clip
-from compatbench.conformance.subject import LABELS, Subject, unseen_images
-from compatbench.conformance.turning import random_turn, turn_clip
+from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, unseen_images
+from compatbench.conformance.models import (
+    EMBED_DIM,
+    build_clip,
+    random_rotation,
+    rotate_clip,
+    synthetic_models,
+)
 from compatbench.method import Classifier, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.transfer.words import Words, encode_words, find_rotation, load_words
@@ -32,18 +37,18 @@ def words_of(backbone: Backbone) -> Tensor:
 
 @cache
 def source_words() -> Tensor:
-    return words_of(build_bench().source)
+    return words_of(synthetic_models().source)
 
 
 @cache
-def fitted(name: str) -> tuple[Subject, Module]:
-    subject = Subject(METHODS[name])
+def fitted(name: str) -> tuple[MethodUnderTest, Module]:
+    subject = MethodUnderTest(METHODS[name])
     return subject, subject.module
 
 
 @cache
 def turned_source(seed: int) -> Backbone:
-    return turn_clip(build_bench().source, random_turn(EMBED_DIM, seed))
+    return rotate_clip(synthetic_models().source, random_rotation(EMBED_DIM, seed))
 
 
 def attach(method: Method, module: Module, target: Backbone) -> Classifier:

@@ -1,14 +1,15 @@
-"""The conformance kit: what every method must keep, tried on a synthetic pair of models.
+"""The conformance kit: the rules that every method must keep, tried on small random models.
 
-``compatbench check NAME`` runs it from the command line, and ``run_checks`` from a test:
+``compatbench check NAME`` runs it from the command line, ``check_methods`` from a notebook, and
+``run_checks`` from a test:
 
     for outcome in run_checks(MyMethod):
         assert outcome.status != "fail", outcome.reason
 """
 
 # The checks register themselves, in this order.
-from compatbench.conformance import fitting  # noqa: F401, I001
-from compatbench.conformance import attaching, classifying, turning  # noqa: F401
-from compatbench.conformance.kit import CHECKS, Check, Outcome, run_checks
+from compatbench.conformance import fit_checks  # noqa: F401, I001
+from compatbench.conformance import attach_checks, logit_checks  # noqa: F401
+from compatbench.conformance.checks import CHECKS, Outcome, check_methods, run_checks
 
-__all__ = ["CHECKS", "Check", "Outcome", "run_checks"]
+__all__ = ["CHECKS", "Outcome", "check_methods", "run_checks"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 from functools import cache
 
@@ -11,7 +12,9 @@ from torch import nn
 from compatbench.backbone import Backbone
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
+from compatbench.files.atomic import sha256_json
 from compatbench.files.project_folders import tasks_folder
+from compatbench.files.tensors import fingerprint
 from compatbench.method import FeatureSet
 
 VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz
@@ -24,18 +27,18 @@ LAYERS = 12  # as in ViT-B/16, so that published settings of depth have their pl
 TOKEN_WIDTH, EMBED_DIM, IMAGE_WIDTH, HEAD_WIDTH = 32, 16, 48, 16
 
 
-class Bench:
-    """What a method is tried on.
+class SyntheticModels:
+    """The models that methods are tried on.
 
     Attributes:
         source: a CLIP, on which modules are fitted.
         target: an EVA-CLIP with the source's sizes and other weights.
         others: targets of other sizes, by what is different about them.
-        seen: synthetic images as a backbone sees them, kept for the next method.
+        features: synthetic images as the source encodes them, kept for the next method.
     """
 
     def __init__(self) -> None:
-        self.seen: dict[Hashable, FeatureSet] = {}
+        self.features: dict[Hashable, FeatureSet] = {}
         self.source = build_clip("synthetic-clip", seed=1)
         self.target = build_eva_clip("synthetic-eva-clip", seed=2)
         self.others = {
@@ -46,29 +49,19 @@ class Bench:
                 "stranger", seed=6, token_width=64, embed_dim=24, image_width=64
             ),
         }
-        self._pristine = {
+        self.backbones = [self.source, self.target, *self.others.values()]
+        self._original = {
             backbone.name: {name: t.clone() for name, t in _tensors(backbone).items()}
             for backbone in self.backbones
         }
-        self._rows = {
-            backbone.name: _in_a_row(self._pristine[backbone.name]) for backbone in self.backbones
-        }
-
-    @property
-    def backbones(self) -> list[Backbone]:
-        return [self.source, self.target, *self.others.values()]
 
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        pristine, tensors = self._pristine[backbone.name], _tensors(backbone)
-        # One comparison is a hundred times faster than one for every tensor.
-        same_names = tensors.keys() == pristine.keys()
-        if same_names and torch.equal(_in_a_row(tensors), self._rows[backbone.name]):
-            return []
+        original = self._original[backbone.name]
         return [
             name
-            for name, tensor in tensors.items()
-            if name not in pristine or not torch.equal(tensor, pristine[name])
+            for name, tensor in _tensors(backbone).items()
+            if name not in original or not torch.equal(tensor, original[name])
         ]
 
     def restore(self, *backbones: Backbone) -> None:
@@ -77,32 +70,28 @@ class Bench:
             for parameter in backbone.model.parameters():
                 parameter.requires_grad_(False)
                 parameter.grad = None
+            tensors, original = _tensors(backbone), self._original[backbone.name]
             if changed := self.changed(backbone):
-                tensors, pristine = _tensors(backbone), self._pristine[backbone.name]
                 for name in changed:
-                    tensors[name].copy_(pristine[name])
-                forget(backbone)
-                self.seen.clear()
+                    tensors[name].copy_(original[name])
+                forget_texts(backbone)
+                self.features.clear()
 
 
 @cache
-def build_bench() -> Bench:
+def synthetic_models() -> SyntheticModels:
     """The synthetic models, built once per process."""
-    return Bench()
+    return SyntheticModels()
 
 
 def _tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """All parameters and buffers, the causal mask included, which is saved in no file."""
+    """All parameters and buffers, with the causal mask, which no file holds."""
     model = backbone.model
     both = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor.detach() for name, tensor in both}
 
 
-def _in_a_row(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensor.reshape(-1).double() for tensor in tensors.values()])
-
-
-def forget(backbone: Backbone) -> None:
+def forget_texts(backbone: Backbone) -> None:
     """Empties what a backbone remembers of texts it has encoded."""
     for name, value in vars(backbone).items():
         if name.startswith("_") and isinstance(value, dict):
@@ -125,13 +114,6 @@ def build_clip(
     text = _text_config(token_width, head_width)
     model = CLIP(embed_dim, image, text, quick_gelu=True)  # type: ignore[arg-type]
     return wrap(randomise(model, seed), name)
-
-
-def build_b16_sized() -> Backbone:
-    """A CLIP with the widths and depths of ViT-B/16, for the sizes of modules."""
-    return build_clip(
-        "b16-sized", seed=7, token_width=512, embed_dim=512, image_width=768, head_width=64
-    )
 
 
 def build_eva_clip(
@@ -158,13 +140,8 @@ def build_eva_clip(
 
 
 def _text_config(width: int, head_width: int) -> dict[str, object]:
-    return dict(
-        context_length=CONTEXT_LENGTH,
-        vocab_size=VOCABULARY,
-        width=width,
-        heads=width // head_width,
-        layers=LAYERS,
-    )
+    sizes = dict(context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, layers=LAYERS)
+    return dict(sizes, width=width, heads=width // head_width)
 
 
 def randomise(model: nn.Module, seed: int) -> nn.Module:
@@ -189,16 +166,28 @@ def wrap(model: nn.Module, name: str) -> Backbone:
     visual = model.visual
     if not hasattr(visual, "preprocess_cfg"):
         visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
-    card = BackboneCard.model_validate(
-        {
-            "name": name,
-            "title": name,
-            "config": name,
-            "weights": "none.safetensors",
-            "sha256": "0" * 64,
-            "tokenizer": "mini/tokenizer.txt.gz",
-            "lineage": "",
-            "licence": "none",
-        }
-    )
-    return Backbone(card, model, torch.device("cpu"))
+    facts = dict(name=name, title=name, config=name, weights="none.safetensors", sha256="0" * 64)
+    facts |= dict(tokenizer="mini/tokenizer.txt.gz", lineage="", licence="none")
+    return Backbone(BackboneCard.model_validate(facts), model, torch.device("cpu"))
+
+
+def rotate_clip(backbone: Backbone, rotation: torch.Tensor) -> Backbone:
+    """A CLIP with both projections into the joint space rotated: other features, equal logits.
+
+    Args:
+        rotation: orthogonal, ``[e, e]``; features become f Rᵀ.
+    """
+    rotated = copy.deepcopy(backbone)
+    forget_texts(rotated)
+    rotated.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
+    visual = rotated.model.visual
+    with torch.no_grad():
+        for projection in (rotated.model.text_projection, visual.proj):  # type: ignore[union-attr]
+            projection.copy_(projection @ rotation.T)  # type: ignore[operator, union-attr]
+    return rotated
+
+
+def random_rotation(size: int, seed: int) -> torch.Tensor:
+    """A random orthogonal matrix ``[e, e]``."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q

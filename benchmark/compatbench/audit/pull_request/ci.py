@@ -106,7 +106,7 @@ def _check_methods(ci: Ci, touched: Touched, registry: MethodRegistry, say: Say)
         passed = sum(outcome.status == "pass" for outcome in outcomes)
         ci.lines.append(f"- {code(name)}: {passed} passed, {len(failed)} failed")
         for one in failed:
-            ci.problems.append(f"check '{one.check.name}' of method '{name}' fails: {one.reason}")
+            ci.problems.append(f"check '{one.check}' of method '{name}' fails: {one.reason}")
 
 
 def _check_results(

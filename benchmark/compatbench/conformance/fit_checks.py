@@ -1,26 +1,26 @@
-"""Checks of what a method says of itself, and of its fit."""
+"""Checks of a method's card and settings, and of its fit."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
-from compatbench.conformance.kit import CHECKS, CheckFailed, check, describe_error, quoted
-from compatbench.conformance.subject import LABELS, Subject
-from compatbench.data.labels import Labels
+from compatbench.conformance.checks import CHECKS, CheckFailed, check, describe_error, quoted
+from compatbench.conformance.method_under_test import MethodUnderTest, relabel
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData
 
 
-@check(needs_module=False)
-def card(subject: Subject) -> None:
+@check
+def card(tested: MethodUnderTest) -> None:
     """The card says what the method is, and a method that learns acts somewhere."""
-    facts = subject.card
+    facts = tested.card
     for name in ("name", "title", "paper", "summary"):
         if not getattr(facts, name):
             raise CheckFailed(f"the card's '{name}' is empty")
@@ -32,10 +32,10 @@ def card(subject: Subject) -> None:
         raise CheckFailed(f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
 
 
-@check(needs_module=False)
-def settings(subject: Subject) -> None:
+@check
+def settings(tested: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
-    config = subject.cls.Config
+    config = tested.cls.Config
     default = config()
     if config.model_validate(default.model_dump(mode="json")) != default:
         raise CheckFailed("Config() is not the same after it was written as JSON and read again")
@@ -49,10 +49,10 @@ def settings(subject: Subject) -> None:
         raise CheckFailed("settings can be changed after the fact; keep frozen=True")
 
 
-@check(needs_module=False)
-def fit(subject: Subject) -> str:
+@check
+def fit(tested: MethodUnderTest) -> str:
     """A fit on a few shots gives a module of finite numbers."""
-    module = subject.fit()
+    module = tested.fit()
     for name, tensor in module.tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckFailed(f"'{name}' has numbers that are not finite")
@@ -63,94 +63,86 @@ def fit(subject: Subject) -> str:
 
 
 @check
-def same_seed(subject: Subject) -> None:
+def same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit."""
     with _disturbed_randomness():
-        again = subject.fit()
-    if again.fingerprint != subject.module.fingerprint:
+        again = tested.fit()
+    if again.fingerprint != tested.module.fingerprint:
         changed = [
             name
-            for name, tensor in subject.module.tensors.items()
+            for name, tensor in tested.module.tensors.items()
             if name not in again.tensors or not torch.equal(tensor, again[name])
         ]
         raise CheckFailed(f"{quoted(changed)} differ; all randomness must come from `rng`")
 
 
 @check
-def other_seed(subject: Subject) -> None:
+def other_seed(tested: MethodUnderTest) -> None:
     """Another draw of shots and another seed fit another module, if the method learns."""
-    other = subject.fit(subject.draw(seed=1), seed=2)
-    same = other.fingerprint == subject.module.fingerprint
-    if subject.card.learns and same:
+    other = tested.fit(tested.draw(seed=1), seed=2)
+    same = other.fingerprint == tested.module.fingerprint
+    if tested.card.learns and same:
         raise CheckFailed("other images and another seed gave the same module")
-    if not subject.card.learns and not same:
+    if not tested.card.learns and not same:
         raise CheckFailed("the card says learns=False, but other images gave another module")
 
 
 @check
-def global_randomness(subject: Subject) -> None:
+def global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
-
-    def state() -> tuple[object, ...]:
-        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
-
     with _disturbed_randomness():
-        before = state()
-        subject.fit()
-        after = state()
-    if after != before:
+        before = _random_state()
+        tested.fit()
+        after = _random_state()
+    same_torch = torch.equal(after[2], before[2])
+    if after[0] != before[0] or str(after[1]) != str(before[1]) or not same_torch:
         raise CheckFailed("a global generator was used or seeded; draw from `rng`")
 
 
 @check
-def backbone_unchanged(subject: Subject) -> None:
+def backbone_unchanged(tested: MethodUnderTest) -> None:
     """Fitting, attaching and classifying leave both backbones as they were, bit for bit."""
-    module = subject.fit()
-    for backbone in (subject.source, subject.target):
+    module = tested.fit()
+    for backbone in (tested.source, tested.target):
         with suppress(NotTransferable):
-            subject.logits(backbone, module)
-    for role, backbone in (("source", subject.source), ("target", subject.target)):
-        if changed := subject.bench.changed(backbone):
+            tested.logits(backbone, module)
+    for role, backbone in (("source", tested.source), ("target", tested.target)):
+        if changed := tested.models.changed(backbone):
             raise CheckFailed(f"{quoted(changed)} of the {role} backbone changed")
         if any(p.requires_grad or p.grad is not None for p in backbone.model.parameters()):
             raise CheckFailed(f"the {role} backbone was left with gradients")
 
 
 @check
-def data_unchanged(subject: Subject) -> None:
+def data_unchanged(tested: MethodUnderTest) -> None:
     """A fit leaves its data as they were."""
-    data = subject.draw()
+    data = tested.draw()
     before = _bits(data)
-    subject.fit(data)
+    tested.fit(data)
     if _bits(data) != before:
         raise CheckFailed("the few-shot features or targets were written to")
 
 
 @check
-def few_shots(subject: Subject) -> None:
+def few_shots(tested: MethodUnderTest) -> None:
     """Two shots, one shot, and classes with fewer images than shots, or none, are served."""
-    cases: dict[str, int | list[int]] = {
-        "two shots": 2,
-        "one shot": 1,
-        "a class that is short": [3, 1, 3, 3, 3],
-        "a class without images": [3, 0, 2, 3, 1],
-    }
-    for name, shots in cases.items():
-        _expect_served(subject, name, subject.draw(shots=shots))
+    _expect_served(tested, "two shots", tested.draw(shots=2))
+    _expect_served(tested, "one shot", tested.draw(shots=1))
+    _expect_served(tested, "a class with fewer images", tested.draw(shots=[3, 1, 3, 3, 3]))
+    _expect_served(tested, "a class without images", tested.draw(shots=[3, 0, 2, 3, 1]))
 
 
 @check
-def odd_draws(subject: Subject) -> None:
+def odd_draws(tested: MethodUnderTest) -> None:
     """No validation images, two classes, and more images than a batch are served."""
-    two = Labels(("dog", "red apple"), LABELS.templates, LABELS.teacher_template)
-    _expect_served(subject, "no validation images", subject.draw(val=0))
-    _expect_served(subject, "two classes", subject.draw(two))
-    _expect_served(subject, "thirty shots", subject.draw(shots=30))
+    _expect_served(tested, "no validation images", tested.draw(val=0))
+    _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
+    _expect_served(tested, "thirty shots", tested.draw(shots=30))
 
 
-def _expect_served(subject: Subject, what: str, data: FewShotData) -> None:
+def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> None:
     try:
-        logits = subject.logits(subject.source, subject.fit(data), data.labels)
+        logits = tested.logits(tested.source, tested.fit(data), data.labels)
     except Exception as error:
         raise CheckFailed(f"{what}: {describe_error(error)}") from error
     if logits.shape[1] != len(data.labels) or not torch.isfinite(logits).all():
@@ -163,10 +155,14 @@ def _bits(data: FewShotData) -> list[bytes]:
     return [t.numpy().tobytes() for t in tensors if isinstance(t, torch.Tensor)]
 
 
+def _random_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
 @contextmanager
 def _disturbed_randomness() -> Iterator[None]:
     """Other global random states than before, which are put back afterwards."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before = _random_state()
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)

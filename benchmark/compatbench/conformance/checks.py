@@ -1,0 +1,168 @@
+"""How a check is registered, and how the checks of a method are run."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from compatbench.conformance.method_under_test import MethodUnderTest, NoModule
+from compatbench.data.cards import select_names
+from compatbench.errors import CompatbenchError
+from compatbench.method import Method
+from compatbench.method.registry import MethodRegistry, builtin_methods
+
+Status = Literal["pass", "fail", "skip"]
+# Tries a rule on a method; what it returns is a remark on a pass.
+Check = Callable[[MethodUnderTest], "str | None"]
+
+CHECKS: dict[str, Check] = {}
+# These have something to look at even if the fit fails.
+WITHOUT_MODULE = ("card", "settings", "fit")
+
+
+class CheckFailed(Exception):
+    """A method breaks a rule; the message says how."""
+
+
+class CheckSkipped(Exception):
+    """A rule does not apply to a method; the message says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one check of one method.
+
+    Attributes:
+        check: its name, such as ``same-seed``.
+        rule: one line that says what must hold.
+        reason: of a failure or of a skip; a remark, or nothing, on a pass.
+        seconds: wall clock.
+    """
+
+    method: str
+    check: str
+    status: Status
+    rule: str
+    reason: str
+    seconds: float
+
+
+def check(function: Check) -> Check:
+    """Registers a check under its function's name; its docstring's first line is the rule."""
+    CHECKS[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def check_methods(
+    methods: str | Sequence[str] = "all",
+    only: str | Sequence[str] = "all",
+    *,
+    registry: MethodRegistry | None = None,
+    progress: Callable[[Outcome], object] = lambda _: None,
+) -> pd.DataFrame:
+    """Tries the rules of the conformance kit on methods.
+
+    Every method is fitted and attached on small random models with a few optimiser steps, which
+    takes seconds on one core. No data set and no weights are needed.
+
+    Args:
+        methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
+            which is run as code.
+        only: names, globs or exclusions of checks.
+        registry: where names are looked up; by default the built-in and installed methods.
+        progress: called with each outcome as soon as it is known.
+
+    Returns:
+        One row for each method and check, with the columns ``method``, ``check``, ``status``
+        (``pass``, ``fail`` or ``skip``), ``rule``, ``reason`` and ``seconds``.
+
+    Raises:
+        CompatbenchError: an unknown method or check, a file that cannot be loaded, or an empty
+            selection.
+    """
+    registry = registry or builtin_methods()
+    names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
+    checks = select_names(only, list(CHECKS), "check")
+    for what, wanted, found in (("method", methods, names), ("check", only, checks)):
+        if not found:
+            raise CompatbenchError(f"'{wanted}' leaves no {what}")
+    rows = []
+    for name in names:
+        for outcome in run_checks(registry.get(name), *checks):
+            rows.append(asdict(outcome))
+            progress(outcome)
+    return pd.DataFrame(rows, columns=[field.name for field in fields(Outcome)])
+
+
+def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:
+    """Tries every check, or those named, on a method class, and yields each outcome when known.
+
+    One thread computes: tensors this small gain nothing from several.
+    """
+    tested = MethodUnderTest(method)
+    try:
+        for name in names or list(CHECKS):
+            with _one_thread():
+                yield _run(name, tested)
+    finally:
+        # The synthetic models serve the next method, too.
+        tested.models.restore()
+
+
+def _run(name: str, tested: MethodUnderTest) -> Outcome:
+    start = time.perf_counter()
+    status: Status = "pass"
+    try:
+        if name not in WITHOUT_MODULE:
+            _ = tested.module
+        reason = CHECKS[name](tested) or ""
+    except CheckSkipped as why:
+        status, reason = "skip", str(why)
+    except CheckFailed as why:
+        status, reason = "fail", str(why)
+    except NoModule:
+        status, reason = "skip", "there is no module to look at; fix 'fit' first"
+    except Exception as error:
+        status, reason = "fail", describe_error(error)
+    finally:
+        tested.models.restore(tested.source, tested.target)
+    excuse = tested.card.excused.get(name)
+    if excuse and status == "fail":
+        status, reason = "skip", f"{excuse} (excused: {reason})"
+    elif excuse and status == "pass":
+        status, reason = "fail", "the card excuses the method from this check, but it passes"
+    [rule, *_] = (CHECKS[name].__doc__ or "").splitlines()
+    return Outcome(tested.card.name, name, status, rule, reason, time.perf_counter() - start)
+
+
+def quoted(names: Iterable[str], most: int = 3) -> str:
+    """Names in quotes, the first few of them."""
+    names = list(names)
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for an error in a method: what, and where."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
