@@ -4,122 +4,123 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from compatbench.cli.run import resolve_device
-from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import count_shots, show_shots
-from compatbench.engine.evaluate import Evaluation, Side, evaluate
-from compatbench.method.registry import builtin_methods
-from compatbench.pages.markdown import percent, signed
+from compatbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    OfflineOption,
+    TrustPickleOption,
+    complete_backbones,
+    complete_tasks,
+)
+from compatbench.cli.tables import plain_table, print_line
+
+if TYPE_CHECKING:
+    from compatbench.engine.evaluate import Evaluation
+
+console = Console()
 
 
-def evaluate_command(
-    console: Console,
-    *,
-    module: Path,
-    backbone: str,
-    task: str | None,
-    methods: str | None,
-    device: str,
-    aligned: bool,
-    as_json: bool,
+def evaluate(
+    module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            help="The new model: a name of 'list backbones', or MODEL/TAG of open_clip, "
+            "MODEL@FILE, local-dir:FOLDER, hf:FOLDER.",
+            autocompletion=complete_backbones,
+        ),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="The test set: the module's task or a variant of it.",
+            show_default="the module's task",
+            autocompletion=complete_tasks,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            help="The method's file, if it is not among 'list methods'; it is run as code.",
+        ),
+    ] = None,
+    transfer: Annotated[
+        str,
+        typer.Option(
+            "--transfer",
+            help="How the module reaches the new model: 'copied', or 'words', which rotates the "
+            "new model's joint space by words alone. With the words-*.safetensors that 'run' "
+            "leaves beside its modules, 'words' does not need the source model.",
+        ),
+    ] = "copied",
+    data_root: DataRootOption = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: OfflineOption = False,
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
-    """Prints how a module does on a backbone, beside its source and zero-shot.
+    """Show whether a saved module survives a new model; nothing is trained.
 
-    Raises:
-        CompatbenchError: a wrong module, backbone, task or method file.
+    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
+    that were right before and are wrong now.
     """
-    registry = builtin_methods()
-    if methods is not None:
-        registry.select(methods)
-    cache = FeatureCache(default_cache_folder())
-    found = evaluate(module, backbone, task, registry, cache, resolve_device(device), aligned)
+    from compatbench import api
+
+    found = api.evaluate(
+        module, backbone, task, transfer=transfer, methods=methods, device=device
+    )
     if as_json:
         # Not through the console, which would wrap and colour it.
-        print(json.dumps(describe(found), indent=1, ensure_ascii=False))
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
         return
+    _print(found)
+
+
+def _print(found: Evaluation) -> None:
+    from compatbench.data.shots import count_shots
+    from compatbench.pages.markdown import percent, signed
+
     fitted = found.fitted
+    through = "" if found.transfer == "copied" else f", through {found.transfer}"
     for line in (
-        f"{registry.get(fitted.method).card.title}, {count_shots(fitted.shots)} of {fitted.task}, "
-        f"seed {fitted.seed}{', aligned by words' if found.aligned else ''}",
-        f"tested on {_images(found):,} images of {found.test_set}; top-1 in percent",
+        f"{fitted.method}, {count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
+        f"{through}",
+        f"tested on {found.images:,} images of {found.test_set}; top-1 in percent",
     ):
         console.print(line, highlight=False, markup=False)
-    console.print(_table(found))
-    console.print(_verdict(found), highlight=False, soft_wrap=True)
-
-
-def describe(found: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON values; accuracies, gains and flips in percent of the images."""
-    fitted = found.fitted
-    return {
-        "method": fitted.method,
-        "task": fitted.task,
-        "shots": show_shots(fitted.shots),
-        "seed": fitted.seed,
-        "test_set": found.test_set,
-        "images": _images(found),
-        "aligned": found.aligned,
-        "status": "ok" if found.target else "not transferable",
-        "reason": found.reason,
-        "source": _describe_side(found.source)
-        if found.source
-        else {"backbone": found.fitted.source},
-        "target": _describe_side(found.target) if found.target else {"backbone": found.backbone},
-        "h": found.h,
-        "negative_flips": found.negative_flips,
-        "positive_flips": found.positive_flips,
-    }
-
-
-def _images(found: Evaluation) -> int:
-    side = found.source or found.target
-    return 0 if side is None else len(side.right)
-
-
-def _describe_side(side: Side) -> dict[str, Any]:
-    return {
-        "backbone": side.backbone,
-        "correct": int(side.right.sum()),
-        "zero_shot_correct": int(side.zero_shot.sum()),
-        "accuracy": side.accuracy,
-        "gain": side.gain,
-    }
-
-
-def _table(found: Evaluation) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("")
-    table.add_column(f"{found.fitted.source} (source)", justify="right")
-    table.add_column(found.backbone, justify="right")
+    table = plain_table()
+    for column in ("", f"{fitted.source} (source)", found.backbone):
+        table.add_column(column, justify="right" if column else "left")
     sides = [found.source, found.target]
     rows = {
         "with the module": [percent(side and side.accuracy) for side in sides],
-        "its zero-shot": [percent(side and side.accuracy - side.gain) for side in sides],
+        "its zero-shot": [percent(side and side.zero_shot_accuracy) for side in sides],
         "gain": [signed(side and side.gain) for side in sides],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
-    return table
-
-
-def _verdict(found: Evaluation) -> str:
+    console.print(table)
     if found.target is None:
-        return f"[yellow]not transferable[/]: {escape(found.reason)}"
-    flips = f"{escape(found.fitted.source)} is not here, so flips and H are not known."
+        print_line(console, f"[yellow]not transferable[/]: {escape(found.reason)}")
+        return
+    flips = f"{escape(fitted.source)} is not here, so flips and H are not known."
     if found.source is not None:
         flips = (
             f"{percent(found.negative_flips)} % of the images were right before and are wrong "
             f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
         )
-    gain = found.target.gain
-    if gain > 0:
-        return f"The module [green]still helps[/]: {signed(gain)} over zero-shot. {flips}"
-    word = "no better than" if gain == 0 else "worse than"
-    return f"The module is [yellow]{word} zero-shot[/] on {escape(found.backbone)}. {flips}"
+    if found.verdict == "helps":
+        verdict = f"[green]still helps[/]: {signed(found.target.gain)} over zero-shot"
+    else:
+        word = "no better than" if found.verdict == "no help" else "worse than"
+        verdict = f"is [yellow]{word} zero-shot[/] on {escape(found.backbone)}"
+    print_line(console, f"The module {verdict}. {flips}")

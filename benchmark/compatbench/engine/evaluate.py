@@ -13,7 +13,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cards import task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import Shots
+from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import Task, load_task
 from compatbench.engine.measure import measure
 from compatbench.engine.predictions import harmonic_mean
@@ -67,6 +67,16 @@ class OnBackbone:
         """Accuracy over that of zero-shot, in percentage points."""
         return self.accuracy - self.zero_shot_accuracy
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "backbone": self.backbone,
+            "correct": int(self.right.sum()),
+            "zero_shot_correct": int(self.zero_shot.sum()),
+            "accuracy": self.accuracy,
+            "gain": self.gain,
+        }
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -103,6 +113,41 @@ class Evaluation:
         return _percent(~self.source.right & self.target.right)
 
     @property
+    def images(self) -> int:
+        """Images of the test set."""
+        measured = self.source or self.target
+        return 0 if measured is None else len(measured.right)
+
+    @property
+    def verdict(self) -> str:
+        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target."""
+        if self.target is None:
+            return "not transferable"
+        gain = self.target.gain
+        return "helps" if gain > 0 else "no help" if gain == 0 else "harms"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; accuracies, gains and flips in percent of the images."""
+        fitted = self.fitted
+        return {
+            "method": fitted.method,
+            "task": fitted.task,
+            "shots": show_shots(fitted.shots),
+            "seed": fitted.seed,
+            "test_set": self.test_set,
+            "images": self.images,
+            "transfer": self.transfer,
+            "status": "ok" if self.target else "not transferable",
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "source": self.source.as_dict() if self.source else {"backbone": fitted.source},
+            "target": self.target.as_dict() if self.target else {"backbone": self.backbone},
+            "h": self.h,
+            "negative_flips": self.negative_flips,
+            "positive_flips": self.positive_flips,
+        }
+
+    @property
     def h(self) -> float | None:
         """The harmonic mean of both accuracies, in percent."""
         if self.source is None or self.target is None:
@@ -111,7 +156,7 @@ class Evaluation:
 
 
 def evaluate_module(
-    path: Path,
+    module: Module | Path,
     backbone: str,
     test_set: str | None,
     registry: MethodRegistry,
@@ -122,7 +167,8 @@ def evaluate_module(
     """Measures a module on a backbone and on its source, on one test set; nothing is trained.
 
     Args:
-        path: the module's safetensors file, as ``run`` leaves it in ``runs/modules/``.
+        module: one that knows how it was fitted, or its safetensors file, as ``run`` leaves
+            it in ``runs/modules/``.
         test_set: the module's task, by default, or a variant of it.
         transfer: how the module reaches the backbone. For ``words``, with the source's word
             features beside the module, the source itself need not be here.
@@ -132,7 +178,8 @@ def evaluate_module(
             source are not known here; an unknown backbone, task or transfer, or a task that
             the module was not fitted for.
     """
-    module, fitted = _read_module(path)
+    path = module if isinstance(module, Path) else Path("the module")
+    module, fitted = _read_module(module)
     method = _build_method(fitted, registry, path)
     task = _load_test_set(fitted, test_set or fitted.task, path)
     labels = load_task(fitted.task).labels
@@ -171,16 +218,16 @@ def evaluate_module(
     return Evaluation(fitted, backbone, task.name, source, target, transfer=transfer)
 
 
-def _read_module(path: Path) -> tuple[Module, Fitted]:
-    if path.is_dir():
-        raise CompatbenchError(f"{path} is a folder; give a module's file, *.safetensors, in it")
-    module, about = load_module(path)
+def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
+    if isinstance(given, Path) and given.is_dir():
+        raise CompatbenchError(f"{given} is a folder; give a module's file, *.safetensors, in it")
+    module = load_module(given)[0] if isinstance(given, Path) else given
     try:
-        return module, Fitted.model_validate(about)
+        return module, Fitted.model_validate(module.about)
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise CompatbenchError(
-            f"{path} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
+            f"{given} does not say how it was fitted ('{field}'); give a module that 'run' wrote"
         ) from None
 
 

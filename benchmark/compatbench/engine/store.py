@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -99,8 +100,7 @@ class RunStore:
             CompatbenchError: the folder cannot be written.
         """
         self.check_folder()
-        about = record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
-        module.save(self.module_path(record.key), about)
+        module.save(self.module_path(record.key), fit_description(record))
 
     def module_path(self, key: str) -> Path:
         return self.folder.joinpath("modules", key[:2], f"{key}.safetensors")
@@ -172,6 +172,11 @@ class RunStore:
             CompatbenchWarning,
             stacklevel=3,
         )
+
+
+def fit_description(record: CellRecord) -> dict[str, Any]:
+    """What a module's file says of its fit, as JSON values."""
+    return record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
 
 
 def _inode(folder: Path) -> int | None:

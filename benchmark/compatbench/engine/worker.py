@@ -105,13 +105,17 @@ class Worker:
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
-    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+    def fit(self, cell: Cell, method: Method) -> tuple[Module, float]:
+        """A new module, and the seconds of its fit, image features excluded; stores neither."""
         backbone = self._load(cell.source, precision=cell.training.precision)
         data = self.few_shot_data(cell, backbone, method.image_input(backbone))
         rng = torch.Generator().manual_seed(cell.seed)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
-        seconds = time.perf_counter() - start
+        return module, time.perf_counter() - start
+
+    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+        module, seconds = self.fit(cell, method)
         record = describe_cell(
             cell.copied,
             status="ok",

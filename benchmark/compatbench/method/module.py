@@ -24,15 +24,18 @@ class Module:
     Attributes:
         trained: tensors found by optimisation or in closed form; they count as parameters.
         stored: data the module keeps, such as the labels of a cache or a chosen weight.
+        about: how it was fitted (method, config, task, source, shots, seed), where known.
     """
 
     def __init__(
         self,
         trained: Mapping[str, Tensor] | None = None,
         stored: Mapping[str, Tensor] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.trained = dict(trained or {})
         self.stored = dict(stored or {})
+        self.about = dict(about or {})
         if both := self.trained.keys() & self.stored.keys():
             raise ValueError(f"tensor '{min(both)}' is both trained and stored")
 
@@ -64,7 +67,7 @@ class Module:
         def copy(group: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.detach().clone().contiguous() for name, tensor in group.items()}
 
-        return Module(copy(self.trained), copy(self.stored))
+        return Module(copy(self.trained), copy(self.stored), self.about)
 
     def to(self, device: torch.device) -> Module:
         """The module on another device."""
@@ -72,11 +75,19 @@ class Module:
         def move(group: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device) for name, tensor in group.items()}
 
-        return Module(move(self.trained), move(self.stored))
+        return Module(move(self.trained), move(self.stored), self.about)
 
-    def save(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Writes a safetensors file with ``about`` (JSON) and a checksum in its header."""
-        words = {"trained": sorted(self.trained), "about": dict(about)}
+    def save(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Writes a safetensors file with ``about`` (JSON) and a checksum in its header.
+
+        Args:
+            about: in place of the module's own.
+
+        Raises:
+            CompatbenchError: the folder cannot be written.
+        """
+        described = dict(self.about if about is None else about)
+        words = {"trained": sorted(self.trained), "about": described}
         save_tensors(path, self.tensors, SCHEMA, words)
 
 
@@ -94,5 +105,6 @@ def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
     module = Module(
         {name: tensor for name, tensor in tensors.items() if name in trained},
         {name: tensor for name, tensor in tensors.items() if name not in trained},
+        about,
     )
     return module, about
