@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, TaskCard, suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
-from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.data.cards import (
+    SuiteCard,
+    TaskCard,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
+from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.engine.configs import resolve_config
 from compatbench.engine.estimate import BATCH, NAME_TOKENS, WIDEST, ModelSize
 from compatbench.method.registry import builtin_methods

@@ -12,7 +12,7 @@ from compatbench.conformance.kit import CheckFailed, CheckSkipped, check
 from compatbench.conformance.models import build_bench, forget
 from compatbench.conformance.spy import ImageTouched, no_images
 from compatbench.conformance.subject import LABELS, Subject, unseen_images
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone
 from compatbench.transfer.attaching import AlignedMethod

@@ -14,7 +14,7 @@ from compatbench.engine.fit import Worker, describe_cell
 from compatbench.engine.locks import locked
 from compatbench.engine.predictions import Predictions, Where
 from compatbench.engine.store import RunStore
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, Module
 from compatbench.transfer.attaching import AlignedMethod
 from compatbench.transfer.words import WordFeatures, read_words, save_words, words_hash

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from compatbench.data.cards import SuiteCard
-from compatbench.data.cards.select import unknown_name
+from compatbench.data.cards import SuiteCard, unknown_name
 from compatbench.engine.cell import Cell
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.aligned import SUFFIX
 from compatbench.transfer.attaching import acts_at_output

@@ -18,12 +18,14 @@ def select_methods(suite: SuiteCard, registry: MethodRegistry, wanted: str) -> l
     """The methods and named configs that a selection means in a suite.
 
     ``all`` means what the suite compares; any other method may be asked for by name, and
-    what acts on features with ``+aligned`` behind it.
+    what acts on features with ``+aligned`` behind it. The suite's plug-ins are loaded first.
 
     Raises:
         CompatbenchError: an unknown name, a method file that cannot be loaded, or a config
             of a method that is not known.
     """
+    for plugin in suite.plugins:
+        registry.add_file(plugin)
     for name in suite.configs:
         if name in registry.classes:
             raise CompatbenchError(

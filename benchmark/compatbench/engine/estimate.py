@@ -21,9 +21,15 @@ from torch import nn
 
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.load import read_backbone
-from compatbench.data.cards import SuiteCard, TaskCard, select_names, task_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
-from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.data.cards import (
+    SuiteCard,
+    TaskCard,
+    select_names,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
+from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.configs import resolve_config
 from compatbench.engine.missing import fit_backbones, suite_backbones

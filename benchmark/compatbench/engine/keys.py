@@ -11,7 +11,7 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 from compatbench.engine.cell import SCHEMA
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 
 
 def data_key(backbone: str, test_set: str) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, select_names
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.aligned_cells import align_cell, is_aligned, plain_name
 from compatbench.engine.cell import Cell, CellRecord
@@ -18,7 +17,7 @@ from compatbench.engine.keys import cell_key, data_key
 from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.method.registry import MethodRegistry, method_identity
 from compatbench.results.aligned import can_be_retrained
 

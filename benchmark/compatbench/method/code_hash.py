@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from compatbench.files.atomic import sha256_bytes, sha256_file
+from compatbench.files.hashes import sha256_bytes, sha256_file
 from compatbench.files.project_folders import methods_folder
 
 METHODS = "compatbench.methods."

@@ -22,8 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards.schema import BackboneName, Name
-from compatbench.data.cards.suite import ConfigName
+from compatbench.data.cards import BackboneName, ConfigName, Name
 from compatbench.data.shots import Shots
 from compatbench.errors import CompatbenchError
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.data.cards.suite import ConfigName
+from compatbench.data.cards import ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.results.rows import Cost, Row, read_csv, write_csv

@@ -18,7 +18,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.cache_files import FEATURES, describe_entry, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 
 TEMPLATE = "a photo of a {}."

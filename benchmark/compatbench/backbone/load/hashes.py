@@ -10,7 +10,8 @@ from pathlib import Path
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.errors import BackboneError, CompatbenchError
-from compatbench.files.atomic import canonical_json, sha256_bytes, sha256_file, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -12,7 +12,7 @@ from compatbench.backbone.load.releases import check_release, preprocessing
 from compatbench.data.cards import BackboneCard
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, MissingWeights
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 
 _planning = False
 
