@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.pages.suitepage import SuitePage, TaskFacts
 from compatbench.results.measures import Expected
 from compatbench.results.rows import Cost, Row

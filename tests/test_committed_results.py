@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.data.cards import suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.aligned_cells import SUFFIX, is_aligned
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells

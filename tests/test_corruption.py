@@ -112,7 +112,7 @@ def test_an_entry_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from compatbench.data.cache_files import _checksum
-    from compatbench.files.atomic import canonical_json
+    from compatbench.files.hashes import canonical_json
 
     features = torch.randn(2, 3)
     words = {**describe_entry("b", "t", 2, 0), "sha256": _checksum(features)}

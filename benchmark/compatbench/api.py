@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Literal
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from compatbench.data.cards import SuiteCard
     from compatbench.engine.cell import FailureKind
     from compatbench.engine.evaluate import Evaluation
@@ -150,7 +148,6 @@ def run(
     """
     from compatbench.engine.plan import make_plan
     from compatbench.engine.run import run_plan
-    from compatbench.results.collect import collect_results
     from compatbench.results.ranking_table import open_results
 
     out = Path(out)

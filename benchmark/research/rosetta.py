@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from compatbench.data.cards import suite_cards
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import suite_cards, suite_tasks
 from compatbench.pages.markdown import NOTHING, escape, signed, table
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing

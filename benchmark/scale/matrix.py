@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, TaskCard, suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import (
+    SuiteCard,
+    TaskCard,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
 from compatbench.data.sampling import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
 from compatbench.engine.matrix import resolve_config

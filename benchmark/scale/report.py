@@ -19,8 +19,7 @@ from costs import HOUR, Assumptions, Costs, Measured, count_costs
 from matrix import SUITE
 from simulate import Job, Outcome, simulate
 
-from compatbench.data.cards import suite_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
 from compatbench.files.atomic import write_atomic
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from compatbench.backbone.load.open_clip_models import preprocessing
 from compatbench.backbone.load.weights_hash import check_published_hash, hash_weights
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
-from compatbench.files.atomic import sha256_bytes, sha256_file
+from compatbench.files.hashes import sha256_bytes, sha256_file
 
 CARD = """\
 name: small

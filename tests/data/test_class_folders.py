@@ -13,13 +13,13 @@ from data.trees import Sizes, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.cards.sources import ClassFoldersSource
+from compatbench.data.cards import ClassFoldersSource
 from compatbench.data.classes import Classes
+from compatbench.data.draws import draw_few_shot
 from compatbench.data.image_check import inspect_task
-from compatbench.data.image_files import FolderListing
 from compatbench.data.images import Sample, count_labels
-from compatbench.data.sampling import draw_few_shot
 from compatbench.data.sources.class_folders import read_class_folders
+from compatbench.data.sources.image_files import FolderListing
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 

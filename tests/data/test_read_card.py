@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.cards import BackboneCard, Catalog, SuiteCard, TaskCard
-from compatbench.data.cards.yamlfile import CardModel, read_card
+from compatbench.data.cards import BackboneCard, CardModel, Catalog, SuiteCard, TaskCard, read_card
 from compatbench.errors import CompatbenchError
 
 BACKBONE = f"""\

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.data.sampling import draw_few_shot
+from compatbench.data.draws import draw_few_shot
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.data.cards import select_names
-from compatbench.data.cards.select import unknown_name
+from compatbench.data.cards import select_names, unknown_name
 from compatbench.errors import CompatbenchError
 
 KNOWN = ["zeroshot", "clip_adapter", "coop", "kgcoop", "tip_adapter", "tip_adapter_f"]

@@ -9,8 +9,7 @@ import pytest
 import scipy.io
 from data.trees import BUILDERS, FEW, picture
 
-from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.sources import TorchvisionSource
+from compatbench.data.cards import TaskCard, TorchvisionSource, task_cards
 from compatbench.data.sources.torchvision_sets import read_torchvision
 from compatbench.data.task import describe_classes, load_task
 from compatbench.errors import CompatbenchError

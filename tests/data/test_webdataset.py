@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from data.trees import picture
 
-from compatbench.data.cards.sources import WebdatasetSource
+from compatbench.data.cards import WebdatasetSource
 from compatbench.data.classes import Classes
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.errors import CompatbenchError

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.data.shots import ALL_SHOTS, count_shots
 from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.engine.cell import Cell, CellRecord, Record
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import resolve_config, select_matrix

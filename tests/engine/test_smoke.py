@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from compatbench.files.atomic import sha256_file
+from compatbench.files.hashes import sha256_file
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.module import load_module
 from compatbench.method.registry import builtin_methods

@@ -15,14 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import (
-    canonical_json,
-    remove_remains,
-    sha256_bytes,
-    sha256_file,
-    sha256_json,
-    write_atomic,
-)
+from compatbench.files.atomic import remove_remains, write_atomic
+from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, sha256_json
 
 
 def test_a_file_holds_what_was_written(tmp_path: Path) -> None:

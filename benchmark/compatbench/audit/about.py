@@ -10,7 +10,7 @@ from typing import Any
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
 from compatbench.engine.provenance import PACKAGES
-from compatbench.files.atomic import canonical_json
+from compatbench.files.hashes import canonical_json
 from compatbench.results.store import MethodResults
 
 ALSO = ("python", "processor")

@@ -75,9 +75,7 @@ def evaluate(
     """
     from compatbench import api
 
-    found = api.evaluate(
-        module, backbone, task, transfer=transfer, methods=methods, device=device
-    )
+    found = api.evaluate(module, backbone, task, transfer=transfer, methods=methods, device=device)
     if as_json:
         # Not through the console, which would wrap and colour it.
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))

@@ -8,8 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.data.cards import backbone_cards, select_names, suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import (
+    backbone_cards,
+    select_names,
+    suite_cards,
+    suite_tasks,
+    task_cards,
+)
 from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.results.measures import upgrade_pairs
@@ -86,7 +91,7 @@ def _methods(names: str) -> Listing:
 def _tasks(names: str) -> Listing:
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     rows = []
-    for name in select_names(names, list(cards), "task"):
+    for name in task_cards.select_names(names):
         card = cards[name]
         classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"

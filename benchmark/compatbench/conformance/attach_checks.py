@@ -178,8 +178,8 @@ def turned_space(tested: MethodUnderTest) -> None:
     gap = float((found - expected).abs().max() / expected.abs().max())
     if not gap <= 1e-3:
         raise CheckFailed(
-            f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; ask "
-            "the backbone for features, not its model"
+            f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; "
+            "ask the backbone for features, not its model"
         )
 
 

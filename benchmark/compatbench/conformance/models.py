@@ -12,7 +12,7 @@ from torch import nn
 from compatbench.backbone import Backbone
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.files.tensors import fingerprint
 from compatbench.method import FeatureSet

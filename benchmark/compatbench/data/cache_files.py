@@ -1,4 +1,4 @@
-"""The files of the feature cache: written, read, listed, verified and pruned."""
+"""The files of the feature cache: written, read, listed and pruned."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import canonical_json, sha256_bytes, sha256_json, write_atomic
-from compatbench.files.safetensors_header import KEY, read_words
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
+from compatbench.files.safetensors_header import KEY, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEATURES = "features"
-_OLD_WORDS = {"backbone", "task", "images", "view", "sha256"}
+FEATURES = "features"  # the cache's folder of entries, and the name of the tensor in each
 
 
 def default_cache_folder() -> Path:
@@ -30,7 +30,7 @@ def default_cache_folder() -> Path:
 
 
 def describe_entry(backbone: str, task: str, images: int, view: int) -> dict[str, Any]:
-    """What an entry says of itself; for people, its name decides."""
+    """The description in an entry's header; it is for people, an entry's name is its key."""
     return {"backbone": backbone, "task": task, "images": images, "view": view}
 
 
@@ -39,9 +39,9 @@ def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
     from safetensors.torch import save
 
     features = features.contiguous()
-    words = {**about, "sha256": _checksum(features)}
-    header = canonical_json({**words, "header": _header_checksum(words, features)})
-    write_atomic(path, save({"features": features}, {KEY: header}))
+    values = {**about, "sha256": _checksum(features)}
+    header = canonical_json({**values, "header": _header_checksum(values, features)})
+    write_atomic(path, save({FEATURES: features}, {KEY: header}))
 
 
 def read_entry(path: Path) -> Tensor | None:
@@ -50,26 +50,23 @@ def read_entry(path: Path) -> Tensor | None:
 
     try:
         with safe_open(path, "pt") as file:
-            features: Tensor = file.get_tensor("features")
-            words = read_words(path, (file.metadata() or {}).get(KEY))
+            features: Tensor = file.get_tensor(FEATURES)
+            values = read_header(path, (file.metadata() or {}).get(KEY))
     except (SafetensorError, OSError, ValueError, RecursionError):
         return None
-    header = words.pop("header", None)
-    # Entries of earlier versions have no checksum of the header, and no other words.
-    known = words.keys() == _OLD_WORDS if header is None else True
-    if not known or header not in (None, _header_checksum(words, features)):
+    if values.pop("header", None) != _header_checksum(values, features):
         return None
-    return features if words.get("sha256") == _checksum(features) else None
+    return features if values.get("sha256") == _checksum(features) else None
 
 
-def _header_checksum(words: dict[str, Any], features: Tensor) -> str:
-    return sha256_json([words, str(features.dtype), list(features.shape)])
+def _header_checksum(values: dict[str, Any], features: Tensor) -> str:
+    return sha256_json([values, str(features.dtype), list(features.shape)])
 
 
 def _checksum(features: Tensor) -> str:
     import torch
 
-    # As bytes, for numpy has no bfloat16.
+    # As bytes, since numpy has no bfloat16.
     return sha256_bytes(features.contiguous().view(torch.uint8).numpy().tobytes())
 
 
@@ -78,9 +75,9 @@ class Entry:
     """One file of the cache.
 
     Attributes:
-        about: what the entry says of itself; empty if its header cannot be read.
+        about: the entry's description; empty if its header cannot be read.
         size: bytes on disk.
-        age: seconds since it was written or last marked as used.
+        age: seconds since it was written.
     """
 
     path: Path
@@ -108,11 +105,11 @@ def _entries(folder: Path) -> Iterator[Entry]:
             stat = path.stat()
         except FileNotFoundError:
             continue  # another process has pruned it
-        yield Entry(path, _read_header(path), stat.st_size, now - stat.st_mtime)
+        yield Entry(path, _read_about(path), stat.st_size, now - stat.st_mtime)
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """The entry's description, from the head of the file alone."""
+def _read_about(path: Path) -> dict[str, Any]:
+    """An entry's description, from the header alone."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -131,15 +128,15 @@ def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) 
     Returns:
         What was deleted.
     """
+    deleted: list[Entry] = []
     entries = list_entries(folder)
-    doomed = [entry for entry in entries if most_age is not None and entry.age > most_age]
-    kept = [entry for entry in entries if entry not in doomed]
-    total = sum(entry.size for entry in kept)
-    while most_bytes is not None and total > most_bytes:
-        oldest = kept.pop(0)
-        doomed.append(oldest)
-        total -= oldest.size
-    for entry in doomed:
+    total = sum(entry.size for entry in entries)
+    for entry in entries:
+        too_old = most_age is not None and entry.age > most_age
+        if not too_old and (most_bytes is None or total <= most_bytes):
+            break  # those that follow are younger
+        total -= entry.size
+        deleted.append(entry)
         entry.path.unlink(missing_ok=True)
         entry.path.with_suffix(".lock").unlink(missing_ok=True)
-    return doomed
+    return deleted

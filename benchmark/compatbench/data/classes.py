@@ -1,12 +1,14 @@
-"""The classes of a task as they lie on the disk, held against its card."""
+"""The classes of a task as they are on the disk, compared with its card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compatbench.data.images import WrongClasses
+
+CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Classes:
     folders: tuple[str, ...]
 
     def check_names(self, found: Sequence[str], where: Path) -> None:
-        """Holds names in label order against the card's.
+        """Compares names in label order with the card's.
 
         Raises:
             WrongClasses: another number of classes, or another name at some label.
@@ -37,11 +39,11 @@ class Classes:
                 order = " (the same names in another order)" if self._permuted(found) else ""
                 raise WrongClasses(
                     f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
-                    f"'{expected}'{order}; take the dataset's own file, or mend the card"
+                    f"'{expected}'{order}; take the dataset's own file, or correct the card"
                 )
 
     def check_order(self, found: Sequence[str], where: Path) -> None:
-        """As above, where names may be written otherwise, but not stand in another order.
+        """As above, but names may be written in another way; only their order counts.
 
         Raises:
             WrongClasses: another number of classes, or the card's names in another order.
@@ -50,12 +52,12 @@ class Classes:
         if self._permuted(found):
             label = next(i for i, name in enumerate(found) if _words(name) != _words(self.names[i]))
             raise WrongClasses(
-                f"{where}: the classes stand in another order than on the card of "
+                f"{where}: the classes are in another order than on the card of "
                 f"'{self.task}': label {label} is {found[label]!r}, not '{self.names[label]}'"
             )
 
     def check_count(self, found: int, where: Path) -> None:
-        """Holds a number of classes against the card's.
+        """Compares a number of classes with the card's.
 
         Raises:
             WrongClasses: they differ.
@@ -80,10 +82,6 @@ def names_by_label(pairs: Iterable[tuple[int, str]], where: Path) -> list[str]:
     for label, name in pairs:
         if names.setdefault(label, name) != name:
             raise WrongClasses(f"{where}: label {label} is both {names[label]!r} and {name!r}")
-    return _in_order(names, where)
-
-
-def _in_order(names: Mapping[int, str], where: Path) -> list[str]:
     for label in range(len(names)):
         if label not in names:
             raise WrongClasses(f"{where}: no image has label {label}, but some have {max(names)}")
@@ -91,9 +89,9 @@ def _in_order(names: Mapping[int, str], where: Path) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    """A name's words, however they are joined, ordered and capitalised.
+    """A name's words, whatever joins, orders and capitalises them.
 
     The Cars of some have the year in front ("2000 AM General Hummer SUV"), those of others
-    behind.
+    at the end.
     """
     return sorted(name.replace("_", " ").casefold().split())

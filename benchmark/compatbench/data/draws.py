@@ -1,27 +1,36 @@
-"""The few-shot draw of a task; written to a file and read back, so that two labs share one."""
+"""Few-shot draws, as CoOp (arXiv:2109.01134) makes them; and files that hold one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compatbench.data.images import SPLITS
-from compatbench.data.sampling import draw_few_shot
-from compatbench.data.task import Sample, Task, load_task
+from compatbench.data.images import SPLITS, Sample
+from compatbench.data.task import Task, load_task
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 
+MOST_VALIDATION_SHOTS = 4
 FORMAT = 1
 
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
+
+
+class Labelled(Protocol):
+    @property
+    def label(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Labelled)
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,73 @@ class Draw:
         return sha256_json([_rows(self.train), _rows(self.val)])
 
 
+@lru_cache(maxsize=256)
+def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> Draw:
+    """The draw of a task, shots and seed: CoOp's, or the one in a file.
+
+    Raises:
+        CompatbenchError: the file is broken, or is not of this task, shots, seed and split.
+    """
+    if file is not None:
+        return _import_draw(file, task, shots, seed)
+    # A split without images is not one to draw from.
+    val = task.source.samples["val"] or None
+    train, held_out = draw_few_shot(task.split("train"), val, shots, seed)
+    return Draw(tuple(train), tuple(held_out))
+
+
+def draw_few_shot(
+    train: Sequence[Item], val: Sequence[Item] | None, shots: int, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Draws the few-shot training and validation items of a seed.
+
+    One stream of Python's ``random`` serves both, training first; classes are
+    visited in the order of their first appearance; a class with fewer items than
+    shots gives all it has. Validation takes ``min(shots, 4)`` per class.
+
+    Args:
+        val: None for a task without validation images. They are then drawn from the
+            training images that are left over, by the same stream, and never from the
+            test images, as CoOp does for ImageNet.
+
+    Returns:
+        The training items and the validation items, grouped by class.
+    """
+    generator = random.Random(seed)
+    by_class = _positions(train)
+    drawn = _draw(by_class, shots, generator)
+    few = [train[position] for position in drawn]
+    held_out = min(shots, MOST_VALIDATION_SHOTS)
+    if val is not None:
+        return few, [val[position] for position in _draw(_positions(val), held_out, generator)]
+    taken = set(drawn)
+    left = {
+        label: [position for position in positions if position not in taken]
+        for label, positions in by_class.items()
+    }
+    return few, [train[position] for position in _draw(left, held_out, generator)]
+
+
+def _positions(items: Sequence[Labelled]) -> dict[int, list[int]]:
+    """The positions of each class's items; the classes in the order of their first."""
+    by_class: dict[int, list[int]] = {}
+    for position, item in enumerate(items):
+        by_class.setdefault(item.label, []).append(position)
+    return by_class
+
+
+def _draw(by_class: dict[int, list[int]], shots: int, generator: random.Random) -> list[int]:
+    chosen: list[int] = []
+    for group in by_class.values():
+        chosen += group if len(group) < shots else generator.sample(group, shots)
+    return chosen
+
+
 class ShotsFile(BaseModel):
-    """What a file with a draw holds.
+    """The content of a file with a draw.
 
     Attributes:
-        split: hash of the whole split that was drawn from; left out in a file made by hand.
+        split: hash of the whole split that was drawn from; may be left out if made by hand.
         sha256: of the draw.
         train, val: the images, each with its path as the split lists it, and its label.
     """
@@ -57,20 +128,10 @@ class ShotsFile(BaseModel):
     train: list[tuple[str, int]]
     val: list[tuple[str, int]]
 
-
-@lru_cache(maxsize=256)
-def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> Draw:
-    """The draw of a task, shots and seed: CoOp's, or the one in a file.
-
-    Raises:
-        CompatbenchError: the file is broken, or is not of this task, shots, seed and split.
-    """
-    if file is not None:
-        return _import_draw(file, task, shots, seed)
-    # A split without images is not one to draw from.
-    val = task.source.samples["val"] or None
-    train, held_out = draw_few_shot(task.split("train"), val, shots, seed)
-    return Draw(tuple(train), tuple(held_out))
+    @property
+    def name(self) -> tuple[str, int, int]:
+        """The task, shots and seed."""
+        return self.task, self.shots, self.seed
 
 
 def split_hash(task: Task) -> str:
@@ -108,26 +169,24 @@ def read_shots_file(path: Path) -> ShotsFile:
         CompatbenchError: it is missing, no JSON, breaks the format, or was changed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CompatbenchError(f"shots file {path} cannot be read: {error}") from None
-    try:
-        file = ShotsFile.model_validate_json(text)
+        file = ShotsFile.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise CompatbenchError(f"shots file {path}: field '{field}': {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise CompatbenchError(f"shots file {path} cannot be read: {error}") from None
     found = sha256_json([list(map(list, file.train)), list(map(list, file.val))])
     if file.sha256 not in (None, found):
         raise CompatbenchError(
-            f"shots file {path}: its images are not those that its field 'sha256' was made of; "
-            "get it again, or remove the field if you changed it on purpose"
+            f"shots file {path}: its images do not match its field 'sha256'; get the file again, "
+            "or remove the field if you changed it on purpose"
         )
     return file
 
 
 def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
-    """Files with draws, by what they are a draw of.
+    """Files with draws, by the task, shots and seed of the draw.
 
     Raises:
         CompatbenchError: a broken file, or two for the same task, shots and seed.
@@ -136,10 +195,9 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
     for path in paths:
         path = path.resolve()
         file = read_shots_file(path)
-        name = (file.task, file.shots, file.seed)
-        if files.setdefault(name, path) != path:
+        if files.setdefault(file.name, path) != path:
             raise CompatbenchError(
-                f"{path} and {files[name]} are both a draw of {file.shots} shots of "
+                f"{path} and {files[file.name]} are both a draw of {file.shots} shots of "
                 f"'{file.task}' with seed {file.seed}; give one"
             )
         _import_draw(path, load_task(file.task), file.shots, file.seed)
@@ -148,7 +206,7 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
 
 def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     file = read_shots_file(path)
-    if (file.task, file.shots, file.seed) != (task.name, shots, seed):
+    if file.name != (task.name, shots, seed):
         raise CompatbenchError(
             f"shots file {path} is a draw of {file.shots} shots of '{file.task}' with seed "
             f"{file.seed}, not of {shots} shots of '{task.name}' with seed {seed}"
@@ -159,8 +217,7 @@ def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
             f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
         )
     train = _find(path, "train", file.train, task.split("train"))
-    others = task.split("val")
-    val = _find(path, "val", file.val, others)
+    val = _find(path, "val", file.val, task.split("val"))
     if shared := {sample.id for sample in train} & {sample.id for sample in val}:
         raise CompatbenchError(f"shots file {path}: '{min(shared)}' is in train and in val")
     return Draw(train, val)

@@ -6,30 +6,72 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from compatbench.backbone import FEATURES, Backbone, ImageInput
 from compatbench.data.cache_files import FEATURES as FOLDER
 from compatbench.data.cache_files import describe_entry, read_entry, write_entry
-from compatbench.data.task import Sample, Task
+from compatbench.data.images import Sample
+from compatbench.data.task import Task
 from compatbench.data.views import View
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 
 BATCH = 64
 PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
-# Threads that read and decode images while an accelerator computes. On the processor, where
-# the backbone takes longer than any image, more than one would only wait for each other.
+# Threads that read and decode images while an accelerator computes. On a CPU, where the
+# backbone takes longer than any image, more than one would only wait for each other.
 DECODERS = 4
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
-MOST_IN_MEMORY = 512 * 2**20  # bytes; what a process keeps of the entries it used last
+MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
 
-# Told the images encoded so far, and how many there are.
+# Called with the number of images encoded so far, and of all.
 OnEncoded = Callable[[int, int], object]
+
+
+class TokenKind(Protocol):
+    """What is computed of an image instead of its features; see ``ImageInput``."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def block(self) -> int: ...
+
+
+class ImageEncoder(Protocol):
+    """What the cache needs of a backbone; see ``Backbone``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def card(self) -> Any: ...
+
+    @property
+    def weights_key(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    @property
+    def preprocess(self) -> Callable[..., Any]: ...
+
+    @property
+    def preprocess_settings(self) -> dict[str, Any]: ...
+
+    @property
+    def encode_images(self) -> Callable[..., Tensor]: ...
 
 
 class FeatureCache:
@@ -37,8 +79,8 @@ class FeatureCache:
 
     An entry is named by the hash of everything that decides it: the backbone's
     weights and preprocessing, the images, and the view. It is written atomically,
-    its bytes carry a checksum, and a damaged entry is computed again. Processes that
-    want the same entry compute it once: one does, the others wait.
+    has a checksum, and is computed again if it is damaged. Of several processes that
+    need the same entry, one computes it and the others wait.
     """
 
     def __init__(self, folder: Path, on_encoded: OnEncoded = lambda done, total: None) -> None:
@@ -48,7 +90,7 @@ class FeatureCache:
 
     def features(
         self,
-        backbone: Backbone,
+        backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
         view: View | None = None,
@@ -58,26 +100,26 @@ class FeatureCache:
 
         Args:
             split: where the samples were drawn from. Draws that are a large part of it share
-                what is encoded, seed by seed.
+                the features of the whole split.
 
         Raises:
             CompatbenchError: an image cannot be read, or the cache cannot be written.
         """
         view = view or View()
         encoded, rows = _cover(samples, split)
-        key = _key(backbone, task, encoded, view)
+        key = _key(backbone, task, encoded, view, None)
         if key not in self._memory:
-            entry = self._entry(backbone, task, encoded, view)
+            entry = self._entry(backbone, task, encoded, view, None)
             self._remember(key, entry.to(backbone.device))
         features = self._memory[key]
         return features if rows is None else features[rows.to(features.device)]
 
     def tokens(
         self,
-        backbone: Backbone,
+        backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
-        wanted: ImageInput,
+        wanted: TokenKind,
         view: View | None = None,
         split: Sequence[Sample] | None = None,
     ) -> StoredRows:
@@ -102,13 +144,13 @@ class FeatureCache:
 
     def _entry(
         self,
-        backbone: Backbone,
+        backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
         view: View,
-        wanted: ImageInput = FEATURES,
+        wanted: TokenKind | None,
     ) -> Tensor:
-        """An entry, computed if it is not there; memory-mapped where it was read."""
+        """An entry, computed if it is missing; memory-mapped if it was read."""
         key = _key(backbone, task, samples, view, wanted)
         path = self.folder / key[:2] / f"{key}.safetensors"
         entry = _read(path)
@@ -120,46 +162,45 @@ class FeatureCache:
                     entry = self._encode(backbone, task, samples, view, wanted)
                     about = describe_entry(backbone.name, task.name, len(samples), view.number)
                     write_entry(path, entry, about)
-                    if wanted != FEATURES:
-                        entry = _read(path)  # so that what was computed can be freed
+                    if wanted is not None:
+                        entry = _read(path)  # so that the computed tensor can be freed
         assert entry is not None
         return entry
 
     def _remember(self, key: str, features: Tensor) -> None:
         self._memory[key] = features
-        held = sum(t.numel() * t.element_size() for t in self._memory.values())
+        held = sum(t.nbytes for t in self._memory.values())
         while held > MOST_IN_MEMORY and len(self._memory) > 1:
-            dropped = self._memory.pop(next(iter(self._memory)))
-            held -= dropped.numel() * dropped.element_size()
+            held -= self._memory.pop(next(iter(self._memory))).nbytes
 
     @torch.no_grad()
     def _encode(
         self,
-        backbone: Backbone,
+        backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
         view: View,
-        wanted: ImageInput,
+        wanted: TokenKind | None,
     ) -> Tensor:
-        """Encodes batch by batch: at no time are more than two batches of images in memory."""
+        """Encodes batch by batch: at most two batches of images are in memory."""
         if not samples:
             return torch.zeros(0, backbone.embed_dim)
         parts: list[Tensor] = []
         done = 0
         for images in _batches(backbone, task, samples, view):
-            parts.append(backbone.encode_images(images, wanted).cpu())
+            parts.append(backbone.encode_images(images, *([wanted] if wanted else [])).cpu())
             done += len(images)
             self.on_encoded(done, len(samples))
         return torch.cat(parts)
 
 
 class StoredRows:
-    """Rows that lie in memory-mapped entries, read as they are asked for.
+    """Rows of memory-mapped entries, read on demand.
 
     Args:
         parts: the entries, ``[size, ...]`` each, the last perhaps shorter.
         rows: which rows of the entries, in which order, ``[N]``.
-        device: where the rows are handed out.
+        device: where the rows are returned.
     """
 
     def __init__(
@@ -188,7 +229,7 @@ class StoredRows:
 def _cover(
     samples: Sequence[Sample], split: Sequence[Sample] | None
 ) -> tuple[Sequence[Sample], Tensor | None]:
-    """What to encode for samples, and their rows in it if it is more than they are."""
+    """What to encode for samples, and their rows in it if it is more than the samples."""
     if split is None or len(samples) < WHOLE * len(split):
         return samples, None
     places = {sample.id: i for i, sample in enumerate(split)}
@@ -196,7 +237,7 @@ def _cover(
 
 
 def _batches(
-    backbone: Backbone, task: Task, samples: Sequence[Sample], view: View
+    backbone: ImageEncoder, task: Task, samples: Sequence[Sample], view: View
 ) -> Iterator[Tensor]:
     """Preprocessed batches ``[batch, 3, H, W]``; the next is decoded while one is used."""
     size = backbone.preprocess_settings["size"]
@@ -204,7 +245,7 @@ def _batches(
 
     def load(sample: Sample) -> Tensor:
         image = view.apply(task.source.image(sample), sample.id, side)
-        return backbone.preprocess(image)  # type: ignore[return-value]
+        return backbone.preprocess(image)
 
     with ThreadPoolExecutor(1 if backbone.device.type == "cpu" else DECODERS) as pool:
         chunks = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
@@ -228,11 +269,11 @@ def _locked(path: Path) -> FileLock:
 
 
 def _key(
-    backbone: Backbone,
+    backbone: ImageEncoder,
     task: Task,
     samples: Sequence[Sample],
     view: View,
-    wanted: ImageInput = FEATURES,
+    wanted: TokenKind | None,
 ) -> str:
     return sha256_json(
         [
@@ -242,7 +283,7 @@ def _key(
             str(backbone.dtype),
             task.source.fingerprint(samples),
             view.settings,
-            [wanted.kind, wanted.block],
+            [wanted.kind, wanted.block] if wanted else ["features", 0],
             ENGINE_VERSION,
         ]
     )

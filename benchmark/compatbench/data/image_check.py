@@ -1,4 +1,4 @@
-"""What is there of a task's images: found, missing or wrong, and what to do about it."""
+"""The state of a task's images on this machine: found, missing or wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.sources import ClassFoldersSource, DrawingsSource, WebdatasetSource
-from compatbench.data.image_files import ImageFiles
+from compatbench.data.cards import (
+    ClassFoldersSource,
+    DrawingsSource,
+    TaskCard,
+    WebdatasetSource,
+    task_cards,
+)
+from compatbench.data.classes import CLASS_NAMES
 from compatbench.data.images import SPLITS, DataMissing, FileMissing, WrongClasses
-from compatbench.data.roots import VARIABLE, dataset_folder
-from compatbench.data.sources.class_folders import CLASS_NAMES
-from compatbench.data.sources.open_source import find_folder, open_source
+from compatbench.data.roots import VARIABLE, dataset_folder, find_folder
+from compatbench.data.sources import open_source
+from compatbench.data.sources.image_files import ImageFiles
 from compatbench.data.task import Task, describe_classes
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
-FETCH = "fetch it again, as docs/datasets.md tells; what is there already can stay"
-
-State = Literal["found", "missing", "wrong"]
+FETCH = "fetch it again, see docs/datasets.md; the files that are there can stay"
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,20 @@ class TaskReport:
 
     Attributes:
         name: the task's, or the variant's.
-        state: ``missing`` if there is no data root or no folder; ``wrong`` if the folder is
-            there and something in it is not as the card says.
+        state: ``missing`` if there is no data root or no folder; ``wrong`` if the folder
+            exists and something in it is not as the card says.
         folder: where the images were looked for; None if no data root is set.
         found: images by split, as far as the split could be read.
         expected: images by split, as the card counts them.
-        missing_file: the first file that is listed and is not there.
+        missing_file: the first file that is listed and does not exist.
         class_order: whether names and order of the classes are the card's; None if nothing
-            on the disk tells.
+            on the disk says.
         message: what is wrong, in one line; empty if all is well.
         fix: what to do about it, in one line; empty if all is well.
     """
 
     name: str
-    state: State
+    state: Literal["found", "missing", "wrong"]
     folder: Path | None
     found: Mapping[str, int] = field(default_factory=dict)
     expected: Mapping[str, int] = field(default_factory=dict)
@@ -59,8 +62,8 @@ def inspect_task(name: str) -> TaskReport:
     are, they are read and counted.
 
     Raises:
-        CompatbenchError: no such card, or a broken card; what is wrong with the images is
-            told in the report.
+        CompatbenchError: no such card, or a broken card. What is wrong with the images is in
+            the report.
     """
     card = task_cards.read(name)
     labels, classes, parent_labels = describe_classes(card)
@@ -70,7 +73,7 @@ def inspect_task(name: str) -> TaskReport:
         try:
             find_folder(name, card.source)
         except DataMissing as error:
-            fix = f"set {VARIABLE} or give --data-root; docs/datasets.md tells what goes there"
+            fix = f"set {VARIABLE} or give --data-root; docs/datasets.md says what goes there"
             if report.folder is not None:
                 fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
             return replace(report, state="missing", message=str(error), fix=fix)
@@ -78,29 +81,25 @@ def inspect_task(name: str) -> TaskReport:
             return replace(report, message=str(error), fix="give yourself the right to read it")
     try:
         source = open_source(card, classes)
+        found = {split: len(source.samples[split]) for split in SPLITS if source.samples[split]}
+        report = replace(report, found=found, class_order=_class_order(card, report.folder))
+        if isinstance(source, ImageFiles) and (missing := source.first_missing()) is not None:
+            raise FileMissing(f"image {missing} is missing", missing)
+        Task(card, labels, source, parent_labels)
     except FileMissing as error:
         return replace(report, missing_file=error.path, message=str(error), fix=FETCH)
     except WrongClasses as error:
-        fix = "take the dataset's own files; labels in another order would all be wrong"
+        fix = "use the dataset's own files; labels in another order would all be wrong"
         return replace(report, class_order=False, message=str(error), fix=fix)
-    except CompatbenchError as error:
-        return replace(report, message=str(error), fix=FETCH)
-    found = {split: len(source.samples[split]) for split in SPLITS if source.samples[split]}
-    report = replace(report, found=found, class_order=_class_order(card, report.folder))
-    if isinstance(source, ImageFiles) and (missing := source.first_missing()) is not None:
-        message = f"image {missing} is missing"
-        return replace(report, missing_file=missing, message=message, fix=FETCH)
-    try:
-        Task(card, labels, source, parent_labels)
     except CompatbenchError as error:
         return replace(report, message=str(error), fix=FETCH)
     return replace(report, state="found")
 
 
 def _class_order(card: TaskCard, folder: Path | None) -> bool | None:
-    """Whether something told the order of the classes; a wrong one has been refused by then."""
+    """Whether something on the disk tells the order of the classes, once none contradicts."""
     source = card.source
-    # Of what is numbered, only a list of the names beside it says what the numbers mean.
+    # Numbers mean something only with a list of the names beside them.
     unnamed = isinstance(source, ClassFoldersSource) and source.numbered
     if unnamed or isinstance(source, WebdatasetSource):
         return True if folder is not None and (folder / CLASS_NAMES).is_file() else None

@@ -1,9 +1,8 @@
-"""Where a user's datasets lie.
+"""Where a user's datasets are.
 
 ``COMPATBENCH_DATA`` is the folder that holds all of them, each under its card's ``folder``;
-``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either for the
-time of a command. Both are environment variables, so worker processes see what the command
-was told.
+``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either for one
+command. Both are environment variables, so worker processes see what the command was given.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from compatbench.data.cards import select_names, task_cards
+from compatbench.data.cards import DiskSource, task_cards
+from compatbench.data.images import DataMissing
 from compatbench.errors import CompatbenchError
 
 VARIABLE = "COMPATBENCH_DATA"
@@ -27,13 +27,35 @@ def dataset_folder(task: str, folder: str) -> Path | None:
     """The folder of a task's dataset, whether it exists or not; None if no root is set.
 
     Args:
-        folder: where the card puts it, relative to the root of all data.
+        folder: the card's, relative to the root of all data.
     """
     if own := os.environ.get(variable_of(task)):
         return Path(own).expanduser().absolute()
     if root := os.environ.get(VARIABLE):
         return Path(root).expanduser().absolute() / folder
     return None
+
+
+def find_folder(task: str, source: DiskSource) -> Path:
+    """The folder of a dataset.
+
+    Raises:
+        DataMissing: no data root is set, or there is no such folder.
+        CompatbenchError: it cannot be read.
+    """
+    folder = dataset_folder(task, source.folder)
+    if folder is None:
+        raise DataMissing(
+            f"task '{task}': no folder of datasets is set; give --data-root, or set {VARIABLE}"
+        )
+    if not folder.is_dir():
+        raise DataMissing(
+            f"task '{task}': there is no folder {folder}; put the dataset there, or give its "
+            f"place: --data-root {task}=FOLDER"
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CompatbenchError(f"task '{task}': folder {folder} cannot be read; check its rights")
+    return folder
 
 
 def set_data_roots(options: Iterable[str]) -> None:
@@ -44,12 +66,12 @@ def set_data_roots(options: Iterable[str]) -> None:
     """
     for option in options:
         name, equals, path = option.partition("=")
-        # A path may hold '=' itself; what lies before it is then no name.
+        # A path may contain '=' itself; what precedes it is then no name.
         if not equals or "/" in name or "\\" in name:
             name, path = "", option
         folder = Path(path).expanduser().absolute()
         if not folder.is_dir():
             raise CompatbenchError(f"--data-root '{option}': there is no folder {folder}")
         if name:
-            select_names([name], task_cards.names(), "task")
+            task_cards.select_names(name)
         os.environ[variable_of(name) if name else VARIABLE] = str(folder)

@@ -1,4 +1,4 @@
-"""Numbers of shots, of which one is *all*: every training image there is."""
+"""Numbers of shots, one of which is *all*, and seeds: how cards and files hold them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 # More images than any class has: a draw of so many takes all. It is a number, so that shots
 # sort and compare; people and files see the word.
 ALL_SHOTS = 1_000_000
+# What numpy's, torch's and Python's generators all take.
+LARGEST_SEED = 2**32 - 1
 
 
 def read_shots(value: object) -> object:
@@ -32,3 +34,4 @@ Shots = Annotated[
     BeforeValidator(read_shots),
     PlainSerializer(show_shots, return_type=int | str),
 ]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]

@@ -8,21 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.sources import ClassFoldersSource
+from compatbench.data.cards import ClassFoldersSource, TaskCard, task_cards
 from compatbench.data.classes import Classes
 from compatbench.data.images import SPLITS, ImageSource, Sample, count_labels
 from compatbench.data.labels import Labels
 from compatbench.data.roots import VARIABLE, variable_of
-from compatbench.data.sources.open_source import open_source
+from compatbench.data.sources import open_source
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Sample", "Task", "load_task"]
+__all__ = ["Sample", "Task", "describe_classes", "load_task"]
 
 
 class Task:
@@ -55,10 +54,15 @@ class Task:
         """The task whose classes this variant shares."""
         return self.card.parent
 
+    @property
+    def most_shots(self) -> int:
+        """The number of training images of the largest class; more shots draw no more."""
+        return max(count_labels(self.split("train")).values(), default=0)
+
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
 
-        Of a task without validation images ``val`` is ``train``: they are drawn from what
+        For a task without validation images ``val`` is ``train``: they are drawn from what
         the training draw leaves of it.
         """
         return self.source.samples[name] or (self.split("train") if name == "val" else ())
@@ -109,7 +113,7 @@ def load_task(name: str) -> Task:
     """The task or variant of this name.
 
     Raises:
-        CompatbenchError: no such card, a broken card, images that are not there, or that
+        CompatbenchError: no such card, a broken card, images that are missing, or that
             disagree with it.
     """
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
@@ -126,10 +130,10 @@ def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
 def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
     """The labels of a task or variant, its classes on the disk, and its parent's labels.
 
-    The last is None where the classes are all the parent's, in its order.
+    The last is None if the classes are all the parent's, in its order.
 
     Raises:
-        CompatbenchError: a variant of a variant, or classes that its parent has not.
+        CompatbenchError: a variant of a variant, or classes that its parent does not have.
     """
     owner = card
     if card.parent is not None:

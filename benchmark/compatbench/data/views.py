@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from compatbench.files.atomic import sha256_bytes
+from compatbench.files.hashes import sha256_bytes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -20,14 +21,14 @@ from torch import nn
 
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.suites import suite_variants
-from compatbench.data.sampling import MOST_VALIDATION_SHOTS
+from compatbench.data.cards import TaskCard, suite_variants, task_cards
+from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.missing import fit_backbones, suite_backbones
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_json
 from compatbench.method.trained import TrainedMethod
 
 FLOAT = 4  # bytes
@@ -240,10 +241,8 @@ def measure_model(name: str) -> ModelSize | None:
         pass
     size = _build_and_measure(card)
     if size is not None:
-        try:
+        with suppress(CompatbenchError):  # it is built again the next time
             write_atomic(path, json.dumps(asdict(size)).encode(), sync=False)
-        except CompatbenchError:
-            pass  # it is built again the next time
     return size
 
 

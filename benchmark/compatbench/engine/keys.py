@@ -10,7 +10,7 @@ from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.transfer import COPIED, find_transfer
 
 

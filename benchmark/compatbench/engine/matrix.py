@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from compatbench.data.cards import SuiteCard, select_names
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import cell_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
-from compatbench.data.cards import SuiteCard, select_names
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 

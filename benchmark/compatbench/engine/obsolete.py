@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from compatbench.data.cards import SuiteCard
-from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.missing import find_missing

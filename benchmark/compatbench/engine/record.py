@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards.schema import BackboneName, Name
+from compatbench.data.cards import BackboneName, Name
 
 Status = Literal["ok", "not transferable", "failed"]
 # Numbers are kept in columns of 64-bit integers.

@@ -18,7 +18,8 @@ from compatbench.engine.predictions import (
     write_predictions,
 )
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import sha256_bytes, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_bytes
 from compatbench.method.module import Module, load_module
 
 DAMAGED = "damaged"

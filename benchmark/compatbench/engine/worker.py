@@ -18,11 +18,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
-<<<<<<< HEAD:benchmark/compatbench/engine/worker.py
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-=======
-from compatbench.engine.cell import Cell, CellRecord, Record
->>>>>>> backbone:benchmark/compatbench/engine/fit.py
 from compatbench.engine.keys import data_key
 from compatbench.engine.locks import locked
 from compatbench.engine.measure import Measured, label_tensor, measure
@@ -47,10 +43,7 @@ class Worker:
         self.cache = cache
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
-<<<<<<< HEAD:benchmark/compatbench/engine/worker.py
         self._transfer = lru_cache(maxsize=None)(self._make_transfer)
-=======
->>>>>>> backbone:benchmark/compatbench/engine/fit.py
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.

@@ -1,4 +1,4 @@
-"""Where the method files and the cards lie, found without loading any of them."""
+"""Where the method files and the cards are, found without loading any of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from compatbench.errors import CompatbenchError
+
+TASKS_VARIABLE = "COMPATBENCH_TASKS"
+
 
 def tasks_folder() -> Path:
-    """Where the cards lie: ``$COMPATBENCH_TASKS``, or the folder that is installed."""
-    if folder := os.environ.get("COMPATBENCH_TASKS"):
-        return Path(folder).resolve()
-    return Path(str(resources.files("compatbench.tasks"))).resolve()
+    """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed.
+
+    Raises:
+        CompatbenchError: the variable names no folder.
+    """
+    if not (given := os.environ.get(TASKS_VARIABLE)):
+        return Path(str(resources.files("compatbench.tasks"))).resolve()
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise CompatbenchError(
+            f"{TASKS_VARIABLE}: there is no folder {folder}; name a folder of cards, or unset it"
+        )
+    return folder
 
 
 def methods_folder() -> Path:
-    """Where the method files lie."""
+    """The folder of the method files."""
     return Path(str(resources.files("compatbench.methods"))).resolve()
 
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, byte for byte: a parser passes over what changes nothing."""
+"""What compatbench writes in the header of a safetensors file, checked byte for byte."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compatbench.files.atomic import canonical_json
+from compatbench.files.hashes import canonical_json
 
-KEY = "compatbench"
+KEY = "compatbench"  # the one entry of the header's metadata
 MOST_BYTES = 100 * 2**20  # of a header; safetensors reads no larger one
 
 
-def read_words(path: Path, text: str | None) -> dict[str, Any]:
-    """What a file's header says in the words that compatbench wrote.
+def read_header(path: Path, text: str | None) -> dict[str, Any]:
+    """The values that compatbench wrote in a file's header.
 
-    Bytes that mean the same to a parser, such as white space of another kind or ``1E-05`` for
-    ``1e-05``, are not those that were written.
+    A parser accepts other bytes for the same values, such as white space of another kind or
+    ``1E-05`` for ``1e-05``. They are refused: the file was changed.
 
     Args:
-        text: the header's entry ``compatbench``, if it has one.
+        text: the metadata's entry ``compatbench``, if there is one.
 
     Raises:
         ValueError: there is none, or it is not as it was written.
         OSError: the file cannot be read.
     """
-    words = json.loads(text or "null")
-    if not isinstance(words, dict):
-        raise ValueError("its header says nothing of compatbench")
-    if canonical_json(words) != text or not _ends_as_written(path):
-        raise ValueError("its header is not as it was written")
-    return words
-
-
-def _ends_as_written(path: Path) -> bool:
-    """Whether a header is padded with spaces alone."""
+    values = json.loads(text or "null")
+    if not isinstance(values, dict):
+        raise ValueError("its header has no entry of compatbench")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return length <= MOST_BYTES and file.read(length).rstrip(b" ").endswith(b"}")
+        # safetensors pads a header with spaces.
+        padded = length <= MOST_BYTES and file.read(length).rstrip(b" ").endswith(b"}")
+    if canonical_json(values) != text or not padded:
+        raise ValueError("its header is not as it was written")
+    return values

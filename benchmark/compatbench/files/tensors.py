@@ -1,4 +1,4 @@
-"""Named tensors in one safetensors file, with words about them and a checksum of both."""
+"""Named tensors in one safetensors file, with a description and a checksum of both."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import canonical_json, sha256_bytes, write_atomic
-from compatbench.files.safetensors_header import KEY, read_words
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import canonical_json, sha256_bytes
+from compatbench.files.safetensors_header import KEY, read_header
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -45,13 +46,9 @@ def save_tensors(
         CompatbenchError: the folder cannot be written.
     """
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry, for safetensors writes several in no fixed order.
-    header = {
-        "schema": schema,
-        "about": dict(about),
-        "sha256": _checksum(cpu, schema, dict(about)),
-    }
-    write_atomic(path, save(cpu, {KEY: canonical_json(header)}), sync=sync)
+    values = {"schema": schema, "about": dict(about), "sha256": _checksum(cpu, schema, dict(about))}
+    # One entry, since safetensors writes several in no fixed order.
+    write_atomic(path, save(cpu, {KEY: canonical_json(values)}), sync=sync)
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,20 +65,18 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if KEY not in metadata:
+        values = read_header(path, metadata[KEY]) if KEY in metadata else {}
+        if values.get("schema") != schema:
             raise CompatbenchError(f"{path} is not a compatbench {what}")
-        header = read_words(path, metadata[KEY])
-        if header.get("schema") != schema:
-            raise CompatbenchError(f"{path} is not a compatbench {what}")
-        about, checksum = dict(header["about"]), header["sha256"]
+        about, checksum = dict(values["about"]), values["sha256"]
         intact = _checksum(tensors, schema, about) == checksum
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CompatbenchError(f"cannot read {what} {path}: {error}") from None
     if not intact:
-        raise CompatbenchError(f"{path} is damaged: its checksum does not agree with its content")
+        raise CompatbenchError(f"{path} is damaged: its checksum does not match its content")
     return tensors, about
 
 
 def _checksum(tensors: Mapping[str, Tensor], schema: str, about: dict[str, Any]) -> str:
-    words = canonical_json([schema, about])
-    return sha256_bytes(fingerprint(tensors).encode(), words.encode())
+    description = canonical_json([schema, about])
+    return sha256_bytes(fingerprint(tensors).encode(), description.encode())

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_bytes, sha256_file, sha256_json
+from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
 from compatbench.method import Method
 from compatbench.method.local_imports import local_files
 from compatbench.method.plugin import is_plugin

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 import compatbench
-from compatbench.files.atomic import sha256_bytes
+from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import methods_folder
 from compatbench.method.local_imports import find_local, import_folders
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
 
-from compatbench.data.cards.select import select_names, unknown_name
+from compatbench.data.cards import select_names, unknown_name
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import method_files
 from compatbench.method import Method, MethodCard

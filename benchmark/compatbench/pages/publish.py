@@ -6,8 +6,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import (
+    SuiteCard,
+    backbone_cards,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
 from compatbench.data.shots import count_shots
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic

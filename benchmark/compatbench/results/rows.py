@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compatbench.data.cards.schema import BackboneName, Name
+from compatbench.data.cards import BackboneName, Name
 from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.data.shots import Shots
 from compatbench.engine.record import Count, Measurement, TransferName

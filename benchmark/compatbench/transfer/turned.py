@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, ImageTower, Prompts
 from compatbench.backbone.image.tower import Updates
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
 
 

@@ -22,7 +22,7 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, describe_entry, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import sha256_json
+from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier, Method, MethodCard, Module
 from compatbench.transfer.rotation import Alignment, fit_rotation

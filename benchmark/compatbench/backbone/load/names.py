@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from compatbench.backbone.load.open_clip_models import LOCAL_DIR, model_names, tags_of
-from compatbench.data.cards import BackboneCard, backbone_cards
-from compatbench.data.cards.select import unknown_name
+from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
 from compatbench.errors import BackboneError, CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 

@@ -16,13 +16,8 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
-from compatbench.files.atomic import (
-    canonical_json,
-    sha256_bytes,
-    sha256_file,
-    sha256_json,
-    write_atomic,
-)
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, sha256_json
 
 _planning = False
 

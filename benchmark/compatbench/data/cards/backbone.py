@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from compatbench.data.cards.schema import Name, RelativePath
-from compatbench.data.cards.yamlfile import CardModel
-
-Provider = Literal["open_clip", "hf"]
+from compatbench.data.cards.names import Name, RelativePath
+from compatbench.data.cards.yaml_file import CardModel
 
 
 class BackboneCard(CardModel):
@@ -22,7 +20,9 @@ class BackboneCard(CardModel):
 
     name: Name
     title: str
-    provider: Provider = Field("open_clip", description="the library that builds the model")
+    provider: Literal["open_clip", "hf"] = Field(
+        "open_clip", description="the library that builds the model"
+    )
     config: Name | None = Field(
         None, description="name of the open_clip model; a folder or repository brings its own"
     )

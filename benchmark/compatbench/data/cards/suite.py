@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from compatbench.data.cards.schema import BackboneName, Name
-from compatbench.data.cards.yamlfile import CardModel
-from compatbench.data.shots import Shots
+from compatbench.data.cards.names import BackboneName, ConfigName, Name
+from compatbench.data.cards.yaml_file import CardModel
+from compatbench.data.shots import Seed, Shots
 
 COPIED = "copied"
 """The transfer that attaches a module untouched; the headline of the benchmark."""
 
-# A method, or a config of one that the suite names: 'contcoop', 'contcoop+no-kd'.
-ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
+UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 
 
 class TrainingCard(CardModel):
@@ -46,7 +45,9 @@ class SuiteCard(CardModel):
     name: Name
     title: str
     extends: Name | None = Field(
-        None, description="suite beside this one whose fields hold where this one gives none"
+        None,
+        description="suite in the same folder, or built-in one, whose fields hold where this "
+        "one gives none",
     )
     note: str = Field("", description="what a reader of the leaderboard must know first")
     publish: bool | Literal["section"] = Field(
@@ -54,25 +55,27 @@ class SuiteCard(CardModel):
         description="whether leaderboard.md shows the suite; 'section' shows it under the suite "
         "that it extends: the question that it puts, or its ranking where it puts none",
     )
-    upgrades: tuple[tuple[BackboneName, ...], ...] = Field(
+    upgrades: tuple[UpgradePath, ...] = Field(
         min_length=1, description="each a source backbone followed by its targets"
     )
-    groups: dict[str, tuple[tuple[BackboneName, ...], ...]] = Field(
+    groups: dict[str, tuple[UpgradePath, ...]] = Field(
         default_factory=dict, description="upgrades by group; filled in from 'upgrades'"
     )
     tasks: tuple[str, ...] = Field(min_length=1)
     variants: tuple[str, ...] = ()
     shots: tuple[Shots, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     training: TrainingCard = Field(default_factory=lambda: TrainingCard.model_validate({}))
+    plugins: tuple[Path, ...] = Field(
+        (),
+        description="method files whose code is run, relative to the suite's file; their "
+        "methods can be named in 'methods' and 'compare'",
+    )
     compare: tuple[str, ...] = Field(
         ("all",), description="the methods and named configs that '--methods all' means here"
     )
     transfers: tuple[str, ...] = Field(
         (COPIED,), min_length=1, description="how modules reach the targets, unless asked for"
-    )
-    plugins: tuple[Path, ...] = Field(
-        (), description="method files that the suite uses, relative to its own file"
     )
     retrained: bool = Field(
         False,
@@ -98,44 +101,34 @@ class SuiteCard(CardModel):
         return values | {"upgrades": flat, "groups": titles}
 
     @model_validator(mode="after")
-    def _upgrades_have_targets(self) -> SuiteCard:
+    def _check_upgrades(self) -> SuiteCard:
         for upgrade in self.upgrades:
             if len(upgrade) < 2:
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] lacks a target backbone")
             if len(set(upgrade)) != len(upgrade):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_are_apart(self) -> SuiteCard:
-        seen: dict[tuple[str, str], str] = {}
+        group_of: dict[tuple[str, str], str] = {}
         for title, paths in self.groups.items():
-            for source, *targets in paths:
-                for target in targets:
-                    if seen.setdefault((source, target), title) != title:
-                        raise ValueError(
-                            f"upgrade {source} → {target} is in two groups: "
-                            f"'{seen[source, target]}' and '{title}'"
-                        )
+            for source, target in ((path[0], target) for path in paths for target in path[1:]):
+                if (other := group_of.setdefault((source, target), title)) != title:
+                    raise ValueError(
+                        f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
+                    )
         return self
 
     @model_validator(mode="after")
-    def _configs_name_a_method(self) -> SuiteCard:
+    def _check_configs(self) -> SuiteCard:
         for name, settings in self.methods.items():
             if "method" in settings and not isinstance(settings["method"], str):
                 raise ValueError(f"methods.{name}.method must be the name of a method")
             if "+" in name and "method" not in settings:
                 raise ValueError(f"methods.{name} needs 'method', the method that it sets")
-        return self
-
-    @model_validator(mode="after")
-    def _sections_extend_a_suite(self) -> SuiteCard:
         if self.publish == "section" and self.extends is None:
             raise ValueError("a suite with 'publish: section' must say which suite it extends")
         return self
 
     def base_method(self, name: str) -> str:
-        """The method that a name means in this suite: itself, or what its config is one of."""
+        """The method that a name means in this suite: itself, or that of the config."""
         return self.methods.get(name, {}).get("method", name)
 
     @property

@@ -1,37 +1,34 @@
-"""Folders of classes: ImageNet, its variants, and what anybody has sorted so."""
+"""Folders of classes: ImageNet, its variants, and anybody's own images."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from compatbench.data.cards.sources import ClassFoldersSource
-from compatbench.data.classes import Classes
-from compatbench.data.image_files import FolderListing, ImageFiles
-from compatbench.data.images import SPLITS, FileMissing, WrongClasses
+from compatbench.data.cards import ClassFoldersSource
+from compatbench.data.classes import CLASS_NAMES, Classes
+from compatbench.data.images import SPLITS, FileMissing, WrongClasses, read_lines
+from compatbench.data.sources.image_files import FolderListing, ImageFiles
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# CoOp's list of ImageNet's names, which it wants beside the images of ImageNet and its variants.
-CLASS_NAMES = "classnames.txt"
 
 
 def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> ImageFiles:
     """The images in a split's class folders, class by class, each sorted by name.
 
-    Where CoOp lists a folder in the order that the file system happens to give, the order
-    here, and with it a draw, is the same on every machine.
+    CoOp lists a folder in whatever order the file system gives; here the order, and with it
+    a draw, is the same on every machine.
 
     Raises:
         CompatbenchError: a folder is missing or cannot be read, or the class folders are not
             those of the card.
     """
-    if classes.ids != classes.names:
+    if classes.ids != classes.names and (folder / CLASS_NAMES).exists():
         _check_class_names(folder / CLASS_NAMES, classes)
-    base = folder
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
-    if card.images and (folder / card.images).is_dir():
-        base = folder / card.images
+    inner = folder / card.images if card.images else folder
+    base = inner if inner.is_dir() else folder
     places = {split: getattr(card, split) for split in SPLITS}
     return ImageFiles(
         base,
@@ -41,19 +38,19 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
 
 def _list_split(base: Path, place: str, classes: Classes) -> FolderListing:
     root = base / place
-    found, loose = _list_folders(root)
-    known = set(classes.folders)
-    for label, name in enumerate(classes.folders):
+    entries = [name for name in _list_folder(root) if not name.startswith(".")]
+    found = {name for name in entries if os.path.isdir(root / name)}
+    if entries and not found:
+        raise WrongClasses(
+            f"{root} holds {len(entries)} files and no class folders; sort them into folders "
+            "(see docs/datasets.md)"
+        )
+    for name, title in zip(classes.folders, classes.names, strict=True):
         if name not in found:
-            if loose and not found:
-                raise WrongClasses(
-                    f"{root} holds {loose} files and no class folders; sort them into folders "
-                    "(docs/datasets.md tells how)"
-                )
             raise WrongClasses(
-                f"{root} has no folder '{name}', class '{classes.names[label]}' of '{classes.task}'"
+                f"{root} has no folder '{name}', class '{title}' of '{classes.task}'"
             )
-    if extra := sorted(found - known):
+    if extra := sorted(found - set(classes.folders)):
         raise WrongClasses(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
     return FolderListing(
         [
@@ -63,61 +60,40 @@ def _list_split(base: Path, place: str, classes: Classes) -> FolderListing:
     )
 
 
-def _list_folders(root: Path) -> tuple[set[str], int]:
-    """The names of the folders in a folder, hidden ones apart, and how many files it has."""
-    folders, files = set(), 0
-    try:
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.add(entry.name)
-                else:
-                    files += 1
-    except FileNotFoundError:
-        raise FileMissing(f"folder {root} is missing", root) from None
-    except OSError as error:
-        raise CompatbenchError(f"folder {root} cannot be read: {error.strerror}") from None
-    return folders, files
-
-
 def _list_images(folder: Path) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise CompatbenchError(f"folder {folder} cannot be read: {error.strerror}") from None
-    # Sorted by code point, not by the rules of some language.
+    # Sorted by code point, which no language setting changes.
     return sorted(
         name
-        for name in names
+        for name in _list_folder(folder)
         if name.lower().endswith(EXTENSIONS) and name[0] != "." and name.isprintable()
     )
 
 
+def _list_folder(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        raise FileMissing(f"folder {folder} is missing", folder) from None
+    except OSError as error:
+        raise CompatbenchError(f"folder {folder} cannot be read: {error.strerror}") from None
+
+
 def _check_class_names(path: Path, classes: Classes) -> None:
-    """Holds CoOp's ``<folder> <name>`` lines, where there are any, against the card.
+    """Compares CoOp's ``<folder> <name>`` lines, with which it ships ImageNet, with the card.
 
     Raises:
         CompatbenchError: the file cannot be read.
         WrongClasses: its names or their order are not the card's.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise CompatbenchError(f"{path} cannot be read: {error}") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    pairs = [(folder, name.strip()) for folder, _, name in (x.partition(" ") for x in lines)]
-    expected = list(zip(classes.ids, classes.names, strict=True))
+    rows = (line.partition(" ") for line in read_lines(path) if line)
     # The file lists all of ImageNet, also beside a variant of fewer classes.
-    ours = set(classes.ids)
-    kept = [pair for pair in pairs if pair[0] in ours]
-    classes.check_count(len(kept), path)
-    for label, (found, wanted) in enumerate(zip(kept, expected, strict=True)):
-        if found != wanted:
+    known = set(classes.ids)
+    found = [(folder, name.strip()) for folder, _, name in rows if folder in known]
+    classes.check_count(len(found), path)
+    expected = zip(classes.ids, classes.names, strict=True)
+    for label, (row, wanted) in enumerate(zip(found, expected, strict=True)):
+        if row != wanted:
             raise WrongClasses(
-                f"{path}: label {label} is {' '.join(found)}, on the card of '{classes.task}' it "
+                f"{path}: label {label} is {' '.join(row)}, on the card of '{classes.task}' it "
                 f"is {' '.join(wanted)}"
             )

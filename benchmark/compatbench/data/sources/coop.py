@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compatbench.data.cards.sources import CoopSplitSource
+from compatbench.data.cards import CoopSplitSource
 from compatbench.data.classes import Classes, names_by_label
-from compatbench.data.image_files import ImageFiles
-from compatbench.data.images import SPLITS, FileMissing, Sample
+from compatbench.data.images import SPLITS, Sample, read_text
+from compatbench.data.sources.image_files import ImageFiles
 from compatbench.errors import CompatbenchError
+
+FIX = "docs/datasets.md says where to get it"
 
 
 def read_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> ImageFiles:
@@ -24,10 +26,7 @@ def read_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> ImageFil
     path = folder / card.split
     samples, names = read_split(path)
     classes.check_names(names, path)
-    base = folder / card.images if card.images else folder
-    if not base.is_dir():
-        raise FileMissing(f"{base} is missing; the images of {path} lie there", base)
-    return ImageFiles(base, samples)
+    return ImageFiles(folder / card.images if card.images else folder, samples)
 
 
 def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
@@ -40,27 +39,20 @@ def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         CompatbenchError: the file is missing or breaks its format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileMissing(
-            f"split file {path} is missing; docs/datasets.md says where to get it", path
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_text(path, "split file", FIX))
+    except (ValueError, RecursionError) as error:
         raise CompatbenchError(f"split file {path} cannot be read: {error}") from None
     if not isinstance(content, dict) or not all(
         isinstance(content.get(split), list) for split in SPLITS
     ):
         raise CompatbenchError(f"split file {path}: it holds lists 'train', 'val' and 'test'")
-    samples: dict[str, list[Sample]] = {}
-    named: list[tuple[int, str]] = []
-    for split in SPLITS:
-        samples[split] = []
-        for sample, name in _read_rows(path, split, content[split]):
-            samples[split].append(sample)
-            named.append((sample.label, name))
-    if not named:
+    rows = {split: list(_read_rows(path, split, content[split])) for split in SPLITS}
+    names = names_by_label(
+        ((sample.label, name) for split in SPLITS for sample, name in rows[split]), path
+    )
+    if not names:
         raise CompatbenchError(f"split file {path} lists no image")
-    return samples, names_by_label(named, path)
+    return {split: [sample for sample, _ in rows[split]] for split in SPLITS}, names
 
 
 def _read_rows(path: Path, split: str, rows: list[Any]) -> Iterator[tuple[Sample, str]]:

@@ -1,7 +1,7 @@
 """Images of the mini suite: small drawings, painted when they are read.
 
 The drawings ship as sprite sheets of 48 × 48 tiles. A row of a split file names a
-tile and a paint seed; the seed decides colours, background and a slight turn.
+tile and a paint seed; the seed decides colours, background and a slight rotation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from PIL import Image
 from compatbench.data.images import SPLITS, Sample
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_file, sha256_json
+from compatbench.files.hashes import sha256_file, sha256_json
 
 TILE = 48
 COLUMNS = 32
+RESTORE = "restore it (git checkout, or reinstall)"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Drawing(Sample):
     paint: int
 
 
-class DrawingsSource:
+class Drawings:
     """Reads one split file of the mini suite and the sheets it names.
 
     Raises:
@@ -45,23 +46,22 @@ class DrawingsSource:
     def __init__(self, tasks_folder: Path, split: str) -> None:
         self.path = tasks_folder / split
         self._folder = self.path.parent.parent
-        groups = _by_split(self._verified(self.path))
-        self.samples: Mapping[str, Sequence[Drawing]] = {n: groups.get(n, []) for n in SPLITS}
+        self._manifest = self._folder / "manifest.json"
+        samples: dict[str, list[Drawing]] = {name: [] for name in SPLITS}
+        name = self.path.relative_to(self._folder).as_posix()
+        for split_name, drawing in _read_rows(self._verified(name)):
+            samples[split_name].append(drawing)
+        self.samples: Mapping[str, Sequence[Drawing]] = samples
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         """Hash of everything that decides these images."""
-        files = self._manifest["files"]
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
-        names.append("drawings/sets.csv")
-        missing = [name for name in names if name not in files]
-        if missing:
-            raise CompatbenchError(f"{self._folder / 'manifest.json'} does not list {missing[0]}")
-        hashes = [files[name]["sha256"] for name in names]
+        hashes = [self._listed(name) for name in (*names, "drawings/sets.csv")]
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
         """The painted drawing, RGB, 48 × 48."""
-        sheet = self._sheet(sample.sheet)
+        sheet = _decode(self._verified(f"drawings/{sample.sheet}.webp"))
         row, column = divmod(sample.tile, COLUMNS)
         tile = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         if tile.shape != (TILE, TILE, 4):
@@ -70,34 +70,30 @@ class DrawingsSource:
             )
         return _painter()(tile, self._monochrome[sample.sheet], sample.paint)
 
-    def _sheet(self, name: str) -> np.ndarray:
-        return _decode(self._verified(self._folder / "drawings" / f"{name}.webp"))
-
     @cached_property
     def _monochrome(self) -> dict[str, bool]:
-        path = self._verified(self._folder / "drawings" / "sets.csv")
+        path = self._verified("drawings/sets.csv")
         with path.open(newline="", encoding="utf-8") as file:
             return {
                 row["set"]: row["monochrome"] in ("1", "true", "True")
                 for row in csv.DictReader(file)
             }
 
-    @cached_property
-    def _manifest(self) -> dict[str, dict[str, dict[str, str]]]:
-        return _read_manifest(self._folder / "manifest.json")
-
-    def _verified(self, path: Path) -> Path:
-        """The path, once its bytes have been held against the manifest."""
-        name = path.relative_to(self._folder).as_posix()
-        entry = self._manifest["files"].get(name)
+    def _listed(self, name: str) -> str:
+        """The SHA-256 of a file, as the manifest lists it."""
+        entry = _read_manifest(self._manifest).get(name)
         if entry is None:
-            raise CompatbenchError(f"{self._folder / 'manifest.json'} does not list {name}")
+            raise CompatbenchError(f"{self._manifest} does not list {name}")
+        return entry["sha256"]
+
+    def _verified(self, name: str) -> Path:
+        """The path of a file whose bytes are those of the manifest."""
+        path, listed = self._folder / name, self._listed(name)
         if not path.is_file():
-            raise CompatbenchError(f"{path} is missing; restore it (git checkout, or reinstall)")
-        if _hash_once(path, path.stat().st_mtime_ns) != entry["sha256"]:
+            raise CompatbenchError(f"{path} is missing; {RESTORE}")
+        if _hash_once(path, path.stat().st_mtime_ns) != listed:
             raise CompatbenchError(
-                f"{path} is damaged: its SHA-256 is not the manifest's; "
-                "restore it (git checkout, or reinstall)"
+                f"{path} is damaged: its SHA-256 is not the manifest's; {RESTORE}"
             )
         return path
 
@@ -119,18 +115,11 @@ def _decode(path: Path) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _read_manifest(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, RecursionError) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
-
-
-def _by_split(path: Path) -> dict[str, list[Drawing]]:
-    groups: dict[str, list[Drawing]] = {}
-    for split, drawing in _read_rows(path):
-        groups.setdefault(split, []).append(drawing)
-    return groups
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, Drawing]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards.sources import TorchvisionSource
+from compatbench.data.cards import TorchvisionSource
 from compatbench.data.classes import Classes
-from compatbench.data.image_files import ImageFiles
 from compatbench.data.images import DataMissing, Sample
+from compatbench.data.sources.image_files import ImageFiles
 from compatbench.errors import CompatbenchError
 
-# torchvision's name of each split; FGVC's are CoOp's, of the others the test set alone is.
+# torchvision's name of each split. FGVC's splits are CoOp's; of the others only the test set is.
 SPLITS_OF = {
     "FGVCAircraft": {"train": "train", "val": "val", "test": "test"},
     "OxfordIIITPet": {"train": "trainval", "test": "test"},
@@ -23,7 +23,7 @@ def read_torchvision(root: Path, card: TorchvisionSource, classes: Classes) -> I
     """The images of a torchvision dataset, in its order.
 
     Raises:
-        CompatbenchError: it is not there or damaged, or its classes are not the card's.
+        CompatbenchError: it is missing or damaged, or its classes are not the card's.
     """
     import torchvision.datasets
 

@@ -9,11 +9,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from compatbench.data.cards.sources import WebdatasetSource
-from compatbench.data.classes import Classes
-from compatbench.data.decoding import decode_image
-from compatbench.data.image_files import fingerprint_files
-from compatbench.data.images import SPLITS, FileMissing, Sample
+from compatbench.data.cards import WebdatasetSource
+from compatbench.data.classes import CLASS_NAMES, Classes
+from compatbench.data.images import (
+    SPLITS,
+    FileMissing,
+    Sample,
+    decode_image,
+    read_lines,
+    read_text,
+)
+from compatbench.data.sources.image_files import fingerprint_files
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
@@ -31,10 +37,9 @@ class Member(Sample):
 
 
 class WebdatasetShards:
-    """Images that are read where they lie in uncompressed tar files.
+    """Images that are read from their place in uncompressed tar files.
 
-    Members are found by the tar's own directory; none is extracted, links are refused, and
-    names serve for telling images apart only.
+    None is extracted, links are refused, and names only tell images apart.
 
     Raises:
         CompatbenchError: a shard is missing, damaged or breaks the format, or the classes
@@ -42,9 +47,8 @@ class WebdatasetShards:
     """
 
     def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
-        if (names := folder / "classnames.txt").is_file():
-            found = [line.strip() for line in _read_text(names).splitlines() if line.strip()]
-            classes.check_order(found, names)
+        if (names := folder / CLASS_NAMES).is_file():
+            classes.check_order([line for line in read_lines(names) if line], names)
         places = {split: getattr(card, split) for split in SPLITS}
         self.samples = {
             split: list(_read_split(folder, place, len(classes.names))) if place else []
@@ -59,7 +63,7 @@ class WebdatasetShards:
         """The image, RGB.
 
         Raises:
-            CompatbenchError: the shard is gone, or the image is damaged.
+            CompatbenchError: the shard is missing, or the image is damaged.
         """
         try:
             with sample.shard.open("rb") as file:
@@ -71,13 +75,13 @@ class WebdatasetShards:
 
 
 def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
-    root = folder / place
-    text = _read_text(root / "nshards.txt").strip()
+    listing = folder / place / "nshards.txt"
+    text = read_text(listing).strip()
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
-        raise CompatbenchError(f"{root / 'nshards.txt'}: it holds the number of shards")
+        raise CompatbenchError(f"{listing}: it holds the number of shards")
     for number in range(int(text)):
-        path = root / f"{number}.tar"
-        for member in read_shard(path, f"{place}/{number}.tar"):
+        path = folder / place / f"{number}.tar"
+        for member in _read_shard(path, f"{place}/{number}.tar"):
             if member.label >= classes:
                 raise CompatbenchError(
                     f"{path}: {member.id} has label {member.label}; the card has {classes} classes"
@@ -85,15 +89,8 @@ def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
             yield member
 
 
-def read_shard(path: Path, name: str) -> Iterator[Member]:
-    """The images of one shard, in the order in which their labels or images stand there.
-
-    Args:
-        name: of the shard, which the samples' identities begin with.
-
-    Raises:
-        CompatbenchError: the shard is missing or damaged, or an image or its label is.
-    """
+def _read_shard(path: Path, name: str) -> Iterator[Member]:
+    """The images of one shard, in its order; their identities begin with ``name``."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -111,6 +108,7 @@ def read_shard(path: Path, name: str) -> Iterator[Member]:
                     raise CompatbenchError(f"{path}: there are two images {stem!r}")
                 else:
                     images[stem] = member.offset_data, member.size
+        whole = _is_whole(path)
     except FileNotFoundError:
         raise FileMissing(f"shard {path} is missing", path) from None
     except (tarfile.TarError, OSError, ValueError) as error:
@@ -118,7 +116,7 @@ def read_shard(path: Path, name: str) -> Iterator[Member]:
     if alone := next(iter(images.keys() ^ labels.keys()), None):
         what = "label" if alone in images else "image"
         raise CompatbenchError(f"{path}: {alone!r} has no {what}")
-    if not _is_whole(path):
+    if not whole:
         raise CompatbenchError(f"shard {path} is cut short; fetch it again")
     for stem, (start, size) in images.items():
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
@@ -138,12 +136,3 @@ def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> in
     if not (text.isascii() and text.isdigit()):
         raise CompatbenchError(f"{path}: {member.name!r} holds no label but {text!r}")
     return int(text)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileMissing(f"{path} is missing", path) from None
-    except (OSError, ValueError) as error:
-        raise CompatbenchError(f"{path} cannot be read: {error}") from None

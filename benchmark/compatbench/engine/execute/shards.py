@@ -20,7 +20,8 @@ from compatbench.engine.costs import count_costs
 from compatbench.engine.locks import locked
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_json
 from compatbench.method.registry import MethodRegistry
 
 # Of a fit whose operations are counted and were never timed: operations in a second. Only

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from compatbench.files.atomic import sha256_bytes
+from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.report.data import Kind
 from compatbench.pages.report.tidy import HOVER, tidy_svg
 from compatbench.pages.svg import BLUE, GREEN, ORANGE, render_svg, svg_style

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import compatbench
 from compatbench.data.shots import show_shots
-from compatbench.files.atomic import sha256_bytes
+from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.markdown import one_line
 from compatbench.pages.report.boards import COLUMNS, all_boards, gap_rows
 from compatbench.pages.report.canvas import MARKS

@@ -1,21 +1,41 @@
-"""Names, lists, globs, exclusions and ``all``: one way to choose things by name everywhere."""
+"""Names on cards and on the command line: how they are written, and selected."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from compatbench.errors import CompatbenchError
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
+
+# A name becomes part of a path, so it may hold neither separators nor dots alone.
+Name = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$")]
+# A method, or a config of one that a suite names: 'contcoop', 'contcoop+no-kd'.
+ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
+# A path that stays inside the folder that it is relative to.
+RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
+# The name of a card, or one that needs no card: MODEL/TAG, MODEL@FILE, MODEL/TAG@FILE,
+# local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
+BackboneName = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({_NAME}(/{_NAME})?(@{_PATH})?|(local-dir|hf):{_PATH})$"),
+]
 
 
 def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -> list[str]:
     """The known names that a selection means, in the order of ``known``.
 
     Args:
-        wanted: names, globs, ``all``, and exclusions (a name or glob behind ``!``);
+        wanted: names, globs, ``all``, and exclusions (a name or glob after ``!``);
             a string is split at commas.
-        known: every name there is.
+        known: all names.
         kind: what the names are, for the message: ``"method"``.
 
     Raises:
@@ -23,11 +43,9 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
     """
     parts = wanted.split(",") if isinstance(wanted, str) else list(wanted)
     parts = [part.strip() for part in parts if part.strip()]
-    chosen: set[str] = set()
-    if not any(not part.startswith("!") for part in parts):
-        chosen.update(known)
+    only_exclusions = all(part.startswith("!") for part in parts)
+    chosen = set(known) if only_exclusions else set()
     for part in parts:
-        exclude = part.startswith("!")
         pattern = part.removeprefix("!")
         matches = {
             name
@@ -36,12 +54,12 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
         }
         if not matches:
             raise CompatbenchError(unknown_name(pattern, known, kind))
-        chosen = chosen - matches if exclude else chosen | matches
+        chosen = chosen - matches if part.startswith("!") else chosen | matches
     return [name for name in known if name in chosen]
 
 
 def unknown_name(name: str, known: Sequence[str], kind: str) -> str:
-    """The message for a name that nothing bears, with the likeliest names."""
+    """The message for an unknown name, with the most similar known ones."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"no {kind} named '{name}'; did you mean {' or '.join(close)}?"

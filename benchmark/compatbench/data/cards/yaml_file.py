@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KIND = "kind"  # the field that tells the schemas of a union apart
 MOST_VALUES = 1_000_000  # of a card with its aliases written out
 MOST_BITS = 63
+Location = tuple[int | str, ...]
 
 
 class Loader(SAFE_LOADER):
@@ -42,18 +44,22 @@ class CardModel(BaseModel):
 Card = TypeVar("Card", bound=CardModel)
 
 
-def read_card(path: Path, model: type[Card]) -> Card:
+def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Card:
     """Reads one card.
 
-    A card whose model has a field ``extends`` may name another in the same folder, whose
-    fields it takes where it gives none of its own.
+    A card whose model has a field ``extends`` may name another card, whose fields it takes
+    where it gives none of its own. That card is in the same folder, or else built in.
+
+    Args:
+        builtin: the folder of the built-in cards.
 
     Raises:
         CompatbenchError: the file is missing, is not YAML, or breaks the model's schema.
     """
     values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
-        values = _base_values(path, base, model, _line_of(text, ("extends",))) | values
+        where = f"{path}:{_line_of(text, ('extends',))}: field 'extends'"
+        values = _base_values(path, base, model, builtin, where) | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -66,35 +72,28 @@ def read_card(path: Path, model: type[Card]) -> Card:
         line = _line_of(text, location)
         message = {
             "missing": f"field '{field}' is missing; add it",
-            "extra_forbidden": f"field '{field}' is not known; remove it or mend its name",
+            "extra_forbidden": f"field '{field}' is not known; remove it or correct its name",
         }.get(first["type"], f"field '{field}': {first['msg']}")
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
 
 
-def _without_tags(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
-    """A location as the file has it: pydantic puts a union's tag in as if it were a field."""
-    kept: list[int | str] = []
-    for part in location:
-        if isinstance(values, dict) and part not in values and part == values.get(KIND):
-            continue
-        kept.append(part)
-        values = values.get(part) if isinstance(values, dict) else None
-    return tuple(kept)
-
-
-def _base_values(path: Path, base: str, model: type[Card], line: int) -> dict[str, Any]:
+def _base_values(
+    path: Path, base: str, model: type[Card], builtin: Path | None, where: str
+) -> dict[str, Any]:
     """The fields of the card that another extends."""
-    base_path = path.parent / f"{base}.yaml"
-    if not base_path.is_file():
-        raise CompatbenchError(f"{path}:{line}: field 'extends': there is no {base_path}")
+    places = [folder / f"{base}.yaml" for folder in (path.parent, builtin) if folder is not None]
+    base_path = next((place for place in places if place.is_file()), None)
+    if base_path is None:
+        raise CompatbenchError(f"{where}: there is no {' and no '.join(map(str, places))}")
     values, _ = _parse(base_path)
     if "extends" in values:
-        raise CompatbenchError(f"{path}:{line}: field 'extends': {base} extends a card itself")
+        raise CompatbenchError(f"{where}: {base} extends a card itself")
     read_card(base_path, model)
     return values
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
+    """A card's values and its text. Paths of plug-ins are relative to the card's folder."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -110,14 +109,20 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
+    if isinstance(plugins := values.get("plugins"), list):
+        folder = path.parent.resolve()
+        values["plugins"] = [
+            folder / os.path.expanduser(plugin) if isinstance(plugin, str) else plugin
+            for plugin in plugins
+        ]
     return values, text
 
 
 def _count_values(value: Any, known: dict[int, int]) -> int:
-    """How many values there are, those behind aliases as often as they are meant.
+    """The number of values, those behind an alias counted at each of its uses.
 
     Raises:
-        ValueError: they are too many, one holds itself, or one is no plain value.
+        ValueError: they are too many, one contains itself, or one is no plain value.
     """
     if isinstance(value, (dict, list)):
         if known.get(id(value)) == 0:
@@ -141,23 +146,30 @@ def _count_values(value: Any, known: dict[int, int]) -> int:
     return 1
 
 
-def _line_of(text: str, location: tuple[int | str, ...]) -> int:
+def _without_tags(location: Location, values: Any) -> Location:
+    """A location as the file has it: pydantic adds a union's tag as if it were a field."""
+    kept: list[int | str] = []
+    for part in location:
+        if isinstance(values, dict) and part not in values and part == values.get(KIND):
+            continue
+        kept.append(part)
+        values = values.get(part) if isinstance(values, dict) else None
+    return tuple(kept)
+
+
+def _line_of(text: str, location: Location) -> int:
     """The line of the deepest part of ``location`` that a card's text has."""
     node: yaml.Node | None = yaml.compose(text, Loader)
     line = 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part >= len(node.value):
-                return line
-            item: yaml.Node = node.value[part]
-            line, node = item.start_mark.line + 1, item
+            pairs = {str(key.value): (key, value) for key, value in reversed(node.value)}
+        elif isinstance(node, yaml.SequenceNode):
+            pairs = {str(number): (item, item) for number, item in enumerate(node.value)}
         else:
             return line
+        if str(part) not in pairs:
+            return line
+        key, node = pairs[str(part)]
+        line = key.start_mark.line + 1
     return line
