@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from synthetic_results import make_method, make_page, make_row
 
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodInfo, MethodResults
 

@@ -9,9 +9,9 @@ from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.answers import own_answers, question_order, section_answers
-from compatbench.pages.page import render_page
-from compatbench.pages.questions import ablation_table, shots_table
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.suite_tables import ablation_table, shots_table
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")
@@ -109,7 +109,7 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
     ablation = replace(ablation_page(), name="parts", title="Parts", note="")
     shots = replace(shots_page(), name="by-shots", title="Fewer images", note="One draw.")
     page = make_page(variant("contcoop", (50, 60, 52, 62)), sections=(ablation, shots))
-    text = render_page([page])
+    text = render_leaderboard([page])
     start = text.index("### By dataset")
     assert start < text.index("### Fewer images") < text.index("### Parts") < text.index("### Det")
     assert text.count("Ranked by H.") == 1
@@ -123,7 +123,7 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
 def test_a_section_that_asks_nothing_else_gets_a_ranking() -> None:
     plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
     section = make_page(plain, mapped, name="others", title="Other models")
-    text = render_page([make_page(plain, sections=(section,))])
+    text = render_leaderboard([make_page(plain, sections=(section,))])
     text = text[text.index("### Other models") : text.index("### Details")]
     ranking, through = text.split("<details>")
     assert "[contcoop][2412.20895]" in ranking
@@ -140,12 +140,12 @@ def test_what_a_section_lacks_is_listed_with_it() -> None:
         methods["contcoop+cross"], rows=methods["contcoop+cross"].rows[:-1]
     )
     section = replace(page, results=replace(page.results, methods=methods))
-    text = render_page([make_page(variant("contcoop", (50, 50, 50, 50)), sections=(section,))])
+    text = render_leaderboard([make_page(variant("contcoop", (50, 50, 50, 50)), sections=(section,))])
     assert "#### Failed and missing" in text
 
 
 def test_a_suite_without_results_may_have_a_section_with_some() -> None:
-    text = render_page([make_page(sections=(ablation_page(),))])
+    text = render_leaderboard([make_page(sections=(ablation_page(),))])
     assert "There are no results yet." in text
     assert "contcoop+cross" in text
 

@@ -25,10 +25,10 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.pages.console import print_main_table
+from compatbench.pages.terminal import print_ranking
 from compatbench.pages.markdown import escape, one_line, percent, signed, table
-from compatbench.pages.page import render_page
-from compatbench.pages.suitepage import SuitePage, TaskFacts
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.store import MethodInfo, MethodResults
 
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
@@ -85,7 +85,7 @@ def cells_of(text: str) -> list[list[str]]:
 
 
 def test_headings_in_order() -> None:
-    headings = re.findall(r"^#+ .*$", render_page([whole_page()]), re.MULTILINE)
+    headings = re.findall(r"^#+ .*$", render_leaderboard([whole_page()]), re.MULTILINE)
     assert headings == [
         "# Leaderboard",
         "## Tiny suite",
@@ -101,7 +101,7 @@ def test_headings_in_order() -> None:
 
 def test_what_lies_behind_the_ranking_is_folded_away() -> None:
     page = whole_page()
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert re.findall("<summary>(.*)</summary>", text) == [
         "Average ranks",
         "Old model → New model",
@@ -118,7 +118,7 @@ def test_what_lies_behind_the_ranking_is_folded_away() -> None:
 
 
 def test_main_table() -> None:
-    text = section(render_page([whole_page()]), "### Old model → New model, 4 shots")
+    text = section(render_leaderboard([whole_page()]), "### Old model → New model, 4 shots")
     header, rule, *rows = cells_of(text.split("<details>")[0])
     assert header[:3] == ["Rank", "Method", "Depth"]
     assert all(cell.endswith(":") for cell in (rule[0], *rule[3:]))
@@ -157,7 +157,7 @@ def test_what_breaks_is_told_from_flips_and_gains() -> None:
         for backbone in ("old", "new")
     ]
     page = make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60))
-    text = render_page([page])
+    text = render_leaderboard([page])
     shown = cells_of(folded(text, "Old model → New model"))[2]
     # Expected of independent errors: the mean of 70 % × 34 % and 60 % × 44 % is 25.1 %.
     assert shown[1:] == ["8.0", "4.0", "0.32", "6.0", "2.0 → 5.0", "1 of 2", "-4.0 (Dogs)"]
@@ -173,7 +173,7 @@ def test_a_method_that_is_refused_on_some_datasets_has_no_h_and_stands_below_all
         for seed in (1, 2)
     ]  # fmt: skip
     page = make_page(flat(ZEROSHOT, 40, 60), flat(COOP, 1, 1), make_method(PROBE, rows))
-    text = section(render_page([page]), "### Old model → New model, 4 shots")
+    text = section(render_leaderboard([page]), "### Old model → New model, 4 shots")
     last = cells_of(text)[-1]
     assert last[0] == "–"
     assert last[4:7] == ["not transferable", "–", "–"]
@@ -181,7 +181,7 @@ def test_a_method_that_is_refused_on_some_datasets_has_no_h_and_stands_below_all
 
 
 def test_failures_and_missing_rows_are_listed() -> None:
-    rows = cells_of(section(render_page([whole_page()]), "### Failed and missing"))[2:]
+    rows = cells_of(section(render_leaderboard([whole_page()]), "### Failed and missing"))[2:]
     assert rows == [
         [
             "Gone", "failed", "1", "cats, 4 shots, seed 1, on old",
@@ -192,7 +192,7 @@ def test_failures_and_missing_rows_are_listed() -> None:
 
 
 def test_dataset_tables_have_no_mean_where_a_cell_is_missing() -> None:
-    rows = cells_of(folded(render_page([whole_page()]), "Source accuracy: Old model"))
+    rows = cells_of(folded(render_leaderboard([whole_page()]), "Source accuracy: Old model"))
     assert rows[0] == ["Method", "Cats", "Dogs", "Mean"]
     assert rows[-1] == ["Gone", "–", "56.0", "–"]
     assert rows[2:5] == [
@@ -206,7 +206,7 @@ def test_the_most_shots_are_ranked_first_and_the_fewer_are_folded() -> None:
     expected = replace(TWO_BY_TWO, shots=(4, 16))
     rows = make_pairs(dict.fromkeys(CELLS, (50, 50)))
     rows += make_pairs(dict.fromkeys(CELLS, (70, 70)), shots=16)
-    page = render_page(
+    page = render_leaderboard(
         [make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60), expected=expected)]
     )
     most = section(page, "### Old model → New model, 16 shots")
@@ -227,7 +227,7 @@ def test_variants_show_both_sides_and_their_mean() -> None:
         rows += make_pairs({cell: both for cell in CELLS if cell[0] == "cats"}, test_set=variant)
     page = make_page(make_method(COOP, rows), expected=expected)
     facts = {"cats-flat": TaskFacts("Flat", "MIT"), "cats-3d": TaskFacts("3D", "MIT")}
-    text = render_page([replace(page, tasks={**page.tasks, **facts})])
+    text = render_leaderboard([replace(page, tasks={**page.tasks, **facts})])
     table = cells_of(folded(text, "Cats: Old model → New model"))
     assert table[0] == ["Method", "Cats", "Flat", "3D", "Mean of variants"]
     assert [cell.replace("*", "") for cell in table[2][1:]] == [
@@ -237,7 +237,7 @@ def test_variants_show_both_sides_and_their_mean() -> None:
         "30.0 → 20.0",
     ]
     fewer = make_method(COOP, [row for row in rows if row.test_set != "cats-3d"])
-    text = render_page([replace(page, results=make_page(fewer).results)])
+    text = render_leaderboard([replace(page, results=make_page(fewer).results)])
     assert cells_of(folded(text, "Cats: Old model → New model"))[2][-1] == "– → –"
     assert "cats/cats-3d, 4 shots, seed 1, on old" in text
 
@@ -247,7 +247,7 @@ def test_settings_and_provenance_are_joined() -> None:
     second = replace(
         flat(PROBE, 60, 50), differs={"epochs": (200, 50)}, provenance={"torch": ("2.5", "2.6")}
     )
-    text = render_page([make_page(first, second, views=8, max_steps=200)])
+    text = render_leaderboard([make_page(first, second, views=8, max_steps=200)])
     settings = folded(text, "Settings that differ from the published recipes")
     assert "8 cached augmentations per training image, and at most 200 optimiser steps" in section(
         text, "### Details"
@@ -264,16 +264,16 @@ def test_settings_and_provenance_are_joined() -> None:
 def test_rows_that_cannot_be_of_one_model_are_pointed_out() -> None:
     other = flat(PROBE, 60, 50)
     rows = [other.rows[0].model_copy(update={"zero_shot_correct": 41}), *other.rows[1:]]
-    text = render_page([make_page(flat(COOP, 60, 50), replace(other, rows=tuple(rows)))])
+    text = render_leaderboard([make_page(flat(COOP, 60, 50), replace(other, rows=tuple(rows)))])
     assert "`old` on `cats`" in section(text, "### Rows that disagree")
 
 
 def test_a_suite_without_results_says_so() -> None:
-    text = render_page([make_page()])
+    text = render_leaderboard([make_page()])
     assert "There are no results yet." in text
     assert "compatbench run --suite tiny --methods all" in text
     with pytest.raises(CompatbenchError):
-        render_page([make_page(name="tiny; rm -r")])
+        render_leaderboard([make_page(name="tiny; rm -r")])
 
 
 @given(st.randoms(use_true_random=False))
@@ -286,7 +286,7 @@ def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None
         for one in methods
     ]
     again = replace(page, results=make_page(*shuffled).results)
-    assert render_page([again]) == render_page([page])
+    assert render_leaderboard([again]) == render_leaderboard([page])
 
 
 def kinds(text: str) -> list[str]:
@@ -337,7 +337,7 @@ def hostile_page(text: str) -> SuitePage:
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_no_file_or_card_can_inject_markup(text: str) -> None:
-    assert kinds(render_page([hostile_page(text)])) == kinds(render_page([hostile_page("plain")]))
+    assert kinds(render_leaderboard([hostile_page(text)])) == kinds(render_leaderboard([hostile_page("plain")]))
 
 
 @pytest.mark.parametrize("text", ["http://x.y", "www.x.y", "WWW.x.y", "ftp://x.y", "a@x.y"])
@@ -371,7 +371,7 @@ def test_numbers_are_shown_with_one_decimal_and_no_negative_zero() -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_console_shows_the_main_table_at_any_width(width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_main_table(console, whole_page())
+    print_ranking(console, whole_page())
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).split())
@@ -384,7 +384,7 @@ def test_the_console_shows_the_main_table_at_any_width(width: int) -> None:
 def test_the_console_takes_no_markup_from_files() -> None:
     info = replace(COOP, title="[bold]x[/nope]\x1b[31m")
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_main_table(console, make_page(flat(info, 60, 50)))
+    print_ranking(console, make_page(flat(info, 60, 50)))
     text = console.export_text()
     assert "[bold]x[/nope] [31m" in text
 

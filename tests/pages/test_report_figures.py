@@ -25,7 +25,7 @@ from compatbench.pages.report.figures import (
 from compatbench.pages.report.inline import VARIABLES, inline_svg
 from compatbench.pages.report.labels import place_labels
 from compatbench.pages.report.tidy import SVG, XLINK, tidy_svg
-from compatbench.pages.svg import render_svg
+from compatbench.pages.figures.svg import render_svg
 from compatbench.results.measures import Expected
 
 

@@ -25,8 +25,8 @@ from compatbench.pages.markdown import one_line
 from compatbench.pages.report.boards import all_boards
 from compatbench.pages.report.figures import plan_drawings
 from compatbench.pages.report.page import render_report
-from compatbench.pages.report.publish import report_pages
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.html_report import report_pages
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.store import write_results
 
 

@@ -18,8 +18,9 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.figures import FIGURES
-from compatbench.pages.publish import RESULTS, write_pages
+from compatbench.pages.figures.plan import FIGURES
+from compatbench.pages.leaderboard import write_pages
+from compatbench.pages.suite_page import RESULTS
 from compatbench.results.store import (
     MethodInfo,
     MethodResults,
@@ -67,7 +68,7 @@ def publish(
         write_results(folder, merge_results(old, results, keys))
     if suite.publish:
         if (out / RESULTS / FIGURES).is_dir():
-            from compatbench.pages.report.publish import write_report
+            from compatbench.pages.html_report import write_report
 
             write_report(out)
         write_pages(out, suite)

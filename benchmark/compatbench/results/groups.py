@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Pair, Standing, Upgrade, compute_standing
 from compatbench.results.ranks import Ranked, rank_methods
 

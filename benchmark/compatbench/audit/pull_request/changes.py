@@ -11,7 +11,7 @@ from compatbench.files.project_folders import methods_folder
 from compatbench.method import Method
 from compatbench.method.code_hash import class_files
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.suite_page import RESULTS
 
 KINDS = {
     "benchmark/compatbench/": "harness",

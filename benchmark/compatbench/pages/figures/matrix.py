@@ -1,47 +1,54 @@
-"""The upgrade matrix: what the old module gives on the new model, methods by datasets."""
+"""The upgrade matrix: the gain of the old module on the new model, methods by datasets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.pages.markdown import NOTHING, signed
-from compatbench.pages.report.canvas import INK, Hover, cut, new_figure
-from compatbench.pages.report.data import UpgradeFigures
-from compatbench.pages.svg import BLUE, GREY, RED
+from compatbench.pages.figures.style import INK, Hover, new_figure, shorten
+from compatbench.pages.figures.svg import BLUE, GREY, RED
+from compatbench.pages.markdown import signed
+from compatbench.pages.ranking import RankingRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FULL = 15.0  # points, from which on the colour grows no stronger
-_STRONGEST = 0.75  # of a colour's opacity; print on it stays readable
+_STRONGEST = 0.75  # of a colour's opacity; text on it stays readable
 _SHADE = 0.025  # fewer shades, fewer styles in the file
 
 
-def draw_matrix(data: UpgradeFigures, hover: Hover) -> Figure:
-    """Gain over the target's zero-shot by method and dataset: blue helps, red harms."""
+def draw_matrix(
+    rows: Sequence[RankingRow], tasks: Sequence[str], titles: Sequence[str], hover: Hover
+) -> Figure:
+    """Gain over the target's zero-shot by method and dataset: blue helps, red harms.
+
+    Args:
+        titles: of the tasks.
+    """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
     from matplotlib.transforms import Affine2D
 
-    rows, columns = data.methods, [*data.tasks, "mean"]
-    names = [cut(one.title) for one in rows]
+    columns = [*titles, "mean"]
+    names = [shorten(row.title) for row in rows]
     room = (0.3 + 0.068 * max(map(len, names)), 0.5 + 0.045 * max(map(len, columns)))
     figure = new_figure(room[0] + 0.48 * len(columns), room[1] + 0.165 * len(rows))
     axes = figure.subplots()
     shades: dict[tuple[str, float], list[Path]] = {}
-    for row, one in enumerate(rows):
-        for column, gain in enumerate((*one.gains, one.gain)):
-            # The mean stands apart from what it is the mean of.
-            left = column + (0.25 if column == len(data.tasks) else 0)
-            cell = Path.unit_rectangle().transformed(
-                Affine2D().scale(0.97, 0.93).translate(left, row)
-            )
+    # The mean stands apart from what it is the mean of.
+    lefts = [*range(len(tasks)), len(tasks) + 0.25]
+    for top, row in enumerate(rows):
+        for left, task in zip(lefts, [*tasks, None], strict=True):
+            gain = row.value("gain", task)
+            transform = Affine2D().scale(0.97, 0.93).translate(left, top)
             if shade := _shade(gain):
+                cell = Path.unit_rectangle().transformed(transform)
                 shades.setdefault(shade, []).append(cell)
             axes.text(
                 left + 0.5,
-                row + 0.5,
-                NOTHING if gain is None else signed(gain),
+                top + 0.5,
+                signed(gain),
                 fontsize=7,
                 horizontalalignment="center",
                 verticalalignment="center_baseline",
@@ -54,15 +61,15 @@ def draw_matrix(data: UpgradeFigures, hover: Hover) -> Figure:
         )
         axes.add_patch(shape)
         shape.set_clip_path(None)
-    edges = [i + 0.5 for i in range(len(data.tasks))] + [len(data.tasks) + 0.75]
-    axes.set_xticks(edges, columns, rotation=35, ha="left", rotation_mode="anchor")
+    axes.set_xticks(
+        [left + 0.5 for left in lefts], columns, rotation=35, ha="left", rotation_mode="anchor"
+    )
     axes.set_yticks([row + 0.5 for row in range(len(rows))], names)
     axes.set_xlim(0, len(columns) + 0.25)
     axes.set_ylim(len(rows), 0)
     axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
     axes.grid(False)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
     return figure
 
 

@@ -1,30 +1,38 @@
-"""How figures of the report look, and how one becomes bytes: titles to hover over, a digest."""
+"""What figures of the report look like, and how a figure becomes an SVG file."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from compatbench.files.atomic import sha256_bytes
-from compatbench.pages.report.data import Kind
-from compatbench.pages.report.tidy import HOVER, tidy_svg
-from compatbench.pages.svg import BLUE, GREEN, ORANGE, render_svg, svg_style
+from compatbench.pages.figures.compact_svg import HOVER, compact_svg
+from compatbench.pages.figures.svg import BLUE, COLOURS, GREEN, ORANGE, render_svg, svg_style
+from compatbench.pages.ranking import Kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
 
-# Shape and colour say the same, for those who see one of them alone.
+# Shape and colour say the same, for readers who can tell only one of them apart.
 MARKS: dict[Kind, tuple[str, str, str]] = {
     "shallow": ("o", ORANGE, "shallow"),
     "deep": ("s", BLUE, "deep"),
     "floor": ("D", INK, "zero-shot"),
-    "aligned": ("^", GREEN, "re-attached through a map"),
+    "transferred": ("^", GREEN, "through a transfer"),
+}
+
+# What report.css calls the colours of a figure; it has one of each for light and dark schemes.
+COLOUR_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--line)",
+    PAPER: "var(--paper)",
+    **{colour: f"var(--{name})" for name, colour in COLOURS.items()},
 }
 
 _STYLE: dict[Any, Any] = {
@@ -67,14 +75,19 @@ class Hover:
 
 
 @contextmanager
-def report_style() -> Iterator[None]:
-    """The style of the report's figures, on top of that of all."""
+def report_style(salt: str = "compatbench") -> Iterator[None]:
+    """The style of the report's figures, on top of that of all figures.
+
+    Args:
+        salt: makes the ids in a figure's file different from those in others.
+    """
     import matplotlib
 
     with svg_style(), warnings.catch_warnings():
-        # Words stay words in the file, so that a sign the measuring font lacks is no loss.
+        # Text stays text in the file, so a glyph that the measuring font lacks is no loss.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams["svg.hashsalt"] = salt
         yield
 
 
@@ -85,25 +98,26 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=72, layout="constrained")
 
 
-def draw_svg(draw: Callable[[Any, Hover], Figure], data: object, label: str) -> bytes:
-    """The figure that a function draws from data, as SVG, with a digest of the data and the
-    version of matplotlib at its end.
+def draw_svg(draw: Callable[[Hover], Figure], facts: object, name: str, label: str) -> bytes:
+    """A figure as SVG, with a digest of its data and the version of matplotlib at its end.
 
     Args:
+        facts: all that the figure shows, with a ``repr`` that is always the same.
+        name: differs from that of any other figure of a page.
         label: what the figure shows, for readers who do not see it.
     """
     hover = Hover()
-    with report_style():
-        svg = render_svg(draw(data, hover))
-    by = f"{sha256_bytes(repr(data).encode())} by matplotlib {version('matplotlib')}"
-    return f"{tidy_svg(svg, hover.titles, label)}<!-- drawn from {by} -->\n".encode()
+    with report_style(name):
+        svg = render_svg(draw(hover))
+    by = f"{sha256_bytes(repr(facts).encode())} by matplotlib {version('matplotlib')}"
+    return f"{compact_svg(svg, hover.titles, label)}<!-- drawn from {by} -->\n".encode()
 
 
 def is_current(committed: bytes, rendered: bytes) -> bool:
     """Whether a file shows what the results give now.
 
     The same data give the same bytes with the same matplotlib. Another version may place
-    a tick elsewhere; then the digest of the data and the figures written in the file decide.
+    a tick differently; then the digest of the data and the titles of the marks decide.
     """
     signatures = [_SIGNATURE.search(svg) for svg in (committed, rendered)]
     if not all(signatures):
@@ -114,24 +128,25 @@ def is_current(committed: bytes, rendered: bytes) -> bool:
     return digest == expected and _TITLE.findall(committed) == _TITLE.findall(rendered)
 
 
-def cut(title: str, longest: int = 28) -> str:
-    """A title that leaves an axis room enough beside it."""
+def shorten(title: str, longest: int = 28) -> str:
+    """A title that leaves enough room for the axes beside it."""
     return title if len(title) <= longest else title[: longest - 1] + "…"
 
 
-def in_points(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def legend_kinds(figure: Figure, kinds: Sequence[Kind], **options: Any) -> None:
-    """One legend for the marks of the kinds that are there, above the axes."""
+def add_legend(figure: Figure, handles: Iterable[tuple[str, str, str]], columns: int = 9) -> None:
+    """One legend above the axes, of marks given by shape, colour and label."""
     from matplotlib.lines import Line2D
 
-    handles = [
+    lines = [
         Line2D([], [], linestyle="", marker=mark, color=colour, label=label, markersize=5)
-        for kind, (mark, colour, label) in MARKS.items()
-        if kind in kinds
+        for mark, colour, label in handles
     ]
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.2, **options
+        handles=lines, loc="outside upper left", ncols=min(len(lines), columns), handletextpad=0.2
     )
+
+
+def add_kind_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
+    """The legend of the marks of these kinds."""
+    there = set(kinds)
+    add_legend(figure, [mark for kind, mark in MARKS.items() if kind in there])
