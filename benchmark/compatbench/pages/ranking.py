@@ -9,7 +9,6 @@ from typing import Literal
 from compatbench.data.shots import count_shots
 from compatbench.pages.markdown import NOTHING, bounds, duration, one_line, percent, signed, spread
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.gaps import find_gaps
 from compatbench.results.intervals import measure_interval
 from compatbench.results.measures import Mean, Measure, Standing, Upgrade
 from compatbench.results.ranks import Ranked
@@ -237,7 +236,7 @@ def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
 def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
     """Method, kind, number of rows, first place and reason of all that failed or is missing."""
     rows = []
-    for gap in find_gaps(page.results, page.expected):
+    for gap in page.gaps():
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
         first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"

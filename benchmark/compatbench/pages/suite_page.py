@@ -10,6 +10,7 @@ from pathlib import Path
 from compatbench.data.cards import SuiteCard, backbone_cards, task_cards
 from compatbench.data.cards.suites import suite_tasks, suite_variants
 from compatbench.results.aligned import copied_name
+from compatbench.results.gaps import Gap, find_gaps
 from compatbench.results.measures import (
     Expected,
     Standing,
@@ -117,14 +118,24 @@ class SuitePage:
         self, methods: Iterable[MethodResults], upgrade: Upgrade, shots: int
     ) -> list[Standing]:
         """How these methods do on one upgrade."""
-        found = []
-        for method in methods:
-            expected = self.expected
-            if self.whole is not None and not method.info.learns:
-                # Measured once for all seeds and shots, so any row of the suite will do.
-                expected = replace(expected, seeds=self.whole.seeds, shots=self.whole.shots)
-            found.append(compute_standing(method, expected, upgrade, shots))
+        return [
+            compute_standing(method, self._expected_of(method), upgrade, shots)
+            for method in methods
+        ]
+
+    def gaps(self) -> list[Gap]:
+        """What failed or is missing, by method and reason."""
+        found: list[Gap] = []
+        for name, method in sorted(self.results.methods.items()):
+            alone = replace(self.results, methods={name: method})
+            found += find_gaps(alone, self._expected_of(method))
         return found
+
+    def _expected_of(self, method: MethodResults) -> Expected:
+        if self.whole is None or method.info.learns:
+            return self.expected
+        # Measured once for all seeds and shots, so any row of the suite will do.
+        return replace(self.expected, seeds=self.whole.seeds, shots=self.whole.shots)
 
     def restrict(self, only: Restriction) -> SuitePage:
         """The page of a part of the suite: means are taken over exactly that part."""

@@ -1,4 +1,4 @@
-"""What a suite asks beyond a ranking: shots, ablations, and suites that are sections of others."""
+"""What a suite measures besides rankings: shots, ablations, transfers, sections of other suites."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.pages.answers import own_answers, question_order, section_answers
-from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.suite_tables import ablation_table, shots_table
+from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
+from compatbench.pages.ranking_tables import transfer_table
 from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_tables import ablation_table, shots_table
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")
@@ -19,7 +19,7 @@ CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
 
 
-def table_of(lines: list[str]) -> list[list[str]]:
+def cells_of(lines: list[str]) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
@@ -29,6 +29,11 @@ def variant(name: str, right: tuple[int, int, int, int], **config: object) -> Me
     figures = {cell: (value, value) for cell, value in zip(CELLS, right, strict=True)}
     settings = {"attention": "self", "weight": 8.0} | config
     return make_method(info, make_pairs(figures, method=name), config=settings)
+
+
+def with_methods(page: SuitePage, **methods: MethodResults) -> SuitePage:
+    known = dict(page.results.methods) | methods
+    return replace(page, results=replace(page.results, methods=known))
 
 
 def ablation_page() -> SuitePage:
@@ -42,10 +47,10 @@ def ablation_page() -> SuitePage:
 
 
 def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> None:
-    header, _, *rows = table_of(ablation_table(ablation_page(), UPGRADE, 4))
+    header, _, *rows = cells_of(ablation_table(ablation_page(), UPGRADE, 4))
     assert header == ["Config", "Change", "Source", "Target", "H", "95 % of H"]
     assert rows == [
-        # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval holds 0.
+        # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval contains 0.
         ["contcoop+no-kd", "`weight`: 8.0 → 0.0", "-0.5", "-0.5", "-0.5", "-4.0 to +3.0"],
         # Both lose 5.
         [
@@ -57,14 +62,13 @@ def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> N
 
 def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
     page = ablation_page()
-    methods = dict(page.results.methods)
-    methods["contcoop"] = replace(methods["contcoop"], rows=methods["contcoop"].rows[:-1])
-    page = replace(page, results=replace(page.results, methods=methods))
-    for row in table_of(ablation_table(page, UPGRADE, 4))[2:]:
+    base = page.results.methods["contcoop"]
+    page = with_methods(page, contcoop=replace(base, rows=base.rows[:-1]))
+    for row in cells_of(ablation_table(page, UPGRADE, 4))[2:]:
         assert row[4:] == ["–", "–"]
-    del methods["contcoop"]
+    methods = {name: one for name, one in page.results.methods.items() if name != "contcoop"}
     alone = replace(page, results=replace(page.results, methods=methods))
-    for row in table_of(ablation_table(alone, UPGRADE, 4))[2:]:
+    for row in cells_of(ablation_table(alone, UPGRADE, 4))[2:]:
         assert row[1:] == ["–"] * 5
 
 
@@ -78,31 +82,43 @@ def shots_page() -> SuitePage:
 
 def test_shots_stand_side_by_side_the_fewest_first() -> None:
     page = shots_page()
-    header, _, *rows = table_of(shots_table(page, UPGRADE, "h"))
+    header, _, *rows = cells_of(shots_table(page, UPGRADE, "h"))
     assert header == ["Method", "4", "16"]
     assert rows == [
         ["[CoOp][2109.01134]", "37.5", "**70.0**"],
         ["[Zero-shot][2103.00020] (floor)", "**48.0**", "48.0"],
     ]
-    assert table_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
-
-
-def test_shots_without_a_cell_have_no_mean() -> None:
-    page = shots_page()
+    assert cells_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
     coop = page.results.methods["coop"]
     rows = tuple(row for row in coop.rows if (row.shots, row.task) != (4, "dogs"))
-    methods = {**page.results.methods, "coop": replace(coop, rows=rows)}
-    page = replace(page, results=replace(page.results, methods=methods))
-    assert table_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
+    page = with_methods(page, coop=replace(coop, rows=rows))
+    assert cells_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
 
 
-def test_questions_are_told_from_a_suite_s_matrix() -> None:
-    assert own_answers(make_page(variant("contcoop", (50, 60, 52, 62)))) == []
-    assert [answer.title for answer in own_answers(ablation_page())] == ["Part by part"]
-    assert [answer.title for answer in own_answers(shots_page())] == ["By shots"]
+def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> None:
+    page = make_page(
+        variant("contcoop", (50, 60, 52, 62)),
+        variant("contcoop+aligned", (55, 65, 57, 67)),
+        variant("other+aligned", (20, 20, 20, 20)),
+    )
+    [words] = page.transferred
+    assert [one.info.name for one in page.copied] == ["contcoop"]
+    assert [one.info.name for one in page.transferred[words]] == ["contcoop", "other"]
+    first, second = cells_of(transfer_table(page, words, UPGRADE, 4))[2:]
+    assert first[3:] == ["56.0 → 61.0 ± 1.4", "56.0 → 61.0 ± 1.4", "-4.0 → +1.0"]
+    assert second[0] == "2"
+    assert second[3:] == ["– → 20.0 ± 0.0", "– → 20.0 ± 0.0", "– → -40.0"]
+    text = render_leaderboard([page])
+    assert "### Attached through: words" in text
+    assert "| contcoop+aligned" not in text
+
+
+def test_the_parts_of_a_suite_follow_from_its_matrix() -> None:
+    assert extra_parts(make_page(variant("contcoop", (50, 60, 52, 62)))) == []
+    assert extra_parts(ablation_page()) == ["ablation"]
+    assert extra_parts(shots_page()) == ["shots"]
     retrained = replace(shots_page(), expected=replace(TWO_BY_TWO, retrained=True))
-    assert [answer.title for answer in own_answers(retrained)] == ["Kept against retrained"]
-    assert own_answers(make_page(expected=replace(TWO_BY_TWO, shots=(4, 16)))) == []
+    assert extra_parts(retrained) == ["retained"]
 
 
 def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
@@ -115,45 +131,32 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
     assert text.count("Ranked by H.") == 1
     assert "> **Note.** One draw." in text
     assert "compatbench run --suite parts --methods all" in text
-    assert "By shots" not in text  # its one question needs no heading of its own
+    assert "By shots" not in text  # its only part needs no heading of its own
     assert "[2109.01134]: https" in text  # a paper that only a section cites
-    assert sorted([shots, ablation], key=question_order) == [shots, ablation]
+    assert section_order([ablation, shots]) == [shots, ablation]
 
 
-def test_a_section_that_asks_nothing_else_gets_a_ranking() -> None:
+def test_a_section_that_adds_nothing_else_gets_a_ranking() -> None:
     plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
     section = make_page(plain, mapped, name="others", title="Other models")
     text = render_leaderboard([make_page(plain, sections=(section,))])
     text = text[text.index("### Other models") : text.index("### Details")]
     ranking, through = text.split("<details>")
     assert "[contcoop][2412.20895]" in ranking
-    assert "aligned" not in ranking
-    assert "<summary>Re-attached through a map: Old model → New model, 4 shots</summary>" in through
+    assert "<summary>Attached through words: Old model → New model, 4 shots</summary>" in through
     assert "56.0 → 55.0 ± 0.0" in through
-    assert section_answers(make_page()) == []
 
 
-def test_what_a_section_lacks_is_listed_with_it() -> None:
+def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results() -> None:
     page = ablation_page()
-    methods = dict(page.results.methods)
-    methods["contcoop+cross"] = replace(
-        methods["contcoop+cross"], rows=methods["contcoop+cross"].rows[:-1]
-    )
-    section = replace(page, results=replace(page.results, methods=methods))
-    text = render_leaderboard([make_page(variant("contcoop", (50, 50, 50, 50)), sections=(section,))])
-    assert "#### Failed and missing" in text
-
-
-def test_a_suite_without_results_may_have_a_section_with_some() -> None:
-    text = render_leaderboard([make_page(sections=(ablation_page(),))])
+    cross = page.results.methods["contcoop+cross"]
+    page = with_methods(page, **{"contcoop+cross": replace(cross, rows=cross.rows[:-1])})
+    text = render_leaderboard([make_page(sections=(page,))])
     assert "There are no results yet." in text
-    assert "contcoop+cross" in text
+    assert text.index("| contcoop+cross") < text.index("#### Failed and missing")
 
 
 def test_a_section_must_say_whose_it_is() -> None:
     values = suite_cards.read("smoke").model_dump() | {"publish": "section"}
     with pytest.raises(ValueError, match="which suite it extends"):
         SuiteCard.model_validate(values)
-    assert suite_cards.read("mini-paths").publish == "section"
-    assert suite_cards.read("mini").publish is True
-    assert suite_cards.read("smoke").publish is False

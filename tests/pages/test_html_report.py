@@ -13,19 +13,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
 from hypothesis import given
 from hypothesis import strategies as st
-from report_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
 from synthetic_results import make_method, make_row
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.pages.figures.plan import plan_figures
+from compatbench.pages.html_report import all_boards, render_report, report_pages
 from compatbench.pages.markdown import one_line
-from compatbench.pages.report.boards import all_boards
-from compatbench.pages.report.figures import plan_drawings
-from compatbench.pages.report.page import render_report
-from compatbench.pages.html_report import report_pages
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.store import write_results
 
@@ -71,7 +69,7 @@ class Reader(HTMLParser):
 
 
 def read(*pages: SuitePage, figures: bool = False) -> Reader:
-    drawings = plan_drawings(pages) if figures else []
+    drawings = plan_figures(pages) if figures else []
     svg = {one.name: one.render() for one in drawings if not one.missing}
     return Reader(render_report(pages, drawings, svg, {}))
 
@@ -88,14 +86,14 @@ def test_the_board_is_the_leaderboard() -> None:
     assert columns == [
         ("1", "2", "3", "4"),
         ("Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"),
-        ("59.6 ± 0.0", "53.2 ± 0.0", "48.0", "37.4 ± 0.0"),
-        # Of two datasets, the interval is from the one to the other.
-        ("54.5 to 64.6", "48.0 to 58.3", "42.8 to 53.2", "31.1 to 43.6"),
+        ("deep", "shallow", "–", "deep"),
         ("55.0 ± 0.0", "65.0 ± 0.0", "40.0", "75.0 ± 0.0"),
         ("65.0 ± 0.0", "45.0 ± 0.0", "60.0", "25.0 ± 0.0"),
+        ("59.6 ± 0.0", "53.2 ± 0.0", "48.0", "37.4 ± 0.0"),
+        # With two datasets, the interval is from the one to the other.
+        ("54.5 to 64.6", "48.0 to 58.3", "42.8 to 53.2", "31.1 to 43.6"),
         ("+5.0", "-15.0", "0.0", "-35.0"),
         ("–", "–", "–", "–"),
-        ("deep", "shallow", "–", "deep"),
         ("0", "3,072", "8,192", "5,000"),
         ("0.1 s", "20.0 s", "–", "1.0 s"),
     ]
@@ -127,14 +125,12 @@ def test_a_suite_that_repeats_another_has_no_board_of_its_own() -> None:
     ]
 
 
-def test_modules_attached_through_a_map_have_ranks_of_their_own() -> None:
-    board = all_boards([long_page()])[0]
-    aligned = [row for row in board.rows if row.kind == "aligned"]
-    assert [(row.cells[0].text, row.cells[1].text) for row in aligned] == [
-        ("A1", "Method 03, aligned")
-    ]
-    assert aligned[0] == board.rows[-1]
-    assert sum(row.cells[0].text.startswith("1") for row in board.rows) >= 1
+def test_transferred_modules_have_ranks_of_their_own_below_the_others() -> None:
+    rows = all_boards([long_page()])[0].rows
+    through = [row for row in rows if row["kind"] == "transferred"]
+    assert [row["cells"][0][0] for row in through] == ["words 1"]
+    assert [row["cells"][1][0] for row in through] == ["Method 03 (words)"]
+    assert through[0] == rows[-1]
 
 
 def test_what_is_refused_or_missing_is_told_with_its_reason() -> None:
@@ -143,7 +139,7 @@ def test_what_is_refused_or_missing_is_told_with_its_reason() -> None:
     page = with_more(small_page(), make_method(info("r"), [make_row(method="r"), refused, failed]))
     shown = read(page)
     row = next(row for row in shown.rows if row[1] == "r")
-    assert row[:6] == ["–", "r", "–", "–", "–", "not transferable"]
+    assert row[:6] == ["–", "r", "deep", "–", "not transferable", "–"]
     for text in ("not transferable 1 no way", "failed 1 broke", "missing 5 –"):
         assert f"r {text}" in shown.text
     assert "Nothing: every measurement" in read(small_page()).text
@@ -288,7 +284,7 @@ def test_figures_of_another_matplotlib_pass_the_check(copy: Path) -> None:
 def test_figures_of_results_that_are_gone_are_removed(copy: Path) -> None:
     stray = copy / "results" / "figures" / "gone-scatter-1.svg"
     stray.write_text("<svg/>")
-    with pytest.raises(CompatbenchError, match=r"gone-scatter-1\.svg is of no results here"):
+    with pytest.raises(CompatbenchError, match=r"gone-scatter-1\.svg belongs to no results here"):
         invoke("--check", "--out", str(copy))
     invoke("--out", str(copy))
     assert not stray.exists()
@@ -312,7 +308,7 @@ def test_pictures_of_the_analyses_are_shown(copy: Path) -> None:
 
 
 def test_a_folder_without_results_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match=r"results is not there; give the folder"):
+    with pytest.raises(CompatbenchError, match=r"results does not exist; give the folder"):
         invoke("--out", str(tmp_path))
     (tmp_path / "results").mkdir()
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run'"):

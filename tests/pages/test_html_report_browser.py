@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from report_pages import hostile_page, long_page
+from figure_pages import hostile_page, long_page
 
-from compatbench.pages.report.figures import plan_drawings
-from compatbench.pages.report.page import render_report
+from compatbench.pages.figures.plan import plan_figures
+from compatbench.pages.html_report import render_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pages = [long_page(), hostile_page()]
-    drawings = plan_drawings(pages)
+    drawings = plan_figures(pages)
     figures = {one.name: one.render() for one in drawings if not one.missing}
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_report(pages, drawings, figures, {}), encoding="utf-8")
@@ -117,13 +117,13 @@ def test_columns_sort_both_ways_and_what_is_missing_stays_last(open_page: OpenPa
     button = page.get_by_role("button", name="Target", exact=True)
     button.click()
     assert sorted_by(page) == {"Target": "descending"}
-    shown = [float(text.split()[0]) for text in column(page, 6) if text != "–"]
+    shown = [float(text.split()[0]) for text in column(page, 5) if text != "–"]
     assert shown == sorted(shown, reverse=True)
-    assert column(page, 6)[-1] == "–"
+    assert column(page, 5)[-1] == "–"
     button.click()
     assert sorted_by(page) == {"Target": "ascending"}
-    assert [float(text.split()[0]) for text in column(page, 6)[:-1]] == sorted(shown)
-    assert column(page, 6)[-1] == "–"
+    assert [float(text.split()[0]) for text in column(page, 5)[:-1]] == sorted(shown)
+    assert column(page, 5)[-1] == "–"
     page.get_by_role("button", name="Method", exact=True).click()
     names = column(page, 2)
     assert names == sorted(names, key=str.lower)
@@ -155,8 +155,8 @@ def test_methods_are_filtered_by_name_and_kind(open_page: OpenPage) -> None:
     page.get_by_label("Kind", exact=True).select_option("shallow")
     assert sorted(column(page, 2)) == ["Method 12"]
     page.get_by_label("Method contains", exact=True).fill("")
-    page.get_by_label("Kind", exact=True).select_option("aligned")
-    assert column(page, 1) == ["A1"]
+    page.get_by_label("Kind", exact=True).select_option("transferred")
+    assert column(page, 1) == ["words 1"]
     page.get_by_label("Method contains", exact=True).fill("no such method")
     assert status.inner_text() == "0 of 15 methods"
 

@@ -1,4 +1,4 @@
-"""The page as its readers see it."""
+"""The leaderboard as its readers see it, and the README's short ranking."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from rich.console import Console
 from synthetic_results import (
     COOP,
     PROBE,
@@ -24,12 +25,13 @@ from synthetic_results import (
     make_row,
 )
 
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.pages.terminal import print_ranking
+from compatbench.pages.figures.plan import FIGURE_TEXTS
+from compatbench.pages.leaderboard import BEGIN, END, SHOWN, render_leaderboard, render_pages
 from compatbench.pages.markdown import escape, one_line, percent, signed, table
-from compatbench.pages.leaderboard import render_leaderboard
 from compatbench.pages.suite_page import SuitePage, TaskFacts
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.store import MethodInfo, MethodResults, write_results
 
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -110,7 +112,7 @@ def test_what_lies_behind_the_ranking_is_folded_away() -> None:
         "Source accuracy: Old model",
         "What it costs",
         "Test sets, with the licence of the images",
-        "Made with, as the result files say",
+        "Software and hardware, from the result files",
     ]
     assert text.count("<details>") == text.count("</details>")
     # A table is Markdown inside HTML only behind an empty line.
@@ -138,7 +140,7 @@ def test_main_table() -> None:
         "Visual prompt is **not transferable** in all 4 cells (source 61.0): width 128, not 192."
         in text
     )
-    assert "Gone is **incomplete**: 2 of 4 cells measured, so no mean is given." in text
+    assert "Gone is **incomplete** with 2 of 4 cells measured, so no mean is given." in text
 
 
 def test_what_breaks_is_told_from_flips_and_gains() -> None:
@@ -256,7 +258,7 @@ def test_settings_and_provenance_are_joined() -> None:
         ["`epochs`", "200", "50", "CoOp, Linear probe"],
         ["`norm`", "none", r"\[1, 2\]", "CoOp"],
     ]
-    assert cells_of(folded(text, "Made with, as the result files say"))[2:] == [
+    assert cells_of(folded(text, "Software and hardware, from the result files"))[2:] == [
         ["torch", "2.5, 2.6"]
     ]
 
@@ -337,7 +339,9 @@ def hostile_page(text: str) -> SuitePage:
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_no_file_or_card_can_inject_markup(text: str) -> None:
-    assert kinds(render_leaderboard([hostile_page(text)])) == kinds(render_leaderboard([hostile_page("plain")]))
+    pages = [hostile_page(text), hostile_page("plain")]
+    hostile, plain = (kinds(render_leaderboard([page])) for page in pages)
+    assert hostile == plain
 
 
 @pytest.mark.parametrize("text", ["http://x.y", "www.x.y", "WWW.x.y", "ftp://x.y", "a@x.y"])
@@ -368,30 +372,84 @@ def test_numbers_are_shown_with_one_decimal_and_no_negative_zero() -> None:
     assert [signed(value) for value in (None, 3.16, -0.04, -2.0)] == ["–", "+3.2", "0.0", "-2.0"]
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_the_console_shows_the_main_table_at_any_width(width: int) -> None:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_ranking(console, whole_page())
-    lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= width
-    text = " ".join(" ".join(lines).split())
-    assert "Visual prompt: not transferable in 4 of 4 cells: width 128, not 192" in text
-    assert "Gone: 1 row failed: RuntimeError: no | <b>" in text
-    if width >= 60:
-        assert "60.4" in text
-
-
-def test_the_console_takes_no_markup_from_files() -> None:
-    info = replace(COOP, title="[bold]x[/nope]\x1b[31m")
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_ranking(console, make_page(flat(info, 60, 50)))
-    text = console.export_text()
-    assert "[bold]x[/nope] [31m" in text
-
-
 def test_the_leaderboard_starts_without_torch() -> None:
     code = (
-        "import sys, compatbench.pages.page, compatbench.pages.console;"
+        "import sys, compatbench.pages.leaderboard, compatbench.pages.terminal;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'open_clip', 'pandas')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SMOKE = suite_cards.read("smoke")
+MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
+
+
+def flat_on_mini(info: MethodInfo, right: int) -> MethodResults:
+    rows = [
+        make_row(
+            right, method=info.name, task="mini-weather", source="mini-clip", backbone=backbone
+        )
+        for backbone in ("mini-clip", "mini-eva-clip")
+    ]
+    return make_method(info, rows)
+
+
+def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
+    for number in range(methods):
+        info = replace(COOP, name=f"m{number:02}", title=f"Method {number}")
+        write_results(out / "results" / suite.name, flat_on_mini(info, 90 - number))
+    write_results(out / "results" / suite.name, flat_on_mini(ZEROSHOT, 10))
+
+
+def test_the_readme_shows_the_first_and_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, MINE, methods=SHOWN + 3)
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
+    text = render_pages(tmp_path, MINE)[tmp_path / "README.md"]
+    assert text.startswith(f"before\n{BEGIN}")
+    assert text.endswith(f"{END}after\n")
+    assert [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("|")][
+        2:
+    ] == [
+        *(f"[Method {number}][2109.01134]" for number in range(SHOWN)),
+        "[Zero-shot][2103.00020] (floor)",
+    ]
+    assert "The other 3 methods, and the other tables: [leaderboard.md](leaderboard.md)." in text
+    assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
+
+
+def test_a_readme_that_shows_every_method_promises_no_others(tmp_path: Path) -> None:
+    write(tmp_path, MINE)
+    (tmp_path / "README.md").write_text(BEGIN + END)
+    assert "The other" not in render_pages(tmp_path, MINE)[tmp_path / "README.md"]
+
+
+def test_a_section_is_shown_under_the_suite_that_it_extends(tmp_path: Path) -> None:
+    values = MINE.model_dump() | {
+        "title": "My shots", "publish": "section", "extends": "mini", "shots": [4, 2],
+    }  # fmt: skip
+    section = SuiteCard.model_validate(values)
+    write(tmp_path, section)
+    text = render_pages(tmp_path, section)[tmp_path / "leaderboard.md"]
+    assert text.index("## Mini\n") < text.index("### My shots\n")
+    assert "## My shots" not in text.replace("### My shots", "")
+
+
+def test_a_suite_that_is_not_published_makes_no_page(tmp_path: Path) -> None:
+    write(tmp_path, SMOKE)
+    with pytest.raises(CompatbenchError, match="holds no results"):
+        render_pages(tmp_path)
+
+
+def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
+    write(tmp_path, MINE)
+    page = tmp_path / "leaderboard.md"
+    assert "![" not in render_pages(tmp_path, MINE)[page]
+    folder = tmp_path / "results" / "figures"
+    folder.mkdir()
+    (folder / "mine-scatter-1.svg").write_text("<svg/>")
+    (folder / "other-scatter-1.svg").write_text("<svg/>")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the folder is no suite, and needs no warning
+        text = render_pages(tmp_path, MINE)[page]
+    assert text.count("![") == 1
+    assert f"![{FIGURE_TEXTS['scatter']}](results/figures/mine-scatter-1.svg)" in text
