@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compatbench.files.hashes import sha256_json
-from compatbench.pages.suitepage import SuitePage, TaskFacts
+from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.measures import Expected
 from compatbench.results.rows import Cost, Row
 from compatbench.results.store import MethodInfo, MethodResults, SuiteResults

@@ -11,7 +11,7 @@ from compatbench.engine.aligned_cells import SUFFIX, is_aligned
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.publish import suite_page
+from compatbench.pages.suite_page import read_suite_page
 from compatbench.results.rows import Row
 from compatbench.transfer.attaching import OUTPUT_PLACES
 
@@ -23,13 +23,13 @@ PUBLISHED = [name for name in suite_cards.names() if (REPOSITORY / "results" / n
 
 @pytest.fixture(scope="module")
 def page():
-    return suite_page(SUITE, REPOSITORY)
+    return read_suite_page(SUITE, REPOSITORY)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
-    methods = suite_page(suite, REPOSITORY).results.methods
+    methods = read_suite_page(suite, REPOSITORY).results.methods
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
         for cell in plan_cells(suite, builtin_methods(), methods)

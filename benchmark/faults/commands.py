@@ -22,7 +22,7 @@ from compatbench.cli.selection import select
 from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import pool
 from compatbench.engine.plan import PlannedCell
-from compatbench.pages.publish import render_pages
+from compatbench.pages.leaderboard import render_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"
 SUITE = """\

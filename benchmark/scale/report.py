@@ -272,7 +272,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-    from compatbench.pages.svg import BLUE, GREY, ORANGE
+    from compatbench.pages.figures.svg import BLUE, GREY, ORANGE
 
     gpus = [outcome.workers for outcome in outcomes]
     days = [outcome.makespan / HOUR / 24 for outcome in outcomes]
@@ -300,7 +300,7 @@ def draw_figure(costs: Costs, outcomes: Sequence[Outcome]) -> Figure:
 
 def save_figure(path: Path, costs: Costs, outcomes: Sequence[Outcome]) -> None:
     """Writes the figure."""
-    from compatbench.pages.svg import save_svg, svg_style
+    from compatbench.pages.figures.svg import save_svg, svg_style
 
     with svg_style():
         save_svg(draw_figure(costs, outcomes), path)

@@ -24,8 +24,8 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.console import print_main_table
-from compatbench.pages.publish import suite_page
+from compatbench.pages.suite_page import read_suite_page
+from compatbench.pages.terminal import print_ranking
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
@@ -142,7 +142,7 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     def report() -> None:
         publish(suite, registry, items, folder)
         with (folder / "table.txt").open("w") as file:
-            print_main_table(Console(file=file), suite_page(suite, folder))
+            print_ranking(Console(file=file), read_suite_page(suite, folder))
 
     timed("report", report)
     return found

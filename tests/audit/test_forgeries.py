@@ -245,7 +245,7 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
 
 def rendered(place: Workplace) -> str:
     from compatbench.data.cards import suite_cards
-    from compatbench.pages.publish import render_pages
+    from compatbench.pages.leaderboard import render_pages
 
     card = suite_cards.read(place.suite)
     return render_pages(place.folder, card)[place.folder / "leaderboard.md"]

@@ -25,7 +25,7 @@ from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.publish import render_pages
+from compatbench.pages.leaderboard import render_pages
 
 METHODS = "zeroshot,gda,taskres,simpleshot"
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.pages.page import render_page
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.groups import rank_group
 from compatbench.results.measures import Expected, harmonic_mean
 from compatbench.results.rows import Row
@@ -85,11 +85,11 @@ def test_a_group_that_lacks_a_cell_has_no_mean() -> None:
 
 def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
     page = make_page()
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert "### By kind of upgrade" in text
     summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
     assert text.index(summaries[0]) < text.index(summaries[1])
-    assert "By kind of upgrade" not in render_page([replace(page, groups={})])
+    assert "By kind of upgrade" not in render_leaderboard([replace(page, groups={})])
 
 
 def test_groups_are_read_from_the_titles_of_upgrades() -> None:

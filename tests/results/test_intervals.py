@@ -24,9 +24,9 @@ from synthetic_results import (
     make_row,
 )
 
-from compatbench.pages.console import print_main_table
-from compatbench.pages.page import render_page
-from compatbench.pages.tables import rank_lines
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.ranking_tables import average_ranks
+from compatbench.pages.terminal import print_ranking
 from compatbench.results.aligned import copied_name
 from compatbench.results.groups import rank_group
 from compatbench.results.intervals import (
@@ -154,7 +154,7 @@ def test_average_ranks_and_friedman_are_worked_through() -> None:
 
 
 def test_average_ranks_are_shown_with_their_groups() -> None:
-    found = rank_lines(ranked_page(), UPGRADE, 4)
+    found = average_ranks(ranked_page(), UPGRADE, 4)
     assert found is not None
     text, table = found
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
@@ -210,7 +210,7 @@ def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_mo
         flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80), flat(other, 5, 5)
     )
     assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert "2 methods." in text
     main, apart = text.split("### Re-attached through a map (aligned)")
     assert "aligned" not in main
@@ -245,7 +245,7 @@ def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_ow
     through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
     page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80))
     console = Console(width=100, record=True, file=io.StringIO())
-    print_main_table(console, page)
+    print_ranking(console, page)
     plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
     assert "aligned" not in plain
     assert "Linear probe, aligned" in apart

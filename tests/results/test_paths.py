@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import COOP, make_method, make_page, make_row
 
-from compatbench.pages.page import render_page
-from compatbench.pages.questions import path_table
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.suite_tables import path_table
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.paths import change_per_step, changes, follow_path
 from compatbench.results.store import MethodResults
@@ -77,6 +77,6 @@ def test_the_table_shows_what_each_step_changes() -> None:
     accuracies = path_table(page, PATH, 4, "accuracy")[-1]
     assert "63.0 (-3.0)" in accuracies
     assert "63.0 (0.0)" in accuracies
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert "### Step by step" in text
-    assert "Step by step" not in render_page([replace(page, paths=())])
+    assert "Step by step" not in render_leaderboard([replace(page, paths=())])

@@ -18,7 +18,7 @@ from synthetic_results import (
     make_row,
 )
 
-from compatbench.pages.questions import retained_table
+from compatbench.pages.suite_tables import retained_table
 from compatbench.results.gaps import find_gaps
 from compatbench.results.retained import Retained, compute_retained
 from compatbench.results.store import MethodResults

@@ -12,7 +12,7 @@ from costs import Assumptions, Costs, Measured, count_costs
 from matrix import METHODS
 from report import DOCS, GPUS, draw_figure, make_page, typical_run
 
-from compatbench.pages.svg import render_svg, svg_style
+from compatbench.pages.figures.svg import render_svg, svg_style
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from synthetic_results import COOP, PROBE, ZEROSHOT, make_method, make_page, make_pairs, make_row
 
 from compatbench.cli.claims import describe_effect, render_markdown
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodInfo, MethodResults

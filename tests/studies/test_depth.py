@@ -24,7 +24,7 @@ from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.pages.svg import render_svg, svg_style
+from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies import depth_probe
 from compatbench.studies.depth import (
     KINDS,

@@ -13,7 +13,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
-from compatbench.pages.svg import render_svg, svg_style
+from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.results.measures import Expected
 from compatbench.studies.drawings import draw_predictions
 from compatbench.studies.embeddings import (

@@ -16,7 +16,7 @@ from torch import nn
 from compatbench.backbone import Backbone
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
-from compatbench.pages.svg import render_svg, save_svg, svg_style
+from compatbench.pages.figures.svg import render_svg, save_svg, svg_style
 from compatbench.studies.drawings import draw_layers
 from compatbench.studies.layers import LayersReport, analyze_layers, draw_images
 

@@ -21,9 +21,9 @@ from compatbench.data.cards import select_names, suite_cards, suite_tasks, task_
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
+from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.markdown import NOTHING, signed, spread
-from compatbench.pages.publish import RESULTS, suite_page
-from compatbench.pages.svg import save_svg, svg_style
+from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Mean
 from compatbench.studies.depth import DepthReport, describe_trends
@@ -180,7 +180,7 @@ def embeddings_report(
         one.name: dict(zip(one.labels.names, class_cosines(old, new, one.labels), strict=True))
         for one in chosen
     }
-    page = suite_page(suite_cards.read(suite), out)
+    page = read_suite_page(suite_cards.read(suite), out)
     return EmbeddingsReport(
         geometry, cosines, tuple(predict_losses(page, geometry, (source, target)))
     )

@@ -27,7 +27,7 @@ from compatbench.cli.options import (
     complete_methods,
     complete_tasks,
 )
-from compatbench.cli.report import report
+from compatbench.cli.report import leaderboard, report
 from compatbench.cli.runs import app as runs_app
 from compatbench.cli.suite_commands import doctor, plan, run
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
@@ -47,6 +47,7 @@ app = typer.Typer(
 analyze_app.command("gauge")(gauge)
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
+app.command("leaderboard")(leaderboard)
 app.command("report")(report)
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
@@ -212,20 +213,3 @@ def list_(
         show_markdown(kind.value, names)
     else:
         show(console, kind.value, names, out)
-
-
-@app.command()
-def leaderboard(
-    out: OutOption = Path(),
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Write nothing; fail if leaderboard.md is not up to date."),
-    ] = False,
-) -> None:
-    """Make leaderboard.md and its pictures again from results/, byte for byte.
-
-    The pictures and the page of all results are those of 'compatbench report'.
-    """
-    from compatbench.cli.board import leaderboard_command
-
-    leaderboard_command(console, out=out, check=check)

@@ -15,7 +15,7 @@ from rich.table import Table
 from compatbench.data.cards import suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages import markdown
-from compatbench.pages.publish import RESULTS, suite_page
+from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.bootstrap import Interval
 from compatbench.studies.claims import check_claims
 from compatbench.studies.verdicts import ClaimsReport, Finding
@@ -48,7 +48,7 @@ def read_reports(suite: str, out: Path) -> list[ClaimsReport]:
     Raises:
         CompatbenchError: as above.
     """
-    page = suite_page(suite_cards.read(suite), out)
+    page = read_suite_page(suite_cards.read(suite), out)
     if not page.results.methods:
         raise CompatbenchError(
             f"{out / RESULTS / page.name} holds no results; start with "

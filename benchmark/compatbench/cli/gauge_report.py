@@ -25,7 +25,7 @@ from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.suite_page import RESULTS
 from compatbench.results.measures import Upgrade, upgrade_pairs
 from compatbench.results.store import read_results
 from compatbench.studies.aligned_gains import AlignedGain, aligned_gains

@@ -1,4 +1,4 @@
-"""``compatbench report``: the results as figures and one page."""
+"""``compatbench report`` and ``compatbench leaderboard``: the pages of a folder of results."""
 
 from __future__ import annotations
 
@@ -9,34 +9,50 @@ import typer
 from rich.console import Console
 
 from compatbench.cli.options import OutOption
+from compatbench.errors import CompatbenchError
+
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Write nothing; fail if a page or figure is not up to date.")
+]
 
 
-def report(
-    out: OutOption = Path(),
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Write nothing; fail if the page or a figure is not up to date."
-        ),
-    ] = False,
-) -> None:
+def report(out: OutOption = Path(), check: CheckOption = False) -> None:
     """Make results/report.html and results/figures/ from results/, byte for byte.
 
-    The page needs nothing beside itself: open it in a browser, mail it, put it on any server. It
-    has a leaderboard to sort and filter, the upgrade matrix, source against target accuracy,
-    average ranks with critical differences, what a good H costs, and, where a suite measures
-    them, curves over shots and along paths of upgrades.
+    The page needs no other file: open it in a browser, mail it, put it on any server. It has a
+    leaderboard to sort and filter, the upgrade matrix, source against target accuracy, average
+    ranks with critical differences, what a good H costs, and, where a suite measures them,
+    curves over shots and along paths of upgrades.
 
     Nothing is trained and no weights are needed. A figure for which there are no results is left
     out, and the page says what would make it. The suites 'mini', 'mini-shots' and 'mini-paths'
     together give every figure.
     """
-    from compatbench.pages.report.publish import check_report, write_report
+    from compatbench.pages.html_report import check_report, write_report
 
     console = Console(soft_wrap=True)
     made = check_report(out) if check else write_report(out)
     for line in made.left_out:
         console.print(line, highlight=False, markup=False)
-    verb = "is up to date" if check else "written"
-    figures = f"{len(made.figures)} figures beside it"
-    console.print(f"{made.page[0]} {verb}, {figures}", highlight=False, markup=False)
+    verb, figures = "is up to date" if check else "written", f"{len(made.figures)} figures"
+    console.print(f"{made.page[0]} {verb}, {figures} beside it", highlight=False, markup=False)
+
+
+def leaderboard(out: OutOption = Path(), check: CheckOption = False) -> None:
+    """Make leaderboard.md and its figures again from results/, byte for byte.
+
+    The figures and the page of all results are those of 'compatbench report'.
+    """
+    from compatbench.pages.html_report import check_report, write_report
+    from compatbench.pages.leaderboard import render_pages, write_pages
+
+    if check:
+        check_report(out)
+    else:
+        write_report(out)
+        write_pages(out)
+    for path, text in render_pages(out).items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            fix = "run 'compatbench leaderboard'"
+            raise CompatbenchError(f"{path} is not what results/ gives; {fix}")
+        Console(soft_wrap=True).print(f"{path} is up to date", highlight=False)

@@ -24,7 +24,6 @@ from compatbench.cli.executors import (
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import FailureKind
 from compatbench.engine.execute.executors import Event, Settings
 from compatbench.engine.execute.shards import Shard
@@ -34,8 +33,9 @@ from compatbench.engine.plan import mean_seconds, plan
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.console import print_main_table
-from compatbench.pages.publish import LEADERBOARD, RESULTS, suite_page
+from compatbench.pages.leaderboard import LEADERBOARD
+from compatbench.pages.suite_page import RESULTS, Restriction, read_suite_page
+from compatbench.pages.terminal import print_ranking
 from compatbench.results.store import read_results
 
 MANY_FAILURES = 10
@@ -108,7 +108,7 @@ def run_command(
             remove_remains(folder)
         planned = plan([item.cell for item in selection.planned], selection.store)
         publish(selection.suite, selection.registry, planned, out, selection.files)
-    _print_table(console, selection.suite, out)
+    _print_ranking(console, selection, out)
     if failures:
         for event in failures[:MANY_FAILURES]:
             console.print(
@@ -219,8 +219,16 @@ def _summary(selection: Selection, jobs: int) -> str:
     return ", ".join(parts)
 
 
-def _print_table(console: Console, suite: SuiteCard, out: Path) -> None:
-    print_main_table(console, suite_page(suite, out))
+def _print_ranking(console: Console, selection: Selection, out: Path) -> None:
+    """The ranking of the methods, tasks, seeds and shots that the command names."""
+    suite, cells = selection.suite, [item.cell for item in selection.planned]
+    only = Restriction(
+        tasks={cell.task for cell in cells},
+        seeds={cell.seed for cell in cells},
+        shots={cell.shots for cell in cells},
+        methods=set(selection.methods),
+    )
+    print_ranking(console, read_suite_page(suite, out), only)
     if suite.publish:
         console.print(f"wrote {out / LEADERBOARD} and {out / RESULTS / suite.name}/")
 

@@ -1,4 +1,4 @@
-"""Markdown that cannot be broken by what it shows: escaping, tables, number formats."""
+"""Markdown that no text of a card or result can break: escaping, tables, number formats."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Mean, Standing
+from compatbench.results.measures import Mean
 
 NOTHING = "–"
 _LONGEST = 200
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
-# Bare addresses become links on GitHub without any markup; of mail, even escaped ones.
+# GitHub makes links of bare addresses without any markup; of mail addresses even if escaped.
 _AUTOLINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
 _MAIL = re.compile(r"(?<=\S)@(?=\S)")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
@@ -39,6 +39,11 @@ def escape(text: str, longest: int = _LONGEST) -> str:
     return _BLOCK_START.sub(r"\1\\\2", line)
 
 
+def escape_summary(text: str) -> str:
+    """Text inside a ``<summary>`` element of a Markdown page."""
+    return html.escape(_MAIL.sub(" @ ", one_line(text)), quote=False)
+
+
 def code(name: str) -> str:
     """A name in code type, or escaped if it holds anything that could end the code."""
     return f"`{name}`" if _SAFE_CODE.fullmatch(name) and name == name.strip() else escape(name)
@@ -57,13 +62,13 @@ def linked(title: str, paper: str) -> str:
 
 
 def link_definitions(papers: Iterable[str]) -> list[str]:
-    """Where the references of ``linked`` point to, one a line."""
+    """The targets of the references of ``linked``, one a line."""
     identifiers = sorted({found for paper in papers if (found := paper_id(paper))})
     return [f"[{one}]: https://arxiv.org/abs/{one}" for one in identifiers]
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], left: Iterable[int] = (0,)
+    header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)
 ) -> list[str]:
     """A table, padded to be read as plain text too; cells must be escaped already.
 
@@ -82,7 +87,20 @@ def table(
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return [draw(header), draw(rule), *[draw(row) for row in rows]]
+    return [draw(header), draw(rule), *[draw(row) for row in lines[1:]]]
+
+
+def is_best(values: Sequence[float | None]) -> list[bool]:
+    """Whether each value is the highest of its column, as shown with one decimal."""
+    shown = [None if value is None else _rounded(value) for value in values]
+    best = max((value for value in shown if value is not None), default=None)
+    return [value is not None and value == best for value in shown]
+
+
+def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]:
+    """The cells of a column, the best in bold; all that show the same best figure are."""
+    marked = zip(is_best(values), cells, strict=True)
+    return [f"**{cell}**" if best else cell for best, cell in marked]
 
 
 def percent(value: float | None) -> str:
@@ -104,20 +122,6 @@ def spread(mean: Mean | None) -> str:
     return percent(mean.value) + ("" if mean.std is None else f" ± {percent(mean.std)}")
 
 
-def parameters(standing: Standing) -> str:
-    """``8,192``, or the least and the most if datasets differ."""
-    counts = standing.parameters
-    if counts is None:
-        return NOTHING
-    low, high = counts
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def fit_time(standing: Standing) -> str:
-    """Mean seconds of a fit; nothing for a method that fits nothing."""
-    return duration(standing.fit_seconds) if standing.info.learns else NOTHING
-
-
 def duration(seconds: float | None) -> str:
     """``11.7 s``, or ``<0.1 s``."""
     if seconds is None:
@@ -126,31 +130,11 @@ def duration(seconds: float | None) -> str:
 
 
 def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
-    """``42.9 to 63.1``; nothing where one dataset alone is known."""
+    """``42.9 to 63.1``; nothing where only one dataset is known."""
     if interval is None or not interval.bounded:
         return NOTHING
     return f"{show(interval.low)} to {show(interval.high)}"
 
 
-def fold(summary: str, lines: Sequence[str]) -> list[str]:
-    """Lines that GitHub shows when its reader opens them.
-
-    Args:
-        summary: plain text; what is special in HTML is escaped.
-    """
-    title = html.escape(_MAIL.sub(" @ ", one_line(summary)), quote=False)
-    return ["<details>", f"<summary>{title}</summary>", "", *lines, "", "</details>"]
-
-
 def _rounded(value: float) -> float:
     return round(value, 1) + 0.0
-
-
-def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]:
-    """The cells of a column, the best in bold; all that show the same best figure are."""
-    present = [_rounded(value) for value in values if value is not None]
-    best = max(present, default=None)
-    return [
-        f"**{cell}**" if value is not None and _rounded(value) == best else cell
-        for value, cell in zip(values, cells, strict=True)
-    ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compatbench.engine.aligned_cells import is_aligned, plain_name
-from compatbench.pages.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.results.measures import Upgrade
 from compatbench.studies.aligned_gains import AlignedGain
 from compatbench.studies.stress import RANDOM, StressPoint

@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import (
     Array,
     Interval,

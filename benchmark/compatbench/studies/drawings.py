@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.pages.svg import BLUE, GREY, ORANGE, RED, SKY
+from compatbench.pages.figures.svg import BLUE, GREY, ORANGE, RED, SKY
 from compatbench.studies.depth import KINDS, DepthReport
 from compatbench.studies.embeddings import PREDICTORS, Prediction, summarize_predictions
 from compatbench.studies.layers import LayersReport

@@ -13,7 +13,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval, spearman_interval
 from compatbench.results.measures import Standing, Upgrade
 from compatbench.studies.similarity import (

@@ -16,7 +16,7 @@ from compatbench.audit.pull_request import Ci, check_change
 from compatbench.audit.pull_request.git import find_change
 from compatbench.files.project_folders import methods_folder, tasks_folder
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.publish import write_pages
+from compatbench.pages.leaderboard import write_pages
 
 __all__ = ["clone", "honest", "repository"]
 

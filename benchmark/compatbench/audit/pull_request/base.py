@@ -10,7 +10,7 @@ from pathlib import Path
 from compatbench.audit.pull_request.git import Change
 from compatbench.audit.tolerance import Tolerance
 from compatbench.errors import CompatbenchError
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.suite_page import RESULTS
 from compatbench.results.rows import Order, Row
 from compatbench.results.store import MethodResults, check_name, read_results
 

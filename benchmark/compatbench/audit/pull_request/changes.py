@@ -10,7 +10,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.suite_page import RESULTS
 
 KINDS = {
     "benchmark/compatbench/": "harness",

@@ -18,7 +18,7 @@ from compatbench.engine.aligned_cells import plain_name
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.markdown import code, escape
-from compatbench.pages.publish import RESULTS, suite_page
+from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.measures import Expected
 from compatbench.results.rows import Order
 from compatbench.results.store import read_results
@@ -161,7 +161,7 @@ def _compare(
     try:
         now = read_results(folder).methods
         base = read_base_results(change, card.name)
-        expected = suite_page(card, change.root).expected
+        expected = read_suite_page(card, change.root).expected
     except CompatbenchError as error:
         # What is broken now is among the audit's findings; the base's own is not.
         if not ci.problems:

@@ -1,0 +1,226 @@
+"""``leaderboard.md`` and the README's short ranking, from ``results/`` and the cards.
+
+The same results give the same bytes. The layout and the text of the page are in
+``leaderboard.md.jinja``.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.shots import count_shots, show_shots
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.atomic import write_atomic
+from compatbench.pages import markdown, ranking_tables, suite_tables
+from compatbench.pages.figures.plan import FIGURE_TEXTS, FIGURES, drawn_figures
+from compatbench.pages.ranking import explain_unranked, rows_of
+from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
+from compatbench.results.gaps import find_disagreements
+from compatbench.results.groups import rank_group
+from compatbench.results.measures import Upgrade
+from compatbench.results.store import check_name
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+LEADERBOARD = "leaderboard.md"
+README = "README.md"
+SHOWN = 10  # methods in the README's table, besides the floor
+BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
+
+
+def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
+    """The pages that a folder's results give, by path.
+
+    These are ``leaderboard.md`` and, if a ``README.md`` has a place marked for it, the README
+    with the first rows of the first suite's ranking.
+
+    Args:
+        also: a suite from a file of its own, which is not among the installed ones.
+
+    Raises:
+        CompatbenchError: no results, a broken card or results file.
+    """
+    pages = _published_pages(out, also)
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, drawn_figures(out / RESULTS))}
+    readme = out / README
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if BEGIN in text and END in text:
+        before, rest = text.split(BEGIN, 1)
+        after = rest.split(END, 1)[1]
+        rendered[readme] = before + BEGIN + _summary(pages[0]) + END + after
+    return rendered
+
+
+def write_pages(out: Path, also: SuiteCard | None = None) -> None:
+    """Writes the pages that have changed.
+
+    Raises:
+        CompatbenchError: as ``render_pages``, or a folder that cannot be written.
+    """
+    for path, text in render_pages(out, also).items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomic(path, text.encode())
+
+
+def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:
+    """The whole of ``leaderboard.md``.
+
+    Args:
+        figures: names of the figures that exist in ``results/figures/``.
+
+    Raises:
+        CompatbenchError: a suite's name is not safe to print in a command.
+    """
+    shown = [one for page in suites for one in (page, *page.sections)]
+    papers = [one.info.paper for page in shown for one in page.results.methods.values()]
+    text = _template().render(
+        suites=suites, figures=figures, links=markdown.link_definitions(papers)
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def extra_parts(page: SuitePage) -> list[str]:
+    """What a suite measures besides rankings, in the order in which pages show it."""
+    parts = {
+        "paths": bool(page.paths),
+        "shots": len(page.expected.shots) > 1,
+        "ablation": any(name in page.results.methods for name in page.configs),
+        "retained": page.expected.retrained,
+        "groups": bool(page.groups),
+    }
+    return [name for name, there in parts.items() if there]
+
+
+def section_order(pages: Sequence[SuitePage]) -> list[SuitePage]:
+    """Suites in the order of the parts that they add, then by name."""
+    order = ("paths", "shots", "ablation", "retained", "groups", "ranking")
+    return sorted(
+        pages, key=lambda page: (order.index((extra_parts(page) or order[-1:])[0]), page.name)
+    )
+
+
+def _commands(page: SuitePage) -> list[tuple[str, str]]:
+    """The commands that measure every row again, one row, and one cell of it."""
+    run = f"compatbench run --suite {check_name(page.name, 'suite')} --methods"
+    commands = [(f"{run} all", "every row")]
+    ranks = page.ranks(page.expected.upgrades[0], max(page.expected.shots))
+    name = next((one.standing.info.name for one in ranks if one.standing.info.learns), None)
+    if name is not None:
+        task, seed = page.expected.tasks[0], page.expected.seeds[0]
+        commands.append((f"{run} {name}", "one row"))
+        commands.append((f"{run} {name} --tasks {task} --seeds {seed}", "one cell of it"))
+    for section in section_order(page.sections):
+        suite = check_name(section.name, "suite")
+        title = markdown.one_line(section.title)
+        commands.append((f"compatbench run --suite {suite} --methods all", title))
+    width = max(len(command) for command, _ in commands)
+    return [(command.ljust(width), comment) for command, comment in commands]
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("compatbench.pages", "."),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown: texts go through the filters below
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: "\n".join(value) if isinstance(value, list) else value,
+    )
+    environment.filters |= {
+        "md": markdown.escape,
+        "code": markdown.code,
+        "summary": markdown.escape_summary,
+        "backbone": lambda name, page: page.backbone_title(name),
+        "count": lambda items, noun: f"{len(items)} {noun}{'' if len(items) == 1 else 's'}",
+        "shots": lambda count: str(show_shots(count)),
+        "count_shots": count_shots,
+        "most_first": _most_first,
+        "section_order": section_order,
+    }
+    environment.tests["first_of_source"] = _is_first_of_source
+    environment.globals |= {
+        "tables": {**vars(suite_tables), **vars(ranking_tables)},
+        "figure_texts": FIGURE_TEXTS,
+        "extra_parts": extra_parts,
+        "explain_unranked": explain_unranked,
+        "find_disagreements": find_disagreements,
+        "rank_group": rank_group,
+        "rows_of": rows_of,
+        "commands": _commands,
+    }
+    return environment.get_template("leaderboard.md.jinja")
+
+
+def _most_first(shots: Sequence[int]) -> tuple[int, list[int]]:
+    most, *fewer = sorted(shots, reverse=True)
+    return most, fewer
+
+
+def _is_first_of_source(upgrade: Upgrade, upgrades: Sequence[Upgrade]) -> bool:
+    """Whether no earlier upgrade starts from the same source."""
+    return upgrade == next(one for one in upgrades if one[0] == upgrade[0])
+
+
+def _summary(page: SuitePage) -> str:
+    upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
+    rows = rows_of(page.ranks(upgrade, shots))
+    shown = [row for i, row in enumerate(rows) if i < SHOWN or row.kind == "floor"]
+    lines = [
+        f"{page.path_title(upgrade)}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
+        f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
+        "",
+        *ranking_tables.ranking_table(rows, top=SHOWN),
+        "",
+    ]
+    if len(rows) > len(shown):
+        rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
+        lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
+    links = markdown.link_definitions(row.standing.info.paper for row in shown)
+    return "\n".join([*lines, *links]) + "\n"
+
+
+def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
+    """The suites that have results and are published, each with its sections, by name."""
+    known = _suites_with_results(out, also)
+    sections: dict[str, list[SuitePage]] = {}
+    for suite in known:
+        if suite.publish == "section" and suite.extends in suite_cards.names():
+            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+    shown = {suite.name: suite for suite in known if suite.publish is True}
+    # A section may have results before its suite has any.
+    for name in sections:
+        shown.setdefault(name, suite_cards.read(name))
+    pages = [
+        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
+        for name in sorted(shown)
+    ]
+    if not pages:
+        raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
+    return pages
+
+
+def _suites_with_results(out: Path, also: SuiteCard | None) -> list[SuiteCard]:
+    folder = out / RESULTS
+    folders = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    suites = []
+    for name in folders:
+        if name in suite_cards.names():
+            suites.append(suite_cards.read(name))
+        elif also is not None and name == also.name:
+            suites.append(also)
+        elif name != FIGURES:
+            warnings.warn(
+                f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2
+            )
+    return suites

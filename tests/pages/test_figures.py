@@ -1,0 +1,313 @@
+"""The figures: what they show, the same bytes from the same results, and how they enter a page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_results import make_page
+
+from compatbench.pages.figures.compact_svg import SVG, compact_svg, inline_svg
+from compatbench.pages.figures.curves import shots_curves
+from compatbench.pages.figures.label_placement import place_labels
+from compatbench.pages.figures.pareto import pareto_front, with_cost
+from compatbench.pages.figures.paths import path_lines
+from compatbench.pages.figures.plan import plan_figures, zero_shot_accuracies
+from compatbench.pages.figures.scatter import named_methods
+from compatbench.pages.figures.style import COLOUR_VARIABLES, is_current, new_figure, report_style
+from compatbench.pages.figures.svg import render_svg
+from compatbench.pages.ranking import RankingRow, ranking_rows
+from compatbench.pages.suite_page import SuitePage
+from compatbench.results.intervals import rank_datasets
+from compatbench.results.measures import Expected
+
+UPGRADE = ("old", "new")
+
+
+def render_all(*pages: SuitePage) -> dict[str, bytes]:
+    return {one.name: one.render() for one in plan_figures(pages) if not one.missing}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, bytes]:
+    return render_all(small_page())
+
+
+def names(*pages: SuitePage) -> list[str]:
+    return [one.name for one in plan_figures(pages) if not one.missing]
+
+
+def test_the_files_are_named_by_suite_and_upgrade(figures: dict[str, bytes]) -> None:
+    assert list(figures) == [f"tiny-{part}-1" for part in ("scatter", "matrix", "ranks", "pareto")]
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_bytes(figures: dict[str, bytes]) -> None:
+    code = (
+        "import sys; sys.path[:0] = ['tests', 'tests/pages']\n"
+        "from figure_pages import small_page\n"
+        "from compatbench.pages.figures.plan import plan_figures\n"
+        "for one in plan_figures([small_page()]): sys.stdout.buffer.write(one.render())"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": "7", "PATH": ""},
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert output == b"".join(figures.values())
+
+
+def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
+    walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
+    kinds = ("scatter", "matrix", "ranks", "pareto")
+    assert names(replace(small_page(), sections=(walk,))) == [
+        *(f"tiny-{kind}-1" for kind in kinds),
+        *(f"walk-{kind}-2" for kind in kinds),
+        *("walk-shots-1", "walk-shots-2", "walk-decay-1", "walk-steps-1"),
+    ]
+
+
+def test_what_cannot_be_drawn_says_why() -> None:
+    one = small_page(results=replace(small_page().results, methods={}))
+    assert plan_figures([one]) == []
+    alone = with_more(one, method(info("coop"), 60, 40))
+    missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
+    assert missing == {
+        "ranks": "the test needs three methods with all of their cells, and two datasets; "
+        "there are 1 and 2"
+    }
+    nothing = replace(alone, expected=replace(alone.expected, seeds=(1, 2, 3)))
+    assert all(d.missing for d in plan_figures([nothing]) if d.section != "matrix")
+
+
+def test_few_methods_and_equal_ones_can_be_drawn() -> None:
+    same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
+    page = small_page(results=replace(small_page().results, methods={}))
+    page = with_more(page, *same)
+    page = replace(page, expected=Expected(("cats",), (4,), (1,), (("old", "new"),)))
+    assert len(render_all(page)) == 3
+    lost = with_more(page, method(info("lost"), 0, -10))
+    assert len(render_all(lost)) == 3
+
+
+def test_titles_are_text_whatever_they_hold() -> None:
+    for svg in render_all(hostile_page()).values():
+        root = ElementTree.fromstring(svg)
+        tags = {element.tag.removeprefix(f"{{{SVG}}}") for element in root.iter()}
+        assert tags <= {
+            "svg",
+            "defs",
+            "style",
+            "g",
+            "path",
+            "text",
+            "title",
+            "use",
+            "clipPath",
+            "rect",
+        }
+        shown = "".join(root.itertext())
+        assert HOSTILE[0] in shown
+        assert "$\\frac{ $x^$ %s {0}" in shown
+        assert not any(name.startswith("on") for e in root.iter() for name in e.attrib)
+
+
+def test_the_digest_tells_old_data_from_another_drawing() -> None:
+    first, second = (
+        plan_figures([page])[0].render()
+        for page in (small_page(), with_more(small_page(), method(info("new"), 55, 55)))
+    )
+    assert is_current(first, first)
+    assert not is_current(first, second)
+    assert not is_current(first.rpartition(b"<!--")[0], first)
+    # By the same matplotlib, it is what it draws, or was changed by hand.
+    redrawn = first.replace(b"fill: none", b"fill:none")
+    assert not is_current(redrawn, first)
+    older = re.sub(rb"by matplotlib \S+", b"by matplotlib 3.8.0", redrawn)
+    assert is_current(older, first)
+    assert not is_current(older, second)
+    assert not is_current(re.sub(rb"H \d", b"H 9", older), first)
+
+
+def test_only_the_figure_of_costs_changes_with_the_times() -> None:
+    fast, slow = (
+        {
+            one.section: one.render()
+            for one in plan_figures(
+                [with_more(small_page(), method(info("new"), 55, 55, seconds=s))]
+            )
+            if not one.missing
+        }
+        for s in (0.1, 5.0)
+    )
+    assert {section for section, svg in fast.items() if svg != slow[section]} == {"pareto"}
+    assert len(fast) > 2
+
+
+def drawn() -> bytes:
+    with report_style():
+        figure = new_figure(3, 2)
+        axes = figure.subplots()
+        axes.plot([0.123456, 7], [3.1, 2.98765432], "o-", gid="hover-0")
+        axes.set_title("1.23456789 <b>")
+        return render_svg(figure)
+
+
+def test_tidying_moves_nothing_that_can_be_seen() -> None:
+    old, new = (
+        ElementTree.fromstring(drawn()),
+        ElementTree.fromstring(compact_svg(drawn(), ["T"], "L")),
+    )
+    paths = [
+        [
+            [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", e.attrib["d"])]
+            for e in root.iter(f"{{{SVG}}}path")
+        ]
+        for root in (old, new)
+    ]
+    assert len(paths[0]) == len(paths[1]) > 10
+    for before, after in zip(*paths, strict=True):
+        assert after == pytest.approx(before, abs=0.0051)
+    texts = [[e.text for e in root.iter(f"{{{SVG}}}text")] for root in (old, new)]
+    assert texts[0] == texts[1]
+    assert "1.23456789 <b>" in texts[1]
+    assert [e.text for e in new.iter(f"{{{SVG}}}title")] == ["T"]
+    assert len(compact_svg(drawn(), ["T"], "L")) < 0.6 * len(drawn())
+
+
+def test_every_reference_in_the_page_finds_its_element() -> None:
+    svg = compact_svg(drawn(), ["T"], "L")
+    markup, sheet = inline_svg(svg, "f7", COLOUR_VARIABLES)
+    ids = re.findall(r' id="([^"]+)"', markup)
+    references = re.findall(r'(?:href="#|url\(#)([^")]+)', markup)
+    assert references
+    assert set(references) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    classes = set(re.findall(r'class="([^"]+)"', markup)) - {"hover", "f7"}
+    assert classes <= set(re.findall(r"^\.f7 \.(\w+)\{", sheet, re.MULTILINE))
+    assert "<style" not in markup
+    assert not any(colour in sheet for colour in COLOUR_VARIABLES)
+
+
+def test_figures_of_a_page_share_no_ids() -> None:
+    ids = [id for svg in render_all(long_page()).values() for id in set(_ids(svg.decode()))]
+    assert len(set(ids)) == len(ids) > 2
+
+
+def _ids(svg: str) -> list[str]:
+    return re.findall(r' id="([^"]+)"', svg)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6, unique=True))
+def test_labels_stay_inside_and_off_each_other_where_there_is_room(points) -> None:
+    with report_style():
+        figure = new_figure(6, 6)
+        axes = figure.subplots()
+        axes.set_xlim(-0.2, 1.2)
+        axes.set_ylim(-0.2, 1.2)
+        place_labels(axes, [(x, y, f"L{i}") for i, (x, y) in enumerate(points)], points)
+        boxes = boxes_of(figure)
+    frame = axes.get_window_extent()
+    assert len(boxes) == len(points)
+    for i, box in enumerate(boxes):
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def boxes_of(figure):
+    return [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+
+
+def rows_of(page: SuitePage) -> dict[str, RankingRow]:
+    return {row.title: row for row in ranking_rows(page, UPGRADE, 4)}
+
+
+def test_zero_shot_accuracies_do_not_depend_on_the_method() -> None:
+    assert zero_shot_accuracies(list(rows_of(small_page()).values())) == (40, 60)
+    assert zero_shot_accuracies([rows_of(small_page())["CoOp"]]) == (40, 60)
+    assert zero_shot_accuracies(list(rows_of(make_page()).values())) is None
+
+
+def test_transferred_modules_are_drawn_beside_the_others() -> None:
+    page = with_more(small_page(), method(info("coop+aligned", "CoOp + aligned"), 90, 90))
+    row = rows_of(page)["CoOp (words)"]
+    assert (row.kind, row.rank, row.value("gain")) == ("transferred", "1", 35)
+    assert list(rows_of(page))[:-1] == list(rows_of(small_page()))
+
+
+def test_curves_have_a_place_for_every_number_of_shots() -> None:
+    curves = shots_curves(long_page(), UPGRADE)
+    half = next(one for one in curves if one.title == "Half done")
+    assert half.source == (None, 55)
+    complete = [one.h[-1] for one in curves if one.h[-1] is not None]
+    assert complete == sorted(complete, reverse=True)
+
+
+def test_a_path_has_the_gain_over_every_models_own_zero_shot() -> None:
+    lines = path_lines(long_page(), ("old", "new", "other"))
+    first = next(one for one in lines if one.title == "Method 00")
+    # Correct are 45 of 100 on the source and 65 on both targets; zero-shot are 40, 60 and 50.
+    assert first.gains == (5, 5, 15)
+    assert "Half done" not in {one.title for one in lines}
+    assert "Method 03 (words)" in {one.title for one in lines}
+
+
+def test_the_front_the_ends_and_the_founding_papers_method_are_named() -> None:
+    founding, both = info("m90", "Own", paper="arXiv:2412.20895"), ("new", "other")
+    page = with_more(long_page(), method(founding, 48, 50, targets=both, shots=(1, 4)))
+    rows = [row for row in rows_of(page).values() if row.value("h") is not None]
+    assert {"Zero-shot", "Method 03 (words)", "Own"} < {row.title for row in named_methods(rows)}
+    small = list(rows_of(small_page()).values())
+    assert set(named_methods(small)) == set(small)
+
+
+def test_ranks_are_those_of_h_by_dataset() -> None:
+    found = rank_datasets(small_page().ranks(UPGRADE, 4))
+    assert found is not None
+    rows = list(rows_of(small_page()).values())
+
+    def naive(one: RankingRow) -> float:
+        """The mean over both tasks of how many are better, plus one."""
+        h = {task: [row.value("h", task) or 0 for row in rows] for task in ("cats", "dogs")}
+        better = [sum(v > (one.value("h", task) or 0) for v in of) for task, of in h.items()]
+        return sum(1 + count for count in better) / 2
+
+    shown = dict(zip([one.info.title for one in found[0]], found[1].ranks, strict=True))
+    assert shown == {row.title: naive(row) for row in rows}
+
+
+def test_costs_are_known_or_left_out() -> None:
+    rows = list(rows_of(small_page()).values())
+    seconds = [(row.title, cost) for row, cost, _ in with_cost(rows, "seconds")]
+    assert seconds == [
+        ("Zero-shot", 0), ("Tip-Adapter", 0.1), ("Linear probe", 1), ("CoOp", 20),
+    ]  # fmt: skip
+    front = [row.title for row, *_ in pareto_front(with_cost(rows, "parameters"))]
+    assert front == ["Tip-Adapter"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(pairs: Sequence[tuple[int, int]]) -> None:
+    row = rows_of(small_page())["CoOp"]
+    points = [
+        (row, float(cost), float(h)) for cost, h in sorted(pairs, key=lambda p: (p[0], -p[1]))
+    ]
+    naive = {
+        (cost, h)
+        for cost, h in pairs
+        if not any(c <= cost and other >= h and (c, other) != (cost, h) for c, other in pairs)
+    }
+    assert {(cost, h) for _, cost, h in pareto_front(points)} == naive

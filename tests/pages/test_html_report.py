@@ -1,0 +1,337 @@
+"""The page: what it says, that nothing in a result can change its markup, and its commands."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_results import make_method, make_row
+from typer.testing import CliRunner
+
+from compatbench.cli.app import app
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.pages.figures.plan import plan_figures
+from compatbench.pages.html_report import all_boards, render_report, report_pages
+from compatbench.pages.markdown import one_line
+from compatbench.pages.suite_page import SuitePage
+from compatbench.results.store import write_results
+
+
+class Reader(HTMLParser):
+    """Elements, attributes and texts of a page, as a browser would tell them apart."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.raw: dict[str, list[str]] = {"script": [], "style": []}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in self.raw:
+            self.raw[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem in self.raw:
+            self.raw[self.cdata_elem][-1] += data
+        else:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def shape(self) -> Counter[tuple[str, ...]]:
+        return Counter((tag, *sorted(attributes)) for tag, attributes in self.tags)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The boards' cells, as the script gets them."""
+        return [
+            [cell[0] for cell in row["cells"]]
+            for board in json.loads(self.raw["script"][0])
+            for row in board["rows"]
+        ]
+
+
+def read(*pages: SuitePage, figures: bool = False) -> Reader:
+    drawings = plan_figures(pages) if figures else []
+    svg = {one.name: one.render() for one in drawings if not one.missing}
+    return Reader(render_report(pages, drawings, svg, {}))
+
+
+@pytest.fixture(scope="module")
+def long() -> Reader:
+    """The long page with its figures."""
+    return read(long_page(), figures=True)
+
+
+def test_the_board_is_the_leaderboard() -> None:
+    page = read(small_page())
+    columns = list(zip(*page.rows, strict=True))
+    assert columns == [
+        ("1", "2", "3", "4"),
+        ("Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"),
+        ("deep", "shallow", "–", "deep"),
+        ("55.0 ± 0.0", "65.0 ± 0.0", "40.0", "75.0 ± 0.0"),
+        ("65.0 ± 0.0", "45.0 ± 0.0", "60.0", "25.0 ± 0.0"),
+        ("59.6 ± 0.0", "53.2 ± 0.0", "48.0", "37.4 ± 0.0"),
+        # With two datasets, the interval is from the one to the other.
+        ("54.5 to 64.6", "48.0 to 58.3", "42.8 to 53.2", "31.1 to 43.6"),
+        ("+5.0", "-15.0", "0.0", "-35.0"),
+        ("–", "–", "–", "–"),
+        ("0", "3,072", "8,192", "5,000"),
+        ("0.1 s", "20.0 s", "–", "1.0 s"),
+    ]
+
+
+def test_readers_without_scripts_see_the_first_board() -> None:
+    page = read(long_page())
+    first = page.rows[: len(long_page().results.methods)]
+    assert all(cell in page.text for row in first for cell in row)
+    assert "Tiny suite: Old model → New model, 4 shots" in page.text
+
+
+def test_there_is_a_board_for_every_upgrade_and_number_of_shots() -> None:
+    boards = all_boards([long_page()])
+    assert [(board.upgrade, board.shots) for board in boards] == [
+        (f"Old model → {target}", shots)
+        for target in ("New model", "Other model")
+        for shots in ("4", "1")
+    ]
+
+
+def test_a_suite_that_repeats_another_has_no_board_of_its_own() -> None:
+    again = replace(long_page(), name="again", title="Again")
+    assert all_boards([long_page(), again]) == all_boards([long_page()])
+    other = with_more(again, method(info("other"), 55, 55, targets=("new", "other"), shots=(1, 4)))
+    assert [board.suite for board in all_boards([long_page(), other])] == [
+        *["Tiny suite"] * 4,
+        *["Again"] * 4,
+    ]
+
+
+def test_transferred_modules_have_ranks_of_their_own_below_the_others() -> None:
+    rows = all_boards([long_page()])[0].rows
+    through = [row for row in rows if row["kind"] == "transferred"]
+    assert [row["cells"][0][0] for row in through] == ["words 1"]
+    assert [row["cells"][1][0] for row in through] == ["Method 03 (words)"]
+    assert through[0] == rows[-1]
+
+
+def test_what_is_refused_or_missing_is_told_with_its_reason() -> None:
+    refused = make_row(None, method="r", backbone="new", status="not transferable", reason="no way")
+    failed = make_row(None, method="r", task="dogs", status="failed", reason="broke")
+    page = with_more(small_page(), make_method(info("r"), [make_row(method="r"), refused, failed]))
+    shown = read(page)
+    row = next(row for row in shown.rows if row[1] == "r")
+    assert row[:6] == ["–", "r", "deep", "–", "not transferable", "–"]
+    for text in ("not transferable 1 no way", "failed 1 broke", "missing 5 –"):
+        assert f"r {text}" in shown.text
+    assert "Nothing: every measurement" in read(small_page()).text
+
+
+def test_sections_without_results_say_so() -> None:
+    text = read(small_page(), figures=True).text
+    assert "No suite here has results at several numbers of shots" in text
+    assert "No suite here has a path of two or more upgrades" in text
+    assert "'compatbench analyze page docs/analysis.md' makes them" in text
+    alone = small_page(results=replace(small_page().results, methods={}))
+    text = read(with_more(alone, method(info("coop"), 60, 40)), figures=True).text
+    assert "4 shots: the test needs three methods with all of their cells" in text
+
+
+def test_nothing_in_a_result_is_markup() -> None:
+    page = read(hostile_page(), figures=True)
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert "img" not in dict(page.tags)
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not [name for name in names if name.startswith("on")]
+    titles = [row[1] for row in page.rows]
+    assert {one_line(title, 40) for title in HOSTILE} <= set(titles)
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[1] in page.text
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
+def test_no_text_changes_the_shape_of_the_page(title: str, reason: str, note: str) -> None:
+    def page(title: str, reason: str, note: str) -> SuitePage:
+        refused = make_row(
+            None, method="r", backbone="new", status="not transferable", reason=reason
+        )
+        results = make_method(info("r", title or "r"), [make_row(method="r"), refused])
+        return with_more(replace(small_page(), title=title, note=f"Note {note}"), results)
+
+    assert read(page(title, reason, note)).shape == read(page("Plain", "plain", "plain")).shape
+
+
+def test_the_page_asks_for_nothing(long: Reader) -> None:
+    for _, attributes in long.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:", "https://arxiv.org/abs/")), value
+    assert not re.search(r"@import|url\((?!#)", "".join(long.raw["style"]))
+
+
+def test_its_policy_allows_its_own_script_and_style_alone() -> None:
+    page = read(small_page())
+    [policy] = [
+        attributes["content"]
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    rules = dict(rule.strip().split(" ", 1) for rule in (policy or "").split(";"))
+    for rule, source in (
+        ("script-src", page.raw["script"][-1]),
+        ("style-src", page.raw["style"][0]),
+    ):
+        digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert rules["default-src"] == "'none'"
+    assert not [name for _, attributes in page.tags for name in attributes if name == "style"]
+
+
+def test_every_id_is_there_once(long: Reader) -> None:
+    ids = [attributes["id"] for _, attributes in long.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the suite ``smoke``, and its report."""
+    out = tmp_path_factory.mktemp("report")
+    for i, name in enumerate(("coop", "kgcoop", "taskres")):
+        rows = [
+            make_row(
+                40 + i,
+                method=name,
+                task="mini-weather",
+                source="mini-clip",
+                backbone=backbone,
+            )
+            for backbone in ("mini-clip", "mini-eva-clip")
+        ]
+        write_results(out / "results" / "smoke", make_method(info(name), rows))
+    invoke("--out", str(out))
+    return out
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_writes_the_page_and_the_figures(folder: Path) -> None:
+    assert sorted(path.name for path in (folder / "results" / "figures").iterdir()) == [
+        "smoke-matrix-1.svg", "smoke-pareto-1.svg", "smoke-scatter-1.svg",
+    ]  # fmt: skip
+    assert (folder / "results" / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
+    output = invoke("--check", "--out", str(folder))
+    assert "smoke-ranks-1.svg is left out: the test needs three methods" in output
+    assert "report.html is up to date, 3 figures beside it" in output
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures/smoke-matrix-1.svg"])
+def test_the_check_finds_what_is_old(copy: Path, name: str) -> None:
+    path = copy / "results" / name
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(CompatbenchError, match=rf"{path.name} is not what results/ gives"):
+        invoke("--check", "--out", str(copy))
+    path.unlink()
+    with pytest.raises(CompatbenchError, match=rf"{path.name} is not what results/ gives"):
+        invoke("--check", "--out", str(copy))
+
+
+def test_figures_of_another_matplotlib_pass_the_check(copy: Path) -> None:
+    path = copy / "results" / "figures" / "smoke-scatter-1.svg"
+    before = path.read_text(encoding="utf-8")
+    moved = before.replace('role="img"', 'role="img" data-drawn="elsewhere"')
+    moved = re.sub(r"by matplotlib \S+", "by matplotlib 3.8.0", moved)
+    path.write_text(moved, encoding="utf-8")
+    # The page that was made with it shows that figure, and not the one that is drawn now.
+    with pytest.raises(CompatbenchError, match=r"report\.html is not what results/ gives"):
+        invoke("--check", "--out", str(copy))
+    page = copy / "results" / "report.html"
+    html = page.read_text(encoding="utf-8")
+    start = html.index('id="smoke-scatter-1"')
+    html = html[:start] + html[start:].replace('role="img"', 'role="img" data-drawn="elsewhere"', 1)
+    page.write_text(html, encoding="utf-8")
+    assert "up to date" in invoke("--check", "--out", str(copy))
+
+
+def test_figures_of_results_that_are_gone_are_removed(copy: Path) -> None:
+    stray = copy / "results" / "figures" / "gone-scatter-1.svg"
+    stray.write_text("<svg/>")
+    with pytest.raises(CompatbenchError, match=r"gone-scatter-1\.svg belongs to no results here"):
+        invoke("--check", "--out", str(copy))
+    invoke("--out", str(copy))
+    assert not stray.exists()
+
+
+def test_pictures_of_the_analyses_are_shown(copy: Path) -> None:
+    analyses = copy / "docs" / "analysis"
+    analyses.mkdir(parents=True)
+    (analyses / "layers.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt"><script>1</script></svg>'
+    )
+    invoke("--out", str(copy))
+    page = Reader((copy / "results" / "report.html").read_text(encoding="utf-8"))
+    [image] = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert image["alt"] == "How far each layer of both towers has moved"
+    # A picture that is an image can run nothing.
+    assert str(image["src"]).startswith("data:image/svg+xml;base64,")
+    (analyses / "layers.svg").write_text("not a picture")
+    with pytest.raises(CompatbenchError, match=r"layers\.svg is no SVG"):
+        invoke("--out", str(copy))
+
+
+def test_a_folder_without_results_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match=r"results does not exist; give the folder"):
+        invoke("--out", str(tmp_path))
+    (tmp_path / "results").mkdir()
+    with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run'"):
+        invoke("--out", str(tmp_path))
+
+
+def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:
+    def measure(suite: str) -> None:
+        rows = [make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")]
+        write_results(tmp_path / "results" / suite, make_method(info("coop"), rows))
+
+    for suite in ("smoke", "mini-shots"):
+        measure(suite)
+    assert [page.name for page in report_pages(tmp_path)] == ["mini-shots", "smoke"]
+    measure("mini")
+    (tmp_path / "results" / "figures").mkdir()
+    assert [page.name for page in report_pages(tmp_path)] == ["mini", "mini-shots"]
+    (tmp_path / "results" / "mine").mkdir()
+    with pytest.warns(CompatbenchWarning, match="mine is left out: no suite has that name"):
+        report_pages(tmp_path)
+
+
+def test_the_help_teaches() -> None:
+    text = " ".join(CliRunner().invoke(app, ["report", "--help"]).output.split())
+    assert "results/report.html" in text
+    assert "no weights are needed" in text

@@ -1,0 +1,162 @@
+"""What a suite measures besides rankings: shots, ablations, transfers, sections of other suites."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
+from compatbench.pages.ranking_tables import transfer_table
+from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_tables import ablation_table, shots_table
+from compatbench.results.store import MethodInfo, MethodResults
+
+UPGRADE = ("old", "new")
+CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
+CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
+
+
+def cells_of(lines: list[str]) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def variant(name: str, right: tuple[int, int, int, int], **config: object) -> MethodResults:
+    """A config whose source and target accuracy, and so H, are equal on every cell."""
+    info = replace(CONTCOOP, name=name, title=name)
+    figures = {cell: (value, value) for cell, value in zip(CELLS, right, strict=True)}
+    settings = {"attention": "self", "weight": 8.0} | config
+    return make_method(info, make_pairs(figures, method=name), config=settings)
+
+
+def with_methods(page: SuitePage, **methods: MethodResults) -> SuitePage:
+    known = dict(page.results.methods) | methods
+    return replace(page, results=replace(page.results, methods=known))
+
+
+def ablation_page() -> SuitePage:
+    page = make_page(
+        variant("contcoop", (50, 60, 52, 62)),
+        variant("contcoop+cross", (46, 55, 46, 57), attention="cross"),  # -4 -5 -6 -5
+        variant("contcoop+no-kd", (54, 56, 54, 58), weight=0.0),  # +4 -4 +2 -4
+    )
+    names = ("contcoop+no-kd", "contcoop+cross", "contcoop+not-run")
+    return replace(page, configs=dict.fromkeys(names, "contcoop"))
+
+
+def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> None:
+    header, _, *rows = cells_of(ablation_table(ablation_page(), UPGRADE, 4))
+    assert header == ["Config", "Change", "Source", "Target", "H", "95 % of H"]
+    assert rows == [
+        # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval contains 0.
+        ["contcoop+no-kd", "`weight`: 8.0 → 0.0", "-0.5", "-0.5", "-0.5", "-4.0 to +3.0"],
+        # Both lose 5.
+        [
+            "contcoop+cross", "`attention`: self → cross", "**-5.0**", "**-5.0**", "**-5.0**",
+            "-5.0 to -5.0",
+        ],
+    ]  # fmt: skip
+
+
+def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
+    page = ablation_page()
+    base = page.results.methods["contcoop"]
+    page = with_methods(page, contcoop=replace(base, rows=base.rows[:-1]))
+    for row in cells_of(ablation_table(page, UPGRADE, 4))[2:]:
+        assert row[4:] == ["–", "–"]
+    methods = {name: one for name, one in page.results.methods.items() if name != "contcoop"}
+    alone = replace(page, results=replace(page.results, methods=methods))
+    for row in cells_of(ablation_table(alone, UPGRADE, 4))[2:]:
+        assert row[1:] == ["–"] * 5
+
+
+def shots_page() -> SuitePage:
+    expected = replace(TWO_BY_TWO, shots=(16, 4))
+    rows = make_pairs(dict.fromkeys(CELLS, (50, 30)))
+    rows += make_pairs(dict.fromkeys(CELLS, (70, 70)), shots=16)
+    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
+    return make_page(make_method(COOP, rows), floor, expected=expected)
+
+
+def test_shots_stand_side_by_side_the_fewest_first() -> None:
+    page = shots_page()
+    header, _, *rows = cells_of(shots_table(page, UPGRADE, "h"))
+    assert header == ["Method", "4", "16"]
+    assert rows == [
+        ["[CoOp][2109.01134]", "37.5", "**70.0**"],
+        ["[Zero-shot][2103.00020] (floor)", "**48.0**", "48.0"],
+    ]
+    assert cells_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
+    coop = page.results.methods["coop"]
+    rows = tuple(row for row in coop.rows if (row.shots, row.task) != (4, "dogs"))
+    page = with_methods(page, coop=replace(coop, rows=rows))
+    assert cells_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
+
+
+def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> None:
+    page = make_page(
+        variant("contcoop", (50, 60, 52, 62)),
+        variant("contcoop+aligned", (55, 65, 57, 67)),
+        variant("other+aligned", (20, 20, 20, 20)),
+    )
+    [words] = page.transferred
+    assert [one.info.name for one in page.copied] == ["contcoop"]
+    assert [one.info.name for one in page.transferred[words]] == ["contcoop", "other"]
+    first, second = cells_of(transfer_table(page, words, UPGRADE, 4))[2:]
+    assert first[3:] == ["56.0 → 61.0 ± 1.4", "56.0 → 61.0 ± 1.4", "-4.0 → +1.0"]
+    assert second[0] == "2"
+    assert second[3:] == ["– → 20.0 ± 0.0", "– → 20.0 ± 0.0", "– → -40.0"]
+    text = render_leaderboard([page])
+    assert "### Attached through: words" in text
+    assert "| contcoop+aligned" not in text
+
+
+def test_the_parts_of_a_suite_follow_from_its_matrix() -> None:
+    assert extra_parts(make_page(variant("contcoop", (50, 60, 52, 62)))) == []
+    assert extra_parts(ablation_page()) == ["ablation"]
+    assert extra_parts(shots_page()) == ["shots"]
+    retrained = replace(shots_page(), expected=replace(TWO_BY_TWO, retrained=True))
+    assert extra_parts(retrained) == ["retained"]
+
+
+def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
+    ablation = replace(ablation_page(), name="parts", title="Parts", note="")
+    shots = replace(shots_page(), name="by-shots", title="Fewer images", note="One draw.")
+    page = make_page(variant("contcoop", (50, 60, 52, 62)), sections=(ablation, shots))
+    text = render_leaderboard([page])
+    start = text.index("### By dataset")
+    assert start < text.index("### Fewer images") < text.index("### Parts") < text.index("### Det")
+    assert text.count("Ranked by H.") == 1
+    assert "> **Note.** One draw." in text
+    assert "compatbench run --suite parts --methods all" in text
+    assert "By shots" not in text  # its only part needs no heading of its own
+    assert "[2109.01134]: https" in text  # a paper that only a section cites
+    assert section_order([ablation, shots]) == [shots, ablation]
+
+
+def test_a_section_that_adds_nothing_else_gets_a_ranking() -> None:
+    plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
+    section = make_page(plain, mapped, name="others", title="Other models")
+    text = render_leaderboard([make_page(plain, sections=(section,))])
+    text = text[text.index("### Other models") : text.index("### Details")]
+    ranking, through = text.split("<details>")
+    assert "[contcoop][2412.20895]" in ranking
+    assert "<summary>Attached through words: Old model → New model, 4 shots</summary>" in through
+    assert "56.0 → 55.0 ± 0.0" in through
+
+
+def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results() -> None:
+    page = ablation_page()
+    cross = page.results.methods["contcoop+cross"]
+    page = with_methods(page, **{"contcoop+cross": replace(cross, rows=cross.rows[:-1])})
+    text = render_leaderboard([make_page(sections=(page,))])
+    assert "There are no results yet." in text
+    assert text.index("| contcoop+cross") < text.index("#### Failed and missing")
+
+
+def test_a_section_must_say_whose_it_is() -> None:
+    values = suite_cards.read("smoke").model_dump() | {"publish": "section"}
+    with pytest.raises(ValueError, match="which suite it extends"):
+        SuiteCard.model_validate(values)

@@ -1,0 +1,109 @@
+"""The ranking in the terminal: at any width, of what was asked for, with what has no mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from figure_pages import info, long_page, method
+from rich.console import Console
+from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_row
+
+from compatbench.pages.suite_page import Restriction, SuitePage
+from compatbench.pages.terminal import print_ranking, ranking_renderable
+from compatbench.results.rows import Row
+
+
+def shown(page: SuitePage, only: Restriction | None = None, width: int = 80) -> str:
+    console = Console(width=width, file=StringIO(), record=True)
+    print_ranking(console, page, only)
+    return console.export_text()
+
+
+def refused_page() -> SuitePage:
+    refusals = [
+        make_row(
+            None, method="r", task=task, seed=seed, backbone="new", status="not transferable",
+            reason="width 128, not 192",
+        )
+        for task in ("cats", "dogs") for seed in (1, 2)
+    ]  # fmt: skip
+    sources = [replace_row(row, backbone="old") for row in refusals]
+    failed = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
+    return make_page(
+        method(info("coop", "CoOp, a title of many words and letters", "shallow"), 60, 50),
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
+        make_method(info("r", "Refused"), [*sources, *refusals]),
+        make_method(info("gone", "Gone"), [failed]),
+    )
+
+
+def replace_row(row: Row, **changes: object) -> Row:
+    ok = {"status": "ok", "reason": "", "correct": 60, "total": 100, "zero_shot_correct": 40}
+    return row.model_copy(update=ok | changes)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_ranking_fits_any_width_and_keeps_its_figures(width: int) -> None:
+    text = shown(refused_page(), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    first = next(line for line in text.splitlines() if line.lstrip().startswith("1 "))
+    assert "-5.0" in first
+    assert ("65.0 ± 0.0" in first) == (width >= 76)
+    assert ("shallow" in first) == (width >= 110)
+    words = " ".join(text.split())
+    assert "Refused: not transferable in all 4 cells (source 60.0): width 128, not 192" in words
+    assert "Gone: incomplete with 0 of 4 cells measured" in words
+    assert "Gone: 1 row failed: RuntimeError: no | <b>" in words
+
+
+def test_files_cannot_add_markup() -> None:
+    page = make_page(method(replace(COOP, title="[bold]x[/nope]\x1b[31m"), 60, 50))
+    assert "[bold]x[/nope] [31m" in shown(page)
+
+
+def part_of_suite(tasks: Iterable[str], seeds: Iterable[int]) -> list[Row]:
+    whole = method(info("coop", "CoOp"), 60, 40).rows
+    return [row for row in whole if row.task in tasks and row.seed in seeds]
+
+
+def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
+    page = make_page(
+        make_method(info("coop", "CoOp"), part_of_suite(["dogs"], [2])),
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55),
+        method(info("other", "Other"), 80, 80),
+        expected=replace(TWO_BY_TWO, seeds=(1, 2, 3)),
+    )
+    assert "70.0" not in shown(page)  # incomplete as a whole
+    only = Restriction(tasks=["dogs"], seeds=[2], methods=["coop", "zeroshot"])
+    text = shown(page, only)
+    assert "Old model → New model, 4 shots, 1 of 2 tasks, 1 of 3 seeds" in text
+    coop = next(line for line in text.splitlines() if "CoOp" in line)
+    # The other seeds and the cats are not there, and do not count.
+    assert coop.split()[2:] == ["70.0", "50.0", "58.3", "-10.0"]
+    # The floor was measured once, for all seeds.
+    assert "Zero-shot (floor)" in text
+    assert "Other" not in text
+    assert "missing" not in text
+
+
+def test_names_that_a_suite_does_not_have_restrict_nothing() -> None:
+    page = make_page(method(ZEROSHOT, 40, 60))
+    assert shown(page, Restriction(tasks=["birds"])) == shown(page)
+
+
+def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
+    text = shown(long_page())
+    assert "Old model → New model, 4 shots, through words" in text
+    assert "Method 03 (words)" in text
+    only = Restriction(methods=["m03"])
+    assert shown(long_page(), only).count("words 1") == 2  # upgrades
+
+
+def test_a_live_display_gets_what_is_measured_so_far() -> None:
+    page = make_page(make_method(info("coop", "CoOp"), part_of_suite(["cats"], [1])))
+    console = Console(width=80, file=StringIO(), record=True)
+    console.print(ranking_renderable(page, 80, Restriction(tasks=["cats"], seeds=[1])))
+    assert "60.0" in console.export_text()
