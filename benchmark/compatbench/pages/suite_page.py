@@ -14,7 +14,6 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
-from compatbench.results.aligned import copied_name
 from compatbench.results.gaps import Gap, find_gaps
 from compatbench.results.measures import (
     Expected,
@@ -83,25 +82,15 @@ class SuitePage:
     sections: tuple[SuitePage, ...] = ()
     whole: Expected | None = None
 
-    @cached_property
+    @property
     def copied(self) -> list[MethodResults]:
         """The methods whose modules are attached untouched: those of the main ranking."""
-        return [one for name, one in self.results.methods.items() if copied_name(name) is None]
+        return list(self.results.methods.values())
 
-    @cached_property
+    @property
     def transferred(self) -> dict[str, list[MethodResults]]:
-        """Methods whose modules reach the target through another transfer, by its name.
-
-        Each has the info of the method itself, so that name and title are those of ``copied``.
-        """
-        found: dict[str, list[MethodResults]] = {}
-        for name, one in self.results.methods.items():
-            if (plain := copied_name(name)) is not None:
-                own = self.results.methods.get(plain)
-                title = one.info.title.removesuffix(" + aligned")
-                info = own.info if own else replace(one.info, name=plain, title=title)
-                found.setdefault("words", []).append(replace(one, info=info))
-        return found
+        """Methods whose modules reach the target through another transfer, by its name."""
+        return {name: list(of.values()) for name, of in self.results.transferred.items()}
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
@@ -131,9 +120,9 @@ class SuitePage:
     def gaps(self) -> list[Gap]:
         """What failed or is missing, by method and reason."""
         found: list[Gap] = []
-        for name, method in sorted(self.results.methods.items()):
-            alone = replace(self.results, methods={name: method})
-            found += find_gaps(alone, self._expected_of(method))
+        for one in self.results.all:
+            alone = SuiteResults(self.name, {}, {one.transfer or "": {one.info.name: one}})
+            found += find_gaps(alone, self._expected_of(one))
         return found
 
     def _expected_of(self, method: MethodResults) -> Expected:
@@ -145,18 +134,22 @@ class SuitePage:
     def restrict(self, only: Restriction) -> SuitePage:
         """The page of a part of the suite: means are taken over exactly that part."""
         expected, kept = self.expected, only.methods
-        methods = {
-            name: one
-            for name, one in self.results.methods.items()
-            if kept is None or name in kept or copied_name(name) in kept
-        }
         narrowed = replace(
             expected,
-            tasks=_common(expected.tasks, only.tasks),
-            seeds=_common(expected.seeds, only.seeds),
-            shots=_common(expected.shots, only.shots),
+            tasks=tuple(t for t in expected.tasks if only.tasks is None or t in only.tasks),
+            seeds=expected.seeds if only.seeds is None else tuple(only.seeds),
+            shots=expected.shots if only.shots is None else tuple(only.shots),
         )
-        results = replace(self.results, methods=methods)
+
+        def keep(methods: Mapping[str, MethodResults]) -> dict[str, MethodResults]:
+            return {n: one for n, one in methods.items() if kept is None or n in kept}
+
+        transferred = {n: keep(of) for n, of in self.results.transferred.items()}
+        results = replace(
+            self.results,
+            methods=keep(self.results.methods),
+            transferred={n: of for n, of in transferred.items() if of},
+        )
         return replace(self, expected=narrowed, results=results, whole=self.whole or expected)
 
     @property
@@ -164,11 +157,14 @@ class SuitePage:
         """What part of the suite this is: ``1 of 8 tasks, 1 of 3 seeds``; empty if all of it."""
         if self.whole is None:
             return ""
-        counts = [
-            (len(getattr(self.expected, what)), len(getattr(self.whole, what)), what)
-            for what in ("tasks", "seeds", "shots")
-        ]
-        return ", ".join(f"{some} of {all_} {what}" for some, all_, what in counts if some < all_)
+        parts = []
+        for what in ("tasks", "seeds", "shots"):
+            some, every = getattr(self.expected, what), getattr(self.whole, what)
+            if not set(some) <= set(every):
+                parts.append(f"{what} {', '.join(map(str, some))}")
+            elif len(some) < len(every):
+                parts.append(f"{len(some)} of {len(every)} {what}")
+        return ", ".join(parts)
 
     def backbone_title(self, name: str) -> str:
         return self.backbones.get(name, name)
@@ -179,12 +175,6 @@ class SuitePage:
     def path_title(self, path: Sequence[str]) -> str:
         """The backbones of an upgrade or a path by their titles."""
         return " → ".join(map(self.backbone_title, path))
-
-
-def _common(expected: tuple, wanted: Collection | None) -> tuple:
-    """What is wanted of a suite, in its order; all of it if nothing else is left."""
-    found = tuple(one for one in expected if wanted is None or one in wanted)
-    return found or expected
 
 
 def read_suite_page(suite: SuiteCard, out: Path) -> SuitePage:
