@@ -12,7 +12,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Prompts, memory_budget, set_memory_budget
 from compatbench.backbone.text import causal as causal_module
 from compatbench.backbone.text import memory as memory_module
-from compatbench.backbone.text.memory import Ledger
+from compatbench.backbone.text.memory import SelectiveCheckpoint
 
 LENGTHS = (3, 1, 9, 4, 4, 2, 7, 5) * 12
 
@@ -128,26 +128,26 @@ def test_a_budget_of_zero_keeps_almost_nothing(clip: Backbone) -> None:
 
 def test_what_is_needed_first_is_kept() -> None:
     with memory_budget(25):
-        ledger = Ledger([10, 10, 10, 10], torch.device("cpu"), learned=True)
-    assert ledger._kept == [False, False, True, True]
+        ledger = SelectiveCheckpoint([10, 10, 10, 10], torch.device("cpu"), learned=True)
+    assert ledger.kept == [False, False, True, True]
 
 
 def test_nothing_is_computed_again_without_a_backward_pass() -> None:
     with memory_budget(0):
-        ledger = Ledger([10, 10], torch.device("cpu"), learned=False)
-    assert ledger._kept == [True, True]
+        ledger = SelectiveCheckpoint([10, 10], torch.device("cpu"), learned=False)
+    assert ledger.kept == [True, True]
 
 
 def test_a_small_problem_does_not_look_at_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("looked"))
-    Ledger([10, 10], torch.device("cpu"), learned=True)
+    SelectiveCheckpoint([10, 10], torch.device("cpu"), learned=True)
 
 
 def test_by_default_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "free_memory", lambda _: 200 * 2**20)
     size = 40 * 2**20
-    ledger = Ledger([size] * 4, torch.device("cpu"), learned=True)
-    assert ledger._kept == [False, False, True, True]
+    ledger = SelectiveCheckpoint([size] * 4, torch.device("cpu"), learned=True)
+    assert ledger.kept == [False, False, True, True]
 
 
 def test_the_budget_is_put_back() -> None:

@@ -39,8 +39,6 @@ class BackboneReport:
         embed_dim: size e of the joint space.
         context_length: tokens of the longest text.
         parameters: of the whole model.
-        lineage: what the weights were initialised from.
-        licence: of the weights.
         message: what is wrong or missing, in one line; empty if nothing is.
         fix: what to do about it, in one line; empty if nothing.
     """
@@ -58,8 +56,6 @@ class BackboneReport:
     embed_dim: int | None = None
     context_length: int | None = None
     parameters: int | None = None
-    lineage: str = ""
-    licence: str = ""
     message: str = ""
     fix: str = ""
 
@@ -74,8 +70,7 @@ def inspect_backbone(name: str) -> BackboneReport:
     facts: dict[str, Any] = {"name": name, "title": name, "state": "wrong"}
     try:
         card = read_backbone(name)
-        facts |= {"title": card.title, "lineage": card.lineage, "licence": card.licence}
-        facts |= _describe_activation(card)
+        facts |= {"title": card.title, **_describe_activation(card)}
         check_release(card)
         model = build_architecture(card, device="meta")
         facts |= _describe_model(model, card)

@@ -140,10 +140,8 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
-    level = logging.root.level
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
-        logging.root.setLevel(level)

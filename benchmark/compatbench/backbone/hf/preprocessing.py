@@ -69,5 +69,8 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
 
 def _size(value: Any) -> tuple[tuple[int, int], bool]:
     """Height and width, and whether both are given, so that images may change their shape."""
-    edge = value if isinstance(value, int) else value.get("shortest_edge")
-    return ((edge, edge), False) if edge else ((value["height"], value["width"]), True)
+    if isinstance(value, int):
+        return (value, value), False
+    if "shortest_edge" in value:
+        return (value["shortest_edge"], value["shortest_edge"]), False
+    return (value["height"], value["width"]), True

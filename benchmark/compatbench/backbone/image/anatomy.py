@@ -1,10 +1,9 @@
-"""What an image tower is made of, read from its parts and never from its name."""
+"""The structure of an image tower, read from its modules and never from its name."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from compatbench.errors import NotTransferable
 Block = Callable[[Tensor, Added, int], Tensor]
 
 
-class ImageAnatomy(ABC):
+class ImageAnatomy(Protocol):
     """The parts of an image tower, and how they are put together.
 
     Attributes:
@@ -28,7 +27,7 @@ class ImageAnatomy(ABC):
         tokens: tokens of an image, class token and registers first.
         extra: tokens before the patches.
         blocks: each from tokens, what is added inside, and the rows wanted, to those rows.
-        class_pooled: the feature depends on nothing but the last block's first row.
+        class_pooled: the feature depends on the last block's first row alone.
     """
 
     width: int
@@ -37,21 +36,21 @@ class ImageAnatomy(ABC):
     blocks: Sequence[Block]
     class_pooled: bool
 
-    @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """What enters the first block, ``[batch, tokens, d]`` of ``[batch, 3, H, W]``."""
+        """The input of the first block, ``[batch, tokens, d]`` of ``[batch, 3, H, W]``."""
+        ...
 
-    @abstractmethod
     def enter(self, tokens: Tensor) -> Tensor:
-        """The norm that tokens pass before the first block, or what it was given."""
+        """Applies the norm before the first block, if there is one."""
+        ...
 
-    @abstractmethod
     def finish(self, x: Tensor) -> Tensor:
-        """From what leaves the last block to image features, ``[batch, e]``."""
+        """From the output of the last block to image features, ``[batch, e]``."""
+        ...
 
-    @abstractmethod
     def project(self, patches: Tensor) -> Tensor:
-        """Every row by itself as if it were the pooled one, ``[batch, patches, e]``."""
+        """Treats every row like the pooled one, ``[batch, patches, e]``."""
+        ...
 
 
 class ClipAnatomy(ImageAnatomy):
@@ -76,8 +75,7 @@ class ClipAnatomy(ImageAnatomy):
         return self._to_joint_space(pooled)
 
     def project(self, patches: Tensor) -> Tensor:
-        if self._visual.attn_pool is not None:
-            raise NotTransferable("the image tower pools by attention, so patches have no features")
+        _check_pooling(self._visual)
         return self._to_joint_space(self._visual.ln_post(patches))
 
     def _to_joint_space(self, rows: Tensor) -> Tensor:
@@ -85,7 +83,7 @@ class ClipAnatomy(ImageAnatomy):
 
     @staticmethod
     def odd_part(visual: Any) -> str | None:
-        """What is not understood about a tower, if anything."""
+        """What is not supported about a tower, if anything."""
         if visual.pool_type not in ("tok", "avg"):
             return f"it is pooled by '{visual.pool_type}'"
         if not visual.transformer.batch_first:
@@ -124,14 +122,13 @@ class EvaAnatomy(ImageAnatomy):
         return self._head(self._trunk.forward_head(self._trunk.norm(x)))
 
     def project(self, patches: Tensor) -> Tensor:
-        if self._trunk.attn_pool is not None:
-            raise NotTransferable("the image tower pools by attention, so patches have no features")
+        _check_pooling(self._trunk)
         rows = self._trunk.fc_norm(self._trunk.norm(patches))
         return self._head(self._trunk.head(rows))
 
     @staticmethod
     def odd_part(visual: Any) -> str | None:
-        """What is not understood about a tower, if anything."""
+        """What is not supported about a tower, if anything."""
         trunk = visual.trunk
         if trunk.global_pool not in ("token", "avg", "map"):
             return f"it is pooled by '{trunk.global_pool}'"
@@ -146,9 +143,8 @@ def examine_image_tower(visual: nn.Module, name: str) -> ImageAnatomy:
     """The anatomy of a model's image tower.
 
     Raises:
-        NotTransferable: it is of a kind into which nothing can be inserted, or a part of it
-            is not understood; run as something else, it would give plausible features that
-            are silently wrong.
+        NotTransferable: nothing can be inserted into a tower of this kind. Run as if it were
+            another, it would give plausible features that are silently wrong.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -164,6 +160,11 @@ def examine_image_tower(visual: nn.Module, name: str) -> ImageAnatomy:
     if odd := kind.odd_part(visual):
         raise _refusal(name, odd)
     return kind(visual)
+
+
+def _check_pooling(tower: Any) -> None:
+    if tower.attn_pool is not None:
+        raise NotTransferable("the image tower pools by attention, so patches have no features")
 
 
 def _refusal(name: str, reason: str) -> NotTransferable:

@@ -1,4 +1,4 @@
-"""Blocks of an image tower, run over tokens that the tower was not made for."""
+"""Blocks of an image tower, run over its own tokens and those of a method."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from compatbench.backbone.text.attention import attend, plan_images
 from compatbench.backbone.text.mlp import is_quick, quick_mlp
 
 FEW_TOKENS = 64
-"""Up to so many tokens, products of small matrices cost the processor less than a call that
-never writes the scores down."""
+"""Up to this many tokens, products of small matrices are faster on a CPU than the fused
+attention call."""
 
 Added = Mapping[str, Callable[[Tensor], Tensor]]
 """For ``q``, ``k`` or ``v``: a function of the projection's input ``[batch, tokens, width]``
@@ -95,7 +95,7 @@ class EvaBlock:
         return F.linear(x, attention.qkv.weight, bias).chunk(3, dim=-1)
 
     def _rotate(self, y: Tensor, rope: Tensor) -> Tensor:
-        """Rotates the patches alone: what stands before or behind them has no place in the grid."""
+        """Rotates the patches only: tokens before or after them have no place in the grid."""
         from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 
         attention = self._block.attn
@@ -107,12 +107,12 @@ class EvaBlock:
 
 
 def odd_clip_block(block: nn.Module) -> str | None:
-    """What is not understood about a block of open_clip, if anything."""
+    """What is not supported about a block of open_clip, if anything."""
     return None if is_standard(block) else "its blocks are not open_clip's standard ones"
 
 
 def odd_eva_block(block: Any) -> str | None:
-    """What is not understood about a block of timm's ``Eva``, if anything."""
+    """What is not supported about a block of timm's ``Eva``, if anything."""
     from timm.layers.attention import AttentionRope
     from timm.models import eva
 

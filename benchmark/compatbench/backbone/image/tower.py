@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone.image.anatomy import ImageAnatomy, examine_image_tower
-from compatbench.backbone.text.weight_swap import replace_parameters
+from compatbench.backbone.text.replaced_weights import replace_parameters
 from compatbench.errors import NotTransferable
 
 Projection = Literal["q", "k", "v"]
@@ -21,7 +21,7 @@ Updates = Mapping[tuple[int, Projection], Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What a classifier takes for an image: how far the frozen tower has computed it.
+    """What a classifier takes of an image: how far the frozen tower has computed it.
 
     Attributes:
         kind: ``features``: the image features, ``[batch, e]``; ``hidden``: the tokens that
@@ -40,10 +40,10 @@ DENSE = ImageInput("dense")
 
 
 class ImageTower:
-    """A frozen image tower into which a method reaches: a ViT of CLIP or of EVA-CLIP.
+    """A frozen image tower in which a method can act: a ViT of CLIP or of EVA-CLIP.
 
-    Tokens of a method stand behind the image's own and have no position: they get no
-    positional embedding and are not rotated (RoPE), and they are no part of what is pooled.
+    Tokens of a method come after the image's own and have no position: they get no
+    positional embedding and are not rotated (RoPE), and they are not pooled.
 
     Attributes:
         width: width d of the tokens.
@@ -51,7 +51,7 @@ class ImageTower:
         tokens: tokens of an image.
 
     Raises:
-        NotTransferable: the tower is of no kind that is supported.
+        NotTransferable: a tower of this kind is not supported.
     """
 
     def __init__(self, visual: nn.Module, name: str) -> None:
@@ -100,9 +100,9 @@ class ImageTower:
                 blocks that follow, each ``[n, d]``, or ``[batch, n, d]``. Before the first
                 block they are taken as they are: see ``enter``. Blocks without prompts of
                 their own get those that the block before them has computed.
-            updates: what is added to projections of attention, such as LoRA's.
-            weights: what stands in for the tower's own parameters of these names, which are
-                those of ``model.visual.named_parameters()``.
+            updates: added to projections of attention, such as LoRA's.
+            weights: replaces the tower's own parameters of these names, which are those of
+                ``model.visual.named_parameters()``.
         """
         return self._widen(self._run(hidden, block, prompts, updates, weights, dense=False))
 
@@ -157,8 +157,7 @@ class ImageTower:
                 own = prompts[i - start].to(x.dtype).expand(len(x), -1, -1)
                 x = torch.cat([x[:, : self.tokens], own], dim=1)
             added = {part: f for (block, part), f in (updates or {}).items() if block == i}
-            rows = last if i == self.depth - 1 else x.shape[1]
-            x = anatomy.blocks[i](x, added, rows)
+            x = anatomy.blocks[i](x, added, last if i == self.depth - 1 else x.shape[1])
         feature = anatomy.finish(x)
         if not dense:
             return feature

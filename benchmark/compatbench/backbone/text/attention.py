@@ -1,9 +1,9 @@
 """Attention over many small groups of rows, as products of batches of small matrices.
 
-Which rows ask which is a plan, made once. With it, a block's queries, keys and values are
-gathered in one step, padding and copies of the prefix included, and so are their gradients.
-For the few dozen rows of a group this takes half the time of a general attention call, and a
-block is left with a handful of calls instead of dozens, which counts where a tower is small.
+A plan, made once, says which rows attend to which. With it, a block's queries, keys and
+values are gathered in one step, padding and copies of the prefix included, and so are their
+gradients. A block needs a handful of calls instead of dozens, which counts where a tower is
+small. Another order of additions would change results in their last bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
 from compatbench.backbone.text.packing import Chunk
 
@@ -29,10 +30,10 @@ class Plan:
     Attributes:
         gather: where each gathered row comes from, ``[B * T * H * (S + 2K)]``.
         mask: what is added to the scores, ``[B * T * H, S, K]``, or None.
-        output: of each row and head that is wanted, its query, ``[B * R * H]``.
-        answer: of each query, the wanted row and head whose gradient it gets,
-            ``[B * T * H * S]``; queries that nobody asked for are listed in ``unasked``.
-        unasked: queries that must get no gradient, ``[n]``.
+        output: of each row and head of the output, its query, ``[B * R * H]``.
+        output_of: of each query, the row and head of the output that it computes,
+            ``[B * T * H * S]``.
+        filler: queries that only fill a group and get no gradient, ``[n]``.
         scatter: of each row, part and head, its gradient: among the gathered rows, then the
             sums over the groups of an image for the keys and values of the prefix, then a row
             of zeros, ``[B * N * 3 * H]``.
@@ -46,8 +47,8 @@ class Plan:
     gather: Tensor
     mask: Tensor | None
     output: Tensor
-    answer: Tensor
-    unasked: Tensor
+    output_of: Tensor
+    filler: Tensor
     scatter: Tensor
     groups: int
     queries: int
@@ -57,7 +58,7 @@ class Plan:
 
 
 def attend(qkv: Tensor, plan: Plan) -> Tensor:
-    """What each wanted row sees, ``[B, R, D]``, from all rows' projections ``[B, N, 3D]``."""
+    """The output of attention, ``[B, R, D]``, from all rows' projections ``[B, N, 3D]``."""
     return _Attend.apply(qkv, plan)  # type: ignore[return-value]
 
 
@@ -66,36 +67,35 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, plan: Plan) -> Tensor:
         images, _, width = qkv.shape
         head = width // 3 // plan.heads
-        count = images * plan.groups * plan.heads
         rows = qkv.reshape(-1, head).index_select(0, plan.gather)
-        query, key, value = _split(rows, count, plan)
+        query, key, value = _split(rows, images, plan)
         scale = head**-0.5
         if plan.mask is None:
             scores = torch.baddbmm(query.new_empty(()), query, key.mT, beta=0, alpha=scale)
         else:
             scores = torch.baddbmm(plan.mask, query, key.mT, alpha=scale)
         shares = torch.softmax(scores, dim=-1)
-        seen = torch.bmm(shares, value).view(-1, head).index_select(0, plan.output)
+        mixed = torch.bmm(shares, value).view(-1, head).index_select(0, plan.output)
         ctx.save_for_backward(rows, shares)
         ctx.plan, ctx.shape = plan, qkv.shape
-        return seen.view(images, -1, width // 3)
+        return mixed.view(images, -1, width // 3)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         plan: Plan = ctx.plan
         rows, shares = ctx.saved_tensors
-        images, count, head = ctx.shape[0], len(shares), rows.shape[1]
-        query, key, value = _split(rows, count, plan)
-        answers = gradient.reshape(-1, head).index_select(0, plan.answer)
-        if len(plan.unasked):
-            answers.index_fill_(0, plan.unasked, 0)
-        answers = answers.view(count, plan.queries, head)
+        images, head = ctx.shape[0], rows.shape[1]
+        query, key, value = _split(rows, images, plan)
+        d_mixed = gradient.reshape(-1, head).index_select(0, plan.output_of)
+        if len(plan.filler):
+            d_mixed.index_fill_(0, plan.filler, 0)
+        d_mixed = d_mixed.view(query.shape)
         sums = 2 * images * plan.heads * plan.shared
         found = rows.new_empty(len(rows) + sums + 1, head)
-        d_query, d_key, d_value = _split(found[: len(rows)], count, plan)
-        torch.bmm(shares.mT, answers, out=d_value)
-        d_scores = torch.bmm(answers, value.mT)
+        d_query, d_key, d_value = _split(found[: len(rows)], images, plan)
+        torch.bmm(shares.mT, d_mixed, out=d_value)
+        d_scores = torch.bmm(d_mixed, value.mT)
         d_scores = torch.ops.aten._softmax_backward_data(d_scores, shares, -1, shares.dtype)
         scale = head**-0.5
         torch.baddbmm(d_query, d_scores, key, beta=0, alpha=scale, out=d_query)
@@ -109,16 +109,15 @@ class _Attend(torch.autograd.Function):
         return found.index_select(0, plan.scatter).view(ctx.shape), None
 
 
-def _split(rows: Tensor, count: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Gathered rows as queries ``[count, S, head]``, keys and values ``[count, K, head]``."""
-    asked, kept = count * plan.queries, count * plan.keys
-    query, key, value = rows.split([asked, kept, kept])
-    head = rows.shape[1]
-    return (
-        query.view(count, plan.queries, head),
-        key.view(count, plan.keys, head),
-        value.view(count, plan.keys, head),
+def _split(rows: Tensor, images: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Gathered rows as queries ``[B * T * H, S, head]``, keys and values alike."""
+    count, head = images * plan.groups * plan.heads, rows.shape[1]
+    sizes = (plan.queries, plan.keys, plan.keys)
+    parts = rows.split([count * size for size in sizes])
+    query, key, value = (
+        part.view(count, size, head) for part, size in zip(parts, sizes, strict=True)
     )
+    return query, key, value
 
 
 @lru_cache(maxsize=256)
@@ -127,107 +126,102 @@ def plan_chunk(chunk: Chunk, images: int, heads: int, with_prefix: bool, last: b
 
     Args:
         images: prefixes B that the chunk's rows are run with.
-        with_prefix: whether the prefix's own rows ask, too.
-        last: whether the end-of-text rows alone ask, and are wanted.
+        with_prefix: whether the prefix's own rows are queries, too.
+        last: whether the end-of-text rows are the only queries.
     """
     mask = chunk.mask[:, 0].cpu()
     groups, size, keys = mask.shape
     shared = keys - size
     own = shared + torch.arange(groups * size).view(groups, size)
-    asking, wanted, spare = own, own.flatten(), torch.zeros(groups, size, dtype=torch.bool)
-    asked = torch.cat([torch.arange(shared).expand(groups, -1), own], dim=1)
+    key_rows = torch.cat([torch.arange(shared).expand(groups, -1), own], dim=1)
+    query_rows, output_rows, filler = own, own.flatten(), torch.zeros_like(own).bool()
     if last:
-        wanted = shared + chunk.last.cpu()
-        ends = [wanted[(wanted >= row[0]) & (wanted <= row[-1])] for row in own]
-        most = max(len(end) for end in ends)
-        spare = torch.arange(most) >= torch.tensor([len(end) for end in ends])[:, None]
-        # A group with fewer ends asks for its first one again.
-        asking = torch.stack([torch.cat([end, end[:1].expand(most - len(end))]) for end in ends])
-        mask = mask.take_along_dim((asking - own[:, :1])[..., None], dim=1)
+        output_rows = shared + chunk.last.cpu()
+        ends = [output_rows[(output_rows >= row[0]) & (output_rows <= row[-1])] for row in own]
+        query_rows = pad_sequence(ends, batch_first=True, padding_value=-1)
+        filler = query_rows < 0
+        query_rows = torch.where(filler, query_rows[:, :1], query_rows)
+        mask = mask.take_along_dim((query_rows - own[:, :1])[..., None], dim=1)
     elif with_prefix and shared:
         rows = torch.arange(-(-shared // size) * size).view(-1, size)
-        spare = torch.cat([rows >= shared, spare])
+        filler = torch.cat([rows >= shared, filler])
         rows = rows.clamp(max=shared - 1)
-        asking, wanted = torch.cat([rows, asking]), torch.cat([torch.arange(shared), wanted])
-        # Behind the prefix there is nothing that its rows may see.
-        asked = torch.cat([torch.arange(keys).clamp(max=shared - 1).expand(len(rows), -1), asked])
+        query_rows = torch.cat([rows, own])
+        output_rows = torch.cat([torch.arange(shared), output_rows])
+        # The prefix's rows see nothing behind the prefix.
+        before = torch.arange(keys).clamp(max=shared - 1).expand(len(rows), -1)
+        key_rows = torch.cat([before, key_rows])
         future = torch.arange(keys) > rows[..., None]
-        mask = torch.cat([torch.zeros(future.shape, dtype=mask.dtype), mask])
-        mask[: len(rows)].masked_fill_(future, -torch.inf)
-    total = shared + groups * size
-    return _index(asking, asked, mask, wanted, spare, shared, total, images, heads, chunk.mask)
+        mask = torch.cat([mask.new_zeros(future.shape).masked_fill(future, -torch.inf), mask])
+    total, device = shared + groups * size, chunk.mask.device
+    return _make_plan(
+        query_rows, key_rows, filler, mask, output_rows, shared, total, images, heads, device
+    )
 
 
 @lru_cache(maxsize=64)
-def plan_images(images: int, tokens: int, rows: int, heads: int, like: torch.device) -> Plan:
+def plan_images(images: int, tokens: int, rows: int, heads: int, device: torch.device) -> Plan:
     """The plan of images whose first ``rows`` tokens attend to all of their own."""
-    asking, asked = torch.arange(rows)[None], torch.arange(tokens)[None]
-    spare = torch.zeros(1, rows, dtype=torch.bool)
-    place = torch.empty(0, device=like)
-    return _index(asking, asked, None, asking[0], spare, 0, tokens, images, heads, place)
+    query_rows, key_rows = torch.arange(rows)[None], torch.arange(tokens)[None]
+    filler = torch.zeros(1, rows, dtype=torch.bool)
+    return _make_plan(
+        query_rows, key_rows, filler, None, query_rows[0], 0, tokens, images, heads, device
+    )
 
 
-def _index(
-    asking: Tensor,
-    asked: Tensor,
+def _make_plan(
+    query_rows: Tensor,
+    key_rows: Tensor,
+    filler: Tensor,
     mask: Tensor | None,
-    wanted: Tensor,
-    spare: Tensor,
+    output_rows: Tensor,
     shared: int,
     total: int,
     images: int,
     heads: int,
-    like: Tensor,
+    device: torch.device,
 ) -> Plan:
     """A plan from the rows of one image.
 
     Args:
-        asking: rows that ask, group by group, ``[T, S]``; ``spare`` ones only fill it.
-        asked: rows that are asked, ``[T, K]``; of the rows behind the prefix, each in one group.
+        query_rows: rows of the queries of each group, ``[T, S]``.
+        key_rows: rows of the keys of each group, ``[T, K]``; of the rows behind the prefix,
+            each in one group.
+        filler: queries that only fill a group, ``[T, S]``.
         mask: what is added to the scores, ``[T, S, K]``.
-        wanted: rows of the output, ``[R]``.
+        output_rows: rows of the output, ``[R]``.
         total: rows N of an image.
-        like: where the plan is used.
     """
-    (groups, queries), keys = asking.shape, asked.shape[1]
+    (groups, queries), keys = query_rows.shape, key_rows.shape[1]
     image = torch.arange(images)[:, None, None, None]
     head = torch.arange(heads)[None, None, :, None]
-    block = (image * groups + torch.arange(groups)[None, :, None, None]) * heads + head
 
-    def rows_of(rows: Tensor, part: int) -> Tensor:
+    def part_of(rows: Tensor, part: int) -> Tensor:
+        """Which of the rows ``[B * N * 3 * H, D / H]`` these are, ``[B * T * H * rows]``."""
         return (((image * total + rows[None, :, None]) * 3 + part) * heads + head).flatten()
 
-    gather = torch.cat([rows_of(asking, 0), rows_of(asked, 1), rows_of(asked, 2)])
-    at_query = (block * queries + torch.arange(queries)).transpose(2, 3)  # [B, T, S, H]
-    at_key = (block * keys + torch.arange(keys)).transpose(2, 3)  # [B, T, K, H]
-    first_key = images * groups * heads * queries
-    first_value = first_key + images * groups * heads * keys
-    first_sum = len(gather)
-    nothing = first_sum + 2 * images * heads * shared
-
-    scatter = torch.full((images, total, 3, heads), nothing)
-    scatter[:, asking[~spare], 0] = at_query[:, ~spare]
-    behind = asked >= shared
-    scatter[:, asked[behind], 1] = first_key + at_key[:, behind]
-    scatter[:, asked[behind], 2] = first_value + at_key[:, behind]
-    sums = first_sum + torch.arange(2 * images * heads * shared)
-    sums = sums.view(2, images, heads, shared).permute(1, 3, 0, 2)
-    scatter[:, :shared, 1:] = sums
-
-    number = torch.zeros(total, dtype=torch.long)
-    number[wanted] = torch.arange(len(wanted))
-    answer = (image * len(wanted) + number[asking][None, :, None]) * heads + head
-    unasked = spare[None, :, None].expand(images, groups, heads, queries).flatten().nonzero()[:, 0]
+    gather = torch.cat([part_of(query_rows, 0), part_of(key_rows, 1), part_of(key_rows, 2)])
+    fills = filler[None, :, None].expand(images, groups, heads, queries).flatten()
+    used = torch.cat([~fills, torch.ones(len(gather) - len(fills), dtype=torch.bool)])
+    used = used.nonzero()[:, 0]
+    sums = len(gather) + torch.arange(2 * images * heads * shared)
+    scatter = torch.full((images * total * 3 * heads,), len(gather) + len(sums))
+    scatter[gather[used]] = used
+    scatter = scatter.view(images, total, 3, heads)
+    scatter[:, :shared, 1:] = sums.view(2, images, heads, shared).permute(1, 3, 0, 2)
+    place = torch.zeros(total, dtype=torch.long)
+    place[output_rows] = torch.arange(len(output_rows))
+    output_of = (image * len(output_rows) + place[query_rows][None, :, None]) * heads + head
     if mask is not None:
         mask = mask[None, :, None].expand(images, groups, heads, queries, keys)
-        mask = mask.reshape(-1, queries, keys).to(like.device)
+        mask = mask.reshape(-1, queries, keys).to(device)
     return Plan(
-        gather=gather.to(like.device),
+        gather=gather.to(device),
         mask=mask,
-        output=scatter[:, wanted, 0].flatten().to(like.device),
-        answer=answer.flatten().to(like.device),
-        unasked=unasked.to(like.device),
-        scatter=scatter.flatten().to(like.device),
+        output=scatter[:, output_rows, 0].flatten().to(device),
+        output_of=output_of.flatten().to(device),
+        filler=fills.nonzero()[:, 0].to(device),
+        scatter=scatter.flatten().to(device),
         groups=groups,
         queries=queries,
         keys=keys,

@@ -1,10 +1,9 @@
-"""A causal text tower pooled at the end-of-text token, run without waste.
+"""A causal text tower pooled at the end-of-text token, run without redundant work.
 
 Such a tower never looks past the end-of-text token, and what comes before a class's own
-tokens is the same for every class. So padding is never computed, the shared prefix runs
-once, each class's suffix attends to the prefix's keys and values, and in the last block
-only the end-of-text rows are needed. Features and gradients equal open_clip's own up to
-rounding.
+tokens is the same for every class. So padding is not computed, the shared prefix runs once,
+each class's suffix attends to the prefix's keys and values, and the last block computes the
+end-of-text rows only. Features and gradients equal open_clip's own up to rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.attention import attend, plan_chunk
-from compatbench.backbone.text.memory import Ledger
+from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.mlp import is_quick, quick_mlp
 from compatbench.backbone.text.packing import Chunk, Layout, pack
 from compatbench.backbone.text.prompts import Prompts, replace_rows
@@ -35,10 +34,13 @@ ACCELERATOR_ROWS = 8192
 
 
 class CausalTower:
-    """Runs standard blocks from packed rows; see the module's own words for how."""
+    """Runs standard blocks over packed rows, as the module's docstring describes.
+
+    Args:
+        learned: whether gradients of the tower's own weights will be needed.
+    """
 
     def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
-        """``learned`` says that gradients of the tower's own weights will be asked for."""
         self._anatomy = anatomy
         self._blocks = [_Block(block) for block in anatomy.blocks]
         self._learned = learned
@@ -53,24 +55,21 @@ class CausalTower:
         prefix = prefix + self._anatomy.positions[: prompts.shared]
         parts = prefix.split(max(1, round(rows / (prompts.shared + layout.chunks[0].rows))))
         learned = self._learned or prompts.need_gradients
-        ledger = Ledger(self._sizes(layout, parts), device, learned)
-        features = [self._run_images(part, suffix, prompts, layout, ledger) for part in parts]
+        checkpoint = SelectiveCheckpoint(self._sizes(layout, parts), device, learned)
+        features = [self._run_images(part, suffix, prompts, layout, checkpoint) for part in parts]
         found = features[0] if len(features) == 1 else torch.cat(features)
         return found if prompts.prefix.ndim == 3 else found[0]
 
     def _sizes(self, layout: Layout, parts: tuple[Tensor, ...]) -> list[int]:
         """Bytes kept for the backward pass of each chunk, in the order in which they run."""
-        sizes = []
-        for part in parts:
-            for i, chunk in enumerate(layout.chunks):
-                shared = part.shape[1] if i == 0 else 0
-                sizes.append(
-                    sum(
-                        block.bytes(len(part), shared, chunk, self._learned)
-                        for block in self._blocks
-                    )
-                )
-        return sizes
+        return [
+            sum(
+                block.bytes(len(part), 0 if i else part.shape[1], chunk, self._learned)
+                for block in self._blocks
+            )
+            for part in parts
+            for i, chunk in enumerate(layout.chunks)
+        ]
 
     def _run_images(
         self,
@@ -78,15 +77,17 @@ class CausalTower:
         suffix: Tensor,
         prompts: Prompts,
         layout: Layout,
-        ledger: Ledger,
+        checkpoint: SelectiveCheckpoint,
     ) -> Tensor:
         """All classes with the prefixes ``[B, P, D]`` of a few images, ``[B, n, e]``."""
         first, *others = layout.chunks
-        swap, deep = _PackedSwap.of(prompts), prompts.deep
-        features, *memory = ledger.run(self._run_first, first, suffix, swap, prefix, *deep)
+        swap = _PackedSwap.of(prompts)
+        features, *kept = checkpoint.run(
+            self._run_first, first, suffix, swap, prefix, *prompts.deep
+        )
         parts = [features]
         for chunk in others:
-            parts.append(ledger.run(self._run_chunk, chunk, suffix, swap, *memory))
+            parts.append(checkpoint.run(self._run_chunk, chunk, suffix, swap, *kept))
         return torch.cat(parts, dim=1).index_select(1, layout.restore)
 
     def _run_first(
@@ -97,31 +98,30 @@ class CausalTower:
         prefix: Tensor,
         *deep: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Features of the first chunk, and what the prefix leaves for the others to attend to."""
+        """Features of the first chunk, and each block's projections of the prefix."""
         images, shared, _ = prefix.shape
         rows = self._embed(chunk, suffix).expand(images, -1, -1)
         x = torch.cat([prefix, rows], dim=1)
-        memory = []
+        kept = []
         for i, block in enumerate(self._blocks):
             if 0 < i <= len(deep):
                 x = replace_rows(x, deep[i - 1])
             if swap is not None and i == swap.block:
                 shared_rows, rows = x.split([shared, chunk.rows], dim=1)
                 x = torch.cat([shared_rows, swap.apply(rows, chunk)], dim=1)
-            last = block is self._blocks[-1]
-            x, kept = block(x, chunk, shared, last=last)
-            memory.append(kept)
-        return self._features(x), *memory
+            x, projections = block(x, chunk, shared, last=block is self._blocks[-1])
+            kept.append(projections)
+        return self._features(x), *kept
 
     def _run_chunk(
-        self, chunk: Chunk, suffix: Tensor, swap: _PackedSwap | None, *memory: Tensor
+        self, chunk: Chunk, suffix: Tensor, swap: _PackedSwap | None, *kept: Tensor
     ) -> Tensor:
-        images = len(memory[0])
-        x = self._embed(chunk, suffix).expand(images, -1, -1)
-        for i, (block, kept) in enumerate(zip(self._blocks, memory, strict=True)):
+        """Features of another chunk, which attends to what was kept of the prefix."""
+        x = self._embed(chunk, suffix).expand(len(kept[0]), -1, -1)
+        for i, (block, projections) in enumerate(zip(self._blocks, kept, strict=True)):
             if swap is not None and i == swap.block:
                 x = swap.apply(x, chunk)
-            x, _ = block(x, chunk, 0, kept, last=block is self._blocks[-1])
+            x, _ = block(x, chunk, 0, projections, last=block is self._blocks[-1])
         return self._features(x)
 
     def _embed(self, chunk: Chunk, suffix: Tensor) -> Tensor:
@@ -134,13 +134,7 @@ class CausalTower:
 
 @dataclass(frozen=True)
 class _PackedSwap:
-    """A swap as packed rows see it.
-
-    Attributes:
-        rows: its rows at their places among the suffixes, ``[n * S, D]``.
-        count: rows m that are replaced in every suffix.
-        stride: rows S between one suffix and the next.
-    """
+    """A swap with its rows at their places among all suffixes, ``[n * S, D]``."""
 
     block: int
     rows: Tensor
@@ -149,10 +143,9 @@ class _PackedSwap:
 
     @classmethod
     def of(cls, prompts: Prompts) -> _PackedSwap | None:
+        """The swap of prompts with suffixes of S rows, of which the first m are replaced."""
         swap, stride = prompts.swap, prompts.suffix.shape[1]
-        if swap is None:
-            return None
-        return cls(swap.block, swap.fill(stride), swap.rows.shape[1], stride)
+        return swap and cls(swap.block, swap.fill(stride), swap.rows.shape[1], stride)
 
     def apply(self, x: Tensor, chunk: Chunk) -> Tensor:
         """Packed rows ``[B, R, D]`` with those of the first m rows of suffixes replaced."""
@@ -161,10 +154,10 @@ class _PackedSwap:
 
 
 def chunk_rows(anatomy: Anatomy) -> int:
-    """Rows that go through a tower together at best.
+    """The best number of rows to run through a tower together.
 
-    Not a matter of the budget, nor of the number of threads: another cut would round
-    otherwise, and the same fit would end elsewhere in its last digits.
+    It depends on neither the memory budget nor the number of threads: other chunks would
+    round differently, and the same fit would end with other last digits.
     """
     positions = anatomy.positions
     if positions.device.type != "cpu":
@@ -185,33 +178,30 @@ class _Block:
         x: Tensor,
         chunk: Chunk,
         shared: int,
-        memory: Tensor | None = None,
+        kept: Tensor | None = None,
         last: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The block's output, and the projections of the prefix, ``[B, P, 3D]``.
 
         Args:
-            x: the first ``shared`` rows are the prefix; without any, ``memory`` stands for it.
+            x: the first ``shared`` rows are the prefix; without any, ``kept`` replaces it.
             chunk: what the rows behind the prefix are.
-            memory: what this block returned for the prefix.
-            last: the end-of-text rows alone are wanted; the output is ``[B, n, D]``.
+            kept: the projections that this block returned for the prefix.
+            last: compute the end-of-text rows only; the output is ``[B, n, D]``.
         """
         attention = self._block.attn
         qkv = F.linear(self._block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-        if memory is None:
-            memory = qkv[:, :shared].clone()  # a view would keep all of it
+        if kept is None:
+            kept = qkv[:, :shared].clone()  # a view would keep all of it
         else:
-            qkv = torch.cat([memory, qkv], dim=1)
+            qkv = torch.cat([kept, qkv], dim=1)
         mixed = attend(qkv, plan_chunk(chunk, len(qkv), self._heads, shared > 0, last))
         if last:
             x = x.index_select(1, chunk.last + shared)
-        return self._finish(x, mixed), memory
-
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        block = self._block
-        x = x + block.ls_1(block.attn.out_proj(mixed))
-        rows = block.ln_2(x)
-        return x + block.ls_2(quick_mlp(block.mlp, rows) if self._quick else block.mlp(rows))
+        x = x + self._block.ls_1(attention.out_proj(mixed))
+        rows = self._block.ln_2(x)
+        out = quick_mlp(self._block.mlp, rows) if self._quick else self._block.mlp(rows)
+        return x + self._block.ls_2(out), kept
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""

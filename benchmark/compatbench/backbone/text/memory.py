@@ -1,15 +1,16 @@
-"""How many bytes the activations of a text tower may take, and the choice that keeps to it.
+"""The memory budget of a text tower's activations, and checkpointing that keeps to it.
 
-What a backward pass needs is kept from the forward pass, unless that takes too much:
-then it is computed again, chunk by chunk (Chen et al., *Training Deep Nets with
-Sublinear Memory Cost*, arXiv:1604.06174). The same chunks run in either case, so the
-budget changes neither features nor gradients, not even in their last bit.
+What a backward pass needs is kept from the forward pass, unless that takes too much memory:
+then it is computed again, chunk by chunk (Chen et al., *Training Deep Nets with Sublinear
+Memory Cost*, arXiv:1604.06174). The same chunks run in either case, so the budget changes
+neither features nor gradients, not even in their last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,16 +20,16 @@ from torch.utils.checkpoint import checkpoint
 T = TypeVar("T")
 
 SHARE = 0.5
-"""The part of the free memory that is taken where no budget was set."""
+"""The part of the free memory that is used if no budget was set."""
 
 ALWAYS = 64 * 2**20
-"""Activations below this are kept without a look at what is free."""
+"""Activations below this are kept without looking at the free memory."""
 
 _budget: int | None = None
 
 
 def set_memory_budget(size: int | None) -> None:
-    """Sets the bytes that a text tower's activations may take; None for a share of what is free."""
+    """Sets the bytes that a text tower's activations may take; None: a share of the free memory."""
     global _budget
     _budget = size
 
@@ -44,28 +45,28 @@ def memory_budget(size: int | None) -> Iterator[None]:
         set_memory_budget(before)
 
 
-class Ledger:
-    """Decides, piece by piece, what is kept for the backward pass and what is computed again.
+class SelectiveCheckpoint:
+    """Runs the pieces of a tower; some keep their activations, others compute them again.
 
     Args:
         sizes: bytes of activations of each piece, in the order in which they will be run.
         device: where they are.
         learned: whether there will be a backward pass.
+
+    Attributes:
+        kept: whether each piece keeps its activations.
     """
 
     def __init__(self, sizes: list[int], device: torch.device, learned: bool) -> None:
         room = _room(sum(sizes), device) if learned else sum(sizes)
-        # The backward pass begins with the last piece: what is kept should be what is
-        # needed first, so that it is gone when the other pieces are computed again.
-        self._kept = [False] * len(sizes)
-        for i in reversed(range(len(sizes))):
-            room -= sizes[i]
-            self._kept[i] = room >= 0
+        # The backward pass begins with the last piece: what is kept should be needed first,
+        # so that it is freed when the other pieces are computed again.
+        self.kept = [room >= left for left in accumulate(reversed(sizes))][::-1]
         self._next = 0
 
     def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs the next piece."""
-        kept = self._kept[self._next]
+        kept = self.kept[self._next]
         self._next += 1
         if kept:
             return function(*arguments)
@@ -79,7 +80,7 @@ def _room(wanted: int, device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device without pushing anything else out."""
+    """Bytes that are available on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What torch has reserved and does not use is free as well.

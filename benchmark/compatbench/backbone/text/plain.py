@@ -12,15 +12,18 @@ from torch import Tensor
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.causal import chunk_rows
-from compatbench.backbone.text.memory import Ledger
+from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
 
 
 class PlainTower:
-    """Runs padded prompts; only rows after the end of text are left out where none can see them."""
+    """Runs padded prompts; rows after the end of text are left out only if no row sees them.
+
+    Args:
+        learned: whether gradients of the tower's own weights will be needed.
+    """
 
     def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
-        """``learned`` says that gradients of the tower's own weights will be asked for."""
         self._anatomy = anatomy
         self._learned = learned
 
@@ -44,9 +47,10 @@ class PlainTower:
             for i in range(0, len(suffix), step)
         ]
         sizes = [self._bytes(len(piece[2]), length) for piece in pieces]
-        ledger = Ledger(sizes, device, self._learned or prompts.need_gradients)
+        learned = self._learned or prompts.need_gradients
+        checkpoint = SelectiveCheckpoint(sizes, device, learned)
         features = torch.cat(
-            [ledger.run(self._run, length, *piece, *prompts.deep) for piece in pieces]
+            [checkpoint.run(self._run, length, *piece, *prompts.deep) for piece in pieces]
         )
         if prompts.prefix.ndim == 3:
             return features.unflatten(0, (len(prefix), -1))

@@ -13,7 +13,7 @@ from compatbench.backbone.text.anatomy import Anatomy, examine
 from compatbench.backbone.text.causal import CausalTower
 from compatbench.backbone.text.plain import PlainTower
 from compatbench.backbone.text.prompts import Prompts
-from compatbench.backbone.text.weight_swap import named_weights, replace_weights
+from compatbench.backbone.text.replaced_weights import named_weights, replace_weights
 
 
 class TextTower:

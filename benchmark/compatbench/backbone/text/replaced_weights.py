@@ -1,7 +1,7 @@
-"""A text tower's weights by name, and the same tower with others in their place.
+"""A text tower's weights by name, and the same tower with some of them replaced.
 
 This is how a method changes the tower itself (biases, low-rank updates): the frozen model
-is never written to, and gradients reach whatever the replacements were computed from.
+is never modified, and gradients reach whatever the replacements were computed from.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ def named_weights(anatomy: Anatomy) -> dict[str, Tensor]:
     The same part has the same name in every model, such as
     ``transformer.resblocks.0.attn.in_proj_bias``.
     """
-    weights: dict[str, Tensor] = {}
-    for i, block in enumerate(anatomy.blocks):
-        weights |= {f"{_BLOCK}{i}.{name}": tensor for name, tensor in block.named_parameters()}
-    weights |= {_FINAL + name: tensor for name, tensor in anatomy.ln_final.named_parameters()}
+    weights = {
+        prefix + name: tensor.detach()
+        for prefix, module in _modules(anatomy).items()
+        for name, tensor in module.named_parameters()
+    }
     if isinstance(anatomy.projection, Tensor):
-        weights[_PROJECTION] = anatomy.projection
-    elif anatomy.projection is not None:
-        parts = anatomy.projection.named_parameters()
-        weights |= {f"{_PROJECTION}.{name}": tensor for name, tensor in parts}
-    return {name: tensor.detach() for name, tensor in weights.items()}
+        weights[_PROJECTION] = anatomy.projection.detach()
+    return weights
 
 
 def replace_weights(anatomy: Anatomy, weights: Mapping[str, Tensor]) -> Anatomy:
@@ -55,17 +53,26 @@ def replace_weights(anatomy: Anatomy, weights: Mapping[str, Tensor]) -> Anatomy:
                 f"the text tower's weight '{name}' has shape {list(known[name].shape)}, "
                 f"not {list(tensor.shape)}"
             )
-    blocks = tuple(
-        replace_parameters(block, _under(f"{_BLOCK}{i}.", weights))
-        for i, block in enumerate(anatomy.blocks)
+    replaced = {
+        prefix: replace_parameters(module, _under(prefix, weights))
+        for prefix, module in _modules(anatomy).items()
+    }
+    projection = weights.get(_PROJECTION, anatomy.projection)
+    return dataclasses.replace(
+        anatomy,
+        blocks=tuple(replaced[f"{_BLOCK}{i}."] for i in range(len(anatomy.blocks))),
+        ln_final=replaced[_FINAL],
+        projection=replaced.get(f"{_PROJECTION}.", projection),
     )
-    ln_final = replace_parameters(anatomy.ln_final, _under(_FINAL, weights))
-    projection = anatomy.projection
-    if isinstance(projection, nn.Module):
-        projection = replace_parameters(projection, _under(f"{_PROJECTION}.", weights))
-    else:
-        projection = weights.get(_PROJECTION, projection)
-    return dataclasses.replace(anatomy, blocks=blocks, ln_final=ln_final, projection=projection)
+
+
+def _modules(anatomy: Anatomy) -> dict[str, nn.Module]:
+    """The modules that hold the weights, by what their parameters' names begin with."""
+    modules: dict[str, nn.Module] = {f"{_BLOCK}{i}.": b for i, b in enumerate(anatomy.blocks)}
+    modules[_FINAL] = anatomy.ln_final
+    if isinstance(anatomy.projection, nn.Module):
+        modules[f"{_PROJECTION}."] = anatomy.projection
+    return modules
 
 
 def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
