@@ -21,7 +21,6 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.transfer.attaching import acts_at_output
 from compatbench.transfer.words import words_hash
 
-
 SUFFIX = "+aligned"
 
 

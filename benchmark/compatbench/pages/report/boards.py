@@ -113,7 +113,15 @@ def gap_rows(pages: Sequence[SuitePage]) -> list[tuple[str, str, str, str, str]]
     found = []
     for page in pages:
         for gap in find_gaps(page.results, page.expected):
-            found.append((page.name, one_line(gap.title, longest=40), gap.kind, f"{len(gap.places):,}", gap.reason))
+            found.append(
+                (
+                    page.name,
+                    one_line(gap.title, longest=40),
+                    gap.kind,
+                    f"{len(gap.places):,}",
+                    gap.reason,
+                )
+            )
         for method in page.results.all:
             refused = [row for row in method.rows if row.status == "not transferable"]
             for reason in sorted({row.reason for row in refused}):
