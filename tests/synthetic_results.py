@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from compatbench.data.cards.suite import COPIED
 from compatbench.files.hashes import sha256_json
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.measures import Expected
@@ -59,10 +60,14 @@ def make_pairs(
 
 
 def make_method(
-    info: MethodInfo, rows: Iterable[Row], seconds: float = 0.4, **changes: Any
+    info: MethodInfo,
+    rows: Iterable[Row],
+    seconds: float = 0.4,
+    transfer: str = COPIED,
+    **changes: Any,
 ) -> MethodResults:
-    """A method's results, with a cost for every row."""
-    rows = tuple(rows)
+    """A method's results by one transfer, with a cost for every row."""
+    rows = tuple(row.model_copy(update={"transfer": transfer}) for row in rows)
     costs = tuple(
         Cost(
             key=row.key,
@@ -73,8 +78,17 @@ def make_method(
         )
         for row in rows
     )
-    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs)
+    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs, transfer)
     return replace(results, **changes)
+
+
+def make_suite(*methods: MethodResults) -> SuiteResults:
+    """The results of a suite, copied modules and those brought along through words apart."""
+    copied, words = (
+        {one.info.name: one for one in methods if one.transfer == transfer}
+        for transfer in (COPIED, "words")
+    )
+    return SuiteResults("tiny", copied, {"words": words} if words else {})
 
 
 def make_page(
@@ -88,6 +102,6 @@ def make_page(
         tasks={"cats": TaskFacts("Cats", "CC0"), "dogs": TaskFacts("Dogs", "CC0")},
         backbones={"old": "Old model", "new": "New model"},
         expected=expected,
-        results=SuiteResults("tiny", {method.info.name: method for method in methods}),
+        results=make_suite(*methods),
     )
     return replace(page, **changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,6 @@ from synthetic_results import (
 from compatbench.pages.leaderboard import render_leaderboard
 from compatbench.pages.ranking_tables import average_ranks
 from compatbench.pages.terminal import print_ranking
-from compatbench.results.aligned import copied_name
 from compatbench.results.groups import rank_group
 from compatbench.results.intervals import (
     dataset_means,
@@ -36,7 +36,7 @@ from compatbench.results.intervals import (
     rank_datasets,
 )
 from compatbench.results.measures import Expected, Standing, compute_standing
-from compatbench.results.ranks import rank_methods
+from compatbench.results.ranks import Ranked, rank_methods
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")
@@ -183,31 +183,16 @@ def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 
 
-def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
+def flat(info: MethodInfo, source: int, target: int, transfer: str = "copied") -> MethodResults:
     figures = dict.fromkeys(CELLS, (source, target))
-    return make_method(info, make_pairs(figures, method=info.name))
-
-
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("coop", None),
-        ("coop+aligned", "coop"),
-        ("contcoop+no-kd", None),
-        ("contcoop+no-kd+aligned", "contcoop+no-kd"),
-        ("aligned", None),
-        ("unaligned+method", None),
-    ],
-)
-def test_a_map_is_told_by_the_end_of_the_name(name: str, plain: str | None) -> None:
-    assert copied_name(name) == plain
+    return make_method(info, make_pairs(figures, method=info.name), transfer=transfer)
 
 
 def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
-    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
-    other = replace(COOP, name="lost+aligned", title="Lost, aligned")
+    lost = replace(COOP, name="lost", title="Lost")
     page = make_page(
-        flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80), flat(other, 5, 5)
+        *(flat(PROBE, 80, 20), flat(COOP, 60, 60)),
+        *(flat(PROBE, 80, 80, "words"), flat(lost, 5, 5, "words")),
     )
     assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
     text = render_leaderboard([page])
@@ -221,32 +206,36 @@ def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_mo
     ][2:]
     assert rows == [
         [
-            "1", "[Linear probe, aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
+            "1", "[Linear probe + aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
             "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
         ],
         [
-            "2", "[Lost, aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
+            "2", "[Lost + aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
             "– → 5.0 ± 0.0", "– → -55.0",
         ],
     ]  # fmt: skip
 
 
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
-    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
-    alone, beside = make_page(*plain), make_page(*plain, flat(through, 99, 99))
-    assert beside.ranks(UPGRADE, 4) == alone.ranks(UPGRADE, 4)
+    alone, beside = make_page(*plain), make_page(*plain, flat(PROBE, 99, 99, "words"))
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
-    assert alone.ranks(UPGRADE, 4) == expected
-    assert rank_group(beside, (UPGRADE,), 4) == rank_group(alone, (UPGRADE,), 4)
+    for ranks in (
+        *(alone.ranks(UPGRADE, 4), beside.ranks(UPGRADE, 4)),
+        *(rank_group(page, (UPGRADE,), 4) for page in (alone, beside)),
+    ):
+        assert places(ranks) == places(expected)
+
+
+def places(ranks: Sequence[Ranked]) -> list[tuple[object, ...]]:
+    return [(one.rank, one.standing.info.name, one.standing.mean("h")) for one in ranks]
 
 
 def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80))
+    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(PROBE, 80, 80, "words"))
     console = Console(width=100, record=True, file=io.StringIO())
     print_ranking(console, page)
     plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
     assert "aligned" not in plain
-    assert "Linear probe, aligned" in apart
+    assert "Linear probe + aligned" in apart
     assert "CoOp" not in apart

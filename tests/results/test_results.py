@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import COOP, make_method, make_pairs, make_row
+from pydantic import ValidationError
+from synthetic_results import COOP, ZERO_SHOT, make_method, make_pairs, make_row
 
 from compatbench.errors import CompatbenchError
+from compatbench.results.frame import Table, breaks_rules, read_frames, to_frame, with_figures
 from compatbench.results.rows import Cost, Row, read_csv, write_csv
 from compatbench.results.store import (
     MethodResults,
     join_provenance,
-    merge_costs,
     merge_results,
-    merge_rows,
+    read_method,
     read_results,
     write_results,
 )
@@ -28,6 +31,7 @@ from compatbench.results.store import (
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 keys = st.text("0123456789abcdef", min_size=64, max_size=64)
 readable = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+sizes = st.integers(0, 2**63 - 1)
 
 
 @st.composite
@@ -35,14 +39,16 @@ def any_row(draw: st.DrawFn) -> Row:
     values: dict[str, Any] = {
         part: draw(names) for part in ("method", "task", "test_set", "source", "backbone")
     }
-    values |= {"shots": draw(st.integers(1, 64)), "seed": draw(st.integers())}
+    values |= {"transfer": draw(st.sampled_from(["copied", "words", "k-shot"]))}
+    values |= {"shots": draw(st.integers(1, 64)), "seed": draw(st.integers(-(2**63), 2**63 - 1))}
     values |= {"key": draw(keys), "data": draw(keys)}
-    values |= {"parameters": draw(st.integers(0)), "module_bytes": draw(st.integers(0))}
+    values |= {"parameters": draw(sizes), "module_bytes": draw(sizes)}
     values |= {"reason": draw(readable), "status": draw(st.sampled_from(["ok", "failed"]))}
     if values["status"] == "ok":
         values["total"] = draw(st.integers(1, 100_000))
         values["correct"] = draw(st.integers(0, values["total"]))
         values["zero_shot_correct"] = draw(st.integers(0, values["total"]))
+        values["ece"] = draw(st.none() | st.floats(0, 100))
     return Row(**values)
 
 
@@ -55,29 +61,64 @@ costs = st.builds(
     evaluate_seconds=st.floats(0, 1e9),
     peak_memory=st.none() | st.integers(0, 2**50),
 )
+rows_and_costs = st.one_of(
+    st.tuples(st.just(Row), st.lists(any_row(), max_size=5)),
+    st.tuples(st.just(Cost), st.lists(costs, max_size=5)),
+)
 
 
-def results(**changes: object) -> MethodResults:
+def results(**changes: Any) -> MethodResults:
     rows = make_pairs({("cats", 1): (50, 60), ("dogs", 1): (70, 80)})
-    return replace(make_method(COOP, rows, differs={"epochs": (200, 50)}), **changes)  # type: ignore[arg-type]
+    return replace(make_method(COOP, rows, differs={"epochs": (200, 50)}), **changes)
 
 
-@given(st.lists(any_row(), max_size=5))
-def test_rows_come_back_as_they_were(rows: list[Row]) -> None:
+@given(rows_and_costs)
+def test_lines_come_back_as_they_were_by_file_and_by_frame(drawn: tuple[Any, list[Any]]) -> None:
+    model, lines = drawn
+    assert list(Table(to_frame(lines, model), model)) == lines
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.csv"
-        text = write_csv(rows, Row)
+        text = write_csv(lines, model)
         path.write_bytes(text.encode())
-        assert read_csv(path, Row) == rows
-        assert len(text.splitlines()) == len(rows) + 1
+        assert len(text.splitlines()) == len(lines) + 1
+        assert read_csv(path, model) == lines
+        frame, [part, *_] = read_frames([path, path], model)
+        pd.testing.assert_frame_equal(frame.iloc[part], to_frame(lines, model))
 
 
-@given(st.lists(costs, max_size=5))
-def test_costs_come_back_as_they_were(lines: list[Cost]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.cost.csv"
-        path.write_bytes(write_csv(lines, Cost).encode())
-        assert read_csv(path, Cost) == lines
+counts = st.none() | st.integers(0, 6)
+
+
+@given(
+    st.sampled_from(["ok", "failed", "not transferable"]),
+    st.sampled_from(["old", "new"]),
+    st.tuples(*[counts] * 6),
+    st.none() | st.just(1.0),
+)
+def test_the_rules_of_a_row_are_those_of_the_frame(
+    status: str, backbone: str, figures: tuple[int | None, ...], ece: float | None
+) -> None:
+    fields = Row.columns[9:15]
+    row = make_row(None, status="failed")
+    changed = dict(zip(fields, figures, strict=True)) | {"ece": ece}
+    changed |= {"status": status, "backbone": backbone}
+    frame = to_frame([row.model_copy(update=changed)], Row)
+    try:
+        Row.model_validate(row.model_dump() | changed)
+        broken = False
+    except ValidationError:
+        broken = True
+    assert breaks_rules(frame).tolist() == [broken]
+
+
+def test_a_frame_has_accuracies_and_gains_in_percent() -> None:
+    rows = [make_row(50), make_row(45, backbone="new"), make_row(None, status="failed")]
+    frame = with_figures(to_frame(rows, Row))
+    assert frame["accuracy"].tolist()[:2] == [row.accuracy for row in rows[:2]] == [50, 45]
+    assert frame["zero_shot"].tolist()[:2] == [ZERO_SHOT["old"], ZERO_SHOT["new"]]
+    assert frame["gain"].tolist()[:2] == [10, -15]
+    assert frame.iloc[2][["accuracy", "gain", "correct"]].isna().all()
+    assert frame.dtypes["correct"] == "Int64"
 
 
 def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path) -> None:
@@ -85,15 +126,12 @@ def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path
     lines = list(results().costs)
     path.write_text(write_csv(lines, Cost))
     assert path.read_text().splitlines()[0] == "key,backbone,test_set,fit_seconds,evaluate_seconds"
-    assert read_csv(path, Cost) == lines
+    assert read_csv(path, Cost) == list(Table(read_frames([path], Cost)[0], Cost)) == lines
     lines[1] = lines[1].model_copy(update={"peak_memory": 12_345})
     path.write_text(write_csv(lines, Cost))
     assert path.read_text().splitlines()[0].endswith(",evaluate_seconds,peak_memory")
     assert path.read_text().splitlines()[1].endswith(",")
     assert read_csv(path, Cost) == lines
-    path.write_text(path.read_text().replace(",fit_seconds", ""))
-    with pytest.raises(CompatbenchError, match=r"m\.cost\.csv:1: the columns must be"):
-        read_csv(path, Cost)
 
 
 @given(st.data())
@@ -108,23 +146,25 @@ def test_a_changed_file_is_refused_or_read_as_valid_rows(data: st.DataObject) ->
         path.write_bytes(bytes(content))
         try:
             rows = read_csv(path, Row)
-        except CompatbenchError:
+        except CompatbenchError as error:
+            with pytest.raises(CompatbenchError, match=re.escape(str(error))):
+                read_frames([path], Row)
             return
-        for row in rows:
-            assert Row(**row.model_dump()) == row
-            assert row.accuracy is None or 0 <= row.accuracy <= 100
+        assert [Row(**row.model_dump()) for row in rows] == rows
+        assert list(Table(read_frames([path], Row)[0], Row)) == rows
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ok,50", "ok,101", "more images are right"),
+        ("ok,50", "ok,101", "coop.csv:3: 'row': Value error, more images are right"),
         ("ok,50,100", "failed,50,100", "no counts"),
         ("ok,50", "ok,-1", "'correct'"),
-        ("coop,cats,cats", "coop,../cats,cats", "'task'"),
-        ("coop,cats,cats", "coop,cats,cats,cats", "coop.csv:2"),
-        ("method,task", "task,method", "coop.csv:1: the columns must be"),
-        ("coop,cats", "kgcoop,cats", "a row of method 'kgcoop'"),
+        ("coop,copied,cats,cats", "coop,copied,../cats,cats", "'task'"),
+        ("coop,copied,cats", "coop,by magic,cats", "'transfer'"),
+        ("coop,copied,cats,cats", "coop,copied,cats,cats,cats", "coop.csv:2"),
+        ("method,transfer", "transfer,method", "coop.csv:1: the columns must be"),
+        ("coop,copied", "kgcoop,copied", "a row of method 'kgcoop'"),
     ],
 )
 def test_a_broken_row_names_its_file(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -143,9 +183,32 @@ def test_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
     read = read_results(folder)
     assert read.name == "tiny"
     assert set(read.methods["coop"].rows) == set(results().rows)
+    assert set(read.methods["coop"].costs) == set(results().costs)
     assert read.methods["coop"].info == COOP
     assert read.methods["coop"].differs == {"epochs": (200, 50)}
     assert read.methods["coop"].provenance == {"torch": ("2.6",)}
+    assert read.frame["accuracy"].sum() == 260
+    assert set(read.costs["method"]) == {"coop"}
+
+
+def test_a_file_holds_every_transfer_and_they_are_read_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    copied = results()
+    rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 64)
+    words = make_method(COOP, rows, transfer="words", provenance={"torch": ("2.7",)})
+    both = merge_results(copied, words, {row.key for row in copied.rows})
+    assert both.transfer is None
+    assert write_results(folder, both)
+    read = read_results(folder)
+    assert list(read.methods["coop"].rows) == sorted(copied.rows, key=lambda row: row.order)
+    through = read.transferred["words"]["coop"]
+    assert set(through.rows) == set(words.rows)
+    assert list(through.costs) == sorted(words.costs, key=lambda cost: cost.order)
+    assert (through.info, through.transfer, through.title) == (COOP, "words", "CoOp + aligned")
+    assert through.provenance == {"torch": ("2.6", "2.7")}
+    assert [one.transfer for one in read.all] == ["copied", "words"]
+    assert len(read.frame) == len(both.rows) == 6
+    assert write_results(folder, read_method(folder, "coop")) == []
 
 
 def test_the_same_results_leave_the_files_untouched(tmp_path: Path) -> None:
@@ -157,12 +220,10 @@ def test_the_same_results_leave_the_files_untouched(tmp_path: Path) -> None:
     assert write_results(folder, results(config={"lr": 1})) == [folder / "coop.json"]
 
 
-def test_a_folder_that_does_not_exist_holds_no_results(tmp_path: Path) -> None:
-    assert read_results(tmp_path / "tiny").methods == {}
-
-
-def test_remains_of_an_interrupted_write_are_no_results(tmp_path: Path) -> None:
+def test_a_missing_folder_and_remains_of_a_write_are_no_results(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
+    assert read_results(folder).methods == {}
+    assert read_results(folder).frame.empty
     write_results(folder, results())
     (folder / "coop.csv").rename(folder / ".coop.csv.x1.tmp")
     assert read_results(folder).methods == {}
@@ -197,17 +258,19 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"method": 1}', "\ud800", "[" * 5000, '{"method": {"name": "x/y"}}'],
+    ["", "[]", "{}", '{"method": 1}', "\ud800", "[" * 5000, '{"method": {"name": "x/y"}}', None],
 )
-def test_a_broken_about_file_is_named(tmp_path: Path, content: str) -> None:
+def test_a_broken_or_missing_about_file_is_named(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "tiny"
     write_results(folder, results())
-    (folder / "coop.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    (folder / "coop.json").unlink()
+    if content is not None:
+        (folder / "coop.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(CompatbenchError, match=r"coop\.json"):
         read_results(folder)
 
 
-def test_about_must_be_there_and_of_the_same_method(tmp_path: Path) -> None:
+def test_an_about_file_of_another_method_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     write_results(folder, results())
     path = folder / "coop.json"
@@ -216,49 +279,44 @@ def test_about_must_be_there_and_of_the_same_method(tmp_path: Path) -> None:
     path.write_text(json.dumps(about))
     with pytest.raises(CompatbenchError, match="must be 'coop'"):
         read_results(folder)
-    path.unlink()
-    with pytest.raises(CompatbenchError, match="cannot read"):
-        read_results(folder)
 
 
 def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
-    rows = [make_row(50), make_row(51)]
+    folder = tmp_path / "tiny"
     with pytest.raises(CompatbenchError, match="two lines"):
-        write_results(tmp_path / "tiny", make_method(COOP, rows, costs=()))
+        write_results(folder, make_method(COOP, [make_row(50), make_row(51)], costs=()))
+    write_results(folder, results())
+    path = folder / "coop.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(CompatbenchError, match="two lines for copied, cats, old, 4, 1, new, cats"):
+        read_results(folder)
+
+
+def merged_rows(old: list[Row], new: list[Row], valid_keys: set[str]) -> list[Row]:
+    return list(merge_results(make_method(COOP, old), make_method(COOP, new), valid_keys).rows)
 
 
 def test_merge_keeps_valid_rows_that_are_not_replaced() -> None:
     stale, kept, replaced = make_row(1, seed=1), make_row(2, seed=2), make_row(3, seed=3)
     new = make_row(4, seed=3)
-    merged = merge_rows([stale, kept, replaced], [new], {kept.key, replaced.key})
-    assert merged == [kept, new]
+    assert merged_rows([stale, kept, replaced], [new], {kept.key, replaced.key}) == [kept, new]
+    other = make_row(2, seed=3, key="0" * 64)
+    assert merged_rows([replaced], [other], {replaced.key, other.key}) == [other]
 
 
-def test_merge_replaces_a_row_of_another_key_in_the_same_place() -> None:
-    old, new = make_row(1), make_row(2, key="0" * 64)
-    assert merge_rows([old], [new], {old.key, new.key}) == [new]
-
-
-def test_a_new_failure_does_not_displace_an_answer_of_the_same_fit() -> None:
+def test_a_new_failure_does_not_displace_a_result_of_the_same_fit() -> None:
     old = make_row(50)
     failure = make_row(None, status="failed", reason="RuntimeError: out of memory")
-    assert merge_rows([old], [failure], {old.key}) == [old]
-    assert merge_rows([failure], [old], {old.key}) == [old]
+    assert merged_rows([old], [failure], {old.key}) == [old]
+    assert merged_rows([failure], [old], {old.key}) == [old]
     other = failure.model_copy(update={"key": "0" * 64})
-    assert merge_rows([old], [other], {old.key, other.key}) == [other]
+    assert merged_rows([old], [other], {old.key, other.key}) == [other]
 
 
-def test_costs_merge_as_rows_do() -> None:
-    first, second = make_method(COOP, [make_row(1)], 1.0), make_method(COOP, [make_row(2)], 2.0)
-    key = first.costs[0].key
-    assert merge_costs(list(first.costs), list(second.costs), {key}) == list(second.costs)
-    assert merge_costs(list(first.costs), [], set()) == []
-
-
-def test_provenance_of_rows_that_are_gone_goes_with_them() -> None:
+def test_costs_and_provenance_of_rows_that_are_gone_go_with_them() -> None:
     old = make_method(COOP, [make_row(1, seed=1)], provenance={"torch": ("2.5",)})
     new = make_method(COOP, [make_row(2, seed=2)], provenance={"torch": ("2.6",)})
-    both = merge_results(old, new, {row.key for row in old.rows + new.rows})
+    both = merge_results(old, new, {row.key for row in (*old.rows, *new.rows)})
     assert [row.seed for row in both.rows] == [1, 2]
     assert len(both.costs) == 2
     assert both.provenance == {"torch": ("2.5", "2.6")}
@@ -269,7 +327,7 @@ def test_provenance_of_rows_that_are_gone_goes_with_them() -> None:
 
 def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     first, later = make_method(COOP, [make_row(1)], 1.0), make_method(COOP, [make_row(2)], 2.0)
-    twice = replace(first, rows=first.rows + later.rows, costs=first.costs + later.costs)
+    twice = replace(first, rows=(*first.rows, *later.rows), costs=(*first.costs, *later.costs))
     merged = merge_results(None, twice, set())
     assert (merged.rows, merged.costs) == (later.rows, later.costs)
 

@@ -132,8 +132,7 @@ def test_retrained_rows_are_asked_for_and_are_no_upgrade() -> None:
     fewer = replace(whole, rows=whole.rows[:-1])
     [gap] = find_gaps(make_page(fewer).results, EXPECTED)
     assert gap.places == (("dogs", "dogs", 4, 2, "new, retrained"),)
-    aligned = replace(COOP, name="coop+aligned")
-    rows = make_pairs(dict.fromkeys(CELLS, (50, 60)), method="coop+aligned")
-    assert find_gaps(make_page(make_method(aligned, rows)).results, EXPECTED) == []
+    words = make_method(COOP, make_pairs(dict.fromkeys(CELLS, (50, 60))), transfer="words")
+    assert find_gaps(make_page(words).results, EXPECTED) == []
     # A suite that does not retrain does not ask for them.
     assert find_gaps(make_page(fewer).results, TWO_BY_TWO) == []

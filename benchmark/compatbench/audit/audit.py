@@ -17,7 +17,7 @@ from compatbench.audit.sample import Sampled, sample_cells
 from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import plain_name
+from compatbench.engine.aligned_cells import name_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
@@ -121,14 +121,23 @@ def _check_suite(
     known = {*registry.names(), *card.configs}
     cells = {}
     for files in methods:
-        if plain_name(files.name) not in known:
+        if files.name not in known:
             problem = "there is no such method here; give its file with --methods"
             audit.findings.append(Finding(files.rows_file, problem, 2, "method"))
             continue
         suite = _as_recorded(card, files)
-        cells[files.name] = plan_cells(
-            suite, registry, [files.name], files=options.shots_files, missing=missing
-        )
+        transfers = sorted({row.transfer for row in files.results.rows}) or [COPIED]
+        cells[files.name] = [
+            cell
+            for transfer in transfers
+            for cell in plan_cells(
+                suite,
+                registry,
+                [name_of(files.name, transfer)],
+                files=options.shots_files,
+                missing=missing,
+            )
+        ]
     owners = {cell.key: str(cell) for planned in cells.values() for cell in planned}
     tolerance = choose_tolerance(
         join_provenance(files.results.provenance for files in methods), options.tolerance
@@ -143,7 +152,7 @@ def _check_suite(
             planned = planned_places(cells[files.name])
             audit.findings += check_places(files, planned, missing, owners)
             described = _as_recorded(card, files)
-            method = registry.get(described.base_method(plain_name(files.name)))
+            method = registry.get(described.base_method(files.name))
             audit.findings += check_about(files, describe_method(described, method, files.name))
     audit.findings += _check_zero_shot(suite, options, audit)
     return suite

@@ -138,5 +138,5 @@ def check_zero_shot(
     return findings
 
 
-def _fit(row: Row) -> tuple[str, str, int, int]:
-    return (row.task, row.source, row.shots, row.seed)
+def _fit(row: Row) -> tuple[str, str, str, int, int]:
+    return (row.transfer, row.task, row.source, row.shots, row.seed)

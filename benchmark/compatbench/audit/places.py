@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
+from compatbench.engine.aligned_cells import transfer_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing
@@ -30,13 +31,15 @@ class Place:
 def planned_places(cells: list[Cell]) -> dict[Order, Place]:
     """Every measurement of some cells, by its place in the method's file."""
     return {
-        (cell.task, cell.source, cell.shots, cell.seed, backbone, test_set): Place(
-            cell, data_key(backbone, test_set)
-        )
+        (*_fit_of(cell), backbone, test_set): Place(cell, data_key(backbone, test_set))
         for cell in cells
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
+
+
+def _fit_of(cell: Cell) -> tuple[str, str, str, int, int]:
+    return (transfer_of(cell.name), cell.task, cell.source, cell.shots, cell.seed)
 
 
 def is_here(row: Row, missing: Missing) -> bool:
@@ -95,9 +98,8 @@ def _check_row(
 
 def _stranger(file: str, line: int, row: Row, planned: Mapping[Order, Place]) -> Finding:
     """A row in a place that the suite does not have: the first field that no place shares."""
-    fields = ("task", "source", "shots", "seed", "backbone", "test_set")
     problem = "the suite has no such measurement"
-    for index, (field, value) in enumerate(zip(fields, row.order, strict=True)):
+    for index, (field, value) in enumerate(zip(Row.order_columns, row.order, strict=True)):
         known = sorted({str(place[index]) for place in planned})
         if str(value) not in known:
             return Finding(file, problem, line, field, " or ".join(known), str(value))

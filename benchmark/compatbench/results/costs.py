@@ -18,9 +18,10 @@ def evaluate_seconds(results: MethodResults, standing: Standing) -> float | None
 
 def peak_memory(results: MethodResults, standing: Standing) -> int | None:
     """Most bytes that any of the cells held."""
-    known = results.cost_frame.dropna(subset=["peak_memory"]).groupby("key")["peak_memory"].max()
-    keys = standing.column("source", "key").ravel()
-    return int(known[keys].max()) if len(keys) and set(keys) <= set(known.index) else None
+    costs = results.cost_frame.dropna(subset="peak_memory").sort_values("peak_memory")
+    known = dict(zip(costs["key"].tolist(), costs["peak_memory"].tolist(), strict=True))
+    keys = set(standing.column("source", "key").flat)
+    return max(known[key] for key in keys) if keys and keys <= known.keys() else None
 
 
 def module_bytes(standing: Standing) -> int | None:

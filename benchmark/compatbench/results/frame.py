@@ -9,8 +9,8 @@ fails is read again line by line, so that the message names the line and the fie
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, get_type_hints
@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.rows import AnyRow, Row, check_header, read_csv
+from compatbench.results.rows import AnyRow, Cost, Row, check_header, read_csv
 
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 _COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
+# What follows from the counts of a row: the share, in percent, that a count is of ``total``.
+FIGURES = {"accuracy": "correct", "zero_shot": "zero_shot_correct", "gain": ""}
+FIGURES |= {f"{name}_share": name for name in FLIPS}
 _INTEGERS = frozenset({*_COUNTS, "shots", "seed", "parameters", "module_bytes", "peak_memory"})
 _REALS = frozenset({"ece", "fit_seconds", "evaluate_seconds"})
 
@@ -66,17 +69,19 @@ class Table(Sequence[AnyRow], Generic[AnyRow]):
 
 
 def with_figures(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with what follows from the counts of a row, in percent and points.
+    """The frame with ``FIGURES`` beside the counts; NaN where there are no counts."""
 
-    ``accuracy``, ``zero_shot`` and ``gain`` (accuracy − zero-shot), and the share of images for
-    each kind of flip, such as ``negative_flips_share``; NaN where there are no counts.
-    """
-    counts = {name: frame[name].to_numpy("float64", na_value=np.nan) for name in _COUNTS}
-    total = counts["total"]
-    accuracy = 100 * counts["correct"] / total
-    zero_shot = 100 * counts["zero_shot_correct"] / total
-    shares = {f"{name}_share": 100 * counts[name] / total for name in FLIPS}
-    return frame.assign(accuracy=accuracy, zero_shot=zero_shot, gain=accuracy - zero_shot, **shares)
+    def column(name: str) -> NDArray[np.float64]:
+        return frame[name].to_numpy("float64", na_value=np.nan)
+
+    return frame.assign(**{name: compute_figure(name, column) for name in FIGURES})
+
+
+def compute_figure(name: str, column: Callable[[str], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One of ``FIGURES`` in percent or points, from columns of counts."""
+    if name == "gain":
+        return compute_figure("accuracy", column) - compute_figure("zero_shot", column)
+    return 100 * column(FIGURES[name]) / column("total")
 
 
 def read_frames(paths: Sequence[Path], model: type[AnyRow]) -> tuple[pd.DataFrame, list[slice]]:
@@ -127,11 +132,10 @@ def _parse(lines: list[list[str]], model: type[AnyRow]) -> pd.DataFrame:
     Raises:
         ValueError: some line may break the schema.
     """
-    hints = get_type_hints(model, include_extras=True)
     texts = zip(*lines, strict=True) if lines else ([] for _ in model.columns)
     columns = {}
     for name, column in zip(model.columns, texts, strict=True):
-        field, adapter = model.model_fields[name], TypeAdapter(hints[name])
+        field, adapter = model.model_fields[name], _adapters(model)[name]
         known = {}
         for text in set(column):
             if text == "" and not field.is_required():
@@ -143,6 +147,13 @@ def _parse(lines: list[list[str]], model: type[AnyRow]) -> pd.DataFrame:
     if model is Row and breaks_rules(frame).any():
         raise ValueError("counts of a row do not agree")
     return frame
+
+
+@cache
+def _adapters(model: type[Row] | type[Cost]) -> dict[str, TypeAdapter[Any]]:
+    """What checks one field of a model alone, by its name."""
+    hints = get_type_hints(model, include_extras=True)
+    return {name: TypeAdapter(hints[name]) for name in model.columns}
 
 
 def breaks_rules(frame: pd.DataFrame) -> NDArray[np.bool_]:

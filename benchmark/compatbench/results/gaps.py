@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,11 +56,10 @@ def find_disagreements(results: SuiteResults) -> list[tuple[str, str]]:
     It does not depend on the method, so a difference means that rows were made with
     other weights, other images, or on a machine that rounds otherwise.
     """
-    rows = results.frame[results.frame["status"] == "ok"]
-    counts = rows[["backbone", "test_set", "zero_shot_correct", "total"]].drop_duplicates()
-    places = counts[["backbone", "test_set"]]
-    twice = places[places.duplicated()].drop_duplicates()
-    return sorted(twice.itertuples(index=False, name=None))
+    rows = results.frame.query("status == 'ok'")
+    kinds = rows.drop_duplicates(["backbone", "test_set", "zero_shot_correct", "total"])
+    counts = Counter(zip(kinds["backbone"], kinds["test_set"], strict=True))
+    return sorted(place for place, count in counts.items() if count > 1)
 
 
 def _expected_places(

@@ -10,16 +10,16 @@ import numpy as np
 
 from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
 from compatbench.results.ranks import Ranked, rank_methods
-from compatbench.results.store import MethodResults
+from compatbench.results.store import SuiteResults
 
 
 class Suite(Protocol):
-    """What is needed of a suite: what it asks for, and the methods that are ranked."""
+    """What is needed of a suite: what it asks for, and its results."""
 
     @property
     def expected(self) -> Expected: ...
     @property
-    def copied(self) -> Sequence[MethodResults]: ...
+    def results(self) -> SuiteResults: ...
 
 
 def rank_group(page: Suite, upgrades: Sequence[Upgrade], shots: int) -> list[Ranked]:
@@ -30,7 +30,7 @@ def rank_group(page: Suite, upgrades: Sequence[Upgrade], shots: int) -> list[Ran
     return rank_methods(
         [
             _join([compute_standing(method, page.expected, upgrade, shots) for upgrade in upgrades])
-            for method in page.copied
+            for method in page.results.methods.values()
         ]
     )
 

@@ -131,9 +131,11 @@ def find_row(
     Args:
         place: task, source, shots, seed, backbone and test set.
     """
-    task, source, shots, seed, backbone, test_set = place
     transfer = results.transfer or COPIED
-    draws = [(shots, seed)] if results.info.learns else product(expected.shots, expected.seeds)
+    if results.info.learns:
+        return results.positions.get((transfer, *place), -1)
+    task, source, _, _, backbone, test_set = place
+    draws = product(expected.shots, expected.seeds)
     places = ((transfer, task, source, *draw, backbone, test_set) for draw in draws)
     found = [results.positions[place] for place in places if place in results.positions]
     return min(found, key=lambda row: results.column("status")[row] == "failed", default=-1)

@@ -23,7 +23,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.results.frame import Table, read_frames, to_frame, with_figures
+from compatbench.results.frame import (
+    FIGURES,
+    Table,
+    compute_figure,
+    read_frames,
+    to_frame,
+    with_figures,
+)
 from compatbench.results.rows import AnyRow, Cost, Order, Row, write_csv
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
@@ -101,24 +108,24 @@ class MethodResults:
         columns = (self.cost_frame[name].tolist() for name in ("key", "fit_seconds"))
         return dict(zip(*columns, strict=True))
 
-    @cached_property
-    def _figures(self) -> pd.DataFrame:
-        return with_figures(self.frame)
-
     def column(self, name: str) -> NDArray[Any]:
         """A column of numbers, computed ones included, as floats, or one of text.
 
         Returns:
             ``[rows + 1]``: the last entry is NaN, or an empty text, so that position −1 has none.
         """
-        if name not in self._columns:
-            values = self._figures[name]
+        if name in self._columns:
+            return self._columns[name]
+        if name in FIGURES:
+            values = compute_figure(name, self.column)
+        else:
+            values = self.frame[name]
             if pd.api.types.is_numeric_dtype(values.dtype):
                 values = np.append(values.to_numpy("float64", na_value=np.nan), np.nan)
             else:
                 values = np.array([*values.tolist(), ""], dtype=object)
-            self._columns[name] = values
-        return self._columns[name]
+        self._columns[name] = values
+        return values
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -290,8 +297,8 @@ def split_transfers(whole: MethodResults) -> dict[str, MethodResults]:
         return {transfers[0]: replace(whole, transfer=transfers[0])}
     parts = {}
     for transfer in transfers:
-        rows = frame[frame["transfer"] == transfer]
-        own = costs[costs["key"].isin(rows["key"])]
+        rows = frame.loc[frame["transfer"] == transfer, :]
+        own = costs.loc[costs["key"].isin(rows["key"]), :]
         tables = {"rows": Table(rows, Row), "costs": Table(own, Cost)}
         parts[transfer] = replace(whole, **tables, transfer=transfer)
     return parts
@@ -408,14 +415,14 @@ def about_text(results: MethodResults) -> str:
 
 
 def _check_rows(results: MethodResults, path: Path) -> None:
-    strangers = results.frame["method"][results.frame["method"] != results.info.name]
-    if len(strangers):
-        raise CompatbenchError(f"{path}: a row of method '{strangers.iloc[0]}'")
+    strangers = set(results.frame["method"]) - {results.info.name}
+    if strangers:
+        raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
     for frame, model in ((results.frame, Row), (results.cost_frame, Cost)):
         places = frame[list(model.order_columns)]
-        twice = places[places.duplicated()]
-        if len(twice):
-            place = ", ".join(map(str, twice.iloc[0]))
+        twice = places.duplicated()
+        if twice.any():
+            place = ", ".join(map(str, places.to_numpy()[twice.argmax()]))
             raise CompatbenchError(f"{path}: two lines for {place}")
 
 

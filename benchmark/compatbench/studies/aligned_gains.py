@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from compatbench.engine.aligned_cells import is_aligned, plain_name
 from compatbench.results.bootstrap import Interval, mean_interval
 from compatbench.results.measures import Mean, Upgrade, harmonic_mean, mean_over_seeds
 from compatbench.results.rows import Row
@@ -43,9 +42,9 @@ _Figures = dict[tuple[str, int], tuple[float, float, float]]
 def aligned_gains(results: SuiteResults, upgrade: Upgrade, shots: int) -> list[AlignedGain]:
     """The methods that have both ways on the same tasks and seeds, the largest gain first."""
     gains = []
-    for name, aligned in results.methods.items():
-        plain = results.methods.get(plain_name(name))
-        if not is_aligned(name) or plain is None:
+    for name, aligned in results.of("words").items():
+        plain = results.methods.get(name)
+        if plain is None:
             continue
         one, other = (_figures(found.rows, upgrade, shots) for found in (plain, aligned))
         if one and one.keys() == other.keys() and _is_whole(one):

@@ -70,14 +70,8 @@ def likeness(results: Path = RESULTS_FOLDER) -> str:
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """The measured rows of a suite's results, with ``accuracy`` in percent."""
-    methods = read_results(folder).methods.values()
-    rows = [
-        row.model_dump() | {"accuracy": row.accuracy, "zero_shot": row.zero_shot}
-        for method in methods
-        for row in method.rows
-        if row.status == "ok"
-    ]
-    return pd.DataFrame(rows)
+    frame = read_results(folder).frame
+    return frame[(frame["status"] == "ok") & (frame["transfer"] == "copied")]
 
 
 def fact(known: str, wanted: str, found: str, holds: bool) -> dict[str, str]:

@@ -12,7 +12,7 @@ from compatbench.audit.tolerance import Tolerance
 from compatbench.errors import CompatbenchError
 from compatbench.pages.suite_page import RESULTS
 from compatbench.results.rows import Order, Row
-from compatbench.results.store import MethodResults, check_name, read_results
+from compatbench.results.store import MethodResults, check_name, read_methods
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_base_results(change: Change, suite: str) -> Mapping[str, MethodResults]
             if content is not None:
                 (folder / name).write_bytes(content)
         try:
-            return read_results(folder).methods
+            return read_methods(folder)
         except CompatbenchError as error:
             said = str(error).replace(f"{place}/", "")
             raise CompatbenchError(f"at the base '{change.name}': {said}") from None

@@ -14,14 +14,14 @@ from compatbench.audit.pull_request.table import comparison_tables
 from compatbench.audit.suites import find_suites
 from compatbench.audit.tolerance import EPSILON, Tolerance
 from compatbench.data.cards import SuiteCard
-from compatbench.engine.aligned_cells import plain_name
+from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.markdown import code, escape
 from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.measures import Expected
 from compatbench.results.rows import Order
-from compatbench.results.store import read_results
+from compatbench.results.store import read_methods
 
 SHOWN = 20  # findings in the summary
 Say = Callable[[str], object]
@@ -123,7 +123,7 @@ def _check_results(
         path.stem
         for card in suites
         for path in (results / card.name).glob("*.csv")
-        if card.base_method(plain_name(path.stem)) in touched.methods
+        if card.base_method(path.stem) in touched.methods
     }
     options = replace(options, only=changed, zero_shot=options.zero_shot and bool(changed))
     audit = audit_results(results, suites, registry, options, say)
@@ -159,7 +159,7 @@ def _compare(
 ) -> None:
     folder = change.root / RESULTS / card.name
     try:
-        now = read_results(folder).methods
+        now = read_methods(folder)
         base = read_base_results(change, card.name)
         expected = read_suite_page(card, change.root).expected
     except CompatbenchError as error:
@@ -208,7 +208,7 @@ def _describe_moved(moved: Moved, known: bool) -> str:
 
 def _asks_for(expected: Expected, place: Order) -> bool:
     """Whether the suite, as it is now, has a measurement."""
-    task, source, shots, seed, backbone, test_set = place
+    _, task, source, shots, seed, backbone, test_set = place
     return (
         task in expected.tasks
         and test_set in (task, *expected.variants.get(task, ()))
@@ -244,5 +244,6 @@ def _problems(
 
 
 def _words(place: Order) -> str:
-    task, source, shots, seed, backbone, test_set = place
-    return f"{task} from {source}, {shots} shots, seed {seed}, at {backbone} on {test_set}"
+    transfer, task, source, shots, seed, backbone, test_set = place
+    how = "" if transfer == COPIED else f" ({transfer})"
+    return f"{task} from {source}{how}, {shots} shots, seed {seed}, at {backbone} on {test_set}"
