@@ -1,4 +1,10 @@
-"""The task cards, the suites and the embedded mini suite."""
+"""Cards of tasks, backbones and suites; called, it is ``compatbench.api.tasks``."""
+
+import sys
 
 if __name__ != "compatbench.tasks":
     raise ImportError("import this package as 'compatbench.tasks', not as 'tasks'")
+
+from compatbench import CallableModule
+
+sys.modules[__name__].__class__ = CallableModule

@@ -10,53 +10,45 @@ Imports wait until a function needs them, so that ``import compatbench`` is quic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from compatbench.data.cards import SuiteCard
-    from compatbench.engine.cell import FailureKind
     from compatbench.engine.evaluate import Evaluation
     from compatbench.engine.execute.settings import Event
     from compatbench.engine.execute.shards import Shard
     from compatbench.engine.plan import Plan
+    from compatbench.engine.run import Compute
     from compatbench.method import Module
+    from compatbench.pages.html_report import Report
     from compatbench.results.ranking_table import Results
+
+__all__ = [
+    "CompatbenchError",
+    "Compute",
+    "backbones",
+    "evaluate",
+    "fit",
+    "leaderboard",
+    "methods",
+    "modules",
+    "plan",
+    "report",
+    "results",
+    "run",
+    "suites",
+    "tasks",
+    "transfers",
+]
 
 RESULTS = "results"
 Names = str | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how cells are run.
-
-    Attributes:
-        executor: processes on this machine, or workers on a Ray cluster.
-        device: ``auto`` is a GPU if there is one.
-        jobs: workers; None is one per core, one on a GPU, and on Ray all that fit.
-        threads: of each worker.
-        memory_budget: bytes for the activations of each worker's text tower; None is half of
-            what is free.
-        timeout: seconds after which an attempt at a cell is ended; the encoding of its images
-            does not count.
-        retry: how often a cell is tried again after each kind of failure.
-        address: of a Ray cluster, ``HOST:PORT`` or ``auto``.
-        gpus_per_cell: GPUs of each worker on Ray.
-    """
-
-    executor: Literal["local", "ray"] = "local"
-    device: str = "auto"
-    jobs: int | None = None
-    threads: int = 1
-    memory_budget: int | None = None
-    timeout: float | None = None
-    retry: Mapping[FailureKind, int] = field(default_factory=dict)
-    address: str | None = None
-    gpus_per_cell: float | None = None
 
 
 def plan(
@@ -105,7 +97,11 @@ def plan(
             shots_files=shots_files,
             skip_missing=True,
         )
-    return found if shard is None else found.of_shard(shard, keep=False)
+    if shard is None:
+        return found
+    from compatbench.engine.run import take_shard
+
+    return take_shard(found, shard, keep=False)
 
 
 def run(
@@ -148,7 +144,6 @@ def run(
     """
     from compatbench.engine.plan import make_plan
     from compatbench.engine.run import run_plan
-    from compatbench.results.ranking_table import open_results
 
     out = Path(out)
     found = make_plan(
@@ -170,10 +165,10 @@ def run(
         )
     _check_folders(out)
     if shard is not None:
-        found = found.of_shard(shard)
+        found = take_shard(found, shard)
     failures = run_plan(found, compute or Compute(), on_start, on_event)
     _publish(found.reread(), out)
-    return open_results(found.suite, out, failures)
+    return replace(results(found.suite, out), failures=failures)
 
 
 def fit(
@@ -254,10 +249,12 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
         CompatbenchError: an unknown suite, or a broken results file.
     """
     from compatbench.data.cards import suite_cards
-    from compatbench.results.ranking_table import open_results
+    from compatbench.pages.suite_page import read_suite_page
+    from compatbench.results.ranking_table import Results
 
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
-    return open_results(card, Path(out))
+    page = read_suite_page(card, Path(out))
+    return Results(page.results, page.expected)
 
 
 def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
@@ -285,6 +282,69 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
                 f"{path} is not what results/ gives; run 'compatbench leaderboard'"
             )
     return list(pages)
+
+
+def report(out: str | Path = ".", check: bool = False) -> Report:
+    """Writes ``results/report.html`` and its figures from ``results/``.
+
+    Args:
+        check: write nothing, and raise if a file is not what the results give.
+
+    Returns:
+        The page and the figures with their bytes, and which figures the results do not give.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or a file that is out of date.
+    """
+    from compatbench.pages.html_report import check_report, write_report
+
+    return check_report(Path(out)) if check else write_report(Path(out))
+
+
+def methods(names: Names = "all") -> pd.DataFrame:
+    """The method adapters: name, title, depth, where they insert, paper, and the idea.
+
+    Raises:
+        CompatbenchError: an unknown name, or a method file that cannot be loaded.
+    """
+    from compatbench.engine.listing import list_methods
+
+    return list_methods(names)
+
+
+def tasks(names: Names = "all") -> pd.DataFrame:
+    """The tasks and their variants: name, title, kind, classes, training and test images."""
+    from compatbench.engine.listing import list_tasks
+
+    return list_tasks(names)
+
+
+def backbones(names: Names = "all") -> pd.DataFrame:
+    """The backbones that have a card: name, title, architecture, lineage."""
+    from compatbench.engine.listing import list_backbones
+
+    return list_backbones(names)
+
+
+def suites(names: Names = "all") -> pd.DataFrame:
+    """The suites: name, title, upgrades, tasks, shots, seeds."""
+    from compatbench.engine.listing import list_suites
+
+    return list_suites(names)
+
+
+def transfers() -> pd.DataFrame:
+    """The ways of bringing a module to a backbone: name, what each needs, and what it does."""
+    from compatbench.engine.listing import list_transfers
+
+    return list_transfers()
+
+
+def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
+    """The modules in ``runs/``: method, task, source, shots, seed, file."""
+    from compatbench.engine.listing import list_modules
+
+    return list_modules(methods, Path(out))
 
 
 def _check_folders(out: Path) -> None:
@@ -325,3 +385,12 @@ def _publish(plan: Plan, out: Path) -> None:
             if (out / RESULTS / "figures").is_dir():
                 report(out)
             write_pages(out, suite)
+
+
+def __getattr__(name: str) -> Any:
+    # A record of settings, whose module imports PyTorch.
+    if name == "Compute":
+        from compatbench.engine.run import Compute
+
+        return Compute
+    raise AttributeError(f"module 'compatbench.api' has no attribute '{name}'")

@@ -16,7 +16,9 @@ from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
+from compatbench.cli.evaluate import evaluate
 from compatbench.cli.gauge import gauge
+from compatbench.cli.list import list_
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -29,7 +31,7 @@ from compatbench.cli.options import (
 )
 from compatbench.cli.report import leaderboard, report
 from compatbench.cli.runs import app as runs_app
-from compatbench.cli.suite_commands import doctor, plan, run
+from compatbench.cli.run import plan, run
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 
 app = typer.Typer(
@@ -53,25 +55,6 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 console = Console()
-
-
-class Kind(str, Enum):
-    """What ``list`` can show."""
-
-    methods = "methods"
-    tasks = "tasks"
-    backbones = "backbones"
-    suites = "suites"
-    modules = "modules"
-
-
-def _complete_any(context: typer.Context, incomplete: str) -> list[str]:
-    names = {
-        "tasks": task_cards.names,
-        "backbones": backbone_cards.names,
-        "suites": suite_cards.names,
-    }.get(str(context.params.get("kind")), lambda: complete_methods(""))()
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -131,85 +114,6 @@ def new_method(
     new_method_command(console, name=name)
 
 
-@app.command()
-def evaluate(
-    module: Annotated[Path, typer.Argument(help="A module that 'run' has left in runs/modules/.")],
-    backbone: Annotated[
-        str,
-        typer.Option(
-            "--backbone",
-            help="The new model: a name of 'list backbones', or MODEL/TAG of open_clip, "
-            "MODEL@FILE, local-dir:FOLDER, hf:FOLDER.",
-            autocompletion=complete_backbones,
-        ),
-    ],
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="The test set: the module's task or a variant of it.",
-            show_default="the module's task",
-            autocompletion=complete_tasks,
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods",
-            help="The method's file, if it is not among 'list methods'; it is run as code.",
-        ),
-    ] = None,
-    aligned: Annotated[
-        bool,
-        typer.Option(
-            "--aligned",
-            help="Turn the module into the new model's joint space, found from words alone. With "
-            "the words-*.safetensors that 'run' leaves beside aligned modules, the source model "
-            "is not needed.",
-        ),
-    ] = False,
-    data_root: DataRootOption = None,
-    device: DeviceOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    offline: OfflineOption = False,
-    trust_pickle: TrustPickleOption = False,
-) -> None:
-    """Tell whether a saved module survives a new model; nothing is trained.
-
-    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
-    that were right before and are wrong now.
-    """
-    from compatbench.cli.evaluate import evaluate_command
-
-    evaluate_command(
-        console,
-        module=module,
-        backbone=backbone,
-        task=task,
-        methods=methods,
-        device=device,
-        aligned=aligned,
-        as_json=as_json,
-    )
-
-
-@app.command("list")
-def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    names: Annotated[
-        str,
-        typer.Argument(help="Names, globs, comma lists.", autocompletion=_complete_any),
-    ] = "all",
-    markdown: Annotated[
-        bool,
-        typer.Option("--markdown", help="Methods as the capability table docs/methods.md."),
-    ] = False,
-    out: OutOption = Path(),
-) -> None:
-    """List methods, tasks, backbones, suites or the modules in runs/."""
-    from compatbench.cli.show import show, show_markdown
-
-    if markdown:
-        show_markdown(kind.value, names)
-    else:
-        show(console, kind.value, names, out)
+app.command()(evaluate)
+app.command("list")(list_)
+app.command()(leaderboard)

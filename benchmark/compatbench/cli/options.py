@@ -23,6 +23,13 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class ExecutorName(str, Enum):
+    """What can run cells."""
+
+    local = "local"
+    ray = "ray"
+
+
 def complete_methods(incomplete: str) -> list[str]:
     names = sorted(path.stem for path in method_files())
     return [name for name in ["all", *names] if name.startswith(incomplete)]
@@ -78,6 +85,14 @@ SeedsOption = Annotated[
 ShotsOption = Annotated[
     str | None,
     typer.Option("--shots", help="Shots, such as '4,8' or 'all'.", show_default="the suite's"),
+]
+TransfersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--transfers",
+        help="How modules reach the targets, such as 'copied,words' (see 'list transfers').",
+        show_default="the suite's: copied",
+    ),
 ]
 OutOption = Annotated[
     Path,
@@ -166,6 +181,11 @@ def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] |
             f"{option} '{text}': give numbers of at least {least}, separated by commas"
         )
     return numbers
+
+
+def read_names(text: str | None) -> list[str] | None:
+    """A comma list of names from the command line."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_seconds(option: str, text: str | None) -> float | None:

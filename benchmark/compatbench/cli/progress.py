@@ -1,25 +1,30 @@
-"""The live display of a run: how far, what is at work, how long still."""
+"""The live display of a run: how far, what is at work, and the ranking as it grows."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from compatbench.cli.tables import print_line
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.executors import Event
+from compatbench.engine.execute.settings import Event
+from compatbench.engine.plan import Plan
+
+RANKING_SECONDS = 5.0  # between two looks at the ranking
 
 
 @dataclass
-class _AtWork:
+class _Running:
     """A cell that a worker has begun."""
 
     cell: Cell
@@ -38,37 +43,51 @@ class _AtWork:
 class RunProgress:
     """Follows the events of a run.
 
-    On a terminal it is a bar with the cells at work below it; elsewhere, one line
-    for every tenth of the run, so that a log stays short.
+    On a terminal it is the ranking so far, a bar, and the cells that are running; elsewhere,
+    one line for every tenth of the run, so that a log stays short.
+
+    Args:
+        out: the folder of ``results/``, with what earlier runs have measured.
     """
 
-    def __init__(
-        self, console: Console, cells: Sequence[Cell], jobs: int, past_seconds: dict[str, float]
-    ) -> None:
+    def __init__(self, console: Console, out: Path) -> None:
         self._console = console
-        self._jobs = jobs
-        self._total = len(cells)
-        self._left = list(cells)
-        self._past = past_seconds
-        self._at_work: dict[str, _AtWork] = {}
-        self._spent: dict[str, list[float]] = defaultdict(list)
-        self._told = 0
+        self._out = out
+        self.plan: Plan | None = None
+        self._workers = 1
+        self._left: dict[str, Cell] = {}
+        self._total = 0
+        self._seconds: dict[str, float] = {}
+        self._spent: dict[str, float] = defaultdict(float)
+        self._expected: dict[str, float] = defaultdict(float)
+        self._running: dict[str, _Running] = {}
+        self._tenths = 0
         self._waited = False
-        self.failures: list[Event] = []
+        self._ranking: RenderableType = Text()
+        self._ranked_at = -RANKING_SECONDS
         self._progress = Progress(
             TextColumn("[bold]{task.completed:>4.0f}[/] of {task.total:.0f} cells"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rest]}"),
             console=console,
         )
-        self._bar = self._progress.add_task("run", total=self._total, rest="")
+        self._bar = self._progress.add_task("run", total=0, rest="")
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> RunProgress:
-        if self._console.is_terminal:
+    def start(self, plan: Plan, workers: int) -> None:
+        """Begins to show the cells of a plan."""
+        self.plan, self._workers = plan, max(workers, 1)
+        self._left = {item.cell.key: item.cell for item in plan.to_do}
+        self._total = len(self._left)
+        estimate = plan.estimate
+        self._seconds = {key: estimate.cell(cell) for key, cell in self._left.items()}
+        self._progress.update(self._bar, total=self._total)
+        if self._console.is_terminal and self._left:
             self._live.start()
             self._draw()
+
+    def __enter__(self) -> RunProgress:
         return self
 
     def __exit__(
@@ -77,77 +96,90 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self._live.stop()
 
     def on_event(self, event: Event) -> None:
-        """Takes note of an event and draws."""
+        """Notes an event and draws."""
         key = event.cell.key
         if event.kind == "waiting":
-            self._note_waiting(key)
-        elif event.kind == "retried":
-            self._at_work.pop(key, None)
-            self._console.print(
-                f"[yellow]trying again[/] {escape(str(event.cell))}: {escape(event.error)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        elif event.kind == "started":
-            self._at_work[key] = _AtWork(event.cell, time.monotonic())
-        elif event.kind == "encoding":
-            self._at_work[key].encoded = event.encoded
-        elif event.kind == "measured":
-            self._at_work[key].records += 1
-        else:
-            # Not at work here, if another process has run it meanwhile.
-            if (item := self._at_work.pop(key, None)) is not None:
-                self._spent[event.cell.name].append(time.monotonic() - item.start)
-            self._left = [cell for cell in self._left if cell.key != key]
-            if event.error:
-                self.failures.append(event)
+            self._running.pop(key, None)
+            if not self._waited:
                 self._console.print(
-                    f"[red]failed[/] {escape(str(event.cell))}: {escape(event.error)}",
-                    highlight=False,
-                    soft_wrap=True,
+                    "another run of this folder has started some of these cells; waiting for them"
                 )
+            self._waited = True
+        elif event.kind == "retried":
+            self._running.pop(key, None)
+            self._print("[yellow]trying again[/]", event)
+        elif event.kind == "started":
+            self._running[key] = _Running(event.cell, time.monotonic())
+        elif event.kind == "encoding":
+            self._running[key].encoded = event.encoded
+        elif event.kind == "measured":
+            self._running[key].records += 1
+        else:
+            # Not running here, if another process has run it meanwhile.
+            if (item := self._running.pop(key, None)) is not None:
+                self._spent[event.cell.name] += time.monotonic() - item.start
+                self._expected[event.cell.name] += self._seconds[key]
+            self._left.pop(key, None)
+            if event.error:
+                self._print("[red]failed[/]", event)
         self._draw()
 
-    def _note_waiting(self, key: str) -> None:
-        self._at_work.pop(key, None)
-        if not self._waited:
-            self._console.print(
-                "another run of this folder has some of these cells at work; they are waited for"
-            )
-        self._waited = True
+    def _print(self, what: str, event: Event) -> None:
+        print_line(self._console, f"{what} {escape(str(event.cell))}: {escape(event.error)}")
 
     def _draw(self) -> None:
         done = self._total - len(self._left)
+        rest = f"about {format_seconds(self.seconds_left())} left" if self._left else ""
         if self._console.is_terminal:
-            rest = f"about {format_seconds(self.seconds_left())} left" if done < self._total else ""
             self._progress.update(self._bar, completed=done, rest=rest)
-            lines = [Text(f"  {item}") for item in self._at_work.values()]
-            self._live.update(Group(self._progress, *lines))
-        elif self._total and done * 10 // self._total > self._told:
-            self._told = done * 10 // self._total
-            rest = f", about {format_seconds(self.seconds_left())} left" if self._left else ""
-            self._console.print(f"{done} of {self._total} cells{rest}", highlight=False)
+            self._update_ranking()
+            lines = [Text(f"  {item}") for item in self._running.values()]
+            self._live.update(Group(self._ranking, self._progress, *lines))
+        elif self._total and done * 10 // self._total > self._tenths:
+            self._tenths = done * 10 // self._total
+            print_line(
+                self._console, f"{done} of {self._total} cells" + (f", {rest}" if rest else "")
+            )
+
+    def _update_ranking(self) -> None:
+        if self.plan is None or time.monotonic() - self._ranked_at < RANKING_SECONDS:
+            return
+        from compatbench.cli.run import restriction
+        from compatbench.pages.suite_page import page_of_plan
+        from compatbench.pages.terminal import ranking_renderable
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            page = page_of_plan(self.plan.reread(), self._out)
+        if page is not None:
+            only = restriction(self.plan)
+            self._ranking = ranking_renderable(page, self._console.width, only)
+        # A look at many records takes a moment: no more than a twentieth of the time.
+        self._ranked_at = time.monotonic()
 
     def seconds_left(self) -> float:
-        """Estimate from this run's cells, from earlier runs', or from the mean of all."""
-        means = self._past | {name: sum(s) / len(s) for name, s in self._spent.items()}
-        return estimate_seconds(self._left, means, self._jobs)
+        """Estimate of what is counted, at the pace of this run's finished cells."""
+        spent, expected = sum(self._spent.values()), sum(self._expected.values())
+        mean = spent / expected if expected else 1.0
 
+        def pace(name: str) -> float:
+            return self._spent[name] / self._expected[name] if self._expected[name] else mean
 
-def estimate_seconds(cells: Sequence[Cell], means: dict[str, float], jobs: int) -> float:
-    """Seconds that cells take, from the mean seconds of each method's cells."""
-    # Before anything was measured: a cell of the mini suite takes about this long.
-    default = sum(means.values()) / len(means) if means else 3.0
-    return sum(means.get(cell.name, default) for cell in cells) / jobs
+        left = sum(self._seconds[key] * pace(cell.name) for key, cell in self._left.items())
+        return left / self._workers
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``."""
+    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 72:
+        return f"{hours} h {minutes % 60} min"
+    return f"{round(hours / 24):,} days"

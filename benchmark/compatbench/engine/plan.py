@@ -6,18 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.costs import TimeEstimate, measure_rate
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -126,15 +130,26 @@ class Plan:
         return mean_seconds(self.planned)
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per method and transfer: its cells, done, failed, to do and missing."""
-        found = []
+    def estimate(self) -> TimeEstimate:
+        """What cells take on this machine, by its rate now and by what earlier cells took."""
+        return TimeEstimate(self.matrix, measure_rate("cpu"), self.seconds_by_method)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per method and transfer: its cells, done, failed, to do, missing, seconds.
+
+        The seconds are those of the cells to do, on one worker.
+        """
+        import pandas as pd
+
+        estimate, found = self.estimate, []
         by_choice: dict[tuple[str, str], list[PlannedCell]] = {}
         for item in self.mine:
             by_choice.setdefault((item.cell.name, item.cell.transfer), []).append(item)
         for choice in self.matrix.choices:
             mine = by_choice.get((choice.name, choice.transfer), [])
-            left = sum(not item.done for item in mine)
+            to_do = [item.cell for item in mine if not item.done]
+            left = len(to_do)
             cells = len(mine)
             if self.shard is None:
                 cells = self.matrix.counts[choice.name, choice.transfer]
@@ -147,9 +162,10 @@ class Plan:
                     "failed": sum(item.failed for item in mine),
                     "to do": left,
                     "missing": cells - len(mine),
+                    "seconds": sum(map(estimate.cell, to_do)),
                 }
             )
-        return found
+        return pd.DataFrame(found)
 
     def reread(self) -> Plan:
         """The same plan with what the store holds now."""
