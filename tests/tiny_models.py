@@ -8,7 +8,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.conformance.models import randomise, wrap
-from compatbench.data.cards import tasks_folder
+from compatbench.files.project_folders import tasks_folder
 from compatbench.method import FewShotData
 
 VOCABULARY = 2514  # of tasks/mini/tokenizer.txt.gz

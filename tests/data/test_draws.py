@@ -1,37 +1,111 @@
-"""Draws that are written to a file and read back, so that two labs use the same images."""
+"""Few-shot draws are those of CoOp and Dassl, and two labs can share one in a file."""
 
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from data.conftest import invoke
 from data.trees import Tree
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compatbench.data.draws import (
+    draw_few_shot,
     draw_shots,
     export_draw,
     read_draws,
     read_shots_file,
     split_hash,
 )
+from compatbench.data.images import Sample
 from compatbench.data.task import load_task
 from compatbench.engine import keys
 from compatbench.engine.keys import fit_key
 from compatbench.errors import CompatbenchError
 
 
-@pytest.fixture(autouse=True)
-def _fresh(data: dict[str, Tree]) -> None:
+def make_items(sizes: list[int], seed: int) -> list[Sample]:
+    """Items of classes of these sizes, shuffled."""
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    random.Random(seed).shuffle(labels)
+    return [Sample(f"{seed}/{i}", label) for i, label in enumerate(labels)]
+
+
+def dassl_draw(
+    train: list[Sample], val: list[Sample], shots: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """With the global generator, as Dassl: training images first, then validation."""
+    state = random.getstate()
+    try:
+        random.seed(seed)
+        results = []
+        for items, wanted in ((train, shots), (val, min(shots, 4))):
+            drawn = []
+            for label in dict.fromkeys(item.label for item in items):
+                own = [item for item in items if item.label == label]
+                drawn += random.sample(own, wanted) if len(own) >= wanted else own
+            results.append(drawn)
+        return results[0], results[1]
+    finally:
+        random.setstate(state)
+
+
+SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+
+
+@given(SIZES, SIZES, st.integers(1, 16), st.integers(0, 2**31))
+def test_any_draw_equals_dassl_s(
+    sizes: list[int], val_sizes: list[int], shots: int, seed: int
+) -> None:
+    train, val = make_items(sizes, seed), make_items(val_sizes, seed + 1)
+    few, held_out = draw_few_shot(train, val, shots, seed)
+    assert (few, held_out) == dassl_draw(train, val, shots, seed)
+    assert Counter(item.label for item in few) == Counter(
+        {c: min(n, shots) for c, n in enumerate(sizes) if n}
+    )
+    assert len({item.id for item in (*few, *held_out)}) == len(few) + len(held_out)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_draw_equals_dassl_s_with_classes_of_just_enough_items(shots: int, seed: int) -> None:
+    """Dassl samples a class of exactly 16 items too: it moves the random stream."""
+    train, val = make_items([16, 25, 16, 18, 40], 7), make_items([9, 6, 4, 5, 7], 8)
+    assert draw_few_shot(train, val, shots, seed) == dassl_draw(train, val, shots, seed)
+
+
+def test_another_seed_changes_the_draw_and_the_global_generator_is_left_alone() -> None:
+    random.seed(5)
+    before = random.getstate()
+    train, val = make_items([30] * 6, 1), make_items([10] * 6, 2)
+    first, second = (draw_few_shot(train, val, 4, seed) for seed in (1, 2))
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert random.getstate() == before
+
+
+def test_spare_training_items_validate_where_there_are_no_others() -> None:
+    train = make_items([6, 3, 2], 3)
+    few, held_out = draw_few_shot(train, None, 2, 1)
+    assert Counter(item.label for item in held_out) == {0: 2, 1: 1}
+    assert not set(few) & set(held_out)
+
+
+def forget() -> None:
     for cached in (draw_shots, read_shots_file, keys._fit_key):
         cached.cache_clear()
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, data: dict[str, Tree]) -> Path:
     """The draw of DTD, two shots, seed 1."""
+    forget()
     task, path = load_task("dtd"), tmp_path / "dtd.json"
     path.write_text(export_draw(task, draw_shots(task, 2, 1), 2, 1))
     return path
@@ -39,15 +113,12 @@ def file(tmp_path: Path) -> Path:
 
 def test_what_was_exported_is_imported_again(file: Path) -> None:
     task = load_task("dtd")
-    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
-    assert read_draws([file]) == {("dtd", 2, 1): file}
-
-
-def test_the_file_names_images_as_the_split_does(file: Path) -> None:
     content = json.loads(file.read_text())
-    assert content["split"] == split_hash(load_task("dtd"))
+    assert content["split"] == split_hash(task)
     assert content["train"][0][0].startswith("banded/banded_")
     assert (len(content["train"]), len(content["val"])) == (94, 94)
+    assert draw_shots(task, 2, 1, file) == draw_shots(task, 2, 1)
+    assert read_draws([file]) == {("dtd", 2, 1): file}
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -68,8 +139,7 @@ def test_another_draw_of_the_same_images_is_another_cell(file: Path) -> None:
     shipped = fit_key("mini-clip", "dtd", 2, 1)
     assert fit_key("mini-clip", "dtd", 2, 1, file) == shipped
     change(file, other_image)
-    for cached in (draw_shots, read_shots_file, keys._fit_key):
-        cached.cache_clear()
+    forget()
     assert fit_key("mini-clip", "dtd", 2, 1, file) != shipped
     drawn = draw_shots(load_task("dtd"), 2, 1, file)
     assert drawn.train[1:] == draw_shots(load_task("dtd"), 2, 1).train[1:]
@@ -78,7 +148,7 @@ def test_another_draw_of_the_same_images_is_another_cell(file: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c["train"].pop(), "its images are not those that its field 'sha256'"),
+        (lambda c: c["train"].pop(), "its images do not match its field 'sha256'"),
         (lambda c: c.update(split="0" * 64), r"another split of 'dtd' \(000000000000, here"),
         (lambda c: c.update(shots=0), "field 'shots'"),
         (lambda c: c.update(format=2), "field 'format'"),
@@ -134,13 +204,30 @@ def test_two_files_for_one_draw_are_refused(file: Path, tmp_path: Path) -> None:
         read_draws([file, other])
 
 
-def test_spare_training_images_may_validate_but_not_twice(tmp_path: Path) -> None:
-    """ImageNet has no validation images."""
+def test_an_image_may_not_be_in_both_parts(tmp_path: Path, data: dict[str, Tree]) -> None:
+    """ImageNet has no validation images; they are spare training images."""
+    forget()
     task, path = load_task("imagenet"), tmp_path / "imagenet.json"
     path.write_text(export_draw(task, draw_shots(task, 1, 1), 1, 1))
     assert draw_shots(task, 1, 1, path) == draw_shots(task, 1, 1)
     change(path, lambda c: c.update(sha256=None, val=c["train"][:1]))
-    read_shots_file.cache_clear()
-    draw_shots.cache_clear()
+    forget()
     with pytest.raises(CompatbenchError, match="is in train and in val"):
         draw_shots(task, 1, 1, path)
+
+
+def test_the_command_exports_and_compares_draws(
+    data: dict[str, Tree], file: Path, tmp_path: Path
+) -> None:
+    arguments = ["data", "shots", "dtd", "--shots", "2", "--seed", "1"]
+    out = tmp_path / "out.json"
+    assert "94 training and 94 validation images" in invoke(*arguments, "--out", str(out)).output
+    assert out.read_bytes() == file.read_bytes()
+    assert invoke(*arguments).output == file.read_text()
+    assert "is the same draw" in invoke(*arguments, "--compare", str(out)).output
+    change(out, other_image)
+    forget()
+    compared = invoke(*arguments, "--compare", str(out))
+    assert (compared.exit_code, "is another draw" in compared.output) == (1, True)
+    with pytest.raises(CompatbenchError, match="draw from 'imagenet'"):
+        invoke("data", "shots", "imagenet_a")

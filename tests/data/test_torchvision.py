@@ -92,7 +92,7 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     card = task_cards.read("oxford_pets")
     swapped = (card.classes[1], card.classes[0], *card.classes[2:])
     write_pets(tmp_path, card.model_copy(update={"classes": swapped}))
-    with pytest.raises(CompatbenchError, match="stand in another order"):
+    with pytest.raises(CompatbenchError, match="are in another order"):
         read("OxfordIIITPet", "oxford_pets", tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_images_stand_in_the_order_of_the_shards(folder: Path) -> None:
         ("train/1.tar/s0000003", 1),
     ]
     assert [s.label for s in samples["test"]] == [1, 0]
-    assert samples["val"] == []
+    assert not samples["val"]
 
 
 def test_images_are_read_where_they_lie(folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,12 +25,7 @@ FORMAT = 1
 ShotsFiles = Mapping[tuple[str, int, int], Path]
 
 
-class Labelled(Protocol):
-    @property
-    def label(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=Labelled)
+Item = TypeVar("Item", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def draw_few_shot(
     return few, [train[position] for position in _draw(left, held_out, generator)]
 
 
-def _positions(items: Sequence[Labelled]) -> dict[int, list[int]]:
+def _positions(items: Sequence[Sample]) -> dict[int, list[int]]:
     """The positions of each class's items; the classes in the order of their first."""
     by_class: dict[int, list[int]] = {}
     for position, item in enumerate(items):

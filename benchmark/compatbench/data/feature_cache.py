@@ -33,45 +33,20 @@ MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process ke
 OnEncoded = Callable[[int, int], object]
 
 
-class TokenKind(Protocol):
-    """What is computed of an image instead of its features; see ``ImageInput``."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def block(self) -> int: ...
-
-
 class ImageEncoder(Protocol):
-    """What the cache needs of a backbone; see ``Backbone``."""
+    """What the cache needs of a backbone; see ``compatbench.backbone.Backbone``."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def card(self) -> Any: ...
-
-    @property
-    def weights_key(self) -> str: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def embed_dim(self) -> Any: ...
-
-    @property
-    def preprocess(self) -> Any: ...
+    name: str
+    card: Any
+    weights_key: str
+    device: torch.device
+    dtype: torch.dtype
+    embed_dim: Any
+    preprocess: Any
+    encode_images: Any
 
     @property
     def preprocess_settings(self) -> dict[str, Any]: ...
-
-    @property
-    def encode_images(self) -> Callable[..., Tensor]: ...
 
 
 class FeatureCache:
@@ -119,13 +94,14 @@ class FeatureCache:
         backbone: ImageEncoder,
         task: Task,
         samples: Sequence[Sample],
-        wanted: TokenKind,
+        wanted: Any,
         view: View | None = None,
         split: Sequence[Sample] | None = None,
     ) -> StoredRows:
         """What a classifier takes for samples instead of features; it stays on disk.
 
         Args:
+            wanted: what to compute, as ``encode_images`` takes it: an ``ImageInput``.
             split: as above.
 
         Raises:
@@ -148,7 +124,7 @@ class FeatureCache:
         task: Task,
         samples: Sequence[Sample],
         view: View,
-        wanted: TokenKind | None,
+        wanted: Any,
     ) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
         key = _key(backbone, task, samples, view, wanted)
@@ -180,7 +156,7 @@ class FeatureCache:
         task: Task,
         samples: Sequence[Sample],
         view: View,
-        wanted: TokenKind | None,
+        wanted: Any,
     ) -> Tensor:
         """Encodes batch by batch: at most two batches of images are in memory."""
         if not samples:
@@ -273,7 +249,7 @@ def _key(
     task: Task,
     samples: Sequence[Sample],
     view: View,
-    wanted: TokenKind | None,
+    wanted: Any,
 ) -> str:
     return sha256_json(
         [

@@ -15,10 +15,9 @@ from compatbench.data.cards import (
     task_cards,
 )
 from compatbench.data.classes import CLASS_NAMES
-from compatbench.data.images import SPLITS, DataMissing, FileMissing, WrongClasses
+from compatbench.data.images import SPLITS, DataMissing, FileMissing, ImageFiles, WrongClasses
 from compatbench.data.roots import VARIABLE, dataset_folder, find_folder
 from compatbench.data.sources import open_source
-from compatbench.data.sources.image_files import ImageFiles
 from compatbench.data.task import Task, describe_classes
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder

@@ -17,7 +17,6 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KIND = "kind"  # the field that tells the schemas of a union apart
 MOST_VALUES = 1_000_000  # of a card with its aliases written out
 MOST_BITS = 63
-Location = tuple[int | str, ...]
 
 
 class Loader(SAFE_LOADER):
@@ -58,22 +57,19 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
     """
     values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
-        where = f"{path}:{_line_of(text, ('extends',))}: field 'extends'"
+        where = f"{path}:{_find_field(text, ('extends',))[0]}: field 'extends'"
         values = _base_values(path, base, model, builtin, where) | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        location = _without_tags(first["loc"], values)
-        if first["type"].startswith("union_tag"):
-            location = (*location, KIND)
-        field = ".".join(str(part) for part in location) or "card"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        line = _line_of(text, location)
+        location = (*first["loc"], *([KIND] if first["type"].startswith("union_tag") else []))
+        line, field = _find_field(text, location)
         message = {
             "missing": f"field '{field}' is missing; add it",
             "extra_forbidden": f"field '{field}' is not known; remove it or correct its name",
         }.get(first["type"], f"field '{field}': {first['msg']}")
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
 
 
@@ -146,30 +142,23 @@ def _count_values(value: Any, known: dict[int, int]) -> int:
     return 1
 
 
-def _without_tags(location: Location, values: Any) -> Location:
-    """A location as the file has it: pydantic adds a union's tag as if it were a field."""
-    kept: list[int | str] = []
-    for part in location:
-        if isinstance(values, dict) and part not in values and part == values.get(KIND):
-            continue
-        kept.append(part)
-        values = values.get(part) if isinstance(values, dict) else None
-    return tuple(kept)
+def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
+    """The line of the deepest part of a location that a card's text has, and the field's name.
 
-
-def _line_of(text: str, location: Location) -> int:
-    """The line of the deepest part of ``location`` that a card's text has."""
+    pydantic adds a union's tag to a location, as if it were a field; it is left out.
+    """
     node: yaml.Node | None = yaml.compose(text, Loader)
-    line = 1
+    line, names = 1, []
     for part in location:
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):
-            pairs = {str(key.value): (key, value) for key, value in reversed(node.value)}
+            pairs = {str(key.value): (key, value) for key, value in node.value}
+            kind = pairs.get(KIND)
+            if str(part) not in pairs and kind is not None and kind[1].value == part:
+                continue
         elif isinstance(node, yaml.SequenceNode):
             pairs = {str(number): (item, item) for number, item in enumerate(node.value)}
-        else:
-            return line
-        if str(part) not in pairs:
-            return line
-        key, node = pairs[str(part)]
-        line = key.start_mark.line + 1
-    return line
+        names.append(str(part))
+        key, node = pairs.get(str(part), (None, None))
+        line = line if key is None else key.start_mark.line + 1
+    return line, ".".join(names) or "card"

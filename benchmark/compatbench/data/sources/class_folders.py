@@ -7,8 +7,14 @@ from pathlib import Path
 
 from compatbench.data.cards import ClassFoldersSource
 from compatbench.data.classes import CLASS_NAMES, Classes
-from compatbench.data.images import SPLITS, FileMissing, WrongClasses, read_lines
-from compatbench.data.sources.image_files import FolderListing, ImageFiles
+from compatbench.data.images import (
+    SPLITS,
+    FileMissing,
+    ImageFiles,
+    Sample,
+    WrongClasses,
+    read_lines,
+)
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -30,13 +36,11 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
     inner = folder / card.images if card.images else folder
     base = inner if inner.is_dir() else folder
     places = {split: getattr(card, split) for split in SPLITS}
-    return ImageFiles(
-        base,
-        {split: _list_split(base, place, classes) for split, place in places.items() if place},
-    )
+    samples = {split: _list_split(base, place, classes) for split, place in places.items() if place}
+    return ImageFiles(base, samples, listed=True)
 
 
-def _list_split(base: Path, place: str, classes: Classes) -> FolderListing:
+def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
     root = base / place
     entries = [name for name in _list_folder(root) if not name.startswith(".")]
     found = {name for name in entries if os.path.isdir(root / name)}
@@ -52,12 +56,11 @@ def _list_split(base: Path, place: str, classes: Classes) -> FolderListing:
             )
     if extra := sorted(found - set(classes.folders)):
         raise WrongClasses(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
-    return FolderListing(
-        [
-            (f"{place}/{name}", label, _list_images(root / name))
-            for label, name in enumerate(classes.folders)
-        ]
-    )
+    return [
+        Sample(f"{place}/{name}/{image}", label)
+        for label, name in enumerate(classes.folders)
+        for image in _list_images(root / name)
+    ]
 
 
 def _list_images(folder: Path) -> list[str]:

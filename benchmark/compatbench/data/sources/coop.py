@@ -9,8 +9,7 @@ from typing import Any
 
 from compatbench.data.cards import CoopSplitSource
 from compatbench.data.classes import Classes, names_by_label
-from compatbench.data.images import SPLITS, Sample, read_text
-from compatbench.data.sources.image_files import ImageFiles
+from compatbench.data.images import SPLITS, ImageFiles, Sample, read_bytes
 from compatbench.errors import CompatbenchError
 
 FIX = "docs/datasets.md says where to get it"
@@ -39,7 +38,7 @@ def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         CompatbenchError: the file is missing or breaks its format.
     """
     try:
-        content = json.loads(read_text(path, "split file", FIX))
+        content = json.loads(read_bytes(path, "split file", FIX))
     except (ValueError, RecursionError) as error:
         raise CompatbenchError(f"split file {path} cannot be read: {error}") from None
     if not isinstance(content, dict) or not all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compatbench.data.images import SPLITS, Sample
+from compatbench.data.images import SPLITS, ImageSource, Sample
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_file, sha256_json
@@ -27,7 +27,7 @@ COLUMNS = 32
 RESTORE = "restore it (git checkout, or reinstall)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drawing(Sample):
     """One image: tile ``tile`` of an icon set's sheet, painted with seed ``paint``."""
 
@@ -36,48 +36,40 @@ class Drawing(Sample):
     paint: int
 
 
-class Drawings:
+class Drawings(ImageSource):
     """Reads one split file of the mini suite and the sheets it names.
 
     Raises:
-        CompatbenchError: a file is missing, differs from the manifest, or breaks its format.
+        CompatbenchError: a file is missing, or differs from the manifest.
     """
 
     def __init__(self, tasks_folder: Path, split: str) -> None:
         self.path = tasks_folder / split
         self._folder = self.path.parent.parent
         self._manifest = self._folder / "manifest.json"
+        split_file = self._verified(self.path.relative_to(self._folder).as_posix())
         samples: dict[str, list[Drawing]] = {name: [] for name in SPLITS}
-        name = self.path.relative_to(self._folder).as_posix()
-        for split_name, drawing in _read_rows(self._verified(name)):
-            samples[split_name].append(drawing)
-        self.samples: Mapping[str, Sequence[Drawing]] = samples
+        for row in _read_csv(split_file):
+            label, tile, paint = (int(row[name]) for name in ("label", "tile", "paint"))
+            drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
+            samples[row["split"]].append(drawing)
+        super().__init__(samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
-        """Hash of everything that decides these images."""
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
         hashes = [self._listed(name) for name in (*names, "drawings/sets.csv")]
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
-        """The painted drawing, RGB, 48 × 48."""
         sheet = _decode(self._verified(f"drawings/{sample.sheet}.webp"))
         row, column = divmod(sample.tile, COLUMNS)
         tile = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-        if tile.shape != (TILE, TILE, 4):
-            raise CompatbenchError(
-                f"{self.path}: tile {sample.tile} lies outside the sheet of set '{sample.sheet}'"
-            )
         return _painter()(tile, self._monochrome[sample.sheet], sample.paint)
 
     @cached_property
     def _monochrome(self) -> dict[str, bool]:
-        path = self._verified("drawings/sets.csv")
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["set"]: row["monochrome"] in ("1", "true", "True")
-                for row in csv.DictReader(file)
-            }
+        rows = _read_csv(self._verified("drawings/sets.csv"))
+        return {row["set"]: row["monochrome"] in ("1", "true", "True") for row in rows}
 
     def _listed(self, name: str) -> str:
         """The SHA-256 of a file, as the manifest lists it."""
@@ -122,16 +114,6 @@ def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, Drawing]]:
+def _read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                split, sheet = row["split"], row["set"]
-                label, tile, paint = int(row["label"]), int(row["tile"]), int(row["paint"])
-            except (KeyError, TypeError, ValueError):
-                raise CompatbenchError(
-                    f"{path}:{line}: a row holds split,label,set,tile,paint"
-                ) from None
-            if split not in SPLITS:
-                raise CompatbenchError(f"{path}:{line}: split is '{split}', not train, val or test")
-            yield split, Drawing(f"{sheet}/{tile}/{paint}", label, sheet, tile, paint)
+        return list(csv.DictReader(file))

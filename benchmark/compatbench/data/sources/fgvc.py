@@ -6,8 +6,7 @@ from pathlib import Path
 
 from compatbench.data.cards import FgvcSource
 from compatbench.data.classes import Classes
-from compatbench.data.images import SPLITS, Sample, read_lines
-from compatbench.data.sources.image_files import ImageFiles
+from compatbench.data.images import SPLITS, ImageFiles, Sample, read_lines
 from compatbench.errors import CompatbenchError
 
 FIX = "it is part of the dataset's archive"

@@ -7,8 +7,7 @@ from typing import Any
 
 from compatbench.data.cards import TorchvisionSource
 from compatbench.data.classes import Classes
-from compatbench.data.images import DataMissing, Sample
-from compatbench.data.sources.image_files import ImageFiles
+from compatbench.data.images import DataMissing, ImageFiles, Sample
 from compatbench.errors import CompatbenchError
 
 # torchvision's name of each split. FGVC's splits are CoOp's; of the others only the test set is.

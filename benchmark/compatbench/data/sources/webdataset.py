@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from compatbench.data.cards import WebdatasetSource
 from compatbench.data.classes import CLASS_NAMES, Classes
-from compatbench.data.images import (
-    SPLITS,
-    FileMissing,
-    Sample,
-    decode_image,
-    read_lines,
-    read_text,
-)
-from compatbench.data.sources.image_files import fingerprint_files
+from compatbench.data.images import SPLITS, FileMissing, ImageSource, Sample, read_lines
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
@@ -27,7 +17,7 @@ MOST_LABEL_BYTES = 32
 MOST_DIGITS = 9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member(Sample):
     """One image in a shard: ``size`` bytes from ``start``."""
 
@@ -36,7 +26,7 @@ class Member(Sample):
     size: int
 
 
-class WebdatasetShards:
+class WebdatasetShards(ImageSource):
     """Images that are read from their place in uncompressed tar files.
 
     None is extracted, links are refused, and names only tell images apart.
@@ -49,34 +39,29 @@ class WebdatasetShards:
     def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
         if (names := folder / CLASS_NAMES).is_file():
             classes.check_order([line for line in read_lines(names) if line], names)
-        places = {split: getattr(card, split) for split in SPLITS}
-        self.samples = {
-            split: list(_read_split(folder, place, len(classes.names))) if place else []
-            for split, place in places.items()
-        }
+        places = {split: place for split in SPLITS if (place := getattr(card, split))}
+        super().__init__(
+            {
+                split: list(_read_split(folder, place, len(classes.names)))
+                for split, place in places.items()
+            }
+        )
 
-    def fingerprint(self, samples: Sequence[Member]) -> str:
-        """Hash of the members' names and sizes in bytes, and of the code that decodes them."""
-        return fingerprint_files((sample.id, sample.size) for sample in samples)
+    def size(self, sample: Member) -> int:
+        return sample.size
 
-    def image(self, sample: Member) -> Image.Image:
-        """The image, RGB.
-
-        Raises:
-            CompatbenchError: the shard is missing, or the image is damaged.
-        """
+    def content(self, sample: Member) -> tuple[bytes, str | Path]:
         try:
             with sample.shard.open("rb") as file:
                 file.seek(sample.start)
-                content = file.read(sample.size)
+                return file.read(sample.size), sample.id
         except OSError as error:
             raise CompatbenchError(f"{sample.shard} cannot be read: {error.strerror}") from None
-        return decode_image(content, sample.id)
 
 
 def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
     listing = folder / place / "nshards.txt"
-    text = read_text(listing).strip()
+    text = " ".join(read_lines(listing)).strip()
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
         raise CompatbenchError(f"{listing}: it holds the number of shards")
     for number in range(int(text)):
