@@ -100,6 +100,6 @@ class LinearProbe(Method):
         if len(seen) == 2:  # scikit-learn keeps one row for a two-class problem
             coefficients = np.concatenate([-coefficients, coefficients]) / 2
             intercept = np.concatenate([-intercept, intercept]) / 2
-        weight[seen] = torch.from_numpy(coefficients).float()
-        bias[seen] = torch.from_numpy(intercept).float()
+        weight[seen] = torch.from_numpy(coefficients).to(weight)
+        bias[seen] = torch.from_numpy(intercept).to(bias)
         return weight, bias

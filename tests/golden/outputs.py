@@ -1,0 +1,229 @@
+"""The numbers that must not change without a new version, and the file that remembers them.
+
+    python tests/golden/outputs.py      writes golden.json anew
+
+refuses numbers that moved under an unchanged version. Of a method, the version is that of its
+card and of the methods it builds on; of everything else, ``ENGINE_VERSION``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, load_backbone
+from compatbench.conformance.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
+from compatbench.data.draws import draw_shots
+from compatbench.data.labels import Labels
+from compatbench.data.task import load_task
+from compatbench.data.views import View
+from compatbench.engine.predictions import calibration_error, count_flips, predict
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable
+from compatbench.method.identity import method_identity
+from compatbench.method.registry import builtin_methods
+
+FILE = Path(__file__).with_name("golden.json")
+REFRESH = "python tests/golden/outputs.py"
+# Of the largest number of an output. Fits are in double precision, where processors differ by
+# far less; features of the mini models are in single precision.
+TOLERANCE = 1e-4
+LABELS = Labels(
+    names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
+    templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
+    teacher_template="a photo of a {}, a type of thing.",
+)
+# Small fits, at a rate at which a few steps count; the rest is as published.
+CAPS = {"max_steps": 6, "max_iterations": 50, "bisections": 2, "prompts": 8, "words": 100}
+BRISK = {"warmup_epochs": 0, "lr": 0.02}
+
+Output = dict[str, Any]  # of JSON: lists of numbers, or words, which must be equal
+Golden = dict[str, dict[str, Any]]  # by name: version, output
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """What is drawn is drawn in double precision."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@cache
+def synthetic_pair() -> tuple[Backbone, Backbone]:
+    """A CLIP and an EVA-CLIP of the same widths, in double precision."""
+    source, target = build_clip("source", seed=1), build_eva_clip("target", seed=2)
+    return wrap(source.model.double(), "source"), wrap(target.model.double(), "target")
+
+
+def paint(targets: Tensor, seed: int) -> Tensor:
+    """Preprocessed images ``[N, 3, H, W]``: coarse patterns, one for each class, and noise."""
+    patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(len(targets), 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(patterns[targets] + noise, IMAGE_SIZE)
+
+
+def feature_set(method: Method, shots: int, views: int, seed: int) -> FeatureSet:
+    """So many images of each class under some views, as a method is given them on the source."""
+    source, _ = synthetic_pair()
+    wanted, targets = method.image_input(source), torch.arange(5).repeat_interleave(shots)
+    plain, *images = (paint(targets, seed + view) for view in range(1 + views))
+    return FeatureSet(
+        source.encode_images(plain),
+        torch.stack([source.encode_images(view) for view in images]),
+        targets,
+        None if wanted == FEATURES else [source.encode_images(v, wanted) for v in images],
+    )
+
+
+def fit_and_attach(name: str) -> Output:
+    """Logits ``[7, 5]`` of a short fit, attached to the source and to the target."""
+    cls = builtin_methods().get(name)
+    settings: dict[str, Any] = {k: v for k, v in CAPS.items() if k in cls.Config.model_fields}
+    if "recipe" in cls.Config.model_fields:
+        settings["recipe"] = cls.Config().recipe.model_copy(update=BRISK)  # type: ignore[attr-defined]
+    method = cls(cls.Config.model_validate(settings))
+    numbers: Output = {}
+    with double_precision():
+        data = FewShotData(
+            LABELS, 3, feature_set(method, 3, 2, 100), feature_set(method, 2, 1, 200)
+        )
+        source = synthetic_pair()[0]
+        module = method.fit(source, data, torch.Generator().manual_seed(1)).detach()
+        for backbone in synthetic_pair():
+            images = paint(torch.arange(7) % 5, 300)
+            with torch.no_grad():
+                try:
+                    classify = method.attach(module, backbone, LABELS)
+                    logits = classify(backbone.encode_images(images, method.image_input(backbone)))
+                    numbers[backbone.name] = shorten(logits)
+                except NotTransferable as reason:
+                    numbers[backbone.name] = str(reason)
+    return numbers
+
+
+def encode(name: str) -> Output:
+    """Features of words and of pictures, and the pixels that a backbone is handed."""
+    backbone = load_backbone(name)
+    pixels = torch.stack([backbone.preprocess(View(n).apply(picture(), "a", 48)) for n in (0, 1)])
+    with torch.no_grad():
+        texts = backbone.text_features(LABELS.fill())
+        images = backbone.encode_images(pixels)
+    shown = {"texts": texts[:, :6], "images": images[:, :6], "pixels": pixels.mean((2, 3))}
+    return {part: shorten(tensor) for part, tensor in shown.items()}
+
+
+def picture() -> Image.Image:
+    """A picture in which every pixel is different."""
+    across, down = np.meshgrid(np.arange(60), np.arange(40))
+    return Image.fromarray(np.stack([across * 4, down * 6, across + down], -1).astype(np.uint8))
+
+
+def views() -> Output:
+    """Mean red, green and blue of the plain view and of three augmentations."""
+    seen = [np.asarray(View(n).apply(picture(), "set/1", 24), float) for n in range(4)]
+    return {"means": shorten(torch.tensor(np.stack([view.mean((0, 1)) for view in seen])))}
+
+
+def draws() -> Output:
+    """Which images a seed draws."""
+    draw = draw_shots(load_task("mini-food"), 2, 1)
+    return {"train": [s.id for s in draw.train[:8]], "val": [s.id for s in draw.val[:8]]}
+
+
+def measures() -> Output:
+    """Flips and expected calibration error of made-up logits."""
+    generator = torch.Generator().manual_seed(5)
+    before, after = torch.randn(2, 200, 4, generator=generator)
+    targets = torch.randint(4, (200,), generator=generator)
+    flips = count_flips(predict(before), predict(after), targets)
+    counts = torch.tensor([flips.negative, flips.positive, flips.inconsistent])
+    error = torch.tensor([calibration_error(predict(3 * after), targets)])
+    return {"flips": counts.tolist(), "ece": shorten(error)}
+
+
+def shorten(values: Tensor) -> list[Any]:
+    """Numbers with seven digits of the largest, as JSON."""
+    digits = 6 - int(np.floor(np.log10(float(values.abs().max()))))
+    return np.round(values.double().numpy(), digits).tolist()
+
+
+OUTPUTS: dict[str, Callable[[], Output]] = {
+    **{f"method {name}": partial(fit_and_attach, name) for name in builtin_methods().names()},
+    **{f"backbone {name}": partial(encode, name) for name in ("mini-clip", "mini-eva-clip")},
+    "views": views,
+    "draws": draws,
+    "measures": measures,
+}
+
+
+def version_of(name: str) -> str:
+    """The versions that name the code of an output."""
+    engine = f"engine {ENGINE_VERSION}"
+    if not name.startswith("method "):
+        return engine
+    return f"{method_identity(builtin_methods().get(name.removeprefix('method ')))}, {engine}"
+
+
+def load_golden(file: Path = FILE) -> Golden:
+    """The outputs as they were, each with its version."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def moved(kept: Output, found: Output) -> bool:
+    """Whether an output differs by more than processors do."""
+    return kept.keys() != found.keys() or any(_differ(kept[n], found[n]) for n in found)
+
+
+def _differ(kept: Any, found: Any) -> bool:
+    before, now = np.array(kept), np.array(found)
+    if before.shape != now.shape or before.dtype.kind == "U" or now.dtype.kind == "U":
+        return kept != found
+    return bool(np.abs(now - before).max() > TOLERANCE * np.abs(before).max())
+
+
+def refusal(name: str, found: Output, golden: Golden) -> str:
+    """Why an output cannot become the golden one: its numbers moved and its version did not."""
+    kept = golden.get(name)
+    if kept is None or kept["version"] != version_of(name) or not moved(kept["output"], found):
+        return ""
+    card = "`version` on the card of the method, or " if name.startswith("method ") else ""
+    return (
+        f"{name}: the numbers changed, but the version is still '{kept['version']}'; raise {card}"
+        f"ENGINE_VERSION, then run: {REFRESH}"
+    )
+
+
+def refresh(names: Iterable[str], file: Path = FILE) -> list[str]:
+    """Writes the golden outputs anew, those that did not move as they were; returns refusals."""
+    golden, kept, refused = load_golden(file), {}, []
+    for name in names:
+        found = OUTPUTS[name]()
+        if name in golden and not moved(golden[name]["output"], found):
+            found = golden[name]["output"]
+        if line := refusal(name, found, golden):
+            refused.append(line)
+            kept[name] = golden[name]
+        else:
+            kept[name] = {"version": version_of(name), "output": found}
+    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(kept.items())]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return refused
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit("\n".join(refresh(OUTPUTS)) or None)

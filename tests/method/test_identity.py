@@ -1,0 +1,276 @@
+"""What names a method's code: a version for ours; for code from outside, a hash of all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compatbench.data.cards import suite_cards
+from compatbench.engine.plan import plan, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.method import MethodCard
+from compatbench.method.identity import hash_code, method_identity
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.methods.coop import CoOp
+from compatbench.methods.kgcoop import KgCoOp
+
+METHOD = '''\
+{top}
+from compatbench.method import MethodCard
+from compatbench.methods.zeroshot import ZeroShot
+
+class Mine(ZeroShot):
+    card = MethodCard("mine", "Mine", "none", "none", "test", learns=False, files={files})
+
+    def attach(self, module, backbone, labels):
+        {inner}
+        return super().attach(module, backbone, labels)
+'''
+
+CODE = '''\
+"""A module."""
+
+LIMIT = 3
+
+
+def double(x):
+    """Doubles."""
+    # twice
+    return 2 * x
+
+
+class Thing:
+    """A thing."""
+
+    name = "thing"
+'''
+
+
+def write(folder: Path, top: str = "", inner: str = "pass", files: tuple[str, ...] = ()) -> Path:
+    """A method file ``mine.py`` in a folder, with an import at its top or in a function."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mine.py"
+    path.write_text(METHOD.format(top=top, inner=inner, files=files), encoding="utf-8")
+    return path
+
+
+def identity(path: Path, name: str = "mine") -> str:
+    registry = MethodRegistry()
+    registry.add_file(path)
+    return method_identity(registry.get(name))
+
+
+@pytest.fixture
+def neighbours(tmp_path: Path) -> Path:
+    """A folder with a package, a folder of modules, and a module, each of one number."""
+    for name in ("mypkg/__init__", "mypkg/x", "mypkg/deep", "sub/x", "sibling", "unused"):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("f = 1\n", encoding="utf-8")
+    (tmp_path / "mypkg" / "x.py").write_text("from .deep import f\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("statement", "edited"),
+    [
+        ("from .sub.x import f", "sub/x.py"),
+        ("from .sub import x", "sub/x.py"),
+        ("from . import sibling", "sibling.py"),
+        ("from .mypkg import f", "mypkg/__init__.py"),
+        ("from .mypkg import *", "mypkg/x.py"),
+        ("from mypkg.x import f", "mypkg/deep.py"),
+        ("import mypkg.x", "mypkg/__init__.py"),
+        ("import mypkg.x as y", "mypkg/deep.py"),
+        ("import sibling", "sibling.py"),
+        ("from sibling import f", "sibling.py"),
+    ],
+)
+@pytest.mark.parametrize("place", ["top", "inner"])
+def test_an_edit_of_what_a_file_imports_changes_its_identity(
+    neighbours: Path, statement: str, edited: str, place: str
+) -> None:
+    if place == "inner":
+        statement = statement.replace("*", "x")  # a star is for the top alone
+    path = write(neighbours, **{place: statement})
+    before = identity(path)
+    (neighbours / "unused.py").write_text("f = 2\n", encoding="utf-8")
+    assert identity(path) == before
+    (neighbours / edited).write_text("f = 2\n", encoding="utf-8")
+    assert identity(path) != before
+
+
+def test_a_file_in_a_package_has_its_packages_and_those_above_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "outer" / "inner", "from ..shared import f\nfrom outer.other import g")
+    for name in ("__init__", "inner/__init__", "shared", "other"):
+        (tmp_path / "outer" / f"{name}.py").write_text("f = g = 1\n", encoding="utf-8")
+    seen = {identity(path)}
+    for count, name in enumerate(("__init__", "inner/__init__", "shared", "other"), start=2):
+        (tmp_path / "outer" / f"{name}.py").write_text("f = g = 2\n", encoding="utf-8")
+        seen.add(identity(path))
+        assert len(seen) == count
+
+
+def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
+    path = write(tmp_path, files=("words.txt",))
+    (tmp_path / "words.txt").write_text("one")
+    before = identity(path)
+    (tmp_path / "words.txt").write_text("one ")
+    assert identity(path) != before
+    (tmp_path / "words.txt").unlink()
+    with pytest.raises(CompatbenchError, match=r"mine\.py: the card of 'mine' .*words\.txt"):
+        identity(path)
+
+
+@pytest.mark.parametrize(
+    "statement", ["from .nowhere import f", "from . import nowhere", "from ..nowhere import f"]
+)
+def test_an_import_that_leads_nowhere_is_refused(tmp_path: Path, statement: str) -> None:
+    path = write(tmp_path, inner=statement)
+    with pytest.raises(CompatbenchError, match=rf"mine\.py: '{statement}' leads nowhere"):
+        identity(path)
+
+
+def test_what_is_installed_is_no_part_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "x.py").write_text("f = 1\n")
+    path = write(tmp_path, "import json\nimport numpy\nimport torch.nn.functional as F")
+    before = identity(path)
+    (tmp_path / "numpy" / "x.py").write_text("f = 2\n")
+    assert identity(path) == before
+
+
+def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        path = write(folder, "import helper", "import late; return helper.f, late.f")
+        path.write_text(path.read_text().replace('"mine"', f'"mine{number}"'))
+        for name in ("helper", "late"):
+            (folder / f"{name}.py").write_text(f"f = {number}\n")
+        registry = MethodRegistry()
+        registry.add_file(path)
+        found.append(registry.get(f"mine{number}")())
+    assert [method.attach(*[None] * 3) for method in found] == [(1, 1), (2, 2)]  # type: ignore[arg-type]
+    assert "helper" not in sys.modules
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """Installs a package that says what it brings; gives the identity of its method."""
+    folder = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(str(folder))
+    folder.mkdir()
+
+    def load(entry: str, name: str = "mine") -> str:
+        about = folder / "bought-1.0.dist-info"
+        about.mkdir(exist_ok=True)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bought\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[compatbench.methods]\nmine = {entry}\n")
+        for module in [m for m in sys.modules if m.partition(".")[0] in ("bought", "mine")]:
+            del sys.modules[module]
+        builtin_methods.cache_clear()
+        return method_identity(builtin_methods().get(name))
+
+    yield load  # type: ignore[misc]
+    builtin_methods.cache_clear()
+
+
+@pytest.mark.parametrize("entry", ["bought", "bought:Mine", "bought.parts.mine"])
+def test_of_an_installed_package_every_file_counts(
+    tmp_path: Path, installed: Callable[[str], str], entry: str
+) -> None:
+    package = tmp_path / "site-packages" / "bought"
+    write(package / "parts")
+    (package / "__init__.py").write_text("from .parts.mine import Mine\n")
+    (package / "data.py").write_text("f = 1\n")
+    before = installed(entry)
+    (package / "data.py").write_text("f = 2\n")
+    assert installed(entry) != before
+
+
+def test_of_an_installed_module_its_neighbours_count_but_not_other_packages(
+    tmp_path: Path, installed: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "site-packages"
+    write(folder, "import beside\nimport another")
+    (folder / "another").mkdir()
+    (folder / "another" / "__init__.py").write_text("f = 1\n")
+    (folder / "beside.py").write_text("f = 1\n")
+    before = installed("mine")
+    (folder / "another" / "__init__.py").write_text("f = 2\n")
+    assert installed("mine") == before
+    (folder / "beside.py").write_text("f = 2\n")
+    assert installed("mine") != before
+
+
+def test_an_entry_point_without_a_method_is_named(
+    tmp_path: Path, installed: Callable[[str], str]
+) -> None:
+    (tmp_path / "site-packages" / "bought.py").write_text("f = 1\n")
+    with pytest.raises(CompatbenchError, match="bought defines no method"):
+        installed("bought")
+
+
+def test_ours_are_named_by_version_whatever_they_are_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert method_identity(KgCoOp) == "kgcoop.1+coop.1"
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("ZeroShot", "CoOp").replace("zeroshot", "coop"))
+    before = identity(path)
+    assert before.endswith("+coop.1")
+    card = dataclasses.replace(CoOp.card, name="other", was="coop", version=2)
+    monkeypatch.setattr(CoOp, "card", card)
+    assert method_identity(KgCoOp) == "kgcoop.1+coop.2"
+    assert identity(path) == before.removesuffix("1") + "2"
+    assert MethodCard("a", "A", "", "none", "").identity == "a"
+
+
+def test_a_plan_sees_that_what_a_method_imports_has_changed(neighbours: Path) -> None:
+    path = write(neighbours, "from mypkg.x import f")
+    store = RunStore(neighbours / "runs")
+
+    def keys() -> set[str]:
+        registry = MethodRegistry()
+        suite = suite_cards.read("smoke")
+        cells = plan_cells(suite, registry, registry.add_file(path))
+        assert not any(planned.done for planned in plan(cells, store))
+        return {cell.key for cell in cells}
+
+    before = keys()
+    assert keys() == before
+    (neighbours / "mypkg" / "deep.py").write_text("f = 2\n")
+    assert keys().isdisjoint(before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("    # twice\n", "", True),
+        ('"""A module."""', '"""Another\n\nmodule."""', True),
+        ('    """Doubles."""\n', "", True),
+        ('"""A thing."""', "'''Some thing.'''", True),
+        ("2 * x", "(2 *\n            x)", True),
+        ('name = "thing"', "name   =   'thing'", True),
+        ("2 * x", "3 * x", False),
+        ("2 * x", "x * 2", False),
+        ('name = "thing"', 'name = "think"', False),
+        ("LIMIT = 3", "LIMIT = None", False),
+        ("LIMIT = 3\n", "", False),
+        ("class Thing:", "class Thing(object):", False),
+    ],
+)
+def test_words_and_layout_of_code_do_not_count(
+    tmp_path: Path, old: str, new: str, same: bool
+) -> None:
+    assert old in CODE
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text(CODE)
+    other.write_text(CODE.replace(old, new))
+    assert (hash_code(one) == hash_code(other)) == same
