@@ -107,6 +107,7 @@ def test_texts_that_share_all_some_or_none_of_their_tokens(
     )
 
 
+@pytest.mark.slow
 @given(
     shared=st.integers(1, 6),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
@@ -126,6 +127,7 @@ def test_any_prompts_equal_the_full_forward(
     assert_same(found, run_tower(clip64.model, torch.stack(rows), last), [prefix, suffix])
 
 
+@pytest.mark.slow
 @given(order=st.permutations(range(len(RAGGED))), own=st.booleans())
 def test_features_follow_the_classes_when_these_are_permuted(
     clip64: Backbone, order: list[int], own: bool
