@@ -68,8 +68,3 @@ def test_images(images: int, rows: int) -> None:
     plan = plan_images(images, 7, rows, HEADS, torch.device("cpu"))
     everything = torch.ones(7, 7, dtype=torch.bool)
     assert_same(attend(qkv, plan), attend_naively(qkv, list(range(rows)), everything), qkv)
-
-
-def test_a_plan_is_made_once() -> None:
-    (chunk,) = pack((2, 1), 1, 2, 64, torch.float64, torch.device("cpu")).chunks
-    assert plan_chunk(chunk, 1, HEADS, True, False) is plan_chunk(chunk, 1, HEADS, True, False)

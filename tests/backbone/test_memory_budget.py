@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Prompts, memory_budget, set_memory_budget
+from compatbench.backbone import Backbone, Prompts, memory_budget
 from compatbench.backbone.text import causal as causal_module
 from compatbench.backbone.text import memory as memory_module
 from compatbench.backbone.text.memory import SelectiveCheckpoint
@@ -47,9 +47,11 @@ def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["shared", "deep", "images"])
 @pytest.mark.parametrize("budget", [0, 3_000_000])
-def test_a_tight_budget_gives_the_same_bits(clip64: Backbone, kind: str, budget: int) -> None:
-    everything = run(clip64, kind, 10**12)
-    for found, expected in zip(run(clip64, kind, budget), everything, strict=True):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_tight_budget_gives_the_same_bits(kind: str, budget: int, whole: bool) -> None:
+    backbone = wrap(tiny_clip(no_causal_mask=whole).double(), "tiny")
+    everything = run(backbone, kind, 10**12)
+    for found, expected in zip(run(backbone, kind, budget), everything, strict=True):
         assert torch.equal(found, expected)
 
 
@@ -61,15 +63,6 @@ def test_chunks_equal_one_pass_over_all_classes(
     expected = run(backbone64, kind, None)
     monkeypatch.setattr(causal_module, "CACHE", 1)
     torch.testing.assert_close(run(backbone64, kind, 0), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
-def test_a_tower_that_is_run_whole_keeps_to_the_budget_too(kind: str) -> None:
-    backbone = wrap(tiny_clip(no_causal_mask=True).double(), "whole")
-    everything = run(backbone, kind, 10**12)
-    for found, expected in zip(run(backbone, kind, 0), everything, strict=True):
-        assert torch.equal(found, expected)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -126,16 +119,21 @@ def test_a_budget_of_zero_keeps_almost_nothing(clip: Backbone) -> None:
     assert kept[1] < 0.1 * kept[0]
 
 
-def test_what_is_needed_first_is_kept() -> None:
-    with memory_budget(25):
-        ledger = SelectiveCheckpoint([10, 10, 10, 10], torch.device("cpu"), learned=True)
-    assert ledger.kept == [False, False, True, True]
-
-
-def test_nothing_is_computed_again_without_a_backward_pass() -> None:
-    with memory_budget(0):
-        ledger = SelectiveCheckpoint([10, 10], torch.device("cpu"), learned=False)
-    assert ledger.kept == [True, True]
+@pytest.mark.parametrize(
+    ("budget", "learned", "kept"),
+    [
+        (25, True, [False, False, True, True]),  # the last are needed first
+        (0, False, [True] * 4),  # without a backward pass nothing is computed again
+        (None, True, [False, False, True, True]),  # half of the free memory
+    ],
+)
+def test_which_pieces_keep_their_activations(
+    budget: int | None, learned: bool, kept: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "ALWAYS", 10)
+    monkeypatch.setattr(memory_module, "free_memory", lambda _: 50)
+    with memory_budget(budget):
+        assert SelectiveCheckpoint([10] * 4, torch.device("cpu"), learned).kept == kept
 
 
 def test_a_small_problem_does_not_look_at_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,28 +141,9 @@ def test_a_small_problem_does_not_look_at_the_memory(monkeypatch: pytest.MonkeyP
     SelectiveCheckpoint([10, 10], torch.device("cpu"), learned=True)
 
 
-def test_by_default_a_share_of_the_free_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "free_memory", lambda _: 200 * 2**20)
-    size = 40 * 2**20
-    ledger = SelectiveCheckpoint([size] * 4, torch.device("cpu"), learned=True)
-    assert ledger.kept == [False, False, True, True]
-
-
-def test_the_budget_is_put_back() -> None:
-    set_memory_budget(7)
-    try:
-        with memory_budget(3):
-            pass
-        assert memory_module._budget == 7
-    finally:
-        set_memory_budget(None)
-
-
-def test_free_memory_is_that_of_the_machine_at_most() -> None:
-    free = memory_module.free_memory(torch.device("cpu"))
-    assert 0 < free < 2**50
-
-
-def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_that_of_the_machine_or_its_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert 0 < memory_module.free_memory(torch.device("cpu")) < 2**50
     monkeypatch.setattr(memory_module, "_group_memory", lambda: 123)
     assert memory_module.free_memory(torch.device("cpu")) == 123
