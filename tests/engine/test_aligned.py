@@ -132,12 +132,12 @@ def test_one_fit_serves_both_and_their_records_are_apart(
 def test_results_of_both_ways_are_apart(store: RunStore, tmp_path: Path) -> None:
     cells = [cell_of("simpleshot"), cell_of("simpleshot+aligned")]
     publish(SUITE, builtin_methods(), plan(cells, store), tmp_path)
-    methods = read_results(tmp_path / "results" / "smoke").methods
-    assert sorted(methods) == ["simpleshot", "simpleshot+aligned"]
-    aligned = methods["simpleshot+aligned"]
-    assert aligned.info.title == "SimpleShot + aligned"
-    assert aligned.config == methods["simpleshot"].config
-    assert {row.method for row in aligned.rows} == {"simpleshot+aligned"}
+    results = read_results(tmp_path / "results" / "smoke")
+    [copied], [aligned] = results.methods.values(), results.transferred["words"].values()
+    assert (aligned.info, aligned.config) == (copied.info, copied.config)
+    assert aligned.title == "SimpleShot + aligned"
+    by_key = {row.key: row.transfer for row in (*copied.rows, *aligned.rows)}
+    assert by_key == dict(zip((cell.key for cell in cells), ("copied", "words"), strict=True))
 
 
 def module_path(store: RunStore) -> Path:

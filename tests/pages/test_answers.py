@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+from synthetic_results import (
+    COOP,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_pairs,
+    through_words,
+)
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.answers import own_answers, question_order, section_answers
@@ -121,7 +129,10 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
 
 
 def test_a_section_that_asks_nothing_else_gets_a_ranking() -> None:
-    plain, mapped = variant("contcoop", (50, 60, 52, 62)), variant("contcoop+aligned", (55,) * 4)
+    plain, mapped = (
+        variant("contcoop", (50, 60, 52, 62)),
+        through_words(variant("contcoop", (55,) * 4)),
+    )
     section = make_page(plain, mapped, name="others", title="Other models")
     text = render_page([make_page(plain, sections=(section,))])
     text = text[text.index("### Other models") : text.index("### Details")]

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_pages import TASKS, info, long_page, method, small_page, with_more
-from synthetic_results import make_page
+from report_pages import TASKS, info, long_page, method, small_page, with_more, with_words
+from synthetic_results import make_page, through_words
 
 from compatbench.pages.report.data import (
     MethodFigures,
@@ -50,10 +50,10 @@ def test_zero_shot_is_that_of_the_rows() -> None:
 
 
 def test_modules_attached_through_a_map_are_ranked_apart() -> None:
-    aligned = method(info("coop+aligned", "CoOp, aligned"), 90, 90)
-    page = with_more(small_page(), aligned)
+    aligned = through_words(method(info("coop", "CoOp"), 90, 90))
+    page = with_words(small_page(), aligned)
     data = upgrade_figures(page, UPGRADE, 4)
-    assert [one.title for one in data.methods][-1] == "CoOp, aligned"
+    assert [one.title for one in data.methods][-1] == "CoOp + aligned"
     assert data.plain == upgrade_figures(small_page(), UPGRADE, 4).plain
     last = data.methods[-1]
     assert (last.kind, last.base, last.rank) == ("aligned", "CoOp", "1")
@@ -96,7 +96,7 @@ def test_a_path_has_the_gain_over_every_models_own_zero_shot() -> None:
 def test_the_front_and_the_ends_are_named() -> None:
     page = long_page()
     names = {one.title for one in named_methods(upgrade_figures(page, UPGRADE, 4))}
-    assert {"Zero-shot", "Method 03, aligned"} < names
+    assert {"Zero-shot", "Method 03 + aligned"} < names
     small = named_methods(upgrade_figures(small_page(), UPGRADE, 4))
     assert {one.title for one in small} == {"Zero-shot", "CoOp", "Tip-Adapter", "Linear probe"}
 

@@ -131,7 +131,7 @@ def test_modules_attached_through_a_map_have_ranks_of_their_own() -> None:
     board = all_boards([long_page()])[0]
     aligned = [row for row in board.rows if row.kind == "aligned"]
     assert [(row.cells[0].text, row.cells[1].text) for row in aligned] == [
-        ("A1", "Method 03, aligned")
+        ("A1", "Method 03 + aligned")
     ]
     assert aligned[0] == board.rows[-1]
     assert sum(row.cells[0].text.startswith("1") for row in board.rows) >= 1

@@ -17,12 +17,11 @@ from compatbench.audit.sample import Sampled, sample_cells
 from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import name_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.publish import describe_method
-from compatbench.engine.record import COPIED
+from compatbench.engine.record import COPIED, name_of
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.store import join_provenance

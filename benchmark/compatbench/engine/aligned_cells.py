@@ -13,15 +13,13 @@ from fnmatch import fnmatchcase
 from compatbench.data.cards import SuiteCard
 from compatbench.data.cards.select import unknown_name
 from compatbench.engine.cell import Cell
-from compatbench.engine.record import COPIED, WORDS
+from compatbench.engine.record import SUFFIX
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import sha256_json
 from compatbench.method.registry import MethodRegistry
 from compatbench.transfer.attaching import acts_at_output
 from compatbench.transfer.words import words_hash
-
-SUFFIX = "+aligned"
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,6 @@ def aligned_key(fit_key: str) -> str:
 
 def is_aligned(name: str) -> bool:
     return name.endswith(SUFFIX)
-
-
-def transfer_of(name: str) -> str:
-    """The transfer that a method's name in a selection asks for."""
-    return WORDS if is_aligned(name) else COPIED
-
-
-def name_of(method: str, transfer: str) -> str:
-    """The name in a selection that asks for a method by a transfer."""
-    return f"{method}{SUFFIX}" if transfer == WORDS else method
 
 
 def plain_name(name: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compatbench.engine.aligned_cells import plain_name, transfer_of
+from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell
+from compatbench.engine.record import transfer_of
 from compatbench.results.rows import Cost, Row
 
 

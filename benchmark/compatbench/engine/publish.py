@@ -9,13 +9,14 @@ from typing import Any
 
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import plain_name, transfer_of
+from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.cell import Cell
 from compatbench.engine.collect import costs_of, rows_of
 from compatbench.engine.configs import resolve_config
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.record import transfer_of
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.figures import FIGURES

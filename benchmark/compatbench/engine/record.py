@@ -23,6 +23,18 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 # How a module reaches the target backbone: untouched, or through a map found from words.
 COPIED, WORDS = "copied", "words"
 Transfer = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+# What stands behind a method's name in a selection to ask for its modules through words.
+SUFFIX = "+aligned"
+
+
+def transfer_of(name: str) -> str:
+    """The transfer that a method's name in a selection asks for."""
+    return WORDS if name.endswith(SUFFIX) else COPIED
+
+
+def name_of(method: str, transfer: str | None) -> str:
+    """The name in a selection that asks for a method by a transfer."""
+    return f"{method}{SUFFIX}" if transfer == WORDS else method
 
 
 def _one_line(text: str) -> str:

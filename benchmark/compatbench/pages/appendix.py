@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compatbench.data.shots import count_shots
-from compatbench.engine.aligned_cells import name_of
+from compatbench.engine.record import name_of
 from compatbench.files.sizes import format_bytes
 from compatbench.pages.cells import method_cell, setting_cell
 from compatbench.pages.markdown import (
