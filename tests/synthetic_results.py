@@ -60,14 +60,10 @@ def make_pairs(
 
 
 def make_method(
-    info: MethodInfo,
-    rows: Iterable[Row],
-    seconds: float = 0.4,
-    transfer: str = COPIED,
-    **changes: Any,
+    info: MethodInfo, rows: Iterable[Row], seconds: float = 0.4, **changes: Any
 ) -> MethodResults:
-    """A method's results by one transfer, with a cost for every row."""
-    rows = tuple(row.model_copy(update={"transfer": transfer}) for row in rows)
+    """A method's results, with a cost for every row."""
+    rows = tuple(rows)
     costs = tuple(
         Cost(
             key=row.key,
@@ -78,8 +74,14 @@ def make_method(
         )
         for row in rows
     )
-    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs, transfer)
+    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs)
     return replace(results, **changes)
+
+
+def through_words(copied: MethodResults) -> MethodResults:
+    """The same results, of modules that are brought along through words."""
+    rows = tuple(row.model_copy(update={"transfer": WORDS}) for row in copied.rows)
+    return replace(copied, rows=rows, transfer=WORDS)
 
 
 def make_suite(*methods: MethodResults) -> SuiteResults:

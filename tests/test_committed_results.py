@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.data.cards import suite_cards, suite_tasks, task_cards
-from compatbench.engine.aligned_cells import SUFFIX, is_aligned
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
+from compatbench.engine.record import name_of
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
 from compatbench.results.rows import Row
@@ -29,14 +30,15 @@ def page():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
-    methods = read_suite_page(suite, REPOSITORY).results.methods
+    results = suite_page(suite, REPOSITORY).results
+    methods = [name_of(one.info.name, one.transfer) for one in results.all]
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
         for cell in plan_cells(suite, builtin_methods(), methods)
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
-    rows = [row for method in methods.values() for row in method.rows]
+    rows = [row for method in results.all for row in method.rows]
     assert {(row.key, row.backbone, row.test_set, row.data) for row in rows} == expected
     assert {row.status for row in rows} <= {"ok", "not transferable"}
 
@@ -45,14 +47,14 @@ def test_every_method_is_ranked(page) -> None:
     [shots] = page.expected.shots
     for upgrade in page.expected.upgrades:
         standings = {one.standing.info.name: one.standing for one in page.ranks(upgrade, shots)}
-        assert sorted(name for name in standings if not is_aligned(name)) == sorted(METHODS)
+        assert sorted(standings) == sorted(METHODS)
         assert {standing.state for standing in standings.values()} == {"complete"}
 
 
 def test_what_acts_on_features_alone_is_measured_aligned_too(page) -> None:
     for name in METHODS:
         if set(builtin_methods().get(name).card.places) <= OUTPUT_PLACES:
-            assert f"{name}{SUFFIX}" in page.results.methods
+            assert name in page.results.of("words")
 
 
 def zero_shot(page, task: str, backbone: str) -> float:

@@ -37,7 +37,16 @@ def write_answers(path: Path) -> None:
 
 
 def write_record(path: Path) -> None:
-    record = Record(backbone="b", test_set="t", data="d", status="ok", correct=1, total=2, ece=0.5)
+    record = Record(
+        backbone="b",
+        test_set="t",
+        data="d",
+        status="ok",
+        correct=1,
+        total=2,
+        zero_shot_correct=1,
+        ece=0.5,
+    )
     store = RunStore(path.parent)
     store.write(
         CellRecord(

@@ -79,7 +79,7 @@ def _about(folder: Path) -> bytes:
     info = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
     config = {"recipe": {"lr": 0.002, "epochs": {"1": 50}}, "position": "end"}
     made = {"torch": ("2.6",), "processor": ("x",)}
-    results = MethodResults(info, config, {"lr": (1, 2)}, made, tuple(_rows()), tuple(_costs()))
+    results = MethodResults(info, config, {"lr": (1, 2)}, made, _rows(), _costs())
     write_results(folder / "tiny", results)
     return (folder / "tiny" / "coop.json").read_bytes()
 
@@ -93,6 +93,7 @@ def _read_about(file: Path) -> MethodResults:
 def _record() -> CellRecord:
     values = dict(key=KEY, method="toy", config={"lr": 0.1}, task="t", source="b", shots=4, seed=1)
     record = dict(backbone="b", test_set="t", data=DATA, status="ok", correct=3, total=4)
+    record |= dict(zero_shot_correct=2)
     return CellRecord.model_validate({**values, "status": "ok", "records": (record,)})
 
 

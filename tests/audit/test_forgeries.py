@@ -133,7 +133,7 @@ FORGERIES: dict[str, tuple[str, Change, str]] = {
     "row doubled": (
         "taskres.csv",
         double_line(3),
-        r"taskres.csv: two lines for mini-weather, mini-clip, 2, 1, mini-eva-clip, mini-weather",
+        r"taskres.csv: two lines for copied, mini-weather, mini-clip, 2, 1, mini-eva-clip",
     ),
     "cost removed": (
         "taskres.cost.csv",
@@ -306,5 +306,5 @@ def test_aligned_results_are_audited_as_their_own(forged: Workplace) -> None:
     result = forged.audit(cells=9)
     assert result.exit_code == 0, result.output
     assert "runs again taskres+aligned" in result.output
-    forged.edit("taskres+aligned.csv", set_field(3, "key", flip_hex))
-    assert "taskres+aligned.csv:3: 'key': is not what this checkout" in forged.audit().output
+    forged.edit("taskres.csv", set_field(7, "key", flip_hex))
+    assert "taskres.csv:7: 'key': is not what this checkout" in forged.audit().output

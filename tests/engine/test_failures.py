@@ -135,6 +135,7 @@ def measured(cell: Cell, backbones: tuple[str, ...]) -> CellRecord:
             status="ok",
             correct=1,
             total=2,
+            zero_shot_correct=1,
         )
         for backbone in backbones
         for test_set in cell.test_sets

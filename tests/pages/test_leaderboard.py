@@ -23,6 +23,7 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    through_words,
 )
 
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -318,7 +319,7 @@ def hostile_page(text: str) -> SuitePage:
         info, rows, differs={f"{text}!": (text, [text])}, provenance={text: (text,)}
     )
     config = flat(replace(info, name="coop+config"), 60, 50)
-    aligned = flat(replace(info, name="coop+aligned"), 60, 50)
+    aligned = through_words(flat(info, 60, 50))
     facts = TaskFacts(text, text)
     page = make_page(
         method,
@@ -375,7 +376,7 @@ def test_numbers_are_shown_with_one_decimal_and_no_negative_zero() -> None:
 def test_the_leaderboard_starts_without_torch() -> None:
     code = (
         "import sys, compatbench.pages.leaderboard, compatbench.pages.terminal;"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'open_clip', 'pandas')))"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'open_clip')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

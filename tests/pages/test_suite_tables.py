@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_pairs
+from synthetic_results import (
+    COOP,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_pairs,
+    through_words,
+)
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order

@@ -23,6 +23,7 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    through_words,
 )
 
 from compatbench.pages.leaderboard import render_leaderboard
@@ -183,16 +184,16 @@ def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 
 
-def flat(info: MethodInfo, source: int, target: int, transfer: str = "copied") -> MethodResults:
+def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
     figures = dict.fromkeys(CELLS, (source, target))
-    return make_method(info, make_pairs(figures, method=info.name), transfer=transfer)
+    return make_method(info, make_pairs(figures, method=info.name))
 
 
 def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
     lost = replace(COOP, name="lost", title="Lost")
     page = make_page(
         *(flat(PROBE, 80, 20), flat(COOP, 60, 60)),
-        *(flat(PROBE, 80, 80, "words"), flat(lost, 5, 5, "words")),
+        *(through_words(flat(PROBE, 80, 80)), through_words(flat(lost, 5, 5))),
     )
     assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
     text = render_leaderboard([page])
@@ -218,7 +219,7 @@ def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_mo
 
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
-    alone, beside = make_page(*plain), make_page(*plain, flat(PROBE, 99, 99, "words"))
+    alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
     for ranks in (
         *(alone.ranks(UPGRADE, 4), beside.ranks(UPGRADE, 4)),
@@ -232,7 +233,7 @@ def places(ranks: Sequence[Ranked]) -> list[tuple[object, ...]]:
 
 
 def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(PROBE, 80, 80, "words"))
+    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), through_words(flat(PROBE, 80, 80)))
     console = Console(width=100, record=True, file=io.StringIO())
     print_ranking(console, page)
     plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from synthetic_results import COOP, ZERO_SHOT, make_method, make_pairs, make_row
+from synthetic_results import COOP, ZERO_SHOT, make_method, make_pairs, make_row, through_words
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.frame import Table, breaks_rules, read_frames, to_frame, with_figures
@@ -195,7 +195,7 @@ def test_a_file_holds_every_transfer_and_they_are_read_apart(tmp_path: Path) -> 
     folder = tmp_path / "tiny"
     copied = results()
     rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 64)
-    words = make_method(COOP, rows, transfer="words", provenance={"torch": ("2.7",)})
+    words = through_words(make_method(COOP, rows, provenance={"torch": ("2.7",)}))
     both = merge_results(copied, words, {row.key for row in copied.rows})
     assert both.transfer is None
     assert write_results(folder, both)

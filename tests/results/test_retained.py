@@ -16,6 +16,7 @@ from synthetic_results import (
     make_page,
     make_pairs,
     make_row,
+    through_words,
 )
 
 from compatbench.pages.suite_tables import retained_table
@@ -132,7 +133,7 @@ def test_retrained_rows_are_asked_for_and_are_no_upgrade() -> None:
     fewer = replace(whole, rows=whole.rows[:-1])
     [gap] = find_gaps(make_page(fewer).results, EXPECTED)
     assert gap.places == (("dogs", "dogs", 4, 2, "new, retrained"),)
-    words = make_method(COOP, make_pairs(dict.fromkeys(CELLS, (50, 60))), transfer="words")
+    words = through_words(make_method(COOP, make_pairs(dict.fromkeys(CELLS, (50, 60)))))
     assert find_gaps(make_page(words).results, EXPECTED) == []
     # A suite that does not retrain does not ask for them.
     assert find_gaps(make_page(fewer).results, TWO_BY_TWO) == []

@@ -29,8 +29,8 @@ def test_figures_are_the_means_of_the_rows(results: SuiteResults) -> None:
     [found] = [one for one in aligned_gains(results, PAIRS[1], 16) if one.method == "gda"]
     rows = {
         (way, row.backbone, row.task, row.seed): 100 * row.correct / row.total
-        for way in ("gda", "gda+aligned")
-        for row in results.methods[way].rows
+        for way, methods in (("gda", results.methods), ("gda+aligned", results.of("words")))
+        for row in methods["gda"].rows
         if row.test_set == row.task and row.correct is not None and row.total
     }
     source, target = PAIRS[1]
@@ -49,10 +49,8 @@ def test_figures_are_the_means_of_the_rows(results: SuiteResults) -> None:
 
 
 def test_the_source_is_the_same_both_ways(results: SuiteResults) -> None:
-    for name, aligned in results.methods.items():
-        if not name.endswith("+aligned"):
-            continue
-        plain = results.methods[name.removesuffix("+aligned")]
+    for name, aligned in results.of("words").items():
+        plain = results.methods[name]
 
         def on_source(rows):
             return {
@@ -65,7 +63,7 @@ def test_the_source_is_the_same_both_ways(results: SuiteResults) -> None:
 
 
 def test_a_method_with_a_missing_seed_has_no_mean(results: SuiteResults) -> None:
-    whole = results.methods["gda"], results.methods["gda+aligned"]
+    whole = results.methods["gda"], results.of("words")["gda"]
     gone = whole[0].rows[0]
     cut = [
         replace(
@@ -74,10 +72,9 @@ def test_a_method_with_a_missing_seed_has_no_mean(results: SuiteResults) -> None
         )
         for one in whole
     ]
-    methods = {"gda": cut[0], "gda+aligned": cut[1]}
-    assert aligned_gains(SuiteResults("mini", methods), PAIRS[0], 16) == []
-    methods = {"gda": whole[0], "gda+aligned": cut[1]}
-    assert aligned_gains(SuiteResults("mini", methods), PAIRS[0], 16) == []
+    for copied in (cut[0], whole[0]):
+        partial = SuiteResults("mini", {"gda": copied}, {"words": {"gda": cut[1]}})
+        assert aligned_gains(partial, PAIRS[0], 16) == []
 
 
 def test_the_committed_page_has_every_section() -> None:

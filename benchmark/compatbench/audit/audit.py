@@ -17,7 +17,6 @@ from compatbench.audit.sample import Sampled, sample_cells
 from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.aligned_cells import name_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from compatbench.audit.files import MethodFiles
 from compatbench.audit.findings import Finding
-from compatbench.engine.aligned_cells import transfer_of
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing
+from compatbench.engine.record import transfer_of
 from compatbench.results.rows import Order, Row
 
 STALE = "is not what this checkout computes; the row is stale, or forged"
