@@ -14,8 +14,10 @@ from compatbench.cli.analyze import app as analyze_app
 from compatbench.cli.analyze import claims
 from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
+from compatbench.cli.check import check
 from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
+from compatbench.cli.doctor import doctor
 from compatbench.cli.gauge import gauge
 from compatbench.cli.options import (
     DataRootOption,
@@ -29,7 +31,7 @@ from compatbench.cli.options import (
 )
 from compatbench.cli.report import report
 from compatbench.cli.runs import app as runs_app
-from compatbench.cli.suite_commands import doctor, plan, run
+from compatbench.cli.suite_commands import plan, run
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 
 app = typer.Typer(
@@ -92,32 +94,9 @@ def _common(
 app.command()(run)
 app.command()(plan)
 app.command()(doctor)
+app.command()(check)
 app.command()(audit)
 app.command()(ci)
-
-
-@app.command()
-def check(
-    methods: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHODS",
-            help="What to check: a name, a glob, 'all', a comma list with exclusions, or the path "
-            "of a method file ('./mine.py'), which is run as code.",
-            autocompletion=complete_methods,
-        ),
-    ],
-    only: Annotated[
-        str, typer.Option("--only", help="Checks to try: names, globs, exclusions.")
-    ] = "all",
-) -> None:
-    """Check that a method keeps the rules, on tiny synthetic models; exit with 1 if not.
-
-    Fits are cut to a few steps, so that a method takes seconds on one core.
-    """
-    from compatbench.cli.check import check_command
-
-    check_command(console, methods=methods, only=only)
 
 
 @app.command("new-method")

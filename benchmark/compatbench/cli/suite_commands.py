@@ -1,4 +1,4 @@
-"""The commands that take a suite: run, plan, doctor."""
+"""The commands that take a suite: run, plan."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ from compatbench.cli.options import (
     SuiteOption,
     TasksOption,
     TrustPickleOption,
-    complete_backbones,
-    complete_suites,
-    complete_tasks,
     read_numbers,
     read_seconds,
     read_shots_option,
@@ -195,55 +192,4 @@ def plan(
         out=out,
         device=device,
         shard=None if shard is None else Shard.parse(shard),
-    )
-
-
-def doctor(
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            "--suite",
-            help="Look at all that a suite needs: its name or a YAML file.",
-            show_default="mini, if neither a task nor a backbone is given",
-            autocompletion=complete_suites,
-        ),
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task",
-            help="Look at a task's images: a name or a glob; may be repeated.",
-            autocompletion=complete_tasks,
-        ),
-    ] = None,
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backbone",
-            help="Look at a backbone: a card's name, MODEL/TAG, or a file; may be repeated.",
-            autocompletion=complete_backbones,
-        ),
-    ] = None,
-    data_root: DataRootOption = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Also run zero-shot on every pair of a task and a backbone that are here, and "
-            "hold it against published figures.",
-        ),
-    ] = False,
-    device: DeviceOption = "auto",
-    trust_pickle: TrustPickleOption = False,
-) -> None:
-    """Tell whether a suite can run here, and what to do where it cannot.
-
-    Shows, for every dataset, what is there, what lacks and the fix; for every backbone, its
-    weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
-    nothing. Exits with 1 if something is missing or wrong.
-    """
-    from compatbench.cli.doctor import doctor_command
-
-    doctor_command(
-        console, suite=suite, tasks=task, backbones=backbone, verify=verify, device=device
     )
