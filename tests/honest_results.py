@@ -52,7 +52,7 @@ class Workplace:
     def audit(self, *options: str, cells: int = 0) -> Result:
         """Audits it; without cells to run again, unless told otherwise."""
         wanted = ["--suite", self.suite, "--cells", str(cells), "--seed", "7"]
-        return invoke("audit", str(self.folder / "results"), *wanted, *options)
+        return invoke("audit", "--out", str(self.folder), *wanted, *options)
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         """Changes a file of the results, which must really change."""

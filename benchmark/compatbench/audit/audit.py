@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from compatbench.audit.about import check_about, check_costs
-from compatbench.audit.board import check_pages
-from compatbench.audit.counts import check_fits, check_flips, check_totals, check_zero_shot
-from compatbench.audit.files import MethodFiles, read_files
+import pandas as pd
+
 from compatbench.audit.findings import Finding
-from compatbench.audit.places import check_places, is_here, planned_places
+from compatbench.audit.method_files import PLACE
+from compatbench.audit.planned_rows import rows_here
+from compatbench.audit.published_pages import check_pages
+from compatbench.audit.rerun import compare_rows, compare_seconds, run_again
 from compatbench.audit.sample import Sampled, sample_cells
-from compatbench.audit.tolerance import Tolerance, choose_tolerance
+from compatbench.audit.stored_suite import StoredSuite, check_suite, read_stored_suite
+from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.data.draws import ShotsFiles
-from compatbench.engine.cell import Cell
-from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import plan_cells
+from compatbench.data.draws import read_draws
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import MethodRegistry
-from compatbench.results.collect import describe_method
-from compatbench.results.store import join_provenance
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.pages.figures import FIGURES
+from compatbench.pages.publish import RESULTS
 
-Say = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How far an audit goes.
-
-    Attributes:
-        cells: to run again, over all suites; none is allowed.
-        seed: of the draw of these.
-        cache: folder of the feature cache.
-        tolerance: images that a count may differ by, in place of the usual.
-        only: methods that cells may be drawn from; all, if None.
-        zero_shot: whether zero-shot counts are computed again.
-        shots_files: draws that were given and not made.
-    """
-
-    cells: int
-    seed: int
-    cache: Path
-    device: str = "cpu"
-    tolerance: int | None = None
-    only: frozenset[str] | None = None
-    zero_shot: bool = True
-    shots_files: ShotsFiles | None = None
+Progress = Callable[[str], object]
 
 
 @dataclass
@@ -57,172 +35,187 @@ class Audit:
     """What an audit looked at and found.
 
     Attributes:
+        suites: names of the suites.
+        seed: of the draw of cells.
+        findings: each is something that this checkout would not have written.
         notes: what could not be looked at, and what was allowed.
-        sampled: the cells that were run again, by suite.
+        methods, rows: how many method files and rows were read.
+        sample: the cells that were run again.
     """
 
+    suites: list[str]
+    seed: int
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    rows: int = 0
     methods: int = 0
-    sampled: list[tuple[str, Sampled]] = field(default_factory=list)
+    rows: int = 0
+    sample: list[Sampled] = field(default_factory=list)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        sample = [
+            {
+                "suite": one.suite,
+                "method": one.cell.name,
+                "task": one.cell.task,
+                "source": one.cell.source,
+                "shots": one.cell.shots,
+                "seed": one.cell.seed,
+                "key": one.cell.key,
+                "part": one.part,
+                "of": one.parts,
+            }
+            for one in self.sample
+        ]
+        return {**vars(self), "sample": sample, "findings": list(map(asdict, self.findings))}
 
-@dataclass
-class _Suite:
-    """A suite's folder, as far as it could be read, and the cells it should hold."""
-
-    card: SuiteCard
-    methods: list[MethodFiles]
-    missing: Missing
-    tolerance: Tolerance
-    cells: dict[str, list[Cell]]
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each finding, with its file, line, field, problem and both values."""
+        columns = [column.name for column in fields(Finding)]
+        return pd.DataFrame([asdict(finding) for finding in self.findings], columns=columns)
 
 
 def audit_results(
-    results: Path,
-    suites: Sequence[SuiteCard],
-    registry: MethodRegistry,
-    options: Options,
-    say: Say = lambda _: None,
+    out: Path | str = ".",
+    suites: Sequence[str] | None = None,
+    *,
+    cells: int = 5,
+    seed: int | None = None,
+    tolerance: int | None = None,
+    zero_shot: bool = True,
+    only: Collection[str] | None = None,
+    registry: MethodRegistry | None = None,
+    shots_files: Sequence[Path] = (),
+    cache: Path | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda _: None,
 ) -> Audit:
-    """Audits some suites' folders in ``results``; nothing is written there.
+    """Finds out whether results are what this checkout makes.
+
+    Every file is read. Keys and data of every row are computed again, and all counts, costs,
+    settings and pages must agree with each other. Then some cells are run again from nothing.
+    Nothing is written but the feature cache.
 
     Args:
-        say: is told what is done, a line at a time; it may take a while.
+        out: the folder with ``results/``, as ``run`` takes it.
+        suites: names, or YAML files, of suites; by default all that the folder holds.
+        cells: how many cells to run again, over all suites; 0 is allowed.
+        seed: of the draw of these; by default a new one.
+        tolerance: images that a count may differ by when it is computed again; by default none
+            on the machine that made the results, 2 % of the test images on others.
+        zero_shot: whether zero-shot counts are computed again.
+        only: names of the methods whose cells may be run again; by default all.
+        registry: where methods are looked up; by default the built-in and installed ones.
+        shots_files: files with draws that were given and not made.
+        cache: folder of the feature cache; by default that of ``run``.
+        device: where to compute.
+        progress: called with a line before each step.
 
     Raises:
-        CompatbenchError: a suite that cannot be read, or a cache that cannot be written.
+        CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
+            written.
     """
-    audit = Audit()
-    looked = []
-    for card in suites:
-        say(f"{card.name}: files, keys, counts")
-        looked.append(_check_suite(results / card.name, card, registry, options, audit))
-    say("leaderboard.md, report, figures")
-    own = [card for card in suites if card.name not in suite_cards.names()]
-    audit.findings += check_pages(results, own[0] if own else None)
-    _run_sample(looked, options, audit, say)
+    out = Path(out)
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    cards, unknown = find_suites(out / RESULTS, suites)
+    audit = Audit([card.name for card in cards], seed, unknown)
+    registry, draws = registry or builtin_methods(), read_draws(shots_files)
+    features = FeatureCache(cache or default_cache_folder())
+    stored = []
+    for card in cards:
+        progress(f"{card.name}: files, keys, counts")
+        suite = read_stored_suite(out / RESULTS / card.name, card, registry, draws, tolerance)
+        stored.append(suite)
+        audit.methods += len(suite.methods)
+        audit.rows += len(suite.rows)
+        audit.findings += suite.findings + check_suite(suite, zero_shot, features, device)
+        if suite.missing:
+            skipped = (~rows_here(suite.rows, suite.missing)).sum()
+            audit.notes.append(
+                f"{card.name}: {skipped} rows are not checked; missing here: {suite.missing}"
+            )
+    if not zero_shot:
+        audit.notes.append("zero-shot is not computed again, as was asked")
+    progress("leaderboard.md, report, figures")
+    audit.findings += check_pages(out, cards)
+    audit.sample = _draw_sample(stored, only, cells, seed)
+    _run_sample(audit, {suite.card.name: suite for suite in stored}, features, device, progress)
     return audit
 
 
-def _check_suite(
-    folder: Path, card: SuiteCard, registry: MethodRegistry, options: Options, audit: Audit
-) -> _Suite:
-    methods, broken = read_files(folder)
-    audit.findings += broken
-    audit.methods += len(methods)
-    audit.rows += sum(len(files.results.rows) for files in methods)
-    missing = find_missing(card)
-    if missing:
-        skipped = sum(not is_here(row, missing) for files in methods for row in files.results.rows)
-        audit.notes.append(f"{card.name}: {skipped} rows are not checked, for want of {missing}")
-    known = {*registry.names(), *card.configs}
-    cells = {}
-    for files in methods:
-        if files.name not in known:
-            problem = "there is no such method here; give its file with --methods"
-            audit.findings.append(Finding(files.rows_file, problem, 2, "method"))
-            continue
-        suite = _as_recorded(card, files)
-        transfers = sorted({row.transfer for row in files.results.rows}) or [COPIED]
-        cells[files.name] = [
-            cell
-            for transfer in transfers
-            for cell in plan_cells(
-                suite,
-                registry,
-                [name_of(files.name, transfer)],
-                files=options.shots_files,
-                missing=missing,
-            )
-        ]
-    owners = {cell.key: str(cell) for planned in cells.values() for cell in planned}
-    tolerance = choose_tolerance(
-        join_provenance(files.results.provenance for files in methods), options.tolerance
-    )
-    suite = _Suite(card, methods, missing, tolerance, cells)
-    for files in methods:
-        audit.findings += check_totals(files)
-        audit.findings += check_flips(files)
-        audit.findings += check_fits(files)
-        audit.findings += check_costs(files)
-        if files.name in cells:
-            planned = planned_places(cells[files.name])
-            audit.findings += check_places(files, planned, missing, owners)
-            described = _as_recorded(card, files)
-            method = registry.get(described.base_method(files.name))
-            audit.findings += check_about(files, describe_method(described, method, files.name))
-    audit.findings += _check_zero_shot(suite, options, audit)
-    return suite
+def find_suites(
+    results: Path, wanted: Sequence[str] | None = None
+) -> tuple[list[SuiteCard], list[Finding]]:
+    """The suites to audit, and what is in the folder that no suite explains.
+
+    Args:
+        wanted: names, or YAML files, of suites; all, if none are given.
+
+    Raises:
+        CompatbenchError: there is no such folder, or no such suite.
+    """
+    try:
+        entries = sorted(results.iterdir())
+    except OSError as error:
+        raise CompatbenchError(
+            f"cannot read {results}: {error.strerror}; give the folder that holds results/ with "
+            "--out, or start with 'compatbench run'"
+        ) from None
+    if wanted:
+        cards = [suite_cards.read(name) for name in wanted]
+        for card in cards:
+            if not (results / card.name).is_dir():
+                raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
+        return cards, []
+    cards, findings = [], []
+    for entry in entries:
+        if entry.is_symlink():
+            findings.append(Finding(str(entry), "is a link; results are read from here only"))
+        elif entry.is_dir() and entry.name in suite_cards.names():
+            cards.append(suite_cards.read(entry.name))
+        elif entry.is_dir() and entry.name != FIGURES:
+            findings.append(Finding(str(entry), "no suite has that name; give its file: --suite"))
+    if not cards and not findings:
+        raise CompatbenchError(f"{results} holds no results; start with 'compatbench run'")
+    return cards, findings
 
 
-def _as_recorded(card: SuiteCard, files: MethodFiles) -> SuiteCard:
-    """The suite at the precision that a method's file says it was run with."""
-    _, precision = files.results.differs.get("precision", ("fp32", card.training.precision))
-    if precision not in ("fp32", "bf16"):
-        return card
-    training = card.training.model_copy(update={"precision": precision})
-    return card.model_copy(update={"training": training})
+def _draw_sample(
+    stored: Sequence[StoredSuite], only: Collection[str] | None, count: int, seed: int
+) -> list[Sampled]:
+    """Draws over all suites at once, from the cells that have rows."""
+    cells, seconds = {}, {}
+    for suite in stored:
+        seconds |= dict(zip(suite.costs["key"], suite.costs["fit_seconds"], strict=True))
+        measured = set(suite.planned.merge(suite.rows[["method", *PLACE]])["key"])
+        for cell in suite.cells:
+            if cell.key in measured and (only is None or cell.name in only):
+                cells.setdefault(cell.key, (suite.card.name, cell))
+    return sample_cells(list(cells.values()), seconds, count, seed)
 
 
-def _check_zero_shot(suite: _Suite, options: Options, audit: Audit) -> list[Finding]:
-    from compatbench.audit.zeroshot import count_zero_shot
-    from compatbench.data.feature_cache import FeatureCache
-
-    rows = [row for files in suite.methods for row in files.results.rows if row.status == "ok"]
-    counts = {}
-    plain = [row for row in rows if is_here(row, suite.missing)]
-    known = {name for cell in _all_cells(suite) for name in (*cell.backbones, *cell.test_sets)}
-    wheres = {
-        (row.backbone, row.test_set)
-        for row in plain
-        if row.backbone in known and row.test_set in known
-    }
-    if options.zero_shot and wheres:
-        cache = FeatureCache(options.cache)
-        counts = count_zero_shot(wheres, cache, options.device, suite.card.training.precision)
-    elif wheres:
-        audit.notes.append(f"{suite.card.name}: zero-shot is not computed again, as was asked")
-    allowed = {row.test_set: suite.tolerance.of(row.total or 0) for row in rows}
-    return check_zero_shot(suite.methods, counts, allowed)
-
-
-def _all_cells(suite: _Suite) -> list[Cell]:
-    return [cell for cells in suite.cells.values() for cell in cells]
-
-
-def _run_sample(suites: Sequence[_Suite], options: Options, audit: Audit, say: Say) -> None:
-    """Draws over all suites at once, and runs what was drawn."""
-    from compatbench.audit.rerun import compare_rows, run_again
-    from compatbench.data.feature_cache import FeatureCache
-
-    owners: dict[str, tuple[_Suite, MethodFiles]] = {}
-    cells: dict[str, Cell] = {}
-    seconds: dict[str, float] = {}
-    for suite in suites:
-        for files in suite.methods:
-            stored = {row.order for row in files.results.rows}
-            seconds |= {cost.key: cost.fit_seconds for cost in files.results.costs}
-            for cell in suite.cells.get(files.name, []):
-                drawable = options.only is None or files.name in options.only
-                if drawable and stored & set(planned_places([cell])):
-                    cells.setdefault(cell.key, cell)
-                    owners.setdefault(cell.key, (suite, files))
-    drawn = sample_cells(list(cells.values()), seconds, options.cells, options.seed)
-    audit.sampled = [(owners[one.cell.key][0].card.name, one) for one in drawn]
-    if not drawn:
-        return
-    for reason in dict.fromkeys(owners[one.cell.key][0].tolerance.why for one in drawn):
-        audit.notes.append(reason)
-    cache = FeatureCache(options.cache)
+def _run_sample(
+    audit: Audit,
+    stored: dict[str, StoredSuite],
+    cache: FeatureCache,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Runs again what was drawn, and compares."""
+    audit.notes += dict.fromkeys(stored[one.suite].tolerance.why for one in audit.sample)
     with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as store:
-        for one in drawn:
-            suite, files = owners[one.cell.key]
-            say(f"{suite.card.name}: runs again {one}")
+        for one in audit.sample:
+            suite, cell = stored[one.suite], one.cell
+            progress(f"{one.suite}: runs again {one}")
+            rows, costs = (
+                frame.loc[frame["method"] == cell.name] for frame in (suite.rows, suite.costs)
+            )
             try:
-                rows, took = run_again(one.cell, Path(store), cache, options.device)
+                again, seconds = run_again(cell, Path(store), cache, device)
             except CompatbenchError as error:
-                audit.findings.append(Finding(files.rows_file, f"{one.cell} cannot run: {error}"))
+                file = rows.to_dict("records")[0]["file"]
+                audit.findings.append(Finding(file, f"{cell} cannot run: {error}"))
                 continue
-            audit.findings += compare_rows(files, rows, took, suite.tolerance)
+            audit.findings += compare_rows(rows, again, suite.tolerance)
+            if suite.tolerance.exact:
+                audit.findings += compare_seconds(costs, cell.key, seconds)

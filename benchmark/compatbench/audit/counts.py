@@ -1,142 +1,143 @@
-"""Counts that must agree with each other, whatever was measured."""
+"""Counts and costs that must agree with each other, whatever was measured."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
-from compatbench.audit.files import MethodFiles
-from compatbench.audit.findings import Finding
+import pandas as pd
+import torch
+
+from compatbench.audit.findings import Finding, list_findings
+from compatbench.audit.method_files import COST, ROWS
+from compatbench.audit.tolerance import Tolerance
+from compatbench.backbone import load_backbone
 from compatbench.data.cards import task_cards
-from compatbench.errors import CompatbenchError
-from compatbench.results.rows import Row
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
 
-# (backbone, test set) -> images that zero-shot has right.
-ZeroShot = Mapping[tuple[str, str], int]
+WHERE = ["backbone", "test_set"]
 
 
-def check_totals(files: MethodFiles) -> list[Finding]:
+def check_totals(rows: pd.DataFrame) -> list[Finding]:
     """Every row counts all images of its test set."""
-    findings = []
-    sizes: dict[str, int | None] = {}
-    for line, row in files.numbered_rows:
-        size = sizes.setdefault(row.test_set, _size(row.test_set))
-        if size is None:
-            problem = "there is no such test set"
-            findings.append(Finding(files.rows_file, problem, line, "test_set"))
-        elif row.total is not None and row.total != size:
-            problem = f"is not the number of test images of {row.test_set}"
-            findings.append(
-                Finding(files.rows_file, problem, line, "total", str(size), str(row.total))
-            )
-    return findings
+    known = set(task_cards.names()).intersection(rows["test_set"])
+    sizes = {name: task_cards.read(name).counts["test"] for name in known}
+    rows = rows.assign(size=rows["test_set"].map(sizes).astype("Int64"))
+    wrong = rows.loc[(rows["total"] != rows["size"]).fillna(False)]
+    problem = "is not the number of test images of {test_set}"
+    return [
+        *list_findings(rows.loc[rows["size"].isna()], "there is no such test set", "test_set"),
+        *list_findings(wrong, problem, "total", "{size}", "{total}"),
+    ]
 
 
-def _size(test_set: str) -> int | None:
-    try:
-        return task_cards.read(test_set).counts["test"]
-    except CompatbenchError:
-        return None
-
-
-def check_flips(files: MethodFiles) -> list[Finding]:
+def check_flips(rows: pd.DataFrame) -> list[Finding]:
     """In images, and exactly: right on the target − right on the source = positive − negative."""
-    sources = {
-        (*_fit(row), row.test_set): row
-        for row in files.results.rows
-        if row.backbone == row.source and row.status == "ok"
-    }
-    findings = []
-    for line, row in files.numbered_rows:
-        before = sources.get((*_fit(row), row.test_set))
-        if before is not None and row.negative_flips is not None:
-            findings += _check_flips(files.rows_file, line, before, row)
-    return findings
-
-
-def _check_flips(file: str, line: int, before: Row, after: Row) -> list[Finding]:
-    was, now, total = before.correct, after.correct, after.total
-    negative, positive, other = (
-        after.negative_flips,
-        after.positive_flips,
-        after.inconsistent_errors,
+    fit = ["file", "task", "source", "shots", "seed", "test_set"]
+    sources = rows.loc[(rows["backbone"] == rows["source"]) & (rows["status"] == "ok")]
+    before = sources.set_index(fit)["correct"].rename("before")
+    after = rows.loc[rows["negative_flips"].notna()].join(before, on=fit, how="inner")
+    after["sum"] = after["before"] + after["positive_flips"] - after["negative_flips"]
+    return list_findings(
+        after.loc[after["correct"] != after["sum"]],
+        "the flips do not lead from the source's correct answers to these",
+        "negative_flips",
+        "correct = {before} + {positive_flips} - {negative_flips} = {sum}",
+        "correct = {correct}",
     )
-    assert was is not None
-    assert now is not None
-    assert total is not None
-    assert negative is not None
-    assert positive is not None
-    assert other is not None
-    if now - was != positive - negative:
-        problem = "the flips do not lead from the source's correct answers to these"
-        expected = f"correct = {was} + {positive} - {negative} = {was + positive - negative}"
-        return [Finding(file, problem, line, "negative_flips", expected, f"correct = {now}")]
-    wrong_on_both = total - was - positive
-    if negative > was or other > wrong_on_both:
-        problem = "more answers have flipped than the source's counts allow"
-        field, most = (
-            ("negative_flips", was) if negative > was else ("inconsistent_errors", wrong_on_both)
-        )
-        found = str(negative if negative > was else other)
-        return [Finding(file, problem, line, field, f"at most {most}", found)]
-    return []
 
 
-def check_fits(files: MethodFiles) -> list[Finding]:
-    """All rows of one fit tell the same of its module."""
-    findings = []
-    first: dict[str, tuple[int, Row]] = {}
-    for line, row in files.numbered_rows:
-        before_line, before = first.setdefault(row.key, (line, row))
-        for field in ("parameters", "module_bytes"):
-            expected, found = getattr(before, field), getattr(row, field)
-            if expected != found:
-                problem = f"is not that of the same module in line {before_line}"
-                findings.append(
-                    Finding(files.rows_file, problem, line, field, str(expected), str(found))
-                )
-    return findings
+def check_fits(rows: pd.DataFrame) -> list[Finding]:
+    """All rows of one fit say the same of its module."""
+    problem = "is not that of the same module in line {first_line}"
+    return [
+        *_differ_within(rows, "parameters", problem),
+        *_differ_within(rows, "module_bytes", problem),
+    ]
+
+
+def check_costs(rows: pd.DataFrame, costs: pd.DataFrame) -> list[Finding]:
+    """A cost for every row that was measured, none without its fit, one fit time for each fit.
+
+    A fit that several suites share has more costs than this suite has rows.
+    """
+    fits = rows[["method", "key"]].drop_duplicates()
+    strange = costs.merge(fits, how="left", indicator=True).query("_merge == 'left_only'")
+    measured = rows.loc[rows["status"] != "failed"].rename(columns={"line": "row"})
+    known = costs[["method", "key", *WHERE]].drop_duplicates()
+    lost = measured.merge(known, how="left", indicator=True).query("_merge == 'left_only'")
+    lost = lost.assign(line=0, file=lost["file"].str.removesuffix(ROWS) + COST)
+    problem = "has no line for line {row} of {method}.csv"
+    return [
+        *list_findings(strange, "no row is of a cell with this key", "key"),
+        *_differ_within(costs, "fit_seconds", "is not that of the same fit in line {first_line}"),
+        *list_findings(lost, problem, "key", "{key}", "none"),
+    ]
+
+
+def _differ_within(lines: pd.DataFrame, field: str, problem: str) -> list[Finding]:
+    """Lines of a file whose field is not that of the first line with the same key."""
+    groups = lines.groupby(["file", "key"])
+    first = groups[["line", field]].transform("first").add_prefix("first_")
+    lines = lines.join(first)
+    wrong = lines.loc[lines[field] != lines[f"first_{field}"]]
+    return list_findings(wrong, problem, field, f"{{first_{field}}}", f"{{{field}}}")
 
 
 def check_zero_shot(
-    methods: Iterable[MethodFiles], recomputed: ZeroShot, tolerance: Mapping[str, int]
+    rows: pd.DataFrame, recomputed: Mapping[tuple[str, str], int], tolerance: Tolerance
 ) -> list[Finding]:
-    """Zero-shot does not depend on the method: every row has the count that was computed again.
-
-    Where none was, it is that of most rows.
+    """Zero-shot does not depend on the method: every row has the count of most rows.
 
     Args:
-        tolerance: test set -> images that a count may differ by.
+        recomputed: (backbone, test set) -> the count as it was computed again.
     """
-    methods = list(methods)
-    votes: dict[tuple[str, str], Counter[int]] = {}
-    for files in methods:
-        for row in files.results.rows:
-            if row.zero_shot_correct is not None:
-                where = (row.backbone, row.test_set)
-                votes.setdefault(where, Counter())[row.zero_shot_correct] += 1
-    findings = []
-    for files in methods:
-        for line, row in files.numbered_rows:
-            if row.zero_shot_correct is None:
-                continue
-            where = (row.backbone, row.test_set)
-            [(common, _)] = votes[where].most_common(1)
-            found = row.zero_shot_correct
-            file = files.rows_file
-            if found != common:
-                problem = f"{row.backbone} has another zero-shot count on {row.test_set} elsewhere"
-                findings.append(
-                    Finding(file, problem, line, "zero_shot_correct", str(common), str(found))
-                )
-            expected = recomputed.get(where, found)
-            if abs(found - expected) > tolerance.get(row.test_set, 0):
-                problem = f"zero-shot of {row.backbone} on {row.test_set} was computed again"
-                findings.append(
-                    Finding(file, problem, line, "zero_shot_correct", str(expected), str(found))
-                )
-    return findings
+    field = "zero_shot_correct"
+    rows = rows.loc[rows[field].notna()]
+    common = rows.groupby(WHERE)[field].transform(lambda counts: counts.mode()[0])
+    again = [recomputed.get(where) for where in rows[WHERE].itertuples(index=False, name=None)]
+    rows = rows.assign(common=common, again=pd.array(again, dtype="Int64"))
+    allowed = rows["total"].map(tolerance.of)
+    wrong = ((rows[field] - rows["again"]).abs() > allowed).fillna(False)
+    found = f"{{{field}}}"
+    return [
+        *list_findings(
+            rows.loc[rows[field] != rows["common"]],
+            "{backbone} has another zero-shot count on {test_set} elsewhere",
+            field,
+            "{common}",
+            found,
+        ),
+        *list_findings(
+            rows.loc[wrong],
+            "zero-shot of {backbone} on {test_set} was computed again",
+            field,
+            "{again}",
+            found,
+        ),
+    ]
 
 
-def _fit(row: Row) -> tuple[str, str, str, int, int]:
-    return (row.transfer, row.task, row.source, row.shots, row.seed)
+@torch.no_grad()
+def count_zero_shot(
+    wheres: Iterable[tuple[str, str]], cache: FeatureCache, device: str, precision: str = "fp32"
+) -> dict[tuple[str, str], int]:
+    """Images that each backbone's own zero-shot classifier has right.
+
+    Args:
+        wheres: (backbone, test set) pairs; features that are not cached are computed.
+
+    Raises:
+        CompatbenchError: weights or images that cannot be read.
+    """
+    load = lru_cache(maxsize=1)(load_backbone)
+    counts = {}
+    for name, test_set in sorted(wheres):
+        backbone = load(name, device=device, precision=precision)
+        task = load_task(test_set)
+        samples = task.split("test")
+        logits = cache.features(backbone, task, samples) @ backbone.zero_shot(task.labels).T
+        targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
+        counts[name, test_set] = int((logits.argmax(-1) == targets).sum())
+    return counts

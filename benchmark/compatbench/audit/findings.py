@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+import pandas as pd
 
 from compatbench.pages.markdown import one_line
 
@@ -37,9 +38,26 @@ class Finding:
         values = f"; expected {self.expected}, found {self.found}" if self.expected else ""
         return one_line(f"{place}: {field}{self.problem}{values}", longest=600)
 
-    def as_json(self) -> dict[str, Any]:
-        """The finding as JSON values."""
-        return asdict(self)
+
+def list_findings(
+    wrong: pd.DataFrame, problem: str, field: str = "", expected: str = "", found: str = ""
+) -> list[Finding]:
+    """A finding for each row of a frame with the columns ``file`` and ``line``.
+
+    Args:
+        problem, expected, found: texts with columns of the frame in braces.
+    """
+    return [
+        Finding(
+            str(row["file"]),
+            problem.format_map(row),
+            int(row["line"]),
+            field,
+            expected.format_map(row),
+            found.format_map(row),
+        )
+        for row in wrong.to_dict("records")
+    ]
 
 
 def summarise(findings: Iterable[Finding]) -> list[str]:

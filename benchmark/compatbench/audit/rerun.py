@@ -1,28 +1,18 @@
-"""Runs cells again in a store of their own, and holds their rows against the stored ones."""
+"""Runs cells again in a store of their own, and compares their rows with the stored ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from compatbench.audit.files import MethodFiles
-from compatbench.audit.findings import Finding
+import pandas as pd
+
+from compatbench.audit.findings import Finding, list_findings
+from compatbench.audit.method_files import COUNTS, PLACE, frame_of
 from compatbench.audit.tolerance import Tolerance
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.cell import Cell
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Worker
-from compatbench.results.collect import costs_of, rows_of
-from compatbench.results.rows import Row
 
-COUNTS = (
-    "correct",
-    "total",
-    "zero_shot_correct",
-    "negative_flips",
-    "positive_flips",
-    "inconsistent_errors",
-)
 EXACT = ("status", "parameters", "module_bytes")
 # Milliseconds for seconds are a factor of 1000. A machine in use can make a fit slower by more
 # than a hundred, so that a time proves little, and one that is too short proves nothing.
@@ -31,7 +21,9 @@ LEAST_SECONDS = 0.02
 ECE_POINTS = 2.0
 
 
-def run_again(cell: Cell, store: Path, cache: FeatureCache, device: str) -> tuple[list[Row], float]:
+def run_again(
+    cell: Cell, store: Path, cache: FeatureCache, device: str
+) -> tuple[pd.DataFrame, float]:
     """The rows of a cell that is run from nothing, and the seconds of its fit.
 
     Raises:
@@ -39,57 +31,47 @@ def run_again(cell: Cell, store: Path, cache: FeatureCache, device: str) -> tupl
     """
     record = Worker(RunStore(store), cache, device).run(cell)
     costs = costs_of(record)
-    return rows_of(cell, record), costs[0].fit_seconds if costs else 0.0
+    rows = frame_of([("", cell.name, rows_of(cell, record))])
+    return rows, costs[0].fit_seconds if costs else 0.0
 
 
-def compare_rows(
-    files: MethodFiles, again: Sequence[Row], seconds: float, tolerance: Tolerance
-) -> list[Finding]:
-    """What of a cell's stored rows is not what running it again gave.
-
-    Args:
-        again: the rows of one cell.
-        seconds: of its fit, this time; compared on the same machine only.
-    """
-    stored = {row.order: (line, row) for line, row in files.numbered_rows}
+def compare_rows(rows: pd.DataFrame, again: pd.DataFrame, tolerance: Tolerance) -> list[Finding]:
+    """Where a method's stored rows are not what running one of its cells again gave."""
+    both = rows.merge(again, on=PLACE, suffixes=("", "_again"))
     findings = []
-    for new in again:
-        if new.order in stored:
-            line, old = stored[new.order]
-            findings += _compare(files.rows_file, line, old, new, tolerance)
-    if again and tolerance.exact:
-        findings += _compare_seconds(files, again[0].key, seconds)
+    for field in EXACT:
+        findings += _list_differences(both.query(f"{field} != {field}_again"), field)
+    both = both.query("status == 'ok' and status_again == 'ok'")
+    both = both.assign(images=[tolerance.of(total) for total in both["total_again"]])
+    points = 0.0 if tolerance.exact else both.eval("100 * images / total_again") + ECE_POINTS
+    for field in (*COUNTS, "ece"):
+        gap = both.eval(f"abs({field} - {field}_again)")
+        most = 0 if field == "total" else points + 1e-9 if field == "ece" else both["images"]
+        # What one side does not have is not compared.
+        findings += _list_differences(both.loc[(gap > most).fillna(False)], field)
     return findings
 
 
-def _compare(file: str, line: int, old: Row, new: Row, tolerance: Tolerance) -> Iterator[Finding]:
+def _list_differences(wrong: pd.DataFrame, field: str) -> list[Finding]:
+    expected = f"{{{field}_again}}"
+    if field == "status":
+        reasons = wrong["reason_again"].where(wrong["reason_again"] != "", wrong["status_again"])
+        wrong = wrong.assign(status_again=reasons)
     problem = "the cell was run again and gave another number"
-    for field in EXACT:
-        if getattr(old, field) != getattr(new, field):
-            found = new.reason if field == "status" and new.reason else getattr(new, field)
-            yield Finding(file, problem, line, field, str(found), str(getattr(old, field)))
-    if old.status != "ok" or new.status != "ok":
-        return
-    assert new.total is not None
-    images = tolerance.of(new.total)
-    for field in COUNTS:
-        was, now = getattr(old, field), getattr(new, field)
-        # A row of an older layout has no flips; nothing is claimed there.
-        most = 0 if field == "total" else images
-        if was is not None and now is not None and abs(was - now) > most:
-            yield Finding(file, problem, line, field, str(now), str(was))
-    points = 0.0 if tolerance.exact else 100 * images / new.total + ECE_POINTS
-    if old.ece is not None and new.ece is not None and abs(old.ece - new.ece) > points + 1e-9:
-        yield Finding(file, problem, line, "ece", str(new.ece), str(old.ece))
+    return list_findings(wrong, problem, field, expected, f"{{{field}}}")
 
 
-def _compare_seconds(files: MethodFiles, key: str, now: float) -> list[Finding]:
-    for line, cost in files.numbered_costs:
-        if cost.key == key:
-            if cost.fit_seconds <= MOST_TIMES * max(now, LEAST_SECONDS):
-                return []
-            problem = f"the fit took {now:,.2f} s here; is the unit seconds?"
-            found = f"{cost.fit_seconds:,.2f}"
-            most = f"at most {MOST_TIMES} times as much"
-            return [Finding(files.cost_file, problem, line, "fit_seconds", most, found)]
-    return []
+def compare_seconds(costs: pd.DataFrame, key: str, seconds: float) -> list[Finding]:
+    """Whether the fit of a cell is recorded with a time that its fit on this machine excludes.
+
+    Args:
+        seconds: what the fit took, this time.
+    """
+    most = MOST_TIMES * max(seconds, LEAST_SECONDS)
+    return list_findings(
+        costs.loc[costs["key"] == key].head(1).query(f"fit_seconds > {most}"),
+        f"the fit took {seconds:,.2f} s here; is the unit seconds?",
+        "fit_seconds",
+        f"at most {MOST_TIMES} times as much",
+        "{fit_seconds:,.2f}",
+    )

@@ -1,4 +1,4 @@
-"""Which cells an audit runs again: at random, from the cheap and the dear alike."""
+"""Which cells an audit runs again: at random, from the cheap and the expensive alike."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ class Sampled:
     """A cell to run again.
 
     Attributes:
-        stratum: from 1, the cheapest, to ``strata``.
+        part: from 1, the cheapest, to ``parts``.
         seconds: what its fit took, by its cost file.
     """
 
+    suite: str
     cell: Cell
-    stratum: int
-    strata: int
+    part: int
+    parts: int
     seconds: float
 
     def __str__(self) -> str:
-        which = f"part {self.stratum} of {self.strata} by cost"
+        which = f"part {self.part} of {self.parts} by cost"
         return f"{self.cell} ({which}, fit {self.seconds:,.1f} s as recorded)"
 
 
 def sample_cells(
-    cells: Sequence[Cell], seconds: Mapping[str, float], count: int, seed: int
+    cells: Sequence[tuple[str, Cell]], seconds: Mapping[str, float], count: int, seed: int
 ) -> list[Sampled]:
     """Draws cells: they are ordered by recorded cost and cut into parts, one from each.
 
@@ -37,20 +38,19 @@ def sample_cells(
     part every cell is as likely as any other, but for a method that was drawn already.
 
     Args:
-        seconds: cell key -> recorded seconds of its fit; unknown ones count as the dearest.
+        cells: each with the name of its suite.
+        seconds: cell key -> recorded seconds of its fit; unknown ones count as the longest.
     """
-    if count < 1 or not cells:
-        return []
     unknown = max(seconds.values(), default=0.0)
-    costs = {cell.key: seconds.get(cell.key, unknown) for cell in cells}
-    ordered = sorted(cells, key=lambda cell: (costs[cell.key], cell.name, cell.key))
-    strata = min(count, len(ordered))
+    costs = {cell.key: seconds.get(cell.key, unknown) for _, cell in cells}
+    ordered = sorted(cells, key=lambda one: (costs[one[1].key], one[1].name, one[1].key))
+    parts = min(count, len(ordered))
     rng = random.Random(seed)
     drawn: list[Sampled] = []
-    for number in range(strata):
-        start, stop = number * len(ordered) // strata, (number + 1) * len(ordered) // strata
+    for number in range(parts):
+        start, stop = number * len(ordered) // parts, (number + 1) * len(ordered) // parts
         part = ordered[start:stop]
         taken = {one.cell.name for one in drawn}
-        cell = rng.choice([cell for cell in part if cell.name not in taken] or part)
-        drawn.append(Sampled(cell, number + 1, strata, costs[cell.key]))
+        suite, cell = rng.choice([one for one in part if one[1].name not in taken] or part)
+        drawn.append(Sampled(suite, cell, number + 1, parts, costs[cell.key]))
     return drawn

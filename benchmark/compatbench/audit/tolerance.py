@@ -22,20 +22,18 @@ class Tolerance:
     """What may differ between a stored number and the same number computed here.
 
     Attributes:
-        share: of the test images, whose answers may differ.
+        share: of the test images whose predictions may differ.
         images: in place of the share, if it is given.
         why: one line for the report.
     """
 
     share: float
-    why: str
+    why: str = ""
     images: int | None = None
 
     def of(self, total: int) -> int:
         """Images of a test set of ``total`` that a count may differ by."""
-        if self.images is not None:
-            return self.images
-        return math.ceil(self.share * total)
+        return math.ceil(self.share * total) if self.images is None else self.images
 
     @property
     def exact(self) -> bool:

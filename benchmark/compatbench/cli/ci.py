@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +10,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from compatbench.cli.options import DeviceOption
+from compatbench.cli.audit import SampleSeedOption
+from compatbench.cli.options import DeviceOption, OutOption
 from compatbench.errors import CompatbenchError
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def ci(
+    out: OutOption = Path(),
     base: Annotated[
         str | None,
         typer.Option(
@@ -30,12 +31,7 @@ def ci(
     cells: Annotated[
         int, typer.Option("--cells", min=0, help="Cells of the changed methods to run again.")
     ] = 3,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", min=0, help="Seed of the draw.", show_default="a new one, which is printed"
-        ),
-    ] = None,
+    seed: SampleSeedOption = None,
     summary: Annotated[
         Path | None,
         typer.Option(
@@ -55,46 +51,29 @@ def ci(
     own figures at the base; and tells whether leaderboard.md is up to date. Runs the code of the
     methods in this clone, and needs neither a network nor any token.
     """
-    from compatbench.audit import Options
-    from compatbench.audit.pull_request import check_change
-    from compatbench.audit.pull_request.git import find_change
+    from compatbench.audit.pull_request import check_pull_request
     from compatbench.cli.run import resolve_device
-    from compatbench.data.cache_files import default_cache_folder
-    from compatbench.method.registry import builtin_methods
 
-    change = find_change(Path(), base)
-    options = Options(
+    found = check_pull_request(
+        out,
+        base,
         cells=cells,
-        seed=secrets.randbelow(1_000_000) if seed is None else seed,
-        cache=default_cache_folder(),
+        seed=seed,
         device=resolve_device(device),
+        progress=lambda line: console.print(line, style="dim", markup=False),
     )
-
-    def say(line: str) -> None:
-        console.print(f"[dim]{escape(line)}[/]", highlight=False, soft_wrap=True)
-
-    found = check_change(change, builtin_methods(), options, say)
-    _write(found.summary, summary or _step_summary())
-    for problem in found.problems:
-        console.print(f"[bold red]wrong[/] {escape(problem)}", highlight=False, soft_wrap=True)
-    count = len(found.problems)
-    console.print(f"{count} problems" if count else "nothing stands against it", highlight=False)
-    if count:
-        raise typer.Exit(1)
-
-
-def _step_summary() -> Path | None:
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    return Path(path) if path else None
-
-
-def _write(text: str, path: Path | None) -> None:
-    """To the end of a file that others write to as well, or to the terminal."""
+    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    path = summary or (Path(step_summary) if step_summary else None)
     if path is None:
-        print(text, end="")
-        return
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise CompatbenchError(f"cannot write {path}: {error.strerror}") from None
+        print(found.summary, end="")
+    else:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(found.summary)
+        except OSError as error:
+            raise CompatbenchError(f"cannot write {path}: {error.strerror}") from None
+    for problem in found.problems:
+        console.print(f"[bold red]wrong[/] {escape(problem)}")
+    console.print(f"problems: {len(found.problems)}")
+    if found.problems:
+        raise typer.Exit(1)

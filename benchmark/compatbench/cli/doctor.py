@@ -1,8 +1,9 @@
-"""``compatbench doctor``: what is there, what lacks, and what to do about it."""
+"""``compatbench doctor``: what is here, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,178 +11,179 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from compatbench.backbone import load_backbone
-from compatbench.backbone.backbone_report import BackboneReport, inspect_backbone
-from compatbench.backbone.load import planning
-from compatbench.cli.run import resolve_device
-from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import select_names, suite_cards, task_cards
-from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.image_check import TaskReport, inspect_task
-from compatbench.data.task import load_task
-from compatbench.doctor.machine import describe_machine
-from compatbench.doctor.verify import Comparison, verify_zero_shot
-from compatbench.engine.missing import suite_backbones, suite_test_sets
-from compatbench.errors import CompatbenchError
+from compatbench.cli.options import (
+    DataRootOption,
+    DeviceOption,
+    OutOption,
+    TrustPickleOption,
+    complete_backbones,
+    complete_suites,
+    complete_tasks,
+)
 
+if TYPE_CHECKING:
+    from compatbench.backbone.inspect import BackboneReport
+    from compatbench.data.image_check import TaskReport
+    from compatbench.doctor.zero_shot import Comparison
+
+console = Console()
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
+AGREES = {None: "[dim]not compared[/]", True: "[green]agrees[/]", False: "[red]disagrees[/]"}
+TRAINED = {True: "as trained", False: "NOT as trained", None: "unknown if as trained"}
 
 
-def doctor_command(
-    console: Console,
-    *,
-    suite: str | None,
-    tasks: Sequence[str] | None,
-    backbones: Sequence[str] | None,
-    verify: bool,
-    device: str,
+def doctor(
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            help="Look at all that a suite needs: its name or a YAML file.",
+            show_default="mini, if neither a task nor a backbone is given",
+            autocompletion=complete_suites,
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            help="Look at a task's images: a name or a glob; may be repeated.",
+            autocompletion=complete_tasks,
+        ),
+    ] = None,
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            help="Look at a backbone: a card's name, MODEL/TAG, or a file; may be repeated.",
+            autocompletion=complete_backbones,
+        ),
+    ] = None,
+    out: OutOption = Path(),
+    data_root: DataRootOption = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Also run zero-shot on every pair of a task and a backbone that are here, and "
+            "compare it with published figures.",
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
+    trust_pickle: TrustPickleOption = False,
 ) -> None:
-    """Prints the state of datasets, backbones and the machine.
+    """Tell whether a suite can run here, and what to do where it cannot.
 
-    Raises:
-        CompatbenchError: an unknown suite or task, or a broken card.
-        typer.Exit: with 1, if something is missing or wrong.
+    Shows, for every dataset, what is there, what is missing and the fix; for every backbone, its
+    weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
+    nothing. Exits with 1 if something is missing or wrong.
     """
-    if suite is None and not tasks and not backbones:
-        suite = "mini"
-    test_sets = select_names(tasks, task_cards.names(), "task") if tasks else []
-    models = list(backbones or [])
-    if suite is not None:
-        card = suite_cards.read(suite)
-        test_sets += suite_test_sets(card)
-        models += suite_backbones(card)
-    with planning():
-        datasets = [_show_task(console, name) for name in dict.fromkeys(test_sets)]
-        weights = [_show_backbone(console, name) for name in dict.fromkeys(models)]
-        console.print("[bold]Machine[/]")
-        for what, value in describe_machine().items():
-            _line(console, f"  {what:<16}{escape(value)}")
-        states = [report.state for report in (*datasets, *weights)]
-        compared = _verify(console, datasets, weights, resolve_device(device)) if verify else []
-    bad = [state for state in states if state != "found"]
-    off = sum(one.failed for one in compared)
-    what = f"suite '{suite}'" if suite is not None else "what was asked for"
-    if not bad and not off:
-        _line(console, f"[green]Ready[/]: {escape(what)} can run here.")
+    from compatbench.cli.run import resolve_device
+    from compatbench.doctor import diagnose
+
+    with console.status("") as status:
+        found = diagnose(
+            suite,
+            task or (),
+            backbone or (),
+            out=out,
+            verify=verify,
+            device=resolve_device(device) if verify else "cpu",
+            progress=status.update,
+        )
+    for report in found.tasks:
+        _show_task(report)
+    for report in found.backbones:
+        _show_backbone(report)
+    _line("[bold]Machine[/]")
+    for name, value in found.machine.items():
+        _line(f"{name:<16}{escape(value)}", indent=True)
+    if verify:
+        _line("[bold]Zero-shot[/], top-1 or mean per-class recall in percent")
+        for one in found.comparisons:
+            _line(_describe_comparison(one), indent=True)
+        if not found.comparisons:
+            _line("no task and backbone are both here, so nothing was run", indent=True)
+    what = f"suite '{found.suite}'" if found.suite else "what was asked for"
+    if found.ready:
+        _line(f"[green]Ready[/]: {escape(what)} can run here.")
         return
-    parts = [f"{len(bad)} of {len(states)} parts are missing or wrong"] if bad else []
-    parts += [f"{off} figures disagree with what is published"] if off else []
+    bad, parts = len(found.unusable), []
+    if bad:
+        total = len(found.tasks) + len(found.backbones)
+        parts.append(f"{bad} of {total} parts are missing or wrong")
+    if found.disagreeing:
+        parts.append(f"{len(found.disagreeing)} figures disagree with what is published")
     verdict = "cannot run here as it is" if bad else "can run, but must not be trusted yet"
-    _line(console, f"[red]Not ready[/]: {escape(what)} {verdict}; {', and '.join(parts)}.")
+    _line(f"[red]Not ready[/]: {escape(what)} {verdict}; {', and '.join(parts)}.")
     raise typer.Exit(1)
 
 
-def _show_task(console: Console, name: str) -> TaskReport:
-    report = inspect_task(name)
+def _line(text: str, indent: bool = False) -> None:
+    """One line; on a terminal it is wrapped, and what follows keeps its indent."""
+    if console.is_terminal and indent:
+        console.print(Padding(Text.from_markup(text), (0, 0, 0, 2)))
+    else:
+        console.print(f"{'  ' * indent}{text}", highlight=False, soft_wrap=True)
+
+
+def _show_task(report: TaskReport) -> None:
     counts = ", ".join(
         f"{split} {report.found[split]:,}"
         + ("" if report.found[split] == count else f" (of {count:,})")
         for split, count in report.expected.items()
         if split in report.found
     )
-    _line(console, f"{MARKS[report.state]} [bold]{escape(name)}[/] {counts}".rstrip())
+    _line(f"{MARKS[report.state]} [bold]{escape(report.name)}[/] {counts}".rstrip())
+    facts = [str(report.folder)] if report.folder is not None else []
     if report.state == "found":
-        order = {True: "as on the card", None: "not told by anything on the disk"}
-        facts = [f"class order {order[report.class_order or None]}"]
+        order = "as on the card" if report.class_order else "unknown: no file here says it"
+        facts.append(f"class order {order}")
     else:
         wanted = ", ".join(f"{split} {count:,}" for split, count in report.expected.items())
-        facts = [escape(report.message), f"it should have {wanted}", f"fix: {escape(report.fix)}"]
+        facts += [report.message, f"it should have {wanted}", f"fix: {report.fix}"]
         if report.class_order is False:
-            facts.insert(1, "the classes are in another order than the card's")
-    if report.folder is not None:
-        facts.insert(0, escape(str(report.folder)))
+            facts.insert(-2, "the classes are in another order than the card's")
     for fact in facts:
-        _line(console, f"  {fact}")
-    return report
+        _line(escape(fact), indent=True)
 
 
-def _show_backbone(console: Console, name: str) -> BackboneReport:
-    report = inspect_backbone(name)
-    title = f" {escape(report.title)}" if report.title != name else ""
-    _line(console, f"{MARKS[report.state]} [bold]{escape(name)}[/]{title}")
+def _show_backbone(report: BackboneReport) -> None:
+    title = f" {escape(report.title)}" if report.title != report.name else ""
+    _line(f"{MARKS[report.state]} [bold]{escape(report.name)}[/]{title}")
+    facts = []
     if report.path is not None and report.state == "found":
-        _line(console, f"  {escape(str(report.path))}")
+        facts.append(str(report.path))
     if report.embed_dim is not None:
-        right = {True: "as trained", False: "NOT as trained", None: "nobody can know if as trained"}
         millions = f"{report.parameters / 1e6:,.1f} M parameters, " if report.parameters else ""
-        _line(
-            console,
-            f"  {millions}token width {report.token_width}, embedding size {report.embed_dim}, "
-            f"context {report.context_length}",
-        )
+        sizes = f"token width {report.token_width}, embedding size {report.embed_dim}"
+        facts.append(f"{millions}{sizes}, context {report.context_length}")
         if report.activation:
-            right_word = right[report.activation_right]
-            _line(console, f"  activation {report.activation}, {right_word}")
+            facts.append(f"activation {report.activation}, {TRAINED[report.activation_right]}")
     if report.preprocessing:
-        _line(console, f"  {escape(_describe_preprocessing(report))}")
+        facts.append(_describe_preprocessing(report.image_size, report.preprocessing))
     if report.state != "found":
-        _line(console, f"  {escape(report.message)}")
-        if report.fix:
-            _line(console, f"  fix: {escape(report.fix)}")
-    return report
+        facts += [report.message, *([f"fix: {report.fix}"] if report.fix else [])]
+    for fact in facts:
+        _line(escape(fact), indent=True)
 
 
-def _describe_preprocessing(report: BackboneReport) -> str:
-    settings = report.preprocessing
-    parts = [f"images {report.image_size} px"] if report.image_size else []
-    for key in ("interpolation", "resize_mode"):
-        if settings.get(key):
-            parts.append(str(settings[key]))
+def _describe_preprocessing(size: int | None, settings: dict[str, Any]) -> str:
+    parts = [f"images {size} px"] if size else []
+    parts += [str(settings[k]) for k in ("interpolation", "resize_mode") if settings.get(k)]
     for key in ("mean", "std"):
-        if settings.get(key):
-            numbers = settings[key]
+        if numbers := settings.get(key):
             values = numbers if isinstance(numbers, (list, tuple)) else [numbers]
             parts.append(f"{key} {' '.join(f'{float(value):.3f}' for value in values)}")
     return ", ".join(parts)
 
 
-def _verify(
-    console: Console,
-    datasets: Sequence[TaskReport],
-    weights: Sequence[BackboneReport],
-    device: str,
-) -> list[Comparison]:
-    """Runs zero-shot on every pair that is here."""
-    cache = FeatureCache(default_cache_folder())
-    found: list[Comparison] = []
-    console.print("[bold]Zero-shot[/], top-1 or mean per-class recall in percent")
-    for model in (report for report in weights if report.state == "found"):
-        backbone = load_backbone(model.name, device)
-        for data in (report for report in datasets if report.state == "found"):
-            try:
-                compared = verify_zero_shot(backbone, load_task(data.name), cache)
-            except CompatbenchError as error:
-                _line(console, f"[red]failed[/] {escape(data.name)}: {escape(str(error))}")
-                raise typer.Exit(1) from None
-            for one in compared:
-                _show_comparison(console, one)
-            found += compared
-    if not found:
-        _line(console, "  no task and backbone are both here, so nothing was run")
-    return found
-
-
-def _show_comparison(console: Console, one: Comparison) -> None:
-    where = f"{escape(one.task)} on {escape(one.backbone)}"
-    if one.figure is None:
-        _line(console, f"  {where}: {one.measured:.2f}; {one.reason}")
-        return
-    figure = one.figure
+def _describe_comparison(one: Comparison) -> str:
+    where, figure = f"{escape(one.task)} on {escape(one.backbone)}", one.figure
+    if figure is None:
+        return f"{where}: {one.measured:.2f}; {one.reason}"
     metric = "top-1" if figure.metric == "top1" else "recall"
-    word = {None: "[dim]not compared[/]", True: "[green]agrees[/]", False: "[red]disagrees[/]"}
-    mark = "[yellow]differs[/]" if one.agrees is False and figure.loose else word[one.agrees]
+    loose = one.agrees is False and figure.loose
+    mark = "[yellow]differs[/]" if loose else AGREES[one.agrees]
     limit = f" (within {figure.tolerance:g})" if one.comparable else ""
-    _line(
-        console,
-        f"  {where}: {metric} {one.measured:.2f}, published {figure.value:.2f} by {figure.source}: "
-        f"{mark}{limit}; {one.reason}",
-    )
-
-
-def _line(console: Console, text: str) -> None:
-    """One line; on a terminal it is wrapped, and what follows keeps its indent."""
-    indent = len(text) - len(text.lstrip())
-    if console.is_terminal and indent:
-        console.print(Padding(Text.from_markup(text.strip()), (0, 0, 0, indent)))
-    else:
-        console.print(text, highlight=False, soft_wrap=True)
+    published = f"published {figure.value:.2f} by {figure.source}"
+    return f"{where}: {metric} {one.measured:.2f}, {published}: {mark}{limit}; {one.reason}"

@@ -1,4 +1,4 @@
-"""Published zero-shot figures, and whether one may be held against what is measured here.
+"""Published zero-shot figures, and whether one may be compared with what is measured here.
 
 ``published.csv`` holds them, in percent, each with its test set and source:
 
@@ -14,13 +14,14 @@ OpenAI's rows were computed with QuickGELU, under the name ``ViT-B-16``; they st
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
+
+import pandas as pd
 
 from compatbench.data.cards import BackboneCard
 
@@ -42,18 +43,24 @@ TOLERANCES = {
 # The table on CoOp's splits is a loose check: it decides nothing.
 LOOSE_TOLERANCE = 1.0
 
-_CARS = (
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a photo of my {}.",
-    "i love my {}!",
-    "a photo of my dirty {}.",
-    "a photo of my clean {}.",
-    "a photo of my new {}.",
-    "a photo of my old {}.",
-)
-_AIRCRAFT = ("a photo of a {}, a type of aircraft.", "a photo of the {}, a type of aircraft.")
-_PETS = ("a photo of a {}, a type of pet.",)
+# The templates of the figures, but for ImageNet's, which open_clip has.
+TEMPLATES = {
+    "stanford_cars": (
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a photo of my {}.",
+        "i love my {}!",
+        "a photo of my dirty {}.",
+        "a photo of my clean {}.",
+        "a photo of my new {}.",
+        "a photo of my old {}.",
+    ),
+    "oxford_pets": ("a photo of a {}, a type of pet.",),
+    "fgvc_aircraft": (
+        "a photo of a {}, a type of aircraft.",
+        "a photo of the {}, a type of aircraft.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -83,20 +90,8 @@ class Figure:
 @cache
 def read_figures() -> tuple[Figure, ...]:
     """All published figures."""
-    with FILE.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            Figure(
-                row["task"],
-                row["model"],
-                row["tag"],
-                float(row["value"]),
-                "top1" if row["metric"] == "top1" else "recall",
-                int(row["images"]),
-                int(row["classes"]),
-                row["source"],
-            )
-            for row in csv.DictReader(file)
-        )
+    rows = pd.read_csv(FILE).to_dict("records")
+    return tuple(Figure(**{str(name): value for name, value in row.items()}) for row in rows)
 
 
 def find_figures(card: BackboneCard, task: str) -> list[Figure]:
@@ -109,7 +104,7 @@ def find_figures(card: BackboneCard, task: str) -> list[Figure]:
 
 
 def why_not_comparable(figure: Figure, card: BackboneCard, images: int, classes: int) -> str:
-    """Why a figure may not be held against a measurement; empty if it may.
+    """Why a figure may not be compared with a measurement; empty if it may.
 
     Args:
         images: of the test set here.
@@ -127,30 +122,26 @@ def why_not_comparable(figure: Figure, card: BackboneCard, images: int, classes:
 
 
 def why_comparable(figure: Figure) -> str:
-    """Why a figure may be held against a measurement, and how far that goes."""
+    """Why a figure may be compared with a measurement, and how far that goes."""
     if figure.loose:
         return "same split by its size; prompts not stated: a loose check that decides nothing"
     return "same test images, prompts and metric"
 
 
-def published_prompts(task: str) -> tuple[tuple[str, ...], Callable[[str], str]] | None:
-    """The templates, and the spelling of class names, that the published figures were made with.
+def published_prompts(task: str, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts that the published figures were made with: for each template, one of each class.
 
-    None for a task of which no figure on the same images was published with them.
+    Empty for a task of which no figure on the same images was published with its prompts.
     """
     if task == "imagenet" or task.startswith("imagenet_"):
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
         # open_clip has them as functions of the class name.
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES), str
-    prompts = {
-        "stanford_cars": (_CARS, _year_last),
-        "oxford_pets": (_PETS, str),
-        "fgvc_aircraft": (_AIRCRAFT, str),
-    }
-    return prompts.get(task)
-
-
-def _year_last(name: str) -> str:
-    """``2012 Acura TL Sedan`` as the dataset itself has it: ``Acura TL Sedan 2012``."""
-    return re.sub(r"^(\d{4}) (.*)$", r"\2 \1", name)
+        return [tuple(map(template, names)) for template in OPENAI_IMAGENET_TEMPLATES]
+    if task == "stanford_cars":
+        # The dataset itself has "Acura TL Sedan 2012" for "2012 Acura TL Sedan".
+        names = [re.sub(r"^(\d{4}) (.*)$", r"\2 \1", name) for name in names]
+    return [
+        tuple(template.replace("{}", name) for name in names)
+        for template in TEMPLATES.get(task, ())
+    ]

@@ -1,5 +1,5 @@
-"""What is asked of a pull request, as one command that runs anywhere."""
+"""What is asked of a pull request, as one function that runs anywhere."""
 
-from compatbench.audit.pull_request.ci import Ci, check_change
+from compatbench.audit.pull_request.pull_request import PullRequest, check_pull_request
 
-__all__ = ["Ci", "check_change"]
+__all__ = ["PullRequest", "check_pull_request"]

@@ -1,7 +1,8 @@
-"""What a change touches, in the words of the project: methods, results, cards, the harness."""
+"""What a change touches: methods, results, cards, the harness."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +29,19 @@ class Touched:
 
     Attributes:
         methods: names whose own files, or those they build on, changed.
-        gone: methods whose file was deleted.
+        deleted: methods whose file was deleted.
         results: (suite, method) pairs of which some file changed or was deleted.
-        others: kind -> files of it that changed, for the report.
+        others: kind -> number of its files that changed.
     """
 
     methods: tuple[str, ...]
-    gone: tuple[str, ...]
+    deleted: tuple[str, ...]
     results: frozenset[tuple[str, str]]
     others: dict[str, int]
 
 
 def sort_change(change: Change, registry: MethodRegistry) -> Touched:
-    """Tells what a change touches.
+    """Sorts the files of a change by what they are.
 
     Raises:
         CompatbenchError: the methods that are installed are not those of this clone.
@@ -51,23 +52,21 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
             f"the installed compatbench reads its methods from {methods_folder()}, not from "
             f"{folder}; install this clone: pip install -e ."
         )
-    files = {(change.root / path).resolve() for path in change.changed | change.deleted}
-    methods = tuple(name for name in registry.names() if class_files(registry.get(name)) & files)
-    gone = tuple(
-        sorted(
-            Path(path).stem
-            for path in change.deleted
-            if Path(path).parent == Path("methods") and Path(path).suffix == ".py"
-        )
+    paths = [Path(path) for path in sorted(change.changed | change.deleted)]
+    files = {(change.root / path).resolve() for path in paths}
+    results, others = set(), Counter[str]()
+    for path in paths:
+        top = path.parts[0]
+        if top == RESULTS and len(path.parts) == 3:
+            name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
+            results.add((path.parts[1], name))
+        elif top not in ("methods", RESULTS):
+            kinds = (kind for start, kind in KINDS.items() if str(path).startswith(start))
+            others[next(kinds, "other")] += 1
+    gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
+    return Touched(
+        tuple(n for n in registry.names() if class_files(registry.get(n), until=Method) & files),
+        tuple(path.stem for path in gone if path.parent == Path("methods")),
+        frozenset(results),
+        dict(others),
     )
-    results = set()
-    others: dict[str, int] = {}
-    for path in sorted(change.changed | change.deleted):
-        parts = Path(path).parts
-        if parts[0] == RESULTS and len(parts) == 3:
-            name = parts[2].removesuffix(".cost.csv").removesuffix(".csv").removesuffix(".json")
-            results.add((parts[1], name))
-        elif parts[0] not in ("methods", RESULTS):
-            kind = next((kind for start, kind in KINDS.items() if path.startswith(start)), "other")
-            others[kind] = others.get(kind, 0) + 1
-    return Touched(methods, gone, frozenset(results), others)

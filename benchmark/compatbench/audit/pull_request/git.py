@@ -1,4 +1,4 @@
-"""What git knows of a change, asked through its command line; nothing of the change is run."""
+"""The files of a change, from git's command line; nothing of the change is run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compatbench.errors import CompatbenchError
-
-GUESSES = ("origin/main", "main")
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,8 @@ class Change:
 
     def list_base(self, folder: str) -> list[str]:
         """The files of a folder at the base, as paths relative to the root."""
-        return _split(
-            _git(self.root, "ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
-        )
+        options = ["-r", "-z", "--name-only", self.base, f"{folder}/"]
+        return _split(_git(self.root, "ls-tree", *options))
 
 
 class _GitFailed(CompatbenchError):
@@ -73,36 +70,30 @@ def find_change(folder: Path, base: str | None) -> Change:
             f"'{name}' and this branch share no commit here; fetch their history: "
             "git fetch --unshallow origin"
         ) from None
-    changed, deleted = _compare(root, start)
-    return Change(root, start, name, changed, deleted)
+    # A rename is one file gone and another added.
+    options = ["--no-renames", "--no-ext-diff", "--name-status", "-z", start, "--"]
+    words = _split(_git(root, "diff", *options))
+    states = dict(zip(words[1::2], words[::2], strict=True))
+    deleted = {path for path, status in states.items() if status == "D"}
+    untracked = _split(_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
+    changed = states.keys() - deleted | {*untracked}
+    return Change(root, start, name, frozenset(changed), frozenset(deleted - changed))
 
 
 def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
     pull_request = os.environ.get("GITHUB_BASE_REF")
-    guesses = [base] if base else [f"origin/{pull_request}"] if pull_request else [*GUESSES]
-    for name in guesses:
+    guesses = (f"origin/{pull_request}",) if pull_request else ("origin/main", "main")
+    names = (base,) if base else guesses
+    for name in names:
+        options = ["--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
         try:
-            found = _git(
-                root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-            )
+            return name, _git(root, "rev-parse", *options).decode().split()[-1]
         except _GitFailed:
             continue
-        return name, found.decode().split()[-1]
     raise CompatbenchError(
-        f"git knows no commit '{guesses[0]}' here; fetch it (git fetch origin), or give another: "
+        f"git knows no commit '{names[0]}' here; fetch it (git fetch origin), or give another: "
         "--base BRANCH"
     )
-
-
-def _compare(root: Path, start: str) -> tuple[frozenset[str], frozenset[str]]:
-    # Renames as what they are to a results folder: one file gone, another there.
-    options = ["--no-renames", "--no-ext-diff", "--name-status", "-z", start, "--"]
-    words = _split(_git(root, "diff", *options))
-    changed, deleted = set(), set()
-    for status, path in zip(words[::2], words[1::2], strict=True):
-        (deleted if status == "D" else changed).add(path)
-    changed.update(_split(_git(root, "ls-files", "--others", "--exclude-standard", "-z")))
-    return frozenset(changed), frozenset(deleted - changed)
 
 
 def _split(output: bytes) -> list[str]:
@@ -110,18 +101,14 @@ def _split(output: bytes) -> list[str]:
 
 
 def _git(folder: Path, *arguments: str) -> bytes:
+    if not folder.is_dir():
+        raise CompatbenchError(f"there is no folder {folder}")
+    command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments],
-            cwd=folder,
-            capture_output=True,
-            check=False,
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
     except FileNotFoundError:
         raise CompatbenchError(
             "'git' was not found; install it, or add its folder to PATH"
-            if folder.is_dir()
-            else f"there is no folder {folder}"
         ) from None
     except OSError as error:
         raise CompatbenchError(f"'git' cannot be run: {error.strerror}") from None

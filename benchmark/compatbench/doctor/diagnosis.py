@@ -1,0 +1,159 @@
+"""What of a suite is on this machine, what is missing, and what the machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from compatbench.backbone import load_backbone
+from compatbench.backbone.inspect import BackboneReport, inspect_backbone
+from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import select_names, suite_cards, task_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.image_check import TaskReport, inspect_task
+from compatbench.data.roots import VARIABLE
+from compatbench.data.task import load_task
+from compatbench.doctor.zero_shot import Comparison, compare_zero_shot
+from compatbench.engine.missing import suite_backbones, suite_test_sets
+from compatbench.files.sizes import format_bytes
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of datasets, backbones and the machine.
+
+    Attributes:
+        suite: the name or file of the suite that was looked at, if any.
+        machine: facts for people, by what they are about.
+        comparisons: zero-shot accuracy beside published figures, if that was asked for.
+    """
+
+    suite: str | None
+    tasks: tuple[TaskReport, ...]
+    backbones: tuple[BackboneReport, ...]
+    machine: dict[str, str]
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def unusable(self) -> list[TaskReport | BackboneReport]:
+        """What is missing or wrong."""
+        return [one for one in (*self.tasks, *self.backbones) if one.state != "found"]
+
+    @property
+    def disagreeing(self) -> list[Comparison]:
+        """Measurements that a published figure contradicts."""
+        return [one for one in self.comparisons if one.failed]
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything is here, and no published figure disagrees."""
+        return not self.unusable and not self.disagreeing
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each task and backbone: ``kind``, ``name``, ``state``, ``message``, ``fix``."""
+        columns = ["kind", "name", "state", "message", "fix"]
+        reports = [("task", one) for one in self.tasks]
+        reports += [("backbone", one) for one in self.backbones]
+        rows = [{**asdict(report), "kind": kind} for kind, report in reports]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def diagnose(
+    suite: str | None = None,
+    tasks: str | Sequence[str] = (),
+    backbones: Sequence[str] = (),
+    *,
+    out: Path | str = ".",
+    verify: bool = False,
+    device: str = "cpu",
+    progress: Callable[[str], object] = lambda _: None,
+) -> Diagnosis:
+    """Finds out whether a suite can run on this machine; nothing is fetched.
+
+    Args:
+        suite: look at all that a suite needs: its name or YAML file; by default ``mini``, if
+            neither tasks nor backbones are given.
+        tasks: look at the images of these, too: names or globs.
+        backbones: look at these, too: names of cards, ``MODEL/TAG``, or files.
+        out: the folder that ``run`` would write to; the room on its disk is measured.
+        verify: also measure zero-shot accuracy for every pair of a task and a backbone that are
+            here, and compare it with published figures.
+        device: where to measure.
+        progress: called with the name of each part before it is looked at.
+
+    Raises:
+        CompatbenchError: an unknown suite or task, a broken card, or an image that cannot be
+            read.
+    """
+    if suite is None and not tasks and not backbones:
+        suite = "mini"
+    test_sets = select_names(tasks, task_cards.names(), "task") if tasks else []
+    models = list(backbones)
+    if suite is not None:
+        card = suite_cards.read(suite)
+        test_sets += suite_test_sets(card)
+        models += suite_backbones(card)
+    data, weights, comparisons = [], [], []
+    with planning():
+        for name in dict.fromkeys(test_sets):
+            progress(name)
+            data.append(inspect_task(name))
+        for name in dict.fromkeys(models):
+            progress(name)
+            weights.append(inspect_backbone(name))
+        cache = FeatureCache(default_cache_folder())
+        for model in (one.name for one in weights if verify and one.state == "found"):
+            backbone = load_backbone(model, device)
+            for name in (one.name for one in data if one.state == "found"):
+                progress(f"{name} on {model}")
+                comparisons += compare_zero_shot(backbone, load_task(name), cache)
+        machine = describe_machine(Path(out))
+    return Diagnosis(suite, tuple(data), tuple(weights), machine, tuple(comparisons))
+
+
+def describe_machine(out: Path) -> dict[str, str]:
+    """Versions, devices, folders and the room on their disks, in words."""
+    cache = default_cache_folder()
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "devices": ", ".join(_devices()),
+        "runs": f"{out / 'runs'} ({_free(out)} free)",
+        "cache": f"{cache} ({_free(cache)} free)",
+        "data": os.environ.get(VARIABLE) or f"{VARIABLE} is not set",
+        "weights": os.environ.get(WEIGHTS_FOLDER) or f"{WEIGHTS_FOLDER} is not set",
+        "network": "not used" if is_offline() else "used by 'run' for weights, never by 'doctor'",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed" + (" (for 'hf:' backbones)" if package == "transformers" else "")
+
+
+def _devices() -> list[str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = [f"cpu ({cores} cores)"]
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        found.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")
+    return found + ["mps"] * torch.backends.mps.is_available()
+
+
+def _free(folder: Path) -> str:
+    """Room on the disk that a folder is on, or will be on."""
+    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return format_bytes(shutil.disk_usage(here).free)
