@@ -12,11 +12,12 @@ from synthetic_results import COOP, ZEROSHOT, make_method, make_row
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages.figures import SHOWS, drawn_figures, embed
-from compatbench.pages.publish import BEGIN, END, SHOWN, render_pages
+from compatbench.pages.publish import SHOWN, render_pages
 from compatbench.results.store import MethodInfo, MethodResults, write_results
 
 SMOKE = suite_cards.read("smoke")
 MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
+BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 
 
 def method(info: MethodInfo, right: int) -> MethodResults:

@@ -16,7 +16,6 @@ from compatbench.cli.audit import audit
 from compatbench.cli.cache import app as cache_app
 from compatbench.cli.ci import ci
 from compatbench.cli.data import app as data_app
-from compatbench.cli.gauge import gauge
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
@@ -44,7 +43,6 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
-analyze_app.command("gauge")(gauge)
 app.add_typer(analyze_app, name="analyze")
 app.command("claims")(claims)
 app.command("report")(report)

@@ -13,6 +13,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.pages.figures import FIGURES, drawn_figures
 from compatbench.pages.markdown import link_definitions
+from compatbench.pages.marked_sections import fill_section, find_sections
 from compatbench.pages.page import render_page
 from compatbench.pages.suitepage import SuitePage, TaskFacts
 from compatbench.pages.tables import main_table
@@ -23,7 +24,6 @@ LEADERBOARD = "leaderboard.md"
 README = "README.md"
 RESULTS = "results"
 SHOWN = 10  # methods in the README's table, beside the floor
-BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 
 
 def suite_page(suite: SuiteCard, out: Path) -> SuitePage:
@@ -75,10 +75,9 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     rendered = {out / LEADERBOARD: render_page(pages, drawn_figures(out / RESULTS))}
     readme = out / README
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
-        rendered[readme] = before + BEGIN + _summary(pages[0]) + END + after
+    if "<!-- leaderboard:begin -->" in text:
+        find_sections(text, ["leaderboard"])
+        rendered[readme] = fill_section(text, "leaderboard", _summary(pages[0]))
     return rendered
 
 
