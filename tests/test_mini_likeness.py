@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from compatbench.pages.marked_sections import fill_section
 from compatbench.tasks.mini.build import likeness
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_committed_results_give() -> None:
     page = likeness.PAGE.read_text(encoding="utf-8")
-    shown = page.split(likeness.BEGIN)[1].split(likeness.END)[0]
-    assert shown.strip() == likeness.likeness()
+    assert fill_section(page, "likeness", likeness.likeness()) == page
 
 
 def rows(accuracies: dict[str, list[float]], shots: int = 16) -> pd.DataFrame:

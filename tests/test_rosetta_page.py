@@ -5,9 +5,12 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmark" / "research" / "rosetta.py"
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_committed_results_give() -> None:
     script = runpy.run_path(str(SCRIPT))
     page = script["PAGE"].read_text(encoding="utf-8")

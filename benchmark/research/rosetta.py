@@ -24,6 +24,7 @@ from pathlib import Path
 
 from compatbench.data.cards import suite_cards, suite_tasks
 from compatbench.pages.markdown import NOTHING, escape, signed, table
+from compatbench.pages.marked_sections import fill_section
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
 from compatbench.results.store import MethodResults, read_results
@@ -184,9 +185,7 @@ def fill(page: str) -> str:
         "shots": shots(SHOTS, anew, [OWN, "taskres", "tip_adapter_f", "kgcoop", "zeroshot"]),
     }
     for name, lines in sections.items():
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, rest = page.split(begin)
-        page = before + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
+        page = fill_section(page, name, "\n".join(lines))
     return page
 
 

@@ -72,7 +72,7 @@ def test_depth_is_fitted_once_and_kept(tmp_path: Path, cache: str) -> None:
     assert len(files) == 16
     assert {path.parts[len(tmp_path.parts)] for path in files} == {"runs"}
     rows = list(csv.DictReader(io.StringIO(invoke(*command, "--csv", cache=cache))))
-    assert [float(row["h"]) for row in rows] == [one["h"]["value"] for one in first]
+    assert [float(row["h"]) for row in rows] == [one["h"] for one in first]
     assert {(row["h_std"], row["rates"]) for row in rows} == {("", "0.01")}
     table = invoke(*command, "--figure", tmp_path / "depth.svg", cache=cache)
     assert "bias, H:" in table
@@ -163,11 +163,11 @@ def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
     assert found["gauge"]["sizes"] == [128, 128]
     points = {(one["method"], one["change"]): one for one in found["stress"]}
     assert {one["flipped"] for one in found["stress"]} == {0}
-    unturned = points["simpleshot+aligned", "0"]["target"]["value"]
-    assert abs(points["simpleshot+aligned", "random"]["target"]["value"] - unturned) <= 0.5
-    copied = [points["simpleshot", change]["target"]["value"] for change in ("0", "random")]
+    unturned = points["simpleshot+aligned", "0"]["target"]
+    assert abs(points["simpleshot+aligned", "random"]["target"] - unturned) <= 0.5
+    copied = [points["simpleshot", change]["target"] for change in ("0", "random")]
     assert copied[1] < copied[0] - 20
-    zero_shot = [points["zeroshot", change]["target"]["value"] for change in ("0", "random")]
+    zero_shot = [points["zeroshot", change]["target"] for change in ("0", "random")]
     assert zero_shot[0] == zero_shot[1]
     assert figure.read_text().startswith("<?xml")
     table = invoke(
@@ -186,9 +186,9 @@ def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--methods", "simpleshot", "--angles", "200"), "'200' is no angle"),
-        (("--methods", "simpleshot", "--angles", "right"), "'right' is no angle"),
-        (("--methods", "simpleshot", "--angles", ","), "names no angle"),
+        (("--methods", "simpleshot", "--angles", "200"), "'200': give degrees from 0 to 180"),
+        (("--methods", "simpleshot", "--angles", "right"), "'right': give degrees"),
+        (("--methods", "simpleshot", "--angles", ","), "',': give degrees"),
         (("--methods", "simpleshot", "--sizes", "8", "--words"), "give one of the two"),
         (("--figure", "a.svg"), "give --methods, too"),
     ],

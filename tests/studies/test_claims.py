@@ -8,13 +8,12 @@ from dataclasses import replace
 import pytest
 from synthetic_results import COOP, PROBE, ZEROSHOT, make_method, make_page, make_pairs, make_row
 
-from compatbench.cli.claims import describe_effect, render_markdown
-from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodInfo, MethodResults
-from compatbench.studies.claims import check_claims
-from compatbench.studies.verdicts import Finding, above, as_reported
+from compatbench.studies.claim_checks import Finding, above, as_reported
+from compatbench.studies.claims import check_claims, describe_effect
+from compatbench.studies.study_report import records
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
@@ -41,12 +40,12 @@ def findings(
     *methods: MethodResults, expected: Expected = EXPECTED, claim: int | None = None
 ) -> list[Finding]:
     page = make_page(*methods, expected=expected)
-    found = check_claims(page, ("old", "new"), 4).findings
-    return [one for one in found if claim in (None, one.claim)]
+    found = records(check_claims(page, ("old", "new"), 4).findings)
+    return [one for one in found if claim in (None, one["claim"])]
 
 
 def verdicts(claim: int, *methods: MethodResults, **options: Expected) -> list[str]:
-    return [one.verdict for one in findings(*methods, claim=claim, **options)]
+    return [one["verdict"] for one in findings(*methods, claim=claim, **options)]
 
 
 def many(kind: MethodInfo, count: int, source: int, target: int) -> list[MethodResults]:
@@ -62,17 +61,16 @@ def many(kind: MethodInfo, count: int, source: int, target: int) -> list[MethodR
 def test_many_fail_if_a_third_does(failing: int, holding: int, verdict: str) -> None:
     methods = [*many(DEEP, failing, 55, 50), *many(DEEP, holding, 55, 70)]
     (found,) = findings(*methods, claim=1)
-    assert found.verdict == verdict
-    assert found.effect is not None
-    assert found.effect.value == pytest.approx(failing / (failing + holding))
-    assert found.data.startswith(f"{failing} of {failing + holding} methods")
+    assert found["verdict"] == verdict
+    assert found["effect"] == pytest.approx(failing / (failing + holding))
+    assert found["data"].startswith(f"{failing} of {failing + holding} methods")
 
 
 def test_methods_that_do_not_do_well_on_the_source_do_not_count_as_failing() -> None:
     (found,) = findings(*many(DEEP, 5, 35, 30), *many(DEEP, 2, 55, 70), claim=1)
-    assert found.data.startswith("0 of 2 methods")
+    assert found["data"].startswith("0 of 2 methods")
     (none,) = findings(*many(DEEP, 5, 35, 30), claim=1)
-    assert (none.verdict, none.effect) == ("not decided", None)
+    assert (none["verdict"], none["effect"]) == ("not decided", None)
 
 
 def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
@@ -81,21 +79,22 @@ def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
     assert verdicts(1, *methods) == ["not decided"]
 
 
+@pytest.mark.slow
 def test_depth_decides_where_shallow_modules_gain_more_and_lose_less() -> None:
     shallow, deep = many(SHALLOW, 4, 55, 68), many(DEEP, 5, 55, 50)
     both = findings(*shallow, *deep, claim=2)
-    assert [one.verdict for one in both] == ["supported", "supported"]
-    assert [one.effect.value for one in both if one.effect] == pytest.approx([18, 18])
+    assert [one["verdict"] for one in both] == ["supported", "supported"]
+    assert [one["effect"] for one in both] == pytest.approx([18, 18])
     turned = [*many(SHALLOW, 4, 55, 50), *many(DEEP, 5, 55, 68)]
     assert verdicts(2, *turned) == ["contradicted", "contradicted"]
 
 
+@pytest.mark.slow
 def test_a_gain_may_be_higher_although_as_much_is_lost() -> None:
     shallow, deep = many(SHALLOW, 4, 60, 70), many(DEEP, 5, 50, 60)
     gain, loss = findings(*shallow, *deep, claim=2)
-    assert gain.verdict == "supported"
-    assert loss.effect is not None
-    assert (loss.effect.value, loss.verdict) == (0, "not decided")
+    assert gain["verdict"] == "supported"
+    assert (loss["effect"], loss["verdict"]) == (0, "not decided")
 
 
 def test_methods_that_differ_among_themselves_leave_depth_undecided() -> None:
@@ -104,24 +103,24 @@ def test_methods_that_differ_among_themselves_leave_depth_undecided() -> None:
     assert verdicts(2, *shallow, *deep) == ["not decided", "not decided"]
 
 
+@pytest.mark.slow
 def test_a_verdict_that_rests_on_one_method_is_none() -> None:
     shallow = many(SHALLOW, 4, 55, 65)
     deep = [method(f"d{i}", DEEP, 55, target) for i, target in enumerate((60, 60, 60, 66))]
     found = findings(*shallow, *deep, claim=2)[0]
-    assert found.effect is not None
-    assert found.effect.sign == 1
-    assert found.verdict == "not decided"
-    assert found.why == (
+    assert found["effect_low"] > 0
+    assert found["verdict"] == "not decided"
+    assert found["why"] == (
         "the interval says supported, but without any one of 3 methods it does not"
     )
     # One more of the many, and it rests on none.
     more = findings(*shallow, *deep, method("d4", DEEP, 55, 60), claim=2)[0]
-    assert (more.verdict, more.why) == ("supported", "")
+    assert (more["verdict"], more["why"]) == ("supported", "")
 
 
 def test_one_kind_alone_decides_nothing_about_depth() -> None:
     found = findings(*many(DEEP, 4, 55, 50), claim=2)
-    assert {(one.verdict, one.effect) for one in found} == {("not decided", None)}
+    assert {(one["verdict"], one["effect"]) for one in found} == {("not decided", None)}
 
 
 def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[MethodResults]:
@@ -158,8 +157,8 @@ def test_gains_are_held_against_those_reported(
 ) -> None:
     """The baselines have 60 on both; a gain of 4 is more than reported, of 2 less."""
     found = findings(*four((target, target), (60, 60)), claim=4)
-    assert [one.verdict for one in found] == [target_verdict, h_verdict]
-    assert [one.effect.value for one in found if one.effect] == pytest.approx([target - 60] * 2)
+    assert [one["verdict"] for one in found] == [target_verdict, h_verdict]
+    assert [one["effect"] for one in found] == pytest.approx([target - 60] * 2)
 
 
 def with_variants(
@@ -197,29 +196,29 @@ def test_variants_are_held_against_zero_shot_and_against_the_baselines(
 ) -> None:
     suite, methods = with_variants(dict.fromkeys(NAMES, others) | {"contcoop": own})
     assert verdicts(5, *methods, expected=suite) == expected
-    assert "3 variants of 1 task" in findings(*methods, expected=suite, claim=5)[0].data
+    assert "3 variants of 1 task" in findings(*methods, expected=suite, claim=5)[0]["data"]
 
 
 def test_several_families_count_once_each() -> None:
     suite, methods = with_variants(dict.fromkeys(NAMES, 62) | {"contcoop": 66}, families=2)
     found = findings(*methods, expected=suite, claim=5)[0]
-    assert found.data.startswith("6 variants of 2 tasks")
-    assert found.effect is not None
+    assert found["data"].startswith("6 variants of 2 tasks")
     # Both families have the same mean, so nothing is left to vary between them.
-    assert (found.effect.low, found.effect.high) == (pytest.approx(6), pytest.approx(6))
+    assert (found["effect_low"], found["effect_high"]) == (pytest.approx(6), pytest.approx(6))
 
 
 def test_a_missing_cell_gives_no_mean_and_is_shown() -> None:
     whole = four((64, 64), (60, 60))
     partial = replace(whole[0], rows=whole[0].rows[:-1])
     report = check_claims(make_page(partial, *whole[1:], expected=EXPECTED), ("old", "new"), 4)
-    assert report.coverage == (3, 4)
-    of_contcoop = [one for one in report.findings if one.claim in (3, 4, 5)]
-    assert {one.verdict for one in of_contcoop} == {"not decided"}
-    lacking = [one.why for one in of_contcoop if one.claim in (3, 4)]
+    assert (report.complete, report.methods) == (3, 4)
+    of_contcoop = [one for one in records(report.findings) if one["claim"] in (3, 4, 5)]
+    assert {one["verdict"] for one in of_contcoop} == {"not decided"}
+    lacking = [one["why"] for one in of_contcoop if one["claim"] in (3, 4)]
     assert set(lacking) == {"contcoop has no complete results, so there is no mean"}
 
 
+@pytest.mark.slow
 def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
     refused = method("lfa", DEEP, 55, 50)
     rows = [
@@ -238,16 +237,16 @@ def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
     ]
     methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), make_method(refused.info, rows)]
     first = findings(*methods, claim=1)[0]
-    assert first.data.startswith("3 of 6 methods")
-    assert "1 method whose modules cannot be attached (0 shallow, 1 deep)" in first.why
+    assert first["data"].startswith("3 of 6 methods")
+    assert "1 method whose modules cannot be attached (0 shallow, 1 deep)" in first["why"]
 
 
 def test_one_task_decides_nothing() -> None:
     expected = replace(EXPECTED, tasks=TASKS[:1])
     methods = [*four((80, 80), (60, 60)), *many(DEEP, 3, 55, 50)]
     found = findings(*methods, expected=expected)
-    assert {one.verdict for one in found} == {"not decided"}
-    assert all(one.effect is None or not one.effect.bounded for one in found)
+    assert {one["verdict"] for one in found} == {"not decided"}
+    assert all(one["effect_low"] is None for one in found)
 
 
 def test_zero_shot_is_the_floor_and_no_method() -> None:
@@ -266,19 +265,24 @@ def test_verdicts_go_by_the_interval() -> None:
 
 
 def test_the_table_shows_effect_interval_and_verdict() -> None:
-    page: SuitePage = make_page(*four((64, 64), (60, 60)), expected=EXPECTED)
-    text = render_markdown(check_claims(page, ("old", "new"), 4))
-    assert text == render_markdown(check_claims(page, ("old", "new"), 4))
+    page = make_page(*four((64, 64), (60, 60)), expected=EXPECTED)
+    text = check_claims(page, ("old", "new"), 4).markdown()
     assert "4 of 4 methods complete" in text
     assert "| +4.0 points (+4.0 to +4.0)" in text.replace("\\", "")
     assert "**supported**" in text
 
 
-def test_shares_are_shown_in_percent() -> None:
-    share = Finding(1, "", "", Interval(0.5, 0.25, 0.75), "of these methods", "not decided")
-    assert describe_effect(share) == "50 % of these methods (25 to 75)"
-    assert describe_effect(replace(share, effect=Interval(0.5))) == "50 % of these methods"
-    assert describe_effect(replace(share, effect=None)) == "–"
+@pytest.mark.parametrize(
+    ("effect", "low", "shown"),
+    [
+        (0.5, 0.25, "50 % of these methods (25 to 75)"),
+        (0.5, None, "50 % of these methods"),
+        (None, None, "–"),
+    ],
+)
+def test_shares_are_shown_in_percent(effect: float | None, low: float | None, shown: str) -> None:
+    finding = {"effect": effect, "effect_low": low, "effect_high": 0.75, "unit": "of these methods"}
+    assert describe_effect(finding) == shown
 
 
 def test_a_method_of_this_project_takes_no_part() -> None:
@@ -286,4 +290,4 @@ def test_a_method_of_this_project_takes_no_part() -> None:
     own = method("own", replace(DEEP, paper="compatbench"), 90, 90)
     assert findings(*published, own) == findings(*published)
     report = check_claims(make_page(*published, own, expected=EXPECTED), ("old", "new"), 4)
-    assert report.coverage == (4, 4)
+    assert (report.complete, report.methods) == (4, 4)

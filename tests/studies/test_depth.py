@@ -26,17 +26,9 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies import depth_probe
-from compatbench.studies.depth import (
-    KINDS,
-    DepthPlan,
-    Kind,
-    describe_trends,
-    plan_depth,
-    read_depth,
-    store_of,
-)
+from compatbench.studies.depth import KINDS, DepthPlan, Kind, plan_depth, read_depth
 from compatbench.studies.depth_probe import DepthProbe
-from compatbench.studies.drawings import draw_depth
+from compatbench.studies.study_report import records
 
 DEPTHS = range(5)  # of a tower of three blocks
 
@@ -144,6 +136,7 @@ def test_every_depth_has_as_many_parameters(clip: Backbone, data: FewShotData) -
     assert counts == {"bias": {32}, "map": {2 * 2 * 32}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_learns_at_every_depth(
@@ -161,6 +154,7 @@ def test_a_fit_learns_at_every_depth(
         assert loss(fitted) < loss(start) - 0.1
 
 
+@pytest.mark.slow
 def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equals(
     clip: Backbone, labels: Labels, data: FewShotData, make_data: MakeData
 ) -> None:
@@ -187,6 +181,7 @@ def test_the_rate_is_the_best_on_the_validation_images_and_the_smallest_of_equal
     assert float(fit((0.5, 0.1), make_data(clip, labels, val=0))["rate"]) == 0.5
 
 
+@pytest.mark.slow
 def test_the_probe_keeps_the_rules_of_a_method() -> None:
     outcomes = list(run_checks(DepthProbe))
     assert [(one.check, one.reason) for one in outcomes if one.status == "fail"] == []
@@ -227,48 +222,42 @@ def fill(store: RunStore, plan: DepthPlan, correct: dict[str, list[int]]) -> Non
 
 
 def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
-    store = store_of(tmp_path)
+    store = RunStore(tmp_path)
     fill(store, PLAN, {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})
     report = read_depth(PLAN, store)
-    assert [one.place for one in report.points] == 2 * ["input", "block 1", "block 2", "output"]
-    first = report.points[0]
+    points = records(report.points)
+    assert [one["place"] for one in points] == 2 * ["input", "block 1", "block 2", "output"]
+    first = points[0]
     # Seeds 1 and 2 add 1 and 2 images.
-    assert (first.source.value, first.source.std) == (61.5, pytest.approx(math.sqrt(0.5)))
-    assert (first.source_gain.value, first.target_gain.value) == (21.5, 9.5)
-    assert first.h.value == pytest.approx((2 * 61 * 59 / 120 + 2 * 62 * 60 / 122) / 2)
-    assert report.points[3].rates == pytest.approx((0.04,))
-    trends = {(one.kind, one.measure): one.correlation.value for one in report.trends}
+    assert (first["source"], first["source_std"]) == (61.5, pytest.approx(math.sqrt(0.5)))
+    assert (first["source_gain"], first["target_gain"]) == (21.5, 9.5)
+    assert first["h"] == pytest.approx((2 * 61 * 59 / 120 + 2 * 62 * 60 / 122) / 2)
+    assert points[3]["rates"] == pytest.approx((0.04,))
+    trends = report.trends.set_index(["kind", "measure"])["correlation"]
     assert trends["bias", "source_gain"] == pytest.approx(1)
     assert trends["bias", "target_gain"] == pytest.approx(-1)
-    lines = describe_trends(report)
-    assert (
-        "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
-        in (lines[1])
-    )
+    start = "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
+    assert report.tables()[0].notes[1].startswith(start)
     with svg_style():
-        assert render_svg(draw_depth(report)) == render_svg(draw_depth(report))
+        assert render_svg(report.draw()) == render_svg(report.draw())
 
 
 def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
     plan = replace(PLAN, seeds=(1, 2, 3))
-    fill(store_of(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
-    trends = {one.measure: one for one in read_depth(plan, store_of(tmp_path)).trends}
-    assert {one.curves for one in trends.values()} == {6}
-    assert trends["target_gain"].words == "falls with depth"
-    flat = trends["source_gain"]
-    assert (flat.correlation.value, flat.words) == (0, "no clear trend")
+    fill(RunStore(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
+    trends = read_depth(plan, RunStore(tmp_path)).trends.set_index(["kind", "measure"])
+    assert set(trends["curves"]) == {6}
+    assert trends.loc[("map", "target_gain"), "trend"] == "falls with depth"
+    flat = trends.loc[("map", "source_gain")]
+    assert (flat["correlation"], flat["trend"]) == (0, "no clear trend")
 
 
-def test_a_missing_cell_gives_no_report(tmp_path: Path) -> None:
-    store = store_of(tmp_path)
-    fill(store, replace(PLAN, seeds=(1,)), {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4})
+def test_a_missing_or_failed_cell_gives_no_report_but_its_reason(tmp_path: Path) -> None:
+    store, figures = RunStore(tmp_path), {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4}
+    fill(store, replace(PLAN, seeds=(1,)), figures)
     with pytest.raises(CompatbenchError, match="seed 2 at depth 0 has no result"):
         read_depth(PLAN, store)
-
-
-def test_a_failed_cell_gives_its_reason(tmp_path: Path) -> None:
-    store = store_of(tmp_path)
-    fill(store, PLAN, {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4})
+    fill(store, PLAN, figures)
     store.write(describe_cell(PLAN.cell("bias", 2, "mini-food", 1), error="ValueError: no"))
     with pytest.raises(CompatbenchError, match="depth 2 has no result: ValueError: no"):
         read_depth(PLAN, store)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,9 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
-from compatbench.studies.gauge import measure_gauge, principal_angles, residual_of
-from compatbench.studies.stress import Bench, Fitted, StressPoint, narrow, turn_by
+from compatbench.studies.gauge import measure_gauge, principal_angles, scaled_residual
+from compatbench.studies.stress_test import FittedModule, StressTest, narrow, random_rotation
+from compatbench.studies.study_report import records
 from compatbench.transfer.turned import TurnedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
 
@@ -53,16 +55,16 @@ class FakeCache:
 
 def test_a_turn_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -> None:
     for angle in (0.0, 30.0, 90.0, 179.0):
-        matrix = turn_by(12, angle, seed=1)
+        matrix = random_rotation(12, angle, seed=1)
         assert torch.allclose(matrix @ matrix.T, torch.eye(12).double(), atol=1e-12)
         angles = torch.linalg.eigvals(matrix).angle().abs().rad2deg()
         assert float(angles.max()) == pytest.approx(angle, abs=1e-6)
-    assert torch.equal(turn_by(12, 30.0, seed=1), turn_by(12, 30.0, seed=1))
-    assert not torch.allclose(turn_by(12, 30.0, seed=1), turn_by(12, 30.0, seed=2))
+    assert torch.equal(random_rotation(12, 30.0, seed=1), random_rotation(12, 30.0, seed=1))
+    assert not torch.allclose(random_rotation(12, 30.0, seed=1), random_rotation(12, 30.0, seed=2))
 
 
 def test_random_turns_favour_no_direction() -> None:
-    entries = torch.stack([turn_by(4, None, seed) for seed in range(500)])
+    entries = torch.stack([random_rotation(4, None, seed) for seed in range(500)])
     assert torch.allclose(entries[0] @ entries[0].T, torch.eye(4).double(), atol=1e-12)
     # A uniformly random unit vector has mean 0 and variance 1/e in each coordinate.
     assert torch.allclose(entries.mean(0), torch.zeros(4, 4).double(), atol=0.1)
@@ -87,29 +89,28 @@ def test_principal_angles_are_those_of_scipy() -> None:
 
 def test_what_is_left_is_nothing_for_a_scaled_and_shifted_copy() -> None:
     x = torch.randn(20, 5, generator=torch.Generator().manual_seed(1)).double()
-    assert residual_of(x, 3 * x + 1) == pytest.approx(0, abs=1e-12)
-    assert residual_of(x, -x) == 1
+    assert scaled_residual(x, 3 * x + 1) == pytest.approx(0, abs=1e-12)
+    assert scaled_residual(x, -x) == 1
 
 
 def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
-    source = synthetic_models().source
-    rotation = turn_by(EMBED_DIM, 60.0, seed=4).float()
-    target = rotate_clip(source, rotation)
+    source = build_bench().source
+    rotation = random_rotation(EMBED_DIM, 60.0, seed=4).float()
+    target = turn_clip(source, rotation)
     cache: Any = FakeCache(source, rotation)
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
-    none, words, images = report.maps
-    assert (none.map, words.map, images.map) == ("none", "words", "images")
+    maps = report.maps.set_index("map")
+    assert list(maps.index) == ["none", "words", "images"]
     angles = torch.linalg.eigvals(rotation).angle().abs().rad2deg()
     assert report.turn == pytest.approx(float(angles.median()), abs=0.1)
     assert report.agreement == pytest.approx(1, abs=1e-3)
     assert report.source_gap == pytest.approx(report.target_gap, abs=1e-4)
-    for one in (words, images):
-        assert one.word_residual == pytest.approx(0, abs=1e-4)
-        assert one.image_residual == pytest.approx(0, abs=1e-4)
-        assert one.word_cosine == pytest.approx(1, abs=1e-4)
-        assert one.image_distance == pytest.approx(0, abs=1e-3)
-    assert none.word_residual > 0.1
-    assert none.word_cosine < 0.95
+    for name in ("words", "images"):
+        for figure in ("word_residual", "image_residual", "image_distance"):
+            assert maps.loc[name, figure] == pytest.approx(0, abs=1e-3)
+        assert maps.loc[name, "word_cosine"] == pytest.approx(1, abs=1e-4)
+    assert maps.loc["none", "word_residual"] > 0.1
+    assert maps.loc["none", "word_cosine"] < 0.95
 
 
 def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
@@ -117,12 +118,12 @@ def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
     source, target = bench.source, bench.others["joint space"]
     cache: Any = FakeCache(source, torch.eye(target.embed_dim, EMBED_DIM))
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
-    assert [one.map for one in report.maps] == ["words", "images"]
+    assert list(report.maps["map"]) == ["words", "images"]
     assert report.turn is None
     assert report.sizes == (EMBED_DIM, target.embed_dim)
 
 
-def fitted(source: Backbone, *names: str) -> list[Fitted]:
+def fitted(source: Backbone, *names: str) -> list[FittedModule]:
     """Modules made by hand: a probe whose weights are the source's zero-shot ones, and prompts."""
     modules = {
         "linear_probe": Module(
@@ -134,73 +135,75 @@ def fitted(source: Backbone, *names: str) -> list[Fitted]:
     for name in names:
         cls = builtin_methods().get(name)
         cell = Cell(name, name, {}, TASK.name, 1, 1, (source.name,), (TASK.name,), TrainingCard())
-        found.append(Fitted(cell, cls(), modules[name]))
+        found.append(FittedModule(cell, cls(), modules[name]))
     return found
 
 
 @pytest.fixture(scope="module")
-def stressed() -> list[StressPoint]:
-    source = synthetic_models().source
-    twin = rotate_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
+def stressed() -> pd.DataFrame:
+    source = build_bench().source
+    twin = turn_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
     cache: Any = FakeCache(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compatbench.transfer.words.load_words", lambda: load_words()[::40])
         modules = fitted(source, "linear_probe", "coop")
-        bench = Bench(source, twin, modules, cache, WordFeatures(None))
-        return bench.turned([0.0, 90.0, None], turns=3)
+        test = StressTest(source, twin, modules, cache, WordFeatures(None))
+        return test.turned([0.0, 90.0, None], turns=3).points
 
 
-def targets(points: list[StressPoint], method: str) -> list[float]:
-    return [p.target.value for p in points if p.method == method and p.target is not None]
+def targets(points: pd.DataFrame, method: str) -> list[float]:
+    return points[points["method"] == method]["target"].tolist()
 
 
-def test_no_turn_changes_zero_shot_nor_prompts(stressed: list[StressPoint]) -> None:
-    assert {point.flipped for point in stressed} == {0}
-    assert len({point.zero_shot for point in stressed}) == 1
+def test_no_turn_changes_zero_shot_nor_prompts(stressed: pd.DataFrame) -> None:
+    assert set(stressed["flipped"]) == {0}
+    assert stressed["zero_shot"].nunique() == 1
     assert len(set(targets(stressed, "coop"))) == 1
-    assert "coop+aligned" not in {point.method for point in stressed}
+    assert "coop+aligned" not in set(stressed["method"])
 
 
 def test_a_copied_probe_falls_with_the_angle_and_an_aligned_one_does_not(
-    stressed: list[StressPoint],
+    stressed: pd.DataFrame,
 ) -> None:
     unturned, *copied = targets(stressed, "linear_probe")
     assert unturned > 90
     assert all(value < unturned - 20 for value in copied)
     assert all(abs(value - unturned) <= 0.5 for value in targets(stressed, "linear_probe+aligned"))
-    last = stressed[-1]
-    assert last.change == "random"
-    assert last.h is not None
-    assert last.h.value == pytest.approx(unturned, abs=0.5)
+    probe = stressed[stressed["method"] == "linear_probe+aligned"].iloc[-1]
+    assert (probe["change"], probe["h"]) == ("random", pytest.approx(unturned, abs=0.5))
 
 
 def test_a_narrowed_target_is_out_of_reach_unless_aligned() -> None:
-    source = synthetic_models().source
-    twin = rotate_clip(source, random_rotation(EMBED_DIM, seed=5))
-    cache: Any = FakeCache(source, random_rotation(EMBED_DIM, seed=5))
-    bench = Bench(source, twin, fitted(source, "linear_probe"), cache, WordFeatures(None))
-    copied, aligned = bench.narrowed([EMBED_DIM - 4])
-    assert copied.target is None
-    assert f"features of size {EMBED_DIM}, not {EMBED_DIM - 4}" in copied.reason
-    assert aligned.target is not None
-    assert aligned.target.value > 10 * 100 / CLASSES
-    assert aligned.change == str(EMBED_DIM - 4)
+    report = turned_twin().narrowed([EMBED_DIM - 4])
+    copied, aligned = records(report.points)
+    assert copied["target"] is None
+    assert f"features of size {EMBED_DIM}, not {EMBED_DIM - 4}" in copied["reason"]
+    assert aligned["target"] > 10 * 100 / CLASSES
+    assert aligned["change"] == str(EMBED_DIM - 4)
+    [table] = report.tables()
+    assert table.rows[1][2] == "–"
+    assert "not transferable" in table.notes[0]
 
 
 def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
-    source = synthetic_models().source
-    rotation = random_rotation(EMBED_DIM, seed=5)
-    twin = rotate_clip(source, rotation)
-    cache: Any = FakeCache(source, rotation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
-        patch.setattr("compatbench.studies.stress.FEWER", (4, 1))
-        bench = Bench(source, twin, fitted(source, "linear_probe"), cache, WordFeatures(None))
-        points = bench.listed()
-    assert [one.change for one in points[::2]][:2] == ["23", "92"]
-    assert points[-1].change.endswith("of few tokens")
+        patch.setattr("compatbench.studies.stress_test.load_words", lambda: load_words()[::40])
+        patch.setattr("compatbench.studies.stress_test.FEWER", (4, 1))
+        points = turned_twin().by_words().points
+    changes = list(points["change"].unique())
+    assert changes[:2] == ["23", "92"]
+    assert changes[-1].endswith("of few tokens")
     assert min(targets(points, "linear_probe+aligned")) > 90
     assert max(targets(points, "linear_probe")) < 70
+
+
+def turned_twin() -> StressTest:
+    """A probe whose target is its source, turned."""
+    source = build_bench().source
+    rotation = random_turn(EMBED_DIM, seed=5)
+    cache: Any = FakeCache(source, rotation)
+    modules = fitted(source, "linear_probe")
+    return StressTest(source, turn_clip(source, rotation), modules, cache, WordFeatures(None))
 
 
 def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:

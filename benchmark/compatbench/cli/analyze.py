@@ -1,14 +1,35 @@
-"""The options of ``compatbench analyze`` and ``claims``; heavy imports wait for a command."""
+"""``compatbench analyze`` and ``claims``. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from compatbench.data.cards import backbone_cards, suite_cards, task_cards
+from compatbench.cli.options import (
+    DeviceOption,
+    OutOption,
+    SeedsOption,
+    SuiteOption,
+    complete_backbones,
+    complete_methods,
+    complete_tasks,
+    read_numbers,
+)
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from compatbench.engine.cell import Cell
+    from compatbench.engine.execute.executors import OnEvent
+    from compatbench.studies.study_report import StudyReport, TextTable
+    from compatbench.studies.study_setup import StudySetup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,64 +38,37 @@ app = typer.Typer(
 )
 console = Console()
 
-
-def _complete_backbones(incomplete: str) -> list[str]:
-    return [name for name in backbone_cards.names() if name.startswith(incomplete)]
-
-
-def _complete_suites(incomplete: str) -> list[str]:
-    return [name for name in suite_cards.names() if name.startswith(incomplete)]
-
-
-def _complete_tasks(incomplete: str) -> list[str]:
-    return [name for name in task_cards.names() if name.startswith(incomplete)]
-
-
 SourceArgument = Annotated[
     str,
     typer.Argument(
         help="The old model (see 'compatbench list backbones').",
-        autocompletion=_complete_backbones,
+        autocompletion=complete_backbones,
         show_default=False,
     ),
 ]
 TargetArgument = Annotated[
     str,
-    typer.Argument(help="The new model.", autocompletion=_complete_backbones, show_default=False),
+    typer.Argument(help="The new model.", autocompletion=complete_backbones, show_default=False),
 ]
 TaskOption = Annotated[
     str | None,
     typer.Option(
-        "--task",
-        help="Tasks whose class names and test images are used: names, globs, comma lists.",
-        autocompletion=_complete_tasks,
+        help="Tasks whose class names and images are used: names, globs, comma lists.",
+        autocompletion=complete_tasks,
         show_default="all of the suite",
     ),
 ]
-SuiteOption = Annotated[
-    str,
-    typer.Option(
-        "--suite",
-        help="Suite that gives tasks, shots, seeds and results: a name or a YAML file.",
-        autocompletion=_complete_suites,
-    ),
-]
-OutOption = Annotated[
-    Path, typer.Option("--out", help="Folder of results/ and runs/.", file_okay=False)
+ShotsOption = Annotated[
+    int | None, typer.Option(min=1, help="Images per class.", show_default="the suite's most")
 ]
 JobsOption = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Worker processes.", show_default="one per core"),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
-]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Most optimiser steps of a fit.")]
+StepsOption = Annotated[int, typer.Option(min=1, help="Most optimiser steps of a fit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-FigureOption = Annotated[
-    Path | None, typer.Option("--figure", help="Write the figure to this SVG file.")
-]
+FigureOption = Annotated[Path | None, typer.Option(help="Write the figure to this SVG file.")]
 
 
 @app.command()
@@ -83,10 +77,8 @@ def layers(
     target: TargetArgument,
     task: TaskOption = None,
     suite: SuiteOption = "mini",
-    images: Annotated[
-        int, typer.Option("--images", min=4, help="Test images, evenly from all tasks.")
-    ] = 256,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of images.")] = 1,
+    images: Annotated[int, typer.Option(min=4, help="Test images, evenly from all tasks.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of images.")] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -98,39 +90,25 @@ def layers(
     CKA is 1 for features that are the same but for rotation and scale. Where shapes differ,
     CKA alone is given.
     """
-    from compatbench.cli.analyses import Output, layers_report, show_layers
+    output = _Output.read(as_json, as_csv, figure)
+    from compatbench.studies.layers import study_layers
 
-    output = Output.of(as_json, as_csv, figure)
-    report = layers_report(source, target, task, suite, images, seed, device)
-    show_layers(console, report, output)
+    setup = _setup(source, target, suite, device)
+    output.show(study_layers(setup, task, images, seed))
 
 
 @app.command()
 def depth(
     source: SourceArgument,
     target: TargetArgument,
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task",
-            help="Tasks to fit on: names, globs, comma lists.",
-            autocompletion=_complete_tasks,
-        ),
-    ],
+    task: TaskOption,
     suite: SuiteOption = "mini",
-    shots: Annotated[
-        int | None,
-        typer.Option("--shots", min=1, help="Images per class.", show_default="the suite's most"),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", help="Seeds, such as '1,2'.", show_default="the suite's"),
-    ] = None,
+    shots: ShotsOption = None,
+    seeds: SeedsOption = None,
     steps: StepsOption = 100,
     lr: Annotated[
         float | None,
         typer.Option(
-            "--lr",
             min=1e-9,
             help="One learning rate for all depths.",
             show_default="chosen for each fit on its few-shot validation images",
@@ -149,26 +127,14 @@ def depth(
     behind the last norm; each is fitted on the source and attached untouched to the target.
     Finished fits are kept, and not run again.
     """
-    from compatbench.cli.analyses import Output, choose_own_tasks, show_depth
-    from compatbench.cli.depth import run_depth
-    from compatbench.cli.options import read_numbers
+    output = _Output.read(as_json, as_csv, figure)
+    from compatbench.studies.depth import study_depth
+    from compatbench.studies.depth_probe import RATES
 
-    output = Output.of(as_json, as_csv, figure)
-    report = run_depth(
-        Console(stderr=True),
-        source=source,
-        target=target,
-        tasks=choose_own_tasks(task),
-        suite=suite,
-        shots=shots,
-        seeds=read_numbers("--seeds", seeds, least=0),
-        steps=steps,
-        lr=lr,
-        out=out,
-        jobs=jobs,
-        device=device,
-    )
-    show_depth(console, report, output)
+    setup = _setup(source, target, suite, device, out, jobs)
+    numbers = read_numbers("--seeds", seeds, least=0)
+    rates = RATES if lr is None else (lr,)
+    output.show(study_depth(setup, task, shots, numbers, steps, rates))
 
 
 @app.command()
@@ -180,63 +146,123 @@ def embeddings(
     out: OutOption = Path(),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print the figures of the tasks as CSV.")
-    ] = False,
+    as_csv: CsvOption = False,
     figure: FigureOption = None,
 ) -> None:
-    """Show how the classes' embeddings have moved, and whether that tells what methods lose.
+    """Show how the classes' embeddings have moved, and whether that predicts what methods lose.
 
     The loss of a method on a task is its gain over zero-shot on the source minus that on the
-    target; it is correlated, by rank over tasks, with each figure.
+    target; it is correlated, by rank over tasks, with each figure. CSV has the figures of the
+    tasks, JSON all.
     """
-    from compatbench.cli.analyses import (
-        Output,
-        embeddings_report,
-        results_folder,
-        show_embeddings,
-    )
+    output = _Output.read(as_json, as_csv, figure)
+    from compatbench.studies.embeddings import study_embeddings
 
-    output = Output.of(as_json, as_csv, figure)
-    report = embeddings_report(source, target, task, suite, out, device)
-    show_embeddings(console, report, output, results_folder(out, suite))
+    report = study_embeddings(_setup(source, target, suite, device, out), task)
+    output.show(report, whole=report)
+    if report.predictions.empty and output.form == "table":
+        folder = out / "results" / suite
+        _say(f"{folder} holds no complete method for this upgrade, so losses are left out")
+
+
+@app.command()
+def gauge(
+    source: SourceArgument,
+    target: TargetArgument,
+    task: TaskOption = None,
+    suite: SuiteOption = "mini",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods for the stress test: names, globs, comma lists.",
+            show_default="no stress test",
+            autocompletion=complete_methods,
+        ),
+    ] = None,
+    angles: Annotated[
+        str,
+        typer.Option(
+            help="Largest angles of the turns in degrees, 0 to 180; 'random' is any rotation.",
+        ),
+    ] = "0,45,90,135,180,random",
+    turns: Annotated[int, typer.Option(min=1, help="Random turns of each angle.")] = 3,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of turning it, make the target's joint space so narrow, such as '32,64'.",
+            show_default="turns",
+        ),
+    ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", help="Instead of turning the target, align by parts of the word list."
+        ),
+    ] = False,
+    shots: ShotsOption = None,
+    seeds: SeedsOption = None,
+    out: OutOption = Path(),
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    figure: FigureOption = None,
+) -> None:
+    """Show how much of an upgrade is a turn of the joint space, and what a turn alone does.
+
+    The turn is found from a list of words, and once from test images, to see whether these
+    agree. With --methods, their modules are fitted on the source, unless runs/ has them, and
+    attached to the target while its joint space is turned by growing angles: copied, and, where
+    they act on features, aligned by words. The target's zero-shot answers stay what they are.
+    """
+    output = _Output.read(as_json, as_csv, figure)
+    read_angles, read_sizes = _angles(angles), read_numbers("--sizes", sizes, least=1)
+    read_seeds = read_numbers("--seeds", seeds, least=0)
+    if figure is not None and methods is None:
+        raise CompatbenchError("--figure shows the stress test; give --methods, too")
+    if read_sizes and words:
+        raise CompatbenchError("--sizes and --words: give one of the two")
+    from compatbench.studies.gauge import study_gauge
+    from compatbench.studies.stress_test import study_stress
+
+    setup = _setup(source, target, suite, device, out, jobs)
+    report = study_gauge(setup, task)
+    if methods is None:
+        output.show(report, whole={"gauge": report, "stress": []})
+        return
+    stress = study_stress(
+        setup, methods, task, read_angles, turns, read_sizes, words, shots, read_seeds
+    )
+    if output.form == "table":
+        _print_tables(report.tables())
+        console.print()
+    output.show(stress, whole={"gauge": report, "stress": stress.points})
 
 
 @app.command()
 def page(
-    path: Annotated[Path, typer.Argument(help="A Markdown file with marks.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A Markdown file with markers.", show_default=False)],
     suite: SuiteOption = "mini",
-    task: Annotated[
-        str,
-        typer.Option("--task", help="Tasks of the depth analysis.", autocompletion=_complete_tasks),
-    ] = "mini-food,mini-weather",
-    only: Annotated[
-        str, typer.Option("--only", help="Sections to write: names, globs, comma lists.")
-    ] = "all",
+    task: Annotated[str, typer.Option(help="Tasks of 'depth'.")] = "mini-food,mini-weather",
+    only: Annotated[str, typer.Option(help="Sections: names, globs, comma lists.")] = "all",
     steps: StepsOption = 100,
     out: OutOption = Path(),
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write tables and figures between the marks of a page, for the suite's first upgrade.
+    """Write tables and figures between the markers of a page, for the suite's first upgrade.
 
-    The marks are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
-    embeddings and claims, and for gauge, turned, sizes and aligned, which look at all of the
-    suite's upgrades; figures go into a folder beside the page, with its name.
+    The markers are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
+    embeddings and claims, and for gauge, turned, sizes, words and aligned, which look at all of
+    the suite's upgrades; figures go into a folder beside the page, with its name.
     """
-    from compatbench.cli.analysis_page import page_command
+    from compatbench.data.cards import suite_cards
+    from compatbench.studies.study_pages import PageSettings, write_sections
 
-    page_command(
-        console,
-        path=path,
-        suite=suite,
-        task=task,
-        only=only,
-        steps=steps,
-        out=out,
-        jobs=jobs,
-        device=device,
-    )
+    source, target, *_ = suite_cards.read(suite).upgrades[0]
+    setup = _setup(source, target, suite, device, out, jobs)
+    for name in write_sections(path, setup, only, PageSettings(task, steps)):
+        _say(f"wrote {name} into {path}")
 
 
 def claims(
@@ -250,6 +276,116 @@ def claims(
     Each claim comes with the data that bears on it, the size of the effect, and a bootstrap
     interval over datasets, by which the verdict goes. A missing cell gives no mean.
     """
-    from compatbench.cli.claims import claims_command
+    from compatbench.data.cards import suite_cards
+    from compatbench.studies.claims import study_claims
 
-    claims_command(console, suite=suite, out=out, as_markdown=markdown, as_json=as_json)
+    reports = study_claims(suite_cards.read(suite), out)
+    if as_json:
+        _print_json(reports)
+    elif markdown:
+        print("\n\n".join(report.markdown() for report in reports))
+    else:
+        _print_tables([table for report in reports for table in report.tables()])
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where a study goes: ``table``, ``json`` or ``csv`` on standard output, and a figure."""
+
+    form: str = "table"
+    figure: Path | None = None
+
+    @classmethod
+    def read(cls, as_json: bool, as_csv: bool, figure: Path | None) -> _Output:
+        if as_json and as_csv:
+            raise CompatbenchError("--json and --csv: give one of the two")
+        if figure is not None and figure.suffix != ".svg":
+            raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
+        return cls("json" if as_json else "csv" if as_csv else "table", figure)
+
+    def show(self, report: StudyReport, whole: Any = None) -> None:
+        """Prints a report, and draws its figure if one is wanted.
+
+        Args:
+            whole: what JSON holds, in place of the report's rows.
+        """
+        from compatbench.pages.svg import save_svg, svg_style
+
+        if self.form == "json":
+            _print_json(report.rows if whole is None else whole)
+        elif self.form == "csv":
+            joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
+            print(joined.to_csv(index=False, lineterminator="\n"), end="")
+        else:
+            _print_tables(report.tables())
+        if self.figure is not None:
+            with svg_style():
+                if figure := report.draw():
+                    save_svg(figure, self.figure)
+
+
+def _print_json(data: Any) -> None:
+    from compatbench.studies.study_report import as_plain
+
+    print(json.dumps(as_plain(data), indent=1, ensure_ascii=False))
+
+
+def _print_tables(tables: Sequence[TextTable]) -> None:
+    for i, table in enumerate(tables):
+        if i:
+            console.print()
+        if table.head:
+            _say(table.head.replace("`", ""))
+        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column, title in enumerate(table.header):
+            side = "left" if column in table.left else "right"
+            shown.add_column(title, justify=side, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown, highlight=False, markup=False)
+        for note in table.notes:
+            _say(note)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _angles(text: str) -> list[float | None]:
+    """The angles that ``--angles`` names, in degrees; None for ``random``."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        angles = [None if part == "random" else float(part) for part in parts]
+    except ValueError:
+        angles = []
+    if not angles or not all(angle is None or 0 <= angle <= 180 for angle in angles):
+        raise CompatbenchError(
+            f"--angles '{text}': give degrees from 0 to 180, or 'random', separated by commas"
+        )
+    return angles
+
+
+def _setup(
+    source: str,
+    target: str,
+    suite: str,
+    device: str,
+    out: Path = Path(),
+    jobs: int | None = None,
+) -> StudySetup:
+    from compatbench.cli.executors import cores, resolve_device
+    from compatbench.data.cards import suite_cards
+    from compatbench.studies.study_setup import StudySetup
+
+    on = resolve_device(device)
+    workers = jobs or (cores() if on == "cpu" else 1)
+    return StudySetup(source, target, suite_cards.read(suite), out, on, workers, _watch)
+
+
+@contextmanager
+def _watch(cells: Sequence[Cell], jobs: int) -> Iterator[OnEvent]:
+    """Shows the progress of fits, on standard error."""
+    from compatbench.cli.progress import RunProgress
+
+    with RunProgress(Console(stderr=True), cells, jobs, {}) as progress:
+        yield progress.on_event

@@ -57,7 +57,7 @@ SuiteOption = Annotated[
     str,
     typer.Option(
         "--suite",
-        help="Suite to run: a name (see 'compatbench list suites') or a YAML file.",
+        help="Suite: a name (see 'compatbench list suites') or a YAML file.",
         autocompletion=complete_suites,
     ),
 ]

@@ -1,121 +1,191 @@
-"""What aligning by words gains over copying, from results; nothing is computed anew."""
+"""What aligning by words gains over copying, from a suite's results."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from compatbench.results.bootstrap import Interval, mean_interval
-from compatbench.results.measures import Mean, Upgrade, harmonic_mean, mean_over_seeds
+import pandas as pd
+
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.pages.markdown import code, percent
+from compatbench.pages.publish import RESULTS
+from compatbench.pages.svg import BLUE, GREY, RED
+from compatbench.results.aligned import copied_name
+from compatbench.results.bootstrap import mean_interval
+from compatbench.results.measures import Upgrade, harmonic_mean, mean_over_seeds, upgrade_pairs
 from compatbench.results.rows import Row
-from compatbench.results.store import MethodResults, SuiteResults
+from compatbench.results.store import SuiteResults, read_results
+from compatbench.studies.study_report import (
+    StudyReport,
+    TextTable,
+    interval_columns,
+    mean_columns,
+    new_figure,
+    records,
+    spread,
+    with_interval,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class AlignedGain:
-    """One method on one upgrade, copied and aligned; percent, mean over tasks.
+class GainsReport(StudyReport):
+    """Copied against aligned, for each upgrade.
 
     Attributes:
-        zero_shot: of the target.
-        gain: aligned minus copied accuracy on the target, in points, with an interval over the
-            tasks.
-        over_zero_shot: aligned minus the target's zero-shot, likewise.
+        gains: upgrade -> one row for each method, see ``compare_aligned``.
     """
 
-    method: str
-    title: str
-    source: Mean
-    copied: Mean
-    aligned: Mean
-    copied_h: Mean
-    aligned_h: Mean
-    zero_shot: float
-    gain: Interval
-    over_zero_shot: Interval
+    gains: Mapping[Upgrade, pd.DataFrame]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        frames = [
+            found.assign(source_backbone=pair[0], target_backbone=pair[1])
+            for pair, found in self.gains.items()
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def tables(self) -> list[TextTable]:
+        """One table for each upgrade that has results."""
+        header = ["Method", "Source", "Copied", "Aligned", "Gain", "Over zero-shot", "H copied"]
+        tables = []
+        for pair, found in self._known():
+            rows = [
+                [
+                    one["title"],
+                    *[spread(one, name) for name in ("source", "copied", "aligned")],
+                    *[with_interval(one, name) for name in ("gain", "over_zero_shot")],
+                    *[spread(one, name) for name in ("copied_h", "aligned_h")],
+                ]
+                for one in found
+            ]
+            zero_shot = percent(found[0]["zero_shot"])
+            head = f"{' → '.join(map(code, pair))}, the target's zero-shot is {zero_shot}:"
+            tables.append(TextTable([*header, "H aligned"], rows, head))
+        return tables
+
+    def draw(self) -> Figure | None:
+        """From copied to aligned, a line for each method, and the target's zero-shot."""
+        shown = self._known()
+        if not shown:
+            return None
+        most = max(len(found) for _, found in shown)
+        figure = new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (pair, found) in zip(panels, shown, strict=True):
+            ordered = sorted(found, key=lambda one: one["aligned"])
+            for row, one in enumerate(ordered):
+                values = one["copied"], one["aligned"]
+                axes.plot(values, (row, row), "-", color=GREY, linewidth=1)
+                axes.plot(values[:1], (row,), "o", color=RED, label="copied")
+                axes.plot(values[1:], (row,), "o", color=BLUE, label="aligned by words")
+            line = {"color": GREY, "linestyle": "--", "label": "zero-shot"}
+            axes.axvline(ordered[0]["zero_shot"], **line)
+            axes.set_yticks(range(len(ordered)), [one["title"] for one in ordered])
+            axes.set_xlim(left=0)
+            axes.set_xlabel("accuracy on the target, %")
+            axes.set_title(" → ".join(pair))
+        handles, labels = panels[0].get_legend_handles_labels()
+        kept = dict(zip(labels, handles, strict=True))
+        figure.legend(kept.values(), kept.keys(), loc="outside upper center", ncols=3)
+        return figure
+
+    def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
+        return [(pair, records(found)) for pair, found in self.gains.items() if len(found)]
 
 
-# (task, seed) -> (source accuracy, target accuracy, the target's zero-shot)
-_Figures = dict[tuple[str, int], tuple[float, float, float]]
+def study_aligned(suite: SuiteCard, out: Path = Path()) -> GainsReport:
+    """What aligning gains on a suite's upgrades, and on others of the suites shown under it.
+
+    Args:
+        out: folder of ``results/``.
+    """
+    gains: dict[Upgrade, pd.DataFrame] = {}
+    cards = map(suite_cards.read, suite_cards.names())
+    sections = [one for one in cards if one.publish == "section" and one.extends == suite.name]
+    for card in (suite, *sections):
+        results = read_results(out / RESULTS / card.name)
+        for pair in upgrade_pairs(card.upgrades):
+            found = compare_aligned(results, pair, max(card.shots))
+            if card is suite or len(found):
+                gains.setdefault(pair, found)
+    return GainsReport(gains)
 
 
-def aligned_gains(results: SuiteResults, upgrade: Upgrade, shots: int) -> list[AlignedGain]:
-    """The methods that have both ways on the same tasks and seeds, the largest gain first."""
-    gains = []
-    for name, aligned in results.of("words").items():
-        plain = results.methods.get(name)
+def compare_aligned(results: SuiteResults, upgrade: Upgrade, shots: int) -> pd.DataFrame:
+    """The methods that were both copied and aligned on the same tasks and seeds.
+
+    Returns:
+        One row for each method, the largest gain first, in percent: ``method``, ``title``; mean
+        and standard deviation over seeds of ``source``, ``copied``, ``aligned``, ``copied_h`` and
+        ``aligned_h``; ``zero_shot`` of the target; ``gain``, aligned minus copied accuracy on
+        the target, and ``over_zero_shot``, aligned minus the target's zero-shot, in points with
+        an interval over the tasks.
+    """
+    rows = []
+    for name, aligned in results.methods.items():
+        plain = results.methods.get(copied_name(name) or "")
         if plain is None:
             continue
-        one, other = (_figures(found.rows, upgrade, shots) for found in (plain, aligned))
-        if one and one.keys() == other.keys() and _is_whole(one):
-            gains.append(_compare(plain, one, other))
-    return sorted(gains, key=lambda gain: (-gain.gain.value, gain.method))
+        one, other = (_accuracies(of.rows, upgrade, shots) for of in (plain, aligned))
+        # No mean is taken over what happens to be there.
+        if one.empty or not one.index.equals(other.index) or not _is_whole(one):
+            continue
+        rows.append({"method": plain.info.name, "title": plain.info.title, **_compare(one, other)})
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows).sort_values("method")
+    return frame.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _is_whole(figures: _Figures) -> bool:
-    """Whether every task has every seed: no mean is taken over what happens to be there."""
-    tasks, seeds = {task for task, _ in figures}, {seed for _, seed in figures}
-    return len(figures) == len(tasks) * len(seeds)
-
-
-def _compare(plain: MethodResults, one: _Figures, other: _Figures) -> AlignedGain:
-    tasks = sorted({task for task, _ in one})
-    seeds = sorted({seed for _, seed in one})
-
-    def mean(figures: _Figures, which: int | None) -> Mean:
-        table = [
-            [
-                harmonic_mean(*figures[task, seed][:2])
-                if which is None
-                else figures[task, seed][which]
-                for task in tasks
-            ]
-            for seed in seeds
-        ]
-        found = mean_over_seeds(table)
-        assert found is not None
-        return found
-
-    def by_task(other_column: int) -> Interval:
-        """The aligned accuracy less another figure, over the tasks."""
-        base = one if other_column == 1 else other
-        return mean_interval(
-            [
-                statistics.fmean(
-                    other[task, seed][1] - base[task, seed][other_column] for seed in seeds
-                )
-                for task in tasks
-            ]
-        )
-
-    return AlignedGain(
-        method=plain.info.name,
-        title=plain.info.title,
-        source=mean(one, 0),
-        copied=mean(one, 1),
-        aligned=mean(other, 1),
-        copied_h=mean(one, None),
-        aligned_h=mean(other, None),
-        zero_shot=mean(one, 2).value,
-        gain=by_task(1),
-        over_zero_shot=by_task(2),
-    )
-
-
-def _figures(rows: Iterable[Row], upgrade: Upgrade, shots: int) -> _Figures:
-    """Of the tasks themselves, where both sides are there and no variant is meant."""
+def _accuracies(rows: Iterable[Row], upgrade: Upgrade, shots: int) -> pd.DataFrame:
+    """Accuracies by seed and task, where both sides are there and the task itself was measured."""
     source, target = upgrade
-    sides: dict[tuple[str, int], dict[str, Row]] = {}
+    sides: dict[tuple[int, str], dict[str, Row]] = {}
     for row in rows:
-        if (row.source, row.shots) == (source, shots) and row.test_set == row.task:
-            sides.setdefault((row.task, row.seed), {})[row.backbone] = row
-    found: _Figures = {}
-    for place, both in sides.items():
-        if source in both and target in both:
-            accuracies = both[source].accuracy, both[target].accuracy
-            row = both[target]
-            if accuracies[0] is None or accuracies[1] is None or not row.total:
-                continue
-            zero_shot = 100 * (row.zero_shot_correct or 0) / row.total
-            found[place] = (accuracies[0], accuracies[1], zero_shot)
-    return found
+        if (row.source, row.shots, row.test_set) == (source, shots, row.task):
+            sides.setdefault((row.seed, row.task), {})[row.backbone] = row
+    found: dict[tuple[int, str], dict[str, float | None]] = {}
+    for place, of in sorted(sides.items()):
+        if source in of and target in of:
+            found[place] = {
+                "source": of[source].accuracy,
+                "target": of[target].accuracy,
+                "zero_shot": of[target].zero_shot,
+            }
+    return pd.DataFrame.from_dict(found, orient="index").dropna()
+
+
+def _is_whole(accuracies: pd.DataFrame) -> bool:
+    """Whether every seed has every task."""
+    return not accuracies.unstack().isna().to_numpy().any()
+
+
+def _compare(copied: pd.DataFrame, aligned: pd.DataFrame) -> Mapping[str, Any]:
+    def mean(values: pd.Series) -> Any:
+        return mean_over_seeds(values.unstack().to_numpy().tolist())
+
+    def interval(values: pd.Series) -> Any:
+        return mean_interval(values.unstack().mean())
+
+    row: dict[str, Any] = {}
+    for name, of, column in (
+        ("source", copied, "source"),
+        ("copied", copied, "target"),
+        ("aligned", aligned, "target"),
+    ):
+        row |= mean_columns(name, mean(of[column]))
+    for name, of in (("copied_h", copied), ("aligned_h", aligned)):
+        both = [harmonic_mean(*pair) for pair in zip(of["source"], of["target"], strict=True)]
+        row |= mean_columns(name, mean(pd.Series(both, of.index)))
+    row["zero_shot"] = mean_columns("zero_shot", mean(copied["zero_shot"]))["zero_shot"]
+    row |= interval_columns("gain", interval(aligned["target"] - copied["target"]))
+    return row | interval_columns(
+        "over_zero_shot", interval(aligned["target"] - aligned["zero_shot"])
+    )

@@ -8,24 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
 
 from compatbench.backbone import Backbone
 from compatbench.data.cards import TrainingCard
-from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.cell import Cell
 from compatbench.engine.keys import cell_key, data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.identity import method_identity
-from compatbench.results.bootstrap import Interval, mean_interval, spearman_interval
-from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
+from compatbench.method.registry import method_identity
+from compatbench.pages.markdown import code, signed
+from compatbench.pages.svg import BLUE, GREY, RED
+from compatbench.results.bootstrap import mean_interval, spearman_interval
+from compatbench.results.measures import harmonic_mean, mean_over_seeds
 from compatbench.studies import depth_probe
 from compatbench.studies.depth_probe import DepthProbe
+from compatbench.studies.study_report import (
+    StudyReport,
+    TextTable,
+    correlation,
+    interval_columns,
+    mean_columns,
+    name_layers,
+    new_figure,
+    plot_means,
+    records,
+    spread,
+    with_interval,
+)
+from compatbench.studies.study_setup import StudySetup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Kind = Literal["bias", "map"]
 KINDS: tuple[Kind, ...] = ("bias", "map")
-LEAST_CURVES = 5  # below, a bootstrap's interval is not worth its name
+MEASURES = ("source", "target", "h", "source_gain", "target_gain")
+TRENDS = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
+_LINES = {
+    "source_gain": {"color": BLUE, "fmt": "o-", "label": "source"},
+    "target_gain": {"color": RED, "fmt": "s--", "label": "target, same module"},
+}
+LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
 
@@ -67,13 +93,11 @@ class DepthPlan:
             rates=self.rates,
             max_steps=self.training.max_steps,
         ).model_dump(mode="json")
-        name = DepthProbe.card.name
         training = self.training.model_dump(mode="json", exclude={"max_steps"})
+        identity = method_identity(DepthProbe)
         return Cell(
-            key=cell_key(
-                method_identity(DepthProbe), config, self.source, task, self.shots, seed, training
-            ),
-            method=name,
+            key=cell_key(identity, config, self.source, task, self.shots, seed, training),
+            method=DepthProbe.card.name,
             config=config,
             task=task,
             shots=self.shots,
@@ -86,58 +110,107 @@ class DepthPlan:
 
 
 @dataclass(frozen=True)
-class DepthPoint:
-    """A kind of module at one depth; all figures in percent or points, mean and std over seeds.
+class DepthReport(StudyReport):
+    """Accuracy and gain of the module at each depth, in percent and points.
 
     Attributes:
-        place: ``input``, ``block 1`` ..., ``output``.
-        source_gain, target_gain: over the zero-shot accuracy of the same backbone.
-        rates: the learning rates that the fits chose, smallest first.
+        points: one row for each kind and place: ``kind``, ``depth``, ``place`` (``input``,
+            ``block 1`` ..., ``output``), ``parameters``; mean and standard deviation over seeds
+            of ``source``, ``target``, ``h``, ``source_gain`` and ``target_gain``, the gains over
+            the zero-shot accuracy of the same backbone; ``rates``, the learning rates that the
+            fits chose, smallest first.
+        trends: one row for each ``kind`` and ``measure``: ``curves``, one for each task and seed;
+            ``correlation``, the mean over the curves of Spearman's correlation of measure and
+            depth, with an interval over the curves; ``trend`` in words.
     """
-
-    kind: Kind
-    depth: int
-    place: str
-    parameters: int
-    source: Mean
-    target: Mean
-    h: Mean
-    source_gain: Mean
-    target_gain: Mean
-    rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Trend:
-    """Whether a figure falls or rises with depth.
-
-    Attributes:
-        correlation: mean over curves of Spearman's correlation of figure and depth, with an
-            interval over the curves.
-        curves: how many there are, one for each task and seed.
-    """
-
-    kind: Kind
-    measure: Literal["source_gain", "target_gain", "h"]
-    correlation: Interval
-    curves: int
-
-    @property
-    def words(self) -> str:
-        """Rises, falls, or neither; of fewer curves than ``LEAST_CURVES`` nothing is said."""
-        if self.curves < LEAST_CURVES:
-            return f"too few curves to tell; {LEAST_CURVES} are needed"
-        words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}
-        return words[self.correlation.sign]
-
-
-@dataclass(frozen=True)
-class DepthReport:
-    """What the probes show."""
 
     plan: DepthPlan
-    points: tuple[DepthPoint, ...]
-    trends: tuple[Trend, ...]
+    points: pd.DataFrame
+    trends: pd.DataFrame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.points
+
+    def tables(self) -> list[TextTable]:
+        """All places, and the trends."""
+        rows = [
+            [
+                one["kind"],
+                one["place"],
+                f"{one['parameters']:,}",
+                *[spread(one, name) for name in ("source", "target", "h")],
+                signed(one["source_gain"]),
+                signed(one["target_gain"]),
+            ]
+            for one in records(self.points)
+        ]
+        plan = self.plan
+        head = (
+            f"{code(plan.source)} → {code(plan.target)}: {', '.join(map(code, plan.tasks))}; "
+            f"{plan.shots} shots, mean ± std over {len(plan.seeds)} seeds, at most "
+            f"{plan.training.max_steps} steps."
+        )
+        notes = [
+            f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
+            f"{with_interval(one, 'correlation', correlation)}"
+            for one in records(self.trends)
+        ]
+        header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
+        header += ["Source gain", "Target gain"]
+        return [TextTable(header, rows, head, notes, left=(0, 1))]
+
+    def draw(self) -> Figure:
+        """Gain on source and target against the depth of the module."""
+        figure = new_figure(9, 3.4)
+        panels = figure.subplots(1, len(KINDS), sharey=True)
+        for axes, kind in zip(panels, KINDS, strict=True):
+            points = [one for one in records(self.points) if one["kind"] == kind]
+            axes.axhline(0, color=GREY, linewidth=1)
+            for column, style in _LINES.items():
+                plot_means(axes, range(len(points)), points, column, **style)
+            axes.set_title(f"{kind}, {points[0]['parameters']:,} parameters")
+            axes.set_xlabel("depth in the text tower")
+            name_layers(axes, len(points))
+        panels[0].set_ylabel("gain over zero-shot, points")
+        panels[-1].legend()
+        plan = self.plan
+        figure.suptitle(f"{plan.source} → {plan.target}, {plan.shots} shots", fontsize=10)
+        return figure
+
+
+def study_depth(
+    setup: StudySetup,
+    tasks: str | None = None,
+    shots: int | None = None,
+    seeds: Sequence[int] | None = None,
+    steps: int = 100,
+    rates: Sequence[float] = depth_probe.RATES,
+) -> DepthReport:
+    """Fits and measures what is not in ``runs/depth`` yet, and reads the report.
+
+    Args:
+        tasks: names and globs of tasks that have training images; by default the suite's.
+        shots, seeds: by default the suite's largest number of shots, and its seeds.
+        steps: most optimiser steps of a fit.
+        rates: learning rates, of which each fit chooses on its validation images.
+
+    Raises:
+        CompatbenchError: an unknown name, backbones that do not fit each other, a store that
+            cannot be written, or cells that failed.
+    """
+    setup.require_upgrade()
+    plan = plan_depth(
+        *setup.backbones,
+        setup.training_tasks(tasks),
+        shots or max(setup.suite.shots),
+        seeds or setup.suite.seeds,
+        setup.suite.training.model_copy(update={"max_steps": steps}),
+        rates,
+    )
+    store = RunStore(setup.out / "runs" / FOLDER)
+    setup.run(plan.cells(), store)
+    return read_depth(plan, store)
 
 
 def plan_depth(
@@ -155,24 +228,19 @@ def plan_depth(
         CompatbenchError: their text towers differ in width or depth, so that no module can
             be carried from every place of the one to the same place of the other.
     """
-    for what, of in (("width", "token_width"), ("number of blocks", "depth")):
-        sizes = [getattr(b if of == "token_width" else b.text, of) for b in (source, target)]
+    for what, sizes in (
+        ("width", (source.token_width, target.token_width)),
+        ("number of blocks", (source.text.depth, target.text.depth)),
+    ):
         if sizes[0] != sizes[1]:
             raise CompatbenchError(
                 f"the text towers of '{source.name}' and '{target.name}' differ in {what} "
                 f"({sizes[0]} and {sizes[1]}): a module of one has no place in the other; "
                 "give two backbones of one size"
             )
-    return DepthPlan(
-        source.name,
-        target.name,
-        source.text.depth + 2,
-        tuple(tasks),
-        shots,
-        tuple(seeds),
-        training,
-        tuple(rates),
-    )
+    depths = source.text.depth + 2
+    lists = tuple(tasks), shots, tuple(seeds)
+    return DepthPlan(source.name, target.name, depths, *lists, training, tuple(rates))
 
 
 def read_depth(plan: DepthPlan, store: RunStore) -> DepthReport:
@@ -181,101 +249,61 @@ def read_depth(plan: DepthPlan, store: RunStore) -> DepthReport:
     Raises:
         CompatbenchError: a cell is missing or failed; a mean over the others would mislead.
     """
+    fits = pd.DataFrame([_read_fit(cell, store) for cell in plan.cells()])
     points, trends = [], []
-    for kind in KINDS:
-        tables: dict[str, list[list[list[float]]]] = {"source_gain": [], "target_gain": [], "h": []}
-        for depth in range(plan.depths):
-            point, values = _read_point(plan, store, kind, depth)
-            points.append(point)
-            for measure, table in tables.items():
-                table.append(values[measure])
-        trends += [_trend(kind, measure, table) for measure, table in tables.items()]
-    return DepthReport(plan, tuple(points), tuple(trends))
+    for kind, of_kind in fits.groupby("kind"):
+        points += [_point(of_place, plan) for _, of_place in of_kind.groupby("depth")]
+        trends += [_trend(of_kind, str(kind), measure) for measure in TRENDS]
+    return DepthReport(plan, pd.DataFrame(points), pd.DataFrame(trends))
 
 
-def _read_point(
-    plan: DepthPlan, store: RunStore, kind: Kind, depth: int
-) -> tuple[DepthPoint, dict[str, list[list[float]]]]:
-    """A point, and its figures before they are averaged: measure -> ``[seeds, tasks]``."""
-    cells = [[plan.cell(kind, depth, task, seed) for task in plan.tasks] for seed in plan.seeds]
-    pairs = [[_pair(cell, store) for cell in row] for row in cells]
-    values: dict[str, list[list[float]]] = {
-        "source": [[s.accuracy for s, _ in row] for row in pairs],
-        "target": [[t.accuracy for _, t in row] for row in pairs],
-        "h": [[harmonic_mean(s.accuracy, t.accuracy) for s, t in row] for row in pairs],
-        "source_gain": [[s.gain for s, _ in row] for row in pairs],
-        "target_gain": [[t.gain for _, t in row] for row in pairs],
-    }
-    means = {name: mean_over_seeds(rows) for name, rows in values.items()}
-    records = [store.read(cell.key) for row in cells for cell in row]
-    rates = [float(store.read_module(one)["rate"]) for one in records]  # type: ignore[arg-type, index]
-    blocks = plan.depths - 2
-    place = "input" if depth == 0 else "output" if depth > blocks else f"block {depth}"
-    point = DepthPoint(
-        kind=kind,
-        depth=depth,
-        place=place,
-        parameters=records[0].parameters,  # type: ignore[union-attr]
-        rates=tuple(sorted(set(rates))),
-        **means,  # type: ignore[arg-type]
-    )
-    return point, values
-
-
-@dataclass(frozen=True)
-class _Measured:
-    accuracy: float
-    gain: float
-
-
-def _pair(cell: Cell, store: RunStore) -> tuple[_Measured, _Measured]:
-    done: CellRecord | None = store.read(cell.key)
+def _read_fit(cell: Cell, store: RunStore) -> dict[str, Any]:
+    """One fit on source and target, in percent and points."""
+    done, depth = store.read(cell.key), cell.config["depth"]
     if done is None or done.status != "ok":
         why = f": {done.error}" if done else ""
-        raise CompatbenchError(f"{cell} at depth {cell.config['depth']} has no result{why}")
-    found = []
-    for backbone in cell.backbones:
+        raise CompatbenchError(f"{cell} at depth {depth} has no result{why}")
+    row: dict[str, Any] = {"kind": cell.config["kind"], "depth": depth, "task": cell.task}
+    row |= {"seed": cell.seed, "parameters": done.parameters}
+    for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
         record = done.find(backbone, cell.task, data_key(backbone, cell.task))
         if record is None or record.status != "ok":
             why = f": {record.reason}" if record else ""
-            raise CompatbenchError(
-                f"{cell} at depth {cell.config['depth']} was not measured on {backbone}{why}"
-            )
-        found.append(_measured(record))
-    return found[0], found[1]
+            raise CompatbenchError(f"{cell} at depth {depth} was not measured on {backbone}{why}")
+        correct, zero_shot, total = record.correct, record.zero_shot_correct, record.total
+        assert correct is not None
+        assert zero_shot is not None
+        assert total
+        row |= {side: 100 * correct / total, f"{side}_gain": 100 * (correct - zero_shot) / total}
+    module = store.read_module(done)
+    if module is None:
+        raise CompatbenchError(f"{cell} at depth {depth} has lost its module")
+    return row | {"h": harmonic_mean(row["source"], row["target"]), "rate": float(module["rate"])}
 
 
-def _measured(record: Record) -> _Measured:
-    assert record.correct is not None
-    assert record.zero_shot_correct is not None
-    assert record.total
-    correct, zero_shot = record.correct, record.zero_shot_correct
-    return _Measured(100 * correct / record.total, 100 * (correct - zero_shot) / record.total)
+def _point(fits: pd.DataFrame, plan: DepthPlan) -> dict[str, Any]:
+    """The fits of one kind at one depth, as a row of the report."""
+    first, blocks = records(fits)[0], plan.depths - 2
+    depth = first["depth"]
+    row = {
+        "kind": first["kind"],
+        "depth": depth,
+        "place": "input" if depth == 0 else "output" if depth > blocks else f"block {depth}",
+        "parameters": first["parameters"],
+    }
+    for measure in MEASURES:
+        by_seed = fits.pivot(index="seed", columns="task", values=measure)
+        row |= mean_columns(measure, mean_over_seeds(by_seed.to_numpy().tolist()))
+    return row | {"rates": tuple(sorted(set(fits["rate"])))}
 
 
-def _trend(kind: Kind, measure: str, table: Sequence[Sequence[Sequence[float]]]) -> Trend:
-    """The trend of a measure, ``[depths, seeds, tasks]``."""
-    seeds, tasks = range(len(table[0])), range(len(table[0][0]))
-    curves = [[at[seed][task] for at in table] for seed in seeds for task in tasks]
+def _trend(fits: pd.DataFrame, kind: str, measure: str) -> dict[str, Any]:
+    curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
     # A figure that is the same at every depth has no trend.
-    found = [spearman_interval(range(len(table)), curve) for curve in curves]
-    correlation = mean_interval([one.value if one else 0.0 for one in found])
-    return Trend(kind, measure, correlation, len(curves))  # type: ignore[arg-type]
-
-
-def describe_trends(report: DepthReport) -> list[str]:
-    """What the trends say, one line each."""
-    names = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
-    lines = []
-    for trend in report.trends:
-        found = trend.correlation
-        interval = f" ({found.low:+.2f} to {found.high:+.2f})" if found.bounded else ""
-        lines.append(
-            f"{trend.kind}, {names[trend.measure]}: {trend.words}; ρ = {found.value:+.2f}{interval}"
-        )
-    return lines
-
-
-def store_of(out: Path) -> RunStore:
-    """Where the probes' cells are kept: ``runs/depth``, apart from the suites' cells."""
-    return RunStore(out / "runs" / FOLDER)
+    found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
+    interval = mean_interval([one.value if one else 0.0 for one in found])
+    words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
+    if len(found) < LEAST_CURVES:
+        words = f"too few curves to tell; {LEAST_CURVES} are needed"
+    row = {"kind": kind, "measure": measure, "curves": len(found)}
+    return row | interval_columns("correlation", interval) | {"trend": words}

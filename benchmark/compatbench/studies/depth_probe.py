@@ -1,7 +1,7 @@
-"""The depth probe: one small module that can stand at any depth of the text tower.
+"""The depth probe: one small module that can be inserted at any depth of the text tower.
 
-It is a method like those in ``methods/``, but no contender: it is there to hold everything
-but the depth fixed.
+It is a method like those in ``methods/``, but it is not ranked: it holds everything but the
+depth fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from compatbench.method import (
 )
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
-from compatbench.studies.hidden import text_states
+from compatbench.studies.tower_states import text_states
 
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 MOST_ROWS = 8192  # that go through the blocks at once, with all that their gradient needs
@@ -45,8 +45,8 @@ class DepthProbe(TrainedMethod):
 
     States grow with depth, so that one learning rate is not the same step everywhere: each
     of ``rates`` is tried with the same draws, and the one with the highest accuracy on the
-    few-shot validation images is kept, of equal ones the smallest. Recipe: AdamW without
-    weight decay, batch 32, a cosine over steps.
+    few-shot validation images is kept; the smallest one if several are equal. Recipe: AdamW
+    without weight decay, batch 32, a cosine over steps.
     """
 
     card = MethodCard(
@@ -100,16 +100,13 @@ class DepthProbe(TrainedMethod):
             recipe = self.config.recipe.model_copy(update={"lr": rate})
             probe = DepthProbe(self.config.model_copy(update={"recipe": recipe}))
             probe._frozen = self._frozen
-            fitted = probe._fit_once(backbone, data, rng)
+            fitted = super(DepthProbe, probe).fit(backbone, data, rng)
             module = Module(fitted.trained, {"rate": torch.tensor(rate, dtype=torch.float64)})
             right = self._right(module, backbone, data) if len(rates) > 1 else 0
             if best is None or right > best[0]:
                 best = right, module
         assert best is not None
         return best[1]
-
-    def _fit_once(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        return super().fit(backbone, data, rng)
 
     @torch.no_grad()
     def _right(self, module: Module, backbone: Backbone, data: FewShotData) -> int:
@@ -185,26 +182,18 @@ def encode_from(
     return anatomy.project(function(rows) if depth > len(blocks) else rows)
 
 
-class _Before(nn.Module):
-    """A block that gets what a function makes of its input."""
+class _Wrapped(nn.Module):
+    """A block, or norm, with a function of the rows that enter or leave it."""
 
-    def __init__(self, function: nn.Module, block: nn.Module) -> None:
+    def __init__(
+        self, block: nn.Module, before: nn.Module | None = None, after: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self._function, self._block = function, block
+        self._block, self._before, self._after = block, before, after
 
     def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
-        return self._block(self._function(x), **options)
-
-
-class _Behind(nn.Module):
-    """A block, or norm, whose output a function changes."""
-
-    def __init__(self, block: nn.Module, function: nn.Module) -> None:
-        super().__init__()
-        self._block, self._function = block, function
-
-    def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
-        return self._function(self._block(x, **options))
+        x = self._block(self._before(x) if self._before else x, **options)
+        return self._after(x) if self._after else x
 
 
 def insert(anatomy: Anatomy, depth: int, function: nn.Module) -> Anatomy:
@@ -216,9 +205,9 @@ def insert(anatomy: Anatomy, depth: int, function: nn.Module) -> Anatomy:
     """
     blocks = list(anatomy.blocks)
     if depth > len(blocks):
-        return dataclasses.replace(anatomy, ln_final=_Behind(anatomy.ln_final, function))
+        return dataclasses.replace(anatomy, ln_final=_Wrapped(anatomy.ln_final, after=function))
     if depth == 0:
-        blocks[0] = _Before(function, blocks[0])
+        blocks[0] = _Wrapped(blocks[0], before=function)
     else:
-        blocks[depth - 1] = _Behind(blocks[depth - 1], function)
+        blocks[depth - 1] = _Wrapped(blocks[depth - 1], after=function)
     return dataclasses.replace(anatomy, blocks=tuple(blocks))

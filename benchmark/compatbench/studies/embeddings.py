@@ -1,10 +1,12 @@
-"""How class tokens and text features have moved, and whether that tells what methods lose."""
+"""How class tokens and text features have moved, and whether that predicts what methods lose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +15,11 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task
-from compatbench.pages.suite_page import SuitePage
-from compatbench.results.bootstrap import Interval, spearman_interval
+from compatbench.pages.markdown import code
+from compatbench.pages.publish import suite_page
+from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.svg import BLUE, GREY, SKY
+from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Standing, Upgrade
 from compatbench.studies.similarity import (
     linear_cka,
@@ -23,44 +28,23 @@ from compatbench.studies.similarity import (
     procrustes_residual,
     row_cosines,
 )
+from compatbench.studies.study_report import (
+    StudyReport,
+    TextTable,
+    correlation,
+    decimals,
+    interval_columns,
+    interval_text,
+    new_figure,
+    records,
+)
+from compatbench.studies.study_setup import StudySetup
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NEIGHBOURS = 5
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """One task before and after an upgrade; None where a figure is not defined.
-
-    Token figures are of the classes' mean token embeddings, text figures of the text
-    features of the task's first template, image figures of the test images' class means.
-
-    Attributes:
-        token_cosine: mean over classes of the cosine between old and new; None if the widths
-            differ.
-        text_cosine: the same of text features; None if the joint spaces differ in size.
-        text_procrustes: what the best rotation and scale leave of the difference, 0 to 1.
-        text_cka, image_cka: linear CKA over the classes.
-        text_neighbours: share of the nearest other classes that stay the same.
-        image_procrustes, image_neighbours: as for text features.
-        source_gap, target_gap: distance of the means of normalised image and text features.
-    """
-
-    task: str
-    classes: int
-    token_cosine: float | None
-    text_cosine: float | None
-    text_procrustes: float | None
-    text_cka: float | None
-    text_neighbours: float | None
-    image_procrustes: float | None
-    image_cka: float | None
-    image_neighbours: float | None
-    source_gap: float
-    target_gap: float
-    gap_change: float
-
-
-# What may tell a loss beforehand, by the name of the figure.
+# What may predict a loss, by column of the geometry.
 PREDICTORS = {
     "token_cosine": "token cosine",
     "text_cosine": "text cosine",
@@ -75,56 +59,137 @@ PREDICTORS = {
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """How well a figure of the tasks tells, by rank, what a method loses on them.
+class EmbeddingsReport(StudyReport):
+    """The geometry of all tasks, and how it goes with what methods lose.
 
     Attributes:
-        method: its name; empty for the mean over all complete methods.
-        loss: mean over tasks of the loss, in points.
-        correlation: Spearman's, with an interval over tasks; None if it is not defined.
+        geometry: one row for each task, see ``measure_geometry``.
+        cosines: task -> class -> cosine of its old and new text feature.
+        predictions: see ``predict_losses``; empty without results.
     """
 
-    method: str
-    measure: str
-    tasks: int
-    loss: float
-    correlation: Interval | None
+    geometry: pd.DataFrame
+    cosines: Mapping[str, Mapping[str, float | None]]
+    predictions: pd.DataFrame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.geometry
+
+    def tables(self) -> list[TextTable]:
+        """The figures of every task; and, if there are results, how they go with the losses."""
+        names = [name for name in PREDICTORS if name != "gap_change"]
+        rows = [
+            [
+                one["task"],
+                *[decimals(one[name], 2) for name in names],
+                f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
+            ]
+            for one in records(self.geometry)
+        ]
+        header = ["Task", *[PREDICTORS[name] for name in names], "gap"]
+        tables = [TextTable(header, rows, markup={0: code})]
+        if not self.predictions.empty:
+            rows = [
+                [
+                    PREDICTORS[one["measure"]],
+                    decimals(one["correlation"], 2, "+"),
+                    interval_text(one, "correlation", correlation),
+                    f"{one['clear']} of {one['methods']}",
+                ]
+                for one in records(summarize_predictions(self.predictions))
+            ]
+            header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods off 0"]
+            tables.append(TextTable(header, rows))
+        return tables
+
+    def draw(self) -> Figure | None:
+        """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
+        if self.predictions.empty:
+            return None
+        figure = new_figure(7, 3.6)
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linewidth=1)
+        of_methods = [one for one in records(self.predictions) if one["method"]]
+        summaries = records(summarize_predictions(self.predictions))[::-1]
+        for row, one in enumerate(summaries):
+            each = [m["correlation"] for m in of_methods if m["measure"] == one["measure"]]
+            each = [value for value in each if value is not None]
+            axes.plot(each, [row - 0.25] * len(each), "|", color=SKY, label="each method")
+            if (mean := one["correlation"]) is not None:
+                error = [[mean - one["correlation_low"]], [one["correlation_high"] - mean]]
+                style = {"fmt": "o", "color": BLUE, "capsize": 3, "label": "mean loss"}
+                axes.errorbar(mean, row, xerr=error, **style)
+        axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_xlabel("rank correlation with the loss, over tasks")
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+        return figure
+
+
+def study_embeddings(setup: StudySetup, tasks: str | None = None) -> EmbeddingsReport:
+    """Compares the class embeddings of two backbones, and holds them against the suite's results.
+
+    Args:
+        tasks: names and globs; by default those of the suite.
+
+    Raises:
+        CompatbenchError: an unknown name, or a broken results file.
+    """
+    chosen, (source, target), cache = setup.load_tasks(tasks), setup.backbones, setup.cache
+    geometry = pd.DataFrame([measure_geometry(source, target, one, cache) for one in chosen])
+    cosines = {
+        one.name: dict(
+            zip(one.labels.names, class_cosines(source, target, one.labels), strict=True)
+        )
+        for one in chosen
+    }
+    page = suite_page(setup.suite, setup.out)
+    upgrade = source.name, target.name
+    return EmbeddingsReport(geometry, cosines, predict_losses(page, geometry, upgrade))
 
 
 def measure_geometry(
     source: Backbone, target: Backbone, task: Task, cache: FeatureCache
-) -> Geometry:
-    """The figures of one task.
+) -> dict[str, str | float | None]:
+    """The figures of one task before and after an upgrade; None where one is not defined.
+
+    Token figures are of the classes' mean token embeddings, text figures of the text
+    features of the task's first template, image figures of the test images' class means.
+
+    Returns:
+        ``task``, ``classes``; ``token_cosine``, ``text_cosine``: mean over classes of the
+        cosine between old and new, if the widths are equal; ``*_procrustes``: what the best
+        rotation and scale leave of the difference, 0 to 1; ``*_cka``: linear CKA over the
+        classes; ``*_neighbours``: share of the nearest other classes that stay the same;
+        ``source_gap``, ``target_gap``: distance of the means of normalised image and text
+        features; ``gap_change``.
 
     Raises:
         CompatbenchError: a prompt too long for a text tower, or images that cannot be read.
     """
-    labels = task.labels
-    tokens = mean_tokens(source, labels), mean_tokens(target, labels)
-    texts = _text_features(source, labels), _text_features(target, labels)
-    images = _image_features(source, task, cache), _image_features(target, task, cache)
-    targets = torch.tensor([sample.label for sample in task.split("test")])
-    means = _class_means(images[0], targets), _class_means(images[1], targets)
-    count = min(NEIGHBOURS, len(labels) - 1)
-    shared = len(means[0])
-    gaps = [modality_gap(*both) for both in zip(images, texts, strict=True)]
-    return Geometry(
-        task=task.name,
-        classes=len(labels),
-        token_cosine=_mean_cosine(*tokens),
-        text_cosine=_mean_cosine(*texts),
-        text_procrustes=procrustes_residual(*texts),
-        text_cka=linear_cka(*texts),
-        text_neighbours=neighbour_overlap(*texts, count) if count else None,
-        image_procrustes=procrustes_residual(*means),
-        image_cka=linear_cka(*means),
-        image_neighbours=neighbour_overlap(*means, min(NEIGHBOURS, shared - 1))
-        if shared > 1
-        else None,
-        source_gap=gaps[0],
-        target_gap=gaps[1],
-        gap_change=gaps[1] - gaps[0],
-    )
+    labels, models = task.labels, (source, target)
+    tokens = [mean_tokens(model, labels) for model in models]
+    texts = [_text_features(model, labels) for model in models]
+    samples = list(task.split("test"))
+    images = [F.normalize(cache.features(one, task, samples).cpu(), dim=-1) for one in models]
+    targets = torch.tensor([sample.label for sample in samples])
+    # The mean of each class that has images, in label order.
+    means = [
+        torch.stack([features[targets == label].mean(0) for label in targets.unique()])
+        for features in images
+    ]
+    row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
+    row["token_cosine"] = _mean_cosine(*tokens)
+    row["text_cosine"] = _mean_cosine(*texts)
+    for name, (old, new) in (("text", texts), ("image", means)):
+        count = min(NEIGHBOURS, len(old) - 1)
+        row[f"{name}_procrustes"] = procrustes_residual(old, new)
+        row[f"{name}_cka"] = linear_cka(old, new)
+        row[f"{name}_neighbours"] = neighbour_overlap(old, new, count) if count else None
+    before, after = (modality_gap(*both) for both in zip(images, texts, strict=True))
+    return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
 
 
 def class_cosines(source: Backbone, target: Backbone, labels: Labels) -> list[float | None]:
@@ -141,73 +206,57 @@ def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
     return ((rows * inside[..., None]).sum(1) / counts[:, None]).cpu()
 
 
-def predict_losses(
-    page: SuitePage, geometry: Sequence[Geometry], upgrade: Upgrade
-) -> list[Prediction]:
+def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) -> pd.DataFrame:
     """Correlates every figure with every complete method's loss, and with the mean loss.
 
     The loss on a task is the gain on the source minus the gain on the target, each over
     the zero-shot of its own backbone: what the module is worth less after the upgrade.
 
     Returns:
-        Nothing if the suite has no such upgrade, or no complete method.
+        One row for each ``method`` (empty: the mean over methods) and ``measure``: number of
+        ``tasks``, mean ``loss`` in points, and Spearman's ``correlation`` over tasks with an
+        interval, missing if it is not defined. No rows if the suite has no such upgrade, or no
+        complete method.
     """
-    if upgrade not in page.expected.upgrades:
-        return []
-    known = [one for one in geometry if one.task in page.expected.tasks]
-    tasks = [one.task for one in known]
+    known = geometry.loc[geometry["task"].isin(page.expected.tasks)]
     losses: dict[str, list[float]] = {}
-    for ranked in page.ranks(upgrade, max(page.expected.shots)):
-        standing = ranked.standing
-        if standing.state == "complete" and standing.info.depth != "none":
-            losses[standing.info.name] = [_loss(standing, task) for task in tasks]
-    if not losses or not tasks:
-        return []
-    columns = zip(*losses.values(), strict=True)
-    losses = {"": [sum(column) / len(losses) for column in columns], **losses}
-    return [
-        Prediction(
-            method,
-            measure,
-            len(tasks),
-            sum(values) / len(values),
-            _correlate([getattr(one, measure) for one in known], values),
-        )
+    if upgrade in page.expected.upgrades and len(known):
+        for ranked in page.ranks(upgrade, max(page.expected.shots)):
+            standing = ranked.standing
+            if standing.state == "complete" and standing.info.depth != "none":
+                losses[standing.info.name] = [_loss(standing, task) for task in known["task"]]
+    if losses:
+        columns = zip(*losses.values(), strict=True)
+        losses = {"": [sum(column) / len(losses) for column in columns], **losses}
+    rows = [
+        {"method": method, "measure": measure, "tasks": len(known)}
+        | {"loss": sum(values) / len(values)}
+        | _correlate(known[measure], values)
         for method, values in losses.items()
         for measure in PREDICTORS
     ]
+    return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class PredictionSummary:
-    """One figure against the losses of all methods.
+def summarize_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row for each figure: its correlation with the mean loss, and with each method's.
 
-    Attributes:
-        mean: its correlation with the mean loss over methods.
-        clear: methods whose interval does not contain 0.
+    Returns:
+        ``measure``, ``correlation`` with an interval; ``clear``, the methods whose interval does
+        not contain 0, of all ``methods``.
     """
-
-    measure: str
-    mean: Interval | None
-    clear: int
-    methods: int
-
-
-def summarize_predictions(predictions: Sequence[Prediction]) -> list[PredictionSummary]:
-    """One line per figure, in the order of ``PREDICTORS``."""
-    summaries = []
-    for measure in PREDICTORS:
-        of = [one for one in predictions if one.measure == measure]
-        (mean,) = [one.correlation for one in of if not one.method]
-        found = [one.correlation for one in of if one.method]
-        clear = sum(one is not None and one.sign != 0 for one in found)
-        summaries.append(PredictionSummary(measure, mean, clear, len(found)))
-    return summaries
+    mean = predictions.loc[predictions["method"] == ""]
+    each = predictions.loc[predictions["method"] != ""]
+    sure = (each["correlation_low"] > 0) | (each["correlation_high"] < 0)
+    clear = each.loc[sure, "measure"].value_counts()
+    names = ["measure", "correlation", "correlation_low", "correlation_high"]
+    counts = mean["measure"].map(clear).fillna(0).astype(int)
+    return mean.loc[:, names].assign(clear=counts, methods=each["method"].nunique())
 
 
-def _correlate(figures: Sequence[float | None], losses: Sequence[float]) -> Interval | None:
-    known = [figure for figure in figures if figure is not None]
-    return spearman_interval(known, losses) if len(known) == len(losses) else None
+def _correlate(figures: pd.Series, losses: Sequence[float]) -> dict[str, float | None]:
+    found = None if figures.isna().any() else spearman_interval(figures, losses)
+    return interval_columns("correlation", found)
 
 
 def _loss(standing: Standing, task: str) -> float:
@@ -223,14 +272,3 @@ def _mean_cosine(x: Tensor, y: Tensor) -> float | None:
 
 def _text_features(backbone: Backbone, labels: Labels) -> Tensor:
     return F.normalize(backbone.text_features(labels.fill()).cpu(), dim=-1)
-
-
-def _image_features(backbone: Backbone, task: Task, cache: FeatureCache) -> Tensor:
-    features = cache.features(backbone, task, list(task.split("test"))).cpu()
-    return F.normalize(features, dim=-1)
-
-
-def _class_means(features: Tensor, targets: Tensor) -> Tensor:
-    """The mean of each class that has images, in label order, ``[classes, e]``."""
-    present = targets.unique()
-    return torch.stack([features[targets == label].mean(0) for label in present])

@@ -1,4 +1,4 @@
-"""How much of an upgrade is a turn of the joint space, seen by words and by images."""
+"""How much of an upgrade is a rotation of the joint space, by words and by images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,49 +14,47 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
+from compatbench.pages.markdown import code
 from compatbench.studies.similarity import modality_gap, row_cosines
+from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
+from compatbench.studies.study_setup import StudySetup
 from compatbench.transfer.rotation import Alignment, fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
+MAPS = {"none": "as it is", "words": "turned by words", "images": "turned by images"}
+FIGURES = {
+    "word_residual": "what is left of the words' differences",
+    "image_residual": "what is left of the images' differences",
+    "word_cosine": "cosine of the same word",
+    "image_cosine": "cosine of the same image",
+    "image_distance": "distance of the mean images",
+    "angle": "mean principal angle of the words, degrees",
+}
 
 
 @dataclass(frozen=True)
-class MapFigures:
-    """Source and target held against each other through one map between their spaces.
-
-    Attributes:
-        map: ``none`` (as a copied module sees it), ``words`` or ``images``: what the turn was
-            found from. The images are for this analysis alone.
-        word_residual, image_residual: what the map and one scale leave of the differences of
-            words, and of test images, 0 to 1.
-        word_cosine, image_cosine: mean cosine of the same word, or image, on both.
-        image_distance: distance of the mean image of source and target.
-        angle: mean principal angle, in degrees, of the directions that bear most of the words'
-            variance on each side.
-    """
-
-    map: str
-    word_residual: float
-    image_residual: float
-    word_cosine: float
-    image_cosine: float
-    image_distance: float
-    angle: float
-
-
-@dataclass(frozen=True)
-class GaugeReport:
-    """The figures of a pair.
+class GaugeReport(StudyReport):
+    """Two joint spaces held against each other.
 
     Attributes:
         sizes: of the joint spaces, source and target.
         rank: directions that the words determine.
         turn: median angle, in degrees, by which the words say that the space has turned; None
             where the sizes differ.
-        agreement: of the turns found from words and from images, trace(R_wᵀ R_i) / min(e): 1
+        agreement: of the rotations found from words and from images, trace(R_wᵀ R_i) / min(e): 1
             if they are one, about 0 if they have nothing to do with each other.
         source_gap, target_gap: distance of the mean image and the mean word of one model.
+        maps: one row for each ``map`` between the spaces: ``none`` (as a copied module sees the
+            target), and the rotations found from ``words`` and from ``images``, the latter for
+            this analysis alone.
+
+            * ``word_residual``, ``image_residual``: what the map and one scale leave of the
+              differences of words, and of test images, 0 to 1;
+            * ``word_cosine``, ``image_cosine``: mean cosine of the same word, or image;
+            * ``image_distance``: distance of the mean image of source and target;
+            * ``angle``: mean principal angle, in degrees, of the directions that hold most of the
+              words' variance on each side.
     """
 
     source: str
@@ -69,7 +68,46 @@ class GaugeReport:
     agreement: float
     source_gap: float
     target_gap: float
-    maps: tuple[MapFigures, ...]
+    maps: pd.DataFrame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.maps
+
+    def tables(self) -> list[TextTable]:
+        """The figures, one column for each map."""
+        maps = records(self.maps)
+        rows = [
+            [title, *[decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
+            for name, title in FIGURES.items()
+        ]
+        source, target = self.sizes
+        sizes = f"{source} directions" if source == target else f"{source} and {target} directions"
+        turned = ""
+        if self.turn is not None:
+            turned = f"; by them the space has turned by {self.turn:.0f}° (median over its planes)"
+        notes = [
+            f"{self.words:,} words and {self.images:,} test images; {sizes}, of which the words "
+            f"determine {self.rank}{turned}.",
+            "The turn found from words and the one found from images agree to "
+            f"{self.agreement:.2f} (1: the same; 0: unrelated).",
+            f"Modality gap: {self.source_gap:.2f} on the source, {self.target_gap:.2f} on the "
+            "target; no turn changes it.",
+        ]
+        head = f"{code(self.source)} → {code(self.target)}:"
+        return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
+
+
+def study_gauge(setup: StudySetup, tasks: str | None = None) -> GaugeReport:
+    """Compares the joint spaces of two backbones.
+
+    Args:
+        tasks: names and globs of the tasks whose test images are used; by default the suite's.
+
+    Raises:
+        CompatbenchError: an unknown name, or images that cannot be read.
+    """
+    return measure_gauge(*setup.backbones, setup.load_tasks(tasks), setup.cache, setup.words)
 
 
 def measure_gauge(
@@ -88,9 +126,13 @@ def measure_gauge(
     images = _image_features(source, tasks, cache), _image_features(target, tasks, cache)
     by_words, by_images = fit_rotation(*texts), fit_rotation(*images)
     sizes = texts[0].shape[1], texts[1].shape[1]
-    turns = {"words": by_words.rotation, "images": by_images.rotation}
-    if sizes[0] == sizes[1]:
-        turns = {"none": torch.eye(sizes[0]).double(), **turns}
+    same_size = sizes[0] == sizes[1]
+    rotations = {"words": by_words.rotation, "images": by_images.rotation}
+    if same_size:
+        rotations = {"none": torch.eye(sizes[0]).double(), **rotations}
+    maps = [
+        {"map": name, **_compare(texts, images, rotation)} for name, rotation in rotations.items()
+    ]
     return GaugeReport(
         source=source.name,
         target=target.name,
@@ -99,11 +141,11 @@ def measure_gauge(
         words=len(texts[0]),
         images=len(images[0]),
         rank=by_words.rank,
-        turn=median_angle(by_words) if sizes[0] == sizes[1] else None,
+        turn=median_angle(by_words) if same_size else None,
         agreement=float((by_words.rotation * by_images.rotation).sum()) / min(sizes),
         source_gap=modality_gap(images[0], texts[0]),
         target_gap=modality_gap(images[1], texts[1]),
-        maps=tuple(_figures(name, turn, texts, images) for name, turn in turns.items()),
+        maps=pd.DataFrame(maps),
     )
 
 
@@ -116,42 +158,37 @@ def median_angle(alignment: Alignment) -> float:
 def principal_angles(x: Tensor, y: Tensor, share: float = LEADING) -> Tensor:
     """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
 
-    As many directions are taken as bear ``share`` of the variance of ``y``.
+    As many directions are taken as hold ``share`` of the variance of ``y``.
     """
-    bases = []
-    count = 0
-    for features in (y, x):
-        _, s, v = torch.linalg.svd(features - features.mean(0), full_matrices=False)
-        if not count:
-            borne = s.square().cumsum(0) / s.square().sum()
-            count = int((borne < share).sum()) + 1
-        bases.append(v[:count])
-    cosines = torch.linalg.svdvals(bases[0] @ bases[1].T).clamp(max=1)
+    (_, _, of_x), (_, s, of_y) = (
+        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
+    )
+    held = s.square().cumsum(0) / s.square().sum()
+    count = int((held < share).sum()) + 1
+    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
     return cosines.acos().rad2deg()
 
 
-def residual_of(x: Tensor, y: Tensor) -> float:
+def scaled_residual(x: Tensor, y: Tensor) -> float:
     """What one scale leaves of a difference of ``[n, e]`` and ``[n, e]``, both centred, 0 to 1."""
     x, y = x - x.mean(0), y - y.mean(0)
     product = max(0.0, float((x * y).sum()))
     return 1 - product**2 / float(x.square().sum() * y.square().sum())
 
 
-def _figures(
-    name: str, turn: Tensor, texts: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor]
-) -> MapFigures:
+def _compare(
+    texts: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], rotation: Tensor
+) -> dict[str, float]:
     # In the source's coordinates, as a module sees the target.
-    words = texts[1] @ turn.T
-    pictures = images[1] @ turn.T
-    return MapFigures(
-        map=name,
-        word_residual=residual_of(texts[0], words),
-        image_residual=residual_of(images[0], pictures),
-        word_cosine=float(row_cosines(texts[0], words).mean()),
-        image_cosine=float(row_cosines(images[0], pictures).mean()),
-        image_distance=float((images[0].mean(0) - pictures.mean(0)).norm()),
-        angle=float(principal_angles(texts[0], words).mean()),
-    )
+    words, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
+    return {
+        "word_residual": scaled_residual(texts[0], words),
+        "image_residual": scaled_residual(images[0], pictures),
+        "word_cosine": float(row_cosines(texts[0], words).mean()),
+        "image_cosine": float(row_cosines(images[0], pictures).mean()),
+        "image_distance": float((images[0].mean(0) - pictures.mean(0)).norm()),
+        "angle": float(principal_angles(texts[0], words).mean()),
+    }
 
 
 def _image_features(backbone: Backbone, tasks: Sequence[Task], cache: FeatureCache) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from compatbench.pages.marked_sections import fill_section
 from compatbench.results.store import read_results
 
 from .reading import read_card
@@ -38,15 +39,13 @@ PUBLISHED = {
 SHOTS = 16
 RESULTS_FOLDER = TASKS_FOLDER.parent / "results"
 PAGE = TASKS_FOLDER.parent / "docs" / "mini-suite.md"
-BEGIN, END = "<!-- likeness:begin -->", "<!-- likeness:end -->"
 
 
 def write_likeness(work: Path) -> None:
-    """Writes the tables between the marks of the page; the working folder is not used."""
+    """Writes the tables between the markers of the page; the working folder is not used."""
     del work
-    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    tail = rest.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{likeness()}\n{END}{tail}", encoding="utf-8")
+    text = fill_section(PAGE.read_text(encoding="utf-8"), "likeness", likeness())
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def likeness(results: Path = RESULTS_FOLDER) -> str:

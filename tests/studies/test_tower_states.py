@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
-from compatbench.studies.hidden import Layer, image_layers, text_layers, text_states
+from compatbench.studies.tower_states import Layer, image_layers, text_layers, text_states
 
 TEXTS = ("a photo of a dog.", "a photo of a red apple.", "a photo of a hippopotamus.")
 

@@ -1,8 +1,8 @@
-"""What lies between the layers of both towers: hidden states, and the weights of each layer."""
+"""Hidden states and weights of each layer of a backbone's text and image towers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from compatbench.backbone.image.anatomy import examine_image_tower
 from compatbench.backbone.text.anatomy import examine
 
 BATCH = 32  # images that go through a tower together
+# Parts of an image tower outside its blocks that come after them.
+_AFTER_BLOCKS = {"ln_post", "proj", "attn_pool", "norm", "fc_norm", "head"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Layer:
     Attributes:
         name: ``input``, ``block 1`` ..., or ``output``.
         states: what leaves it, ``[inputs, rows, width]``; texts of unequal length are padded.
-        counts: rows of each input that count, ``[inputs]``.
+        counts: rows of each input that are no padding, ``[inputs]``.
         weights: its parameters by name.
     """
 
@@ -33,14 +35,13 @@ class Layer:
 
     @property
     def rows(self) -> Tensor:
-        """All rows that count, one under the other, ``[n, width]``."""
+        """All rows that are no padding, ``[n, width]``."""
         return self.states[self._inside]
 
     @property
     def means(self) -> Tensor:
         """The mean row of each input, ``[inputs, width]``."""
-        inside = self._inside[..., None]
-        return (self.states * inside).sum(1) / self.counts[:, None]
+        return (self.states * self._inside[..., None]).sum(1) / self.counts[:, None]
 
     @property
     def _inside(self) -> Tensor:
@@ -52,8 +53,8 @@ class Layer:
 def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     """The layers of a text tower on some texts, run by open_clip itself.
 
-    The rows are those that tell texts apart: from the first token that not all share to
-    the end of text. Start-of-text, whose state dwarfs all others, is among those left out.
+    The rows are those that differ between texts: from the first token that not all share to
+    the end of text. Start-of-text, whose state is far larger than all others, is left out.
 
     Raises:
         CompatbenchError: the tower is of no kind that is supported, or a text is too long.
@@ -63,24 +64,19 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     seen = text_states(backbone, texts)
     features = backbone.text_features(texts)
     counts = torch.tensor(prompts.lengths)
-    shared, longest = prompts.shared, int(counts.max())
-    states = [x[:, shared : shared + longest].float().cpu() for x in seen]
-    known = backbone.text.weights
-    first = {
-        "token_embedding": anatomy.token_embedding.weight.detach(),
-        "positional_embedding": anatomy.positions.detach(),
+    rows = slice(prompts.shared, prompts.shared + int(counts.max()))
+    states = [x[:, rows].float().cpu() for x in seen]
+    before = {
+        "token_embedding": anatomy.token_embedding.weight,
+        "positional_embedding": anatomy.positions,
     }
-    prefixes = [f"transformer.resblocks.{i}." for i in range(len(anatomy.blocks))]
-    inner = [
-        {n.removeprefix(prefix): t for n, t in known.items() if n.startswith(prefix)}
-        for prefix in prefixes
-    ]
-    last = {n: t for n, t in known.items() if not n.startswith("transformer.")}
-    layers = [
-        Layer(name, x, counts, weights)
-        for name, x, weights in zip(_names(len(inner)), states, [first, *inner], strict=False)
-    ]
-    return [*layers, _output(features, last)]
+    weights = _by_layer(
+        {**before, **backbone.text.weights},
+        "transformer.resblocks.",
+        len(anatomy.blocks),
+        lambda name: name not in before,
+    )
+    return _layers(states, counts, features, weights)
 
 
 @torch.no_grad()
@@ -88,7 +84,7 @@ def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
     """What enters the first block, and what leaves each, padding included, ``[n, L, D]``.
 
     Raises:
-        CompatbenchError: as above.
+        CompatbenchError: as ``text_layers``.
     """
     model = backbone.model
     blocks = examine(model, backbone.name).blocks
@@ -106,10 +102,10 @@ def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
 
 @torch.no_grad()
 def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
-    """The layers of an image tower on preprocessed images ``[3, H, W]``; all tokens count.
+    """The layers of an image tower on preprocessed images ``[3, H, W]``, with all tokens.
 
     Raises:
-        NotTransferable: the tower is of a kind that is not understood.
+        NotTransferable: the tower is of a kind that is not supported.
     """
     visual: nn.Module = backbone.model.visual  # type: ignore[assignment]
     anatomy = examine_image_tower(visual, backbone.name)
@@ -123,48 +119,40 @@ def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
             seen[i].append(x.float().cpu())
         seen[-1].append(anatomy.finish(x).float().cpu())
     *states, features = [torch.cat(parts) for parts in seen]
-    counts = torch.full((len(images),), anatomy.tokens)
-    groups = _image_weights(visual, len(anatomy.blocks))
-    layers = [
-        Layer(name, x, counts, weights)
-        for name, x, weights in zip(_names(len(states) - 1), states, groups, strict=False)
-    ]
-    return [*layers, _output(features, groups[-1])]
+    parameters = dict(visual.named_parameters())
+    prefix = "trunk.blocks." if hasattr(visual, "trunk") else "transformer.resblocks."
+    weights = _by_layer(
+        parameters,
+        prefix,
+        len(anatomy.blocks),
+        lambda name: name.removeprefix("trunk.").split(".")[0] in _AFTER_BLOCKS,
+    )
+    return _layers(states, torch.full((len(images),), anatomy.tokens), features, weights)
 
 
-def _output(features: Tensor, weights: Mapping[str, Tensor]) -> Layer:
-    ones = torch.ones(len(features), dtype=torch.long)
-    return Layer("output", features.float().cpu()[:, None], ones, weights)
-
-
-def _names(blocks: int) -> list[str]:
-    return ["input", *[f"block {i}" for i in range(1, blocks + 1)]]
-
-
-def _image_weights(visual: nn.Module, blocks: int) -> list[dict[str, Tensor]]:
-    """The parameters before the blocks, of each block, and after them."""
+def _by_layer(
+    weights: Mapping[str, Tensor], prefix: str, blocks: int, comes_last: Callable[[str], bool]
+) -> list[dict[str, Tensor]]:
+    """The weights before the blocks, of each block, and after the blocks."""
     groups: list[dict[str, Tensor]] = [{} for _ in range(blocks + 2)]
-    names = [name for name, _ in visual.named_parameters()]
-    prefix = _block_prefix(names)
-    reached = 0
-    for name, tensor in visual.named_parameters():
+    for name, tensor in weights.items():
         if name.startswith(prefix):
             number, rest = name.removeprefix(prefix).split(".", 1)
             groups[int(number) + 1][rest] = tensor.detach()
         else:
-            reached = len(groups) - 1 if _is_last(name) else 0
-            groups[reached][name] = tensor.detach()
+            groups[-1 if comes_last(name) else 0][name] = tensor.detach()
     return groups
 
 
-def _block_prefix(names: Iterable[str]) -> str:
-    for part in ("transformer.resblocks.", "trunk.blocks."):
-        if any(name.startswith(part) for name in names):
-            return part
-    raise AssertionError("a tower that was understood has blocks of a known name")
-
-
-def _is_last(name: str) -> bool:
-    """Whether a parameter outside the blocks comes after them."""
-    start = name.removeprefix("trunk.").split(".")[0]
-    return start in {"ln_post", "proj", "attn_pool", "norm", "fc_norm", "head"}
+def _layers(
+    states: Sequence[Tensor],
+    counts: Tensor,
+    features: Tensor,
+    weights: Sequence[Mapping[str, Tensor]],
+) -> list[Layer]:
+    names = ["input", *[f"block {i}" for i in range(1, len(states))]]
+    inner = [
+        Layer(name, x, counts, own) for name, x, own in zip(names, states, weights, strict=False)
+    ]
+    ones = torch.ones(len(features), dtype=torch.long)
+    return [*inner, Layer("output", features.float().cpu()[:, None], ones, weights[-1])]

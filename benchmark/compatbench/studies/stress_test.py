@@ -1,0 +1,408 @@
+"""Stress tests of a joint space: turned by growing angles, and made narrower.
+
+Neither changes what the target knows. Turned, its zero-shot classifier gives the same answers;
+made narrower along its principal directions, it keeps most of them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task, load_task
+from compatbench.engine.cell import Cell
+from compatbench.engine.configs import select_methods
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.method import Method, Module
+from compatbench.method.registry import builtin_methods
+from compatbench.pages.markdown import NOTHING, code, percent
+from compatbench.pages.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.results.aligned import SUFFIX
+from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
+from compatbench.studies.study_report import (
+    StudyReport,
+    TextTable,
+    mean_columns,
+    new_figure,
+    plot_means,
+    records,
+    spread,
+)
+from compatbench.studies.study_setup import StudySetup
+from compatbench.transfer.attaching import AlignedMethod, acts_at_output
+from compatbench.transfer.turned import TurnedBackbone
+from compatbench.transfer.words import WordFeatures, load_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RANDOM = "random"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
+FEWER = (16, 4, 1)  # every so many words of the list
+MOST_TOKENS = 2  # of a word that a tokenizer knows well
+ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
+CHANGES = {
+    "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
+    "sizes": "accuracy on the target by the size of its narrowed joint space",
+    "words": "accuracy on the target by the words of which the turn was found",
+}
+
+
+@dataclass(frozen=True)
+class FittedModule:
+    """A module of a cell with its method."""
+
+    cell: Cell
+    method: Method
+    module: Module
+
+
+@dataclass(frozen=True)
+class StressReport(StudyReport):
+    """Methods, copied and aligned, on a target that was changed; in percent, mean over tasks.
+
+    Attributes:
+        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (aligned by parts of the
+            word list).
+        points: one row for each ``method`` (with ``+aligned`` if its modules were attached
+            through words) and ``change`` (the largest angle in degrees or ``random``, the
+            narrower size, or the words): mean and standard deviation, over turns and seeds, of
+            ``source``, ``target`` and ``h``, the last two missing if the method is not
+            transferable, for which ``reason`` is given; ``zero_shot`` of the changed target;
+            ``flipped``, the most zero-shot answers that one of the turns changed.
+    """
+
+    source: str
+    target: str
+    kind: str
+    points: pd.DataFrame
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.points
+
+    def tables(self) -> list[TextTable]:
+        """One row for each method, one column for each change."""
+        points = records(self.points)
+        zero_shot = {one["change"]: percent(one["zero_shot"]) for one in points}
+        rows = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
+        for one in points:
+            name = one["method"]
+            row = rows.setdefault(name, [name, percent(one["source"])])
+            row.append(spread(one, "target"))
+        notes = []
+        if self.kind == "turned":
+            flipped = max(one["flipped"] for one in points)
+            notes.append(f"Zero-shot answers that any turn has changed, by rounding: {flipped}.")
+        if reason := next((one["reason"] for one in points if one["reason"]), ""):
+            notes.append(f"{NOTHING}: not transferable; {reason}, and so on.")
+        unit = "°" if self.kind == "turned" else ""
+        header = ["", "source", *[name if name == RANDOM else name + unit for name in zero_shot]]
+        head = f"{code(self.source)} → {code(self.target)}, {CHANGES[self.kind]}:"
+        mark = {0: lambda name: name if name == "zero-shot" else code(name)}
+        return [TextTable(header, [*rows.values()], head, notes, markup=mark)]
+
+    def draw(self) -> Figure:
+        """Accuracy on the target by how it was changed: copied modules left, aligned right."""
+        figure = new_figure(9, 3.8)
+        panels = figure.subplots(1, 2, sharey=True)
+        points = records(self.points)
+        zero_shot = {one["change"]: one["zero_shot"] for one in points}
+        names = dict.fromkeys(one["method"].removesuffix(SUFFIX) for one in points)
+        for axes, suffix in zip(panels, ("", SUFFIX), strict=True):
+            axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
+            for name, colour in zip(names, cycle(COLOURS), strict=False):
+                own = [one for one in points if one["method"] == name + suffix]
+                own = [one for one in own if one["target"] is not None]
+                if own:
+                    changes = [one["change"] for one in own]
+                    plot_means(axes, changes, own, "target", color=colour, fmt="o-", label=name)
+            axes.set_title("aligned by words" if suffix else "copied")
+            angles = RANDOM in zero_shot
+            axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
+        panels[0].set_ylabel("accuracy on the target, %")
+        panels[0].set_ylim(bottom=0)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)
+        figure.suptitle(f"{self.source} → {self.target}, {how}", fontsize=10)
+        return figure
+
+
+def study_stress(
+    setup: StudySetup,
+    methods: str,
+    tasks: str | None = None,
+    angles: Sequence[float | None] = ANGLES,
+    turns: int = 3,
+    sizes: Sequence[int] | None = None,
+    words: bool = False,
+    shots: int | None = None,
+    seeds: Sequence[int] | None = None,
+) -> StressReport:
+    """Fits what is not in ``runs/`` yet, and measures it on changed targets.
+
+    Args:
+        methods, tasks: names and globs.
+        angles: largest angles of the turns, in degrees; None is any rotation.
+        turns: random turns of each angle.
+        sizes: narrower joint spaces, in place of turns.
+        words: align by parts of the word list, in place of turns.
+        shots, seeds: by default the suite's largest number of shots, and its seeds.
+
+    Raises:
+        CompatbenchError: an unknown name, a size that is not smaller, or a fit that failed.
+    """
+    fitted = _fit_modules(setup, methods, tasks, shots, seeds)
+    test = StressTest(*setup.backbones, fitted, setup.cache, setup.words)
+    if words:
+        return test.by_words()
+    if sizes is None:
+        return test.turned(angles, turns)
+    size = test.target.embed_dim
+    if wide := [one for one in sizes if one >= size]:
+        raise CompatbenchError(
+            f"--sizes {wide[0]}: the joint space of {setup.target} has {size} directions; give "
+            "fewer"
+        )
+    return test.narrowed(sizes)
+
+
+def _fit_modules(
+    setup: StudySetup,
+    methods: str,
+    tasks: str | None,
+    shots: int | None,
+    seeds: Sequence[int] | None,
+) -> list[FittedModule]:
+    setup.require_upgrade()
+    registry, suite = builtin_methods(), setup.suite
+    selected = select_methods(suite, registry, methods)
+    names = dict.fromkeys(name.removesuffix(SUFFIX) for name in selected)
+    upgrade = (setup.source, setup.target)
+    changes = {"upgrades": (upgrade,), "variants": (), "tasks": tuple(setup.training_tasks(tasks))}
+    changed = suite.model_copy(update=changes)
+    planned = plan_cells(changed, registry, names, seeds=seeds, shots=[shots or max(suite.shots)])
+    cells = [replace(cell, backbones=(setup.source,)) for cell in planned]
+    store = RunStore(setup.out / "runs")
+    setup.run(cells, store)
+    fitted = []
+    for cell in cells:
+        record = store.read(cell.key)
+        module = store.read_module(record) if record is not None else None
+        if record is None or module is None:
+            why = record.error if record is not None else "it was not run"
+            raise CompatbenchError(f"the fit of {cell} failed: {why}")
+        cls = registry.get(cell.method)
+        fitted.append(FittedModule(cell, cls(cls.Config.model_validate(cell.config)), module))
+    return fitted
+
+
+def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
+    """An orthogonal matrix exp(θ A) ``[e, e]``, float64.
+
+    A is a random antisymmetric matrix whose largest angle is 1, so that θ is the largest angle
+    of the turn, in degrees; None gives a matrix drawn uniformly from all orthogonal ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    if angle is None:
+        q, r = torch.linalg.qr(drawn)
+        return q * r.diagonal().sign()
+    antisymmetric = drawn - drawn.T
+    largest = torch.linalg.matrix_norm(antisymmetric, ord=2)
+    return torch.matrix_exp(math.radians(angle) * antisymmetric / largest)
+
+
+def narrow(backbone: Backbone, words: Tensor, size: int) -> TurnedBackbone:
+    """The backbone with a joint space of its words' leading principal directions alone.
+
+    Args:
+        words: its word features, ``[V, e]``.
+    """
+    centred = (words - words.mean(0)).double()
+    leading = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
+    return TurnedBackbone(backbone, leading)
+
+
+@torch.no_grad()
+def measure_attached(
+    method: Method,
+    module: Module,
+    backbone: Backbone,
+    task: Task,
+    cache: FeatureCache,
+    encoder: Backbone,
+) -> float:
+    """Accuracy, in percent, of a module attached to a backbone, on a task's test images.
+
+    Args:
+        encoder: the backbone that encodes the images: ``backbone``, or the one that it turns.
+    """
+    classify = method.attach(module, backbone, task.labels)
+    wanted = method.image_input(encoder)
+    if wanted == FEATURES:
+        logits = classify(_features(backbone, task, cache, encoder))
+    else:
+        rows = cache.tokens(encoder, task, task.split("test"), wanted)
+        logits = torch.cat([classify(batch) for batch in rows.batches()])
+    return _percent(logits.argmax(-1).cpu() == _targets(task))
+
+
+class StressTest:
+    """Measures fitted modules on changed targets, sharing what they have in common."""
+
+    def __init__(
+        self,
+        source: Backbone,
+        target: Backbone,
+        fitted: Sequence[FittedModule],
+        cache: FeatureCache,
+        words: WordFeatures,
+    ) -> None:
+        self.source, self.target, self.fitted = source, target, fitted
+        self._cache, self._words = cache, words
+        self._tasks = {one.cell.task: load_task(one.cell.task) for one in fitted}
+        self._on_source = [
+            measure_attached(
+                one.method, one.module, source, self._tasks[one.cell.task], cache, source
+            )
+            for one in fitted
+        ]
+
+    def turned(self, angles: Sequence[float | None], turns: int) -> StressReport:
+        """Every method, copied and aligned, on the target turned by each angle, ``turns`` times."""
+        plain = self._zero_shot(self.target)[0]
+        points = []
+        for angle in angles:
+            matrices = [
+                random_rotation(self.target.embed_dim, angle, seed) for seed in range(turns)
+            ]
+            changed = [TurnedBackbone(self.target, matrix) for matrix in matrices]
+            answers = [self._zero_shot(one) for one in changed]
+            flipped = max(int((plain != found).sum()) for found, _ in answers)
+            name = RANDOM if angle is None else f"{angle:g}"
+            points += self._points(name, changed, answers[0][1], flipped)
+        return self._report("turned", points)
+
+    def narrowed(self, sizes: Sequence[int]) -> StressReport:
+        """Every method, copied and aligned, on the target of each size."""
+        points = []
+        for size in sizes:
+            changed = narrow(self.target, self._words.of(self.target), size)
+            points += self._points(str(size), [changed], self._zero_shot(changed)[1])
+        return self._report("sizes", points)
+
+    def by_words(self) -> StressReport:
+        """Every method, copied and aligned by parts of the word list, on the target as it is.
+
+        The parts are fewer words, and those that the source knows best.
+        """
+        words = load_words()
+        short = [i for i, word in enumerate(words) if len(self.source.tokens(word)) <= MOST_TOKENS]
+        parts: dict[str, slice | list[int]] = {
+            f"{len(words[::n]):,}": slice(None, None, n) for n in FEWER
+        }
+        parts[f"{len(short):,} of few tokens"] = short
+        unchanged = TurnedBackbone(self.target, torch.eye(self.target.embed_dim))
+        zero_shot = self._zero_shot(unchanged)[1]
+        points = []
+        for name, rows in parts.items():
+            points += self._points(name, [unchanged], zero_shot, rows=rows)
+        return self._report("words", points)
+
+    def _report(self, kind: str, points: list[dict[str, Any]]) -> StressReport:
+        return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
+
+    def _points(
+        self,
+        change: str,
+        changed: Sequence[TurnedBackbone],
+        zero_shot: float,
+        flipped: int | None = None,
+        rows: slice | list[int] = slice(None),
+    ) -> list[dict[str, Any]]:
+        """The rows of one change.
+
+        Args:
+            rows: of the word list, that modules are aligned by.
+        """
+        points = []
+        for name in dict.fromkeys(one.cell.name for one in self.fitted):
+            own = [i for i, one in enumerate(self.fitted) if one.cell.name == name]
+            source = [self._on_source[i] for i in own]
+            aligns = acts_at_output(self.fitted[own[0]].method.card)
+            for way in ("", SUFFIX) if aligns else ("",):
+                found: list[list[float]] = []
+                reason = ""
+                try:
+                    for backbone in changed:
+                        words = rows if way else None
+                        found.append([self._on_target(i, backbone, words) for i in own])
+                except NotTransferable as why:
+                    found, reason = [], why.reason
+                both = [list(map(harmonic_mean, source, target)) for target in found]
+                means = {"source": [source], "target": found, "h": both}
+                point: dict[str, Any] = {"method": name + way, "change": change}
+                for measure, values in means.items():
+                    point |= mean_columns(measure, self._mean(own, values))
+                point |= {"zero_shot": zero_shot, "flipped": flipped, "reason": reason}
+                points.append(point)
+        return points
+
+    def _mean(self, own: Sequence[int], values: Sequence[Sequence[float]]) -> Mean | None:
+        """Over tasks, and then over turns and seeds, of ``[turns, modules]``."""
+        seeds = [self.fitted[i].cell.seed for i in own]
+        return mean_over_seeds(
+            [
+                [value for value, of in zip(turn, seeds, strict=True) if of == seed]
+                for turn in values
+                for seed in dict.fromkeys(seeds)
+            ]
+        )
+
+    def _on_target(
+        self, number: int, backbone: TurnedBackbone, words: slice | list[int] | None
+    ) -> float:
+        one, method = self.fitted[number], self.fitted[number].method
+        if words is not None:
+            turned = F.normalize(backbone.turn(self._words.of(self.target)), dim=-1)[words]
+            method = AlignedMethod(method, self._words.of(self.source)[words], lambda _: turned)
+        task = self._tasks[one.cell.task]
+        return measure_attached(method, one.module, backbone, task, self._cache, self.target)
+
+    @torch.no_grad()
+    def _zero_shot(self, backbone: Backbone) -> tuple[Tensor, float]:
+        """The answers for all test images, and the accuracy, a mean over the tasks."""
+        answers, accuracies = [], []
+        for task in self._tasks.values():
+            features = _features(backbone, task, self._cache, self.target)
+            found = (features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu()
+            answers.append(found)
+            accuracies.append(_percent(found == _targets(task)))
+        return torch.cat(answers), statistics.fmean(accuracies)
+
+
+def _features(backbone: Backbone, task: Task, cache: FeatureCache, encoder: Backbone) -> Tensor:
+    features = cache.features(encoder, task, task.split("test"))
+    return backbone.turn(features) if isinstance(backbone, TurnedBackbone) else features
+
+
+def _targets(task: Task) -> Tensor:
+    return torch.tensor([sample.label for sample in task.split("test")])
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * int(right.sum()) / len(right)

@@ -1,0 +1,107 @@
+"""What every study is told: the two models, the suite, and where to compute and to keep fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import SuiteCard, select_names, task_cards
+from compatbench.data.cards.suites import suite_tasks
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import Task, load_task
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.executors import OnEvent, Settings, run_cells
+from compatbench.engine.plan import plan
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError
+from compatbench.results.measures import Upgrade
+from compatbench.transfer.words import WordFeatures
+
+# Told the cells that will be run and how many side by side; gives what is told of each event.
+Watch = Callable[[Sequence[Cell], int], AbstractContextManager[OnEvent]]
+
+
+def _unwatched(cells: Sequence[Cell], jobs: int) -> AbstractContextManager[OnEvent]:
+    return nullcontext(lambda event: None)
+
+
+@dataclass(frozen=True)
+class StudySetup:
+    """The two models of a study, its suite, and where to compute and to keep fits.
+
+    Attributes:
+        source, target: names of the backbones.
+        suite: gives tasks, shots, seeds and results, unless a study is told others.
+        out: folder of ``results/`` and ``runs/``.
+        jobs: worker processes of the fits.
+        watch: shows the progress of the fits.
+    """
+
+    source: str
+    target: str
+    suite: SuiteCard
+    out: Path = Path()
+    device: str = "cpu"
+    jobs: int = 1
+    watch: Watch = _unwatched
+
+    @cached_property
+    def backbones(self) -> tuple[Backbone, Backbone]:
+        """Source and target, loaded.
+
+        Raises:
+            CompatbenchError: an unknown name, or weights that are not here.
+        """
+        return load_backbone(self.source, self.device), load_backbone(self.target, self.device)
+
+    @property
+    def cache(self) -> FeatureCache:
+        return FeatureCache(default_cache_folder())
+
+    @property
+    def words(self) -> WordFeatures:
+        return WordFeatures(default_cache_folder())
+
+    def of_pair(self, pair: Upgrade) -> StudySetup:
+        """The same of another upgrade."""
+        return replace(self, source=pair[0], target=pair[1])
+
+    def load_tasks(self, wanted: str | None = None) -> list[Task]:
+        """The tasks that names and globs mean, by default those of the suite.
+
+        Raises:
+            CompatbenchError: an unknown name, or a broken card.
+        """
+        if wanted is None:
+            return [load_task(name) for name in suite_tasks(self.suite)]
+        return [load_task(name) for name in select_names(wanted, task_cards.names(), "task")]
+
+    def training_tasks(self, wanted: str | None = None) -> list[str]:
+        """The same, but names alone, and of tasks that have training images."""
+        names = [name for name in task_cards.names() if task_cards.read(name).parent is None]
+        wanted = wanted or ",".join(suite_tasks(self.suite))
+        return select_names(wanted, names, "task to learn from")
+
+    def require_upgrade(self) -> None:
+        """Raises CompatbenchError: source and target are the same."""
+        if self.source == self.target:
+            raise CompatbenchError(
+                f"'{self.source}' is both source and target; an upgrade needs two"
+            )
+
+    def run(self, cells: Sequence[Cell], store: RunStore) -> None:
+        """Runs the cells that the store does not have yet.
+
+        Raises:
+            CompatbenchError: broken data, or a store that cannot be written.
+        """
+        left = [item.cell for item in plan(cells, store) if not item.done]
+        if left:
+            settings = Settings(store.folder, default_cache_folder(), self.device)
+            with self.watch(left, self.jobs) as on_event:
+                run_cells(left, settings, self.jobs, on_event)
