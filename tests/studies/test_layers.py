@@ -14,7 +14,7 @@ from torch import nn
 from compatbench.backbone import Backbone
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
-from compatbench.pages.svg import render_svg, svg_style
+from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies.layers import LayersReport, compare_layers, draw_images
 from compatbench.studies.study_report import records
 

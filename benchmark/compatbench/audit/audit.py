@@ -24,8 +24,8 @@ from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.figures import FIGURES
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.figures.plan import FIGURES
+from compatbench.pages.suite_page import RESULTS
 
 Progress = Callable[[str], object]
 

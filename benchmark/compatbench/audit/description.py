@@ -9,7 +9,7 @@ from typing import Any
 
 from compatbench.audit.findings import Finding
 from compatbench.engine.provenance import PACKAGES
-from compatbench.files.atomic import canonical_json
+from compatbench.files.hashes import canonical_json
 from compatbench.results.store import MethodResults
 
 _VERSION = re.compile(r"\d+(\.\d+)*[A-Za-z0-9.+_-]*")

@@ -10,9 +10,10 @@ from compatbench.audit.findings import Finding
 from compatbench.audit.method_files import first_difference
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.pages.figures import drawn_figures
-from compatbench.pages.publish import RESULTS, render_pages
-from compatbench.pages.report.publish import REPORT, check_report
+from compatbench.pages.figures.plan import drawn_figures
+from compatbench.pages.html_report import REPORT, check_report
+from compatbench.pages.leaderboard import render_pages
+from compatbench.pages.suite_page import RESULTS
 
 
 def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:

@@ -12,6 +12,8 @@ from compatbench.audit.tolerance import Tolerance
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.cell import Cell
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
+from compatbench.results.collect import costs_of, rows_of
 
 EXACT = ("status", "parameters", "module_bytes")
 # Milliseconds for seconds are a factor of 1000. A machine in use can make a fit slower by more

@@ -23,11 +23,10 @@ from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.publish import describe_method
+from compatbench.results.collect import describe_method
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.store import MethodResults, join_provenance
 
@@ -72,7 +71,7 @@ def read_stored_suite(
     cells, planned = [], [plan_rows("", [])]
     for name, found in methods.items():
         file = f"{folder / name}.csv"
-        if plain_name(name) not in {*registry.names(), *card.configs}:
+        if name not in {*registry.names(), *card.configs}:
             problem = "there is no such method here; give its file with --methods"
             findings.append(Finding(file, problem, 2, "method"))
             continue
@@ -80,7 +79,7 @@ def read_stored_suite(
         own = plan_cells(suite, registry, [name], files=draws, missing=missing)
         cells += own
         planned.append(plan_rows(file, own))
-        method = registry.get(suite.base_method(plain_name(name)))
+        method = registry.get(suite.base_method(name))
         described = describe_method(suite, method, name)
         findings += check_description(f"{folder / name}.json", described, found)
     made_with = join_provenance(found.provenance for found in methods.values())

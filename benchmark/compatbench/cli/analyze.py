@@ -309,7 +309,7 @@ class _Output:
         Args:
             whole: what JSON holds, in place of the report's rows.
         """
-        from compatbench.pages.svg import save_svg, svg_style
+        from compatbench.pages.figures.svg import save_svg, svg_style
 
         if self.form == "json":
             _print_json(report.rows if whole is None else whole)
@@ -373,12 +373,12 @@ def _setup(
     out: Path = Path(),
     jobs: int | None = None,
 ) -> StudySetup:
-    from compatbench.cli.executors import cores, resolve_device
+    from compatbench.engine.execute.device import count_cores, resolve_device
     from compatbench.data.cards import suite_cards
     from compatbench.studies.study_setup import StudySetup
 
     on = resolve_device(device)
-    workers = jobs or (cores() if on == "cpu" else 1)
+    workers = jobs or (count_cores() if on == "cpu" else 1)
     return StudySetup(source, target, suite_cards.read(suite), out, on, workers, _watch)
 
 

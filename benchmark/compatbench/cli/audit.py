@@ -85,7 +85,7 @@ def audit(
     and field. Nothing is written but the feature cache.
     """
     from compatbench.audit import audit_results, summarise
-    from compatbench.cli.run import resolve_device
+    from compatbench.engine.execute.device import resolve_device
     from compatbench.method.registry import builtin_methods
 
     registry = builtin_methods()

@@ -52,7 +52,7 @@ def ci(
     methods in this clone, and needs neither a network nor any token.
     """
     from compatbench.audit.pull_request import check_pull_request
-    from compatbench.cli.run import resolve_device
+    from compatbench.engine.execute.device import resolve_device
 
     found = check_pull_request(
         out,

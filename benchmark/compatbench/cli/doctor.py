@@ -22,7 +22,7 @@ from compatbench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from compatbench.backbone.inspect import BackboneReport
+    from compatbench.backbone.backbone_report import BackboneReport
     from compatbench.data.image_check import TaskReport
     from compatbench.doctor.zero_shot import Comparison
 
@@ -77,7 +77,7 @@ def doctor(
     weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
     nothing. Exits with 1 if something is missing or wrong.
     """
-    from compatbench.cli.run import resolve_device
+    from compatbench.engine.execute.device import resolve_device
     from compatbench.doctor import diagnose
 
     with console.status("") as status:

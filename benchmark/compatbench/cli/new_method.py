@@ -6,7 +6,9 @@ import keyword
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from compatbench.errors import CompatbenchError
@@ -14,15 +16,16 @@ from compatbench.files.atomic import write_atomic
 from compatbench.method.registry import builtin_methods
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
+console = Console()
 _TEMPLATE = Path(__file__).with_name("new_method.py.txt")
 
 
-def new_method_command(console: Console, *, name: str) -> None:
-    """Writes ``methods/NAME.py`` in a checkout, ``./NAME.py`` elsewhere, and says what is next.
+def new_method(
+    name: Annotated[str, typer.Argument(help="Such as 'my_method'.", show_default=False)],
+) -> None:
+    """Write a commented method file that works as it is, to be made into yours.
 
-    Raises:
-        CompatbenchError: a name that cannot be used, a file that exists, or a folder that
-            cannot be written.
+    It goes to methods/ in a checkout, and to this folder elsewhere.
     """
     checkout = find_checkout(Path.cwd())
     _check_name(name, inside=checkout is not None)

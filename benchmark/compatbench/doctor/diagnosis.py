@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.inspect import BackboneReport, inspect_backbone
+from compatbench.backbone.backbone_report import BackboneReport, inspect_backbone
 from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import select_names, suite_cards, task_cards

@@ -11,9 +11,8 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.markdown import code, percent
-from compatbench.pages.publish import RESULTS
-from compatbench.pages.svg import BLUE, GREY, RED
-from compatbench.results.aligned import copied_name
+from compatbench.pages.suite_page import RESULTS
+from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Upgrade, harmonic_mean, mean_over_seeds, upgrade_pairs
 from compatbench.results.rows import Row
@@ -129,8 +128,8 @@ def compare_aligned(results: SuiteResults, upgrade: Upgrade, shots: int) -> pd.D
         an interval over the tasks.
     """
     rows = []
-    for name, aligned in results.methods.items():
-        plain = results.methods.get(copied_name(name) or "")
+    for name, aligned in results.of("words").items():
+        plain = results.methods.get(name)
         if plain is None:
             continue
         one, other = (_accuracies(of.rows, upgrade, shots) for of in (plain, aligned))

@@ -20,7 +20,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import method_identity
 from compatbench.pages.markdown import code, signed
-from compatbench.pages.svg import BLUE, GREY, RED
+from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.results.bootstrap import mean_interval, spearman_interval
 from compatbench.results.measures import harmonic_mean, mean_over_seeds
 from compatbench.studies import depth_probe

@@ -29,7 +29,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.markdown import NOTHING, code, percent
-from compatbench.pages.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.results.aligned import SUFFIX
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
 from compatbench.studies.study_report import (

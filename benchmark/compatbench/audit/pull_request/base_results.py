@@ -13,7 +13,7 @@ from compatbench.audit.method_files import PLACE, row_frame
 from compatbench.audit.pull_request.git import Change
 from compatbench.audit.tolerance import EPSILON, Tolerance
 from compatbench.errors import CompatbenchError
-from compatbench.pages.publish import RESULTS
+from compatbench.pages.suite_page import RESULTS
 from compatbench.results.store import MethodResults, check_name, read_results
 
 

@@ -65,7 +65,7 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
             others[next(kinds, "other")] += 1
     gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
     return Touched(
-        tuple(n for n in registry.names() if class_files(registry.get(n), until=Method) & files),
+        tuple(n for n in registry.names() if class_files(registry.get(n)) & files),
         tuple(path.stem for path in gone if path.parent == Path("methods")),
         frozenset(results),
         dict(others),

@@ -19,11 +19,10 @@ from compatbench.audit.pull_request.git import Change, find_change
 from compatbench.audit.tolerance import EPSILON
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.engine.aligned_cells import plain_name
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape
-from compatbench.pages.publish import RESULTS, suite_page
+from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.measures import Expected
 from compatbench.results.store import read_results
 
@@ -102,7 +101,7 @@ def check_pull_request(
         path.stem
         for card in map(suite_cards.read, suite_cards.names())
         for path in (results / card.name).glob("*.csv")
-        if card.base_method(plain_name(path.stem)) in touched.methods
+        if card.base_method(path.stem) in touched.methods
     }
     audit = audit_results(
         change.root,
@@ -186,7 +185,7 @@ def _compare(
     try:
         now = read_results(change.root / RESULTS / card.name).methods
         base = read_base_results(change, card.name)
-        expected = suite_page(card, change.root).expected
+        expected = read_suite_page(card, change.root).expected
     except CompatbenchError as error:
         # What is broken now is among the audit's findings; the base's own is not.
         if not found.problems:
