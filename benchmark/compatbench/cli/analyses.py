@@ -15,12 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from compatbench.backbone import load_backbone
-from compatbench.cli.run import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import select_names, suite_cards, task_cards
 from compatbench.data.cards.suites import suite_tasks
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
+from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.pages.markdown import NOTHING, signed, spread
 from compatbench.pages.publish import RESULTS, suite_page

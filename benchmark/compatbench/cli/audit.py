@@ -126,9 +126,9 @@ def audit_command(
     """
     from compatbench.audit import Options, audit_results, summarise
     from compatbench.audit.suites import find_suites
-    from compatbench.cli.run import resolve_device
     from compatbench.data.cache_files import default_cache_folder
     from compatbench.data.draws import read_draws
+    from compatbench.engine.execute.device import resolve_device
     from compatbench.method.registry import builtin_methods
 
     registry = builtin_methods()

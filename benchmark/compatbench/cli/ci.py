@@ -58,8 +58,8 @@ def ci(
     from compatbench.audit import Options
     from compatbench.audit.pull_request import check_change
     from compatbench.audit.pull_request.git import find_change
-    from compatbench.cli.run import resolve_device
     from compatbench.data.cache_files import default_cache_folder
+    from compatbench.engine.execute.device import resolve_device
     from compatbench.method.registry import builtin_methods
 
     change = find_change(Path(), base)

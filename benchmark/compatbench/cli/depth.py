@@ -9,10 +9,11 @@ from rich.console import Console
 
 from compatbench.backbone import load_backbone
 from compatbench.cli.progress import RunProgress
-from compatbench.cli.run import cores, resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import suite_cards
-from compatbench.engine.execute.executors import Settings, run_cells
+from compatbench.engine.execute.device import count_cores, resolve_device
+from compatbench.engine.execute.local import run_cells
+from compatbench.engine.execute.settings import Settings
 from compatbench.engine.plan import plan
 from compatbench.errors import CompatbenchError
 from compatbench.studies.depth import (
@@ -61,7 +62,7 @@ def run_depth(
     store = store_of(out)
     left = [item.cell for item in plan(found.cells(), store) if not item.done]
     on = resolve_device(device)
-    workers = jobs or (cores() if on == "cpu" else 1)
+    workers = jobs or (count_cores() if on == "cpu" else 1)
     if left:
         console.print(
             f"{len(found.cells())} fits, {len(left)} to do, kept in {store.folder}/",

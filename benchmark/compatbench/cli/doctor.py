@@ -13,7 +13,6 @@ from rich.text import Text
 from compatbench.backbone import load_backbone
 from compatbench.backbone.inspect import BackboneReport, inspect_backbone
 from compatbench.backbone.load import planning
-from compatbench.cli.run import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import select_names, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
@@ -21,6 +20,7 @@ from compatbench.data.image_check import TaskReport, inspect_task
 from compatbench.data.task import load_task
 from compatbench.doctor.machine import describe_machine
 from compatbench.doctor.verify import Comparison, verify_zero_shot
+from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compatbench.cli.run import resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.engine.evaluate import Evaluation, Side, evaluate
+from compatbench.engine.execute.device import resolve_device
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.markdown import percent, signed
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from compatbench.backbone import load_backbone
 from compatbench.cli.analyses import Output, choose_own_tasks, choose_tasks, print_json
 from compatbench.cli.progress import RunProgress
-from compatbench.cli.run import cores, resolve_device
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
@@ -20,7 +19,9 @@ from compatbench.data.task import load_task
 from compatbench.engine.aligned_cells import plain_name
 from compatbench.engine.cell import Cell
 from compatbench.engine.configs import select_methods
-from compatbench.engine.execute.executors import Settings, run_cells
+from compatbench.engine.execute.device import count_cores, resolve_device
+from compatbench.engine.execute.local import run_cells
+from compatbench.engine.execute.settings import Settings
 from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -181,7 +182,7 @@ def _fit(
     store = RunStore(stress.out / "runs")
     left = [item.cell for item in plan(cells, store) if not item.done]
     if left:
-        jobs = stress.jobs or (cores() if device == "cpu" else 1)
+        jobs = stress.jobs or (count_cores() if device == "cpu" else 1)
         with RunProgress(console, left, jobs, {}) as progress:
             settings = Settings(store.folder, default_cache_folder(), device)
             run_cells(left, settings, jobs, progress.on_event)

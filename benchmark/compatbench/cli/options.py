@@ -23,6 +23,13 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class ExecutorName(str, Enum):
+    """What can run cells."""
+
+    local = "local"
+    ray = "ray"
+
+
 def complete_methods(incomplete: str) -> list[str]:
     names = sorted(path.stem for path in method_files())
     return [name for name in ["all", *names] if name.startswith(incomplete)]

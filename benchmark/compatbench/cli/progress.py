@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.executors import Event
+from compatbench.engine.execute.settings import Event
 
 
 @dataclass

@@ -13,21 +13,16 @@ from rich.table import Table
 
 from compatbench.backbone.load import planning, read_backbone
 from compatbench.cli.costs import print_costs
-from compatbench.cli.executors import (
-    Executor,
-    Place,
-    RayOptions,
-    cores,
-    open_executor,
-    resolve_device,
-)
 from compatbench.cli.progress import RunProgress, estimate_seconds, format_seconds
 from compatbench.cli.selection import Selection, select, take_shard
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import FailureKind
 from compatbench.engine.collect import mean_seconds
-from compatbench.engine.execute.executors import Event, Settings
+from compatbench.engine.execute.device import count_cores, resolve_device
+from compatbench.engine.execute.executors import Executor, ExecutorOptions, open_executor
+from compatbench.engine.execute.order import estimate_cells
+from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.execute.shards import Shard
 from compatbench.engine.locks import publishing
 from compatbench.engine.missing import suite_backbones
@@ -54,9 +49,7 @@ def run_command(
     shots_files: Sequence[Path],
     skip_missing: bool,
     out: Path,
-    executor: Executor,
-    on_ray: RayOptions,
-    jobs: int | None,
+    executor: ExecutorOptions,
     threads: int,
     device: str,
     precision: str | None,
@@ -73,6 +66,8 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
+    if executor.name == "local":
+        device = resolve_device(device)
     selection = select(
         suite, methods, tasks, seeds, shots, out, precision, shots_files, skip_missing
     )
@@ -90,8 +85,7 @@ def run_command(
     to_do = selection.to_do
     failures: list[Event] = []
     if to_do:
-        means = mean_seconds(selection.planned)
-        with open_executor(executor, on_ray, device, threads, jobs, means) as place:
+        with open_executor(executor, device, threads) as place:
             console.print(_summary(selection, place.jobs), highlight=False, soft_wrap=True)
             settings = Settings(
                 store=selection.store.folder,
@@ -126,12 +120,15 @@ def run_command(
 
 
 def _run_cells(
-    console: Console, selection: Selection, settings: Settings, place: Place
+    console: Console, selection: Selection, settings: Settings, place: Executor
 ) -> list[Event]:
     cells = [item.cell for item in selection.to_do]
-    progress = RunProgress(console, cells, place.jobs, mean_seconds(selection.planned))
+    means = mean_seconds(selection.planned)
+    progress = RunProgress(console, cells, place.jobs, means)
+    estimates = estimate_cells(selection.suite, selection.registry, cells, means)
+    seconds = {cell.key: estimate for cell, estimate in zip(cells, estimates, strict=True)}
     with progress:
-        place.run(cells, settings, progress.on_event)
+        place.run(cells, settings, lambda cell: seconds[cell.key], progress.on_event)
     return progress.failures
 
 
@@ -160,7 +157,7 @@ def plan_command(
     selection = take_shard(selection, shard, keep=False)
     _warn_of_broken(console, selection.registry)
     means = mean_seconds(selection.planned)
-    jobs = cores()
+    jobs = count_cores()
     blocked = selection.counts.total() > len(selection.mine)
     columns = ["cells", "done", "failed", "to do", *["missing"] * blocked, "about"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))

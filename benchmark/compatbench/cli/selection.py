@@ -12,7 +12,8 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.collect import mean_seconds
 from compatbench.engine.configs import select_methods
-from compatbench.engine.execute.shards import Shard, agree_on_means, divide, estimate_cells
+from compatbench.engine.execute.order import estimate_cells
+from compatbench.engine.execute.shards import Shard, agree_on_means, divide
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.plan import PlannedCell, count_cells, plan, plan_cells
 from compatbench.engine.store import RunStore

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from compatbench.cli.executors import Executor, RayOptions
 from compatbench.cli.options import (
     DataRootOption,
     DeviceOption,
+    ExecutorName,
     MethodsOption,
     OfflineOption,
     OutOption,
@@ -52,13 +52,13 @@ def run(
         ),
     ] = False,
     executor: Annotated[
-        Executor,
+        ExecutorName,
         typer.Option(
             "--executor",
             help="Where cells run: in processes on this machine, or on a Ray cluster, which needs "
             "compatbench\\[ray].",
         ),
-    ] = Executor.local,
+    ] = ExecutorName.local,
     address: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +138,7 @@ def run(
 
     with stoppable():
         from compatbench.cli.run import run_command
+        from compatbench.engine.execute.executors import ExecutorOptions
         from compatbench.engine.execute.shards import Shard
         from compatbench.engine.failures import parse_retry
 
@@ -151,9 +152,7 @@ def run(
             shots_files=shots_file or (),
             skip_missing=skip_missing,
             out=out,
-            executor=executor,
-            on_ray=RayOptions(address, gpus_per_cell),
-            jobs=jobs,
+            executor=ExecutorOptions(executor.value, jobs, address, gpus_per_cell),
             threads=threads,
             device=device,
             precision=precision.value if precision else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -20,6 +19,7 @@ from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.failures import describe_exception
 from compatbench.engine.heap import keep_freed_memory
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import missing_records
@@ -35,8 +35,6 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-
-LAST_FRAMES = 5
 
 
 class Worker:
@@ -74,7 +72,8 @@ class Worker:
         except CompatbenchError:
             raise
         except Exception as error:
-            done = describe_cell(cell, error=_describe_error(error), trace=_last_frames(error))
+            failure = describe_exception(error)
+            done = describe_cell(cell, error=failure.error, trace=failure.trace)
             self.store.write(done)
             return done
         missing = missing_records(cell, done)
@@ -184,7 +183,7 @@ class Worker:
         except NotTransferable as reason:
             failure = {"status": "not transferable", "reason": reason.reason}
         except Exception as error:
-            failure = {"status": "failed", "reason": _describe_error(error)}
+            failure = {"status": "failed", "reason": describe_exception(error).error}
         attach_seconds = time.perf_counter() - start
         records = []
         for name in test_sets:
@@ -215,7 +214,7 @@ class Worker:
                 logits = _check_logits(logits, len(samples), len(task.labels))
                 logits = test_set.select_columns(logits)
             except Exception as error:
-                failed = {"status": "failed", "reason": _describe_error(error)}
+                failed = {"status": "failed", "reason": describe_exception(error).error}
                 records.append(Record.model_validate(where | failed))
                 continue
             seconds = round(attach_seconds + time.perf_counter() - start, 4)
@@ -297,13 +296,3 @@ def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellR
             **values,
         }
     )
-
-
-def _describe_error(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _last_frames(error: Exception) -> tuple[str, ...]:
-    frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
-    return tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
