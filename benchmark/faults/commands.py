@@ -20,7 +20,7 @@ from pathlib import Path
 from compatbench.cli import main
 from compatbench.cli.selection import select
 from compatbench.data.cards import suite_cards
-from compatbench.engine.execute import pool
+from compatbench.engine.execute import local
 from compatbench.engine.plan import PlannedCell
 from compatbench.pages.leaderboard import render_pages
 
@@ -37,7 +37,7 @@ training: {{views: 2, crop_scale: [0.5, 1.0], max_steps: 20}}
 
 
 class _Forked:
-    """``multiprocessing`` as the pool sees it: a new worker is a copy of this process."""
+    """``multiprocessing`` as the executor sees it: a new worker is a copy of this process."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(multiprocessing, name)
@@ -54,8 +54,8 @@ def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
         The suite's file.
     """
     os.environ["COMPATBENCH_CACHE"] = str(cache)
-    pool.multiprocessing = _Forked()  # type: ignore[assignment]
-    for module in ("cli.run", "run.fit", "run.attempts", "run.process"):
+    local.multiprocessing = _Forked()  # type: ignore[assignment]
+    for module in ("cli.run", "engine.execute.process"):
         importlib.import_module(f"compatbench.{module}")
     path = folder / "faults.yaml"
     path.write_text(SUITE.format(shots=shots))

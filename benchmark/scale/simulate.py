@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from compatbench.engine.costs import BACKBONES_AT_HAND
-from compatbench.engine.execute.ray_batches import Batches
+from compatbench.engine.estimate import BACKBONES_AT_HAND
+from compatbench.engine.execute.cell_queue import CellQueue
+from compatbench.engine.execute.order import longest_first
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")
@@ -91,7 +92,11 @@ class Outcome:
         return max(self.workers * self.makespan - sum(self.spent.values()), 0.0)
 
 
-class _Queue:
+def _seconds(job: Job) -> float:
+    return job.seconds
+
+
+class _Server:
     """Something that serves one request at a time, in the order in which they come."""
 
     def __init__(self, rate: float) -> None:
@@ -129,14 +134,14 @@ class _Worker:
 class _Run:
     def __init__(self, jobs: Sequence[Job], workers: int, site: Site) -> None:
         self._site = site
-        self._batches = Batches(jobs, lambda job: job.seconds)
+        self._queue = CellQueue(longest_first(jobs, _seconds), _seconds)
         self._left = len(jobs)
         self._now = 0.0
         self._order = count()
         self._events: list[tuple[float, int, _Worker, int, bool]] = []
         self._workers = [_Worker(number) for number in range(workers)]
-        self._reading = _Queue(site.shared_rate)
-        self._writing = _Queue(site.write_rate)
+        self._reading = _Server(site.shared_rate)
+        self._writing = _Server(site.write_rate)
         self._ready: set[str] = set()
         self._encoding: dict[str, _Worker] = {}
         self._waiting: dict[str, list[_Worker]] = {}
@@ -173,7 +178,7 @@ class _Run:
         worker.away = False
         while self._left:
             if worker.steps is None:
-                worker.job = self._batches.take(worker)
+                worker.job = self._queue.take(worker)
                 if worker.job is None:
                     self._unemployed.append(worker)
                     return
@@ -240,13 +245,13 @@ class _Run:
                 waiting.remove(worker)
         if worker in self._unemployed:
             self._unemployed.remove(worker)
-        self._batches.leave(worker)
+        self._queue.leave(worker)
         worker.weights.clear()
         worker.steps, job, worker.job = None, worker.job, None
         if job is not None or worker.away:
             self._spent["lost"] += self._now - worker.since
         if job is not None:
-            self._batches.give_back(job)
+            self._queue.give_back(job)
         # A batch may be free now, or a cell given back.
         for idle in self._unemployed:
             self._at(self._now, idle)

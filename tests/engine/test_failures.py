@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
-from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
+from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.execute.attempt import next_attempt, note_failure
 from compatbench.engine.failures import (
     Failure,
     describe_death,
     describe_timeout,
     kind_of,
-    next_attempt,
-    note_failure,
     parse_retry,
 )
 from compatbench.engine.keys import data_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.execute.executors import Event, Settings
+from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -26,14 +27,21 @@ from compatbench.method.registry import builtin_methods
 
 from .conftest import Run
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 import ray
 from ray.cluster_utils import Cluster
 
-from compatbench.engine.execute.ray_cluster import connect, require_workers, resolve_share
-from compatbench.engine.execute.ray_executor import run_cells_on_ray
-from compatbench.engine.execute.ray_nodes import Share, find_difference, remove_tokens, write_view
+from compatbench.engine.execute.ray_backend import run_cells_on_ray
+from compatbench.engine.execute.ray_cluster import (
+    Share,
+    connect,
+    find_difference,
+    require_workers,
+    resolve_share,
+    shared_view,
+)
 
 # A node whose process is gone is lost after a second, not after a quarter of a minute.
 IMPATIENT = {"health_check_period_ms": 200, "health_check_failure_threshold": 5}
@@ -315,14 +323,13 @@ def test_a_node_that_does_not_see_the_store_is_named_and_not_used(
 
 def test_what_a_node_can_see_in_another_way(settings: Settings, make_cells: Plugin) -> None:
     cells = make_cells(plain="pass")
-    view = write_view(settings, cells)
-    assert find_difference(view) == ""
-    assert "another version of compatbench" in find_difference(replace(view, engine="0" * 64))
-    other = replace(view, methods=dict.fromkeys(view.methods, "0" * 64))
-    assert find_difference(other) == "has other code of method 'plain'; install the driver's"
-    lost = replace(view, methods={("gone", "/nowhere.py"): "0" * 64})
-    assert find_difference(lost).startswith("cannot load a method: method file /nowhere.py")
-    remove_tokens(view)
+    with shared_view(settings, cells) as view:
+        assert find_difference(view) == ""
+        assert "another version of compatbench" in find_difference(replace(view, engine=-1))
+        other = replace(view, methods=dict.fromkeys(view.methods, "0" * 64))
+        assert find_difference(other) == "has other code of method 'plain'; install the driver's"
+        lost = replace(view, methods={("gone", "/nowhere.py"): "0" * 64})
+        assert find_difference(lost).startswith("cannot load a method: method file /nowhere.py")
     assert find_difference(view).startswith(f"does not see the driver's {settings.store};")
 
 
@@ -336,7 +343,7 @@ def test_a_share_that_no_node_holds_is_refused(connected: Cluster) -> None:
 @pytest.mark.parametrize(
     ("device", "gpus", "message"),
     [
-        ("cuda:1", None, "say '--device cuda'"),
+        ("cuda:1", None, "choose auto, cpu or cuda"),
         ("cpu", 1.5, "--gpus-per-cell 1.5: give a part of one GPU"),
     ],
 )
@@ -369,12 +376,31 @@ def test_a_node_holds_as_many_workers_as_its_gpus_and_cores_allow(
     [
         ("ray://head:10001", "Ray Client is not supported"),
         ("127.0.0.1:1", "'127.0.0.1:1': Connection refused; start one with 'ray start --head'"),
-        ("head:port", "its end is no number of a port"),
+        ("head:port", "its end is not the number of a port"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address: str, message: str) -> None:
     with pytest.raises(CompatbenchError, match=message), connect(address):
         pass
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request", b""])
+def test_a_server_that_is_not_ray_is_refused_at_once(answer: bytes) -> None:
+    """Ray would try to reach it for minutes, and write pages of messages."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            connection.recv(9)
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(CompatbenchError, match="start one with"), connect(address):
+            pass
+        thread.join()
 
 
 def test_ctrl_c_stops_a_cluster_of_this_machine(

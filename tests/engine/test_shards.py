@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.shards import Shard, agree_on_means, divide, estimate_cells
+from compatbench.engine.execute.order import estimate_cells
+from compatbench.engine.execute.shards import Shard, agree_on_means, divide
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError

@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord, Record
-from compatbench.engine.execute.executors import Event, Settings, make_worker, run_cells, run_one
+from compatbench.engine.execute.attempt import make_worker, run_cell
+from compatbench.engine.execute.local import run_cells
+from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.files.project_folders import tasks_folder
@@ -120,7 +122,7 @@ def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Pa
         if seen == ["waiting"]:
             # The other finishes it meanwhile.
             lock.release()
-            assert not run_one(worker, cell, lambda _: None).error
+            assert not run_cell(worker, cell, lambda _: None).error
 
     store = RunStore(settings.store)
     store.claim_path(cell.key).parent.mkdir(parents=True)
@@ -142,7 +144,7 @@ def test_global_random_state_decides_nothing(
     np.random.seed(42)
     torch.manual_seed(43)
     torch.rand(7)
-    assert not run_one(make_worker(Settings(tmp_path, cache)), cell, lambda _: None).error
+    assert not run_cell(make_worker(Settings(tmp_path, cache)), cell, lambda _: None).error
     here, there = (RunStore(folder).read(cell.key) for folder in (tmp_path, smoke / "runs"))
     assert here is not None
     assert there is not None

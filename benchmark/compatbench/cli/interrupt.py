@@ -1,4 +1,4 @@
-"""Ctrl-C, and the end that a batch system calls for: a run stops, and says how to go on."""
+"""Ctrl-C, and the end that a batch system asks for: a run stops, and says how to continue."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from contextlib import contextmanager
 
 import typer
 
-STOPPED = 130
-"""Exit code of a command that was stopped, as shells have it."""
+STOPPED = 130  # exit code of a command that was stopped, as shells have it
 
 
 @contextmanager
@@ -23,13 +22,14 @@ def stoppable() -> Iterator[None]:
         typer.Exit: with 130, if so.
     """
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupt) if main else None
+    # As Ctrl-C: the handler raises KeyboardInterrupt.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
     try:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["compatbench", *sys.argv[1:]])
         print(
-            f"\ncompatbench: stopped; finished cells are kept, and the same command goes on:\n"
+            "\ncompatbench: stopped; finished cells are kept, and the same command continues:\n"
             f"  {command}",
             file=sys.stderr,
         )
@@ -37,7 +37,3 @@ def stoppable() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,99 +12,53 @@ from rich.table import Table
 
 from compatbench.cli.options import OutOption, complete_methods, complete_suites, complete_tasks
 from compatbench.cli.progress import format_seconds
-from compatbench.data.cards import select_names, suite_cards
+from compatbench.data.cards import suite_cards
 from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError
 from compatbench.files.sizes import format_bytes
 
-if TYPE_CHECKING:
-    from compatbench.engine.cell import CellRecord
-    from compatbench.engine.inventory import StoredFile
-    from compatbench.engine.store import RunStore
-
 app = typer.Typer(no_args_is_help=True, help="Look at, verify and clean the store of a run.")
-console = Console()
+console = Console(highlight=False, soft_wrap=True)
 
 DAY = 86400
-STATES = ("ok", "not transferable", "error", "oom", "killed", "timeout")
-
-
-def _open(out: Path) -> RunStore:
-    from compatbench.engine.store import RunStore
-
-    folder = out / "runs"
-    if not folder.is_dir():
-        raise CompatbenchError(f"{folder} does not exist; 'compatbench run' makes it")
-    return RunStore(folder)
-
-
-def describe_state(record: CellRecord) -> str:
-    """One word on a cell: ``ok``, or what keeps it from being so."""
-    if record.failure is not None:
-        return record.failure
-    if record.status == "failed" or any(r.status == "failed" for r in record.records):
-        return "error"
-    refused = any(r.status == "not transferable" for r in record.records)
-    return "not transferable" if refused else "ok"
+MethodNames = Annotated[
+    str, typer.Option("--methods", help="Names, globs, lists.", autocompletion=complete_methods)
+]
+TaskNames = Annotated[
+    str, typer.Option("--tasks", help="Names, globs, lists.", autocompletion=complete_tasks)
+]
+StateNames = Annotated[
+    str,
+    typer.Option(
+        "--state",
+        help="Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.",
+    ),
+]
 
 
 @app.command("ls")
 def list_(
-    methods: Annotated[
-        str,
-        typer.Option("--methods", help="Names, globs, lists.", autocompletion=complete_methods),
-    ] = "all",
-    tasks: Annotated[
-        str, typer.Option("--tasks", help="Names, globs, lists.", autocompletion=complete_tasks)
-    ] = "all",
-    state: Annotated[
-        str, typer.Option("--state", help=f"Of {', '.join(STATES)}: names, globs, exclusions.")
-    ] = "all",
+    methods: MethodNames = "all",
+    tasks: TaskNames = "all",
+    state: StateNames = "all",
     out: OutOption = Path(),
 ) -> None:
     """List cells: how each ended, its size on disk and its age."""
-    from compatbench.engine.inventory import list_files, read_records
+    from compatbench.engine.store_check import list_cells, open_store
 
-    store = _open(out)
-    files = list_files(store)
-    records = read_records(files)
-    sizes: dict[str, int] = {}
-    ages: dict[str, float] = {}
-    for file in files:
-        sizes[file.key] = sizes.get(file.key, 0) + file.size
-        if file.kind == "record":
-            ages[file.key] = file.age
-    if not records:
-        console.print(f"{store.folder} holds no cells", highlight=False, soft_wrap=True)
-        return
-    chosen = {
-        "method": select_names(methods, sorted({r.method for r in records.values()}), "method"),
-        "task": select_names(tasks, sorted({r.task for r in records.values()}), "task"),
-    }
-    states = select_names(state, STATES, "state")
-    shown = [
-        record
-        for record in records.values()
-        if record.method in chosen["method"]
-        and record.task in chosen["task"]
-        and describe_state(record) in states
-    ]
-    table = _table("key", "state", "method", "task", "source", "shots", "seed", "records")
-    for column in ("size", "age"):
-        table.add_column(column, justify="right")
-    for record in sorted(shown, key=lambda r: (r.method, r.task, r.source, r.shots, r.seed)):
-        cells = [record.key[:12], describe_state(record), record.method, record.task]
-        cells += [record.source, show_shots(record.shots), record.seed, len(record.records)]
-        cells += [format_bytes(sizes[record.key]), format_seconds(ages[record.key])]
-        table.add_row(*(escape(str(cell)) for cell in cells))
+    store = open_store(out)
+    cells = list_cells(store, methods, tasks, state)
+    table = _table(*cells.columns)
+    for cell in cells.to_dict("records"):
+        shown = cell | {
+            "key": cell["key"][:12],
+            "shots": show_shots(cell["shots"]),
+            "size": format_bytes(cell["size"]),
+            "age": format_seconds(cell["age"]),
+        }
+        table.add_row(*(escape(str(value)) for value in shown.values()))
     # As wide as it is: a key is to be copied, and grep is to find a row whole.
     Console(file=console.file, width=max(console.width, 160)).print(table)
-    size = format_bytes(sum(sizes[record.key] for record in shown))
-    console.print(
-        f"{len(shown)} of {len(records)} cells, {size}, in {store.folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{len(cells)} cells, {format_bytes(cells['size'].sum())}, in {store.folder}")
 
 
 @app.command()
@@ -113,28 +66,25 @@ def show(
     key: Annotated[str, typer.Argument(help="The beginning of a cell's key, as 'ls' shows it.")],
     out: OutOption = Path(),
 ) -> None:
-    """Show all that is kept of one cell."""
-    from compatbench.engine.inventory import find_key, list_files, read_records
+    """Show all that is stored of one cell."""
+    from compatbench.engine.store_check import find_record, open_store
 
-    store = _open(out)
-    found = find_key(store, key)
-    record = read_records(list_files(store)).get(found)
-    if record is None:
-        raise CompatbenchError(f"the record of {found} is damaged; see 'compatbench runs verify'")
+    store = open_store(out)
+    record = find_record(store, key)
+    module = store.module_path(record.key)
+    fitted = f"{record.fit_seconds:g} s, {record.parameters:,} parameters"
     lines = {
         "key": record.key,
         "cell": f"{record.method} · {record.task} · {record.source} · "
         f"{count_shots(record.shots)} · seed {record.seed}",
-        "state": f"{describe_state(record)}, attempt {record.attempt}",
+        "state": f"{record.state}, attempt {record.attempt}",
         "error": record.error,
         "last frames": "\n".join(record.trace),
-        "fit": f"{record.fit_seconds:g} s, {record.parameters:,} parameters"
-        if record.status == "ok"
-        else "",
+        "fit": fitted if record.status == "ok" else "",
         "peak memory": format_bytes(record.peak_memory) if record.peak_memory else "",
         "settings": ", ".join(f"{name}={value}" for name, value in record.config.items()),
         "made with": ", ".join(f"{name} {value}" for name, value in record.provenance.items()),
-        "module": str(store.module_path(found)) if store.module_path(found).is_file() else "",
+        "module": str(module) if module.is_file() else "",
     }
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -146,9 +96,8 @@ def show(
     if record.records:
         table = _table("backbone", "test set", "status", "right", "zero-shot", "seconds", "reason")
         for r in record.records:
-            right, floor = (
-                "" if n is None else f"{n} of {r.total}" for n in (r.correct, r.zero_shot_correct)
-            )
+            counts = [r.correct, r.zero_shot_correct]
+            right, floor = ("" if n is None else f"{n} of {r.total}" for n in counts)
             row = (r.backbone, r.test_set, r.status, right, floor, f"{r.seconds:g}", r.reason)
             table.add_row(*map(escape, row))
         console.print(table)
@@ -156,22 +105,17 @@ def show(
 
 @app.command()
 def verify(out: OutOption = Path()) -> None:
-    """Hold every file against its checksum and its name; exit with 1 if one is not right.
+    """Compare every file with its checksum and its name; exit with 1 if one is not right.
 
     Nothing is moved. A run sets such a file aside when it needs it, and makes it again.
     """
-    from compatbench.engine.inventory import find_problems, list_files
+    from compatbench.engine.store_check import find_problems, list_files, open_store
 
-    store = _open(out)
-    files = list_files(store)
-    problems = find_problems(store, files)
+    files = list_files(open_store(out))
+    problems = find_problems(files)
     for problem in problems:
-        console.print(
-            f"[red]damaged[/] {escape(str(problem.path))}: {escape(problem.why)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(f"{len(files) - len(problems)} of {len(files)} files are intact", highlight=False)
+        console.print(f"[red]damaged[/] {escape(str(problem.path))}: {escape(problem.why)}")
+    console.print(f"{len(files) - len(problems)} of {len(files)} files are intact")
     if problems:
         raise typer.Exit(1)
 
@@ -207,56 +151,39 @@ def gc(
 
     A cell is unwanted if its method, settings, images or weights are here and give another key
     now, in every installed suite. Records stay, unless --records says otherwise: they are small,
-    and are results. What was set aside as damaged, and remains of killed writers, go as well.
+    and are results. Files set aside as damaged, and remains of killed processes, go as well.
     """
     from compatbench.data.draws import read_draws
-    from compatbench.engine.inventory import find_remains, list_files, read_records
-    from compatbench.engine.obsolete import find_unwanted
+    from compatbench.engine.store_check import delete_files, find_waste, open_store
     from compatbench.method.registry import builtin_methods
 
-    store = _open(out)
     registry = builtin_methods()
     for file in methods or ():
         registry.add_file(Path(file))
-    suites = [
-        *map(suite_cards.read, suite_cards.names()),
-        *map(suite_cards.read, map(str, suite or ())),
-    ]
-    files = list_files(store)
-    unwanted = find_unwanted(read_records(files), suites, registry, read_draws(shots_file or ()))
-    kinds = ("module", "predictions", *(["record"] if records else []))
-    stale = [file for file in files if file.key in unwanted and file.kind in kinds]
-    doomed = {
-        f"of {len(unwanted)} unwanted cells": stale,
-        "damaged, or left by killed writers": find_remains(store),
-    }
+    suites = map(suite_cards.read, [*suite_cards.names(), *map(str, suite or ())])
+    draws = read_draws(shots_file or ())
+    waste = find_waste(open_store(out), suites, registry, draws, records=records)
     total = 0
-    for what, found in doomed.items():
+    for what, found in (
+        (f"of {waste.cells} unwanted cells", waste.files),
+        ("damaged, or left by killed processes", waste.remains),
+    ):
         old = [file for file in found if file.age >= days * DAY]
-        total += _delete(old) if delete else len(old)
+        if delete:
+            delete_files(old)
+        total += len(old)
         size = format_bytes(sum(file.size for file in old))
         young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
-        console.print(f"{len(old)} files {what}, {size}{young}", highlight=False, soft_wrap=True)
+        console.print(f"{len(old)} files {what}, {size}{young}")
     if delete:
-        console.print(f"deleted {total} files", highlight=False)
+        console.print(f"deleted {total} files")
     elif total:
-        console.print("nothing was deleted; --delete does", highlight=False)
-
-
-def _delete(files: Iterable[StoredFile]) -> int:
-    count = 0
-    for file in files:
-        try:
-            file.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise CompatbenchError(f"cannot delete {file.path}: {error.strerror}") from None
-        count += 1
-    return count
+        console.print("nothing was deleted; --delete does")
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    left = ("key", "state", "method", "task", "source", "backbone", "test set", "status", "reason")
     for column in columns:
-        numeric = column in ("shots", "seed", "records", "right", "zero-shot", "seconds")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     return table

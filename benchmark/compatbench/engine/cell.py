@@ -130,6 +130,21 @@ class CellRecord(Stored):
     attempt: PositiveInt = 1
     peak_memory: NonNegativeInt | None = None
 
+    @property
+    def errors(self) -> list[str]:
+        """The failures of the last attempt: of the fit, or of the records without a number."""
+        if self.status == "failed":
+            return [self.error]
+        return [record.reason for record in self.records if record.status == "failed"]
+
+    @property
+    def state(self) -> str:
+        """How the cell ended: ``ok``, ``not transferable`` or a kind of failure."""
+        if self.failure is not None or self.errors:
+            return self.failure or "error"
+        refused = any(record.status == "not transferable" for record in self.records)
+        return "not transferable" if refused else "ok"
+
     def find(self, backbone: str, test_set: str, data: str) -> Record | None:
         """The finished record of this backbone and test set, if there is one."""
         for record in self.records:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
-# What a file system without locks says.
+# What a file system without locks reports.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -40,11 +40,8 @@ class Claim:
 
 
 @contextmanager
-def claim(store: RunStore, key: str, *, wait: bool = False) -> Iterator[Claim]:
-    """Claims a cell. What the store holds of it has to be read again under the claim.
-
-    Args:
-        wait: until the process that has it is done with it or dies.
+def claim(store: RunStore, key: str) -> Iterator[Claim]:
+    """Claims a cell, without waiting. Its record has to be read again under the claim.
 
     Raises:
         CompatbenchError: the folder cannot be written.
@@ -52,7 +49,7 @@ def claim(store: RunStore, key: str, *, wait: bool = False) -> Iterator[Claim]:
     # Beside the record: making a file in a folder is what lets a network file system see
     # which records others have just made there.
     path = store.claim_path(key)
-    with locked(store, path, wait) as held:
+    with locked(store, path, wait=False) as held:
         mine = Claim(held)
         try:
             yield mine
@@ -74,7 +71,7 @@ def is_free(path: Path) -> bool:
 
 @contextmanager
 def publishing(store: RunStore) -> Iterator[None]:
-    """Keeps other runs of a store from writing results meanwhile; waits for them.
+    """Waits until no other run of a store writes results, and keeps others from it meanwhile.
 
     Raises:
         CompatbenchError: the folder cannot be written.
@@ -85,7 +82,7 @@ def publishing(store: RunStore) -> Iterator[None]:
 
 @contextmanager
 def locked(store: RunStore, path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock file in a store; tells whether it could be had.
+    """Holds a lock file in a store; yields False if another process holds it.
 
     Raises:
         CompatbenchError: the folder cannot be written.
@@ -106,8 +103,6 @@ def locked(store: RunStore, path: Path, wait: bool) -> Iterator[bool]:
             CompatbenchWarning,
             stacklevel=3,
         )
-        yield True
-        return
     try:
         yield True
     finally:

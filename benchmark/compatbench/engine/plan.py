@@ -43,11 +43,7 @@ class PlannedCell:
     @property
     def failed(self) -> bool:
         """Whether the last attempt ended in an error; it is tried again."""
-        if self.record is None:
-            return False
-        return self.record.status == "failed" or any(
-            record.status == "failed" for record in self.record.records
-        )
+        return self.record is not None and bool(self.record.errors)
 
 
 def missing_records(cell: Cell, record: CellRecord) -> list[tuple[str, str]]:

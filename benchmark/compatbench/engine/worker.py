@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -19,6 +18,7 @@ from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
+from compatbench.engine.failures import describe_exception
 from compatbench.engine.keys import data_key
 from compatbench.engine.locks import locked
 from compatbench.engine.measure import Measured, label_tensor, measure
@@ -29,8 +29,6 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.transfer import Transfer, find_transfer
-
-LAST_FRAMES = 5
 
 
 class Worker:
@@ -65,7 +63,8 @@ class Worker:
         except CompatbenchError:
             raise
         except Exception as error:
-            failed = describe_cell(cell, error=describe_error(error), trace=last_frames(error))
+            failure = describe_exception(error)
+            failed = describe_cell(cell, error=failure.error, trace=failure.trace)
             self.store.write(failed)
             return failed
         done = fitted if cell.key == cell.fit_key else self._begin_transfer(cell, fitted)
@@ -262,21 +261,9 @@ def _describe_failure(error: Exception) -> dict[str, str]:
     """Status and reason of a record without a number."""
     if isinstance(error, NotTransferable):
         return {"status": "not transferable", "reason": error.reason}
-    return {"status": "failed", "reason": describe_error(error)}
+    return {"status": "failed", "reason": describe_exception(error).error}
 
 
 def _most_per_class(samples: Sequence[Sample]) -> int:
     """Images of the largest class; recipes that count in shots need a number for *all*."""
     return max(Counter(sample.label for sample in samples).values(), default=0)
-
-
-def describe_error(error: Exception) -> str:
-    """An exception in one line, its type first."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def last_frames(error: Exception) -> tuple[str, ...]:
-    """The last frames of an exception's trace, innermost last."""
-    frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
-    return tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)

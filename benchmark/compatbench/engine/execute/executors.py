@@ -1,168 +1,92 @@
-"""Where cells run: in this process, or in worker processes that may die without harm."""
+"""Where cells run: in processes on this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
-from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.settings import OnEvent, Settings
 from compatbench.errors import CompatbenchError
 
-if TYPE_CHECKING:
-    from compatbench.engine.worker import Worker
-
-POLL = 0.5  # seconds between looks at cells that other processes have
+Seconds = Callable[[Cell], float]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a worker needs to know besides its cells.
+class ExecutorOptions:
+    """Where cells are to run.
 
     Attributes:
-        memory_budget: bytes that a text tower's activations may take; None is a share of
-            what is free.
-        timeout: seconds after which an attempt at a cell is ended, the encoding of its images
-            apart; None is never.
-        retry: how often a cell is tried again after each kind of failure.
+        jobs: cells side by side; None is what the machine, or the cluster, holds.
+        address: of a Ray cluster; None is ``RAY_ADDRESS``, or this machine alone.
+        gpus_per_cell: of each Ray worker; None is one, and none on processors.
     """
 
-    store: Path
-    cache: Path
-    device: str = "cpu"
-    threads: int = 1
-    memory_budget: int | None = None
-    timeout: float | None = None
-    retry: Mapping[FailureKind, int] = field(default_factory=dict)
-
-    @property
-    def isolated(self) -> bool:
-        """Whether a cell needs a process of its own, which can be ended and replaced."""
-        return self.timeout is not None or bool(self.retry)
+    name: Literal["local", "ray"] = "local"
+    jobs: int | None = None
+    address: str | None = None
+    gpus_per_cell: float | None = None
 
 
 @dataclass(frozen=True)
-class Event:
-    """What happened to a cell.
+class Executor:
+    """An executor that is ready.
 
     Attributes:
-        kind: ``waiting`` (another process runs it), ``started``, ``encoding`` (images, for the
-            feature cache), ``measured`` (one more record is kept), ``retried`` (an attempt
-            failed, and another follows) or ``finished``.
-        encoded: while encoding, images done and images in all.
-        error: of a cell that is finished or retried, why it has no number; empty if it has.
+        device: of every worker.
+        jobs: cells that run side by side.
+        run: runs cells; their estimated seconds decide the order and nothing else.
     """
 
-    kind: Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
-    cell: Cell
-    encoded: tuple[int, int] = (0, 0)
-    error: str = ""
+    device: str
+    jobs: int
+    run: Callable[[Sequence[Cell], Settings, Seconds, OnEvent], None]
 
 
-OnEvent = Callable[[Event], object]
-
-
-def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: OnEvent) -> None:
-    """Runs cells and tells what happens; one failing cell does not stop the others.
-
-    Cells that other processes run meanwhile are waited for, and run here if those die.
+@contextmanager
+def open_executor(options: ExecutorOptions, device: str, threads: int) -> Iterator[Executor]:
+    """Gets an executor ready, for the time of a run.
 
     Raises:
-        CompatbenchError: the input is broken or the store cannot be written. What was
-            measured before is kept.
+        CompatbenchError: a device that is not there, an option of the other executor, or no
+            cluster.
     """
-    if not cells:
+    if options.name == "local":
+        yield _open_local(options, device)
         return
-    if jobs <= 1 and not settings.isolated:
-        _run_here(cells, settings, on_event)
-        return
-    from compatbench.engine.execute.pool import Pool
+    if importlib.util.find_spec("ray") is None:
+        raise CompatbenchError(
+            "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
+        )
+    from compatbench.engine.execute.ray_backend import run_cells_on_ray
+    from compatbench.engine.execute.ray_cluster import connect, require_workers, resolve_share
 
-    pool = Pool(settings, min(jobs, len(cells)))
-    try:
-        for event in pool.run(cells):
-            on_event(event)
-    finally:
-        pool.close()
+    with connect(options.address, threads):
+        device, share = resolve_share(device, options.gpus_per_cell, threads)
+        workers = require_workers(share)
 
+        def run(cells: Sequence[Cell], settings: Settings, seconds: Seconds, on: OnEvent) -> None:
+            run_cells_on_ray(cells, settings, share, on, seconds, options.jobs)
 
-def _run_here(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
-    worker = make_worker(settings)
-    left = deque(cells)
-    held_elsewhere = 0
-    while left:
-        cell = left.popleft()
-        event = run_one(worker, cell, on_event, wait=False)
-        on_event(event)
-        if event.kind != "waiting":
-            held_elsewhere = 0
-            continue
-        left.append(cell)
-        held_elsewhere += 1
-        if held_elsewhere == len(left):
-            time.sleep(POLL)
-            held_elsewhere = 0
+        yield Executor(device, options.jobs or workers, run)
 
 
-def make_worker(settings: Settings) -> Worker:
-    """The runner of cells that these settings describe, in this process."""
-    from compatbench.backbone.text.memory import set_memory_budget
-    from compatbench.data.feature_cache import FeatureCache
-    from compatbench.engine.attempts import AttemptStore
-    from compatbench.engine.worker import Worker
+def _open_local(options: ExecutorOptions, device: str) -> Executor:
+    from compatbench.engine.execute.device import count_cores, resolve_device
+    from compatbench.engine.execute.local import run_cells
+    from compatbench.engine.execute.order import order_cells
 
-    set_memory_budget(settings.memory_budget)
-    store = AttemptStore(settings.store, settings.device)
-    return Worker(store, FeatureCache(settings.cache), settings.device, settings.threads)
+    if options.address is not None or options.gpus_per_cell is not None:
+        raise CompatbenchError(
+            "--address and --gpus-per-cell are for '--executor ray'; give that, too"
+        )
+    device = resolve_device(device)
+    jobs = options.jobs or (count_cores() if device == "cpu" else 1)
 
+    def run(cells: Sequence[Cell], settings: Settings, seconds: Seconds, on: OnEvent) -> None:
+        run_cells(order_cells(cells, seconds), settings, jobs, on)
 
-def run_one(worker: Worker, cell: Cell, emit: OnEvent, *, wait: bool = True) -> Event:
-    """Runs a cell, telling what happens; returns its last event.
-
-    Args:
-        wait: if another process runs the cell, for that; else the last event is ``waiting``.
-
-    Raises:
-        CompatbenchError: the input is broken or the store cannot be written.
-    """
-    from compatbench.engine.locks import claim
-    from compatbench.engine.plan import PlannedCell
-
-    with claim(worker.store, cell.key, wait=wait) as mine:
-        if not mine.held:
-            return Event("waiting", cell)
-        before = worker.store.read(cell.key)
-        error = ""
-        # Another process may have run it since it was planned.
-        if not PlannedCell(cell, before).done:
-            emit(Event("started", cell))
-            error = _attempt(worker, cell, before, emit)
-        mine.done = not error
-        return Event("finished", cell, error=error)
-
-
-def _attempt(worker: Worker, cell: Cell, before: CellRecord | None, emit: OnEvent) -> str:
-    """Runs a claimed cell; returns why it has no number, if so."""
-    from compatbench.engine.attempts import AttemptStore
-    from compatbench.engine.failures import describe_exception, note_failure
-
-    def on_record(_: Record) -> None:
-        emit(Event("measured", cell))
-
-    worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
-    if isinstance(worker.store, AttemptStore):
-        worker.store.begin(cell, before)
-    try:
-        record = worker.run(cell, on_record)
-    except CompatbenchError:
-        raise
-    except Exception as error:
-        # Not the method's, such as a backbone that does not fit into memory.
-        failure = describe_exception(error)
-        note_failure(worker.store, cell, failure)
-        return failure.error
-    failures = [r.reason for r in record.records if r.status == "failed"]
-    return record.error or (failures[0] if failures else "")
+    return Executor(device, jobs, run)

@@ -15,18 +15,21 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from compatbench.engine.execute.executors import Settings, make_worker, run_one
+from compatbench.engine.execute.attempt import make_worker, run_cell
+from compatbench.engine.execute.settings import Settings
+from compatbench.engine.failures import LAST_FRAMES
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
+# The signal that makes a worker write down its frames; None where there are no signals.
 SHOW_FRAMES = getattr(signal, "SIGUSR1", None)
-"""The signal that makes a worker write down where it is; None where there are no signals."""
+WRITE_SECONDS = 1.0  # that writing them may take
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def serve(connection: Connection, settings: Settings, frames: Path) -> None:
-    """Runs the cells that come; ends when there are no more, or with the parent.
+    """Runs the cells that come; ends with the parent.
 
     Args:
         frames: a file for the last frames before a crash or a timeout.
@@ -42,9 +45,9 @@ def serve(connection: Connection, settings: Settings, frames: Path) -> None:
         )
         try:
             worker = make_worker(settings)
-            while (cell := connection.recv()) is not None:
+            while True:
                 try:
-                    connection.send(run_one(worker, cell, connection.send, wait=False))
+                    connection.send(run_cell(worker, connection.recv(), connection.send))
                 except CompatbenchError as error:
                     connection.send(error)
         except (EOFError, OSError):
@@ -63,11 +66,11 @@ def _end_with_parent() -> None:
         wait([parent.sentinel])
         os._exit(1)
 
-    # Also where the system does it, for the parent may have died before it was told to.
+    # On Linux, too: the parent may have died before the call of prctl.
     threading.Thread(target=watch, daemon=True).start()
 
 
-def ask_for_frames(pid: int, frames: Path, patience: float = 1.0) -> tuple[str, ...]:
+def ask_for_frames(pid: int, frames: Path) -> tuple[str, ...]:
     """The frames that a process is in, innermost last; it may be deep in a library's code."""
     if SHOW_FRAMES is None:
         return ()
@@ -75,7 +78,7 @@ def ask_for_frames(pid: int, frames: Path, patience: float = 1.0) -> tuple[str, 
         os.kill(pid, SHOW_FRAMES)
     except ProcessLookupError:
         return read_frames(frames)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + WRITE_SECONDS
     size = 0
     # Until it is written, and no longer grows.
     while time.monotonic() < deadline:
@@ -88,8 +91,6 @@ def ask_for_frames(pid: int, frames: Path, patience: float = 1.0) -> tuple[str, 
 
 def read_frames(frames: Path) -> tuple[str, ...]:
     """The last frames that a worker has written down, innermost last."""
-    from compatbench.engine.worker import LAST_FRAMES
-
     try:
         # The interpreter writes the innermost first.
         found = _FRAME.findall(frames.read_text(errors="replace"))[:LAST_FRAMES]

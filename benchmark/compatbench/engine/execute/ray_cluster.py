@@ -1,19 +1,31 @@
-"""Connects to a Ray cluster, and finds what a worker may take of it."""
+"""A Ray cluster: connecting to it, what a worker takes of it, and whether its nodes agree.
+
+Store and cache are folders, so every node must see them on one file system under one path; and a
+cell's key names versions of the code, so every node must run the driver's.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 
-from compatbench.engine.execute.ray_nodes import Share, count_workers
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.settings import Settings
+from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+from compatbench.method.registry import builtin_methods, method_identity
 
-REACHABLE_SECONDS = 10.0
+REACH_SECONDS = 5.0
 LAST_PORT = 65535
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
@@ -26,6 +38,8 @@ INHERITED = (
     "HUGGINGFACE_HUB_CACHE",
     "XDG_CACHE_HOME",
 )
+# How a client of HTTP/2, which Ray speaks, begins: a preface and empty settings.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 
 @contextmanager
@@ -46,10 +60,10 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
             f"--address '{where}': Ray Client is not supported; run the command on a machine of "
             "the cluster, with '--address auto', or hand it to 'ray job submit'"
         )
-    _check_reachable(where)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
     try:
+        _check_reachable(where)
         ray.init(
             where,
             log_to_driver=False,
@@ -58,9 +72,13 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
             # BLAS reads its thread count when it is loaded, before any of our code runs.
             runtime_env={"env_vars": {**inherited, "OMP_NUM_THREADS": str(threads)}},
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise _no_cluster(where, reason) from None
+    except (OSError, RuntimeError, ValueError) as error:
+        text = (getattr(error, "strerror", "") or str(error)).strip() or type(error).__name__
+        raise CompatbenchError(
+            f"cannot use the Ray cluster '{where}': {text.splitlines()[0].rstrip('.')}; start one "
+            "with 'ray start --head', or leave out --address and RAY_ADDRESS to use this machine "
+            "alone; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from None
     try:
         yield
     finally:
@@ -68,28 +86,50 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
 
 
 def _check_reachable(where: str) -> None:
-    """Finds out in seconds what Ray tries for minutes.
+    """Finds out in seconds what Ray tries for minutes, writing pages of messages.
 
     Raises:
-        CompatbenchError: nobody listens at this address.
+        OSError: no cluster listens at this address.
+        ValueError: it has no port.
     """
     host, colon, port = where.rpartition(":")
     if not colon:
         return
     if not port.isdecimal() or int(port) > LAST_PORT:
-        raise _no_cluster(where, "its end is no number of a port")
-    try:
-        socket.create_connection((host, int(port)), REACHABLE_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(where, error.strerror or str(error)) from None
+        raise ValueError("its end is not the number of a port")
+    with socket.create_connection((host, int(port)), REACH_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
+            return
+        connection.sendall(_HELLO)
+        answer = connection.recv(4)
+    if answer[3:] != b"\x04":  # settings, too
+        raise OSError(0, "what listens there is not Ray")
 
 
-def _no_cluster(where: str, reason: str) -> CompatbenchError:
-    return CompatbenchError(
-        f"cannot use the Ray cluster '{where}': {reason}; start one with 'ray start --head', or "
-        "leave out --address and RAY_ADDRESS to use this machine alone; if it asks for a token, "
-        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-    )
+@dataclass(frozen=True)
+class Share:
+    """What a worker takes of its node.
+
+    Attributes:
+        gpus: a whole number, or a part of one GPU.
+        cpus: cores, as many as it has threads.
+    """
+
+    gpus: float
+    cpus: int
+
+    def fit_into(self, gpus: float, cpus: float) -> int:
+        """How many workers these resources hold."""
+        fits = int(cpus // self.cpus)
+        if self.gpus == 0:
+            return fits
+        # A worker's part is of one GPU: of three, six workers take halves and none 1.5.
+        per_gpu = int(1 / self.gpus + 1e-9)
+        return min(fits, int(gpus) * per_gpu if self.gpus <= 1 else int(gpus // self.gpus))
+
+    def __str__(self) -> str:
+        cores = f"{self.cpus} core{'s' if self.cpus > 1 else ''}"
+        return f"{self.gpus:g} GPU and {cores}" if self.gpus else cores
 
 
 def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, Share]:
@@ -104,10 +144,10 @@ def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, S
     """
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    if ":" in device:
+    if device not in ("cpu", "cuda"):
         raise CompatbenchError(
-            f"--device '{device}': Ray gives every worker a device of its own; say "
-            f"'--device {device.partition(':')[0]}'"
+            f"--device '{device}': Ray gives every worker a device of its own; choose auto, cpu or "
+            "cuda"
         )
     share = float(device == "cuda") if gpus is None else gpus
     if not (0 <= share <= 1 or share.is_integer()):
@@ -115,6 +155,17 @@ def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, S
             f"--gpus-per-cell {share:g}: give a part of one GPU, such as 0.25, or a whole number"
         )
     return device, Share(share, threads)
+
+
+def living_nodes() -> dict[str, dict[str, Any]]:
+    """What Ray knows of the nodes that live, by id."""
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def count_workers(share: Share) -> int:
+    """How many workers the living nodes hold."""
+    resources = [node["Resources"] for node in living_nodes().values()]
+    return sum(share.fit_into(has.get("GPU", 0), has.get("CPU", 0)) for has in resources)
 
 
 def require_workers(share: Share) -> int:
@@ -132,3 +183,82 @@ def require_workers(share: Share) -> int:
             "cores in all; ask for less with --gpus-per-cell, --threads or --device"
         )
     return workers
+
+
+@dataclass(frozen=True)
+class View:
+    """What every node must see as the driver does.
+
+    Attributes:
+        tokens: files that the driver has just written, and what is in them.
+        engine: version of the harness.
+        methods: identity of each method's code, by name and plug-in file.
+        folder: where the driver runs; relative paths in cards start there.
+    """
+
+    tokens: dict[Path, bytes]
+    engine: int
+    methods: dict[tuple[str, str | None], str]
+    folder: Path
+
+
+@contextmanager
+def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
+    """Puts a token into store and cache for the time of a run, and describes the driver's code.
+
+    Raises:
+        CompatbenchError: a folder cannot be written.
+    """
+    # The name is that of an unfinished file, as which it is cleaned up if it is left over.
+    tokens = {
+        folder / f".shared.{secrets.token_hex(6)}.tmp": secrets.token_bytes(16)
+        for folder in (settings.store, settings.cache)
+    }
+    try:
+        for path, content in tokens.items():
+            write_atomic(path, content)
+        methods = _identify_methods({(cell.method, cell.plugin) for cell in cells})
+        yield View(tokens, ENGINE_VERSION, methods, Path.cwd())
+    finally:
+        for path in tokens:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def find_difference(view: View) -> str:
+    """What this node sees in another way than the driver; empty if nothing."""
+    for path, content in view.tokens.items():
+        try:
+            seen = path.read_bytes() == content
+        except OSError:
+            seen = False
+        if not seen:
+            return (
+                f"does not see the driver's {path.parent}; put it on a file system that all nodes "
+                "share, under one path (--out, COMPATBENCH_CACHE)"
+            )
+        if not os.access(path.parent, os.W_OK):
+            return f"cannot write {path.parent}; mount it for writing, by the same user"
+    if view.engine != ENGINE_VERSION:
+        versions = f"{view.engine} there, {ENGINE_VERSION} here"
+        return f"has another version of compatbench ({versions}); install the driver's"
+    try:
+        methods = _identify_methods(view.methods)
+    except CompatbenchError as error:
+        return f"cannot load a method: {error}"
+    for (name, plugin), code in view.methods.items():
+        if methods[name, plugin] != code:
+            return f"has other code of method '{name}'; install the driver's"
+    return ""
+
+
+def _identify_methods(
+    methods: Iterable[tuple[str, str | None]],
+) -> dict[tuple[str, str | None], str]:
+    registry = builtin_methods()
+    identities = {}
+    for name, plugin in methods:
+        if plugin is not None and name not in registry.classes:
+            registry.add_file(Path(plugin))
+        identities[name, plugin] = method_identity(registry.get(name))
+    return identities

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from compatbench.engine.locks import claim, is_free
+from compatbench.engine.locks import claim, is_free, locked
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 KEY = "5" * 64
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from compatbench.engine.locks import claim
-from compatbench.engine.store import RunStore
-with claim(RunStore(Path(sys.argv[1])), sys.argv[2]) as mine:
-    print(mine.held, flush=True)
-    time.sleep(600)
-"""
 
 
 def test_a_claim_is_had_once(tmp_path: Path) -> None:
@@ -41,19 +32,26 @@ def test_a_claim_is_had_once(tmp_path: Path) -> None:
         assert again.held
 
 
+def hold(folder: Path, connection: Connection) -> None:
+    with claim(RunStore(folder), KEY) as mine:
+        connection.send(mine.held)
+        time.sleep(600)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork begins at once")
 def test_the_claim_of_a_killed_process_is_free(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), KEY], stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"True\n"
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path, theirs))
+    process.start()
+    assert ours.recv()
     with claim(store, KEY) as mine:
         assert not mine.held
     assert not is_free(store.claim_path(KEY))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
     with claim(store, KEY) as mine:
         assert mine.held
 
@@ -68,20 +66,20 @@ def test_the_lock_file_goes_only_when_all_is_done(tmp_path: Path) -> None:
     assert not store.claim_path(KEY).exists()
 
 
-def test_one_may_wait_for_a_claim(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+def test_one_may_wait_for_a_lock(tmp_path: Path) -> None:
+    store, path = RunStore(tmp_path), tmp_path / "some.lock"
     began = threading.Event()
 
-    def hold() -> None:
-        with claim(store, KEY):
+    def hold_shortly() -> None:
+        with locked(store, path, wait=True):
             began.set()
             time.sleep(0.2)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=hold_shortly)
     thread.start()
     began.wait()
-    with claim(store, KEY, wait=True) as mine:
-        assert mine.held
+    with locked(store, path, wait=True) as held:
+        assert held
     thread.join()
 
 

@@ -1,0 +1,87 @@
+"""The order in which cells are run, and the estimates of their time that it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import log
+
+import pandas as pd
+
+from compatbench.data.cards import SuiteCard
+from compatbench.engine.cell import Cell
+from compatbench.engine.estimate import count_costs
+from compatbench.engine.execute.cell_queue import CellT
+from compatbench.method.registry import MethodRegistry
+
+ABOUT_THE_SAME = 4.0  # times
+LEAST_SECONDS = 1.0  # of any cell: its evaluation, its share of loading weights and features
+# Operations a second of a fit whose operations are counted and that was never timed. Only how
+# the cells compare matters, and a core of these years is near it.
+RATE = 5e10
+
+
+def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
+    """Cells by seed first, then cheap methods before costly ones, then by source and task.
+
+    A ranking needs every method on every task, and one seed of each. So all cells of the first
+    seed come first: the whole ranking stands early, and further seeds make it sharper. Within a
+    seed the cheap methods, which most rows belong to, are there at once. Methods of about the
+    same cost are run task by task, so that features are shared while they are in memory.
+
+    Args:
+        cells: as planned; their order decides which seed and which task come first.
+        seconds: that a cell takes, more than 0.
+    """
+    cells = list(cells)
+    if not cells:
+        return []
+    frame = pd.DataFrame(
+        {
+            "seed": pd.factorize(pd.Series([cell.seed for cell in cells]))[0],
+            "method": [cell.name for cell in cells],
+            "place": pd.factorize(pd.Series([f"{c.task}\n{c.source}" for c in cells]))[0],
+            "seconds": [seconds(cell) for cell in cells],
+        }
+    )
+    means = frame.groupby("method")["seconds"].transform("mean")
+    frame["cost"] = means.map(_cost_class)
+    order = frame.sort_values(["seed", "cost", "place"], kind="stable").index
+    return [cells[i] for i in order]
+
+
+def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
+    """The order for many workers at once, who finish a seed soonest if its long cells begin first.
+
+    Among cells of about the same cost, draws stay together, as their features do in memory.
+    """
+    return sorted(cells, key=lambda cell: (-_cost_class(seconds(cell)), -cell.shots, cell.seed))
+
+
+def _cost_class(seconds: float) -> int:
+    return round(log(seconds, ABOUT_THE_SAME))
+
+
+def estimate_cells(
+    suite: SuiteCard,
+    registry: MethodRegistry,
+    cells: Iterable[Cell],
+    means: Mapping[str, float],
+) -> list[float]:
+    """Seconds of each cell: counted from cards and model sizes, at the pace of what was timed.
+
+    Args:
+        means: mean seconds of a cell, of methods that were timed.
+    """
+    cells = list(cells)
+    counted: dict[tuple[str, str, int], float] = {}
+    for cell in cells:
+        if (cell.name, cell.task, cell.shots) not in counted:
+            costs = count_costs(
+                suite, registry, [cell.name], [cell.task], [cell.seed], [cell.shots]
+            )
+            seconds = costs.fit_flops / max(costs.counted_fits, 1) / RATE
+            counted[cell.name, cell.task, cell.shots] = max(seconds, LEAST_SECONDS)
+    found = pd.Series([counted[cell.name, cell.task, cell.shots] for cell in cells], dtype=float)
+    names = pd.Series([cell.name for cell in cells], dtype=object)
+    timed = names.map(lambda name: means.get(name) or float("nan"))
+    return (found * (timed / found.groupby(names).transform("mean")).fillna(1.0)).tolist()

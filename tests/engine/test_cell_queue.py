@@ -1,0 +1,161 @@
+"""Cells run seed by seed; those that share features stay on one worker; no worker idles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compatbench.data.cards import TrainingCard
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.cell_queue import CellQueue, group_of
+from compatbench.engine.execute.order import longest_first, order_cells
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A cell of which only the place and the cost matter."""
+
+    source: str = "clip"
+    task: str = "pets"
+    shots: int = 1
+    seed: int = 1
+    cost: float = 1.0
+    number: int = 0
+
+
+def cost(cell: Toy) -> float:
+    return cell.cost
+
+
+def make_queue(cells: list[Toy]) -> CellQueue[Toy]:
+    return CellQueue(longest_first(cells, cost), cost)
+
+
+toys = st.lists(
+    st.builds(
+        Toy,
+        source=st.sampled_from(["b16", "l14"]),
+        task=st.sampled_from(["pets", "cars", "food"]),
+        shots=st.sampled_from([1, 16]),
+        seed=st.integers(1, 2),
+        cost=st.floats(0.01, 100),
+        number=st.integers(0, 999),
+    ),
+    max_size=40,
+)
+
+
+@given(toys, st.lists(st.integers(0, 4), min_size=1), st.integers(0, 3))
+def test_every_cell_is_handed_out_once_seed_by_seed_whoever_asks(
+    cells: list[Toy], asking: list[int], leavers: int
+) -> None:
+    queue = make_queue(cells)
+    taken: list[Toy] = []
+    for turn in range(len(cells)):
+        worker = asking[turn % len(asking)]
+        assert len(queue) == len(cells) - len(taken)
+        cell = queue.take(worker)
+        assert cell is not None
+        taken.append(cell)
+        if worker < leavers:
+            queue.leave(worker)
+    assert queue.take("last") is None
+    assert Counter(taken) == Counter(cells)
+    seeds = [cell.seed for cell in taken]
+    assert seeds in (sorted(seeds), sorted(seeds, reverse=True))
+
+
+def test_a_worker_finishes_its_group_before_it_begins_another() -> None:
+    cells = [Toy(task=task, number=i) for i in range(3) for task in ("pets", "cars")]
+    queue = make_queue(cells)
+    tasks = [cell.task for _ in cells if (cell := queue.take("worker"))]
+    assert tasks == ["pets"] * 3 + ["cars"] * 3
+
+
+def test_a_worker_stays_with_its_group_in_the_next_seed() -> None:
+    cells = [Toy(task=t, seed=s, number=i) for s in (1, 2) for t in "abc" for i in range(3)]
+    queue = make_queue(cells)
+    taken = {who: [queue.take(who) for _ in range(3)] for who in "xyz"}
+    again = {who: queue.take(who) for who in "zyx"}
+    assert all(cell and cell.seed == 2 for cell in again.values())
+    for who, mine in taken.items():
+        assert {cell.task for cell in mine if cell} == {getattr(again[who], "task", "")}
+
+
+def test_the_costliest_group_goes_first() -> None:
+    first = make_queue([Toy(task="small"), Toy(task="large", cost=2)]).take("worker")
+    assert first is not None
+    assert first.task == "large"
+
+
+def test_for_many_workers_the_costly_come_first_and_cells_of_like_cost_by_draws() -> None:
+    cells = [
+        Toy(shots=shots, seed=seed, cost=cost)
+        for cost in (1.0, 1.2, 100.0)
+        for shots, seed in ((1, 1), (16, 2), (16, 1))
+    ]
+    assert [(cell.shots, cell.seed, cell.cost) for cell in longest_first(cells, cost)] == [
+        *((16, 1, 100), (16, 2, 100), (1, 1, 100)),
+        *((16, 1, 1), (16, 1, 1.2), (16, 2, 1), (16, 2, 1.2), (1, 1, 1), (1, 1, 1.2)),
+    ]
+
+
+def test_workers_begin_with_groups_of_their_own_and_help_when_none_is_left() -> None:
+    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(4)]
+    queue = make_queue(cells)
+    first, second = queue.take("a"), queue.take("b")
+    assert first is not None
+    assert second is not None
+    assert group_of(first) != group_of(second)
+    # The third asks for a group of its own, and there is none.
+    assert queue.take("c") in cells
+
+
+def test_what_is_given_back_goes_first_and_only_where_it_may() -> None:
+    queue = make_queue([Toy(number=i) for i in range(4)])
+    lost = queue.take("dead")
+    assert lost is not None
+    queue.leave("dead")
+    queue.give_back(lost)
+    assert len(queue) == 4
+    assert queue.take("same node", lambda cell: False) == Toy(number=1)
+    assert queue.take("other node", lambda cell: True) == lost
+
+
+def test_a_long_cell_goes_first_whoever_has_its_group() -> None:
+    small = [Toy(task="pets", cost=2, number=i) for i in range(3)]
+    large = [Toy(task="cars", cost=5, number=i) for i in range(2)]
+    queue = make_queue([*small, *large])
+    assert queue.take("owner of cars") == large[0]
+    assert queue.take("owner of pets") == large[1]  # of 11 seconds left, two workers need 5.5
+    assert queue.take("owner of pets") in small
+
+
+def test_an_eighth_of_the_work_is_not_long() -> None:
+    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(8)]
+    queue = make_queue(cells)
+    tasks = [cell.task for _ in range(4) for who in "ab" if (cell := queue.take(who))]
+    assert tasks == ["pets", "cars"] * 4
+
+
+def test_on_one_machine_cells_run_by_seed_then_by_cost_of_the_method_then_by_task() -> None:
+    training = TrainingCard.model_validate({})
+    cells = [
+        Cell(f"{method}{task}{seed}", method, {}, task, 4, seed, ("a", "z"), (task,), training)
+        for task in ("food", "cars")
+        for seed in (2, 1)
+        for method in ("coop", "gda", "taskres")
+    ]
+    seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
+    ordered = order_cells(cells, lambda cell: seconds[cell.method])
+    cheap = ["gda food", "taskres food", "gda cars", "taskres cars"]
+    assert [f"{cell.method} {cell.task}" for cell in ordered] == 2 * [
+        *cheap,
+        "coop food",
+        "coop cars",
+    ]
+    assert [cell.seed for cell in ordered] == [2] * 6 + [1] * 6  # the suite's order
+    assert order_cells([], lambda cell: 1.0) == []

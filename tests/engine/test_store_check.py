@@ -1,0 +1,184 @@
+"""What is listed, checked and deleted in a store; ``runs`` prints it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+from typer.testing import CliRunner, Result
+
+from compatbench.cli.app import app
+from compatbench.data.cards import suite_cards
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.attempt import note_failure
+from compatbench.engine.failures import Failure
+from compatbench.engine.fit import describe_cell
+from compatbench.engine.peak import PeakMemory
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.predictions import predict
+from compatbench.engine.store import RunStore
+from compatbench.engine.store_check import (
+    delete_files,
+    find_problems,
+    find_record,
+    find_waste,
+    list_cells,
+    list_files,
+    open_store,
+)
+from compatbench.errors import CompatbenchError
+from compatbench.method import Module
+from compatbench.method.registry import builtin_methods
+
+MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
+
+
+@pytest.fixture(scope="module")
+def cells() -> tuple[Cell, Cell]:
+    """A cell that the plan of an installed suite has, and one that it had before a change."""
+    wanted, other = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot", "gda"])
+    return wanted, replace(other, key="e" * 64)
+
+
+@pytest.fixture
+def store(tmp_path: Path, cells: tuple[Cell, Cell]) -> RunStore:
+    """A store with both cells, and one that failed."""
+    store = RunStore(tmp_path / "runs")
+    for cell in cells:
+        record = describe_cell(cell, "ok", module=MODULE.fingerprint, peak_memory=2**20)
+        store.write_module(MODULE, record)
+        store.write_predictions(cell.key, {("b", "t", "d"): predict(torch.eye(3))})
+        store.write(record)
+    failed = replace(cells[0], key="f" * 64, seed=9)
+    note_failure(store, failed, Failure("WorkerDied: [bold]signal 11", ("bad.py:7 in fit",)))
+    return store
+
+
+def invoke(store: RunStore, *arguments: str) -> Result:
+    result = CliRunner().invoke(app, ["runs", *arguments, "--out", str(store.folder.parent)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def contents(store: RunStore) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+
+
+def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell, Cell]) -> None:
+    rows = list_cells(store)[["key", "state", "method", "seed"]].values.tolist()
+    assert rows == [
+        ["e" * 64, "ok", "gda", 1],
+        [cells[0].key, "ok", "zeroshot", 1],
+        ["f" * 64, "killed", "zeroshot", 9],
+    ]
+    assert len(list_cells(store, states="all,!ok")) == len(list_cells(store, methods="g*")) == 1
+    with pytest.raises(CompatbenchError, match="no state named 'okay'"):
+        list_cells(store, states="okay")
+    assert list_cells(RunStore(store.folder / "nothing")).empty
+    lines = invoke(store, "ls").output.splitlines()
+    assert lines[1].split()[:4] == ["e" * 12, "ok", "gda", "mini-weather"]
+    assert lines[-1].startswith("3 cells, ")
+
+
+def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore) -> None:
+    shown = invoke(store, "show", "ff").output
+    for text in ("killed, attempt 1", "WorkerDied: [bold]signal 11", "bad.py:7 in fit"):
+        assert text in shown
+    assert "1.0 MiB" in invoke(store, "show", "e" * 10).output
+
+
+def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="holds no cell whose key begins with '0123'"):
+        find_record(store, "0123")
+    with pytest.raises(CompatbenchError, match="3 cells have keys that begin with ''"):
+        find_record(store, "")
+    with pytest.raises(CompatbenchError, match="runs does not exist"):
+        open_store(tmp_path / "elsewhere")
+
+
+def test_every_file_that_is_not_right_is_named_and_stays(
+    store: RunStore, cells: tuple[Cell, Cell]
+) -> None:
+    wanted, unwanted = cells
+    assert len(list_files(store)) == 7
+    assert find_problems(list_files(store)) == []
+    spoiled = store.cell_path(wanted.key)
+    spoiled.write_bytes(spoiled.read_bytes().replace(b"zeroshot", b"zeroshut"))
+    moved = store.predictions_path("a" * 64)
+    moved.parent.mkdir(parents=True)
+    shutil.copy(store.predictions_path(wanted.key), moved)
+    stranger = store.folder / "cells" / "notes.txt"
+    stranger.write_text("mine")
+    other = store.module_path(unwanted.key)
+    about = describe_cell(unwanted).model_dump(mode="json")
+    Module(trained={"context": torch.zeros(2)}).save(other, about)
+    before = contents(store)
+    found = {problem.path: problem.why for problem in find_problems(list_files(store))}
+    assert set(found) == {spoiled, moved, stranger, other}
+    assert "checksum" in found[spoiled]
+    assert "of another cell" in found[moved]
+    assert found[stranger] == "is no file of a run store"
+    assert found[other] == "is not the module of its record"
+    result = invoke(store, "verify")
+    assert result.exit_code == 1
+    assert result.output.count("damaged") == 4
+    assert "5 of 9 files are intact" in result.output
+    assert contents(store) == before
+
+
+@pytest.mark.slow
+def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
+    store: RunStore, cells: tuple[Cell, Cell]
+) -> None:
+    wanted, unwanted = cells
+    damaged = store.folder / "damaged" / "torn.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    unfinished = store.folder / "cells" / ".torn.json.12.tmp"
+    unfinished.write_text("{")
+    os.utime(unfinished, (0, 0))
+    held = store.claim_path("a" * 64)
+    held.parent.mkdir(parents=True)
+    before = contents(store)
+    with FileLock(held):
+        waste = find_waste(store, [suite_cards.read("smoke")], builtin_methods(), records=True)
+        said = invoke(store, "gc", "--days", "0").output
+    assert waste.cells == 2
+    assert {file.path for file in waste.remains} == {damaged, unfinished}
+    assert {file.path for file in waste.files} >= {
+        store.cell_path(unwanted.key),
+        store.module_path(unwanted.key),
+        store.predictions_path(unwanted.key),
+    }
+    assert "2 files of 2 unwanted cells" in said
+    assert "nothing was deleted" in said
+    assert before.items() <= contents(store).items()
+    assert "(2 younger ones stay)" in invoke(store, "gc", "--delete").output
+    assert not unfinished.exists()
+    delete_files([*waste.files, *waste.remains])
+    assert store.read(unwanted.key) is None
+    assert store.read(wanted.key) is not None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
+    memory = PeakMemory("cpu")
+    assert memory.read() is None
+    memory.reset()
+    before = memory.read()
+    large = torch.ones(2**26)
+    peak = memory.read()
+    del large
+    memory.reset()
+    after = memory.read()
+    assert before is not None
+    assert peak is not None
+    assert after is not None
+    assert peak - before > 0.9 * 2**28
+    assert peak - after > 0.5 * 2**28
