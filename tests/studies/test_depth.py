@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,27 +17,28 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.conformance import run_checks
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
 from compatbench.data.labels import Labels
-from compatbench.engine.cell import Record, describe_cell
+from compatbench.engine.cell import Cell, Record
+from compatbench.engine.fit import describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies import depth_probe
-from compatbench.studies.depth import KINDS, DepthPlan, Kind, plan_depth, read_depth
+from compatbench.studies.depth import KINDS, plan_depth, read_depth
 from compatbench.studies.depth_probe import DepthProbe
 from compatbench.studies.study_report import records
 
 DEPTHS = range(5)  # of a tower of three blocks
 
 
-def probe(kind: Kind, depth: int, **settings: Any) -> DepthProbe:
+def probe(kind: str, depth: int, **settings: Any) -> DepthProbe:
     return DepthProbe(DepthProbe.Config(kind=kind, depth=depth, **settings))
 
 
-def module(kind: Kind, width: int, seed: int = 0) -> Module:
+def module(kind: str, width: int, seed: int = 0) -> Module:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -48,14 +49,14 @@ def module(kind: Kind, width: int, seed: int = 0) -> Module:
     return Module({"down": draw(width, 2), "up": draw(2, width)})
 
 
-def weights(kind: Kind, depth: int, backbone: Backbone, labels: Labels) -> Tensor:
+def weights(kind: str, depth: int, backbone: Backbone, labels: Labels) -> Tensor:
     return probe(kind, depth).attach(module(kind, backbone.text.width), backbone, labels).weights
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_probe_before_its_first_step_is_zero_shot(
-    kind: Kind, depth: int, backbone: Backbone, labels: Labels, data: FewShotData
+    kind: str, depth: int, backbone: Backbone, labels: Labels, data: FewShotData
 ) -> None:
     method = probe(kind, depth)
     untrained = method.init(backbone, data, torch.Generator().manual_seed(1))
@@ -106,7 +107,7 @@ def test_a_map_is_what_hooks_in_the_models_own_forward_make_of_it(
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_towers_go_another_way_to_the_same_features(
-    kind: Kind, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
+    kind: str, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = weights(kind, depth, backbone, labels)
     monkeypatch.setattr(depth_probe, "MOST_ROWS", 1)
@@ -140,7 +141,7 @@ def test_every_depth_has_as_many_parameters(clip: Backbone, data: FewShotData) -
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_learns_at_every_depth(
-    kind: Kind, depth: int, clip: Backbone, labels: Labels, data: FewShotData
+    kind: str, depth: int, clip: Backbone, labels: Labels, data: FewShotData
 ) -> None:
     method = probe(kind, depth, max_steps=40, rates=(0.03,))
     fitted = method.fit(clip, data, torch.Generator().manual_seed(1))
@@ -192,14 +193,28 @@ def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) 
         probe("bias", 6).attach(module("bias", 32), clip, labels)
 
 
-PLAN = DepthPlan(
-    "mini-clip", "mini-eva-clip", 4, ("mini-weather", "mini-food"), 4, (1, 2), TrainingCard()
+SUITE = suite_cards.read("mini").model_copy(
+    update={"tasks": ("mini-weather", "mini-food"), "training": TrainingCard()}
 )
 
 
-def fill(store: RunStore, plan: DepthPlan, correct: dict[str, list[int]]) -> None:
+def plan(
+    suite: SuiteCard = SUITE,
+    source: str = "mini-clip",
+    shots: int = 4,
+    seeds: tuple[int, ...] = (1, 2),
+    rates: tuple[float, ...] = depth_probe.RATES,
+) -> list[Cell]:
+    """The cells of towers of two blocks, of which the plan asks for no more than their sizes."""
+    names = (source, "mini-eva-clip")
+    sizes = {"token_width": 32, "text": SimpleNamespace(depth=2)}
+    source_, target = (SimpleNamespace(name=name, **sizes) for name in names)
+    return plan_depth(source_, target, suite, shots, seeds, rates)  # type: ignore[arg-type]
+
+
+def fill(store: RunStore, cells: list[Cell], correct: dict[str, list[int]]) -> None:
     """Cells of 100 images, zero-shot 40 and 50; ``correct`` is by backbone and depth."""
-    for cell in plan.cells():
+    for cell in cells:
         depth, seed = cell.config["depth"], cell.seed
         records = tuple(
             Record(
@@ -209,7 +224,7 @@ def fill(store: RunStore, plan: DepthPlan, correct: dict[str, list[int]]) -> Non
                 status="ok",
                 correct=correct[name][depth] + seed,
                 total=100,
-                zero_shot_correct=40 if name == plan.source else 50,
+                zero_shot_correct=40 if name == cell.source else 50,
             )
             for name in cell.backbones
         )
@@ -223,8 +238,8 @@ def fill(store: RunStore, plan: DepthPlan, correct: dict[str, list[int]]) -> Non
 
 def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    fill(store, PLAN, {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})
-    report = read_depth(PLAN, store)
+    fill(store, plan(), {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})
+    report = read_depth(plan(), store)
     points = records(report.points)
     assert [one["place"] for one in points] == 2 * ["input", "block 1", "block 2", "output"]
     first = points[0]
@@ -243,9 +258,9 @@ def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
 
 
 def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
-    plan = replace(PLAN, seeds=(1, 2, 3))
-    fill(RunStore(tmp_path), plan, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
-    trends = read_depth(plan, RunStore(tmp_path)).trends.set_index(["kind", "measure"])
+    cells = plan(seeds=(1, 2, 3))
+    fill(RunStore(tmp_path), cells, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
+    trends = read_depth(cells, RunStore(tmp_path)).trends.set_index(["kind", "measure"])
     assert set(trends["curves"]) == {6}
     assert trends.loc[("map", "target_gain"), "trend"] == "falls with depth"
     flat = trends.loc[("map", "source_gain")]
@@ -254,31 +269,36 @@ def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
 
 def test_a_missing_or_failed_cell_gives_no_report_but_its_reason(tmp_path: Path) -> None:
     store, figures = RunStore(tmp_path), {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4}
-    fill(store, replace(PLAN, seeds=(1,)), figures)
+    fill(store, plan(seeds=(1,)), figures)
     with pytest.raises(CompatbenchError, match="seed 2 at depth 0 has no result"):
-        read_depth(PLAN, store)
-    fill(store, PLAN, figures)
-    store.write(describe_cell(PLAN.cell("bias", 2, "mini-food", 1), error="ValueError: no"))
+        read_depth(plan(), store)
+    fill(store, plan(), figures)
+    store.write(describe_cell(find(plan(), "bias", 2), error="ValueError: no"))
     with pytest.raises(CompatbenchError, match="depth 2 has no result: ValueError: no"):
-        read_depth(PLAN, store)
+        read_depth(plan(), store)
+
+
+def find(cells: list[Cell], kind: str, depth: int) -> Cell:
+    places = [cell for cell in cells if (cell.task, cell.seed) == ("mini-food", 1)]
+    return next(c for c in places if (c.config["kind"], c.config["depth"]) == (kind, depth))
 
 
 def test_settings_that_decide_a_fit_decide_its_key() -> None:
+    shorter = SUITE.model_copy(update={"training": TrainingCard(max_steps=7)})
     changes: list[dict[str, Any]] = [
         {},
         {"rates": (0.1,)},
         {"shots": 8},
-        {"rank": 3},
-        {"training": TrainingCard(max_steps=7)},
+        {"suite": shorter},
         {"source": "mini-eva-clip"},
     ]
-    keys = [replace(PLAN, **change).cell("map", 1, "mini-food", 1).key for change in changes]
+    keys = [find(plan(**change), "map", 1).key for change in changes]
     assert len(set(keys)) == len(keys)
-    assert len({cell.key for cell in PLAN.cells()}) == 2 * 4 * 2 * 2
+    assert len({cell.key for cell in plan()}) == 2 * 4 * 2 * 2
 
 
 def test_towers_of_two_sizes_are_refused(clip: Backbone, wider_text: Backbone) -> None:
     deeper = wrap(tiny_clip(seed=4, layers=6), "deeper")
     for other, what in ((wider_text, r"width \(32 and 48\)"), (deeper, r"blocks \(3 and 6\)")):
         with pytest.raises(CompatbenchError, match=what):
-            plan_depth(clip, other, ["mini-food"], 4, [1], TrainingCard())
+            plan_depth(clip, other, SUITE, 4, [1])

@@ -36,7 +36,7 @@ def body(page: str, section: str) -> str:
 
 
 def test_the_committed_pages_have_every_section_and_its_figure() -> None:
-    found = {page: find_sections(text, list(SECTIONS)) for page, text in PAGES.items()}
+    found = {page: find_sections(text, SECTIONS) for page, text in PAGES.items()}
     assert [*found["analysis"], *found["alignment"]] == list(SECTIONS)
     for page, sections in found.items():
         for name in sections:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from compatbench.cli.options import (
     DeviceOption,
@@ -23,12 +20,19 @@ from compatbench.cli.options import (
     complete_tasks,
     read_numbers,
 )
+from compatbench.cli.study_output import (
+    check_output,
+    console,
+    print_json,
+    print_tables,
+    say,
+    show_report,
+)
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
     from compatbench.engine.execute.executors import OnEvent
-    from compatbench.studies.study_report import StudyReport, TextTable
     from compatbench.studies.study_setup import StudySetup
 
 app = typer.Typer(
@@ -36,7 +40,6 @@ app = typer.Typer(
     help="Look into an upgrade: which layers have moved, at which depth a module survives, "
     "how the class embeddings have moved, and how far the joint space has only been turned.",
 )
-console = Console()
 
 SourceArgument = Annotated[
     str,
@@ -90,11 +93,11 @@ def layers(
     CKA is 1 for features that are the same but for rotation and scale. Where shapes differ,
     CKA alone is given.
     """
-    output = _Output.read(as_json, as_csv, figure)
+    check_output(as_json, as_csv, figure)
     from compatbench.studies.layers import study_layers
 
     setup = _setup(source, target, suite, device)
-    output.show(study_layers(setup, task, images, seed))
+    show_report(study_layers(setup, task, images, seed), as_json, as_csv, figure)
 
 
 @app.command()
@@ -127,14 +130,15 @@ def depth(
     behind the last norm; each is fitted on the source and attached untouched to the target.
     Finished fits are kept, and not run again.
     """
-    output = _Output.read(as_json, as_csv, figure)
+    check_output(as_json, as_csv, figure)
     from compatbench.studies.depth import study_depth
     from compatbench.studies.depth_probe import RATES
 
     setup = _setup(source, target, suite, device, out, jobs)
     numbers = read_numbers("--seeds", seeds, least=0)
     rates = RATES if lr is None else (lr,)
-    output.show(study_depth(setup, task, shots, numbers, steps, rates))
+    report = study_depth(setup, task, shots, numbers, steps, rates)
+    show_report(report, as_json, as_csv, figure)
 
 
 @app.command()
@@ -155,14 +159,14 @@ def embeddings(
     target; it is correlated, by rank over tasks, with each figure. CSV has the figures of the
     tasks, JSON all.
     """
-    output = _Output.read(as_json, as_csv, figure)
+    check_output(as_json, as_csv, figure)
     from compatbench.studies.embeddings import study_embeddings
 
     report = study_embeddings(_setup(source, target, suite, device, out), task)
-    output.show(report, whole=report)
-    if report.predictions.empty and output.form == "table":
+    show_report(report, as_json, as_csv, figure, report)
+    if report.predictions.empty and not as_json and not as_csv:
         folder = out / "results" / suite
-        _say(f"{folder} holds no complete method for this upgrade, so losses are left out")
+        say(f"{folder} holds no complete method for this upgrade, so losses are left out")
 
 
 @app.command()
@@ -215,7 +219,7 @@ def gauge(
     attached to the target while its joint space is turned by growing angles: copied, and, where
     they act on features, aligned by words. The target's zero-shot answers stay what they are.
     """
-    output = _Output.read(as_json, as_csv, figure)
+    check_output(as_json, as_csv, figure)
     read_angles, read_sizes = _angles(angles), read_numbers("--sizes", sizes, least=1)
     read_seeds = read_numbers("--seeds", seeds, least=0)
     if figure is not None and methods is None:
@@ -228,15 +232,15 @@ def gauge(
     setup = _setup(source, target, suite, device, out, jobs)
     report = study_gauge(setup, task)
     if methods is None:
-        output.show(report, whole={"gauge": report, "stress": []})
+        show_report(report, as_json, as_csv, figure, {"gauge": report, "stress": []})
         return
     stress = study_stress(
         setup, methods, task, read_angles, turns, read_sizes, words, shots, read_seeds
     )
-    if output.form == "table":
-        _print_tables(report.tables())
+    if not as_json and not as_csv:
+        print_tables(report.tables())
         console.print()
-    output.show(stress, whole={"gauge": report, "stress": stress.points})
+    show_report(stress, as_json, as_csv, figure, {"gauge": report, "stress": stress.points})
 
 
 @app.command()
@@ -257,12 +261,12 @@ def page(
     the suite's upgrades; figures go into a folder beside the page, with its name.
     """
     from compatbench.data.cards import suite_cards
-    from compatbench.studies.study_pages import PageSettings, write_sections
+    from compatbench.studies.study_pages import write_sections
 
     source, target, *_ = suite_cards.read(suite).upgrades[0]
     setup = _setup(source, target, suite, device, out, jobs)
-    for name in write_sections(path, setup, only, PageSettings(task, steps)):
-        _say(f"wrote {name} into {path}")
+    for name in write_sections(path, setup, only, task, steps):
+        say(f"wrote {name} into {path}")
 
 
 def claims(
@@ -281,74 +285,11 @@ def claims(
 
     reports = study_claims(suite_cards.read(suite), out)
     if as_json:
-        _print_json(reports)
+        print_json(reports)
     elif markdown:
         print("\n\n".join(report.markdown() for report in reports))
     else:
-        _print_tables([table for report in reports for table in report.tables()])
-
-
-@dataclass(frozen=True)
-class _Output:
-    """Where a study goes: ``table``, ``json`` or ``csv`` on standard output, and a figure."""
-
-    form: str = "table"
-    figure: Path | None = None
-
-    @classmethod
-    def read(cls, as_json: bool, as_csv: bool, figure: Path | None) -> _Output:
-        if as_json and as_csv:
-            raise CompatbenchError("--json and --csv: give one of the two")
-        if figure is not None and figure.suffix != ".svg":
-            raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
-        return cls("json" if as_json else "csv" if as_csv else "table", figure)
-
-    def show(self, report: StudyReport, whole: Any = None) -> None:
-        """Prints a report, and draws its figure if one is wanted.
-
-        Args:
-            whole: what JSON holds, in place of the report's rows.
-        """
-        from compatbench.pages.figures.svg import save_svg, svg_style
-
-        if self.form == "json":
-            _print_json(report.rows if whole is None else whole)
-        elif self.form == "csv":
-            joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
-            print(joined.to_csv(index=False, lineterminator="\n"), end="")
-        else:
-            _print_tables(report.tables())
-        if self.figure is not None:
-            with svg_style():
-                if figure := report.draw():
-                    save_svg(figure, self.figure)
-
-
-def _print_json(data: Any) -> None:
-    from compatbench.studies.study_report import as_plain
-
-    print(json.dumps(as_plain(data), indent=1, ensure_ascii=False))
-
-
-def _print_tables(tables: Sequence[TextTable]) -> None:
-    for i, table in enumerate(tables):
-        if i:
-            console.print()
-        if table.head:
-            _say(table.head.replace("`", ""))
-        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column, title in enumerate(table.header):
-            side = "left" if column in table.left else "right"
-            shown.add_column(title, justify=side, overflow="fold")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown, highlight=False, markup=False)
-        for note in table.notes:
-            _say(note)
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_tables([table for report in reports for table in report.tables()])
 
 
 def _angles(text: str) -> list[float | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.errors import CompatbenchError
 from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import RESULTS
 from compatbench.pages.figures.svg import BLUE, GREY, RED
@@ -42,16 +43,12 @@ class GainsReport(StudyReport):
 
     gains: Mapping[Upgrade, pd.DataFrame]
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        frames = [
-            found.assign(source_backbone=pair[0], target_backbone=pair[1])
-            for pair, found in self.gains.items()
-        ]
-        return pd.concat(frames, ignore_index=True)
-
     def tables(self) -> list[TextTable]:
-        """One table for each upgrade that has results."""
+        """One table for each upgrade that has results.
+
+        Raises:
+            CompatbenchError: none has.
+        """
         header = ["Method", "Source", "Copied", "Aligned", "Gain", "Over zero-shot", "H copied"]
         tables = []
         for pair, found in self._known():
@@ -69,11 +66,9 @@ class GainsReport(StudyReport):
             tables.append(TextTable([*header, "H aligned"], rows, head))
         return tables
 
-    def draw(self) -> Figure | None:
+    def draw(self) -> Figure:
         """From copied to aligned, a line for each method, and the target's zero-shot."""
         shown = self._known()
-        if not shown:
-            return None
         most = max(len(found) for _, found in shown)
         figure = new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -96,7 +91,13 @@ class GainsReport(StudyReport):
         return figure
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
-        return [(pair, records(found)) for pair, found in self.gains.items() if len(found)]
+        known = [(pair, records(found)) for pair, found in self.gains.items() if len(found)]
+        if not known:
+            raise CompatbenchError(
+                "there are no results of a method both plain and aligned; run 'compatbench run "
+                '--methods "*aligned"\' first'
+            )
+        return known
 
 
 def study_aligned(suite: SuiteCard, out: Path = Path()) -> GainsReport:

@@ -58,10 +58,6 @@ class ClaimsReport(StudyReport):
     methods: int
     findings: pd.DataFrame
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.findings
-
     def tables(self) -> list[TextTable]:
         """One row for each finding."""
         rows = [

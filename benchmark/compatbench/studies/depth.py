@@ -7,18 +7,19 @@ store and workers as any method of the benchmark; finished cells are not run aga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from compatbench.backbone import Backbone
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.keys import cell_key, data_key
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import method_identity
+from compatbench.method.registry import MethodRegistry
 from compatbench.pages.markdown import code, signed
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.results.bootstrap import mean_interval, spearman_interval
@@ -43,8 +44,7 @@ from compatbench.studies.study_setup import StudySetup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Kind = Literal["bias", "map"]
-KINDS: tuple[Kind, ...] = ("bias", "map")
+KINDS = ("bias", "map")
 MEASURES = ("source", "target", "h", "source_gain", "target_gain")
 TRENDS = {"source_gain": "gain on the source", "target_gain": "gain on the target", "h": "H"}
 _LINES = {
@@ -53,60 +53,6 @@ _LINES = {
 }
 LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
-
-
-@dataclass(frozen=True)
-class DepthPlan:
-    """What is fitted: kinds × depths × tasks × seeds.
-
-    Attributes:
-        depths: number of places: one before each block, and two behind the last.
-        rates: learning rates to choose from; one is no choice.
-    """
-
-    source: str
-    target: str
-    depths: int
-    tasks: tuple[str, ...]
-    shots: int
-    seeds: tuple[int, ...]
-    training: TrainingCard
-    rates: tuple[float, ...] = depth_probe.RATES
-    rank: int = 2
-
-    def cells(self) -> list[Cell]:
-        """The cells, those of one task and seed together."""
-        return [
-            self.cell(kind, depth, task, seed)
-            for task in self.tasks
-            for seed in self.seeds
-            for kind in KINDS
-            for depth in range(self.depths)
-        ]
-
-    def cell(self, kind: Kind, depth: int, task: str, seed: int) -> Cell:
-        """One fit, measured on source and target."""
-        config = DepthProbe.Config(
-            kind=kind,
-            depth=depth,
-            rank=self.rank,
-            rates=self.rates,
-            max_steps=self.training.max_steps,
-        ).model_dump(mode="json")
-        training = self.training.model_dump(mode="json", exclude={"max_steps"})
-        identity = method_identity(DepthProbe)
-        return Cell(
-            key=cell_key(identity, config, self.source, task, self.shots, seed, training),
-            method=DepthProbe.card.name,
-            config=config,
-            task=task,
-            shots=self.shots,
-            seed=seed,
-            backbones=(self.source, self.target),
-            test_sets=(task,),
-            training=self.training,
-            plugin=depth_probe.__file__,
-        )
 
 
 @dataclass(frozen=True)
@@ -124,13 +70,14 @@ class DepthReport(StudyReport):
             depth, with an interval over the curves; ``trend`` in words.
     """
 
-    plan: DepthPlan
+    source: str
+    target: str
+    tasks: tuple[str, ...]
+    shots: int
+    seeds: tuple[int, ...]
+    max_steps: int | None
     points: pd.DataFrame
     trends: pd.DataFrame
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.points
 
     def tables(self) -> list[TextTable]:
         """All places, and the trends."""
@@ -145,11 +92,10 @@ class DepthReport(StudyReport):
             ]
             for one in records(self.points)
         ]
-        plan = self.plan
         head = (
-            f"{code(plan.source)} → {code(plan.target)}: {', '.join(map(code, plan.tasks))}; "
-            f"{plan.shots} shots, mean ± std over {len(plan.seeds)} seeds, at most "
-            f"{plan.training.max_steps} steps."
+            f"{code(self.source)} → {code(self.target)}: {', '.join(map(code, self.tasks))}; "
+            f"{self.shots} shots, mean ± std over {len(self.seeds)} seeds, at most "
+            f"{self.max_steps} steps."
         )
         notes = [
             f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
@@ -174,8 +120,7 @@ class DepthReport(StudyReport):
             name_layers(axes, len(points))
         panels[0].set_ylabel("gain over zero-shot, points")
         panels[-1].legend()
-        plan = self.plan
-        figure.suptitle(f"{plan.source} → {plan.target}, {plan.shots} shots", fontsize=10)
+        figure.suptitle(f"{self.source} → {self.target}, {self.shots} shots", fontsize=10)
         return figure
 
 
@@ -200,29 +145,27 @@ def study_depth(
             cannot be written, or cells that failed.
     """
     setup.require_upgrade()
-    plan = plan_depth(
-        *setup.backbones,
-        setup.training_tasks(tasks),
-        shots or max(setup.suite.shots),
-        seeds or setup.suite.seeds,
-        setup.suite.training.model_copy(update={"max_steps": steps}),
-        rates,
-    )
+    training = setup.suite.training.model_copy(update={"max_steps": steps})
+    changes = {"tasks": tuple(setup.training_tasks(tasks)), "training": training}
+    suite = setup.suite.model_copy(update=changes)
+    shots, seeds = shots or max(suite.shots), seeds or suite.seeds
+    cells = plan_depth(*setup.backbones, suite, shots, seeds, rates)
     store = RunStore(setup.out / "runs" / FOLDER)
-    setup.run(plan.cells(), store)
-    return read_depth(plan, store)
+    setup.run(cells, store)
+    return read_depth(cells, store)
 
 
 def plan_depth(
     source: Backbone,
     target: Backbone,
-    tasks: Sequence[str],
+    suite: SuiteCard,
     shots: int,
     seeds: Sequence[int],
-    training: TrainingCard,
     rates: Sequence[float] = depth_probe.RATES,
-) -> DepthPlan:
-    """The plan for two backbones.
+) -> list[Cell]:
+    """The cells of two backbones: tasks × seeds × kinds × depths.
+
+    The depths are one before each block, and two behind the last.
 
     Raises:
         CompatbenchError: their text towers differ in width or depth, so that no module can
@@ -238,23 +181,44 @@ def plan_depth(
                 f"({sizes[0]} and {sizes[1]}): a module of one has no place in the other; "
                 "give two backbones of one size"
             )
-    depths = source.text.depth + 2
-    lists = tuple(tasks), shots, tuple(seeds)
-    return DepthPlan(source.name, target.name, depths, *lists, training, tuple(rates))
+    name = DepthProbe.card.name
+    configs = {
+        f"{kind}-{depth}": {"method": name, "kind": kind, "depth": depth, "rates": tuple(rates)}
+        for kind in KINDS
+        for depth in range(source.text.depth + 2)
+    }
+    upgrade = source.name, target.name
+    changes = {"upgrades": (upgrade,), "variants": (), "retrained": False, "methods": configs}
+    registry = MethodRegistry({name: DepthProbe})
+    suite = suite.model_copy(update=changes)
+    planned = plan_cells(suite, registry, configs, seeds=seeds, shots=[shots])
+    return [replace(cell, plugin=depth_probe.__file__) for cell in planned]
 
 
-def read_depth(plan: DepthPlan, store: RunStore) -> DepthReport:
+def read_depth(cells: Sequence[Cell], store: RunStore) -> DepthReport:
     """The report of finished cells.
 
     Raises:
         CompatbenchError: a cell is missing or failed; a mean over the others would mislead.
     """
-    fits = pd.DataFrame([_read_fit(cell, store) for cell in plan.cells()])
+    fits = pd.DataFrame([_read_fit(cell, store) for cell in cells])
     points, trends = [], []
     for kind, of_kind in fits.groupby("kind"):
-        points += [_point(of_place, plan) for _, of_place in of_kind.groupby("depth")]
+        points += [
+            _point(of_place, fits["depth"].max()) for _, of_place in of_kind.groupby("depth")
+        ]
         trends += [_trend(of_kind, str(kind), measure) for measure in TRENDS]
-    return DepthReport(plan, pd.DataFrame(points), pd.DataFrame(trends))
+    source, target = cells[0].backbones
+    return DepthReport(
+        source,
+        target,
+        tuple(fits["task"].unique()),
+        cells[0].shots,
+        tuple(fits["seed"].unique()),
+        cells[0].training.max_steps,
+        pd.DataFrame(points),
+        pd.DataFrame(trends),
+    )
 
 
 def _read_fit(cell: Cell, store: RunStore) -> dict[str, Any]:
@@ -281,14 +245,14 @@ def _read_fit(cell: Cell, store: RunStore) -> dict[str, Any]:
     return row | {"h": harmonic_mean(row["source"], row["target"]), "rate": float(module["rate"])}
 
 
-def _point(fits: pd.DataFrame, plan: DepthPlan) -> dict[str, Any]:
+def _point(fits: pd.DataFrame, last: int) -> dict[str, Any]:
     """The fits of one kind at one depth, as a row of the report."""
-    first, blocks = records(fits)[0], plan.depths - 2
+    first = records(fits)[0]
     depth = first["depth"]
     row = {
         "kind": first["kind"],
         "depth": depth,
-        "place": "input" if depth == 0 else "output" if depth > blocks else f"block {depth}",
+        "place": {0: "input", last: "output"}.get(depth, f"block {depth}"),
         "parameters": first["parameters"],
     }
     for measure in MEASURES:

@@ -72,10 +72,6 @@ class EmbeddingsReport(StudyReport):
     cosines: Mapping[str, Mapping[str, float | None]]
     predictions: pd.DataFrame
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.geometry
-
     def tables(self) -> list[TextTable]:
         """The figures of every task; and, if there are results, how they go with the losses."""
         names = [name for name in PREDICTORS if name != "gap_change"]

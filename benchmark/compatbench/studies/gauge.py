@@ -70,10 +70,6 @@ class GaugeReport(StudyReport):
     target_gap: float
     maps: pd.DataFrame
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.maps
-
     def tables(self) -> list[TextTable]:
         """The figures, one column for each map."""
         maps = records(self.maps)

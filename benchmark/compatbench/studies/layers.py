@@ -76,10 +76,6 @@ class LayersReport(StudyReport):
     changes: pd.DataFrame
     notes: tuple[str, ...]
 
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.changes
-
     def tables(self) -> list[TextTable]:
         """All layers, and what could not be compared."""
         rows = [

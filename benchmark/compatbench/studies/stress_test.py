@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,124 +19,20 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
-from compatbench.engine.cell import Cell
-from compatbench.engine.configs import select_methods
-from compatbench.engine.plan import plan_cells
-from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
-from compatbench.method.registry import builtin_methods
-from compatbench.pages.markdown import NOTHING, code, percent
-from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.results.aligned import SUFFIX
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
-from compatbench.studies.study_report import (
-    StudyReport,
-    TextTable,
-    mean_columns,
-    new_figure,
-    plot_means,
-    records,
-    spread,
-)
-from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.stress_report import RANDOM, StressReport
+from compatbench.studies.study_report import mean_columns
+from compatbench.studies.study_setup import FittedModule, StudySetup
 from compatbench.transfer.attaching import AlignedMethod, acts_at_output
 from compatbench.transfer.turned import TurnedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-RANDOM = "random"
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
 ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
-CHANGES = {
-    "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
-    "sizes": "accuracy on the target by the size of its narrowed joint space",
-    "words": "accuracy on the target by the words of which the turn was found",
-}
-
-
-@dataclass(frozen=True)
-class FittedModule:
-    """A module of a cell with its method."""
-
-    cell: Cell
-    method: Method
-    module: Module
-
-
-@dataclass(frozen=True)
-class StressReport(StudyReport):
-    """Methods, copied and aligned, on a target that was changed; in percent, mean over tasks.
-
-    Attributes:
-        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (aligned by parts of the
-            word list).
-        points: one row for each ``method`` (with ``+aligned`` if its modules were attached
-            through words) and ``change`` (the largest angle in degrees or ``random``, the
-            narrower size, or the words): mean and standard deviation, over turns and seeds, of
-            ``source``, ``target`` and ``h``, the last two missing if the method is not
-            transferable, for which ``reason`` is given; ``zero_shot`` of the changed target;
-            ``flipped``, the most zero-shot answers that one of the turns changed.
-    """
-
-    source: str
-    target: str
-    kind: str
-    points: pd.DataFrame
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        return self.points
-
-    def tables(self) -> list[TextTable]:
-        """One row for each method, one column for each change."""
-        points = records(self.points)
-        zero_shot = {one["change"]: percent(one["zero_shot"]) for one in points}
-        rows = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
-        for one in points:
-            name = one["method"]
-            row = rows.setdefault(name, [name, percent(one["source"])])
-            row.append(spread(one, "target"))
-        notes = []
-        if self.kind == "turned":
-            flipped = max(one["flipped"] for one in points)
-            notes.append(f"Zero-shot answers that any turn has changed, by rounding: {flipped}.")
-        if reason := next((one["reason"] for one in points if one["reason"]), ""):
-            notes.append(f"{NOTHING}: not transferable; {reason}, and so on.")
-        unit = "°" if self.kind == "turned" else ""
-        header = ["", "source", *[name if name == RANDOM else name + unit for name in zero_shot]]
-        head = f"{code(self.source)} → {code(self.target)}, {CHANGES[self.kind]}:"
-        mark = {0: lambda name: name if name == "zero-shot" else code(name)}
-        return [TextTable(header, [*rows.values()], head, notes, markup=mark)]
-
-    def draw(self) -> Figure:
-        """Accuracy on the target by how it was changed: copied modules left, aligned right."""
-        figure = new_figure(9, 3.8)
-        panels = figure.subplots(1, 2, sharey=True)
-        points = records(self.points)
-        zero_shot = {one["change"]: one["zero_shot"] for one in points}
-        names = dict.fromkeys(one["method"].removesuffix(SUFFIX) for one in points)
-        for axes, suffix in zip(panels, ("", SUFFIX), strict=True):
-            axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
-            for name, colour in zip(names, cycle(COLOURS), strict=False):
-                own = [one for one in points if one["method"] == name + suffix]
-                own = [one for one in own if one["target"] is not None]
-                if own:
-                    changes = [one["change"] for one in own]
-                    plot_means(axes, changes, own, "target", color=colour, fmt="o-", label=name)
-            axes.set_title("aligned by words" if suffix else "copied")
-            angles = RANDOM in zero_shot
-            axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
-        panels[0].set_ylabel("accuracy on the target, %")
-        panels[0].set_ylim(bottom=0)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
-        how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)
-        figure.suptitle(f"{self.source} → {self.target}, {how}", fontsize=10)
-        return figure
 
 
 def study_stress(
@@ -165,7 +59,7 @@ def study_stress(
     Raises:
         CompatbenchError: an unknown name, a size that is not smaller, or a fit that failed.
     """
-    fitted = _fit_modules(setup, methods, tasks, shots, seeds)
+    fitted = setup.fit_modules(methods, tasks, shots, seeds)
     test = StressTest(*setup.backbones, fitted, setup.cache, setup.words)
     if words:
         return test.by_words()
@@ -178,36 +72,6 @@ def study_stress(
             "fewer"
         )
     return test.narrowed(sizes)
-
-
-def _fit_modules(
-    setup: StudySetup,
-    methods: str,
-    tasks: str | None,
-    shots: int | None,
-    seeds: Sequence[int] | None,
-) -> list[FittedModule]:
-    setup.require_upgrade()
-    registry, suite = builtin_methods(), setup.suite
-    selected = select_methods(suite, registry, methods)
-    names = dict.fromkeys(name.removesuffix(SUFFIX) for name in selected)
-    upgrade = (setup.source, setup.target)
-    changes = {"upgrades": (upgrade,), "variants": (), "tasks": tuple(setup.training_tasks(tasks))}
-    changed = suite.model_copy(update=changes)
-    planned = plan_cells(changed, registry, names, seeds=seeds, shots=[shots or max(suite.shots)])
-    cells = [replace(cell, backbones=(setup.source,)) for cell in planned]
-    store = RunStore(setup.out / "runs")
-    setup.run(cells, store)
-    fitted = []
-    for cell in cells:
-        record = store.read(cell.key)
-        module = store.read_module(record) if record is not None else None
-        if record is None or module is None:
-            why = record.error if record is not None else "it was not run"
-            raise CompatbenchError(f"the fit of {cell} failed: {why}")
-        cls = registry.get(cell.method)
-        fitted.append(FittedModule(cell, cls(cls.Config.model_validate(cell.config)), module))
-    return fitted
 
 
 def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:

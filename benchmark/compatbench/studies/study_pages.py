@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.pages.marked_sections import fill_section, find_sections
-from compatbench.pages.figures.svg import save_svg, svg_style
-from compatbench.results.measures import upgrade_pairs
+from compatbench.pages.svg import save_svg, svg_style
+from compatbench.results.measures import Upgrade, upgrade_pairs
 from compatbench.studies.aligned_gains import study_aligned
 from compatbench.studies.claims import study_claims
 from compatbench.studies.depth import study_depth
@@ -27,59 +25,36 @@ from compatbench.studies.study_setup import StudySetup
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
 SIZES = (32, 64, 96)
+SECTIONS = (
+    *("layers", "depth", "embeddings", "claims"),
+    *("gauge", "turned", "aligned", "sizes", "words"),
+)
 
 
-@dataclass(frozen=True)
-class PageSettings:
-    """What the sections of a page are told besides the setup.
+def _sections(
+    setup: StudySetup, tasks: str | None = None, steps: int = 100
+) -> dict[str, Callable[[], Sequence[StudyReport]]]:
+    """What each section shows."""
+    suite, out = setup.suite, setup.out
+    pairs = upgrade_pairs(suite.upgrades)
 
-    Attributes:
-        tasks: names and globs of the depth study's tasks.
-        steps: most optimiser steps of the depth study's fits.
-    """
+    def stress(pairs: Sequence[Upgrade] = pairs, **changes: Any) -> list[StudyReport]:
+        setups = map(setup.of_pair, pairs)
+        return [study_stress(s, STRESS_METHODS, seeds=suite.seeds[:1], **changes) for s in setups]
 
-    tasks: str | None = None
-    steps: int = 100
-
-
-def _depth(setup: StudySetup, settings: PageSettings) -> list[StudyReport]:
-    return [study_depth(setup, settings.tasks, steps=settings.steps)]
-
-
-def _gauge(setup: StudySetup, settings: PageSettings) -> list[StudyReport]:
-    pairs = study_aligned(setup.suite, setup.out).gains
-    return [study_gauge(setup.of_pair(pair)) for pair in pairs]
-
-
-def _stress(setup: StudySetup, settings: PageSettings, **changes: Any) -> list[StudyReport]:
-    """The first upgrade turned, or all upgrades changed in another way."""
-    pairs = upgrade_pairs(setup.suite.upgrades)
-    setups = map(setup.of_pair, pairs if changes else pairs[:1])
-    seeds = setup.suite.seeds[:1]
-    return [study_stress(one, STRESS_METHODS, seeds=seeds, **changes) for one in setups]
+    return {
+        "layers": lambda: [study_layers(setup)],
+        "depth": lambda: [study_depth(setup, tasks, steps=steps)],
+        "embeddings": lambda: [study_embeddings(setup)],
+        "claims": lambda: study_claims(suite, out),
+        "gauge": lambda: [study_gauge(setup.of_pair(p)) for p in study_aligned(suite, out).gains],
+        "turned": lambda: stress(pairs[:1]),
+        "aligned": lambda: [study_aligned(suite, out)],
+        "sizes": lambda: stress(sizes=SIZES),
+        "words": lambda: stress(words=True),
+    }
 
 
-def _aligned(setup: StudySetup, settings: PageSettings) -> list[StudyReport]:
-    report = study_aligned(setup.suite, setup.out)
-    if not report.tables():
-        raise CompatbenchError(
-            f"{setup.out}/results/{setup.suite.name} has no method both plain and aligned; run "
-            f"'compatbench run --suite {setup.suite.name} --methods \"*aligned\"' first"
-        )
-    return [report]
-
-
-SECTIONS: Mapping[str, Callable[[StudySetup, PageSettings], Sequence[StudyReport]]] = {
-    "layers": lambda setup, _: [study_layers(setup)],
-    "depth": _depth,
-    "embeddings": lambda setup, _: [study_embeddings(setup)],
-    "claims": lambda setup, _: study_claims(setup.suite, setup.out),
-    "gauge": _gauge,
-    "turned": _stress,
-    "aligned": _aligned,
-    "sizes": partial(_stress, sizes=SIZES),
-    "words": partial(_stress, words=True),
-}
 # Of the sections that have a figure: what it shows, for readers who cannot see it.
 CAPTIONS = {
     "layers": "Change of parameters and features by layer",
@@ -91,12 +66,14 @@ CAPTIONS = {
 
 
 def write_sections(
-    path: Path, setup: StudySetup, only: str = "all", settings: PageSettings = PageSettings()
+    path: Path, setup: StudySetup, only: str = "all", tasks: str | None = None, steps: int = 100
 ) -> Iterator[str]:
     """Writes the sections that a page has markers for, and their figures in a folder beside it.
 
     Args:
         only: names and globs of the sections.
+        tasks: names and globs of the depth study's tasks.
+        steps: most optimiser steps of the depth study's fits.
 
     Yields:
         The name of each section that was written.
@@ -110,8 +87,9 @@ def write_sections(
     except (OSError, UnicodeDecodeError) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
     folder = path.parent / path.stem
-    for name in select_names(only, find_sections(text, list(SECTIONS)), "section of this page"):
-        reports = SECTIONS[name](setup, settings)
+    sections = _sections(setup, tasks, steps)
+    for name in select_names(only, find_sections(text, SECTIONS), "section of this page"):
+        reports = sections[name]()
         body = "\n\n".join(report.markdown() for report in reports)
         if name in CAPTIONS:
             with svg_style():

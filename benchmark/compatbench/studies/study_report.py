@@ -53,8 +53,8 @@ class StudyReport:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The figures that are printed as CSV."""
-        raise NotImplementedError
+        """The main figures: the first frame of the report."""
+        return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
 
     def tables(self) -> list[TextTable]:
         """What readers see."""

@@ -15,10 +15,14 @@ from compatbench.data.cards import suite_tasks
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell
+from compatbench.engine.configs import select_methods
 from compatbench.engine.execute.executors import OnEvent, Settings, run_cells
-from compatbench.engine.plan import plan
+from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
+from compatbench.method import Method, Module
+from compatbench.method.registry import builtin_methods
+from compatbench.results.aligned import SUFFIX
 from compatbench.results.measures import Upgrade
 from compatbench.transfer.words import WordFeatures
 
@@ -28,6 +32,15 @@ Watch = Callable[[Sequence[Cell], int], AbstractContextManager[OnEvent]]
 
 def _unwatched(cells: Sequence[Cell], jobs: int) -> AbstractContextManager[OnEvent]:
     return nullcontext(lambda event: None)
+
+
+@dataclass(frozen=True)
+class FittedModule:
+    """A module of a cell with its method."""
+
+    cell: Cell
+    method: Method
+    module: Module
 
 
 @dataclass(frozen=True)
@@ -105,3 +118,36 @@ class StudySetup:
             settings = Settings(store.folder, default_cache_folder(), self.device)
             with self.watch(left, self.jobs) as on_event:
                 run_cells(left, settings, self.jobs, on_event)
+
+    def fit_modules(
+        self, methods: str, tasks: str | None, shots: int | None, seeds: Sequence[int] | None
+    ) -> list[FittedModule]:
+        """Modules of methods on the source, fitted unless ``runs/`` has them.
+
+        Args:
+            methods, tasks: names and globs.
+            shots, seeds: by default the suite's largest number of shots, and its seeds.
+
+        Raises:
+            CompatbenchError: an unknown name, or a fit that failed.
+        """
+        self.require_upgrade()
+        registry, upgrade = builtin_methods(), (self.source, self.target)
+        selected = select_methods(self.suite, registry, methods)
+        names = dict.fromkeys(name.removesuffix(SUFFIX) for name in selected)
+        changes = {"upgrades": (upgrade,), "variants": ()}
+        suite = self.suite.model_copy(update=changes | {"tasks": tuple(self.training_tasks(tasks))})
+        planned = plan_cells(suite, registry, names, seeds=seeds, shots=[shots or max(suite.shots)])
+        cells = [replace(cell, backbones=(self.source,)) for cell in planned]
+        store = RunStore(self.out / "runs")
+        self.run(cells, store)
+        fitted = []
+        for cell in cells:
+            record = store.read(cell.key)
+            module = store.read_module(record) if record is not None else None
+            if record is None or module is None:
+                why = record.error if record is not None else "it was not run"
+                raise CompatbenchError(f"the fit of {cell} failed: {why}")
+            cls = registry.get(cell.method)
+            fitted.append(FittedModule(cell, cls(cls.Config.model_validate(cell.config)), module))
+        return fitted
