@@ -1,4 +1,4 @@
-"""Which of several methods can be told apart: tied groups, average ranks, Friedman, Nemenyi.
+"""Which of several methods can be told apart over datasets: Friedman's test and Nemenyi's.
 
 Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 7 (2006).
 """
@@ -6,45 +6,13 @@ Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from compatbench.results.bootstrap import mean_interval
+from numpy.typing import ArrayLike
 
 ALPHA = 0.05
-
-Item = TypeVar("Item")
-
-
-def tied_groups(
-    items: Sequence[Item], differences: Callable[[Item, Item], ArrayLike]
-) -> list[list[Item]]:
-    """Splits methods, best first, where their scores can be told apart.
-
-    A method is tied with the best of a group if the 95 % interval of their mean
-    difference contains 0, by a paired bootstrap over units. The best is compared, not
-    the neighbour, so that a chain of small steps is not one tie.
-
-    Args:
-        items: the methods, the best first.
-        differences: the scores of the first minus those of the second, one per unit.
-    """
-    groups: list[list[Item]] = []
-    for item in items:
-        if groups and _tied(np.asarray(differences(groups[-1][0], item), dtype=float)):
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
-
-
-def _tied(differences: NDArray[np.float64]) -> bool:
-    # One pair of numbers says nothing about chance.
-    return len(differences) > 1 and mean_interval(differences).sign == 0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -17,33 +17,57 @@ from compatbench.results.measures import Expected, Measure, Standing, Upgrade, c
 from compatbench.results.ranks import Ranked, rank_methods
 from compatbench.results.store import SuiteResults
 
-# Column -> measure; the mean is taken over datasets, then over seeds.
-_MEANS: dict[str, Measure] = {
-    "gain": "gain",
-    "source_gain": "source_gain",
-    "nfr": "negative_flips",
-    "pfr": "positive_flips",
-    "inconsistent": "inconsistent_errors",
-    "source_ece": "source_ece",
-    "target_ece": "target_ece",
-}
 _TEXT, _REAL, _COUNT = "object", "float64", "Int64"
-# Every column of a ranking in its order, with its type.
-_COLUMNS = {
-    **dict.fromkeys(("rank", "method", "title", "paper", "depth"), _TEXT),
-    "learns": "bool",
-    **dict.fromkeys(("transfer", "state"), _TEXT),
-    **dict.fromkeys(("source", "source_std", "target", "target_std", "h", "h_std"), _REAL),
-    **dict.fromkeys(("h_low", "h_high", "h_of_averages", "gain", "source_gain"), _REAL),
-    **dict.fromkeys(("nfr", "pfr", "relative_nfr", "inconsistent"), _REAL),
-    **dict.fromkeys(("source_ece", "target_ece"), _REAL),
-    "harmed": _COUNT,
-    "worst_task": _TEXT,
-    "worst_gain": _REAL,
-    **dict.fromkeys(("parameters", "parameters_low", "module_bytes"), _COUNT),
-    **dict.fromkeys(("fit_seconds", "evaluate_seconds"), _REAL),
-    **dict.fromkeys(("peak_memory", "cells", "measured", "refused"), _COUNT),
-    "reasons": _TEXT,
+
+
+def _mean(measure: Measure, part: Literal["value", "std"] = "value") -> Callable[[Standing], Any]:
+    return lambda one: (mean := one.mean(measure)) and getattr(mean, part)
+
+
+def _bound(one: Standing, side: Literal["low", "high"]) -> float | None:
+    interval = measure_interval(one, "h")
+    return getattr(interval, side) if interval is not None and interval.bounded else None
+
+
+# Every column of a ranking but the rank, in its order: its type, and where it comes from.
+_COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
+    "method": (_TEXT, lambda one: one.info.name),
+    "title": (_TEXT, lambda one: one.info.title),
+    "paper": (_TEXT, lambda one: one.info.paper),
+    "depth": (_TEXT, lambda one: one.info.depth),
+    "learns": ("bool", lambda one: one.info.learns),
+    "transfer": (_TEXT, lambda one: one.transfer),
+    "state": (_TEXT, lambda one: one.state),
+    "source": (_REAL, _mean("source")),
+    "source_std": (_REAL, _mean("source", "std")),
+    "target": (_REAL, _mean("target")),
+    "target_std": (_REAL, _mean("target", "std")),
+    "h": (_REAL, _mean("h")),
+    "h_std": (_REAL, _mean("h", "std")),
+    "h_low": (_REAL, lambda one: _bound(one, "low")),
+    "h_high": (_REAL, lambda one: _bound(one, "high")),
+    "h_of_averages": (_REAL, lambda one: (mean := one.h_of_averages) and mean.value),
+    "gain": (_REAL, _mean("gain")),
+    "source_gain": (_REAL, _mean("source_gain")),
+    "nfr": (_REAL, _mean("negative_flips")),
+    "pfr": (_REAL, _mean("positive_flips")),
+    "relative_nfr": (_REAL, lambda one: one.relative_flips),
+    "inconsistent": (_REAL, _mean("inconsistent_errors")),
+    "source_ece": (_REAL, _mean("source_ece")),
+    "target_ece": (_REAL, _mean("target_ece")),
+    "harmed": (_COUNT, lambda one: one.harmed and one.harmed[0]),
+    "worst_task": (_TEXT, lambda one: one.harmed and one.harmed[1]),
+    "worst_gain": (_REAL, lambda one: one.harmed and one.harmed[2]),
+    "parameters": (_COUNT, lambda one: one.parameters and one.parameters[1]),
+    "parameters_low": (_COUNT, lambda one: one.parameters and one.parameters[0]),
+    "module_bytes": (_COUNT, module_bytes),
+    "fit_seconds": (_REAL, lambda one: one.fit_seconds if one.info.learns else None),
+    "evaluate_seconds": (_REAL, lambda one: evaluate_seconds(one.results, one)),
+    "peak_memory": (_COUNT, lambda one: peak_memory(one.results, one)),
+    "cells": (_COUNT, lambda one: one.coverage[1]),
+    "measured": (_COUNT, lambda one: one.coverage[0]),
+    "refused": (_COUNT, lambda one: one.refused),
+    "reasons": (_TEXT, lambda one: one.reasons),
 }
 
 
@@ -112,61 +136,14 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
     """Ranked methods with all that is known of them, in their order.
 
     Accuracies, H, flips and ECE are in percent, gains in points, times in seconds. A figure is
-    missing (NaN, None) if any cell that it needs is. The columns are
+    missing (NaN, None) if any cell that it needs is.
 
-    * ``rank`` (``2=`` if shared), ``method``, ``title``, ``paper``, ``depth``, ``learns``,
-      ``transfer``, ``state``;
-    * ``source``, ``target``, ``h``, each with ``_std`` over seeds, ``h_low`` and ``h_high`` (95 %
-      over datasets), ``h_of_averages``, ``gain``, ``source_gain``;
-    * ``nfr``, ``pfr``, ``relative_nfr``, ``inconsistent``, ``source_ece``, ``target_ece``,
-      ``harmed`` (datasets), ``worst_task`` and ``worst_gain``;
-    * ``parameters`` (of the largest module), ``parameters_low``, ``module_bytes``,
-      ``fit_seconds``, ``evaluate_seconds``, ``peak_memory``;
-    * ``cells``, of which ``measured``, ``refused``, and the ``reasons`` of these.
+    * ``rank`` is ``2=`` if it is shared, and empty without an H; ``title`` is the method's own.
+    * ``_std`` is over seeds; ``h_low`` and ``h_high`` bound the 95 % interval over datasets.
+    * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
+    * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """
-    columns = {name: [] for name in _COLUMNS}
-    for one in ranks:
-        row = _ranking_row(one.rank, one.standing)
-        for name, values in columns.items():
-            values.append(row[name])
-    return pd.DataFrame(
-        {name: pd.Series(values, dtype=_COLUMNS[name]) for name, values in columns.items()}
-    )
-
-
-def _ranking_row(rank: str, one: Standing) -> dict[str, Any]:
-    info, interval = one.info, measure_interval(one, "h")
-    spread = {side: one.mean(side) for side in ("source", "target", "h")}
-    bounds = (interval.low, interval.high) if interval and interval.bounded else (None, None)
-    harmed, parameters, averages = one.harmed, one.parameters, one.h_of_averages
-    measured, cells = one.coverage
-    return {
-        "rank": rank,
-        "method": info.name,
-        "title": info.title,
-        "paper": info.paper,
-        "depth": info.depth,
-        "learns": info.learns,
-        "transfer": one.transfer,
-        "state": one.state,
-        **{side: mean and mean.value for side, mean in spread.items()},
-        **{f"{side}_std": mean and mean.std for side, mean in spread.items()},
-        "h_low": bounds[0],
-        "h_high": bounds[1],
-        "h_of_averages": averages and averages.value,
-        **{name: (mean := one.mean(measure)) and mean.value for name, measure in _MEANS.items()},
-        "relative_nfr": one.relative_flips,
-        "harmed": harmed and harmed[0],
-        "worst_task": harmed and harmed[1],
-        "worst_gain": harmed and harmed[2],
-        "parameters": parameters and parameters[1],
-        "parameters_low": parameters and parameters[0],
-        "module_bytes": module_bytes(one),
-        "fit_seconds": one.fit_seconds if info.learns else None,
-        "evaluate_seconds": evaluate_seconds(one.results, one),
-        "peak_memory": peak_memory(one.results, one),
-        "cells": cells,
-        "measured": measured,
-        "refused": one.refused,
-        "reasons": one.reasons,
-    }
+    columns = {"rank": pd.Series([one.rank for one in ranks], dtype=_TEXT)}
+    for name, (dtype, value) in _COLUMNS.items():
+        columns[name] = pd.Series([value(one.standing) for one in ranks], dtype=dtype)
+    return pd.DataFrame(columns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compatbench.results import rank_tests
+from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Figures, Standing
 
 
@@ -39,8 +39,24 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
 
 
 def tied_groups(standings: Sequence[Standing]) -> list[list[Standing]]:
-    """Splits complete standings, best first, where H of tasks and seeds can be told apart."""
-    return rank_tests.tied_groups(standings, _differences)
+    """Splits complete standings, best first, where their H can be told apart.
+
+    A method is tied with the best of a group if the 95 % interval of their mean difference
+    contains 0, by a paired bootstrap over tasks and seeds. The best is compared, not the
+    neighbour, so that a chain of small steps is not one tie.
+    """
+    groups: list[list[Standing]] = []
+    for item in standings:
+        if groups and _tied(_differences(groups[-1][0], item)):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
+
+
+def _tied(differences: Figures) -> bool:
+    # One pair of numbers says nothing about chance.
+    return len(differences) > 1 and mean_interval(differences).sign == 0
 
 
 def _differences(first: Standing, second: Standing) -> Figures:
