@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from dataclasses import replace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from scipy import stats
 from synthetic_results import (
     COOP,
@@ -24,8 +22,6 @@ from synthetic_results import (
     make_row,
 )
 
-from compatbench.pages.terminal import print_ranking
-from compatbench.pages.leaderboard import render_leaderboard
 from compatbench.pages.ranking_tables import average_ranks
 from compatbench.results.aligned import copied_name
 from compatbench.results.groups import rank_group
@@ -203,34 +199,6 @@ def test_a_map_is_told_by_the_end_of_the_name(name: str, plain: str | None) -> N
     assert copied_name(name) == plain
 
 
-def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
-    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
-    other = replace(COOP, name="lost+aligned", title="Lost, aligned")
-    page = make_page(
-        flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80), flat(other, 5, 5)
-    )
-    assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
-    text = render_leaderboard([page])
-    assert "2 methods." in text
-    main, apart = text.split("### Re-attached through a map (aligned)")
-    assert "aligned" not in main
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in apart.split("\n#")[1].splitlines()
-        if line.startswith("|")
-    ][2:]
-    assert rows == [
-        [
-            "1", "[Linear probe, aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
-            "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
-        ],
-        [
-            "2", "[Lost, aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
-            "– → 5.0 ± 0.0", "– → -55.0",
-        ],
-    ]  # fmt: skip
-
-
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
@@ -239,14 +207,3 @@ def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
     assert alone.ranks(UPGRADE, 4) == expected
     assert rank_group(beside, (UPGRADE,), 4) == rank_group(alone, (UPGRADE,), 4)
-
-
-def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    through = replace(PROBE, name="linear_probe+aligned", title="Linear probe, aligned")
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(through, 80, 80))
-    console = Console(width=100, record=True, file=io.StringIO())
-    print_ranking(console, page)
-    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
-    assert "aligned" not in plain
-    assert "Linear probe, aligned" in apart
-    assert "CoOp" not in apart

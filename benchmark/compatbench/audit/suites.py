@@ -8,7 +8,7 @@ from pathlib import Path
 from compatbench.audit.findings import Finding
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.pages.figures.plan import FIGURES
+from compatbench.pages.suite_page import FIGURES
 
 
 def find_suites(

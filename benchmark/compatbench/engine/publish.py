@@ -18,9 +18,8 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.figures.plan import FIGURES
 from compatbench.pages.leaderboard import write_pages
-from compatbench.pages.suite_page import RESULTS
+from compatbench.pages.suite_page import FIGURES, RESULTS
 from compatbench.results.store import (
     MethodInfo,
     MethodResults,
