@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from scipy import stats
 from synthetic_results import (
     COOP,
@@ -26,7 +24,6 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.pages.leaderboard import render_leaderboard
 from compatbench.pages.ranking_tables import average_ranks
 from compatbench.pages.terminal import print_ranking
 from compatbench.results.groups import rank_group
@@ -189,54 +186,24 @@ def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
     return make_method(info, make_pairs(figures, method=info.name))
 
 
-def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
-    lost = replace(COOP, name="lost", title="Lost")
-    page = make_page(
-        *(flat(PROBE, 80, 20), flat(COOP, 60, 60)),
-        *(through_words(flat(PROBE, 80, 80)), through_words(flat(lost, 5, 5))),
-    )
-    assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
-    text = render_leaderboard([page])
-    assert "2 methods." in text
-    main, apart = text.split("### Re-attached through a map (aligned)")
-    assert "aligned" not in main
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in apart.split("\n#")[1].splitlines()
-        if line.startswith("|")
-    ][2:]
-    assert rows == [
-        [
-            "1", "[Linear probe + aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
-            "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
-        ],
-        [
-            "2", "[Lost + aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
-            "– → 5.0 ± 0.0", "– → -55.0",
-        ],
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("coop", None),
+        ("coop+aligned", "coop"),
+        ("contcoop+no-kd", None),
+        ("contcoop+no-kd+aligned", "contcoop+no-kd"),
+        ("aligned", None),
+        ("unaligned+method", None),
+    ],
+)
+def test_a_map_is_told_by_the_end_of_the_name(name: str, plain: str | None) -> None:
+    assert copied_name(name) == plain
 
 
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
     alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
-    for ranks in (
-        *(alone.ranks(UPGRADE, 4), beside.ranks(UPGRADE, 4)),
-        *(rank_group(page, (UPGRADE,), 4) for page in (alone, beside)),
-    ):
-        assert places(ranks) == places(expected)
-
-
-def places(ranks: Sequence[Ranked]) -> list[tuple[object, ...]]:
-    return [(one.rank, one.standing.info.name, one.standing.mean("h")) for one in ranks]
-
-
-def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), through_words(flat(PROBE, 80, 80)))
-    console = Console(width=100, record=True, file=io.StringIO())
-    print_ranking(console, page)
-    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
-    assert "aligned" not in plain
-    assert "Linear probe + aligned" in apart
-    assert "CoOp" not in apart
+    assert alone.ranks(UPGRADE, 4) == expected
+    assert rank_group(beside, (UPGRADE,), 4) == rank_group(alone, (UPGRADE,), 4)

@@ -34,8 +34,9 @@ def report(out: OutOption = Path(), check: CheckOption = False) -> None:
     made = check_report(out) if check else write_report(out)
     for line in made.left_out:
         console.print(line, highlight=False, markup=False)
-    verb, figures = "is up to date" if check else "written", f"{len(made.figures)} figures"
-    console.print(f"{made.page[0]} {verb}, {figures} beside it", highlight=False, markup=False)
+    verb, page = "is up to date" if check else "written", list(made.files)[-1]
+    text = f"{page} {verb}, {len(made.files) - 1} figures beside it"
+    console.print(text, highlight=False, markup=False)
 
 
 def leaderboard(out: OutOption = Path(), check: CheckOption = False) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import compatbench
-from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.shots import show_shots
-from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import write_atomic
-from compatbench.files.hashes import sha256_bytes
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import sha256_bytes, write_atomic
 from compatbench.pages.figures.compact_svg import compact_svg, inline_svg
-from compatbench.pages.figures.plan import FIGURES, TITLES, PlannedFigure, plan_figures
+from compatbench.pages.figures.plan import TITLES, PlannedFigure, plan_figures
 from compatbench.pages.figures.style import COLOUR_VARIABLES, MARKS, is_current
 from compatbench.pages.markdown import NOTHING, one_line, paper_id
 from compatbench.pages.ranking import (
@@ -34,12 +31,18 @@ from compatbench.pages.ranking import (
     gap_rows,
     ranking_rows,
 )
-from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
+from compatbench.pages.suite_page import (
+    FIGURES,
+    RESULTS,
+    SuitePage,
+    read_suite_page,
+    suites_with_results,
+)
+from compatbench.pages.templates import read_source, template
 from compatbench.results.rows import Cost, Row, write_csv
 from compatbench.results.store import check_name, join_provenance
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 REPORT = Path(RESULTS, "report.html")
@@ -52,25 +55,15 @@ ANALYSES = {
 
 @dataclass(frozen=True)
 class Report:
-    """All files of a report, by path.
+    """The page and the figures of a report.
 
     Attributes:
+        files: by path, the page last.
         left_out: lines on figures that the results do not give.
     """
 
-    figures: dict[Path, bytes]
-    page: tuple[Path, bytes]
+    files: dict[Path, bytes]
     left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Board:
-    """The ranking of one upgrade at one number of shots, as plain text."""
-
-    suite: str
-    upgrade: str
-    shots: str
-    rows: list[dict[str, Any]]
 
 
 def report_pages(out: Path) -> list[SuitePage]:
@@ -82,23 +75,14 @@ def report_pages(out: Path) -> list[SuitePage]:
     Raises:
         CompatbenchError: no results, a broken card or results file.
     """
-    folder = out / RESULTS
-    if not folder.is_dir():
-        raise CompatbenchError(
-            f"{folder} does not exist; give the folder that holds results/ with --out, or start "
-            "with 'compatbench run'"
-        )
-    names = {path.name for path in folder.iterdir() if path.is_dir()} - {FIGURES}
-    for name in sorted(names - set(suite_cards.names())):
-        warnings.warn(f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2)
-    cards = [suite_cards.read(name) for name in suite_cards.names() if name in names]
-    found: list[tuple[SuiteCard, SuitePage]] = []
-    for card in sorted(cards, key=lambda card: (card.publish is not True, card.name)):
-        page = read_suite_page(card, out)
-        if page.results.methods:
-            found.append((card, page))
+    cards = sorted(suites_with_results(out), key=lambda card: (card.publish is not True, card.name))
+    pages = [(card, read_suite_page(card, out)) for card in cards]
+    found = [(card, page) for card, page in pages if page.results.methods]
     if not found:
-        raise CompatbenchError(f"{folder} holds no results; start with 'compatbench run'")
+        raise CompatbenchError(
+            f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
+            "or start with 'compatbench run'"
+        )
     published = {card.name for card, _ in found if card.publish is True}
     shown = [page for card, page in found if {card.name, card.extends} & published]
     return shown or [page for _, page in found]
@@ -123,11 +107,9 @@ def make_report(out: Path, keep: bool = False) -> Report:
             old = path.read_bytes() if keep and path.is_file() else svg
             figures[one.name] = old if is_current(old, svg) else svg
     html = render_report(pages, planned, figures, _read_analyses(out))
-    return Report(
-        {_figure_path(out, name): svg for name, svg in figures.items()},
-        (out / REPORT, html.encode()),
-        tuple(f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing),
-    )
+    files = {_figure_path(out, name): svg for name, svg in figures.items()}
+    left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
+    return Report({**files, out / REPORT: html.encode()}, tuple(left_out))
 
 
 def write_report(out: Path) -> Report:
@@ -137,7 +119,7 @@ def write_report(out: Path) -> Report:
         CompatbenchError: as ``make_report``, or a folder that cannot be written.
     """
     report = make_report(out)
-    for path, content in [*report.figures.items(), report.page]:
+    for path, content in report.files.items():
         if not path.is_file() or path.read_bytes() != content:
             write_atomic(path, content)
     for path in _stray_figures(out, report):
@@ -152,7 +134,7 @@ def check_report(out: Path) -> Report:
         CompatbenchError: as ``make_report``, or the first file that is not up to date.
     """
     report = make_report(out, keep=True)
-    for path, content in [*report.figures.items(), report.page]:
+    for path, content in report.files.items():
         if not path.is_file() or path.read_bytes() != content:
             raise CompatbenchError(f"{path} is not what results/ gives; run 'compatbench report'")
     for path in _stray_figures(out, report):
@@ -174,17 +156,14 @@ def render_report(
         figures: SVG of every planned figure that is not missing, by its name.
         analyses: further figures by caption, SVG files made by other commands.
     """
-    environment = _environment()
     inline = {
         name: inline_svg(svg.decode(), f"f{number}", COLOUR_VARIABLES)
         for number, (name, svg) in enumerate(figures.items())
     }
-    style = "\n".join(
-        [_source(environment, "report.css"), *(rules for _, rules in inline.values())]
-    )
-    script = _source(environment, "report.js")
+    style = "\n".join([read_source("report.css"), *(rules for _, rules in inline.values())])
+    script = read_source("report.js")
     boards = all_boards(pages)
-    text = environment.get_template("report.html.jinja").render(
+    text = template("report.html.jinja", autoescape=True).render(
         notes=list(dict.fromkeys(one_line(page.note, 2000) for page in pages[:1] if page.note)),
         titles=TITLES,
         figures={kind: [one for one in planned if one.section == kind] for kind in TITLES},
@@ -198,7 +177,7 @@ def render_report(
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
         commands=[f"compatbench run --suite {check_name(page.name, 'suite')}" for page in pages],
-        data=_json([vars(board) for board in boards]),
+        data=_json(boards),
         style=_raw(style),
         script=_raw(script),
         style_hash=_source_hash(style),
@@ -207,12 +186,12 @@ def render_report(
     return text.rstrip() + "\n"
 
 
-def all_boards(pages: Sequence[SuitePage]) -> list[Board]:
-    """The rankings of all suites: their upgrades in their order, the most shots first.
+def all_boards(pages: Sequence[SuitePage]) -> list[dict[str, Any]]:
+    """The rankings of all suites as plain text: their upgrades in order, the most shots first.
 
     A suite that measures the same cells for another purpose repeats no board.
     """
-    boards: list[Board] = []
+    boards: list[dict[str, Any]] = []
     seen: dict[tuple[str, str], set[str]] = {}
     for page in pages:
         for upgrade in page.expected.upgrades:
@@ -222,7 +201,8 @@ def all_boards(pages: Sequence[SuitePage]) -> list[Board]:
                 known = seen.setdefault((title, count), set())
                 shown = {repr(row["cells"][1:]) for row in rows}
                 if not shown <= known:
-                    boards.append(Board(one_line(page.title), title, count, rows))
+                    suite = one_line(page.title)
+                    boards.append(dict(suite=suite, upgrade=title, shots=count, rows=rows))
                 known |= shown
     return boards
 
@@ -296,29 +276,12 @@ def _raw(markup: str) -> Markup:
     return Markup(markup)
 
 
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("compatbench.pages", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0].strip()
-
-
 def _figure_path(out: Path, name: str) -> Path:
     return out / RESULTS / FIGURES / f"{name}.svg"
 
 
 def _stray_figures(out: Path, report: Report) -> list[Path]:
-    return sorted(set((out / RESULTS / FIGURES).glob("*.svg")) - set(report.figures))
+    return sorted(set((out / RESULTS / FIGURES).glob("*.svg")) - set(report.files))
 
 
 def _read_analyses(out: Path) -> dict[str, bytes]:

@@ -7,28 +7,23 @@ The same results give the same bytes. The layout and the text of the page are in
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.pages import markdown, ranking_tables, suite_tables
-from compatbench.pages.figures.plan import FIGURE_TEXTS, FIGURES, drawn_figures
+from compatbench.pages.figures.plan import drawn_figures
 from compatbench.pages.ranking import explain_unranked, rows_of
-from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
+from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page, suites_with_results
+from compatbench.pages.templates import template
 from compatbench.results.gaps import find_disagreements
 from compatbench.results.groups import rank_group
 from compatbench.results.measures import Upgrade
 from compatbench.results.store import check_name
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 LEADERBOARD = "leaderboard.md"
 README = "README.md"
@@ -81,8 +76,19 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
     """
     shown = [one for page in suites for one in (page, *page.sections)]
     papers = [one.info.paper for page in shown for one in page.results.methods.values()]
-    text = _template().render(
-        suites=suites, figures=figures, links=markdown.link_definitions(papers)
+    page = template("leaderboard.md.jinja", autoescape=False, **_FILTERS)
+    text = page.render(
+        suites=suites,
+        figures=figures,
+        links=markdown.link_definitions(papers),
+        tables={**vars(suite_tables), **vars(ranking_tables)},
+        is_first_of_source=_is_first_of_source,
+        extra_parts=extra_parts,
+        explain_unranked=explain_unranked,
+        find_disagreements=find_disagreements,
+        rank_group=rank_group,
+        rows_of=rows_of,
+        commands=_commands,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -125,51 +131,22 @@ def _commands(page: SuitePage) -> list[tuple[str, str]]:
     return [(command.ljust(width), comment) for command, comment in commands]
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("compatbench.pages", "."),
-        undefined=StrictUndefined,
-        autoescape=False,  # Markdown: texts go through the filters below
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: "\n".join(value) if isinstance(value, list) else value,
-    )
-    environment.filters |= {
-        "md": markdown.escape,
-        "code": markdown.code,
-        "summary": markdown.escape_summary,
-        "backbone": lambda name, page: page.backbone_title(name),
-        "count": lambda items, noun: f"{len(items)} {noun}{'' if len(items) == 1 else 's'}",
-        "shots": lambda count: str(show_shots(count)),
-        "count_shots": count_shots,
-        "most_first": _most_first,
-        "section_order": section_order,
-    }
-    environment.tests["first_of_source"] = _is_first_of_source
-    environment.globals |= {
-        "tables": {**vars(suite_tables), **vars(ranking_tables)},
-        "figure_texts": FIGURE_TEXTS,
-        "extra_parts": extra_parts,
-        "explain_unranked": explain_unranked,
-        "find_disagreements": find_disagreements,
-        "rank_group": rank_group,
-        "rows_of": rows_of,
-        "commands": _commands,
-    }
-    return environment.get_template("leaderboard.md.jinja")
-
-
-def _most_first(shots: Sequence[int]) -> tuple[int, list[int]]:
-    most, *fewer = sorted(shots, reverse=True)
-    return most, fewer
-
-
 def _is_first_of_source(upgrade: Upgrade, upgrades: Sequence[Upgrade]) -> bool:
     """Whether no earlier upgrade starts from the same source."""
     return upgrade == next(one for one in upgrades if one[0] == upgrade[0])
+
+
+# Text goes into Markdown through "md", "code" or "summary" only.
+_FILTERS = {
+    "md": markdown.escape,
+    "code": markdown.code,
+    "summary": markdown.escape_summary,
+    "backbone": lambda name, page: page.backbone_title(name),
+    "count": lambda items, noun: f"{len(items)} {noun}{'' if len(items) == 1 else 's'}",
+    "shots": lambda count: str(show_shots(count)),
+    "count_shots": count_shots,
+    "section_order": section_order,
+}
 
 
 def _summary(page: SuitePage) -> str:
@@ -192,7 +169,7 @@ def _summary(page: SuitePage) -> str:
 
 def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
     """The suites that have results and are published, each with its sections, by name."""
-    known = _suites_with_results(out, also)
+    known = suites_with_results(out, also)
     sections: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.publish == "section" and suite.extends in suite_cards.names():
@@ -208,19 +185,3 @@ def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     return pages
-
-
-def _suites_with_results(out: Path, also: SuiteCard | None) -> list[SuiteCard]:
-    folder = out / RESULTS
-    folders = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    suites = []
-    for name in folders:
-        if name in suite_cards.names():
-            suites.append(suite_cards.read(name))
-        elif also is not None and name == also.name:
-            suites.append(also)
-        elif name != FIGURES:
-            warnings.warn(
-                f"{folder / name} is left out: no suite has that name", CompatbenchWarning, 2
-            )
-    return suites

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from compatbench.data.cards import (
-    SuiteCard,
-    backbone_cards,
-    suite_tasks,
-    suite_variants,
-    task_cards,
-)
+from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
+from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.errors import CompatbenchWarning
+from compatbench.results.aligned import copied_name
 from compatbench.results.gaps import Gap, find_gaps
 from compatbench.results.measures import (
     Expected,
@@ -26,6 +24,7 @@ from compatbench.results.ranks import Ranked, rank_methods
 from compatbench.results.store import MethodResults, SuiteResults, read_results
 
 RESULTS = "results"
+FIGURES = "figures"  # below results/
 
 
 @dataclass(frozen=True)
@@ -210,3 +209,23 @@ def read_suite_page(suite: SuiteCard, out: Path) -> SuitePage:
 def _backbone_title(name: str) -> str:
     """The title on a backbone's card; a backbone without a card has its name."""
     return name if any(mark in name for mark in "/@:") else backbone_cards.read(name).title
+
+
+def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteCard]:
+    """The suites that have a folder of results, by name; warns of folders of unknown suites.
+
+    Args:
+        out: the folder that holds ``results/``.
+        also: a suite from a file of its own, which is not among the installed ones.
+    """
+    suites = []
+    for folder in sorted(path for path in (out / RESULTS).glob("*") if path.is_dir()):
+        name = folder.name
+        if name in suite_cards.names():
+            suites.append(suite_cards.read(name))
+        elif also is not None and name == also.name:
+            suites.append(also)
+        elif name != FIGURES:
+            message = f"{folder} is left out: no suite has that name"
+            warnings.warn(message, CompatbenchWarning, 2)
+    return suites

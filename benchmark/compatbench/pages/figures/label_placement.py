@@ -7,6 +7,7 @@ on top of each other in our figures; this search is short and always gives the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,10 @@ Boxes = NDArray[np.float64]  # [boxes, (left, bottom, right, top)]
 
 
 def place_labels(
-    axes: Axes, labels: Sequence[tuple[float, float, str]], marks: Sequence[tuple[float, float]]
+    axes: Axes,
+    labels: Sequence[tuple[float, float, str]],
+    marks: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Writes each label beside its point, off the other marks and labels where there is room.
 
@@ -36,6 +40,7 @@ def place_labels(
     Args:
         labels: x, y and text.
         marks: x and y of all marks that labels should not cover.
+        line: the corners of a line that they should not cover.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -45,8 +50,13 @@ def place_labels(
     figure.draw_without_rendering()  # settles the layout, so that data have places
     frame = np.array([axes.get_window_extent(renderer).extents])
     spots = axes.transData.transform(np.reshape(marks, (-1, 2)))
-    taken = np.hstack([spots - 3, spots + 3])
-    line = dict(arrowstyle="-", color=GREY, linewidth=0.5, shrinkA=0, shrinkB=3)
+    corners = axes.transData.transform(np.reshape(line, (-1, 2)))
+    for start, end in pairwise(corners):
+        count = 2 + int(np.abs(end - start).max() // 6)
+        spots = np.vstack([spots, np.linspace(start, end, count)])
+    texts = [text.get_window_extent(renderer).extents for text in axes.texts]
+    taken = np.vstack([np.hstack([spots - 3, spots + 3]), *texts])
+    thin = dict(arrowstyle="-", color=GREY, linewidth=0.5, shrinkA=0, shrinkB=3)
     for x, y, name in labels:
         trial = axes.text(x, y, name, fontsize=8)
         trial.set_in_layout(False)
@@ -58,7 +68,7 @@ def place_labels(
         badness = _overlaps(boxes, taken).sum(axis=1) + 4 * outside + distances
         best = int(badness.argmin())
         taken = np.vstack([taken, boxes[best]])
-        arrow = line if distances[best] > _NEAR else None
+        arrow = thin if distances[best] > _NEAR else None
         text = axes.annotate(
             name,
             (x, y),

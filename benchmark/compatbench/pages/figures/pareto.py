@@ -11,11 +11,9 @@ import numpy as np
 
 from compatbench.pages.figures.label_placement import place_labels
 from compatbench.pages.figures.style import INK, MARKS, Hover, add_kind_legend, new_figure
-from compatbench.pages.figures.svg import GREY
 from compatbench.pages.ranking import RankingRow
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Costed = tuple[RankingRow, float, float]  # cost, H
@@ -51,65 +49,30 @@ def draw_pareto(rows: Sequence[RankingRow], hover: Hover) -> Figure:
     """
     figure = new_figure(5.0, 6.4)
     panels = figure.subplots(2, 1, sharey=True)
-    for axes, (what, label, unit) in zip(panels, _PANELS, strict=True):
-        axes.set_xlabel(f"{label}, logarithmic")
-        axes.set_ylabel("H, %")
-        if points := with_cost(rows, what):
-            _draw_panel(axes, points, hover, unit)
-    # A method that lost everything is not worth half of the figure.
     values = np.array([row.value("h") for row in rows], dtype=float)
-    middle = float(np.sort(values)[len(values) // 2])
-    lowest = float(values[values >= middle - 20].min()) - 1
+    # A method that lost everything is not worth half of the figure.
+    lowest = float(values[values >= np.median(values) - 20].min()) - 1
+    for axes, (what, label, unit) in zip(panels, _PANELS, strict=True):
+        axes.set(xlabel=f"{label}, logarithmic", ylabel="H, %")
+        points = with_cost(rows, what)
+        positive = [cost for _, cost, _ in points if cost > 0] or [1.0]
+        # Linear below the smallest cost, so that a cost of 0 has a place.
+        threshold = 10.0 ** math.floor(math.log10(min(positive)))
+        axes.set_xscale("symlog", linthresh=threshold, linscale=0.6)
+        axes.set_xlim(-threshold / 5, max(positive) * 2.2)
+        axes.xaxis.set_major_formatter("{x:,.6g}")
+        for row, cost, h in points:
+            mark, colour, _ = MARKS[row.kind]
+            title = f"{row.title}: H {h:.1f}, {cost:,.6g}{unit}"
+            axes.plot(cost, h, mark, color=colour, markersize=5, gid=hover(title))
     panels[0].set_ylim(bottom=lowest)
     add_kind_legend(figure, [row.kind for row in rows])
     for axes, (what, *_) in zip(panels, _PANELS, strict=True):
         points = with_cost(rows, what)
-        front = [(_place(cost, axes), h, row.title) for row, cost, h in pareto_front(points)]
-        marks = [(_place(cost, axes), h) for _, cost, h in points if h >= lowest]
-        place_labels(axes, front, [*marks, *_along_steps(front, axes)])
+        front = [(cost, h, row.title) for row, cost, h in pareto_front(points)]
+        corners = [(cost, h) for cost, h, _ in front] + [(axes.get_xlim()[1], lowest)]
+        steps = [(next_x, h) for (_, h), (next_x, _) in pairwise(corners)]
+        line = [point for both in zip(corners, steps, strict=False) for point in both]
+        axes.plot(*zip(*line, strict=True), color=INK, linewidth=0.9, zorder=1)
+        place_labels(axes, front, [(cost, h) for _, cost, h in points if h >= lowest], line)
     return figure
-
-
-def _along_steps(
-    front: Sequence[tuple[float, float, str]], axes: Axes
-) -> list[tuple[float, float]]:
-    """Points on the line of the front, close together, that labels should not cover."""
-    corners = [(x, h) for x, h, _ in front]
-    places: list[tuple[float, float]] = []
-    for (x, h), (next_x, next_h) in pairwise([*corners, (axes.get_xlim()[1], front[-1][1])]):
-        places += [(x * (next_x / x) ** (i / 30), h) for i in range(31)]
-        places += [(next_x, h + (next_h - h) * i / 10) for i in range(11)]
-    return places
-
-
-def _draw_panel(axes: Axes, points: Sequence[Costed], hover: Hover, unit: str) -> None:
-    from matplotlib.ticker import NullLocator
-
-    positive = [cost for _, cost, _ in points if cost > 0] or [1.0]
-    axes.set_xscale("log")
-    # A cost of 0 has no place on such an axis; it stands left of all others.
-    axes.set_xlim(min(positive) / 12, max(positive) * 2.2)
-    edge = min(positive) / 2.2
-    axes.axvline(edge, color=GREY, linewidth=0.5, linestyle=(0, (1, 2)))
-    decades = range(math.ceil(math.log10(edge)), math.ceil(math.log10(axes.get_xlim()[1])))
-    axes.set_xticks([_place(0, axes), *(10.0**n for n in decades)])
-    axes.set_xticklabels(["none", *(f"{10**n:,}" if n >= 0 else f"{10.0**n:g}" for n in decades)])
-    axes.xaxis.set_minor_locator(NullLocator())
-    front = pareto_front(points)
-    axes.step(
-        [_place(cost, axes) for _, cost, _ in front] + [axes.get_xlim()[1]],
-        [h for *_, h in front] + [front[-1][2]],
-        where="post",
-        color=INK,
-        linewidth=0.9,
-        zorder=1,
-    )
-    for row, cost, h in points:
-        mark, colour, _ = MARKS[row.kind]
-        title = f"{row.title}: H {h:.1f}, {cost:,.6g}{unit}"
-        axes.plot(_place(cost, axes), h, mark, color=colour, markersize=5, gid=hover(title))
-
-
-def _place(cost: float, axes: Axes) -> float:
-    """Where a cost stands; a cost of 0 is in the middle of the strip left of the line."""
-    return cost if cost > 0 else axes.get_xlim()[0] * 12 / 5

@@ -19,11 +19,9 @@ from compatbench.pages.figures.scatter import draw_scatter
 from compatbench.pages.figures.style import Hover, draw_svg
 from compatbench.pages.markdown import one_line
 from compatbench.pages.ranking import RankingRow, ranking_rows
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_page import FIGURES, SuitePage
 from compatbench.results.intervals import rank_datasets
 from compatbench.results.measures import Upgrade
-
-FIGURES = "figures"  # below results/
 
 Section = Literal["scatter", "matrix", "ranks", "pareto", "shots", "decay", "steps"]
 
@@ -35,14 +33,6 @@ TITLES: dict[Section, str] = {
     "shots": "More images",
     "decay": "Along a path of upgrades",
     "steps": "Step by step",
-}
-# What the figures of leaderboard.md show, for readers who do not see them.
-FIGURE_TEXTS: dict[Section, str] = {
-    "scatter": "Accuracy on the source against accuracy on the target, with lines of equal H",
-    "matrix": "Gain over zero-shot on the target, of every method on every dataset",
-    "ranks": "Average ranks, with bars over methods that cannot be told apart",
-    "decay": "Gain over zero-shot at every model of an upgrade path",
-    "shots": "Accuracy on source and target against the number of training images per class",
 }
 _INCOMPLETE = "no method has all of its cells yet"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -119,38 +118,13 @@ def _range(values: Sequence[float], room: float) -> tuple[float, float]:
 
 
 def _draw_contours(axes: Axes) -> None:
-    """Lines of equal H, y = Hx / (2x − H), with their values outside the frame."""
+    """Lines of equal H."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    best = 2 * right * high / (right + high)
-    worst = 2 * left * low / (left + low) if left + low else 0.0
-    step = next(size for size in (1, 2, 5, 10, 20) if (best - worst) / size <= 12)
-    for h in range(step, 100, step):
-        x = np.linspace(left, right, 31)
-        x = x[2 * x > h * 1.001]
-        y = h * x / (2 * x - h)
-        x, y = x[(y > 0) & (y <= 4 * high)], y[(y > 0) & (y <= 4 * high)]
-        if not ((y >= low) & (y <= high)).any():
-            continue
-        axes.plot(x, y, color=FAINT, linewidth=0.8, zorder=0.5)
-        at_right = h * right / (2 * right - h)
-        at_foot = h * low / (2 * low - h) if 2 * low > h else math.inf
-        if low <= at_right < high:
-            place, offset, align = (right, at_right), (3, 0), "left"
-        elif left + 0.1 * (right - left) < at_foot < right:
-            place, offset, align = (at_foot, low), (-2, 6), "right"
-        else:
-            continue
-        axes.annotate(
-            f"H {h}",
-            place,
-            offset,
-            textcoords="offset points",
-            color=GREY,
-            fontsize=7.5,
-            ha=align,
-            va="center",
-            annotation_clip=False,
-        )
-    axes.set_xlim(left, right)
-    axes.set_ylim(low, high)
+    x, y = np.meshgrid(np.linspace(left, right, 60), np.linspace(low, high, 60))
+    h = 2 * x * y / np.maximum(x + y, 1e-9)
+    step = next(size for size in (1, 2, 5, 10, 20) if np.ptp(h) / size <= 12)
+    lines = axes.contour(
+        x, y, h, levels=range(step, 100, step), colors=FAINT, linewidths=0.8, zorder=0.5
+    )
+    axes.clabel(lines, fmt="H %d", fontsize=7.5, colors=GREY)
     axes.grid(False)

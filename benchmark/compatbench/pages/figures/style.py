@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.figures.compact_svg import HOVER, compact_svg
@@ -35,27 +35,6 @@ COLOUR_VARIABLES = {
     **{colour: f"var(--{name})" for name, colour in COLOURS.items()},
 }
 
-_STYLE: dict[Any, Any] = {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.facecolor": "none",
-    "figure.facecolor": PAPER,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "grid.color": FAINT,
-    "grid.alpha": 1.0,
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    # A title with a dollar sign is a title, not a formula.
-    "text.parse_math": False,
-}
-
 _SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) -->\n\Z")
 _TITLE = re.compile(rb"<title>.*?</title>", re.DOTALL)
 
@@ -76,18 +55,10 @@ class Hover:
 
 @contextmanager
 def report_style(salt: str = "compatbench") -> Iterator[None]:
-    """The style of the report's figures, on top of that of all figures.
-
-    Args:
-        salt: makes the ids in a figure's file different from those in others.
-    """
-    import matplotlib
-
-    with svg_style(), warnings.catch_warnings():
+    """The style of the report's figures; ``salt`` as for ``svg_style``."""
+    with svg_style("report", salt=salt), warnings.catch_warnings():
         # Text stays text in the file, so a glyph that the measuring font lacks is no loss.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        matplotlib.rcParams.update(_STYLE)
-        matplotlib.rcParams["svg.hashsalt"] = salt
         yield
 
 

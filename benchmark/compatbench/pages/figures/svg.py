@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compatbench.files.atomic import write_atomic
 
@@ -25,29 +25,22 @@ COLOURS = {
 }
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = COLOURS.values()
 
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "compatbench",
-    "svg.fonttype": "none",  # words stay words: small files that can be searched and read aloud
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "lines.markersize": 4,
-}
-
 
 @contextmanager
-def svg_style() -> Iterator[None]:
-    """What figures look like, and all that their bytes depend on; draw and render inside it."""
-    import matplotlib
+def svg_style(*more: str, salt: str = "compatbench") -> Iterator[None]:
+    """The style of figures: draw and render inside it, and the same figure gives the same bytes.
+
+    Args:
+        more: names of further style files of this folder.
+        salt: makes the ids in a figure's file different from those in others.
+    """
+    import matplotlib.style
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        for name in ("all", *more):
+            matplotlib.style.use(Path(__file__).with_name(f"{name}.mplstyle"))
+        matplotlib.rcParams["svg.hashsalt"] = salt
         yield
 
 
