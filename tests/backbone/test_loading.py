@@ -168,6 +168,15 @@ def test_clips_own_cache_is_used_and_its_hash_is_checked(tmp_path: Path) -> None
         check_published_hash(file, f"https://github.com/x/open_clip/releases/{file.name}")
 
 
+def test_a_file_with_the_name_of_a_published_one_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "weights" / "ViT-B-16.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"another file")
+    report = inspect_backbone("vit-b16-openai")
+    assert report.state == "wrong"
+    assert "not the published one" in report.message
+
+
 def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         load_backbone("Small/plain")
