@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
 from compatbench.backbone.backbone_report import inspect_backbone
+from compatbench.backbone.hf.preprocessing import read_preprocessing
+from compatbench.backbone.hf.towers import FAMILIES
 from compatbench.errors import CompatbenchError, NotTransferable
 
 transformers = pytest.importorskip("transformers")
@@ -69,8 +72,6 @@ def write_tokenizer(folder: Path, kind: str) -> None:
 
 def write_model(folder: Path, kind: str, **processor: Any) -> Any:
     """A model of random weights in a folder as the hub has them; returns it."""
-    from compatbench.backbone.hf.towers import FAMILIES
-
     torch.manual_seed(1)
     config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
     model = getattr(transformers, FAMILIES[kind].model)(config)
@@ -120,15 +121,6 @@ def test_texts_equal_transformers_own_forward(pair: Any) -> None:
     found = backbone.text_features(tuple(texts))
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, **close(kind))
-
-
-def test_learned_prompts_that_spell_a_text_equal_that_text(pair: Any) -> None:
-    kind, backbone, _ = pair
-    context = backbone.embed_text("a photo of a")
-    expected = backbone.text_features(LABELS.fill("a photo of a {}."))
-    for own in (context, context.expand(3, -1, -1)):
-        found = backbone.encode_prompts(backbone.prompts(LABELS, own))
-        torch.testing.assert_close(found, expected, **close(kind))
 
 
 def test_gradients_of_a_context_equal_those_of_transformers_own_forward(pair: Any) -> None:
@@ -200,13 +192,10 @@ def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
 
 
 def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
-    from compatbench.backbone.hf.preprocessing import read_preprocessing
-
     settings = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
     found = read_preprocessing(tmp_path, "x")
-    assert found["mean"] == pytest.approx((0.5,) * 3)
-    assert found["std"] == pytest.approx((0.5,) * 3)
+    assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +210,12 @@ def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
 def test_a_transform_that_cannot_be_done_exactly_is_refused(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    write_model(tmp_path, "clip", **settings)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
     with pytest.raises(CompatbenchError, match=message):
-        load_backbone(f"hf:{tmp_path}")
+        read_preprocessing(tmp_path, "x")
 
 
 def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     write_model(tmp_path, "clip")
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)

@@ -105,35 +105,24 @@ def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(
     assert (found - visual(images)).abs().max() > 1e-4
 
     weight = draw(*expected.shape, seed=9).detach()
-    learned = [prompt for prompt in prompts if len(prompt)]
-    gradients = [
-        torch.autograd.grad((weight * features).sin().sum(), learned)
-        for features in (found, expected)
-    ]
+    gradients = [torch.autograd.grad((weight * x).sin().sum(), prompts) for x in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
-def test_prompts_from_an_inner_block_on(visual: Any) -> None:
+def test_prompts_of_an_inner_block_of_no_rows_and_of_each_image(visual: Any) -> None:
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    prompts = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
-    found = tower.encode(tower.embed(images, 1), block=1, prompts=prompts)
-    assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *prompts]))
+    hidden = tower.embed(images)
+    inner = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
+    found = tower.encode(tower.embed(images, 1), block=1, prompts=inner)
+    assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *inner]))
 
-
-def test_no_prompts_are_no_change(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
     empty = [draw(0, tower.width)] * tower.depth
-    assert_same(tower.encode(tower.embed(images), prompts=empty), visual(images))
+    assert_same(tower.encode(hidden, prompts=empty), visual(images))
 
-
-def test_prompts_of_each_image_are_its_own(visual: Any) -> None:
-    tower = ImageTower(visual, "tiny")
-    hidden = tower.embed(pixels(visual))
-    prompts = [draw(3, 2, tower.width, seed=i) for i in range(2)]
-    together = tower.encode(hidden, prompts=prompts)
-    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in prompts]) for i in range(3)]
-    assert_same(together, torch.cat(alone))
+    own = [draw(3, 2, tower.width, seed=i) for i in range(2)]
+    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in own]) for i in range(3)]
+    assert_same(tower.encode(hidden, prompts=own), torch.cat(alone))
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v"])
@@ -191,7 +180,7 @@ def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> 
     assert_same(found[:, 1:], patches)
 
 
-def test_dense_features_see_the_prompts() -> None:
+def test_dense_features_see_the_prompts_and_need_a_pooled_row() -> None:
     visual: Any = TOWERS["clip"]()
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
     prompts = [draw(2, tower.width, seed=i) for i in range(2)]
@@ -200,12 +189,9 @@ def test_dense_features_see_the_prompts() -> None:
     assert_same(dense[:, 0], tower.encode(tower.embed(images), prompts=prompts))
     assert (dense - tower.encode_dense(tower.embed(images))).abs()[:, 1:].max() > 1e-4
 
-
-def test_an_attention_pooled_tower_has_no_dense_features() -> None:
-    visual: Any = TOWERS["clip-attention-pool"]()
-    tower = ImageTower(visual, "tiny")
+    tower = ImageTower(TOWERS["clip-attention-pool"](), "tiny")
     with pytest.raises(NotTransferable, match="pools by attention"):
-        tower.encode_dense(tower.embed(pixels(visual)))
+        tower.encode_dense(tower.embed(images))
 
 
 def _resnet() -> nn.Module:

@@ -47,7 +47,7 @@ def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["shared", "deep", "images"])
 @pytest.mark.parametrize("budget", [0, 3_000_000])
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_tight_budget_gives_the_same_bits(kind: str, budget: int, whole: bool) -> None:
     backbone = wrap(tiny_clip(no_causal_mask=whole).double(), "tiny")
     everything = run(backbone, kind, 10**12)

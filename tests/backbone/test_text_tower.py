@@ -262,5 +262,5 @@ UNSUPPORTED = {
 
 @pytest.mark.parametrize("build", UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_a_tower_of_no_known_kind_is_refused(build: Callable[[], nn.Module]) -> None:
-    with pytest.raises(CompatbenchError, match=r"'odd': its text tower is of no kind"):
+    with pytest.raises(CompatbenchError, match=r"'odd': its text tower is not supported"):
         TextTower(build(), "odd")

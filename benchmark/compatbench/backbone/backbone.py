@@ -63,18 +63,18 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
 
 
 class Backbone:
-    """A frozen open_clip model.
+    """A frozen vision-language model, with its tokenizer and preprocessing.
 
-    What depends on the backbone and on class names alone (token embeddings,
-    zero-shot features) is computed here, so that a method recomputes it on every
-    backbone by asking for it.
+    What depends only on the backbone and on class names (token embeddings, zero-shot
+    features) is computed here, so that a method gets it for every backbone.
 
     Attributes:
-        name: as it was asked for.
+        name: as it was given.
         weights_key: hash of what decides its features, besides preprocessing and precision.
         embed_dim: size e of the joint space.
         token_width: width D of the text tower's token embeddings.
         logit_scale: the checkpoint's own factor s on cosine similarities.
+        text: the text tower.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Backbone:
 
     @property
     def preprocess_settings(self) -> dict[str, Any]:
-        """What decides how an image becomes a tensor: size, mean, std, interpolation."""
+        """How an image becomes a tensor: size, mean, std, interpolation."""
         return dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
 
     @cached_property
@@ -119,7 +119,7 @@ class Backbone:
         """The image tower, for methods that act inside it.
 
         Raises:
-            NotTransferable: nothing can be inserted into a tower of this kind.
+            NotTransferable: methods cannot act inside a tower of this kind.
         """
         return ImageTower(self.model.visual, self.name)  # type: ignore[arg-type]
 
@@ -128,13 +128,13 @@ class Backbone:
         """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
 
         Args:
-            wanted: what to compute instead of features. Hidden tokens keep the precision of
-                the tower; whatever leaves it is float32.
+            wanted: what to compute instead of features. Hidden tokens have the precision of
+                the tower; everything else is float32.
         """
         images = images.to(self.device, self.dtype)
         if wanted.kind == "features":
             features = self.model.visual(images)  # type: ignore[operator]
-            # Some towers give their tokens, too (CoCa).
+            # Some towers also return their tokens (CoCa).
             return self._widen(features[0] if isinstance(features, tuple) else features)
         if wanted.kind == "dense":
             return self.image.encode_dense(self.image.embed(images))
@@ -150,23 +150,26 @@ class Backbone:
             return self._widen(self.text.embed(ids.to(self.device)))
 
     def embed_text(self, text: str) -> Tensor:
-        """Token embeddings of a text's own tokens, ``[tokens, D]``."""
+        """Token embeddings of a text, without start and end, ``[tokens, D]``."""
         return self.embed(torch.tensor(self.tokens(text), dtype=torch.long))
 
     def name_tokens(self, labels: Labels) -> tuple[Tensor, tuple[int, ...]]:
-        """Token embeddings of the class names alone, ``[C, n, D]``, and their lengths."""
+        """Token embeddings of the class names, ``[C, n, D]``, and their numbers of tokens."""
         return self._embed_rows(labels.names, end=False)
 
     def prompts(self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = ()) -> Prompts:
         """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
 
-        A tower without start-of-text (SigLIP) gets none.
+        Start-of-text is left out for towers without one (SigLIP).
 
         Args:
             labels: the class names.
             context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
-            deep: what replaces the first rows of a context for all classes before the
-                second block, the third, and so on, each ``[m, D]`` with ``m <= M``.
+            deep: replaces the first rows of a context for all classes before the second
+                block, the third, and so on, each ``[m, D]`` with ``m <= M``.
+
+        Raises:
+            CompatbenchError: the number of contexts is not that of the classes.
         """
         suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
         start = self._embed_start()
@@ -191,7 +194,7 @@ class Backbone:
         return Prompts(prefix, suffix, lengths, start=len(start))
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
-        """Plain texts as prompts; the tokens they begin with alike are the shared prefix."""
+        """Plain texts as prompts; the tokens with which all of them begin are the prefix."""
         if texts not in self._text_prompts:
             ids = [
                 [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end]
@@ -211,7 +214,7 @@ class Backbone:
         """Text features of prompts, not normalised; differentiable in prompts and weights.
 
         Args:
-            weights: what stands in for ``text.weights`` of these names.
+            weights: replaces ``text.weights`` of these names.
 
         Returns:
             ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
@@ -221,7 +224,7 @@ class Backbone:
         return self.text.encode(prompts, weights)
 
     def _widen(self, tensor: Tensor) -> Tensor:
-        """What leaves a tower of low precision is float32."""
+        """Features and embeddings are float32, also those of a bfloat16 tower."""
         return tensor.float() if self.dtype == torch.bfloat16 else tensor
 
     @torch.no_grad()
@@ -229,7 +232,7 @@ class Backbone:
         """Features of plain texts, not normalised, ``[n, e]``; computed once per backbone.
 
         Raises:
-            CompatbenchError: a text does not fit the context; it is never cut silently.
+            CompatbenchError: a text does not fit the context; it is never truncated.
         """
         if texts not in self._text_features:
             self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
@@ -245,7 +248,7 @@ class Backbone:
         return F.normalize(torch.stack(features).mean(0), dim=-1)
 
     def _embed_start(self) -> Tensor:
-        """Embeddings of what every text begins with, ``[start, D]``; perhaps no rows."""
+        """Embeddings of the start-of-text tokens, ``[start, D]``; there may be none."""
         return self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
 
     def _embed_rows(self, texts: tuple[str, ...], end: bool) -> tuple[Tensor, tuple[int, ...]]:

@@ -78,29 +78,18 @@ def weights_key(card: BackboneCard) -> str:
     if card.weights is not None and card.sha256 is not None:
         return card.sha256
     try:
-        return _key_of_folder(card) if card.provider == "hf" else _key_of_file(card)
+        if card.provider == "hf":  # all files, the tokenizer's too
+            files = model_files(card, download=not _planning)
+            return sha256_json([{path.name: hash_weights(path) for path in files}, ENGINE_VERSION])
+        path, beside = locate_weights(card), {}
+        if card.config is None:
+            found = (other for pattern in _CONFIGURATION for other in path.parent.glob(pattern))
+            beside = {other.name: hash_weights(other) for other in found}
+        return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
     except MissingWeights:
         if not _planning:
             raise
     return sha256_json(["missing", card.name])
-
-
-def _key_of_file(card: BackboneCard) -> str:
-    path = locate_weights(card)
-    beside: dict[str, str] = {}
-    if card.config is None:
-        beside = {
-            other.name: hash_weights(other)
-            for pattern in _CONFIGURATION
-            for other in path.parent.glob(pattern)
-        }
-    return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
-
-
-def _key_of_folder(card: BackboneCard) -> str:
-    """All files of a model of transformers, the tokenizer's too."""
-    files = model_files(card, download=not _planning)
-    return sha256_json([{path.name: hash_weights(path) for path in files}, ENGINE_VERSION])
 
 
 def hash_weights(path: Path) -> str:

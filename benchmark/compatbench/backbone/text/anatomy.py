@@ -1,4 +1,4 @@
-"""What a text tower is made of, read from its parts and never from its name."""
+"""The structure of a text tower, read from its modules and never from its name."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def examine(model: nn.Module, name: str) -> Anatomy:
     """The anatomy of the text tower of a model (``CLIP``, ``CustomTextCLIP``, ``CoCa``).
 
     Raises:
-        CompatbenchError: a part is of a kind that is not understood; run as something else,
-            it would give plausible features that are silently wrong.
+        CompatbenchError: a part is not supported. Run as if it were another, the tower would
+            give plausible features that are silently wrong.
     """
     own = getattr(model, "text_anatomy", None)
     if callable(own):  # a model of another library
@@ -108,9 +108,7 @@ def examine(model: nn.Module, name: str) -> Anatomy:
 
 
 def _refusal(name: str, reason: str) -> CompatbenchError:
-    return CompatbenchError(
-        f"backbone '{name}': its text tower is of no kind that is supported: {reason}"
-    )
+    return CompatbenchError(f"backbone '{name}': its text tower is not supported: {reason}")
 
 
 def _odd_part(anatomy: Anatomy, transformer: nn.Module) -> str | None:
@@ -121,7 +119,7 @@ def _odd_part(anatomy: Anatomy, transformer: nn.Module) -> str | None:
         return "its transformer is not open_clip's"
     if not anatomy.blocks or not all(_is_known(block) for block in anatomy.blocks):
         return "its blocks are not open_clip's"
-    # The mask is looked at, not believed.
+    # Its values are checked: the attribute may hold any mask.
     if anatomy.mask is not None and not _is_causal(anatomy.mask):
         return "its attention mask is not the causal one"
     if anatomy.pool not in ("argmax", "eos", "first", "last"):
@@ -149,7 +147,7 @@ def _is_known(block: nn.Module) -> bool:
 
 
 def is_standard(block: nn.Module) -> bool:
-    """Norm, multi-head attention, norm, MLP: what the fast path computes by itself."""
+    """Norm, multi-head attention, norm, MLP: what the fast path can compute."""
     from open_clip.transformer import ResidualAttentionBlock
 
     attention = getattr(block, "attn", None)

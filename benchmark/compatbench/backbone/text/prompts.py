@@ -14,11 +14,11 @@ from compatbench.errors import CompatbenchError, NotTransferable
 
 @dataclass(frozen=True)
 class Swap:
-    """Prompts of a class's own in an inner block (TCP, arXiv:2311.18231, section 3.2).
+    """Rows of each class's prompt, replaced in an inner block (TCP, arXiv:2311.18231, 3.2).
 
     Attributes:
         block: before this block, counted from 0, the rows are replaced.
-        rows: what replaces the first m rows of every suffix, ``[n, m, D]``.
+        rows: replaces the first m rows of every suffix, ``[n, m, D]``.
     """
 
     block: int
@@ -41,11 +41,10 @@ class Prompts:
             prefix for each of B images, ``[B, P, D]`` (CoCoOp, arXiv:2203.05557).
         suffix: rows of each prompt after the prefix, right-padded, ``[n, S, D]``.
         lengths: rows of each suffix that count, each at least 1.
-        deep: what replaces the m rows after start-of-text before blocks 1, 2, ..., each
-            ``[m, D]`` (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
-        swap: what replaces the first rows of the suffixes in an inner block, if anything.
-        start: rows of start-of-text that the prefix begins with; towers such as SigLIP's have
-            none.
+        deep: replaces the m rows after start-of-text before blocks 1, 2, ..., each ``[m, D]``
+            (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
+        swap: replaces the first rows of the suffixes in an inner block.
+        start: number of start-of-text rows in the prefix; 0 for towers such as SigLIP's.
     """
 
     prefix: Tensor
@@ -76,15 +75,17 @@ class Prompts:
 
     @property
     def need_gradients(self) -> bool:
-        """Whether anything here is to be learned."""
+        """Whether a gradient is needed of any tensor."""
         swapped = () if self.swap is None else (self.swap.rows,)
         tensors = (self.prefix, self.suffix, *self.deep, *swapped)
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
-        """Raises CompatbenchError: too long a prompt, or deep prompts that have no place.
+        """Checks the prompts against the sizes of a text tower.
 
-        Deep prompts stand behind start-of-text: a tower without one raises NotTransferable.
+        Raises:
+            CompatbenchError: a prompt is too long, or ``deep`` or ``swap`` have no place.
+            NotTransferable: ``deep`` needs start-of-text, which the tower does not have.
         """
         if self.longest > context_length:
             raise CompatbenchError(
@@ -93,7 +94,7 @@ class Prompts:
             )
         if self.deep and self.start != 1:
             raise NotTransferable(
-                "prompts of inner blocks stand behind start-of-text, which this tower has not"
+                "prompts of inner blocks follow start-of-text, which this text tower does not have"
             )
         if len(self.deep) >= blocks:
             raise CompatbenchError(

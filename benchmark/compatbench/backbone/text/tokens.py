@@ -1,4 +1,4 @@
-"""A tokenizer seen one way: a text's own tokens, and what stands around them."""
+"""One interface for all tokenizers: a text's own tokens, and the special ones around them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class TextTokens:
     """How texts become token ids.
 
     Attributes:
-        encode: the ids of a text, without those around it.
-        start: ids before every text; towers such as SigLIP's have none.
-        end: ids behind it.
+        encode: the ids of a text, without special tokens.
+        start: ids before every text; none for towers such as SigLIP's.
+        end: ids after it.
         pad: id that fills the context.
     """
 
@@ -27,10 +27,10 @@ class TextTokens:
 
 
 def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
-    """How one of open_clip's tokenizers works.
+    """Finds out how one of open_clip's tokenizers works.
 
     Raises:
-        BackboneError: it puts tokens elsewhere than before and behind a text.
+        BackboneError: it puts tokens elsewhere than before and after a text.
     """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
@@ -39,7 +39,7 @@ def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
         return TextTokens(lambda text: list(tokenizer.encode(text)), start, end, pad=0)
     if not isinstance(tokenizer, HFTokenizer) or tokenizer.tokenizer_mode:
         kind = getattr(tokenizer, "tokenizer_mode", "") or type(tokenizer).__name__
-        raise _refusal(name, f"'{kind}' is of no kind that is supported")
+        raise _refusal(name, f"'{kind}' is not supported")
     inner: Any = tokenizer.tokenizer
 
     def encode(text: str, around: bool = False) -> list[int]:
@@ -48,7 +48,7 @@ def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
     bare, whole = encode("a"), encode("a", around=True)
     places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
     if not bare or len(places) != 1 or inner.pad_token_id is None:
-        raise _refusal(name, "it changes a text by what it puts around it, or has no padding")
+        raise _refusal(name, "special tokens change how it splits a text, or it has no padding")
     around = [
         0 if tokenizer.strip_sep_token and token == inner.sep_token_id else token for token in whole
     ]

@@ -1,4 +1,4 @@
-"""The text tower of a model, run from token embeddings, exactly and as cheaply as it allows."""
+"""The text tower of a model, run from token embeddings, exactly and without redundant work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TextTower:
         depth: number of transformer blocks.
 
     Raises:
-        CompatbenchError: the tower is of no kind that is supported.
+        CompatbenchError: a tower of this kind is not supported.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -36,7 +36,7 @@ class TextTower:
         self.depth = len(self._anatomy.blocks)
 
     def pad_with(self, token: int) -> None:
-        """Sets the padding token, where the tokenizer's is not the one that open_clip assumes."""
+        """Sets the padding token, if the tokenizer's is not the one that open_clip assumes."""
         if token != self._anatomy.pad:
             self._anatomy = dataclasses.replace(self._anatomy, pad=token)
             self._tower = _build_tower(self._anatomy)
@@ -57,7 +57,7 @@ class TextTower:
         type, whatever the tower's own precision.
 
         Args:
-            weights: what stands in for the tower's own ``weights`` of these names.
+            weights: replaces the tower's own ``weights`` of these names.
 
         Raises:
             CompatbenchError: a prompt is longer than the tower's context, prompts of inner
