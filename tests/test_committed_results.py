@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.data.cards import suite_cards, task_cards
-from compatbench.data.cards import suite_tasks
+from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.record import name_of

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from compatbench.engine.estimate import BACKBONES_AT_HAND
+from compatbench.engine.costs import BACKBONES_AT_HAND
 from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.order import longest_first
 

@@ -17,7 +17,6 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.failures import Failure
-from compatbench.engine.fit import describe_cell
 from compatbench.engine.peak import PeakMemory
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.predictions import predict
@@ -31,6 +30,7 @@ from compatbench.engine.store_check import (
     list_files,
     open_store,
 )
+from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods

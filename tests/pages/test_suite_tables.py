@@ -12,7 +12,6 @@ from synthetic_results import (
     make_method,
     make_page,
     make_pairs,
-    through_words,
 )
 
 from compatbench.data.cards import SuiteCard, suite_cards

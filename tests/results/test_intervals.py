@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +24,6 @@ from synthetic_results import (
 )
 
 from compatbench.pages.ranking_tables import average_ranks
-from compatbench.pages.terminal import print_ranking
 from compatbench.results.groups import rank_group
 from compatbench.results.intervals import (
     dataset_means,
@@ -34,7 +32,7 @@ from compatbench.results.intervals import (
     rank_datasets,
 )
 from compatbench.results.measures import Expected, Standing, compute_standing
-from compatbench.results.ranks import Ranked, rank_methods
+from compatbench.results.ranks import rank_methods
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")

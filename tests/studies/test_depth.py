@@ -20,9 +20,9 @@ from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
 from compatbench.data.labels import Labels
 from compatbench.engine.cell import Cell, Record
-from compatbench.engine.fit import describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.pages.figures.svg import render_svg, svg_style

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
+from compatbench.conformance.models import EMBED_DIM, random_rotation, synthetic_models
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell

@@ -26,8 +26,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.cell import Cell
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
-from compatbench.results.collect import describe_method
 from compatbench.method.registry import MethodRegistry
+from compatbench.results.collect import describe_method
 from compatbench.results.store import MethodResults, join_provenance
 
 

@@ -314,8 +314,8 @@ def _setup(
     out: Path = Path(),
     jobs: int | None = None,
 ) -> StudySetup:
-    from compatbench.engine.execute.device import count_cores, resolve_device
     from compatbench.data.cards import suite_cards
+    from compatbench.engine.execute.device import count_cores, resolve_device
     from compatbench.studies.study_setup import StudySetup
 
     on = resolve_device(device)

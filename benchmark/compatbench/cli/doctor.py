@@ -77,8 +77,8 @@ def doctor(
     weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
     nothing. Exits with 1 if something is missing or wrong.
     """
-    from compatbench.engine.execute.device import resolve_device
     from compatbench.doctor import diagnose
+    from compatbench.engine.execute.device import resolve_device
 
     with console.status("") as status:
         found = diagnose(

@@ -34,7 +34,7 @@ def show_report(
     Args:
         whole: what JSON holds, in place of the report's rows.
     """
-    from compatbench.pages.svg import save_svg, svg_style
+    from compatbench.pages.figures.svg import save_svg, svg_style
 
     if as_json:
         print_json(report.rows if whole is None else whole)

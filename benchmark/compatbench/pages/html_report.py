@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 import compatbench
 from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_bytes, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.figures.compact_svg import compact_svg, inline_svg
 from compatbench.pages.figures.plan import TITLES, PlannedFigure, plan_figures
 from compatbench.pages.figures.style import COLOUR_VARIABLES, MARKS, is_current

@@ -8,10 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards, task_cards
-from compatbench.data.cards.suites import suite_tasks, suite_variants
+from compatbench.data.cards import (
+    SuiteCard,
+    backbone_cards,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.aligned import copied_name
 from compatbench.results.gaps import Gap, find_gaps
 from compatbench.results.measures import (
     Expected,

@@ -11,9 +11,9 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
+from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import RESULTS
-from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Upgrade, harmonic_mean, mean_over_seeds, upgrade_pairs
 from compatbench.results.rows import Row

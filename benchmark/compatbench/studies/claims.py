@@ -21,8 +21,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
-from compatbench.pages.suite_page import RESULTS, suite_page
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_page import RESULTS, SuitePage, suite_page
 from compatbench.results.measures import Upgrade
 from compatbench.studies.claim_checks import (
     Evidence,

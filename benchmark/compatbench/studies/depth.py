@@ -20,8 +20,8 @@ from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.markdown import code, signed
 from compatbench.pages.figures.svg import BLUE, GREY, RED
+from compatbench.pages.markdown import code, signed
 from compatbench.results.bootstrap import mean_interval, spearman_interval
 from compatbench.results.measures import harmonic_mean, mean_over_seeds
 from compatbench.studies import depth_probe

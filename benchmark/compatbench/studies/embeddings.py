@@ -15,10 +15,10 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task
+from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.pages.markdown import code
 from compatbench.pages.publish import suite_page
 from compatbench.pages.suite_page import SuitePage
-from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Standing, Upgrade
 from compatbench.studies.similarity import (

@@ -15,8 +15,8 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.pages.markdown import code
 from compatbench.pages.figures.svg import BLUE, ORANGE
+from compatbench.pages.markdown import code
 from compatbench.studies.similarity import absolute_change, linear_cka, relative_change
 from compatbench.studies.study_report import (
     StudyReport,

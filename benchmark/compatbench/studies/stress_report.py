@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.pages.markdown import NOTHING, code, percent
-from compatbench.pages.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.results.aligned import SUFFIX
 from compatbench.studies.study_report import (
     StudyReport,

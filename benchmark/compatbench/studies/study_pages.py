@@ -9,8 +9,8 @@ from typing import Any
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
+from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.marked_sections import fill_section, find_sections
-from compatbench.pages.svg import save_svg, svg_style
 from compatbench.results.measures import Upgrade, upgrade_pairs
 from compatbench.studies.aligned_gains import study_aligned
 from compatbench.studies.claims import study_claims

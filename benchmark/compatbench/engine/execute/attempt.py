@@ -10,12 +10,12 @@ from compatbench.engine.aligned import AlignedWorker
 from compatbench.engine.cell import Cell, CellRecord, Record
 from compatbench.engine.execute.settings import Event, OnEvent, Settings
 from compatbench.engine.failures import Failure, describe_exception, kind_of
-from compatbench.engine.fit import Worker, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.locks import claim
 from compatbench.engine.peak import PeakMemory
 from compatbench.engine.plan import PlannedCell, missing_records
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker, describe_cell
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import Module
 

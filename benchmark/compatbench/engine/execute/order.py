@@ -9,7 +9,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.estimate import count_costs
+from compatbench.engine.costs import count_costs
 from compatbench.engine.execute.cell_queue import CellT
 from compatbench.method.registry import MethodRegistry
 

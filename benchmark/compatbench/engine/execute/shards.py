@@ -18,7 +18,8 @@ from compatbench.engine.cell import Cell
 from compatbench.engine.locks import locked
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import sha256_json, write_atomic
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_json
 
 Means = Mapping[str, float]
 _MEANS = TypeAdapter(dict[str, float])
