@@ -80,8 +80,8 @@ def make_method(
 
 def through_words(copied: MethodResults) -> MethodResults:
     """The same results, of modules that are brought along through words."""
-    rows = tuple(row.model_copy(update={"transfer": WORDS}) for row in copied.rows)
-    return replace(copied, rows=rows, transfer=WORDS)
+    rows = tuple(row.model_copy(update={"transfer": "words"}) for row in copied.rows)
+    return replace(copied, rows=rows, transfer="words")
 
 
 def make_suite(*methods: MethodResults) -> SuiteResults:

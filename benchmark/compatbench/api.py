@@ -143,7 +143,7 @@ def run(
             written. What was measured before is kept.
     """
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.run import run_plan
+    from compatbench.engine.run import Compute, run_plan, take_shard
 
     out = Path(out)
     found = make_plan(

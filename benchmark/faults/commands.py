@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compatbench.cli import main
-from compatbench.cli.selection import select
 from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import local
-from compatbench.engine.plan import PlannedCell
+from compatbench.engine.plan import PlannedCell, make_plan
 from compatbench.pages.leaderboard import render_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"
@@ -66,7 +65,7 @@ def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
 
 def planned(suite: Path, out: Path) -> list[PlannedCell]:
     """The cells of the suite, with what a folder's store holds of them."""
-    return select(str(suite), METHODS, "all", None, None, out).planned
+    return list(make_plan(str(suite), METHODS, out=out).planned)
 
 
 def start(

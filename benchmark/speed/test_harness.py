@@ -26,6 +26,7 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
 from compatbench.pages.terminal import print_ranking
+from compatbench.results.collect import collect_results
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
@@ -140,7 +141,7 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     assert all(item.done for item in items)
 
     def report() -> None:
-        publish(suite, registry, items, folder)
+        collect_results(suite, registry, items, folder / "results" / suite.name)
         with (folder / "table.txt").open("w") as file:
             print_ranking(Console(file=file), read_suite_page(suite, folder))
 

@@ -328,5 +328,6 @@ def _watch(cells: Sequence[Cell], jobs: int) -> Iterator[OnEvent]:
     """Shows the progress of fits, on standard error."""
     from compatbench.cli.progress import RunProgress
 
-    with RunProgress(Console(stderr=True), cells, jobs, {}) as progress:
+    with RunProgress(Console(stderr=True)) as progress:
+        progress.begin(cells, jobs, lambda cell: 1.0)
         yield progress.on_event

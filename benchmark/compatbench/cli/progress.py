@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,10 +47,10 @@ class RunProgress:
     one line for every tenth of the run, so that a log stays short.
 
     Args:
-        out: the folder of ``results/``, with what earlier runs have measured.
+        out: the folder of ``results/``; without it, no ranking is shown.
     """
 
-    def __init__(self, console: Console, out: Path) -> None:
+    def __init__(self, console: Console, out: Path | None = None) -> None:
         self._console = console
         self._out = out
         self.plan: Plan | None = None
@@ -64,7 +64,7 @@ class RunProgress:
         self._tenths = 0
         self._waited = False
         self._ranking: RenderableType = Text()
-        self._ranked_at = -RANKING_SECONDS
+        self._rank_at = 0.0
         self._progress = Progress(
             TextColumn("[bold]{task.completed:>4.0f}[/] of {task.total:.0f} cells"),
             BarColumn(bar_width=20),
@@ -76,12 +76,20 @@ class RunProgress:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def start(self, plan: Plan, workers: int) -> None:
-        """Begins to show the cells of a plan."""
-        self.plan, self._workers = plan, max(workers, 1)
-        self._left = {item.cell.key: item.cell for item in plan.to_do}
+        """Begins to show the cells of a plan, and the ranking of its suite."""
+        self.plan = plan
+        self.begin([item.cell for item in plan.to_do], workers, plan.estimate.cell)
+
+    def begin(self, cells: Sequence[Cell], workers: int, seconds: Callable[[Cell], float]) -> None:
+        """Begins to show cells.
+
+        Args:
+            seconds: what a cell is expected to take.
+        """
+        self._workers = max(workers, 1)
+        self._left = {cell.key: cell for cell in cells}
         self._total = len(self._left)
-        estimate = plan.estimate
-        self._seconds = {key: estimate.cell(cell) for key, cell in self._left.items()}
+        self._seconds = {cell.key: seconds(cell) for cell in cells}
         self._progress.update(self._bar, total=self._total)
         if self._console.is_terminal and self._left:
             self._live.start()
@@ -145,20 +153,21 @@ class RunProgress:
             )
 
     def _update_ranking(self) -> None:
-        if self.plan is None or time.monotonic() - self._ranked_at < RANKING_SECONDS:
+        plan, now = self.plan, time.monotonic()
+        if plan is None or self._out is None or now < self._rank_at:
             return
         from compatbench.cli.run import restriction
-        from compatbench.pages.suite_page import page_of_plan
+        from compatbench.pages.suite_page import read_suite_page
         from compatbench.pages.terminal import ranking_renderable
+        from compatbench.results.collect import measured_so_far
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            page = page_of_plan(self.plan.reread(), self._out)
-        if page is not None:
-            only = restriction(self.plan)
-            self._ranking = ranking_renderable(page, self._console.width, only)
-        # A look at many records takes a moment: no more than a twentieth of the time.
-        self._ranked_at = time.monotonic()
+        measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
+        if measured.all:
+            page = read_suite_page(plan.suite, self._out, measured)
+            self._ranking = ranking_renderable(page, self._console.width, restriction(plan))
+        # A look at many records takes a moment: a tenth of the time at most.
+        took = time.monotonic() - now
+        self._rank_at = now + max(RANKING_SECONDS, 10 * took)
 
     def seconds_left(self) -> float:
         """Estimate of what is counted, at the pace of this run's finished cells."""

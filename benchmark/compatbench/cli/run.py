@@ -247,7 +247,9 @@ def plan(
     if not frame["missing"].any():
         frame = frame.drop(columns="missing")
     seconds = frame.pop("seconds") / workers
-    frame["about"] = [format_seconds(s) if n else "" for s, n in zip(seconds, frame["to do"])]
+    frame["about"] = [
+        format_seconds(s) if n else "" for s, n in zip(seconds, frame["to do"], strict=True)
+    ]
     print_frame(console, frame)
     if found.to_do or found.missing:
         _print_costs(found, place)

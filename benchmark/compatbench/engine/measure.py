@@ -14,6 +14,7 @@ from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Sample, Task
 from compatbench.engine.predictions import Predictions, predict
 from compatbench.method import Classifier
+from compatbench.transfer.turned import TurnedBackbone
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def measure(
         ValueError: logits of a wrong shape, or not finite.
     """
     samples = test_set.split("test")
-    features = cache.features(backbone, test_set, samples)
-    inputs = features if wanted == FEATURES else cache.tokens(backbone, test_set, samples, wanted)
+    features = inputs = read_features(backbone, test_set, cache)
+    if wanted != FEATURES:
+        inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
     targets = label_tensor(samples)
     start = time.perf_counter()
@@ -86,6 +88,19 @@ def measure(
 def label_tensor(samples: Sequence[Sample]) -> Tensor:
     """The labels of samples, ``[samples]``."""
     return torch.tensor([sample.label for sample in samples], dtype=torch.long)
+
+
+def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Tensor:
+    """Features of a test set, not normalised, ``[images, e]``.
+
+    Those of a rotated backbone are the rotated features of the backbone itself.
+    """
+    features = cache.features(_encoder(backbone), test_set, test_set.split("test"))
+    return backbone.turn(features) if isinstance(backbone, TurnedBackbone) else features
+
+
+def _encoder(backbone: Backbone) -> Backbone:
+    return backbone.unrotated if isinstance(backbone, TurnedBackbone) else backbone
 
 
 @torch.no_grad()

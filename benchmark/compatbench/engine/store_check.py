@@ -17,9 +17,9 @@ from compatbench.data.cards import SuiteCard, select_names
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.locks import is_free
+from compatbench.engine.obsolete import find_unwanted
 from compatbench.engine.predictions import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, unseal
-from compatbench.engine.unwanted import find_unwanted
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry

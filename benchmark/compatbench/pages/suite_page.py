@@ -181,15 +181,18 @@ class SuitePage:
         return " → ".join(map(self.backbone_title, path))
 
 
-def read_suite_page(suite: SuiteCard, out: Path) -> SuitePage:
+def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
     """A suite with its results in a folder.
 
     Args:
         out: the folder that holds ``results/``.
+        results: in place of those in the folder.
 
     Raises:
         CompatbenchError: a broken card or results file.
     """
+    if results is None:
+        results = read_results(out / RESULTS / suite.name)
     tasks = suite_tasks(suite)
     variants = {task: suite_variants(suite, task) for task in tasks}
     names = [name for task in tasks for name in (task, *variants[task])]
@@ -202,7 +205,7 @@ def read_suite_page(suite: SuiteCard, out: Path) -> SuitePage:
         tasks={name: TaskFacts(card.title, card.licence) for name, card in cards.items()},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
         expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants, suite.retrained),
-        results=read_results(out / RESULTS / suite.name),
+        results=results,
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.data.cards import SuiteCard
+from compatbench.data.cards.suite import COPIED
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
@@ -16,13 +17,13 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
+from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row
 from compatbench.results.store import (
-    MethodInfo,
-    MethodResults,
     join_provenance,
     merge_results,
     read_methods,
+    split_transfers,
     write_results,
 )
 
@@ -96,23 +97,46 @@ def collect_results(
         CompatbenchError: a broken results file, or a folder that cannot be written.
     """
     missing = find_missing(suite)
-    by_name: dict[str, list[PlannedCell]] = {}
-    for item in planned:
-        by_name.setdefault(item.cell.name, []).append(item)
     before = read_methods(folder)
-    for name, items in by_name.items():
-        measured = [(item.cell, item.record) for item in items if item.record is not None]
-        new = replace(
-            describe_method(suite, registry.get(suite.base_method(name)), name),
-            provenance=join_provenance([record.provenance for _, record in measured]),
-            rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
-            costs=tuple(cost for _, record in measured for cost in costs_of(record)),
-        )
+    for name, new in _measured_methods(suite, registry, planned).items():
         old = before.get(name)
         rows = _current_rows(suite, registry, name, old.rows if old else (), draws, missing)
         old = old and replace(old, rows=rows)
         keys = {row.key for row in (*rows, *new.rows)}
         write_results(folder, merge_results(old, new, keys))
+
+
+def measured_so_far(
+    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell]
+) -> SuiteResults:
+    """The results that the records of planned cells give, without those of earlier runs."""
+    methods: dict[str, MethodResults] = {}
+    transferred: dict[str, dict[str, MethodResults]] = {}
+    for name, whole in _measured_methods(suite, registry, planned).items():
+        for transfer, part in split_transfers(whole).items():
+            group = methods if transfer == COPIED else transferred.setdefault(transfer, {})
+            if part.rows:
+                group[name] = part
+    return SuiteResults(suite.name, methods, transferred)
+
+
+def _measured_methods(
+    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell]
+) -> dict[str, MethodResults]:
+    """By method, the rows of its cells that have a record, by every transfer."""
+    by_name: dict[str, list[PlannedCell]] = {}
+    for item in planned:
+        by_name.setdefault(item.cell.name, []).append(item)
+    found = {}
+    for name, items in by_name.items():
+        measured = [(item.cell, item.record) for item in items if item.record is not None]
+        found[name] = replace(
+            describe_method(suite, registry.get(suite.base_method(name)), name),
+            provenance=join_provenance([record.provenance for _, record in measured]),
+            rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
+            costs=tuple(cost for _, record in measured for cost in costs_of(record)),
+        )
+    return found
 
 
 def _current_rows(

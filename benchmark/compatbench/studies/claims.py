@@ -21,7 +21,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
-from compatbench.pages.suite_page import RESULTS, SuitePage, suite_page
+from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
 from compatbench.results.measures import Upgrade
 from compatbench.studies.claim_checks import (
     Evidence,
@@ -95,7 +95,7 @@ def study_claims(suite: SuiteCard, out: Path = Path()) -> list[ClaimsReport]:
     Raises:
         CompatbenchError: no results of the suite, or a broken results file.
     """
-    page = suite_page(suite, out)
+    page = read_suite_page(suite, out)
     if not page.results.methods:
         raise CompatbenchError(
             f"{out / RESULTS / page.name} holds no results; start with "

@@ -191,7 +191,7 @@ def plan_depth(
     changes = {"upgrades": (upgrade,), "variants": (), "retrained": False, "methods": configs}
     registry = MethodRegistry({name: DepthProbe})
     suite = suite.model_copy(update=changes)
-    planned = plan_cells(suite, registry, configs, seeds=seeds, shots=[shots])
+    planned = plan_cells(suite, registry, list(configs), seeds=seeds, shots=[shots])
     return [replace(cell, plugin=depth_probe.__file__) for cell in planned]
 
 

@@ -17,8 +17,7 @@ from compatbench.data.labels import Labels
 from compatbench.data.task import Task
 from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.pages.markdown import code
-from compatbench.pages.publish import suite_page
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Standing, Upgrade
 from compatbench.studies.similarity import (
@@ -141,7 +140,7 @@ def study_embeddings(setup: StudySetup, tasks: str | None = None) -> EmbeddingsR
         )
         for one in chosen
     }
-    page = suite_page(setup.suite, setup.out)
+    page = read_suite_page(setup.suite, setup.out)
     upgrade = source.name, target.name
     return EmbeddingsReport(geometry, cosines, predict_losses(page, geometry, upgrade))
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.pages.markdown import NOTHING, code, percent
-from compatbench.results.aligned import SUFFIX
 from compatbench.studies.study_report import (
     StudyReport,
     TextTable,
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANDOM = "random"
+# Behind the name of a method whose modules were attached through words.
+THROUGH_WORDS = " (words)"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
 CHANGES = {
     "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
@@ -79,8 +80,8 @@ class StressReport(StudyReport):
         panels = figure.subplots(1, 2, sharey=True)
         points = records(self.points)
         zero_shot = {one["change"]: one["zero_shot"] for one in points}
-        names = dict.fromkeys(one["method"].removesuffix(SUFFIX) for one in points)
-        for axes, suffix in zip(panels, ("", SUFFIX), strict=True):
+        names = dict.fromkeys(one["method"].removesuffix(THROUGH_WORDS) for one in points)
+        for axes, suffix in zip(panels, ("", THROUGH_WORDS), strict=True):
             axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
             for name, colour in zip(names, cycle(COLOURS), strict=False):
                 own = [one for one in points if one["method"] == name + suffix]

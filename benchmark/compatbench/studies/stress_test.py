@@ -16,19 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone import FEATURES, Backbone
+from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
+from compatbench.engine.measure import measure, read_features
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.method import Method, Module
-from compatbench.results.aligned import SUFFIX
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
-from compatbench.studies.stress_report import RANDOM, StressReport
+from compatbench.studies.stress_report import RANDOM, THROUGH_WORDS, StressReport
 from compatbench.studies.study_report import mean_columns
 from compatbench.studies.study_setup import FittedModule, StudySetup
-from compatbench.transfer.attaching import AlignedMethod, acts_at_output
+from compatbench.transfer import Transfer
+from compatbench.transfer.copied import Copied
 from compatbench.transfer.turned import TurnedBackbone
-from compatbench.transfer.words import WordFeatures, load_words
+from compatbench.transfer.words import WordFeatures, Words, load_words
 
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
@@ -102,27 +102,14 @@ def narrow(backbone: Backbone, words: Tensor, size: int) -> TurnedBackbone:
 
 
 @torch.no_grad()
-def measure_attached(
-    method: Method,
-    module: Module,
-    backbone: Backbone,
-    task: Task,
-    cache: FeatureCache,
-    encoder: Backbone,
+@torch.no_grad()
+def measure_module(
+    fitted: FittedModule, transfer: Transfer, backbone: Backbone, task: Task, cache: FeatureCache
 ) -> float:
-    """Accuracy, in percent, of a module attached to a backbone, on a task's test images.
-
-    Args:
-        encoder: the backbone that encodes the images: ``backbone``, or the one that it turns.
-    """
-    classify = method.attach(module, backbone, task.labels)
-    wanted = method.image_input(encoder)
-    if wanted == FEATURES:
-        logits = classify(_features(backbone, task, cache, encoder))
-    else:
-        rows = cache.tokens(encoder, task, task.split("test"), wanted)
-        logits = torch.cat([classify(batch) for batch in rows.batches()])
-    return _percent(logits.argmax(-1).cpu() == _targets(task))
+    """Accuracy, in percent, of a module that a transfer attaches to a backbone."""
+    classifier = transfer.attach(fitted.method, fitted.module, None, backbone, task.labels)
+    found = measure(classifier, backbone, task, cache, fitted.method.image_input(backbone))
+    return _percent(found.right)
 
 
 class StressTest:
@@ -140,9 +127,7 @@ class StressTest:
         self._cache, self._words = cache, words
         self._tasks = {one.cell.task: load_task(one.cell.task) for one in fitted}
         self._on_source = [
-            measure_attached(
-                one.method, one.module, source, self._tasks[one.cell.task], cache, source
-            )
+            measure_module(one, Copied(), source, self._tasks[one.cell.task], cache)
             for one in fitted
         ]
 
@@ -207,8 +192,8 @@ class StressTest:
         for name in dict.fromkeys(one.cell.name for one in self.fitted):
             own = [i for i, one in enumerate(self.fitted) if one.cell.name == name]
             source = [self._on_source[i] for i in own]
-            aligns = acts_at_output(self.fitted[own[0]].method.card)
-            for way in ("", SUFFIX) if aligns else ("",):
+            aligns = Words().serves(self.fitted[own[0]].method.card)
+            for way in ("", THROUGH_WORDS) if aligns else ("",):
                 found: list[list[float]] = []
                 reason = ""
                 try:
@@ -220,8 +205,8 @@ class StressTest:
                 both = [list(map(harmonic_mean, source, target)) for target in found]
                 means = {"source": [source], "target": found, "h": both}
                 point: dict[str, Any] = {"method": name + way, "change": change}
-                for measure, values in means.items():
-                    point |= mean_columns(measure, self._mean(own, values))
+                for name_of, values in means.items():
+                    point |= mean_columns(name_of, self._mean(own, values))
                 point |= {"zero_shot": zero_shot, "flipped": flipped, "reason": reason}
                 points.append(point)
         return points
@@ -240,28 +225,23 @@ class StressTest:
     def _on_target(
         self, number: int, backbone: TurnedBackbone, words: slice | list[int] | None
     ) -> float:
-        one, method = self.fitted[number], self.fitted[number].method
+        one, transfer = self.fitted[number], Copied()
         if words is not None:
             turned = F.normalize(backbone.turn(self._words.of(self.target)), dim=-1)[words]
-            method = AlignedMethod(method, self._words.of(self.source)[words], lambda _: turned)
-        task = self._tasks[one.cell.task]
-        return measure_attached(method, one.module, backbone, task, self._cache, self.target)
+            source = self._words.of(self.source)[words]
+            transfer = Words(source_words=source, words_of=lambda _: turned)
+        return measure_module(one, transfer, backbone, self._tasks[one.cell.task], self._cache)
 
     @torch.no_grad()
     def _zero_shot(self, backbone: Backbone) -> tuple[Tensor, float]:
         """The answers for all test images, and the accuracy, a mean over the tasks."""
         answers, accuracies = [], []
         for task in self._tasks.values():
-            features = _features(backbone, task, self._cache, self.target)
+            features = read_features(backbone, task, self._cache)
             found = (features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu()
             answers.append(found)
             accuracies.append(_percent(found == _targets(task)))
         return torch.cat(answers), statistics.fmean(accuracies)
-
-
-def _features(backbone: Backbone, task: Task, cache: FeatureCache, encoder: Backbone) -> Tensor:
-    features = cache.features(encoder, task, task.split("test"))
-    return backbone.turn(features) if isinstance(backbone, TurnedBackbone) else features
 
 
 def _targets(task: Task) -> Tensor:

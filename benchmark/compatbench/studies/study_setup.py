@@ -11,17 +11,18 @@ from pathlib import Path
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, select_names, suite_tasks, task_cards
+from compatbench.data.cards.suite import COPIED
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell
-from compatbench.engine.configs import select_methods
-from compatbench.engine.execute.executors import OnEvent, Settings, run_cells
+from compatbench.engine.execute.local import run_cells
+from compatbench.engine.execute.settings import OnEvent, Settings
+from compatbench.engine.matrix import select_matrix
 from compatbench.engine.plan import plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.results.aligned import SUFFIX
 from compatbench.results.measures import Upgrade
 from compatbench.transfer.words import WordFeatures
 
@@ -132,8 +133,8 @@ class StudySetup:
         """
         self.require_upgrade()
         registry, upgrade = builtin_methods(), (self.source, self.target)
-        selected = select_methods(self.suite, registry, methods)
-        names = dict.fromkeys(name.removesuffix(SUFFIX) for name in selected)
+        choices = select_matrix(self.suite, registry, methods, transfers=[COPIED]).choices
+        names = [choice.name for choice in choices]
         changes = {"upgrades": (upgrade,), "variants": ()}
         suite = self.suite.model_copy(update=changes | {"tasks": tuple(self.training_tasks(tasks))})
         planned = plan_cells(suite, registry, names, seeds=seeds, shots=[shots or max(suite.shots)])

@@ -35,6 +35,11 @@ class TurnedBackbone(Backbone):
         self.rotation = rotation.float().to(backbone.device)
         self.weights_key = sha256_json([backbone.weights_key, fingerprint({"r": self.rotation})])
 
+    @property
+    def unrotated(self) -> Backbone:
+        """The backbone itself."""
+        return self._backbone
+
     def turn(self, features: Tensor) -> Tensor:
         """Features of the backbone that is turned ``[..., e_t]``, in these coordinates."""
         return features @ self.rotation.T.to(features)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.aligned import AlignedWorker
 from compatbench.engine.cell import Cell, CellRecord, Record
 from compatbench.engine.execute.settings import Event, OnEvent, Settings
 from compatbench.engine.failures import Failure, describe_exception, kind_of
@@ -56,7 +55,7 @@ def make_worker(settings: Settings) -> Worker:
     """The runner of cells in this process that the settings describe."""
     set_memory_budget(settings.memory_budget)
     store = AttemptStore(settings.store, settings.device)
-    return AlignedWorker(store, FeatureCache(settings.cache), settings.device, settings.threads)
+    return Worker(store, FeatureCache(settings.cache), settings.device, settings.threads)
 
 
 def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import log
 
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import count_costs
 from compatbench.engine.execute.cell_queue import CellT
-from compatbench.method.registry import MethodRegistry
 
 ABOUT_THE_SAME = 4.0  # times
-LEAST_SECONDS = 1.0  # of any cell: its evaluation, its share of loading weights and features
-# Operations a second of a fit whose operations are counted and that was never timed. Only how
-# the cells compare matters, and a core of these years is near it.
-RATE = 5e10
 
 
 def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
@@ -59,29 +52,3 @@ def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> 
 
 def _cost_class(seconds: float) -> int:
     return round(log(seconds, ABOUT_THE_SAME))
-
-
-def estimate_cells(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    cells: Iterable[Cell],
-    means: Mapping[str, float],
-) -> list[float]:
-    """Seconds of each cell: counted from cards and model sizes, at the pace of what was timed.
-
-    Args:
-        means: mean seconds of a cell, of methods that were timed.
-    """
-    cells = list(cells)
-    counted: dict[tuple[str, str, int], float] = {}
-    for cell in cells:
-        if (cell.name, cell.task, cell.shots) not in counted:
-            costs = count_costs(
-                suite, registry, [cell.name], [cell.task], [cell.seed], [cell.shots]
-            )
-            seconds = costs.fit_flops / max(costs.counted_fits, 1) / RATE
-            counted[cell.name, cell.task, cell.shots] = max(seconds, LEAST_SECONDS)
-    found = pd.Series([counted[cell.name, cell.task, cell.shots] for cell in cells], dtype=float)
-    names = pd.Series([cell.name for cell in cells], dtype=object)
-    timed = names.map(lambda name: means.get(name) or float("nan"))
-    return (found * (timed / found.groupby(names).transform("mean")).fillna(1.0)).tolist()

@@ -23,7 +23,8 @@ from compatbench.engine.execute.settings import Settings
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.method.registry import builtin_methods, method_identity
+from compatbench.method.identity import method_identity
+from compatbench.method.registry import builtin_methods
 
 REACH_SECONDS = 5.0
 LAST_PORT = 65535
