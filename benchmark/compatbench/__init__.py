@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Found when asked for, so that importing one room does not import them all.
-    if not name.startswith("_"):
-        from compatbench import api
-
-        if name in api.__all__:
-            return getattr(api, name)
+    # Found when asked for, so that importing one room does not import them all. Submodules are
+    # looked for here, too, before they are imported.
+    if name in ("api", "cli") or name.startswith("_"):
+        raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
+    api = import_module("compatbench.api")
+    if name in api.__all__:
+        return getattr(api, name)
     raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
 
 
@@ -33,12 +35,9 @@ class CallableModule(ModuleType):
     """
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        from compatbench import api
-
-        return getattr(api, self.__name__.rpartition(".")[2])(*arguments, **named)
+        function = self.__name__.rpartition(".")[2]
+        return getattr(import_module("compatbench.api"), function)(*arguments, **named)
 
 
 def __dir__() -> list[str]:
-    from compatbench import api
-
-    return [*globals(), *api.__all__]
+    return [*globals(), *import_module("compatbench.api").__all__]
