@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
 from scipy import stats
 from synthetic_results import (
     COOP,
@@ -26,9 +20,6 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.pages.console import print_main_table
-from compatbench.pages.page import render_page
-from compatbench.pages.tables import rank_lines
 from compatbench.results.groups import rank_group
 from compatbench.results.intervals import (
     dataset_means,
@@ -58,22 +49,6 @@ def method(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResul
 def standing(values: list[int], name: str = "coop") -> Standing:
     expected = replace(EIGHT, tasks=TASKS[: len(values)])
     return compute_standing(method(name, values), expected, UPGRADE, 4)
-
-
-def test_a_dataset_counts_by_its_mean_over_seeds() -> None:
-    assert dataset_means(standing([40, 60]), "h") == pytest.approx({"a": 41, "b": 61})
-
-
-def test_the_interval_of_h_is_scipys_over_datasets() -> None:
-    values = [35, 42, 44, 51, 58, 60, 66, 71]
-    found = measure_interval(standing(values), "h")
-    assert found is not None
-    theirs = stats.bootstrap(
-        (np.array(values) + 1.0,), np.mean, n_resamples=20000, method="percentile", random_state=1
-    ).confidence_interval
-    assert found.value == pytest.approx(np.mean(values) + 1)
-    assert found.low == pytest.approx(theirs.low, abs=0.5)
-    assert found.high == pytest.approx(theirs.high, abs=0.5)
 
 
 def test_a_missing_cell_leaves_no_interval_and_one_dataset_no_bounds() -> None:
@@ -115,23 +90,6 @@ def test_a_paired_interval_is_that_of_the_differences() -> None:
     assert paired_interval(one, compute_standing(gone, expected, UPGRADE, 4), "h") is None
 
 
-values = st.lists(st.integers(1, 98), min_size=3, max_size=8)
-
-
-@given(values, st.randoms(use_true_random=False))
-def test_an_interval_holds_its_mean_and_lies_among_the_datasets(
-    right: list[int], rng: random.Random
-) -> None:
-    found = measure_interval(standing(right), "h")
-    assert found is not None
-    assert min(right) + 1 - 1e-9 <= found.low <= found.value + 1e-9
-    assert found.value - 1e-9 <= found.high <= max(right) + 1 + 1e-9
-    whole = method("coop", right)
-    shuffled = replace(whole, rows=tuple(rng.sample(whole.rows, len(whole.rows))))
-    expected = replace(EIGHT, tasks=TASKS[: len(right)])
-    assert measure_interval(compute_standing(shuffled, expected, UPGRADE, 4), "h") == found
-
-
 def ranked_page():
     best, next_, worst = [60 + i for i in range(8)], [50 + i for i in range(8)], [10] * 8
     floor = method("zeroshot", [49 + i for i in range(8)], ZEROSHOT)
@@ -154,21 +112,6 @@ def test_average_ranks_and_friedman_are_worked_through() -> None:
     assert test.critical_difference == pytest.approx(2.569 * math.sqrt(20 / 48), abs=1e-3)
 
 
-def test_average_ranks_are_shown_with_their_groups() -> None:
-    found = rank_lines(ranked_page(), UPGRADE, 4)
-    assert found is not None
-    text, table = found
-    assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
-    assert "1.7 or more apart (Nemenyi, 5 %)" in text
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]]
-    assert [row[1:] for row in rows] == [
-        ["1.0", "a"],
-        ["2.0", "a b"],
-        ["3.0", "b c"],
-        ["4.0", "c"],
-    ]
-
-
 def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
     page = ranked_page()
     methods = list(page.results.methods.values())
@@ -189,34 +132,6 @@ def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
     return make_method(info, make_pairs(figures, method=info.name))
 
 
-def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
-    lost = replace(COOP, name="lost", title="Lost")
-    page = make_page(
-        *(flat(PROBE, 80, 20), flat(COOP, 60, 60)),
-        *(through_words(flat(PROBE, 80, 80)), through_words(flat(lost, 5, 5))),
-    )
-    assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
-    text = render_page([page])
-    assert "2 methods." in text
-    main, apart = text.split("### Re-attached through a map (aligned)")
-    assert "aligned" not in main
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in apart.split("\n#")[1].splitlines()
-        if line.startswith("|")
-    ][2:]
-    assert rows == [
-        [
-            "1", "[Linear probe + aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
-            "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
-        ],
-        [
-            "2", "[Lost + aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
-            "– → 5.0 ± 0.0", "– → -55.0",
-        ],
-    ]  # fmt: skip
-
-
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
     alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
@@ -230,13 +145,3 @@ def test_a_map_changes_no_place_of_an_untouched_module() -> None:
 
 def places(ranks: Sequence[Ranked]) -> list[tuple[object, ...]]:
     return [(one.rank, one.standing.info.name, one.standing.mean("h")) for one in ranks]
-
-
-def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), through_words(flat(PROBE, 80, 80)))
-    console = Console(width=100, record=True, file=io.StringIO())
-    print_main_table(console, page)
-    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
-    assert "aligned" not in plain
-    assert "Linear probe + aligned" in apart
-    assert "CoOp" not in apart
