@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -68,23 +69,11 @@ def test_a_correlation_that_is_not_defined_is_none(x: list[int], y: list[int]) -
     assert spearman_interval(x, y) is None
 
 
-def test_figures_that_do_not_pair_are_refused() -> None:
-    with pytest.raises(ValueError, match="as many"):
-        spearman_interval([1, 2, 3], [1, 2])
-
-
 @given(figures)
 def test_an_interval_holds_its_mean_and_lies_among_the_values(values: list[float]) -> None:
     found = mean_interval(values)
     assert min(values) - 1e-9 <= found.low <= found.value + 1e-9
     assert found.value - 1e-9 <= found.high <= max(values) + 1e-9
-
-
-@given(figures, st.floats(-50, 50))
-def test_an_interval_moves_with_its_values(values: list[float], shift: float) -> None:
-    found, moved = mean_interval(values), mean_interval([value + shift for value in values])
-    assert moved.low == pytest.approx(found.low + shift, abs=1e-6)
-    assert moved.high == pytest.approx(found.high + shift, abs=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3, max_size=10))
@@ -110,11 +99,6 @@ def test_a_correlation_knows_order_only_and_turns_with_it(pairs: list[tuple[int,
 def test_one_unit_says_nothing_of_chance() -> None:
     found = mean_interval([5.0])
     assert (found.value, found.sign, found.bounded) == (5.0, 0, False)
-
-
-def test_no_units_are_refused() -> None:
-    with pytest.raises(ValueError, match="one or more"):
-        mean_interval([])
 
 
 @pytest.mark.parametrize(
@@ -149,13 +133,6 @@ def test_methods_that_differ_widen_a_crossed_interval() -> None:
     assert unlike.high - unlike.low > 1
 
 
-def test_one_row_of_many_columns_is_the_plain_interval() -> None:
-    values = np.random.default_rng(5).normal(size=9)
-    crossed = crossed_interval([values[None]], lambda table: table.mean())
-    plain = mean_interval(values)
-    assert (crossed.low, crossed.high) == pytest.approx((plain.low, plain.high))
-
-
 def test_a_family_counts_once() -> None:
     accuracies = {"imagenet": 70.0, "v2": 60.0, "sketch": 50.0, "pets": 90.0}
     assert family_means(accuracies, {"v2": "imagenet", "sketch": "imagenet"}) == {
@@ -188,14 +165,16 @@ def test_there_is_no_ratio_to_a_mean_that_is_not_clearly_positive(below: list[fl
     assert ratio_interval([1.0] * len(below), below) is None
 
 
-def test_a_ratio_needs_pairs() -> None:
-    with pytest.raises(ValueError, match="as many figures"):
-        ratio_interval([1.0, 2.0], [1.0])
-
-
-@given(figures, st.floats(-3, 3))
-def test_a_ratio_of_proportional_figures_is_sure(below: list[float], factor: float) -> None:
-    positive = [abs(one) + 1 for one in below]
-    found = ratio_interval([factor * one for one in positive], positive)
-    assert found is not None
-    assert (found.low, found.value, found.high) == pytest.approx((factor, factor, factor))
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda: mean_interval([]), "one or more"),
+        (lambda: spearman_interval([1, 2, 3], [1, 2]), "as many"),
+        (lambda: ratio_interval([1.0, 2.0], [1.0]), "as many"),
+    ],
+)
+def test_figures_that_are_missing_or_do_not_pair_are_refused(
+    compute: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compute()

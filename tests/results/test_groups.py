@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from pydantic import ValidationError
+from synthetic_results import COOP, make_method, make_page, make_row
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suitepage import SuitePage
 from compatbench.results.groups import rank_group
 from compatbench.results.measures import Expected, harmonic_mean
-from compatbench.results.rows import Row
-from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
 
-COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
 KIN, STRANGER = ("old", "kin"), ("old", "stranger")
 # Of 100 images, by (backbone, task).
 RIGHT = {
@@ -30,41 +25,20 @@ RIGHT = {
 }
 
 
-def make_page(leave_out: str = "") -> SuitePage:
-    rows = tuple(
-        Row(
-            method="coop",
-            task=task,
-            test_set=task,
-            source="old",
-            backbone=backbone,
-            shots=4,
-            seed=1,
-            status="ok",
-            correct=correct,
-            total=100,
-            zero_shot_correct=1,
-            key="0" * 64,
-            data="1" * 64,
-        )
+def lineage(leave_out: str = "") -> SuitePage:
+    rows = [
+        make_row(correct, task=task, backbone=backbone)
         for (backbone, task), correct in RIGHT.items()
         if backbone != leave_out
-    )
+    ]
     upgrades = (KIN, ("old", "cousin"), STRANGER)
-    return SuitePage(
-        name="lineage",
-        title="Lineage",
-        note="",
-        tasks={},
-        backbones={},
-        expected=Expected(("cats", "dogs"), (4,), (1,), upgrades),
-        results=SuiteResults("lineage", {"coop": MethodResults(COOP, {}, {}, {}, rows)}),
-        groups={"Kin": upgrades[:2], "Strangers": upgrades[2:]},
-    )
+    expected = Expected(("cats", "dogs"), (4,), (1,), upgrades)
+    groups = {"Kin": upgrades[:2], "Strangers": upgrades[2:]}
+    return make_page(make_method(COOP, rows), expected=expected, groups=groups)
 
 
 def test_a_group_s_means_are_over_its_own_upgrades_and_datasets() -> None:
-    page = make_page()
+    page = lineage()
     [ranked] = rank_group(page, page.groups["Kin"], 4)
     pairs = [(RIGHT["old", t], RIGHT[b, t]) for b in ("kin", "cousin") for t in ("cats", "dogs")]
     h = ranked.standing.mean("h")
@@ -76,20 +50,11 @@ def test_a_group_s_means_are_over_its_own_upgrades_and_datasets() -> None:
 
 
 def test_a_group_that_lacks_a_cell_has_no_mean() -> None:
-    page = make_page(leave_out="cousin")
+    page = lineage(leave_out="cousin")
     [ranked] = rank_group(page, page.groups["Kin"], 4)
     assert ranked.standing.state == "incomplete"
     [other] = rank_group(page, page.groups["Strangers"], 4)
     assert other.standing.state == "complete"
-
-
-def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
-    page = make_page()
-    text = render_leaderboard([page])
-    assert "### By kind of upgrade" in text
-    summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
-    assert text.index(summaries[0]) < text.index(summaries[1])
-    assert "By kind of upgrade" not in render_leaderboard([replace(page, groups={})])
 
 
 def test_groups_are_read_from_the_titles_of_upgrades() -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import COOP, make_method, make_page, make_row
+from synthetic_results import COOP, make_method, make_row
 
-from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.suite_tables import path_table
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.paths import change_per_step, changes, follow_path
 from compatbench.results.store import MethodResults
@@ -64,19 +60,3 @@ def test_a_missing_cell_leaves_its_step_and_the_mean_without_a_figure() -> None:
 def test_the_mean_change_is_that_from_the_first_to_the_last(values: list[float]) -> None:
     found = change_per_step(values)
     assert found == pytest.approx((values[-1] - values[0]) / (len(values) - 1), abs=1e-9)
-
-
-def test_the_table_shows_what_each_step_changes() -> None:
-    page = replace(make_page(along_path(), expected=EXPECTED), paths=(PATH,))
-    header, _, row = (
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in path_table(page, PATH, 4, "gain")
-    )
-    assert header == ["Method", "Old model", "middle", "New model", "Per step"]
-    assert row == ["[CoOp][2109.01134]", "+26.0", "+13.0 (-13.0)", "+3.0 (-10.0)", "-11.5"]
-    accuracies = path_table(page, PATH, 4, "accuracy")[-1]
-    assert "63.0 (-3.0)" in accuracies
-    assert "63.0 (0.0)" in accuracies
-    text = render_leaderboard([page])
-    assert "### Step by step" in text
-    assert "Step by step" not in render_leaderboard([replace(page, paths=())])

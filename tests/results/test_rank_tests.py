@@ -13,7 +13,6 @@ from compatbench.results.rank_tests import (
     critical_difference,
     rank_cliques,
     rank_test,
-    tied_groups,
 )
 
 # Table 6 there: area under the curve of four variants of C4.5 on fourteen data sets. Two
@@ -109,9 +108,3 @@ def test_cliques_are_the_largest_and_overlap() -> None:
     assert rank_cliques([1.0, 2.0, 3.0], difference=0.5) == []
     # As near as the difference is apart, as Nemenyi has it.
     assert rank_cliques([1.0, 2.0], difference=1.0) == []
-
-
-def test_the_best_of_a_group_is_compared() -> None:
-    values = {"a": [60, 60, 60, 60], "b": [57, 61, 57, 61], "c": [58, 58, 58, 58]}
-    groups = tied_groups(list(values), lambda x, y: np.subtract(values[x], values[y]))
-    assert groups == [["a", "b"], ["c"]]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from synthetic_results import COOP, ZERO_SHOT, make_method, make_pairs, make_row, through_words
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.frame import Table, breaks_rules, read_frames, to_frame, with_figures
+from compatbench.results.frame import to_frame, with_figures
 from compatbench.results.rows import Cost, Row, read_csv, write_csv
 from compatbench.results.store import (
     MethodResults,
@@ -73,42 +70,14 @@ def results(**changes: Any) -> MethodResults:
 
 
 @given(rows_and_costs)
-def test_lines_come_back_as_they_were_by_file_and_by_frame(drawn: tuple[Any, list[Any]]) -> None:
+def test_lines_come_back_as_they_were(drawn: tuple[Any, list[Any]]) -> None:
     model, lines = drawn
-    assert list(Table(to_frame(lines, model), model)) == lines
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.csv"
         text = write_csv(lines, model)
         path.write_bytes(text.encode())
         assert len(text.splitlines()) == len(lines) + 1
         assert read_csv(path, model) == lines
-        frame, [part, *_] = read_frames([path, path], model)
-        pd.testing.assert_frame_equal(frame.iloc[part], to_frame(lines, model))
-
-
-counts = st.none() | st.integers(0, 6)
-
-
-@given(
-    st.sampled_from(["ok", "failed", "not transferable"]),
-    st.sampled_from(["old", "new"]),
-    st.tuples(*[counts] * 6),
-    st.none() | st.just(1.0),
-)
-def test_the_rules_of_a_row_are_those_of_the_frame(
-    status: str, backbone: str, figures: tuple[int | None, ...], ece: float | None
-) -> None:
-    fields = Row.columns[9:15]
-    row = make_row(None, status="failed")
-    changed = dict(zip(fields, figures, strict=True)) | {"ece": ece}
-    changed |= {"status": status, "backbone": backbone}
-    frame = to_frame([row.model_copy(update=changed)], Row)
-    try:
-        Row.model_validate(row.model_dump() | changed)
-        broken = False
-    except ValidationError:
-        broken = True
-    assert breaks_rules(frame).tolist() == [broken]
 
 
 def test_a_frame_has_accuracies_and_gains_in_percent() -> None:
@@ -126,7 +95,7 @@ def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path
     lines = list(results().costs)
     path.write_text(write_csv(lines, Cost))
     assert path.read_text().splitlines()[0] == "key,backbone,test_set,fit_seconds,evaluate_seconds"
-    assert read_csv(path, Cost) == list(Table(read_frames([path], Cost)[0], Cost)) == lines
+    assert read_csv(path, Cost) == lines
     lines[1] = lines[1].model_copy(update={"peak_memory": 12_345})
     path.write_text(write_csv(lines, Cost))
     assert path.read_text().splitlines()[0].endswith(",evaluate_seconds,peak_memory")
@@ -146,12 +115,9 @@ def test_a_changed_file_is_refused_or_read_as_valid_rows(data: st.DataObject) ->
         path.write_bytes(bytes(content))
         try:
             rows = read_csv(path, Row)
-        except CompatbenchError as error:
-            with pytest.raises(CompatbenchError, match=re.escape(str(error))):
-                read_frames([path], Row)
+        except CompatbenchError:
             return
         assert [Row(**row.model_dump()) for row in rows] == rows
-        assert list(Table(read_frames([path], Row)[0], Row)) == rows
 
 
 @pytest.mark.parametrize(

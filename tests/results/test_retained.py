@@ -11,7 +11,6 @@ from synthetic_results import (
     COOP,
     TWO_BY_TWO,
     ZERO_SHOT,
-    ZEROSHOT,
     make_method,
     make_page,
     make_pairs,
@@ -19,7 +18,6 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.pages.suite_tables import retained_table
 from compatbench.results.gaps import find_gaps
 from compatbench.results.retained import Retained, compute_retained
 from compatbench.results.store import MethodResults
@@ -78,13 +76,6 @@ def test_there_is_no_share_of_a_gain_that_is_not_clear(right: tuple[int, int]) -
     assert retained_of(ATTACHED, retrained).kept is None
 
 
-def test_one_dataset_does_not_make_a_gain_clear() -> None:
-    expected = replace(EXPECTED, tasks=("cats",))
-    found = compute_retained(with_retrained(ATTACHED, RETRAINED), expected, UPGRADE, 4)
-    assert found.retrained is not None
-    assert found.kept is None
-
-
 counts = st.dictionaries(
     st.sampled_from(CELLS), st.integers(0, 100), min_size=len(CELLS), max_size=len(CELLS)
 )
@@ -105,22 +96,6 @@ def test_the_share_times_the_retrained_gain_is_the_old_gain(attached: dict, righ
     assert found.kept.value * found.retrained.value / 100 == pytest.approx(found.attached.value)
     assert found.kept.low <= found.kept.value + 1e-9
     assert found.kept.value <= found.kept.high + 1e-9
-
-
-@given(gaining)
-def test_a_retrained_module_keeps_all_of_itself(right: dict) -> None:
-    found = retained_of(right, right)
-    assert found.kept is not None
-    assert (found.kept.low, found.kept.value, found.kept.high) == pytest.approx((100, 100, 100))
-
-
-def test_the_table_shows_gains_share_and_interval() -> None:
-    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
-    page = make_page(with_retrained(ATTACHED, RETRAINED), floor, expected=EXPECTED)
-    *_, row = retained_table(page, UPGRADE, 4)
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    assert cells == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38 %", "35 to 50"]
-    assert len(retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
 
 
 def test_retrained_rows_are_asked_for_and_are_no_upgrade() -> None:

@@ -8,18 +8,18 @@ from compatbench.results.store import MethodResults
 
 def evaluate_seconds(results: MethodResults, standing: Standing) -> float | None:
     """Mean wall clock of attaching a module to the target and classifying a test set."""
-    if standing.target_rows.size == 0 or (standing.target_rows < 0).any():
-        return None
-    place = ["key", "backbone", "test_set"]
-    rows = results.frame[place].take(standing.target_rows.ravel())
-    times = rows.merge(results.cost_frame, how="left", on=place)["evaluate_seconds"]
-    return None if times.isna().any() else sum(times.tolist()) / len(times)
+    known = {cost.order: cost.evaluate_seconds for cost in results.costs}
+    positions = standing.target_rows.ravel().tolist()
+    rows = [results.rows[position] for position in positions if position >= 0]
+    times = [known.get((row.key, row.backbone, row.test_set)) for row in rows]
+    present = [time for time in times if time is not None]
+    return sum(present) / len(present) if present and len(present) == len(positions) else None
 
 
 def peak_memory(results: MethodResults, standing: Standing) -> int | None:
     """Most bytes that any of the cells held."""
-    costs = results.cost_frame.dropna(subset="peak_memory").sort_values("peak_memory")
-    known = dict(zip(costs["key"].tolist(), costs["peak_memory"].tolist(), strict=True))
+    measured = [(cost.peak_memory, cost.key) for cost in results.costs if cost.peak_memory is not None]
+    known = {key: peak for peak, key in sorted(measured)}
     keys = set(standing.column("source", "key").flat)
     return max(known[key] for key in keys) if keys and keys <= known.keys() else None
 

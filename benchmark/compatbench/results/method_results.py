@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from compatbench.data.cards.suite import COPIED, ConfigName
-from compatbench.results.frame import FIGURES, Table, compute_figure, to_frame, with_figures
+from compatbench.data.cards.suite import ConfigName
+from compatbench.data.cards.suite import COPIED
+from compatbench.results.frame import to_frame, with_figures
 from compatbench.results.rows import Cost, Order, Row
 
 
@@ -68,49 +69,38 @@ class MethodResults:
         )
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
-        """The rows as a frame, with the columns of ``Row``."""
-        return self.rows.frame if isinstance(self.rows, Table) else to_frame(self.rows, Row)
-
-    @cached_property
-    def cost_frame(self) -> pd.DataFrame:
-        """The costs as a frame, with the columns of ``Cost``."""
-        return self.costs.frame if isinstance(self.costs, Table) else to_frame(self.costs, Cost)
-
-    @cached_property
     def positions(self) -> dict[Order, int]:
-        """Place of a measurement -> number of its row in the frame."""
-        places = zip(*(self.frame[name].tolist() for name in Row.order_columns), strict=True)
-        return {place: number for number, place in enumerate(places)}
+        """Place of a measurement -> number of its row."""
+        return {row.order: number for number, row in enumerate(self.rows)}
 
     @cached_property
     def fit_times(self) -> dict[str, float]:
         """Key of a cell -> wall clock of its fit."""
-        columns = (self.cost_frame[name].tolist() for name in ("key", "fit_seconds"))
-        return dict(zip(*columns, strict=True))
-
-    def column(self, name: str) -> NDArray[Any]:
-        """A column of numbers, computed ones included, as floats, or one of text.
-
-        Returns:
-            ``[rows + 1]``: the last entry is NaN, or an empty text, so that position −1 has none.
-        """
-        if name in self._columns:
-            return self._columns[name]
-        if name in FIGURES:
-            values = compute_figure(name, self.column)
-        else:
-            values = self.frame[name]
-            if pd.api.types.is_numeric_dtype(values.dtype):
-                values = np.append(values.to_numpy("float64", na_value=np.nan), np.nan)
-            else:
-                values = np.array([*values.tolist(), ""], dtype=object)
-        self._columns[name] = values
-        return values
+        return {cost.key: cost.fit_seconds for cost in self.costs}
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {}
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of numbers, those of ``with_figures`` included, as floats, or one of text.
+
+        Returns:
+            ``[rows + 1]``: the last entry is NaN, or an empty text, so that position −1 has none.
+        """
+        if name not in self._columns:
+            self._columns[name] = self._make_column(name)
+        return self._columns[name]
+
+    def _make_column(self, name: str) -> NDArray[Any]:
+        if name == "gain":
+            return self.column("accuracy") - self.column("zero_shot")
+        if name.endswith("_share"):
+            return 100 * self.column(name.removesuffix("_share")) / self.column("total")
+        values = [getattr(row, name) for row in self.rows]
+        if name in ("status", "reason", "key"):
+            return np.array([*values, ""], dtype=object)
+        return np.array([*values, None], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -139,13 +129,13 @@ class SuiteResults:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """Every row, with accuracies and gains in percent beside the counts."""
-        frames = [one.frame for one in self.all] or [to_frame([], Row)]
-        return with_figures(pd.concat(frames, ignore_index=True))
+        return with_figures(to_frame([row for one in self.all for row in one.rows], Row))
 
     @cached_property
     def costs(self) -> pd.DataFrame:
         """What every row took, with its method and transfer."""
-        frames = [
-            one.cost_frame.assign(method=one.info.name, transfer=one.transfer) for one in self.all
-        ]
-        return pd.concat(frames, ignore_index=True) if frames else to_frame([], Cost)
+        frame = to_frame([cost for one in self.all for cost in one.costs], Cost)
+        owners = [(one.info.name, one.transfer) for one in self.all for _ in one.costs]
+        return frame.assign(
+            method=[name for name, _ in owners], transfer=[transfer for _, transfer in owners]
+        )

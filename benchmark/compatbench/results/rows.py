@@ -103,7 +103,6 @@ class Cost(BaseModel):
     )
     # A file in which no line has a figure leaves the column out.
     optional: ClassVar[frozenset[str]] = frozenset({"peak_memory"})
-    order_columns: ClassVar[tuple[str, ...]] = ("key", "backbone", "test_set")
 
     key: Key
     backbone: BackboneName
@@ -149,7 +148,10 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="surplus")
-            check_header(reader.fieldnames or [], path, model)
+            named = reader.fieldnames or []
+            left_out = model.optional - set(named)
+            if list(named) != [name for name in model.columns if name not in left_out]:
+                raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
             for line in reader:
                 line_number = reader.line_num
                 values = {name: value for name, value in line.items() if value not in ("", None)}
@@ -161,15 +163,3 @@ def read_csv(path: Path, model: type[AnyRow]) -> list[AnyRow]:
         field = ".".join(str(part) for part in first["loc"]) or "row"
         raise CompatbenchError(f"{path}:{line_number}: '{field}': {first['msg']}") from None
     return rows
-
-
-def check_header(names: Iterable[str], path: Path, model: type[Row] | type[Cost]) -> None:
-    """Checks the first line of a file.
-
-    Raises:
-        CompatbenchError: the columns are not those of the schema.
-    """
-    names = list(names)
-    left_out = model.optional - set(names)
-    if names != [name for name in model.columns if name not in left_out]:
-        raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")

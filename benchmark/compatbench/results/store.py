@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.results.frame import Table, read_frames
 from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
-from compatbench.results.rows import AnyRow, Cost, Row, write_csv
+from compatbench.results.rows import AnyRow, Cost, Row, read_csv, write_csv
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -85,7 +84,7 @@ def read_methods(folder: Path) -> dict[str, MethodResults]:
         for name in names
         if name.endswith(".csv") and not name.endswith(".cost.csv") and not name.startswith(".")
     ]
-    return _read_files(folder, methods)
+    return {method: read_method(folder, method) for method in methods}
 
 
 def read_method(folder: Path, method: str) -> MethodResults:
@@ -94,70 +93,36 @@ def read_method(folder: Path, method: str) -> MethodResults:
     Raises:
         CompatbenchError: as ``read_results``.
     """
-    return _read_files(folder, [method])[method]
-
-
-def _read_files(folder: Path, methods: Sequence[str]) -> dict[str, MethodResults]:
-    about = {}
-    for method in methods:
-        for file in _files(folder, method):
-            if file.is_symlink():
-                raise CompatbenchError(
-                    f"{file} is a link; results are read from their own folder only"
-                )
-        about[method] = _read_about(folder / f"{method}.json")
-        if about[method].method.name != method:
-            raise CompatbenchError(f"{folder / method}.json: the method's name must be '{method}'")
-    paths = {method: _files(folder, method) for method in methods}
-    costed = [method for method in methods if paths[method][1].exists()]
-    rows, row_slices = read_frames([paths[method][0] for method in methods], Row)
-    costs, cost_slices = read_frames([paths[method][1] for method in costed], Cost)
-    cost_tables = {
-        method: Table(costs.iloc[part], Cost)
-        for method, part in zip(costed, cost_slices, strict=True)
-    }
-    found = {
-        method: MethodResults(
-            about[method].method,
-            about[method].config,
-            about[method].differs,
-            about[method].provenance,
-            Table(rows.iloc[part], Row),
-            cost_tables.get(method, ()),
-            transfer=None,
-        )
-        for method, part in zip(methods, row_slices, strict=True)
-    }
-    # Over all files at once; only where something is wrong is the file looked for.
-    owners = np.repeat(methods, [part.stop - part.start for part in row_slices])
-    places = rows[["method", *Row.order_columns]]
-    if (
-        places.duplicated().any()
-        or (rows["method"] != owners).any()
-        or costs[list(Cost.order_columns)].duplicated().any()
-    ):
-        for method, results in found.items():
-            _check_rows(results, paths[method][0])
-    return found
-
-
-def _files(folder: Path, method: str) -> tuple[Path, Path, Path]:
-    rows, costs, about = (folder / f"{method}{end}" for end in (".csv", ".cost.csv", ".json"))
-    return rows, costs, about
+    path, cost_path, about_path = (
+        folder / f"{method}{end}" for end in (".csv", ".cost.csv", ".json")
+    )
+    for file in (path, cost_path, about_path):
+        if file.is_symlink():
+            raise CompatbenchError(f"{file} is a link; results are read from their own folder only")
+    about = _read_about(about_path)
+    if about.method.name != method:
+        raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
+    results = MethodResults(
+        about.method,
+        about.config,
+        about.differs,
+        about.provenance,
+        tuple(read_csv(path, Row)),
+        tuple(read_csv(cost_path, Cost)) if cost_path.exists() else (),
+        transfer=None,
+    )
+    _check_rows(results, path)
+    return results
 
 
 def split_transfers(whole: MethodResults) -> dict[str, MethodResults]:
     """A method's results by transfer; without any row, of copied modules."""
-    frame, costs = whole.frame, whole.cost_frame
-    transfers = sorted(set(frame["transfer"])) or [COPIED]
-    if len(transfers) == 1:
-        return {transfers[0]: replace(whole, transfer=transfers[0])}
     parts = {}
-    for transfer in transfers:
-        rows = frame.loc[frame["transfer"] == transfer, :]
-        own = costs.loc[costs["key"].isin(rows["key"]), :]
-        tables = {"rows": Table(rows, Row), "costs": Table(own, Cost)}
-        parts[transfer] = replace(whole, **tables, transfer=transfer)
+    for transfer in sorted({row.transfer for row in whole.rows}) or [COPIED]:
+        rows = tuple(row for row in whole.rows if row.transfer == transfer)
+        keys = {row.key for row in rows}
+        costs = tuple(cost for cost in whole.costs if cost.key in keys)
+        parts[transfer] = replace(whole, rows=rows, costs=costs, transfer=transfer)
     return parts
 
 
@@ -272,15 +237,14 @@ def about_text(results: MethodResults) -> str:
 
 
 def _check_rows(results: MethodResults, path: Path) -> None:
-    strangers = set(results.frame["method"]) - {results.info.name}
+    strangers = {row.method for row in results.rows} - {results.info.name}
     if strangers:
         raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
-    for frame, model in ((results.frame, Row), (results.cost_frame, Cost)):
-        places = frame[list(model.order_columns)]
-        twice = places.duplicated()
-        if twice.any():
-            place = ", ".join(map(str, places.to_numpy()[twice.argmax()]))
-            raise CompatbenchError(f"{path}: two lines for {place}")
+    for lines in (results.rows, results.costs):
+        orders = Counter(line.order for line in lines)
+        twice = [order for order, count in orders.items() if count > 1]
+        if twice:
+            raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")
 
 
 def _write_if_new(path: Path, content: bytes) -> bool:
