@@ -27,7 +27,6 @@ from compatbench.pages.figures.style import COLOUR_VARIABLES, is_current, new_fi
 from compatbench.pages.figures.svg import render_svg
 from compatbench.pages.ranking import RankingRow, ranking_rows
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.intervals import rank_datasets
 from compatbench.results.measures import Expected
 
 UPGRADE = ("old", "new")
@@ -91,6 +90,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
     assert all(d.missing for d in plan_figures([nothing]) if d.section != "matrix")
 
 
+@pytest.mark.slow
 def test_few_methods_and_equal_ones_can_be_drawn() -> None:
     same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
     page = small_page(results=replace(small_page().results, methods={}))
@@ -101,6 +101,7 @@ def test_few_methods_and_equal_ones_can_be_drawn() -> None:
     assert len(render_all(lost)) == 3
 
 
+@pytest.mark.slow
 def test_titles_are_text_whatever_they_hold() -> None:
     for svg in render_all(hostile_page()).values():
         root = ElementTree.fromstring(svg)
@@ -140,6 +141,7 @@ def test_the_digest_tells_old_data_from_another_drawing() -> None:
     assert not is_current(re.sub(rb"H \d", b"H 9", older), first)
 
 
+@pytest.mark.slow
 def test_only_the_figure_of_costs_changes_with_the_times() -> None:
     fast, slow = (
         {
@@ -200,15 +202,7 @@ def test_every_reference_in_the_page_finds_its_element() -> None:
     assert not any(colour in sheet for colour in COLOUR_VARIABLES)
 
 
-def test_figures_of_a_page_share_no_ids() -> None:
-    ids = [id for svg in render_all(long_page()).values() for id in set(_ids(svg.decode()))]
-    assert len(set(ids)) == len(ids) > 2
-
-
-def _ids(svg: str) -> list[str]:
-    return re.findall(r' id="([^"]+)"', svg)
-
-
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6, unique=True))
 def test_labels_stay_inside_and_off_each_other_where_there_is_room(points) -> None:
@@ -241,13 +235,6 @@ def test_zero_shot_accuracies_do_not_depend_on_the_method() -> None:
     assert zero_shot_accuracies(list(rows_of(make_page()).values())) is None
 
 
-def test_transferred_modules_are_drawn_beside_the_others() -> None:
-    page = with_more(small_page(), method(info("coop+aligned", "CoOp + aligned"), 90, 90))
-    row = rows_of(page)["CoOp (words)"]
-    assert (row.kind, row.rank, row.value("gain")) == ("transferred", "1", 35)
-    assert list(rows_of(page))[:-1] == list(rows_of(small_page()))
-
-
 def test_curves_have_a_place_for_every_number_of_shots() -> None:
     curves = shots_curves(long_page(), UPGRADE)
     half = next(one for one in curves if one.title == "Half done")
@@ -272,21 +259,6 @@ def test_the_front_the_ends_and_the_founding_papers_method_are_named() -> None:
     assert {"Zero-shot", "Method 03 (words)", "Own"} < {row.title for row in named_methods(rows)}
     small = list(rows_of(small_page()).values())
     assert set(named_methods(small)) == set(small)
-
-
-def test_ranks_are_those_of_h_by_dataset() -> None:
-    found = rank_datasets(small_page().ranks(UPGRADE, 4))
-    assert found is not None
-    rows = list(rows_of(small_page()).values())
-
-    def naive(one: RankingRow) -> float:
-        """The mean over both tasks of how many are better, plus one."""
-        h = {task: [row.value("h", task) or 0 for row in rows] for task in ("cats", "dogs")}
-        better = [sum(v > (one.value("h", task) or 0) for v in of) for task, of in h.items()]
-        return sum(1 + count for count in better) / 2
-
-    shown = dict(zip([one.info.title for one in found[0]], found[1].ranks, strict=True))
-    assert shown == {row.title: naive(row) for row in rows}
 
 
 def test_costs_are_known_or_left_out() -> None:

@@ -58,8 +58,7 @@ class RankingRow:
     @property
     def seconds(self) -> float | None:
         """Mean wall clock of a fit; None for a method that fits nothing."""
-        seconds = self.standing.fit_seconds if self.standing.info.learns else None
-        return None if seconds is None else round(seconds, 4)
+        return self.standing.fit_seconds if self.standing.info.learns else None
 
 
 def round_mean(mean: Mean | None) -> float | None:
@@ -205,7 +204,7 @@ COLUMNS = (
     Column(
         "Fit",
         "mean seconds of one fit on one core",
-        lambda row: Cell(duration(row.seconds), row.seconds),
+        lambda row: Cell(duration(row.seconds), row.seconds and round(row.seconds, 4)),
         descending=False,
         markdown=False,
         min_width=96,

@@ -20,6 +20,7 @@ _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _REFERENCE = re.compile(r"(?:url\(|href=\")#([^\")]+)")
 # Matplotlib lists every family that it would try.
 _FAMILIES = re.compile(r"(font-family:|font: [^';]*px) '[^;]*")
+_NO_TURN = re.compile(r"rotate\(-?0 [^)]*\)")
 _NUMBERS = ("d", "x", "y", "width", "height", "transform")
 _SHEET = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL)
 
@@ -47,6 +48,8 @@ def compact_svg(svg: bytes, titles: Sequence[str], label: str) -> str:
         if style is not None:
             style = _FAMILIES.sub(rf"\1 {FAMILIES}", style)
             element.set("class", classes.setdefault(style, f"s{len(classes)}"))
+        if _NO_TURN.fullmatch(element.get("transform", "")):
+            del element.attrib["transform"]
         for name in element.attrib.keys() & _NUMBERS:
             value = _LONG_NUMBER.sub(_round, " ".join(element.attrib[name].split()))
             element.set(name, _AROUND_LETTER.sub(r"\1", value) if name == "d" else value)

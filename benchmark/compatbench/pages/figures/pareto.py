@@ -28,7 +28,7 @@ def with_cost(rows: Sequence[RankingRow], what: str) -> list[Costed]:
         cost = 0.0 if row.kind == "floor" else getattr(row, what)
         h = row.value("h")
         if cost is not None and h is not None:
-            found.append((row, float(cost), h))
+            found.append((row, round(float(cost), 4), h))
     return sorted(found, key=lambda item: (item[1], -item[2], item[0].title))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from compatbench.data.shots import count_shots
 from compatbench.pages.figures.curves import draw_shots, shots_curves
 from compatbench.pages.figures.matrix import draw_matrix
-from compatbench.pages.figures.pareto import draw_pareto
+from compatbench.pages.figures.pareto import draw_pareto, with_cost
 from compatbench.pages.figures.paths import draw_decay, draw_steps, path_lines
 from compatbench.pages.figures.rank_diagram import draw_rank_diagram
 from compatbench.pages.figures.scatter import draw_scatter
@@ -107,12 +107,13 @@ def _of_upgrade(
         f"{len(plain)} and {len(tasks)}"
     )  # fmt: skip
     test = tested[1] if tested else None
-    costs = [(row.title, row.parameters, row.seconds) for row in plain]
+    costs = [with_cost(plain, what) for what in ("parameters", "seconds")]
+    shown_costs = [[(row.title, cost) for row, cost, _ in points] for points in costs]
     parts: tuple[tuple[Section, Callable, tuple, Any, str], ...] = (
         ("scatter", draw_scatter, (complete, zero_shot), facts, missing),
         ("matrix", draw_matrix, (rows, tasks, titles), facts, ""),
         ("ranks", draw_rank_diagram, (ranked, test), facts, too_few),
-        ("pareto", draw_pareto, (plain,), (facts, costs), missing),
+        ("pareto", draw_pareto, (plain,), (facts, shown_costs), missing),
     )
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
     for section, draw, shown, of, why in parts:
