@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import (
     BackboneCard,
-    CardModel,
-    Catalog,
     SuiteCard,
     TaskCard,
-    read_card,
     select_names,
     suite_cards,
     task_cards,
     unknown_name,
 )
+from compatbench.data.cards.catalog import Catalog
+from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
 
 BACKBONE = f"""\

@@ -11,7 +11,7 @@ import pytest
 from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
-from compatbench.data.cards import ClassFoldersSource
+from compatbench.data.cards.task import ClassFoldersSource
 from compatbench.data.classes import Classes
 from compatbench.data.draws import draw_few_shot
 from compatbench.data.image_check import inspect_task

@@ -56,6 +56,7 @@ def test_every_row_is_read_in_its_order(tmp_path: Path, rows: dict[str, Any]) ->
     assert names == [f"class {label}" for label in range(len(used))]
 
 
+@pytest.mark.slow
 @ANY_EXAMPLE
 @given(st.text(max_size=30) | JSON | SPLITS)
 def test_anything_else_is_one_clear_line(tmp_path: Path, content: Any) -> None:

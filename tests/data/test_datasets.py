@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.conftest import SetUp
-from data.trees import BUILDERS, TASKS, VARIANTS, Sizes, Tree
+from data.conftest import SetUp, load_again
+from data.trees import BUILDERS, Sizes, Tree
 
 from compatbench.data.cards import task_cards
 from compatbench.data.draws import draw_shots
@@ -64,30 +64,21 @@ def test_a_task_without_validation_images_has_training_images_to_draw_them_from(
     task = load_task("imagenet")
     assert task.split("val") == task.split("train")
     assert load_task("dtd").split("val") == load_task("dtd").source.samples["val"]
+    assert (task.most_shots, load_task("imagenet_a").most_shots) == (3, 0)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_images_are_read_as_rgb(name: str, data: dict[str, Tree]) -> None:
-    task = load_task(name)
-    sample = task.split("test")[-1]
-    image = task.source.image(sample)
-    assert (image.mode, image.size) == ("RGB", (16, 12))
-    assert np.asarray(image).std() > 0
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_a_whole_dataset_is_found(name: str, data: dict[str, Tree]) -> None:
+def test_a_whole_dataset_is_found_and_read(name: str, data: dict[str, Tree]) -> None:
     report = inspect_task(name)
     assert (report.state, report.message) == ("found", "")
     assert report.found == report.expected == data[name].counts
     assert report.class_order is True
     assert report.folder == data[name].folder
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_prompts_have_spaces_and_no_underscores(name: str, data: dict[str, Tree]) -> None:
-    labels = load_task(name).labels
-    assert not any("_" in prompt for prompt in labels.fill())
+    task = load_task(name)
+    image = task.source.image(task.split("test")[-1])
+    assert (image.mode, image.size) == ("RGB", (16, 12))
+    assert np.asarray(image).std() > 0
+    assert not any("_" in prompt for prompt in task.labels.fill())
 
 
 def test_labels_of_a_subset_are_its_own_classes_in_sorted_order(data: dict[str, Tree]) -> None:
@@ -117,7 +108,7 @@ def test_names_that_two_classes_share_keep_their_labels() -> None:
     assert wnids == ["n03773504", "n04008634"]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", ["eurosat", "flowers102", "fgvc_aircraft"])
 def test_draws_are_dassl_s(name: str, seed: int, set_up: SetUp) -> None:
     sizes = Sizes(train=18, val=5, test=1, pictures=False)
@@ -137,18 +128,13 @@ def test_a_shuffled_split_is_drawn_in_the_order_of_first_appearance(set_up: SetU
     assert drawn == order != sorted(order)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_an_imagenet_draw_is_dassl_s_of_the_sorted_list(seed: int, data: dict[str, Tree]) -> None:
+def test_imagenet_s_validation_images_are_spare_training_images(data: dict[str, Tree]) -> None:
     rows = data["imagenet"].rows["train"]
     assert rows == sorted(rows)
-    draw = draw_shots(load_task("imagenet"), 2, seed)
-    random.seed(seed)
-    assert [(s.id, s.label) for s in draw.train] == dassl(rows, 2)
-
-
-def test_imagenet_s_validation_images_are_spare_training_images(data: dict[str, Tree]) -> None:
     draw = draw_shots(load_task("imagenet"), 2, 1)
-    left = set(data["imagenet"].rows["train"]) - {(s.id, s.label) for s in draw.train}
+    random.seed(1)
+    assert [(s.id, s.label) for s in draw.train] == dassl(rows, 2)
+    left = set(rows) - {(s.id, s.label) for s in draw.train}
     assert {(s.id, s.label) for s in draw.val} == left  # of three images one is left
     assert [s.label for s in draw.val] == list(range(1000))
 
@@ -164,11 +150,10 @@ def dassl(rows: list[tuple[str, int]], shots: int) -> list[tuple[str, int]]:
     return drawn
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_nothing_is_needed_to_list_the_cards(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_data_root_the_task_says_how_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
-    with pytest.raises(CompatbenchError, match=f"task '{name}': no folder of datasets is set"):
-        load_task(name)
+    with pytest.raises(CompatbenchError, match="task 'dtd': no folder of datasets is set; give"):
+        load_task("dtd")
 
 
 def test_a_dataset_may_lie_elsewhere(
@@ -209,8 +194,8 @@ def test_the_place_of_a_dataset_does_not_decide_its_fingerprint(set_up: SetUp) -
         assert task.fingerprint(task.split("test")) == before
 
 
-@pytest.mark.parametrize("change", ["size", "label", "path", "order"])
-def test_what_changes_an_image_or_its_label_changes_the_fingerprint(
+@pytest.mark.parametrize("change", ["size", "label", "path", "order", "other image"])
+def test_what_changes_an_image_in_use_or_its_label_changes_the_fingerprint(
     change: str, set_up: SetUp
 ) -> None:
     tree = set_up("eurosat", sizes=Sizes())["eurosat"]
@@ -227,30 +212,16 @@ def test_what_changes_an_image_or_its_label_changes_the_fingerprint(
     elif change == "path":
         (tree.folder / "2750" / path).rename(tree.folder / "2750" / "other.jpg")
         listed["test"][0] = ["other.jpg", label, name]
-    else:
+    elif change == "order":
         listed["test"].reverse()
+    else:
+        (tree.folder / "2750" / tree.rows["train"][0][0]).write_bytes(b"")
     split.write_text(json.dumps(listed))
     load_again()
     task = load_task("eurosat")
-    assert task.fingerprint(task.split("test")) != before
-
-
-def test_images_that_are_not_used_do_not_count(set_up: SetUp) -> None:
-    tree = set_up("eurosat", sizes=Sizes())["eurosat"]
-    task = load_task("eurosat")
-    before = task.fingerprint(task.split("test"))
-    (tree.folder / "2750" / tree.rows["train"][0][0]).write_bytes(b"")
-    load_again()
-    task = load_task("eurosat")
-    assert task.fingerprint(task.split("test")) == before
-
-
-def load_again() -> None:
-    from compatbench.data import task
-
-    task._load.cache_clear()
+    assert (task.fingerprint(task.split("test")) == before) is (change == "other image")
 
 
 def test_every_task_and_variant_is_covered() -> None:
     names = {name for name in task_cards.names() if not name.startswith("mini-")}
-    assert set(TASKS) | set(VARIANTS) == names == set(SIZES)
+    assert set(BUILDERS) == names == set(SIZES)

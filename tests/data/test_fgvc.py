@@ -26,19 +26,6 @@ def test_every_line_is_read(images: list[tuple[int, str]]) -> None:
     assert [(sample.id, sample.label) for sample in samples] == expected
 
 
-@given(st.lists(st.text(max_size=20), max_size=4))
-def test_any_lines_are_read_or_named(lines: list[str]) -> None:
-    try:
-        samples = parse_images(lines, VARIANTS, WHERE)
-    except CompatbenchError as error:
-        message = str(error)
-    else:
-        assert len(samples) == sum(bool(line) for line in lines)
-        return
-    assert message.startswith(f"{WHERE}:")
-    assert "\n" not in message
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -1,7 +1,7 @@
-"""The fifteen datasets as small folders: names, nesting and files as in the real ones.
+"""The fifteen datasets as small folders, laid out as the real ones.
 
-All classes are there, with a few tiny images each. What differs is the number of images;
-:func:`write_cards` copies the cards with the counts of what was written.
+All classes are there, with a few tiny images each; :func:`write_cards` copies the cards with
+the counts of what was written.
 """
 
 from __future__ import annotations
@@ -21,10 +21,6 @@ from PIL import Image
 
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.files.project_folders import tasks_folder
-
-# Their files are capitalised, those of dogs are not.
-CATS = ("Abyssinian", "Bengal", "Birman", "Bombay", "British_Shorthair", "Egyptian_Mau")
-CATS += ("Maine_Coon", "Persian", "Ragdoll", "Russian_Blue", "Siamese", "Sphynx")
 
 
 @dataclass(frozen=True)
@@ -107,72 +103,29 @@ def _write(path: Path, content: bytes | str) -> None:
         path.write_bytes(content)
 
 
-def _coop(place: Callable[[str, int], str], shuffled: bool = False) -> Builder:
-    """A builder of CoOp's layout; ``place`` names a class's n-th image, from 1."""
-
-    def build(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
-        images = folder / (card.source.images or "")  # type: ignore[union-attr]
-        rows: dict[str, list[tuple[str, int]]] = {"train": [], "val": [], "test": []}
-        for label, name in enumerate(card.classes):
-            number = 0
-            for split in rows:
-                for _ in range(getattr(sizes, split)):
-                    number += 1
-                    path = place(name, 1000 * label + number)
-                    if card.name == "stanford_cars" and split == "test":
-                        path = path.replace("cars_train", "cars_test")
-                    _write(images / path, sizes.content(label, number))
-                    rows[split].append((path, label))
-        if shuffled:
-            for seed, split in enumerate(rows):
-                random.Random(seed).shuffle(rows[split])
-        listed = {
-            split: [[path, label, card.classes[label]] for path, label in split_rows]
-            for split, split_rows in rows.items()
-        }
-        text = json.dumps(listed, indent=4, separators=(",", ": "))
-        _write(folder / card.source.split, text)  # type: ignore[union-attr]
-        return Tree(card.name, folder, rows)
-
-    return build
-
-
 Builder = Callable[[TaskCard, Path, Sizes], Tree]
 
 
-def _caltech101(name: str, number: int) -> str:
-    renamed = {"airplane": "airplanes", "face": "Faces", "leopard": "Leopards"}
-    folder = (renamed | {"motorbike": "Motorbikes"}).get(name, name)
-    return f"{folder}/image_{number:04}.jpg"
-
-
-def _oxford_pets(name: str, number: int) -> str:
-    cat = {breed.lower(): breed for breed in CATS}
-    return f"{cat.get(name, name)}_{number}.jpg"
-
-
-def _sun397(name: str, number: int) -> str:
-    folders = "/".join(reversed(name.split(" ")))
-    letters = "".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=16))
-    return f"{folders[0]}/{folders}/sun_{letters}.jpg"
-
-
-def _eurosat(name: str, number: int) -> str:
-    folder = {
-        "Annual Crop Land": "AnnualCrop",
-        "Herbaceous Vegetation Land": "HerbaceousVegetation",
-        "Highway or Road": "Highway",
-        "Industrial Buildings": "Industrial",
-        "Pasture Land": "Pasture",
-        "Permanent Crop Land": "PermanentCrop",
-        "Residential Buildings": "Residential",
-        "Sea or Lake": "SeaLake",
-    }.get(name, name)
-    return f"{folder}/{folder}_{number}.jpg"
-
-
-def _ucf101(name: str, number: int) -> str:
-    return f"{name}/v_{name.replace('_', '')}_g{number % 25 + 1:02}_c{number:02}.jpg"
+def _coop(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
+    images = folder / (card.source.images or "")  # type: ignore[union-attr]
+    rows: dict[str, list[tuple[str, int]]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(card.classes):
+        slug, number = re.sub(r"\W", "_", name), 0
+        for split in rows:
+            for _ in range(getattr(sizes, split)):
+                number += 1
+                path = f"{slug}/{slug}_{1000 * label + number:05}.jpg"
+                _write(images / path, sizes.content(label, number))
+                rows[split].append((path, label))
+    if card.name in ("stanford_cars", "flowers102"):
+        for seed, split in enumerate(rows):
+            random.Random(seed).shuffle(rows[split])
+    listed = {
+        split: [[path, label, card.classes[label]] for path, label in split_rows]
+        for split, split_rows in rows.items()
+    }
+    _write(folder / card.source.split, json.dumps(listed))  # type: ignore[union-attr]
+    return Tree(card.name, folder, rows)
 
 
 def _fgvc(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
@@ -236,27 +189,14 @@ def _write_class_names(folder: Path) -> None:
     _write(folder / "classnames.txt", "".join(lines))
 
 
+COOP = ("caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101")
+COOP += ("sun397", "dtd", "eurosat", "ucf101")
 BUILDERS: dict[str, Builder] = {
-    "imagenet": _imagenet,
-    "caltech101": _coop(_caltech101),
-    "oxford_pets": _coop(_oxford_pets),
-    "stanford_cars": _coop(lambda name, number: f"cars_train/{number:05}.jpg", shuffled=True),
-    "flowers102": _coop(lambda name, number: f"image_{number:05}.jpg", shuffled=True),
-    "food101": _coop(lambda name, number: f"{name}/{1005649 + number}.jpg"),
+    **dict.fromkeys(COOP, _coop),
     "fgvc_aircraft": _fgvc,
-    "sun397": _coop(_sun397),
-    "dtd": _coop(lambda name, number: f"{name}/{name}_{number:04}.jpg"),
-    "eurosat": _coop(_eurosat),
-    "ucf101": _coop(_ucf101),
-    "imagenet_v2": _variant(lambda name, number: f"{hash_of(name, number)}.jpeg"),
+    "imagenet": _imagenet,
+    "imagenet_v2": _variant(lambda name, number: f"{number:040x}.jpeg"),
     "imagenet_sketch": _variant(lambda name, number: f"sketch_{number}.JPEG"),
     "imagenet_a": _variant(lambda name, number: f"0.{number:06} _ {name} _ 0.9{number}.jpg"),
     "imagenet_r": _variant(lambda name, number: f"art_{number}.jpg"),
 }
-TASKS = tuple(name for name in BUILDERS if not name.startswith("imagenet_"))
-VARIANTS = tuple(name for name in BUILDERS if name.startswith("imagenet_"))
-
-
-def hash_of(name: str, number: int) -> str:
-    """A file name as ImageNetV2 has them: 40 hexadecimal digits."""
-    return f"{random.Random(f'{name}{number}').getrandbits(160):040x}"

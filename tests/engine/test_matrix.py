@@ -45,6 +45,22 @@ def test_all_means_what_the_suite_compares() -> None:
     assert set(selected(smoke(), "all")) == set(REGISTRY.names())
 
 
+def test_a_suite_s_plug_ins_are_loaded_before_its_methods_are_selected(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n\n"
+        "from compatbench.methods.zeroshot import ZeroShot\n\n\n"
+        "class Mine(ZeroShot):\n"
+        '    """Mine."""\n\n'
+        "    card = replace(ZeroShot.card, name='mine')\n"
+    )
+    (tmp_path / "suite.yaml").write_text(
+        "name: own\ntitle: Own\nextends: smoke\nplugins: [./mine.py]\n"
+        "methods: {mine+b: {method: mine}}\ncompare: [mine, mine+b, zeroshot]\n"
+    )
+    suite, registry = suite_cards.read(str(tmp_path / "suite.yaml")), builtin_methods.__wrapped__()
+    assert set(select_methods(suite, registry, "all")) == {"mine", "mine+b", "zeroshot"}
+
+
 def test_a_named_config_begins_with_what_the_suite_changes_of_its_method() -> None:
     suite = ablation(contcoop={"recipe": {"lr": 0.5}, "heads": 2})
     cls = REGISTRY.get("contcoop")

@@ -19,20 +19,12 @@ from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, sha256_json
 
 
-def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"one")
-    write_atomic(tmp_path / "a", b"two")
-    assert (tmp_path / "a").read_bytes() == b"two"
-
-
-def test_folders_are_made(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "x" / "y" / "a", b"one")
-    assert (tmp_path / "x" / "y" / "a").read_bytes() == b"one"
-
-
-def test_nothing_else_is_left_in_the_folder(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"one")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+def test_a_file_and_its_folders_hold_what_was_written_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "x" / "y" / "a"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [path.name for path in path.parent.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError()])
@@ -144,21 +136,17 @@ JSON = st.recursive(
 )
 
 
-@given(JSON)
-def test_canonical_json_is_json(value: object) -> None:
-    assert json.loads(canonical_json(value)) == value
-
-
-@given(st.dictionaries(st.text(), JSON, min_size=2, max_size=5))
-def test_the_order_of_keys_does_not_matter(value: dict[str, object]) -> None:
-    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_canonical_json_is_json_in_which_the_order_of_keys_does_not_matter(
+    value: dict[str, object],
+) -> None:
+    text = canonical_json(value)
+    assert json.loads(text) == value
+    assert canonical_json(dict(reversed(value.items()))) == text
 
 
 def test_canonical_json_is_short_and_keeps_letters() -> None:
     assert canonical_json({"b": [1, "ä"], "a": None}) == '{"a":null,"b":[1,"ä"]}'
-
-
-def test_different_values_have_different_hashes() -> None:
     values = [1, "1", 1.0, [1], {"1": 1}, None, True, [1, [2]], [[1], 2]]
     assert len({sha256_json(value) for value in values}) == len(values)
 

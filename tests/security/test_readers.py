@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.data.cache_files import list_entries, read_entry
-from compatbench.data.cards import BackboneCard, SuiteCard, WebdatasetSource, read_card
+from compatbench.data.cards import BackboneCard, SuiteCard
+from compatbench.data.cards.task import WebdatasetSource
+from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.classes import Classes
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.errors import CompatbenchError

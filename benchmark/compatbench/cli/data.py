@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from compatbench.cli.options import DataRootOption, complete_tasks
+from compatbench.data.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 app = typer.Typer(no_args_is_help=True, help="Look at the datasets, and share few-shot draws.")
@@ -21,7 +22,9 @@ def shots(
         str, typer.Argument(help="The task to draw from.", autocompletion=complete_tasks)
     ],
     shots: Annotated[int, typer.Option("--shots", min=1, help="Images of every class.")] = 16,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of the draw.")
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File to write.", show_default="the terminal", dir_okay=False),

@@ -110,12 +110,12 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 def _read_about(path: Path) -> dict[str, Any]:
     """An entry's description, from the header alone."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, 1 << 20)))
-        about = json.loads(header["__metadata__"][KEY])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        with safe_open(path, "np") as file:
+            about = json.loads((file.metadata() or {})[KEY])
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 

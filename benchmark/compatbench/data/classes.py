@@ -27,34 +27,26 @@ class Classes:
     ids: tuple[str, ...]
     folders: tuple[str, ...]
 
-    def check_names(self, found: Sequence[str], where: Path) -> None:
+    def check_names(self, found: Sequence[str], where: Path, exact: bool = True) -> None:
         """Compares names in label order with the card's.
+
+        Args:
+            exact: if not, names may be written in another way, and only their order counts.
 
         Raises:
             WrongClasses: another number of classes, or another name at some label.
         """
         self.check_count(len(found), where)
+        ours, theirs = [_words(name) for name in self.names], [_words(name) for name in found]
+        permuted = ours != theirs and sorted(ours) == sorted(theirs)
         for label, (name, expected) in enumerate(zip(found, self.names, strict=True)):
-            if name.replace("_", " ") != expected:
-                order = " (the same names in another order)" if self._permuted(found) else ""
+            same = name.replace("_", " ") == expected if exact else ours[label] == theirs[label]
+            if not same and (exact or permuted):
+                order = " (the same names in another order)" if permuted else ""
                 raise WrongClasses(
                     f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
                     f"'{expected}'{order}; take the dataset's own file, or correct the card"
                 )
-
-    def check_order(self, found: Sequence[str], where: Path) -> None:
-        """As above, but names may be written in another way; only their order counts.
-
-        Raises:
-            WrongClasses: another number of classes, or the card's names in another order.
-        """
-        self.check_count(len(found), where)
-        if self._permuted(found):
-            label = next(i for i, name in enumerate(found) if _words(name) != _words(self.names[i]))
-            raise WrongClasses(
-                f"{where}: the classes are in another order than on the card of "
-                f"'{self.task}': label {label} is {found[label]!r}, not '{self.names[label]}'"
-            )
 
     def check_count(self, found: int, where: Path) -> None:
         """Compares a number of classes with the card's.
@@ -66,10 +58,6 @@ class Classes:
             raise WrongClasses(
                 f"{where}: {found} classes, the card of '{self.task}' has {len(self.names)}"
             )
-
-    def _permuted(self, found: Sequence[str]) -> bool:
-        ours, theirs = [_words(n) for n in self.names], [_words(n) for n in found]
-        return ours != theirs and sorted(ours) == sorted(theirs)
 
 
 def names_by_label(pairs: Iterable[tuple[int, str]], where: Path) -> list[str]:

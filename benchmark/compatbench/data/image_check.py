@@ -7,13 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from compatbench.data.cards import (
-    ClassFoldersSource,
-    DrawingsSource,
-    TaskCard,
-    WebdatasetSource,
-    task_cards,
-)
+from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.task import ClassFoldersSource, DrawingsSource, WebdatasetSource
 from compatbench.data.classes import CLASS_NAMES
 from compatbench.data.images import SPLITS, DataMissing, FileMissing, ImageFiles, WrongClasses
 from compatbench.data.roots import VARIABLE, dataset_folder, find_folder

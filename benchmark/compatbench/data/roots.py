@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from compatbench.data.cards import DiskSource, task_cards
+from compatbench.data.cards import task_cards
+from compatbench.data.cards.task import DiskSource
 from compatbench.data.images import DataMissing
 from compatbench.errors import CompatbenchError
 

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compatbench.data.cards import ClassFoldersSource, TaskCard, task_cards
+from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.task import ClassFoldersSource
 from compatbench.data.classes import Classes
 from compatbench.data.images import SPLITS, ImageSource, Sample, count_labels
 from compatbench.data.labels import Labels

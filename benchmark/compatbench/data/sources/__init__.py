@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from compatbench.data.cards import (
+from compatbench.data.cards import TaskCard
+from compatbench.data.cards.task import (
     ClassFoldersSource,
     CoopSplitSource,
     DrawingsSource,
     FgvcSource,
-    TaskCard,
     TorchvisionSource,
 )
 from compatbench.data.classes import Classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from compatbench.data.cards import ClassFoldersSource
+from compatbench.data.cards.task import ClassFoldersSource
 from compatbench.data.classes import CLASS_NAMES, Classes
 from compatbench.data.images import (
     SPLITS,

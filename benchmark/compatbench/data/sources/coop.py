@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compatbench.data.cards import CoopSplitSource
+from compatbench.data.cards.task import CoopSplitSource
 from compatbench.data.classes import Classes, names_by_label
 from compatbench.data.images import SPLITS, ImageFiles, Sample, read_bytes
 from compatbench.errors import CompatbenchError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compatbench.data.cards import FgvcSource
+from compatbench.data.cards.task import FgvcSource
 from compatbench.data.classes import Classes
 from compatbench.data.images import SPLITS, ImageFiles, Sample, read_lines
 from compatbench.errors import CompatbenchError

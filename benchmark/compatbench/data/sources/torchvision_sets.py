@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import TorchvisionSource
+from compatbench.data.cards.task import TorchvisionSource
 from compatbench.data.classes import Classes
 from compatbench.data.images import DataMissing, ImageFiles, Sample
 from compatbench.errors import CompatbenchError
@@ -40,7 +40,7 @@ def read_torchvision(root: Path, card: TorchvisionSource, classes: Classes) -> I
             raise CompatbenchError(
                 f"torchvision cannot read {card.dataset} in {root}: {error}"
             ) from None
-        classes.check_order(dataset.classes, root)
+        classes.check_names(dataset.classes, root, exact=False)
         samples[split] = [
             Sample(Path(path).relative_to(root).as_posix(), label)
             for path, label in _list_images(dataset)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compatbench.data.cards import WebdatasetSource
+from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.classes import CLASS_NAMES, Classes
 from compatbench.data.images import SPLITS, FileMissing, ImageSource, Sample, read_lines
 from compatbench.errors import CompatbenchError
@@ -38,7 +38,8 @@ class WebdatasetShards(ImageSource):
 
     def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
         if (names := folder / CLASS_NAMES).is_file():
-            classes.check_order([line for line in read_lines(names) if line], names)
+            found = [line for line in read_lines(names) if line]
+            classes.check_names(found, names, exact=False)
         places = {split: place for split in SPLITS if (place := getattr(card, split))}
         super().__init__(
             {
