@@ -19,7 +19,7 @@ from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.methods.coop import CoOp
 from compatbench.methods.kgcoop import KgCoOp
 
-METHOD = '''\
+METHOD = """\
 {top}
 from compatbench.method import MethodCard
 from compatbench.methods.zeroshot import ZeroShot
@@ -30,7 +30,7 @@ class Mine(ZeroShot):
     def attach(self, module, backbone, labels):
         {inner}
         return super().attach(module, backbone, labels)
-'''
+"""
 
 CODE = '''\
 """A module."""

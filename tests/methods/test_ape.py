@@ -13,7 +13,8 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.ape import APE, choose_channels
+from compatbench.methods._shared.cache import choose_channels
+from compatbench.methods.ape import APE
 from compatbench.methods.zeroshot import ZeroShot
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.ape import choose_channels
+from compatbench.methods._shared.cache import choose_channels
 from compatbench.methods.ape_t import APET
 from compatbench.methods.zeroshot import ZeroShot
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.coop import CoOp, Position
+from compatbench.methods._shared.prompts import Position
+from compatbench.methods.coop import CoOp
 
 
 def naive_logits(backbone: Backbone, labels: Labels, context: Tensor, images: Tensor) -> Tensor:

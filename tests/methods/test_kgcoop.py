@@ -12,7 +12,8 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
 from compatbench.method.trained import Batch
-from compatbench.methods.kgcoop import KgCoOp, distillation
+from compatbench.methods._shared.prompts import teacher_distance
+from compatbench.methods.kgcoop import KgCoOp
 
 
 def naive_loss(
@@ -97,9 +98,9 @@ def test_before_the_first_step_distillation_is_zero_for_that_template(
     module = KgCoOp().init(clip64, data64, torch.Generator())
     classifier = KgCoOp().attach(module, clip64, labels)
     batch = Batch(data64.train.plain, data64.train.targets, clip64, labels)
-    assert float(distillation(classifier, batch)) == pytest.approx(0, abs=1e-12)
+    assert float(teacher_distance(classifier, batch)) == pytest.approx(0, abs=1e-12)
     other = Batch(data64.train.plain, data64.train.targets, clip64, data64.labels)
-    assert float(distillation(classifier, other)) > 1e-4
+    assert float(teacher_distance(classifier, other)) > 1e-4
 
 
 def test_the_module_is_the_context_alone(clip: Backbone, data: FewShotData) -> None:
