@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.method import (
@@ -20,17 +18,14 @@ from compatbench.method import (
     require_shape,
 )
 
-from .tip_adapter import CacheConfig, build_cache, cache_classifier, search_grid, store
-
-
-class PriorConfig(CacheConfig):
-    """The choice of channels, and the settings of a cache."""
-
-    channels: Annotated[float, Field(gt=0, le=1)] = 500 / 1024
-    similarity_weight: NonNegativeFloat = 0.7
-    variance_weight: NonNegativeFloat = 0.3
-    alpha: NonNegativeFloat = 2.0
-    most_alpha: PositiveFloat = 7.0
+from ._shared.cache import (
+    PriorConfig,
+    build_cache,
+    cache_classifier,
+    choose_channels,
+    search_grid,
+    store,
+)
 
 
 class APE(Method):
@@ -92,28 +87,6 @@ class APE(Method):
         return cache_classifier(
             module, backbone, text, lambda f: _within(f, chosen) @ keys.T, values
         )
-
-
-def choose_channels(
-    config: PriorConfig, text: Tensor, keys: Tensor | None = None, targets: Tensor | None = None
-) -> Tensor:
-    """The channels with the largest J_k = −λ_1 S_k + λ_2 V_k, as a mask ``[e]`` (section 3.1).
-
-    S_k is the mean product of channel k over pairs of features of different classes, among
-    the text features ``[C, e]`` and, where given, the keys ``[N, e]`` with their labels;
-    V_k is the variance of channel k over the text features.
-    """
-    sums, counts = text, torch.ones(len(text)).to(text)
-    if keys is not None and targets is not None:
-        sums = sums.index_add(0, targets, keys)
-        counts = counts + targets.bincount(minlength=len(text))
-    pairs = counts.sum() ** 2 - counts.square().sum()
-    similarity = (sums.sum(0).square() - sums.square().sum(0)) / pairs
-    criterion = config.variance_weight * text.var(0) - config.similarity_weight * similarity
-    size = max(1, round(config.channels * len(criterion)))
-    mask = torch.zeros_like(criterion, dtype=torch.bool)
-    mask[criterion.topk(size).indices] = True
-    return mask
 
 
 def _within(features: Tensor, chosen: Tensor) -> Tensor:

@@ -19,8 +19,14 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
 
-from .ape import PriorConfig, choose_channels
-from .tip_adapter import build_cache, cache_classifier, search_grid, store
+from ._shared.cache import (
+    PriorConfig,
+    build_cache,
+    cache_classifier,
+    choose_channels,
+    search_grid,
+    store,
+)
 
 
 class APET(TrainedMethod):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from compatbench.method import (
     Backbone,
@@ -12,11 +11,12 @@ from compatbench.method import (
     Labels,
     MethodCard,
     Module,
-    NotTransferable,
     require_shape,
 )
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
+
+from ._shared.towers import require_weight
 
 
 class BitFit(TrainedMethod):
@@ -63,15 +63,3 @@ class BitFit(TrainedMethod):
             weights[name] = frozen + delta
         features = backbone.encode_prompts(backbone.text_prompts(labels.fill()), weights)
         return CosineClassifier(features, backbone.logit_scale)
-
-
-def require_weight(backbone: Backbone, name: str) -> Tensor:
-    """A frozen weight of the text tower.
-
-    Raises:
-        NotTransferable: it has none of this name.
-    """
-    weights = backbone.text.weights
-    if name not in weights:
-        raise NotTransferable(f"the backbone's text tower has no '{name}'")
-    return weights[name]

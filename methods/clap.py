@@ -29,11 +29,6 @@ class CLAP(ZSLP):
         summary="linear probe held to zero-shot weights, class by class",
     )
 
-    class Config(ZSLP.Config):
-        pass
-
-    config: Config
-
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         module = super().init(backbone, data, rng)
         return Module(module.trained, {"multipliers": multipliers(backbone, data)})

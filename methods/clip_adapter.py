@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -20,6 +19,8 @@ from compatbench.method import (
     require_shape,
 )
 from compatbench.method.trained import TrainedMethod
+
+from ._shared.layers import adapt, draw_linear
 
 
 class CLIPAdapter(TrainedMethod):
@@ -48,7 +49,8 @@ class CLIPAdapter(TrainedMethod):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         size = backbone.embed_dim
         hidden = size // self.config.reduction
-        trained = {"down": _linear(hidden, size, rng), "up": _linear(size, hidden, rng)}
+        down = draw_linear((hidden, size), size, rng)
+        trained = {"down": down, "up": draw_linear((size, hidden), hidden, rng)}
         return Module(trained={name: t.to(backbone.device) for name, t in trained.items()})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
@@ -57,13 +59,6 @@ class CLIPAdapter(TrainedMethod):
         text = backbone.zero_shot(labels)
 
         def classify(features: Tensor) -> Tensor:
-            adapted = F.relu(F.relu(features @ down.T) @ up.T)
-            mixed = ratio * adapted + (1 - ratio) * features
-            return scale * F.normalize(mixed, dim=-1) @ text.T
+            return scale * F.normalize(adapt(features, down, up, ratio), dim=-1) @ text.T
 
         return classify
-
-
-def _linear(rows: int, columns: int, rng: torch.Generator) -> Tensor:
-    """The default initialisation of ``nn.Linear``: uniform within ± 1/√fan-in."""
-    return (torch.rand(rows, columns, generator=rng) * 2 - 1) / math.sqrt(columns)

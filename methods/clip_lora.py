@@ -28,7 +28,8 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch, TrainedMethod
 
-from .bitfit import require_weight
+from ._shared.layers import draw_linear
+from ._shared.towers import require_weight
 
 PROJECTIONS = ("q", "k", "v")
 
@@ -87,7 +88,7 @@ class CLIPLoRA(TrainedMethod):
             if self.config.encoder in (kind, "both"):
                 tower = backbone.text if kind == "text" else backbone.image
                 shape = tower.depth, len(PROJECTIONS), self.config.rank, tower.width
-                a = (2 * torch.rand(shape, generator=rng) - 1) / math.sqrt(tower.width)
+                a = draw_linear(shape, tower.width, rng)
                 trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
         return Module({name: tensor.to(backbone.device) for name, tensor in trained.items()})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -21,6 +20,7 @@ from compatbench.method import (
 )
 from compatbench.method.optim import Recipe
 
+from ._shared.layers import draw_bottleneck
 from .coop import CoOp
 
 
@@ -55,7 +55,7 @@ class CoCoOp(CoOp):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        network = bottleneck(backbone, self.config.reduction, backbone.token_width, rng)
+        network = draw_bottleneck(backbone, self.config.reduction, backbone.token_width, rng)
         return Module(super().init(backbone, data, rng).trained | network)
 
     def attach(  # type: ignore[override]
@@ -84,24 +84,3 @@ def _shift(module: Module, images: Tensor) -> Tensor:
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
     """Cosines of images ``[B, e]`` with the classes of each, ``[B, C, e]``."""
     return torch.einsum("be,bce->bc", images, F.normalize(texts, dim=-1))
-
-
-def bottleneck(
-    backbone: Backbone, reduction: int, width: int, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """Two layers from the joint space to ``width`` through e/reduction units.
-
-    Initialised as ``nn.Linear`` is: uniform within ± 1/√fan-in.
-    """
-    size = backbone.embed_dim
-    hidden = max(size // reduction, 1)
-    shapes = {
-        "down": ((hidden, size), size),
-        "down_bias": ((hidden,), size),
-        "up": ((width, hidden), hidden),
-        "up_bias": ((width,), hidden),
-    }
-    return {
-        name: ((torch.rand(shape, generator=rng) * 2 - 1) / math.sqrt(fan_in)).to(backbone.device)
-        for name, (shape, fan_in) in shapes.items()
-    }

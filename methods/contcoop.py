@@ -23,7 +23,7 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch, TrainedMethod
 
-from .kgcoop import distillation
+from ._shared.prompts import teacher_distance
 
 
 class ContCoOp(TrainedMethod):
@@ -110,6 +110,6 @@ class ContCoOp(TrainedMethod):
         return context + prompts if self.config.residual else context
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
-        return super().loss(classifier, batch) + self.config.weight * distillation(
+        return super().loss(classifier, batch) + self.config.weight * teacher_distance(
             classifier, batch
         )

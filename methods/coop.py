@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from compatbench.backbone.text.prompts import Prompts, move_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import (
     Backbone,
@@ -21,7 +18,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import TrainedMethod
 
-Position = Literal["end", "middle", "front"]
+from ._shared.prompts import Position, arrange
 
 
 class CoOp(TrainedMethod):
@@ -79,13 +76,3 @@ class CoOp(TrainedMethod):
         if context.ndim == 3:
             require_shape(module, "context", len(labels), "a number of classes of", dim=0)
         return backbone.encode_prompts(arrange(backbone, labels, context, self.config.position))
-
-
-def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Prompts:
-    """Prompts with the names at a position of a context ``[M, D]`` or ``[C, M, D]``."""
-    prompts = backbone.prompts(labels, context)
-    if position == "end":
-        return prompts
-    length = context.shape[-2]
-    before = length // 2 if position == "middle" else 0
-    return move_names(prompts, backbone.name_tokens(labels)[1], length, before)

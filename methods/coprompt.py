@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
@@ -12,19 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.method import (
-    Backbone,
-    FewShotData,
-    Labels,
-    MethodCard,
-    Module,
-    require_shape,
-)
+from compatbench.method import Backbone, FewShotData, Labels, MethodCard, Module, require_shape
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch
 
+from ._shared.layers import adapt, draw_linear
+from ._shared.towers import PromptedClassifier
 from .maple import MaPLe
-from .vpt_deep import PromptedClassifier
 
 
 class CoPrompt(MaPLe):
@@ -63,8 +56,10 @@ class CoPrompt(MaPLe):
         size = backbone.embed_dim
         hidden = size // self.config.reduction
         for tower in ("image", "text"):
-            module.trained[f"{tower}_down"] = _linear(hidden, size, rng).to(backbone.device)
-            module.trained[f"{tower}_up"] = _linear(size, hidden, rng).to(backbone.device)
+            down = draw_linear((hidden, size), size, rng)
+            up = draw_linear((size, hidden), hidden, rng)
+            module.trained[f"{tower}_down"] = down.to(backbone.device)
+            module.trained[f"{tower}_up"] = up.to(backbone.device)
         return module
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> AdaptedClassifier:
@@ -103,13 +98,3 @@ class AdaptedClassifier(PromptedClassifier):
 
     def encode(self, tokens: Tensor) -> Tensor:
         return self._adapter(super().encode(tokens))
-
-
-def adapt(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
-    """ratio · ReLU(up ReLU(down f)) + (1 − ratio) · f, ``[n, e]``."""
-    return ratio * F.relu(F.relu(features @ down.T) @ up.T) + (1 - ratio) * features
-
-
-def _linear(rows: int, columns: int, rng: torch.Generator) -> Tensor:
-    """The default initialisation of ``nn.Linear``: uniform within ± 1/√fan-in."""
-    return (torch.rand(rows, columns, generator=rng) * 2 - 1) / math.sqrt(columns)

@@ -23,6 +23,8 @@ from compatbench.method import (
     require_shape,
 )
 
+from ._shared.validation import validate
+
 
 class Trial(NamedTuple):
     """One point of the sweep."""
@@ -119,7 +121,7 @@ class CrossModal(Method):
             optimizer.step()
             last = step == steps - 1
             if (len(data.val) and step % config.check_every == 0) or last:
-                accuracy = _accuracy(classifier, data)
+                accuracy = validate(classifier, data)
                 if accuracy > best:
                     best, kept = accuracy, self._record(weight, trial, step + 1)
         return best, kept
@@ -137,14 +139,6 @@ class CrossModal(Method):
         choice = {**trial._asdict(), "steps": step}
         stored = {name: torch.tensor(value).to(weight.device) for name, value in choice.items()}
         return Module({"weight": weight}, stored).detach()
-
-
-@torch.no_grad()
-def _accuracy(classifier: Classifier, data: FewShotData) -> float:
-    """Accuracy on the few-shot validation set; 0 if there is none."""
-    if len(data.val) == 0:
-        return 0.0
-    return float((classifier(data.val.plain).argmax(-1) == data.val.targets).float().mean())
 
 
 def _batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:

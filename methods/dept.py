@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -22,6 +21,7 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch
 
+from ._shared.layers import draw_linear
 from .coop import CoOp
 
 HEAD = ("image_gain", "image_shift", "text_gain", "text_shift", "head", "head_bias")
@@ -60,8 +60,7 @@ class DePT(CoOp):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         prompts = super().init(backbone, data, rng).trained
         size, classes = backbone.embed_dim, len(data.labels)
-        # The default initialisation of nn.Linear: uniform within ± 1/√fan-in.
-        head = (torch.rand(classes, size + 1, generator=rng) * 2 - 1) / math.sqrt(size)
+        head = draw_linear((classes, size + 1), size, rng)
         tensors = (
             torch.ones(size),
             torch.zeros(size),

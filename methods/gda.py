@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,8 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+
+from ._shared.validation import search_number
 
 
 class GDA(Method):
@@ -68,29 +69,6 @@ class GDA(Method):
             return scale * features @ text.T + alpha * (features @ weight.T + bias)
 
         return classify
-
-
-def search_number(
-    method: Method,
-    module: Module,
-    name: str,
-    candidates: Sequence[float],
-    backbone: Backbone,
-    data: FewShotData,
-) -> Module:
-    """The module with the first stored number that classifies the validation set best.
-
-    Without validation images it stays as it was.
-    """
-    best, number = -1.0, module[name]
-    for candidate in candidates if len(data.val) else ():
-        stored = module.stored | {name: torch.tensor(candidate).to(number)}
-        tried = Module(module.trained, stored)
-        logits = method.attach(tried, backbone, data.labels)(data.val.plain)
-        accuracy = float((logits.argmax(-1) == data.val.targets).float().mean())
-        if accuracy > best:
-            best, number = accuracy, stored[name]
-    return Module(module.trained, module.stored | {name: number})
 
 
 def discriminant(features: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -21,6 +20,8 @@ from compatbench.method import (
 )
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
+
+from ._shared.layers import draw_linear
 
 GROUPS = 4
 
@@ -64,8 +65,7 @@ class GraphAdapter(TrainedMethod):
         size, targets, views = backbone.embed_dim, data.train.targets, data.train.views
         trained = {}
         for kind in ("text", "image"):
-            weight = (torch.rand(size, size, generator=rng) * 2 - 1) / math.sqrt(size)
-            trained[f"{kind}_weight"] = weight.to(views)
+            trained[f"{kind}_weight"] = draw_linear((size, size), size, rng).to(views)
             trained[f"{kind}_bias"] = torch.zeros(len(data.labels), size).to(views)
         shots = targets.bincount(minlength=len(data.labels))
         sums = torch.zeros(len(data.labels), size).to(views).index_add(0, targets, views.mean(0))

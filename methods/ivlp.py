@@ -6,67 +6,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from compatbench.errors import CompatbenchError
-from compatbench.method import (
-    Backbone,
-    FewShotData,
-    Labels,
-    MethodCard,
-    Module,
-    require_blocks,
-    require_shape,
-)
+from compatbench.method import Backbone, FewShotData, MethodCard, Module
 from compatbench.method.optim import Recipe
 
-from .vpt_deep import ImagePrompted, PromptedClassifier, draw_image_prompts
-
-
-class TwoTowersPrompted(ImagePrompted):
-    """A method with prompts in the first blocks of both towers.
-
-    The prompt of class c is [SOS, P_0, w, E(name_c), E("."), EOT], where P_0 starts at the
-    first n of ``context_words`` and w are those that are left; before each of the next
-    blocks, the rows of P_0 are replaced by prompts of that block.
-    """
-
-    class Config(ImagePrompted.Config):
-        context_words: str = "a photo of a"
-
-    config: Config
-
-    def draw_text_prompts(
-        self, backbone: Backbone, depth: int, length: int, rng: torch.Generator
-    ) -> Tensor:
-        """Words for the first block, and draws from N(0, 0.02²) for the others, ``[J, n, D]``.
-
-        Raises:
-            CompatbenchError: there are fewer words than prompts.
-        """
-        words = backbone.embed_text(self.config.context_words)
-        if len(words) < length:
-            raise CompatbenchError(
-                f"method '{self.card.name}': context_words '{self.config.context_words}' are "
-                f"{len(words)} tokens, too few for prompts of {length}"
-            )
-        deep = torch.randn(depth - 1, length, backbone.token_width, generator=rng) * 0.02
-        return torch.cat([words[None, :length], deep.to(words)])
-
-    def text_features(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
-        """Class features of the prompted text tower, not normalised, ``[C, e]``.
-
-        Raises:
-            NotTransferable: tokens of another width, or too few blocks.
-        """
-        width, depth = backbone.token_width, backbone.text.depth
-        first, *deep = require_shape(module, "text_prompts", width, "text tokens of width")
-        require_blocks(1 + len(deep), depth, "text")
-        words = backbone.embed_text(self.config.context_words)[len(first) :]
-        context = torch.cat([first, words])
-        return backbone.encode_prompts(backbone.prompts(labels, context, deep))
-
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PromptedClassifier:
-        text = self.text_features(module, backbone, labels)
-        return PromptedClassifier(text, backbone, self.insert(module, backbone))
+from ._shared.towers import TwoTowersPrompted, draw_image_prompts
 
 
 class IVLP(TwoTowersPrompted):

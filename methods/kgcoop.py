@@ -9,6 +9,7 @@ from compatbench.method import CosineClassifier, MethodCard
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch
 
+from ._shared.prompts import teacher_distance
 from .coop import CoOp
 
 
@@ -39,13 +40,6 @@ class KgCoOp(CoOp):
     config: Config
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
-        return super().loss(classifier, batch) + self.config.weight * distillation(
+        return super().loss(classifier, batch) + self.config.weight * teacher_distance(
             classifier, batch
         )
-
-
-def distillation(classifier: CosineClassifier, batch: Batch) -> Tensor:
-    """1 − mean cosine between learned and hand-written text features."""
-    labels = batch.labels
-    teacher = batch.backbone.zero_shot(labels, labels.teacher_template)
-    return 1 - (classifier.weights * teacher).sum(-1).mean()

@@ -20,7 +20,7 @@ from compatbench.method import (
     require_shape,
 )
 
-from .gda import search_number
+from ._shared.validation import search_number
 
 
 class LFA(Method):

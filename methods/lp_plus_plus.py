@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -20,6 +19,9 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+
+from ._shared.layers import draw_linear
+from ._shared.validation import validate
 
 
 class LPPlusPlus(Method):
@@ -78,7 +80,7 @@ class LPPlusPlus(Method):
             optimizer.step()
             if step % config.text_every == 0:
                 text_optimizer.step()
-            accuracy = self._validate(module, backbone, data)
+            accuracy = validate(self.attach(module, backbone, data.labels), data)
             if accuracy >= best:
                 best, kept = accuracy, module.detach()
         return kept
@@ -90,7 +92,7 @@ class LPPlusPlus(Method):
         own = features @ backbone.zero_shot(data.labels).T * owners
         shots = owners.sum(0)
         mean_cosine = (own.sum(0) / shots.clamp(min=1))[shots > 0].mean()
-        bias = (torch.rand(len(data.labels), generator=rng) * 2 - 1) / math.sqrt(backbone.embed_dim)
+        bias = draw_linear((len(data.labels),), backbone.embed_dim, rng)
         text_weight = self.config.text_scale * mean_cosine.expand(len(data.labels))
         return Module(
             trained={
@@ -110,11 +112,3 @@ class LPPlusPlus(Method):
             return features @ weight.T + bias + text_weight * (features @ text.T)
 
         return classify
-
-    @torch.no_grad()
-    def _validate(self, module: Module, backbone: Backbone, data: FewShotData) -> float:
-        """Accuracy on the few-shot validation set; 0 if there is none."""
-        if len(data.val) == 0:
-            return 0.0
-        logits = self.attach(module, backbone, data.labels)(data.val.plain)
-        return float((logits.argmax(-1) == data.val.targets).float().mean())

@@ -11,7 +11,7 @@ from torch import Tensor
 from compatbench.method import Backbone, FewShotData, MethodCard, Module
 from compatbench.method.optim import Recipe
 
-from .ivlp import TwoTowersPrompted
+from ._shared.towers import TwoTowersPrompted
 
 
 class MaPLe(TwoTowersPrompted):

@@ -22,7 +22,7 @@ from compatbench.method import (
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch, TrainedMethod
 
-from .coop import Position, arrange
+from ._shared.prompts import Position, arrange
 
 
 class ProDA(TrainedMethod):

@@ -15,8 +15,8 @@ from compatbench.method import Backbone, Labels, MethodCard
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import Batch
 
+from ._shared.towers import PromptedClassifier
 from .ivlp import IVLP
-from .vpt_deep import PromptedClassifier
 
 
 class PromptSRC(IVLP):

@@ -23,7 +23,7 @@ from compatbench.method import (
 )
 from compatbench.method.optim import Recipe
 
-from .cocoop import bottleneck
+from ._shared.layers import draw_bottleneck
 from .kgcoop import KgCoOp
 
 
@@ -62,7 +62,7 @@ class TCP(KgCoOp):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         width = self.config.context_length * backbone.token_width
-        network = bottleneck(backbone, self.config.reduction, width, rng)
+        network = draw_bottleneck(backbone, self.config.reduction, width, rng)
         return Module(super().init(backbone, data, rng).trained | network)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:

@@ -8,7 +8,8 @@ from compatbench.method import Backbone, FewShotData, MethodCard, Module
 from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
 
-from .tip_adapter import CacheConfig, TipAdapter, build_cache, search_cache, store
+from ._shared.cache import CacheConfig, build_cache, search_cache, store
+from .tip_adapter import TipAdapter
 
 
 class TipAdapterF(TrainedMethod, TipAdapter):

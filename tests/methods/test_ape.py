@@ -11,10 +11,9 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.ape import APE, choose_channels
-from compatbench.methods.zeroshot import ZeroShot
+from compatbench.methods._shared.cache import choose_channels
+from compatbench.methods.ape import APE
 
 
 def unit(x: Tensor) -> Tensor:
@@ -142,13 +141,6 @@ def test_keys_are_those_of_tip_adapter(clip64: Backbone, data64: FewShotData) ->
     assert module["values"].argmax(-1).tolist() == data64.train.targets.tolist()
 
 
-def test_an_alpha_of_zero_is_zero_shot(
-    backbone64: Backbone, labels: Labels, images64: Tensor
-) -> None:
-    logits = APE().attach(random_module(0, 1, 0.5), backbone64, labels)(images64)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone64, labels)(images64))
-
-
 def test_without_validation_images_the_initial_weights_stay(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
@@ -157,18 +149,7 @@ def test_without_validation_images_the_initial_weights_stay(
     assert chosen == pytest.approx((2.0, 1.0, 0.1))
 
 
-def test_nothing_is_trained_and_no_text_is_stored(clip: Backbone, data: FewShotData) -> None:
-    module = APE().fit(clip, data, torch.Generator())
-    assert module.parameters == 0
-    assert set(module.stored) == {"keys", "values", "channels", "alpha", "beta", "gamma"}
-
-
 def test_half_of_a_feature_s_channels_are_kept(b16_sized: Backbone, data: FewShotData) -> None:
     """The authors' 500 of 1,024."""
     text = b16_sized.zero_shot(data.labels)
     assert int(choose_channels(APE.Config(), text).sum()) == 250
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        APE().attach(random_module(1, 1, 0), clip, Labels(("dog",), ("{}",), "{}"))

@@ -9,11 +9,9 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
-from compatbench.methods.ape import choose_channels
+from compatbench.methods._shared.cache import choose_channels
 from compatbench.methods.ape_t import APET
-from compatbench.methods.zeroshot import ZeroShot
 
 
 def unit(x: Tensor) -> Tensor:
@@ -120,40 +118,3 @@ def test_without_validation_images_the_initial_weights_stay(
     method = APET(APET.Config(max_steps=1))
     module = method.fit(clip, make_data(clip, labels, val=0), torch.Generator())
     assert (float(module["alpha"]), float(module["beta"])) == (2.0, 1.0)
-
-
-def test_no_residual_and_no_cache_is_zero_shot(
-    backbone: Backbone, data: FewShotData, images: Tensor
-) -> None:
-    module = APET().init(backbone, data, torch.Generator())
-    module["alpha"].fill_(0)
-    logits = APET().attach(module, backbone, data.labels)(images)
-    zero_shot = ZeroShot().attach(Module(), backbone, data.labels)(images)
-    torch.testing.assert_close(logits, zero_shot)
-
-
-def test_what_is_trained_and_what_is_stored(clip: Backbone, data: FewShotData) -> None:
-    module = APET(APET.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"residual", "value_weights"}
-    assert set(module.stored) == {"keys", "values", "channels", "alpha", "beta"}
-    assert module.parameters == 5 * 8 + 15
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone, data: FewShotData) -> None:
-    module = APET().init(clip, data, torch.Generator())
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        APET().attach(module, clip, Labels(("dog",), ("{}",), "{}"))
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = APET.Config()
-    recipe = config.recipe
-    assert (recipe.optimizer, recipe.lr, recipe.eps, recipe.weight_decay) == (
-        "adamw",
-        1e-3,
-        1e-3,
-        0.1,
-    )
-    assert (recipe.batch_size, recipe.schedule, recipe.epochs) == (256, "cosine-step", 20)
-    assert (config.similarity_weight, config.variance_weight) == (0.2, 0.8)
-    assert (config.alpha, config.beta, config.channels) == (2.0, 1.0, 500 / 1024)

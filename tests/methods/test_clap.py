@@ -108,7 +108,3 @@ def test_the_classifier_is_zs_lp_s(
     assert set(module.stored) == {"multipliers"}
     found = CLAP().attach(module, eva, data.labels)(images)
     assert torch.equal(found, ZSLP().attach(module, eva, data.labels)(images))
-
-
-def test_the_recipe_is_zs_lp_s() -> None:
-    assert CLAP.Config().recipe == ZSLP.Config().recipe

@@ -12,7 +12,6 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
 from compatbench.methods.clip_adapter import CLIPAdapter
-from compatbench.methods.zeroshot import ZeroShot
 
 
 def random_module() -> Module:
@@ -68,13 +67,6 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
         torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_a_ratio_of_zero_is_zero_shot(backbone: Backbone, labels: Labels, images: Tensor) -> None:
-    module = Module({name: tensor.float() for name, tensor in random_module().trained.items()})
-    method = CLIPAdapter(CLIPAdapter.Config(ratio=0))
-    logits = method.attach(module, backbone, labels)(images)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone, labels)(images))
-
-
 def test_the_adapter_sees_the_length_of_a_feature(
     clip64: Backbone, labels: Labels, images64: Tensor
 ) -> None:
@@ -91,18 +83,3 @@ def test_initialisation_is_that_of_a_linear_layer(b16_sized: Backbone, data: Few
         assert module[name].abs().max() <= bound
         assert module[name].abs().max() > 0.99 * bound
         assert module[name].std() == pytest.approx(bound / math.sqrt(3), rel=0.02)
-
-
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    assert CLIPAdapter().init(b16_sized, data, torch.Generator()).parameters == 131_072
-
-
-def test_the_module_is_two_matrices_without_bias(clip: Backbone, data: FewShotData) -> None:
-    module = CLIPAdapter(CLIPAdapter.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"down", "up"}
-    assert module.stored == {}
-    assert module.parameters == 2 * 16 * 4
-
-
-def test_defaults_are_the_published_ones() -> None:
-    assert (CLIPAdapter.Config().ratio, CLIPAdapter.Config().reduction) == (0.2, 4)

@@ -16,7 +16,7 @@ from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, ImageInput, Labels
-from compatbench.method import FEATURES, FewShotData, Module, NotTransferable
+from compatbench.method import Module, NotTransferable
 from compatbench.method.trained import Batch
 from compatbench.methods.clip_lora import CLIPLoRA, draw_mask
 
@@ -182,16 +182,6 @@ def test_the_loss_under_dropout_equals_the_formula(
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_before_the_first_step_it_is_zero_shot(backbone: Backbone, labels: Labels) -> None:
-    data, images = few_shots(backbone, labels)
-    module = CLIPLoRA().init(backbone, data, torch.Generator())
-    classify = CLIPLoRA().attach(module, backbone, labels)
-    found = classify(backbone.encode_images(images[0], HIDDEN))
-    texts = backbone.zero_shot(labels)
-    expected = cosine_logits(backbone, texts, backbone.encode_images(images[0]))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
 def test_masks_keep_the_mean() -> None:
     mask = draw_mask((400, 500), torch.device("cpu"), 0.25, torch.Generator().manual_seed(1))
     assert mask.unique().tolist() == pytest.approx([0, 4 / 3])
@@ -246,31 +236,3 @@ def test_another_width_and_fewer_blocks_are_refused(
     module.trained["image_a"] = torch.zeros(3, 3, 2, 32)
     with pytest.raises(NotTransferable, match="image towers of 3 blocks or more, not 2"):
         CLIPLoRA().attach(module, clip, labels)
-
-
-def test_it_asks_for_tokens_only_if_the_image_tower_changes(clip: Backbone) -> None:
-    assert CLIPLoRA().image_input(clip) == HIDDEN
-    assert settings(encoder="image").image_input(clip) == HIDDEN
-    assert settings(encoder="text").image_input(clip) == FEATURES
-
-
-def test_the_module_at_vit_b_16(data: FewShotData) -> None:
-    text, image = SimpleNamespace(depth=12, width=512), SimpleNamespace(depth=12, width=768)
-    backbone: Any = SimpleNamespace(text=text, image=image, device="cpu")
-    module = CLIPLoRA().init(backbone, data, torch.Generator().manual_seed(0))
-    assert module.parameters == 184_320
-    # Kaiming's uniform distribution with a = √5 over d inputs ends at 1/√d.
-    for name, width in (("text_a", 512), ("image_a", 768)):
-        assert float(module[name].max()) == pytest.approx(width**-0.5, rel=1e-3)
-        assert float(module[name].min()) == pytest.approx(-(width**-0.5), rel=1e-3)
-    assert not module["text_b"].any()
-    assert not module["image_b"].any()
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = CLIPLoRA.Config()
-    recipe = config.recipe
-    assert (config.encoder, config.rank, config.alpha, config.dropout) == ("both", 2, 1, 0.25)
-    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", 2e-4, 1e-2)
-    assert (recipe.batch_size, recipe.schedule, recipe.warmup_epochs) == (32, "cosine-step", 0)
-    assert config.steps_per_shot == 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from formulas import cosine_logits, cross_entropy
-from open_clip_reference import encode_contexts, encode_texts
+from open_clip_reference import encode_contexts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -70,19 +70,6 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
         torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_without_a_shift_it_is_zero_shot_with_the_words(
-    clip64: Backbone, data64: FewShotData, images64: Tensor
-) -> None:
-    module = CoCoOp().init(clip64, data64, torch.Generator().manual_seed(0))
-    still = Module({name: t.double() for name, t in module.trained.items()})
-    still.trained["up"] = torch.zeros_like(still["up"])
-    still.trained["up_bias"] = torch.zeros_like(still["up_bias"])
-    logits = CoCoOp().attach(still, clip64, data64.labels)(images64)
-    texts = encode_texts(clip64, [f"a photo of a {name}." for name in data64.labels.names])
-    expected = cosine_logits(clip64, texts, images64)
-    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
-
-
 def test_the_direction_of_an_image_counts_and_not_its_length(
     clip64: Backbone, labels: Labels, images64: Tensor
 ) -> None:
@@ -108,15 +95,6 @@ def test_another_size_of_the_joint_space_is_refused(wider_joint: Backbone, label
 def test_settings_that_mean_nothing_here_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         CoCoOp.Config.model_validate(setting)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = CoCoOp.Config()
-    recipe = config.recipe
-    assert (recipe.optimizer, recipe.lr, recipe.batch_size) == ("sgd", 2e-3, 1)
-    assert recipe.epochs_for(16) == 10
-    assert (recipe.warmup_epochs, recipe.warmup_lr, recipe.weight_decay) == (1, 1e-5, 5e-4)
-    assert (config.context_length, config.reduction) == (4, 16)
 
 
 def test_no_images_have_no_logits(clip64: Backbone, labels: Labels, images64: Tensor) -> None:

@@ -147,19 +147,6 @@ def test_initialisation_is_kaiming_for_the_attention(
     assert not torch.equal(module["query"], module["key"])
 
 
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    assert ContCoOp().init(b16_sized, data, torch.Generator()).parameters == 788_480
-    longer = ContCoOp(ContCoOp.Config(context_length=16))
-    assert longer.init(b16_sized, data, torch.Generator()).parameters == 794_624
-
-
-def test_the_module_is_prompts_and_attention(clip: Backbone, data: FewShotData) -> None:
-    module = ContCoOp(ContCoOp.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"prompts", "query", "key", "value"}
-    assert module.stored == {}
-    assert module.parameters == 4 * 32 + 3 * 32 * 32
-
-
 SETTINGS = {
     "heads": dict(heads=4),
     "cross-attention": dict(attention="cross"),

@@ -7,10 +7,12 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import MakeData
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 from compatbench.conformance import CHECKS, Outcome, run_checks
 from compatbench.conformance.method_under_test import MethodUnderTest
+from compatbench.conformance.models import build_b16_sized
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch, TrainedMethod
@@ -57,6 +59,41 @@ def test_a_module_has_as_many_parameters_before_its_first_step_as_after_its_last
         pytest.skip("it has no first step")
     start = method.init(subject.source, subject.draw(), torch.Generator().manual_seed(1))
     assert start.parameters == subject.module.parameters
+
+
+# Of five classes on a CLIP with the widths and depths of ViT-B/16.
+PARAMETERS = {
+    "bitfit": 12 * 11 * 512 + 512,
+    "clip_adapter": 131_072,
+    "clip_lora": 184_320,
+    "cocoop": 35_360,
+    "contcoop": 788_480,
+    "coop": 8192,
+    "coprompt": 3_555_072 + 2 * 131_072,
+    "ivlp": 12 * 2 * (512 + 768),
+    "kgcoop": 2048,
+    "maple": 3_555_072,
+    "plot": 4 * 16 * 512,
+    "proda": 32 * 16 * 512,
+    "prograd": 8192,
+    "promptsrc": 46_080,
+    "taskres": 5 * 512,
+    "tcp": 329_856 + 2048,
+    "vpt_deep": 73_728,
+    "vpt_shallow": 8 * 768,
+}
+
+
+@pytest.mark.slow
+def test_parameters_at_vit_b_16(labels: Labels, make_data: MakeData) -> None:
+    backbone = build_b16_sized()
+    data = make_data(backbone, labels)
+    found = {}
+    for name in PARAMETERS:
+        method = builtin_methods().get(name)()
+        assert isinstance(method, TrainedMethod)
+        found[name] = method.init(backbone, data, torch.Generator()).parameters
+    assert found == PARAMETERS
 
 
 def build(name: str) -> Method:

@@ -9,7 +9,7 @@ import torch
 from formulas import cosine_logits, cross_entropy, mean_cosine
 from image_reference import draw_images, draw_prompts, few_shots, run_image_tower, run_text_tower
 from open_clip_reference import encode_texts
-from test_ivlp import B16, HIDDEN, WORDS
+from test_ivlp import HIDDEN, WORDS
 from test_maple import couple, draw_module
 from torch import Tensor
 
@@ -153,16 +153,3 @@ def test_another_embedding_size_is_refused(
     module = CoPrompt().init(clip, few_shots(clip, labels)[0], torch.Generator())
     with pytest.raises(NotTransferable, match="image features of size 16, not 24"):
         CoPrompt().attach(module, wider_joint, labels)
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = CoPrompt().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 3_555_072 + 2 * 131_072
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = CoPrompt.Config()
-    assert (config.length, config.depth, config.weight) == (2, 9, 1.0)
-    assert (config.image_ratio, config.text_ratio, config.reduction) == (0.1, 0.2, 4)
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 3.5e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 8)

@@ -12,7 +12,6 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.methods import cross_modal
 from compatbench.methods.cross_modal import CrossModal
@@ -197,16 +196,3 @@ def test_without_validation_images_the_first_settings_and_the_last_step_count(
     module = CrossModal(config).fit(clip, make_data(clip, labels, val=0), torch.Generator())
     chosen = {name: float(tensor) for name, tensor in module.stored.items()}
     assert chosen == pytest.approx({"lr": 1e-3, "weight_decay": 0, "batch_size": 8, "steps": 4})
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    module = Module({"weight": torch.ones(5, 16)})
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        CrossModal().attach(module, clip, Labels(("dog",), ("{}",), "{}"))
-
-
-def test_defaults_are_the_published_sweep() -> None:
-    config = CrossModal.Config()
-    assert (config.lrs, config.weight_decays) == ((1e-3, 1e-4), (0.0, 0.01, 1e-4))
-    assert (config.batch_sizes, config.steps) == ((8, 32), 12_800)
-    assert (config.warmup_steps, config.warmup_lr, config.check_every) == (50, 1e-5, 100)

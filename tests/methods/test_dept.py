@@ -120,14 +120,3 @@ def test_the_head_starts_as_a_linear_layer_behind_the_identity(
 def test_other_classes_are_refused(clip64: Backbone) -> None:
     with pytest.raises(NotTransferable, match="number of classes of 5, not 2"):
         DePT().attach(random_module(), clip64, Labels(("boat", "cat"), ("{}",), "{}"))
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config, recipe = DePT.Config(), DePT.Config().recipe
-    assert (config.weight, config.head_rate, config.context_length) == (0.7, 6.5, 16)
-    assert (recipe.optimizer, recipe.lr, recipe.batch_size, recipe.epochs_for(16)) == (
-        "sgd",
-        3.5e-3,
-        4,
-        10,
-    )

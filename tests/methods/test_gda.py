@@ -12,8 +12,7 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Module
+from compatbench.method import Module
 from compatbench.methods.gda import GDA
 from compatbench.methods.zeroshot import ZeroShot
 
@@ -79,13 +78,6 @@ def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels, images64
             assert float(logits[i, c]) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def test_an_alpha_of_zero_is_zero_shot(
-    backbone64: Backbone, labels: Labels, images64: Tensor
-) -> None:
-    logits = GDA().attach(random_module(0), backbone64, labels)(images64)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone64, labels)(images64))
-
-
 def test_where_nothing_can_be_estimated_it_is_zero_shot(
     clip: Backbone, labels: Labels, make_data: MakeData, images: Tensor
 ) -> None:
@@ -134,15 +126,3 @@ def test_without_validation_images_alpha_is_where_the_authors_search_starts(
 ) -> None:
     module = GDA().fit(clip, make_data(clip, labels, val=0), torch.Generator())
     assert float(module["alpha"]) == pytest.approx(0.1)
-
-
-def test_the_module_holds_no_text(clip: Backbone, data: FewShotData) -> None:
-    module = GDA().fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"weight", "bias"}
-    assert set(module.stored) == {"alpha"}
-    assert module.parameters == 5 * 17
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        GDA().attach(random_module(1), clip, Labels(("dog",), ("{}",), "{}"))

@@ -11,10 +11,8 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Module
 from compatbench.methods.graph_adapter import GraphAdapter
-from compatbench.methods.zeroshot import ZeroShot
 
 EIGHT = Labels(("dog", "cat", "tree", "red apple", "boat", "car", "house", "sun"), ("a {}",), "{}")
 
@@ -130,20 +128,6 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
         torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("how", ["beta", "weights"])
-def test_without_the_graphs_it_is_zero_shot(
-    backbone: Backbone, data: FewShotData, images: Tensor, how: str
-) -> None:
-    method = GraphAdapter(GraphAdapter.Config(beta=1.0 if how == "beta" else 0.7))
-    module = method.init(backbone, data, torch.Generator())
-    if how == "weights":
-        for tensor in module.trained.values():
-            tensor.zero_()
-    logits = method.attach(module, backbone, data.labels)(images)
-    zero_shot = ZeroShot().attach(Module(), backbone, data.labels)(images)
-    torch.testing.assert_close(logits, zero_shot)
-
-
 def test_initialisation_and_size_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
     wide = FewShotData(data.labels, 3, *[_widen(s) for s in (data.train, data.val)])
     module = GraphAdapter().init(b16_sized, wide, torch.Generator().manual_seed(0))
@@ -159,20 +143,3 @@ def _widen(features: FeatureSet) -> FeatureSet:
     return FeatureSet(
         features.plain.repeat(1, 32), features.views.repeat(1, 1, 32), features.targets
     )
-
-
-def test_the_module_holds_image_nodes_and_no_text(clip: Backbone, data: FewShotData) -> None:
-    module = GraphAdapter(GraphAdapter.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"text_weight", "text_bias", "image_weight", "image_bias"}
-    assert set(module.stored) == {"image_nodes"}
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    with pytest.raises(NotTransferable, match="classes of 8, not 1"):
-        GraphAdapter().attach(random_module(8), clip, Labels(("dog",), ("{}",), "{}"))
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = GraphAdapter.Config()
-    assert (config.alpha, config.beta) == (0.7, 0.7)
-    assert (config.recipe.optimizer, config.recipe.lr, config.recipe.epochs) == ("adam", 1e-3, 100)

@@ -130,22 +130,3 @@ def test_another_width_and_fewer_blocks_are_refused(
     module = Module({"text_prompts": torch.zeros(text), "image_prompts": torch.zeros(image)})
     with pytest.raises(NotTransferable, match=reason):
         IVLP().attach(module, clip, labels)
-
-
-def test_training_does_not_write_into_the_embedding_table(clip: Backbone, labels: Labels) -> None:
-    before = embed(clip, WORDS).clone()
-    IVLP(IVLP.Config(max_steps=2)).fit(clip, few_shots(clip, labels)[0], torch.Generator())
-    assert torch.equal(embed(clip, WORDS), before)
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = IVLP().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 12 * 2 * (512 + 768)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = IVLP.Config()
-    assert (config.text_length, config.text_depth) == (2, 12)
-    assert (config.image_length, config.image_depth) == (2, 12)
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 3.5e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 5)

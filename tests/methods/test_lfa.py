@@ -87,12 +87,6 @@ def test_without_validation_images_beta_is_that_of_the_settings(
     assert float(fit(clip, make_data(clip, labels, val=0), beta=0.25)["beta"]) == 0.25
 
 
-def test_beta_of_zero_is_zero_shot(clip: Backbone, data: FewShotData, images: Tensor) -> None:
-    module = fit(clip, data, grid=(0.0,))
-    zero_shot = clip.logit_scale * F.normalize(images, dim=-1) @ clip.zero_shot(data.labels).T
-    torch.testing.assert_close(LFA().attach(module, clip, data.labels)(images), zero_shot)
-
-
 def test_another_feature_size_is_refused(
     clip: Backbone, wider_joint: Backbone, data: FewShotData
 ) -> None:

@@ -13,8 +13,7 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Module
+from compatbench.method import FewShotData
 from compatbench.methods.linear_probe import LinearProbe
 
 FIXED = LinearProbe.Config(sweep=(0.05,), bisections=0)
@@ -184,22 +183,3 @@ def test_text_plays_no_part(clip: Backbone, data: FewShotData, images: Tensor) -
             expected = sum(float(w * x) for w, x in zip(module["weight"][c], f, strict=True))
             expected += float(module["bias"][c])
             assert float(logits[i, c]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-def test_the_module_is_weight_and_bias(clip: Backbone, data: FewShotData) -> None:
-    module = LinearProbe(FIXED).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"weight", "bias"}
-    assert module.stored == {}
-    assert module.parameters == 5 * 16 + 5
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    module = Module({"weight": torch.zeros(5, 16), "bias": torch.zeros(5)})
-    with pytest.raises(NotTransferable, match="classes of 5, not 2"):
-        LinearProbe().attach(module, clip, Labels(("a", "b"), ("{}",), "{}"))
-
-
-def test_defaults_are_those_of_the_coop_authors() -> None:
-    config = LinearProbe.Config()
-    assert config.sweep == (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
-    assert (config.bisections, config.max_iterations) == (8, 1000)

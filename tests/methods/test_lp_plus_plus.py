@@ -12,7 +12,6 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.methods.lp_plus_plus import LPPlusPlus
 from compatbench.methods.zeroshot import ZeroShot
@@ -134,22 +133,3 @@ def test_with_nothing_learned_it_is_zero_shot_by_a(
     module = Module({"weight": torch.zeros(5, 16), "bias": torch.zeros(5), "text_weight": a})
     logits = LPPlusPlus().attach(module, backbone, labels)(images)
     torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone, labels)(images))
-
-
-def test_the_module_holds_no_text(clip: Backbone, data: FewShotData) -> None:
-    module = LPPlusPlus(LPPlusPlus.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"weight", "bias", "text_weight"}
-    assert module.stored == {}
-    assert module.parameters == 5 * 18
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone, data: FewShotData) -> None:
-    module = LPPlusPlus().init(clip, data, torch.Generator())
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        LPPlusPlus().attach(module, clip, Labels(("dog",), ("{}",), "{}"))
-
-
-def test_defaults_are_the_authors() -> None:
-    config = LPPlusPlus.Config()
-    assert (config.steps, config.momentum, config.text_scale) == (300, 0.9, 250)
-    assert (config.text_every, config.accumulate) == (10, True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from formulas import cross_entropy
 from image_reference import draw_images, draw_prompts, few_shots, run_image_tower
-from test_ivlp import B16, HIDDEN, WORDS, embed, naive_logits
+from test_ivlp import HIDDEN, WORDS, embed, naive_logits
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -107,15 +107,3 @@ def test_another_width_is_refused(clip: Backbone, eva: Backbone, labels: Labels)
     module = MaPLe().init(clip, few_shots(clip, labels)[0], torch.Generator())
     with pytest.raises(NotTransferable, match="image tokens of width 32, not 128"):
         MaPLe().attach(module, eva, labels)
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = MaPLe().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 3_555_072
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = MaPLe.Config()
-    assert (config.length, config.depth, config.context_words) == (2, 9, WORDS)
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 3.5e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 5)

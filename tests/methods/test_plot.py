@@ -151,22 +151,3 @@ def test_another_token_width_is_refused(wider_text: Backbone, labels: Labels) ->
     module = Module({"contexts": torch.zeros(3, LENGTH, 32)})
     with pytest.raises(NotTransferable, match="text tokens of width 32, not 48"):
         settings().attach(module, wider_text, labels)
-
-
-def test_it_asks_for_patches(clip: Backbone) -> None:
-    assert PLOT().image_input(clip) == DENSE
-
-
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    module = PLOT().init(b16_sized, data, torch.Generator().manual_seed(0))
-    assert module.parameters == 4 * 16 * 512
-    assert module["contexts"].std() == pytest.approx(0.02, rel=0.02)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = PLOT.Config()
-    assert (config.prompts, config.context_length, config.pooled) == (4, 16, False)
-    assert (config.epsilon, config.sinkhorn_steps, config.tolerance) == (0.1, 100, 0.01)
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 2e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (128, 50)
-    assert config.recipe.warmup_epochs == 1

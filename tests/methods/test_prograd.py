@@ -134,18 +134,3 @@ def test_templates_with_fewer_or_more_words_than_the_context(
     assert context.shape == (16, 32)
     blank = (context == 0).all(-1).tolist()
     assert blank == [True] * zeros + [False] * (16 - zeros)
-
-
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    assert ProGrad().init(b16_sized, data, torch.Generator()).parameters == 8192
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = ProGrad.Config()
-    assert (config.strength, config.temperature, config.context_length) == (1.0, 1.0, 16)
-    assert (config.recipe.optimizer, config.recipe.lr, config.recipe.batch_size) == (
-        "sgd",
-        2e-3,
-        32,
-    )
-    assert [config.recipe.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]

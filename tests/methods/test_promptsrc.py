@@ -10,7 +10,7 @@ from formulas import cosine_logits, cross_entropy
 from image_reference import draw_prompts, few_shots, run_image_tower, run_text_tower
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from open_clip_reference import encode_texts
-from test_ivlp import B16, WORDS, embed
+from test_ivlp import WORDS, embed
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -153,16 +153,3 @@ def test_without_consistency_it_is_ivlp(clip64: Backbone, labels: Labels) -> Non
     found = method.loss(method.attach(module, clip64, labels), batch)
     expected = IVLP().loss(IVLP().attach(module, clip64, labels), batch)
     torch.testing.assert_close(found, expected)
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = PromptSRC().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 46_080
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = PromptSRC.Config()
-    assert (config.text_length, config.text_depth) == (4, 9)
-    assert (config.image_length, config.image_depth) == (4, 9)
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 2.5e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 50)

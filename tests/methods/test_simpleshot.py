@@ -10,8 +10,7 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Module
+from compatbench.method import FewShotData
 from compatbench.methods.simpleshot import SimpleShot
 
 
@@ -67,18 +66,3 @@ def test_text_plays_no_part(clip: Backbone, data: FewShotData, images: Tensor) -
     renamed = Labels(tuple("abcde"), ("{}",), "{}")
     logits = SimpleShot().attach(module, clip, data.labels)(images)
     assert torch.equal(SimpleShot().attach(module, clip, renamed)(images), logits)
-
-
-def test_the_module_is_centre_and_means(clip: Backbone, data: FewShotData) -> None:
-    module = SimpleShot().fit(clip, data, torch.Generator())
-    assert {name: list(t.shape) for name, t in module.trained.items()} == {
-        "centre": [16],
-        "means": [5, 16],
-    }
-    assert module.stored == {}
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    module = Module({"centre": torch.zeros(16), "means": torch.zeros(5, 16)})
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        SimpleShot().attach(module, clip, Labels(("dog",), ("{}",), "{}"))

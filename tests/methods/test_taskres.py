@@ -8,7 +8,6 @@ from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.methods.taskres import TaskRes
 from compatbench.methods.zeroshot import ZeroShot
@@ -53,28 +52,6 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_a_residual_of_zero_is_zero_shot(
-    backbone: Backbone, labels: Labels, images: Tensor
-) -> None:
-    logits = TaskRes().attach(Module({"residual": torch.zeros(5, 16)}), backbone, labels)(images)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone, labels)(images))
-
-
-def test_the_residual_starts_at_zero(clip: Backbone, data: FewShotData) -> None:
-    residual = TaskRes().init(clip, data, torch.Generator())["residual"]
-    assert residual.shape == (5, 16)
-    assert not residual.any()
-
-
-def test_the_module_is_the_residual_without_the_text_features(
-    clip: Backbone, data: FewShotData
-) -> None:
-    module = TaskRes(TaskRes.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"residual"}
-    assert module.stored == {}
-    assert module.parameters == 5 * 16
-
-
 def test_the_base_on_another_backbone_is_that_backbone_s(
     eva: Backbone, clip: Backbone, data: FewShotData, images: Tensor
 ) -> None:
@@ -84,20 +61,3 @@ def test_the_base_on_another_backbone_is_that_backbone_s(
     on_target = TaskRes().attach(module, eva, data.labels)(images)
     zero_shot = ZeroShot().attach(Module(), eva, data.labels)(images)
     assert (on_target - zero_shot).abs().max() < (on_target - on_source).abs().max() / 5
-
-
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    assert TaskRes().init(b16_sized, data, torch.Generator()).parameters == 5 * 512
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone, labels: Labels) -> None:
-    with pytest.raises(NotTransferable, match="classes of 4, not 5"):
-        TaskRes().attach(Module({"residual": torch.zeros(4, 16)}), clip, labels)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    recipe = TaskRes.Config().recipe
-    assert TaskRes.Config().alpha == 0.5
-    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adam", 2e-3, 5e-4)
-    assert (recipe.batch_size, recipe.schedule) == (256, "cosine-epoch")
-    assert [recipe.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [100, 100, 100, 200, 200]

@@ -139,12 +139,6 @@ def test_without_the_inner_prompts_it_is_coop(
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_parameters_at_vit_b_16(b16_sized: Backbone, data: FewShotData) -> None:
-    module = TCP().init(b16_sized, data, torch.Generator().manual_seed(0))
-    assert module.parameters == 329_856 + 2_048
-    assert module["context"].std() == pytest.approx(0.02, rel=0.05)
-
-
 def test_towers_it_has_no_place_in_are_refused(
     b16_sized: Backbone, wider_joint: Backbone, labels: Labels
 ) -> None:
@@ -154,15 +148,3 @@ def test_towers_it_has_no_place_in_are_refused(
     single = wrap(tiny_clip(layers=1), "single")
     with pytest.raises(NotTransferable, match="a single block"):
         TCP().attach(module, single, labels)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config, recipe = TCP.Config(), TCP.Config().recipe
-    assert (config.context_length, config.weight, config.reduction) == (4, 8.0, 4)
-    assert (recipe.optimizer, recipe.lr, recipe.eps, recipe.weight_decay) == (
-        "adam",
-        2e-3,
-        1e-3,
-        5e-4,
-    )
-    assert (recipe.batch_size, recipe.epochs_for(16)) == (32, 50)

@@ -11,10 +11,8 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData, Module
+from compatbench.method import Module
 from compatbench.methods.tip_adapter import TipAdapter
-from compatbench.methods.zeroshot import ZeroShot
 
 
 def random_cache(alpha: float, beta: float) -> Module:
@@ -77,13 +75,6 @@ def test_values_are_one_hot_labels(clip: Backbone, labels: Labels, make_data: Ma
     ]
 
 
-def test_an_alpha_of_zero_is_zero_shot(
-    backbone64: Backbone, labels: Labels, images64: Tensor
-) -> None:
-    logits = TipAdapter().attach(random_cache(0, 5.5), backbone64, labels)(images64)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), backbone64, labels)(images64))
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_the_search_equals_a_double_loop(
     eva64: Backbone, labels: Labels, make_data: MakeData, seed: int
@@ -131,17 +122,3 @@ def test_without_validation_images_the_initial_weights_stay(
     module = TipAdapter().fit(clip, make_data(clip, labels, val=0), torch.Generator())
     assert float(module["alpha"]) == pytest.approx(1.17)
     assert float(module["beta"]) == 1.0
-
-
-def test_nothing_is_trained_and_no_text_is_stored(clip: Backbone, data: FewShotData) -> None:
-    module = TipAdapter().fit(clip, data, torch.Generator())
-    assert module.parameters == 0
-    assert set(module.stored) == {"keys", "values", "alpha", "beta"}
-    assert module["keys"].shape == (15, 16)
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone) -> None:
-    cache = random_cache(1, 1)
-    cache = Module(stored={name: tensor.float() for name, tensor in cache.stored.items()})
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        TipAdapter().attach(cache, clip, Labels(("dog",), ("{}",), "{}"))

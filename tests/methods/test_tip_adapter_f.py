@@ -89,23 +89,3 @@ def test_the_weights_are_searched_after_training_with_the_trained_keys(
     ]
     assert len(set(grid)) > 1
     assert accuracy(float(module["alpha"]), float(module["beta"])) >= max(grid)
-
-
-def test_only_the_keys_are_trained(clip: Backbone, data: FewShotData) -> None:
-    module = TipAdapterF(TipAdapterF.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"keys"}
-    assert set(module.stored) == {"values", "alpha", "beta"}
-    assert module.parameters == 15 * 16
-    assert set(module["values"].unique().tolist()) == {0.0, 1.0}
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    recipe = TipAdapterF.Config().recipe
-    assert (recipe.optimizer, recipe.lr, recipe.eps, recipe.weight_decay) == (
-        "adamw",
-        1e-3,
-        1e-4,
-        1e-2,
-    )
-    assert (recipe.batch_size, recipe.schedule) == (256, "cosine-step")
-    assert [recipe.epochs_for(k) for k in (1, 16)] == [20, 20]

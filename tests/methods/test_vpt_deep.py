@@ -133,20 +133,3 @@ def test_another_width_and_fewer_blocks_are_refused(
     module = Module({"image_prompts": torch.zeros(3, 8, 32)})
     with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
         VPTDeep().attach(module, clip, labels)
-
-
-def test_it_asks_for_what_enters_the_first_block(clip: Backbone) -> None:
-    assert VPTDeep().image_input(clip) == HIDDEN
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = VPTDeep().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 73_728
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    config = VPTDeep.Config()
-    assert (config.length, config.depth, config.entry) == (8, 12, "raw")
-    assert (config.recipe.optimizer, config.recipe.lr) == ("sgd", 2.5e-3)
-    assert (config.recipe.batch_size, config.recipe.epochs_for(16)) == (4, 5)
-    assert config.recipe.warmup_epochs == 1

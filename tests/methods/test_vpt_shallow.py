@@ -6,7 +6,7 @@ import pytest
 import torch
 from formulas import cosine_logits
 from image_reference import draw_images, few_shots, run_image_tower
-from test_vpt_deep import B16, HIDDEN, zero_shot_texts
+from test_vpt_deep import HIDDEN, zero_shot_texts
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.methods.vpt_deep import VPTDeep
@@ -31,13 +31,3 @@ def test_it_is_vpt_deep_of_depth_1(clip: Backbone, labels: Labels) -> None:
     shallow = VPTShallow(VPTShallow.Config(max_steps=3))
     one, other = (m.fit(clip, data, torch.Generator().manual_seed(1)) for m in (deep, shallow))
     assert one.fingerprint == other.fingerprint
-
-
-def test_parameters_at_vit_b_16() -> None:
-    module = VPTShallow().init(B16, None, torch.Generator())  # type: ignore[arg-type]
-    assert module.parameters == 8 * 768
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    assert VPTShallow.Config().recipe == VPTDeep.Config().recipe
-    assert VPTShallow.Config().length == 8

@@ -8,10 +8,8 @@ from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.methods.wise_ft import WiSEFT
-from compatbench.methods.zeroshot import ZeroShot
 
 
 def unit(x: Tensor) -> Tensor:
@@ -66,12 +64,6 @@ def test_on_another_backbone_that_backbone_s_head_is_averaged(
     torch.testing.assert_close(logits, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_an_alpha_of_zero_is_zero_shot(clip: Backbone, data: FewShotData, images: Tensor) -> None:
-    method = WiSEFT(WiSEFT.Config(alpha=0, max_steps=3))
-    logits = method.attach(method.fit(clip, data, torch.Generator()), clip, data.labels)(images)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), clip, data.labels)(images))
-
-
 def test_the_average_of_heads_is_the_average_of_logits(
     clip: Backbone, data: FewShotData, images: Tensor
 ) -> None:
@@ -83,23 +75,3 @@ def test_the_average_of_heads_is_the_average_of_logits(
         return method.attach(module, clip, data.labels)(images)
 
     torch.testing.assert_close(logits(0.5), (logits(0.0) + logits(1.0)) / 2, rtol=1e-4, atol=1e-4)
-
-
-def test_the_module_is_a_residual(clip: Backbone, data: FewShotData) -> None:
-    module = WiSEFT(WiSEFT.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"weight", "bias"}
-    assert module.stored == {}
-    assert module.parameters == 5 * 17
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone, data: FewShotData) -> None:
-    module = WiSEFT().init(clip, data, torch.Generator())
-    with pytest.raises(NotTransferable, match="classes of 5, not 1"):
-        WiSEFT().attach(module, clip, Labels(("dog",), ("{}",), "{}"))
-
-
-def test_defaults_are_those_of_the_authors_code() -> None:
-    recipe = WiSEFT.Config().recipe
-    assert WiSEFT.Config().alpha == 0.5
-    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", 1e-3, 0.1)
-    assert (recipe.batch_size, recipe.epochs, recipe.schedule) == (128, 10, "cosine-step")

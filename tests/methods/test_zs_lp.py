@@ -8,7 +8,6 @@ from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.methods.zeroshot import ZeroShot
 from compatbench.methods.zs_lp import ZSLP
@@ -86,23 +85,3 @@ def test_what_is_stored_decides_the_transfer_and_not_the_source(
     source, target = clip64.name, eva64.name
     torch.testing.assert_close(logits["whole", source], logits["part", source])
     assert (logits["whole", target] - logits["part", target]).abs().max() > 0.1
-
-
-def test_the_module_is_one_tensor(clip: Backbone, data: FewShotData) -> None:
-    module = ZSLP(ZSLP.Config(max_steps=1)).fit(clip, data, torch.Generator())
-    assert set(module.trained) == {"weights"}
-    assert module.stored == {}
-    assert module.parameters == 5 * 16
-
-
-def test_another_number_of_classes_is_not_transferable(clip: Backbone, labels: Labels) -> None:
-    with pytest.raises(NotTransferable, match="classes of 4, not 5"):
-        ZSLP().attach(Module({"weights": torch.ones(4, 16)}), clip, labels)
-
-
-def test_defaults_are_the_published_recipe() -> None:
-    recipe = ZSLP.Config().recipe
-    assert (recipe.optimizer, recipe.lr, recipe.momentum) == ("sgd", 0.1, 0.9)
-    assert (recipe.weight_decay, recipe.batch_size) == (0, 256)
-    assert (recipe.schedule, recipe.warmup_epochs, recipe.warmup_lr) == ("cosine-epoch", 1, 1e-5)
-    assert [recipe.epochs_for(k) for k in (1, 16)] == [300, 300]

@@ -73,7 +73,7 @@ def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tmp_path_factory.mktemp("repository")
     shutil.copytree(honest.folder / "results", root / "results")
     shutil.copy(honest.folder / "leaderboard.md", root)
-    (root / "methods").mkdir()
+    shutil.copytree(methods_folder() / "_shared", root / "methods" / "_shared")
     for name in METHODS:
         shutil.copy(methods_folder() / f"{name}.py", root / "methods")
     for folder in (".", "backbones", "suites"):

@@ -1,0 +1,1 @@
+"""What several methods share; of the harness, and named by its version in keys."""

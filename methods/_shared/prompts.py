@@ -1,0 +1,30 @@
+"""Parts of prompt learning: where the name stands, and a teacher."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from compatbench.backbone.text.prompts import Prompts, move_names
+from compatbench.method import Backbone, CosineClassifier, Labels
+from compatbench.method.trained import Batch
+
+Position = Literal["end", "middle", "front"]
+
+
+def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Position) -> Prompts:
+    """Prompts with the names at a position of a context ``[M, D]`` or ``[C, M, D]``."""
+    prompts = backbone.prompts(labels, context)
+    if position == "end":
+        return prompts
+    length = context.shape[-2]
+    before = length // 2 if position == "middle" else 0
+    return move_names(prompts, backbone.name_tokens(labels)[1], length, before)
+
+
+def teacher_distance(classifier: CosineClassifier, batch: Batch) -> Tensor:
+    """1 − mean cosine between learned and hand-written text features."""
+    labels = batch.labels
+    teacher = batch.backbone.zero_shot(labels, labels.teacher_template)
+    return 1 - (classifier.weights * teacher).sum(-1).mean()
