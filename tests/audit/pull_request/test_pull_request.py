@@ -35,6 +35,7 @@ def test_no_change_at_all_passes(clone: Clone) -> None:
     assert "Run again" not in ci.summary
 
 
+@pytest.mark.slow
 def test_a_new_method_is_checked_run_again_and_compared(clone: Clone) -> None:
     shutil.copy(methods_folder() / "gda.py", clone.root / "methods")
     clone.run("gda")
@@ -54,6 +55,7 @@ def test_a_new_method_is_checked_run_again_and_compared(clone: Clone) -> None:
     assert "| simpleshot" not in text
 
 
+@pytest.mark.slow
 def test_a_method_that_breaks_a_rule_is_named_with_the_rule(clone: Clone) -> None:
     text = fill_template("my_affine")
     text = text.replace("scale * features + shift", "scale * features.mul_(2) + shift")
@@ -69,6 +71,7 @@ def new_version(text: str) -> str:
     return text.replace("MethodCard(", "MethodCard(version=2, ", 1)
 
 
+@pytest.mark.slow
 def test_a_method_of_a_new_version_without_its_results_is_stale(clone: Clone) -> None:
     clone.edit("methods/simpleshot.py", new_version)
     ci = clone.check()
@@ -99,6 +102,7 @@ def test_results_do_not_vanish_unseen(clone: Clone, folder: str) -> None:
     assert clone.check().problems == ["all results were removed"]
 
 
+@pytest.mark.slow
 def test_a_config_of_a_changed_method_changes_with_it(clone: Clone) -> None:
     settings = "methods: {taskres+slow: {method: taskres, recipe: {lr: 0.0005}}}\n"
     suite = clone.root / "tasks" / "suites" / "tiny.yaml"
@@ -174,6 +178,7 @@ def command(*arguments: str, **environment: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_summary_and_exits_with_1(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
