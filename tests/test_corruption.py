@@ -87,6 +87,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_change_of_any_byte_is_noticed(kind: str, tmp_path: Path) -> None:
     """Every place, each with a flipped bit, and with what a parser might pass over."""

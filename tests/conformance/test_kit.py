@@ -9,9 +9,10 @@ import pytest
 import torch
 from broken_methods import BROKEN, SortsTheNames, Sound, describe
 
-from compatbench.conformance import CHECKS, Outcome, run_checks
+from compatbench.conformance import CHECKS, Outcome, check_methods, run_checks
 from compatbench.conformance.method_under_test import LABELS, MethodUnderTest
 from compatbench.conformance.models import synthetic_models
+from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FewShotData, Method, Module
 
 
@@ -25,10 +26,22 @@ def test_a_sound_method_passes_every_check() -> None:
     assert list(found) == list(CHECKS)
 
 
+def test_check_methods_gives_a_row_for_each_method_and_check() -> None:
+    seen: list[Outcome] = []
+    found = check_methods(["taskres", "zeroshot"], "card,settings", progress=seen.append)
+    assert found["method"].tolist() == ["zeroshot", "zeroshot", "taskres", "taskres"]
+    assert found["check"].tolist() == ["card", "settings"] * 2
+    assert found["status"].tolist() == ["pass"] * 4
+    assert found["seconds"].tolist() == [outcome.seconds for outcome in seen]
+    with pytest.raises(CompatbenchError, match="leaves no check"):
+        check_methods("taskres", "all,!*")
+
+
 def test_every_check_can_be_failed() -> None:
     assert {name for name, _, _ in BROKEN} == set(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "method", "reason"), BROKEN, ids=[method.__name__ for _, method, _ in BROKEN]
 )

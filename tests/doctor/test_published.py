@@ -15,7 +15,7 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import backbone_cards, task_cards
 from compatbench.data.labels import Labels
 from compatbench.data.task import Sample
-from compatbench.doctor import verify as module
+from compatbench.doctor import zero_shot as module
 from compatbench.doctor.published import (
     TOLERANCES,
     Figure,
@@ -24,7 +24,7 @@ from compatbench.doctor.published import (
     read_figures,
     why_not_comparable,
 )
-from compatbench.doctor.verify import Comparison, verify_zero_shot
+from compatbench.doctor.zero_shot import Comparison, compare_zero_shot
 
 CLIP = "vit-b16-openai"
 
@@ -78,12 +78,12 @@ def test_weights_of_the_user_s_own_are_compared_with_nothing() -> None:
 
 
 def test_the_prompts_are_those_of_the_figures() -> None:
-    assert len(published_prompts("imagenet_a")[0]) == 80  # type: ignore[index]
-    templates, spell = published_prompts("stanford_cars")  # type: ignore[misc]
-    assert len(templates) == 8
-    assert spell("2012 Acura TL Sedan") == "Acura TL Sedan 2012"
-    assert published_prompts("dtd") is None
-    assert all(published_prompts(task) is not None for task in TOLERANCES)
+    assert len(published_prompts("imagenet_a", ["cat"])) == 80
+    texts = published_prompts("stanford_cars", ["2012 Acura TL Sedan"])
+    assert len(texts) == 8
+    assert texts[0] == ("a photo of a Acura TL Sedan 2012.",)
+    assert published_prompts("dtd", ["banded"]) == []
+    assert all(published_prompts(task, ["x"]) for task in TOLERANCES)
 
 
 RELEASE = ("ViT-B-16-quickgelu", "openai")
@@ -132,7 +132,7 @@ def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
         for metric in ("top1", "recall")
     ]
     monkeypatch.setattr(module, "find_figures", lambda *_: figures)
-    found = verify_zero_shot(clip, FakeTask(), FakeCache())  # type: ignore[arg-type]
+    found = compare_zero_shot(clip, FakeTask(), FakeCache())  # type: ignore[arg-type]
 
     names = [f"a photo of a {name}, a type of pet." for name in FakeTask.labels.names]
     texts = torch.stack([clip.text_features((name,))[0] for name in names])

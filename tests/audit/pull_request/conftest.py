@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from honest_results import SUITE, Workplace, honest
+from honest_results import SUITE, Workplace, honest, invoke
 
-from compatbench.audit import Options
-from compatbench.audit.pull_request import Ci, check_change
-from compatbench.audit.pull_request.git import find_change
+from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.leaderboard import write_pages
@@ -36,23 +36,38 @@ class Clone:
     """A clone on a branch of its own, whose base is ``main``."""
 
     root: Path
-    cache: Path
+    patch: pytest.MonkeyPatch
 
     @property
     def results(self) -> Path:
         return self.root / "results" / "tiny"
 
     def registry(self) -> MethodRegistry:
-        """The clone's own method files, loaded from where they lie."""
+        """The clone's own method files, loaded as the package's."""
         registry = MethodRegistry()
         for path in sorted((self.root / "methods").glob("[!_]*.py")):
-            registry.add_file(path)
+            name = f"compatbench.methods.{path.stem}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            self.patch.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
+            own = [cls for cls in vars(module).values() if getattr(cls, "__module__", "") == name]
+            registry.classes |= {cls.card.name: cls for cls in own if "card" in vars(cls)}
         return registry
 
-    def check(self, cells: int = 0, base: str | None = None) -> Ci:
+    def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
         """What ``compatbench ci`` finds."""
-        options = Options(cells=cells, seed=1, cache=self.cache, zero_shot=False)
-        return check_change(find_change(self.root, base), self.registry(), options)
+        return check_pull_request(
+            self.root, base, cells=cells, seed=1, zero_shot=False, registry=self.registry()
+        )
+
+    def run(self, methods: str) -> None:
+        """Adds results and leaderboard, as a contributor sends them."""
+        wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1"]
+        assert invoke("run", *wanted, "--out", str(self.root)).exit_code == 0
+        shutil.rmtree(self.root / "runs")
 
     def edit(self, path: str, change: Callable[[str], str]) -> None:
         """Changes a file, which must really change."""
@@ -105,4 +120,4 @@ def clone(
         "compatbench.audit.pull_request.changes.methods_folder", lambda: root / "methods"
     )
     builtin_methods.cache_clear()
-    return Clone(root, honest.folder / "cache")
+    return Clone(root, monkeypatch)

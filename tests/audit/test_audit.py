@@ -196,6 +196,7 @@ def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
     )
 
 
+@pytest.mark.slow
 def test_zero_shot_that_all_files_agree_on_is_computed_again(forged: Workplace) -> None:
     for name in ("zeroshot", "taskres", "simpleshot", "coop"):
         path = forged.results / f"{name}.csv"
@@ -226,6 +227,7 @@ def test_a_leaderboard_that_was_edited_is_named_with_its_line(forged: Workplace)
     assert "MyMethod" in result.output
 
 
+@pytest.mark.slow
 def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace) -> None:
     """A patient forger: counts, flips and leaderboard all fit; only the truth does not."""
     forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
@@ -251,6 +253,7 @@ def rendered(place: Workplace) -> str:
     return render_pages(place.folder, card)[place.folder / "leaderboard.md"]
 
 
+@pytest.mark.slow
 def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
     result = forged.audit(cells=7)
     assert result.exit_code == 0, result.output
@@ -258,6 +261,7 @@ def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
     assert "made with the versions and processor of this machine: no tolerance" in result.output
 
 
+@pytest.mark.slow
 def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workplace) -> None:
     for name in ("zeroshot", "taskres", "simpleshot", "coop"):
         forged.edit(
@@ -274,6 +278,7 @@ def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workpla
     assert "taskres.csv:3: 'correct': the cell was run again" in strict.output
 
 
+@pytest.mark.slow
 def test_the_sample_is_told_and_can_be_drawn_again(forged: Workplace) -> None:
     def draw() -> list[dict[str, object]]:
         result = forged.audit("--no-zero-shot", "--json", cells=2)
@@ -299,6 +304,7 @@ def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
     assert total["file"].endswith("results/tiny/taskres.csv")
 
 
+@pytest.mark.slow
 def test_aligned_results_are_audited_as_their_own(forged: Workplace) -> None:
     wanted = ["--suite", forged.suite, "--methods", "taskres+aligned", "--jobs", "1"]
     assert invoke("run", *wanted, "--out", str(forged.folder)).exit_code == 0
