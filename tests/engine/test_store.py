@@ -133,6 +133,7 @@ def test_a_number_typed_by_hand_is_not_read(store: RunStore) -> None:
         assert store.read(KEY) == FIT
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_records(tmp_path: Path) -> None:
     """A process that does nothing but write, killed without warning, many times."""
     script = (
@@ -170,6 +171,7 @@ def test_a_killed_writer_leaves_whole_records(tmp_path: Path) -> None:
         assert not (tmp_path / "damaged").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", "empty", "zeros"])
 def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
     compatbench: Run, smoke: Path, tmp_path: Path, what: str

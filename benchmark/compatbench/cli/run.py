@@ -20,7 +20,12 @@ from compatbench.data.cards import SuiteCard
 from compatbench.engine.cell import FailureKind
 from compatbench.engine.collect import mean_seconds
 from compatbench.engine.execute.device import count_cores, resolve_device
-from compatbench.engine.execute.executors import Executor, ExecutorOptions, open_executor
+from compatbench.engine.execute.executors import (
+    Executor,
+    ExecutorOptions,
+    check_device,
+    open_executor,
+)
 from compatbench.engine.execute.order import estimate_cells
 from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.execute.shards import Shard
@@ -66,8 +71,7 @@ def run_command(
         CompatbenchError: broken input, or a folder that cannot be written.
         typer.Exit: with 1, if a cell failed.
     """
-    if executor.name == "local":
-        device = resolve_device(device)
+    check_device(executor, device)
     selection = select(
         suite, methods, tasks, seeds, shots, out, precision, shots_files, skip_missing
     )
@@ -150,6 +154,7 @@ def plan_command(
     Raises:
         CompatbenchError: broken input.
     """
+    device = resolve_device(device)
     with planning():
         selection = select(
             suite, methods, tasks, seeds, shots, out, files=shots_files, skip_missing=True
@@ -175,7 +180,7 @@ def plan_command(
     console.print(table)
     console.print(_summary(selection, jobs), highlight=False, soft_wrap=True)
     if shard is None and (selection.to_do or blocked):
-        print_costs(console, selection, tasks, seeds, shots, resolve_device(device))
+        print_costs(console, selection, tasks, seeds, shots, device)
     if selection.missing:
         _print_missing(console, selection)
         doctor = f"compatbench doctor --suite {suite}"
