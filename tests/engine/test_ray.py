@@ -287,17 +287,6 @@ def test_a_cell_that_hangs_is_ended(
     assert record_of(cell, settings).failure == "timeout"
 
 
-def test_a_mistake_in_the_input_ends_the_run(
-    connected: Cluster, settings: Settings, make_cells: Plugin
-) -> None:
-    cells = make_cells(
-        mistake="from compatbench.errors import CompatbenchError\n"
-        "        raise CompatbenchError('mend this')"
-    )
-    with pytest.raises(CompatbenchError, match="mend this"):
-        run(cells, settings)
-
-
 def test_a_node_that_does_not_see_the_store_is_named_and_not_used(
     connected: Cluster, settings: Settings, make_cells: Plugin, tmp_path: Path
 ) -> None:
