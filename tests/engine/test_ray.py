@@ -32,6 +32,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 import ray
 from ray.cluster_utils import Cluster
 
+from compatbench.engine.execute import ray_backend
 from compatbench.engine.execute.ray_backend import run_cells_on_ray
 from compatbench.engine.execute.ray_cluster import (
     Share,
@@ -96,6 +97,12 @@ def cluster() -> Iterator[Cluster]:
     cluster.add_node(num_cpus=4, num_gpus=2, include_dashboard=False)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take minutes to start a worker, and a warning is an error here."""
+    monkeypatch.setattr(ray_backend, "IDLE_SECONDS", PATIENCE)
 
 
 @pytest.fixture
