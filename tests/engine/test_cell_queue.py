@@ -49,7 +49,7 @@ toys = st.lists(
 
 
 @given(toys, st.lists(st.integers(0, 4), min_size=1), st.integers(0, 3))
-def test_every_cell_is_handed_out_once_seed_by_seed_whoever_asks(
+def test_every_cell_is_handed_out_once_whoever_asks(
     cells: list[Toy], asking: list[int], leavers: int
 ) -> None:
     queue = make_queue(cells)
@@ -64,8 +64,15 @@ def test_every_cell_is_handed_out_once_seed_by_seed_whoever_asks(
             queue.leave(worker)
     assert queue.take("last") is None
     assert Counter(taken) == Counter(cells)
-    seeds = [cell.seed for cell in taken]
-    assert seeds in (sorted(seeds), sorted(seeds, reverse=True))
+
+
+def test_all_cells_of_a_seed_are_started_before_the_next_but_for_long_ones() -> None:
+    cells = [Toy(task=t, seed=s, number=i) for s in (2, 1) for t in "abc" for i in range(9)]
+    queue = make_queue([*cells, Toy(seed=1, cost=50)])
+    # It takes more than half of what is left for each of two workers.
+    assert [queue.take(who) for who in "xy"][1] == Toy(seed=1, cost=50)
+    seeds = [cell.seed for _ in cells for who in "xy" if (cell := queue.take(who))]
+    assert seeds == [2] * 26 + [1] * 27
 
 
 def test_a_worker_finishes_its_group_before_it_begins_another() -> None:
@@ -91,15 +98,15 @@ def test_the_costliest_group_goes_first() -> None:
     assert first.task == "large"
 
 
-def test_for_many_workers_the_costly_come_first_and_cells_of_like_cost_by_draws() -> None:
+def test_for_many_workers_the_costly_of_a_seed_come_first_and_cells_of_like_cost_by_draws() -> None:
     cells = [
         Toy(shots=shots, seed=seed, cost=cost)
         for cost in (1.0, 1.2, 100.0)
-        for shots, seed in ((1, 1), (16, 2), (16, 1))
+        for shots, seed in ((1, 2), (16, 2), (16, 1))
     ]
-    assert [(cell.shots, cell.seed, cell.cost) for cell in longest_first(cells, cost)] == [
-        *((16, 1, 100), (16, 2, 100), (1, 1, 100)),
-        *((16, 1, 1), (16, 1, 1.2), (16, 2, 1), (16, 2, 1.2), (1, 1, 1), (1, 1, 1.2)),
+    assert [(cell.seed, cell.shots, cell.cost) for cell in longest_first(cells, cost)] == [
+        *((2, 16, 100), (2, 1, 100), (2, 16, 1), (2, 16, 1.2), (2, 1, 1), (2, 1, 1.2)),
+        *((1, 16, 100), (1, 16, 1), (1, 16, 1.2)),
     ]
 
 

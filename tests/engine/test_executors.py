@@ -40,14 +40,20 @@ def test_a_local_executor_has_the_jobs_that_it_was_given() -> None:
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are() -> None:
     for name in ("tpu", "meta", "cuda:99"):
-        with pytest.raises(CompatbenchError, match=f"no device '{name}' here; .* auto, cpu"):
+        with pytest.raises(CompatbenchError, match=f"'{name}' cannot be used here; .* auto, cpu"):
             resolve_device(name)
     assert resolve_device("auto") in available_devices()
 
 
 @pytest.mark.parametrize(
-    "command", [["run", "--suite", "smoke"], ["evaluate", "gone", "--backbone", "mini-clip"]]
+    "command",
+    [
+        ["run", "--suite", "smoke"],
+        ["run", "--suite", "smoke", "--executor", "ray"],
+        ["plan", "--suite", "smoke"],
+        ["evaluate", "gone", "--backbone", "mini-clip"],
+    ],
 )
 def test_every_command_refuses_a_wrong_device_at_once(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--device", "tpu"])
-    assert "no device 'tpu' here" in str(result.exception)
+    assert "--device 'tpu'" in str(result.exception)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FAULTS = ROOT / "benchmark" / "faults"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills workers that it finds in /proc")
 def test_nothing_is_lost_or_doubled_by_kills_crowds_damage_or_a_full_disk() -> None:
     result = subprocess.run(

@@ -27,12 +27,12 @@ from compatbench.method.registry import builtin_methods
 
 from .conftest import Run
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 import ray
 from ray.cluster_utils import Cluster
 
+from compatbench.engine.execute import ray_backend
 from compatbench.engine.execute.ray_backend import run_cells_on_ray
 from compatbench.engine.execute.ray_cluster import (
     Share,
@@ -42,6 +42,8 @@ from compatbench.engine.execute.ray_cluster import (
     resolve_share,
     shared_view,
 )
+
+pytestmark = pytest.mark.slow
 
 # A node whose process is gone is lost after a second, not after a quarter of a minute.
 IMPATIENT = {"health_check_period_ms": 200, "health_check_failure_threshold": 5}
@@ -95,6 +97,12 @@ def cluster() -> Iterator[Cluster]:
     cluster.add_node(num_cpus=4, num_gpus=2, include_dashboard=False)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take minutes to start a worker, and a warning is an error here."""
+    monkeypatch.setattr(ray_backend, "IDLE_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -154,21 +162,26 @@ def record_of(cell: Cell, settings: Settings) -> CellRecord:
 
 
 def test_results_are_those_of_the_local_run_byte_for_byte(
-    cluster: Cluster, compatbench: Run, smoke: Path, tmp_path: Path
+    cluster: Cluster, compatbench: Run, tmp_path: Path
 ) -> None:
     methods = ["coop", "linear_probe", "zeroshot"]
-    result = compatbench(
-        *("run", "--suite", "smoke", "--methods", ",".join(methods), "--executor", "ray"),
-        *("--address", cluster.address, "--gpus-per-cell", "0.5", "--device", "cpu"),
-        cwd=tmp_path,
-    )
-    assert result.returncode == 0, result.stderr
+    command = ["run", "--suite", "smoke", "--methods", ",".join(methods), "--device", "cpu"]
+    cluster_options = ["--executor", "ray", "--address", cluster.address, "--gpus-per-cell", "0.5"]
+    for out, options in (
+        (tmp_path / "local", ["--jobs", "1"]),
+        (tmp_path / "ray", cluster_options),
+    ):
+        out.mkdir()
+        result = compatbench(*command, *options, cwd=out)
+        assert result.returncode == 0, result.stderr
     assert "with 6 workers" in result.stdout
     assert "3 of 3 cells" in result.stdout
     for method in methods:
         for name in (f"{method}.csv", f"{method}.json"):
-            mine = (tmp_path / "results" / "smoke" / name).read_bytes()
-            assert mine == (smoke / "results" / "smoke" / name).read_bytes()
+            path = Path("results", "smoke", name)
+            assert (tmp_path / "ray" / path).read_bytes() == (
+                tmp_path / "local" / path
+            ).read_bytes()
     assert not list(tmp_path.rglob(".shared*"))
 
 
@@ -281,17 +294,6 @@ def test_a_cell_that_hangs_is_ended(
     assert record_of(cell, settings).failure == "timeout"
 
 
-def test_a_mistake_in_the_input_ends_the_run(
-    connected: Cluster, settings: Settings, make_cells: Plugin
-) -> None:
-    cells = make_cells(
-        mistake="from compatbench.errors import CompatbenchError\n"
-        "        raise CompatbenchError('mend this')"
-    )
-    with pytest.raises(CompatbenchError, match="mend this"):
-        run(cells, settings)
-
-
 def test_a_node_that_does_not_see_the_store_is_named_and_not_used(
     connected: Cluster, settings: Settings, make_cells: Plugin, tmp_path: Path
 ) -> None:
@@ -338,20 +340,8 @@ def test_a_share_that_no_node_holds_is_refused(connected: Cluster) -> None:
         require_workers(Share(gpus=4, cpus=1))
     assert resolve_share("auto", None, 1) == ("cuda", Share(1.0, 1))
     assert resolve_share("cpu", None, 2) == ("cpu", Share(0.0, 2))
-
-
-@pytest.mark.parametrize(
-    ("device", "gpus", "message"),
-    [
-        ("cuda:1", None, "choose auto, cpu or cuda"),
-        ("cpu", 1.5, "--gpus-per-cell 1.5: give a part of one GPU"),
-    ],
-)
-def test_a_share_that_ray_cannot_give_is_refused(
-    device: str, gpus: float | None, message: str
-) -> None:
-    with pytest.raises(CompatbenchError, match=message):
-        resolve_share(device, gpus, 1)
+    with pytest.raises(CompatbenchError, match=r"--gpus-per-cell 1\.5: give a part of one GPU"):
+        resolve_share("cpu", 1.5, 1)
 
 
 @pytest.mark.parametrize(

@@ -75,31 +75,29 @@ def count_records(out: Path) -> int:
     return len(list(out.rglob("cells/*/*.json")))
 
 
-def test_shards_of_one_folder_add_up(suite: Path, cache: Path, whole: Path, tmp_path: Path) -> None:
-    counts = []
-    for index in (2, 1):
-        before = count_records(tmp_path)
-        output = command("run", suite, cache, tmp_path, "--shard", f"{index}/2")
-        assert "of 10 in this shard" in output
-        counts.append(count_records(tmp_path) - before)
-    assert sum(counts) == 10
-    assert min(counts) > 0
-    assert published(suite, tmp_path, whole) == published(suite, whole, whole)
-
-
-def test_folders_of_shards_are_joined_by_copying(
-    suite: Path, cache: Path, whole: Path, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.parametrize("one_folder", [True, False])
+def test_shards_add_up_in_one_folder_or_copied_into_one(
+    suite: Path, cache: Path, whole: Path, tmp_path: Path, one_folder: bool
 ) -> None:
     joined = tmp_path / "joined"
-    for index in (1, 2):
-        out = tmp_path / str(index)
-        out.mkdir()
-        command("run", suite, cache, out, "--shard", f"{index}/2")
-        shutil.copytree(out / "runs", joined / "runs", dirs_exist_ok=True)
+    counts = []
+    for index in (2, 1):
+        out = joined if one_folder else tmp_path / str(index)
+        out.mkdir(exist_ok=True)
+        before = count_records(out)
+        output = command("run", suite, cache, out, "--shard", f"{index}/2")
+        assert "of 10 in this shard" in output
+        counts.append(count_records(out) - before)
+        if not one_folder:
+            shutil.copytree(out / "runs", joined / "runs", dirs_exist_ok=True)
+    assert sum(counts) == 10
+    assert min(counts) > 0
     assert "all done" in command("run", suite, cache, joined)
     assert published(suite, joined, whole) == published(suite, whole, whole)
 
 
+@pytest.mark.slow
 def test_a_plan_of_shards_covers_the_whole(suite: Path, cache: Path, tmp_path: Path) -> None:
     planned = []
     for index in (1, 2, 3):
@@ -110,6 +108,7 @@ def test_a_plan_of_shards_covers_the_whole(suite: Path, cache: Path, tmp_path: P
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
     """The driver gets to it when it is free, and does not run it again."""
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
@@ -132,30 +131,33 @@ def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Pa
     assert seen == ["waiting", "finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     ["coop", "cocoop", "proda", "tip_adapter_f", "clip_adapter", "lp_plus_plus", "vpt_deep"],
 )
-def test_global_random_state_decides_nothing(
-    smoke: Path, cache: Path, tmp_path: Path, method: str
-) -> None:
+def test_global_random_state_decides_nothing(cache: Path, tmp_path: Path, method: str) -> None:
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), [method])
-    random.seed(41)
-    np.random.seed(42)
-    torch.manual_seed(43)
-    torch.rand(7)
-    assert not run_cell(make_worker(Settings(tmp_path, cache)), cell, lambda _: None).error
-    here, there = (RunStore(folder).read(cell.key) for folder in (tmp_path, smoke / "runs"))
-    assert here is not None
-    assert there is not None
-    assert here.module == there.module
-    assert without_times(here) == without_times(there)
+    records: list[CellRecord] = []
+    for state in (41, 42):
+        random.seed(state)
+        np.random.seed(state)
+        torch.manual_seed(state)
+        settings = Settings(tmp_path / str(state), cache)
+        assert not run_cell(make_worker(settings), cell, lambda _: None).error
+        record = RunStore(settings.store).read(cell.key)
+        assert record is not None
+        records.append(record)
+    first, second = records
+    assert first.module == second.module
+    assert without_times(first) == without_times(second)
 
 
 def without_times(record: CellRecord) -> list[Record]:
     return [r.model_copy(update={"seconds": 0.0}) for r in record.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "stop"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_a_run_that_is_stopped_says_how_to_go_on(
     cache: Path, tmp_path: Path, jobs: str, stop: signal.Signals

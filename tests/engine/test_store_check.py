@@ -107,7 +107,7 @@ def test_every_file_that_is_not_right_is_named_and_stays(
 ) -> None:
     wanted, unwanted = cells
     assert len(list_files(store)) == 7
-    assert find_problems(list_files(store)) == []
+    assert find_problems(list_files(store)) == {}
     spoiled = store.cell_path(wanted.key)
     spoiled.write_bytes(spoiled.read_bytes().replace(b"zeroshot", b"zeroshut"))
     moved = store.predictions_path("a" * 64)
@@ -119,7 +119,7 @@ def test_every_file_that_is_not_right_is_named_and_stays(
     about = describe_cell(unwanted).model_dump(mode="json")
     Module(trained={"context": torch.zeros(2)}).save(other, about)
     before = contents(store)
-    found = {problem.path: problem.why for problem in find_problems(list_files(store))}
+    found = find_problems(list_files(store))
     assert set(found) == {spoiled, moved, stranger, other}
     assert "checksum" in found[spoiled]
     assert "of another cell" in found[moved]

@@ -113,8 +113,8 @@ def verify(out: OutOption = Path()) -> None:
 
     files = list_files(open_store(out))
     problems = find_problems(files)
-    for problem in problems:
-        console.print(f"[red]damaged[/] {escape(str(problem.path))}: {escape(problem.why)}")
+    for path, why in problems.items():
+        console.print(f"[red]damaged[/] {escape(str(path))}: {escape(why)}")
     console.print(f"{len(files) - len(problems)} of {len(files)} files are intact")
     if problems:
         raise typer.Exit(1)

@@ -54,14 +54,6 @@ class StoredFile:
     age: float
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A file that is not what it should be, and why."""
-
-    path: Path
-    why: str
-
-
 def open_store(out: Path) -> RunStore:
     """The store of the runs in a folder.
 
@@ -192,10 +184,14 @@ def find_record(store: RunStore, prefix: str) -> CellRecord:
         ) from None
 
 
-def find_problems(files: Sequence[StoredFile]) -> list[Problem]:
-    """Reads every file, and compares it with its checksum, its name and its record."""
+def find_problems(files: Sequence[StoredFile]) -> dict[Path, str]:
+    """Reads every file, and compares it with its checksum, its name and its record.
+
+    Returns:
+        By path, why a file is not what it should be.
+    """
     records = read_records(files)
-    problems = []
+    problems = {}
     for file in files:
         try:
             why = _find_problem(file, records.get(file.key))
@@ -204,7 +200,7 @@ def find_problems(files: Sequence[StoredFile]) -> list[Problem]:
         except (CompatbenchError, ValueError, OSError) as error:
             why = str(error).splitlines()[0].removeprefix(f"{file.path} ")
         if why:
-            problems.append(Problem(file.path, why))
+            problems[file.path] = why
     return problems
 
 

@@ -7,7 +7,7 @@ schedules with the same code as a run does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -46,10 +46,10 @@ class _Group(Generic[CellT]):
 class CellQueue(Generic[CellT]):
     """The cells that wait, handed out one by one to workers that come and go.
 
-    All cells of a seed are started before those of the next, in the order in which the seeds
-    first come. A worker stays with its group; when that is empty, it takes the longest one that
-    no worker has, or else helps with the longest. Two kinds of cells go before all others of
-    their seed: those that were given back, and long ones, which would end last if they began late.
+    Cells of a seed are started before those of the next, in the order in which the seeds first
+    come. A worker stays with its group; when that is empty, it takes the longest one that no
+    worker has, or else helps with the longest. Two kinds of cells go before all others, of any
+    seed: those that were given back, and long ones, which would end last if they began late.
 
     Args:
         cells: in the order in which one worker runs those of a group.
@@ -66,17 +66,15 @@ class CellQueue(Generic[CellT]):
         self._seconds = seconds
         self._returned: deque[CellT] = deque()
         self._group_of_worker: dict[Hashable, Hashable] = {}
-        seeds: dict[int, dict[Hashable, _Group[CellT]]] = {}
+        self._seeds: dict[int, dict[Hashable, _Group[CellT]]] = {}
         for cell in cells:
-            waiting = seeds.setdefault(cell.seed, {}).setdefault(group(cell), _Group())
+            waiting = self._seeds.setdefault(cell.seed, {}).setdefault(group(cell), _Group())
             waiting.cells.append(cell)
             waiting.seconds += seconds(cell)
-        self._seeds = deque(seeds.values())
 
     def __len__(self) -> int:
         """Cells that wait."""
-        groups = (group for seed in self._seeds for group in seed.values())
-        return len(self._returned) + sum(len(group.cells) for group in groups)
+        return len(self._returned) + sum(len(group.cells) for _, _, group in self._groups())
 
     def take(
         self, worker: Hashable, may_run: Callable[[CellT], bool] = lambda _: True
@@ -93,15 +91,18 @@ class CellQueue(Generic[CellT]):
                 return cell
         if not self._seeds:
             return None
-        groups = self._seeds[0]
-        longest = max(groups, key=lambda name: self._seconds(groups[name].cells[0]))
+        seed, groups = next(iter(self._seeds.items()))
         if mine not in groups:
             taken = set(self._group_of_worker.values())
             mine = max(groups, key=lambda name: (name not in taken, groups[name].seconds))
-        chosen = longest if self._is_long(groups[longest].cells[0]) else mine
+        longest, name, group = max(
+            self._groups(), key=lambda place: self._seconds(place[2].cells[0])
+        )
+        if self._is_long(group.cells[0]):
+            seed, mine = longest, name
         if self._group_of_worker[worker] not in groups:
-            self._group_of_worker[worker] = chosen
-        return self._pop(chosen)
+            self._group_of_worker[worker] = mine
+        return self._pop(seed, mine)
 
     def give_back(self, cell: CellT) -> None:
         """Lets a cell wait that was taken and has no result: it is the next to be run."""
@@ -111,16 +112,22 @@ class CellQueue(Generic[CellT]):
         """Forgets a worker that is gone."""
         self._group_of_worker.pop(worker, None)
 
+    def _groups(self) -> Iterator[tuple[int, Hashable, _Group[CellT]]]:
+        for seed, groups in self._seeds.items():
+            for name, group in groups.items():
+                yield seed, name, group
+
     def _is_long(self, cell: CellT) -> bool:
-        left = sum(group.seconds for group in self._seeds[0].values())
+        """Whether a cell takes a fair part of the time that is left."""
+        left = sum(group.seconds for _, _, group in self._groups())
         return LONG * len(self._group_of_worker) * self._seconds(cell) >= left
 
-    def _pop(self, name: Hashable) -> CellT:
-        group = self._seeds[0][name]
+    def _pop(self, seed: int, name: Hashable) -> CellT:
+        group = self._seeds[seed][name]
         cell = group.cells.popleft()
         group.seconds -= self._seconds(cell)
         if not group.cells:
-            del self._seeds[0][name]
-        if not self._seeds[0]:
-            self._seeds.popleft()
+            del self._seeds[seed][name]
+        if not self._seeds[seed]:
+            del self._seeds[seed]
         return cell

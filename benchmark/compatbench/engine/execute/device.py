@@ -28,7 +28,8 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if "cuda" in here else "cpu"
     if name not in here:
-        raise CompatbenchError(f"no device '{name}' here; choose one of auto, {', '.join(here)}")
+        choices = ", ".join(["auto", *here])
+        raise CompatbenchError(f"--device '{name}' cannot be used here; choose from {choices}")
     return name
 
 

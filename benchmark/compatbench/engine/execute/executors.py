@@ -46,6 +46,23 @@ class Executor:
     run: Callable[[Sequence[Cell], Settings, Seconds, OnEvent], None]
 
 
+def check_device(options: ExecutorOptions, device: str) -> None:
+    """Checks the name of a device, whether there is anything to run or not.
+
+    Raises:
+        CompatbenchError: it is not on this machine, or Ray cannot give it.
+    """
+    from compatbench.engine.execute.device import resolve_device
+
+    if options.name == "local":
+        resolve_device(device)
+    elif device not in ("auto", "cpu", "cuda"):
+        raise CompatbenchError(
+            f"--device '{device}': Ray gives every worker a device of its own; choose auto, cpu or "
+            "cuda"
+        )
+
+
 @contextmanager
 def open_executor(options: ExecutorOptions, device: str, threads: int) -> Iterator[Executor]:
     """Gets an executor ready, for the time of a run.
@@ -54,6 +71,7 @@ def open_executor(options: ExecutorOptions, device: str, threads: int) -> Iterat
         CompatbenchError: a device that is not there, an option of the other executor, or no
             cluster.
     """
+    check_device(options, device)
     if options.name == "local":
         yield _open_local(options, device)
         return

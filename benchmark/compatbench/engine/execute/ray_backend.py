@@ -106,7 +106,7 @@ class CellActor:
         try:
             resolve_device(self._settings.device)
         except CompatbenchError as error:
-            return node, f"has {error}"
+            return node, f"lacks the device: {error}"
         problem = find_difference(view)
         if not problem:
             self._worker = make_worker(self._settings)

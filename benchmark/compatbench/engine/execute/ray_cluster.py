@@ -141,15 +141,10 @@ def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, S
         gpus: of each worker; None is one, and none on processors.
 
     Raises:
-        CompatbenchError: a device of one machine, or a share that Ray cannot give.
+        CompatbenchError: a share that Ray cannot give.
     """
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise CompatbenchError(
-            f"--device '{device}': Ray gives every worker a device of its own; choose auto, cpu or "
-            "cuda"
-        )
     share = float(device == "cuda") if gpus is None else gpus
     if not (0 <= share <= 1 or share.is_integer()):
         raise CompatbenchError(
