@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from synthetic_results import COOP, make_method, make_page, make_row
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.pages.suitepage import SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.groups import rank_group
 from compatbench.results.measures import Expected, harmonic_mean
 

@@ -80,27 +80,25 @@ def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
 
 
 @pytest.mark.slow
-def test_depth_decides_where_shallow_modules_gain_more_and_lose_less() -> None:
-    shallow, deep = many(SHALLOW, 4, 55, 68), many(DEEP, 5, 55, 50)
-    both = findings(*shallow, *deep, claim=2)
-    assert [one["verdict"] for one in both] == ["supported", "supported"]
-    assert [one["effect"] for one in both] == pytest.approx([18, 18])
-    turned = [*many(SHALLOW, 4, 55, 50), *many(DEEP, 5, 55, 68)]
-    assert verdicts(2, *turned) == ["contradicted", "contradicted"]
-
-
-@pytest.mark.slow
-def test_a_gain_may_be_higher_although_as_much_is_lost() -> None:
-    shallow, deep = many(SHALLOW, 4, 60, 70), many(DEEP, 5, 50, 60)
-    gain, loss = findings(*shallow, *deep, claim=2)
-    assert gain["verdict"] == "supported"
-    assert (loss["effect"], loss["verdict"]) == (0, "not decided")
-
-
-def test_methods_that_differ_among_themselves_leave_depth_undecided() -> None:
-    shallow = [*many(SHALLOW, 2, 55, 75), *many(SHALLOW, 2, 55, 45)]
-    deep = [*many(DEEP, 2, 55, 72), *many(DEEP, 2, 55, 44)]
-    assert verdicts(2, *shallow, *deep) == ["not decided", "not decided"]
+@pytest.mark.parametrize(
+    ("shallow", "deep", "gain", "loss"),
+    [
+        ([(4, 55, 68)], [(5, 55, 50)], "supported", "supported"),
+        ([(4, 55, 50)], [(5, 55, 68)], "contradicted", "contradicted"),
+        # A gain may be higher although as much is lost.
+        ([(4, 60, 70)], [(5, 50, 60)], "supported", "not decided"),
+        # Methods that differ among themselves.
+        ([(2, 55, 75), (2, 55, 45)], [(2, 55, 72), (2, 55, 44)], "not decided", "not decided"),
+        # One kind alone.
+        ([], [(4, 55, 50)], "not decided", "not decided"),
+    ],
+)
+def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
+    shallow: list[tuple[int, int, int]], deep: list[tuple[int, int, int]], gain: str, loss: str
+) -> None:
+    groups = [(SHALLOW, one) for one in shallow] + [(DEEP, one) for one in deep]
+    methods = [method for kind, (count, *both) in groups for method in many(kind, count, *both)]
+    assert verdicts(2, *methods) == [gain, loss]
 
 
 @pytest.mark.slow
@@ -116,11 +114,6 @@ def test_a_verdict_that_rests_on_one_method_is_none() -> None:
     # One more of the many, and it rests on none.
     more = findings(*shallow, *deep, method("d4", DEEP, 55, 60), claim=2)[0]
     assert (more["verdict"], more["why"]) == ("supported", "")
-
-
-def test_one_kind_alone_decides_nothing_about_depth() -> None:
-    found = findings(*many(DEEP, 4, 55, 50), claim=2)
-    assert {(one["verdict"], one["effect"]) for one in found} == {("not decided", None)}
 
 
 def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[MethodResults]:

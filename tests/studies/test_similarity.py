@@ -61,11 +61,6 @@ def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -
     assert linear_cka(x, turned) == pytest.approx(1)
 
 
-def test_unrelated_features_have_no_cka_even_if_there_are_more_of_them_than_inputs() -> None:
-    found = [linear_cka(draw(2 * i, 20, 200), draw(2 * i + 1, 20, 200)) for i in range(20)]
-    assert abs(float(np.mean(found))) < 0.05  # the plain estimate would be about 0.9
-
-
 @pytest.mark.parametrize(
     ("x", "y"),
     [(torch.ones(3, 2), torch.ones(3, 2)), (0.1 * torch.ones(9, 2), draw(1, 9, 2))],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.errors import CompatbenchError
-from compatbench.studies.tower_states import Layer, image_layers, text_layers, text_states
+from compatbench.studies.tower_states import Layer, image_layers, text_layers
 
 TEXTS = ("a photo of a dog.", "a photo of a red apple.", "a photo of a hippopotamus.")
 
@@ -27,7 +27,12 @@ def test_text_layers_are_named_from_input_to_output(backbone: Backbone) -> None:
 
 
 def test_the_output_is_the_text_feature(backbone: Backbone) -> None:
-    assert torch.equal(text_layers(backbone, TEXTS)[-1].rows, backbone.text_features(TEXTS))
+    layers = text_layers(backbone, TEXTS)
+    assert torch.equal(layers[-1].rows, backbone.text_features(TEXTS))
+    # Padding counts nowhere, and hooks are gone afterwards.
+    assert len(layers[1].rows) == sum(backbone.text_prompts(TEXTS).lengths)
+    assert not any(module._forward_hooks for module in backbone.model.modules())
+    assert not any(module._forward_pre_hooks for module in backbone.model.modules())
 
 
 def test_text_states_are_those_of_one_text_run_block_by_block(backbone: Backbone) -> None:
@@ -48,11 +53,6 @@ def test_text_states_are_those_of_one_text_run_block_by_block(backbone: Backbone
             own = layer.states[i, : layer.counts[i]]
             torch.testing.assert_close(own, x[0, shared:], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(layer.means[i], own.mean(0))
-
-
-def test_padding_counts_nowhere(backbone: Backbone) -> None:
-    layer = text_layers(backbone, TEXTS)[1]
-    assert len(layer.rows) == int(layer.counts.sum()) == sum(backbone.text_prompts(TEXTS).lengths)
 
 
 def test_image_states_are_what_the_models_own_blocks_give(backbone: Backbone) -> None:
@@ -83,12 +83,6 @@ def test_every_parameter_belongs_to_one_layer(backbone: Backbone) -> None:
     assert "ln_final.weight" in texts[-1].weights
     assert any("norm" in name or "ln_post" in name for name in images[-1].weights)
     assert not any("norm.weight" in name for name in images[0].weights)
-
-
-def test_hooks_are_gone_afterwards(backbone: Backbone) -> None:
-    text_states(backbone, TEXTS)
-    assert not any(module._forward_hooks for module in backbone.model.modules())
-    assert not any(module._forward_pre_hooks for module in backbone.model.modules())
 
 
 def test_a_text_that_is_too_long_is_refused(clip: Backbone) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,9 @@ from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, percent
-from compatbench.pages.suite_page import RESULTS
+from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.measures import Upgrade, harmonic_mean, mean_over_seeds, upgrade_pairs
-from compatbench.results.rows import Row
-from compatbench.results.store import SuiteResults, read_results
+from compatbench.results.measures import Measure, Standing, Upgrade
 from compatbench.studies.study_report import (
     StudyReport,
     TextTable,
@@ -26,6 +24,7 @@ from compatbench.studies.study_report import (
     new_figure,
     records,
     spread,
+    task_means,
     with_interval,
 )
 
@@ -110,16 +109,16 @@ def study_aligned(suite: SuiteCard, out: Path = Path()) -> GainsReport:
     cards = map(suite_cards.read, suite_cards.names())
     sections = [one for one in cards if one.publish == "section" and one.extends == suite.name]
     for card in (suite, *sections):
-        results = read_results(out / RESULTS / card.name)
-        for pair in upgrade_pairs(card.upgrades):
-            found = compare_aligned(results, pair, max(card.shots))
+        page = read_suite_page(card, out)
+        for pair in page.expected.upgrades:
+            found = compare_aligned(page, pair, max(card.shots))
             if card is suite or len(found):
                 gains.setdefault(pair, found)
     return GainsReport(gains)
 
 
-def compare_aligned(results: SuiteResults, upgrade: Upgrade, shots: int) -> pd.DataFrame:
-    """The methods that were both copied and aligned on the same tasks and seeds.
+def compare_aligned(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataFrame:
+    """The methods that are complete both copied and aligned.
 
     Returns:
         One row for each method, the largest gain first, in percent: ``method``, ``title``; mean
@@ -129,63 +128,34 @@ def compare_aligned(results: SuiteResults, upgrade: Upgrade, shots: int) -> pd.D
         an interval over the tasks.
     """
     rows = []
-    for name, aligned in results.of("words").items():
-        plain = results.methods.get(name)
+    for method in page.transferred.get("words", []):
+        plain = page.results.methods.get(method.info.name)
         if plain is None:
             continue
-        one, other = (_accuracies(of.rows, upgrade, shots) for of in (plain, aligned))
-        # No mean is taken over what happens to be there.
-        if one.empty or not one.index.equals(other.index) or not _is_whole(one):
-            continue
-        rows.append({"method": plain.info.name, "title": plain.info.title, **_compare(one, other)})
+        copied, aligned = page.standings([plain, method], upgrade, shots)
+        if (copied.state, aligned.state) == ("complete", "complete"):
+            row = {"method": plain.info.name, "title": plain.info.title}
+            rows.append(row | _compare(copied, aligned, page.expected.tasks))
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).sort_values("method")
     return frame.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _accuracies(rows: Iterable[Row], upgrade: Upgrade, shots: int) -> pd.DataFrame:
-    """Accuracies by seed and task, where both sides are there and the task itself was measured."""
-    source, target = upgrade
-    sides: dict[tuple[int, str], dict[str, Row]] = {}
-    for row in rows:
-        if (row.source, row.shots, row.test_set) == (source, shots, row.task):
-            sides.setdefault((row.seed, row.task), {})[row.backbone] = row
-    found: dict[tuple[int, str], dict[str, float | None]] = {}
-    for place, of in sorted(sides.items()):
-        if source in of and target in of:
-            found[place] = {
-                "source": of[source].accuracy,
-                "target": of[target].accuracy,
-                "zero_shot": of[target].zero_shot,
-            }
-    return pd.DataFrame.from_dict(found, orient="index").dropna()
-
-
-def _is_whole(accuracies: pd.DataFrame) -> bool:
-    """Whether every seed has every task."""
-    return not accuracies.unstack().isna().to_numpy().any()
-
-
-def _compare(copied: pd.DataFrame, aligned: pd.DataFrame) -> Mapping[str, Any]:
-    def mean(values: pd.Series) -> Any:
-        return mean_over_seeds(values.unstack().to_numpy().tolist())
-
-    def interval(values: pd.Series) -> Any:
-        return mean_interval(values.unstack().mean())
-
+def _compare(copied: Standing, aligned: Standing, tasks: Sequence[str]) -> dict[str, Any]:
+    means: dict[str, tuple[Standing, Measure]] = {
+        "source": (copied, "source"),
+        "copied": (copied, "target"),
+        "aligned": (aligned, "target"),
+        "copied_h": (copied, "h"),
+        "aligned_h": (aligned, "h"),
+    }
     row: dict[str, Any] = {}
-    for name, of, column in (
-        ("source", copied, "source"),
-        ("copied", copied, "target"),
-        ("aligned", aligned, "target"),
-    ):
-        row |= mean_columns(name, mean(of[column]))
-    for name, of in (("copied_h", copied), ("aligned_h", aligned)):
-        both = [harmonic_mean(*pair) for pair in zip(of["source"], of["target"], strict=True)]
-        row |= mean_columns(name, mean(pd.Series(both, of.index)))
-    row["zero_shot"] = mean_columns("zero_shot", mean(copied["zero_shot"]))["zero_shot"]
-    row |= interval_columns("gain", interval(aligned["target"] - copied["target"]))
-    return row | interval_columns(
-        "over_zero_shot", interval(aligned["target"] - aligned["zero_shot"])
-    )
+    for name, (standing, measure) in means.items():
+        row |= mean_columns(name, standing.mean(measure))
+    row["zero_shot"] = task_means(copied, "target", tasks).mean()
+    row["zero_shot"] -= task_means(copied, "gain", tasks).mean()
+    gains = task_means(aligned, "target", tasks) - task_means(copied, "target", tasks)
+    row |= interval_columns("gain", mean_interval(gains))
+    over = task_means(aligned, "gain", tasks)
+    return row | interval_columns("over_zero_shot", mean_interval(over))

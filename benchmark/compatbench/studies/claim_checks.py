@@ -21,7 +21,7 @@ from compatbench.results.bootstrap import (
     percentile_interval,
 )
 from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
-from compatbench.studies.study_report import interval_columns
+from compatbench.studies.study_report import interval_columns, task_means
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 Finding = dict[str, Any]  # a row of ClaimsReport.findings
@@ -49,7 +49,7 @@ class Evidence:
     def scores(self, names: Sequence[str], measure: Measure) -> Array:
         """Means over seeds, ``[methods, tasks]``."""
         tasks = self.page.expected.tasks
-        return np.array([[_value(self.methods[n], measure, task) for task in tasks] for n in names])
+        return np.array([task_means(self.methods[name], measure, tasks) for name in names])
 
     def of_depth(self, depth: str) -> list[str]:
         return [name for name, one in self.methods.items() if one.info.depth == depth]
@@ -274,8 +274,8 @@ def as_reported(effect: Interval, reported: float) -> Verdict:
     return "supported" if effect.low > 0 else "not decided"
 
 
-def _value(standing: Standing, measure: Measure, task: str | None = None) -> float:
-    mean = standing.mean(measure, task)
+def _value(standing: Standing, measure: Measure) -> float:
+    mean = standing.mean(measure)
     assert mean is not None
     return mean.value
 

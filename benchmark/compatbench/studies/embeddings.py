@@ -19,7 +19,7 @@ from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.pages.markdown import code
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import spearman_interval
-from compatbench.results.measures import Standing, Upgrade
+from compatbench.results.measures import Upgrade
 from compatbench.studies.similarity import (
     linear_cka,
     modality_gap,
@@ -36,6 +36,7 @@ from compatbench.studies.study_report import (
     interval_text,
     new_figure,
     records,
+    task_means,
 )
 from compatbench.studies.study_setup import StudySetup
 
@@ -219,7 +220,8 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
             standing = ranked.standing
             if standing.state == "complete" and standing.info.depth != "none":
-                losses[standing.info.name] = [_loss(standing, task) for task in known["task"]]
+                lost = [task_means(standing, m, known["task"]) for m in ("source_gain", "gain")]
+                losses[standing.info.name] = (lost[0] - lost[1]).tolist()
     if losses:
         columns = zip(*losses.values(), strict=True)
         losses = {"": [sum(column) / len(losses) for column in columns], **losses}
@@ -252,13 +254,6 @@ def summarize_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
 def _correlate(figures: pd.Series, losses: Sequence[float]) -> dict[str, float | None]:
     found = None if figures.isna().any() else spearman_interval(figures, losses)
     return interval_columns("correlation", found)
-
-
-def _loss(standing: Standing, task: str) -> float:
-    source, target = standing.mean("source_gain", task), standing.mean("gain", task)
-    assert source is not None
-    assert target is not None
-    return source.value - target.value
 
 
 def _mean_cosine(x: Tensor, y: Tensor) -> float | None:

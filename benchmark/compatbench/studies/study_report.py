@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from compatbench.pages import markdown
 from compatbench.pages.markdown import NOTHING, signed
-from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Mean
+from compatbench.results.bootstrap import Array, Interval
+from compatbench.results.measures import Mean, Measure, Standing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +87,12 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_plain(one) for one in value]
     return value
+
+
+def task_means(standing: Standing, measure: Measure, tasks: Iterable[str]) -> Array:
+    """Means over seeds of a complete method, ``[tasks]``."""
+    means = [standing.mean(measure, task) for task in tasks]
+    return np.array([mean.value for mean in means if mean is not None])
 
 
 def mean_columns(name: str, mean: Mean | None) -> dict[str, float | None]:
