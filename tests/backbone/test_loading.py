@@ -25,7 +25,13 @@ from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.backbone_report import inspect_backbone
-from compatbench.backbone.load import find_weights, planning, read_backbone, weights_key
+from compatbench.backbone.load import (
+    find_weights,
+    planning,
+    read_backbone,
+    weights_file,
+    weights_key,
+)
 from compatbench.backbone.load.open_clip_models import preprocessing
 from compatbench.backbone.load.weights_hash import check_published_hash, hash_weights
 from compatbench.data.cards import BackboneCard, backbone_cards
@@ -233,7 +239,7 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.weights_file._download", None)
+    monkeypatch.setattr(weights_file, "_download", lambda _: pytest.fail("fetched"))
     with planning():
         one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
     assert one != other

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatbench.backbone.text.anatomy import is_standard
 from compatbench.backbone.text.attention import attend, plan_images
-from compatbench.backbone.text.mlp import is_quick, quick_mlp
+from compatbench.backbone.text.standard_block import StandardBlock, is_standard
 
 FEW_TOKENS = 64
 """Up to this many tokens, products of small matrices are faster on a CPU than the fused
@@ -22,30 +21,22 @@ Added = Mapping[str, Callable[[Tensor], Tensor]]
 whose value, of the same shape, is added to the projection's output."""
 
 
-class ClipBlock:
-    """A pre-norm block of open_clip around ``nn.MultiheadAttention``."""
-
-    def __init__(self, block: Any) -> None:
-        self._block = block
-        self._heads: int = block.attn.num_heads
-        self._quick = is_quick(block.mlp)
+class ClipBlock(StandardBlock):
+    """A block of CLIP's image tower."""
 
     def __call__(self, x: Tensor, added: Added, rows: int) -> Tensor:
         """The first ``rows`` rows of the block's output, ``[batch, rows, width]``."""
-        block, attention = self._block, self._block.attn
-        normed = block.ln_1(x)
-        qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+        normed = self.block.ln_1(x)
+        qkv = self.project(normed)
         if added:
             qkv = torch.cat(_add(qkv.chunk(3, dim=-1), added, normed), dim=-1)
-        x = x[:, :rows] + block.ls_1(attention.out_proj(self._attend(qkv, rows)))
-        normed = block.ln_2(x)
-        return x + block.ls_2(quick_mlp(block.mlp, normed) if self._quick else block.mlp(normed))
+        return self.finish(x[:, :rows], self._attend(qkv, rows))
 
     def _attend(self, qkv: Tensor, rows: int) -> Tensor:
         batch, tokens, _ = qkv.shape
         if qkv.device.type == "cpu" and tokens <= FEW_TOKENS:
-            return attend(qkv, plan_images(batch, tokens, rows, self._heads, qkv.device))
-        q, k, v = (_split(y, self._heads) for y in qkv.chunk(3, dim=-1))
+            return attend(qkv, plan_images(batch, tokens, rows, self.heads, qkv.device))
+        q, k, v = (_split(y, self.heads) for y in qkv.chunk(3, dim=-1))
         return _merge(F.scaled_dot_product_attention(q[:, :, :rows], k, v))
 
 

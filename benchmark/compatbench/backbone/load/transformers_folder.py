@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from compatbench.backbone.load.environment import (
-    OFFLINE,
-    WEIGHTS_FOLDER,
-    hub_cache,
-    is_offline,
-    weights_folder,
-)
-from compatbench.backbone.load.weights_file import check_network, download_failure
+from compatbench.backbone.load.environment import WEIGHTS_FOLDER, hub_cache, weights_folder
+from compatbench.backbone.load.weights_file import check_network, search_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import MissingWeights
 
@@ -49,26 +44,14 @@ def model_folder(card: BackboneCard, download: bool = False) -> Path:
                 f"backbone '{card.name}': {folder / CONFIG} is missing", "correct the path"
             )
         return folder
-    looked = []
-    for place, folders in _places(card):
-        looked.append(place)
-        for folder in folders:
-            if (folder / CONFIG).is_file() and _weights_in(folder):
-                return folder
-    if download and not is_offline():
-        return _download(card)
-    why = f", and nothing may be fetched ({OFFLINE})" if download else ""
-    raise MissingWeights(
-        f"backbone '{card.name}': {card.repository} is not on this machine{why}; "
-        f"looked in {', '.join(looked)}",
-        _how_to_get(card),
-    )
-
-
-def _how_to_get(card: BackboneCard) -> str:
-    return (
-        f"where there is a network: hf download {card.repository}; or put its files into a folder "
-        f"{card.repository} below one that {WEIGHTS_FOLDER} names"
+    return search_weights(
+        card,
+        what=card.repository,
+        places=_places(card),
+        fits=lambda folder: (folder / CONFIG).is_file() and bool(_weights_in(folder)),
+        fetch=partial(_download, card.repository) if download else None,
+        how_to_get=f"where there is a network: hf download {card.repository}; or put its files "
+        f"into a folder {card.repository} below one that {WEIGHTS_FOLDER} names",
     )
 
 
@@ -92,20 +75,13 @@ def _places(card: BackboneCard) -> Iterator[tuple[str, list[Path]]]:
         yield str(root), [Path(found).parent] if isinstance(found, str) else []
 
 
-def _download(card: BackboneCard) -> Path:
+def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
-        check_network()
-        for weights in _WEIGHTS:
-            folder = snapshot_download(
-                card.repository, cache_dir=hub_cache(), allow_patterns=[*_BESIDE, weights]
-            )
-            if _weights_in(Path(folder)):
-                return Path(folder)
-    # The hub raises the errors of its HTTP library, which differs between versions.
-    except Exception as error:
-        raise download_failure(card.name, card.repository, error, _how_to_get(card)) from None
-    raise MissingWeights(
-        f"backbone '{card.name}': {card.repository} holds no weights", "name another repository"
-    )
+    check_network()
+    for weights in _WEIGHTS:
+        patterns = [*_BESIDE, weights]
+        found = snapshot_download(repository, cache_dir=hub_cache(), allow_patterns=patterns)
+        if _weights_in(Path(found)):
+            return Path(found)
+    raise FileNotFoundError("the repository holds no weights")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -92,19 +93,45 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
     source = Source.of(card)
-    looked: list[str] = []
-    for place, candidates in _places(card, source):
+    fetch = partial(_download, source) if download else None
+    places = _places(card, source)
+    return search_weights(card, str(source), places, Path.is_file, fetch, source.how_to_get)
+
+
+def search_weights(
+    card: BackboneCard,
+    what: str,
+    places: Iterable[tuple[str, list[Path]]],
+    fits: Callable[[Path], bool],
+    fetch: Callable[[], Path] | None,
+    how_to_get: str,
+) -> Path:
+    """The first path that fits; if there is none and the user is not offline, it is fetched.
+
+    Args:
+        what: is looked for, in words.
+        places: in words, each with the paths to try.
+        fetch: downloads it, and returns its path; None if nothing may be downloaded.
+        how_to_get: what the user can do if it is missing.
+
+    Raises:
+        MissingWeights: no path fits, or the download failed.
+    """
+    looked = []
+    for place, candidates in places:
         looked.append(place)
-        if found := next((path for path in candidates if path.is_file()), None):
+        if found := next((path for path in candidates if fits(path)), None):
             return found
-    if download and not is_offline():
-        return _download(card, source)
-    why = f", and nothing may be fetched ({OFFLINE})" if download else ""
-    raise MissingWeights(
-        f"backbone '{card.name}': {source} is not on this machine{why}; "
-        f"looked in {', '.join(looked)}",
-        source.how_to_get,
-    )
+    missing = f"backbone '{card.name}': {what} is not on this machine"
+    if fetch is None or is_offline():
+        why = f", and nothing may be fetched ({OFFLINE})" if fetch else ""
+        raise MissingWeights(f"{missing}{why}; looked in {', '.join(looked)}", how_to_get)
+    try:
+        return fetch()
+    # The hub raises the errors of its HTTP library, which differs between versions.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
+        raise MissingWeights(f"{missing} and cannot be fetched: {reason}", how_to_get) from None
 
 
 def check_network() -> None:
@@ -121,28 +148,16 @@ def check_network() -> None:
         socket.create_connection((place.hostname, port), timeout=TIMEOUT).close()
 
 
-def download_failure(name: str, what: str, error: Exception, fix: str) -> MissingWeights:
-    """The error for weights that are neither here nor could be downloaded."""
-    reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
-    return MissingWeights(
-        f"backbone '{name}': {what} is not on this machine and cannot be fetched: {reason}", fix
-    )
-
-
-def _download(card: BackboneCard, source: Source) -> Path:
+def _download(source: Source) -> Path:
     """Downloads a release into the cache in which it is looked for."""
     from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
 
-    try:
-        if not source.repository:
-            return Path(download_pretrained_from_url(source.url))
-        check_network()
-        # open_clip prefers the safetensors file of that name, if there is one.
-        repository, file = source.repository, source.files[-1]
-        return Path(download_pretrained_from_hf(repository, file, cache_dir=str(hub_cache())))
-    # The hub raises the errors of its HTTP library, which differs between versions.
-    except Exception as error:
-        raise download_failure(card.name, str(source), error, source.how_to_get) from None
+    if not source.repository:
+        return Path(download_pretrained_from_url(source.url))
+    check_network()
+    # open_clip prefers the safetensors file of that name, if there is one.
+    repository, file = source.repository, source.files[-1]
+    return Path(download_pretrained_from_hf(repository, file, cache_dir=str(hub_cache())))
 
 
 def _find_in_path(card: BackboneCard, path: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compatbench.backbone.text.standard_block import is_standard
 from compatbench.errors import CompatbenchError
 
 
@@ -143,19 +144,4 @@ def _is_known(block: nn.Module) -> bool:
         type(block) is CustomResidualAttentionBlock
         and type(attention) is Attention
         and attention.logit_scale is None
-    )
-
-
-def is_standard(block: nn.Module) -> bool:
-    """Norm, multi-head attention, norm, MLP: what the fast path can compute."""
-    from open_clip.transformer import ResidualAttentionBlock
-
-    attention = getattr(block, "attn", None)
-    return (
-        type(block) is ResidualAttentionBlock
-        and not hasattr(block, "ln_1_kv")
-        and type(attention) is nn.MultiheadAttention
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
     )

@@ -9,18 +9,16 @@ end-of-text rows only. Features and gradients equal open_clip's own up to roundi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.attention import attend, plan_chunk
 from compatbench.backbone.text.memory import SelectiveCheckpoint
-from compatbench.backbone.text.mlp import is_quick, quick_mlp
 from compatbench.backbone.text.packing import Chunk, Layout, pack
 from compatbench.backbone.text.prompts import Prompts, replace_rows
+from compatbench.backbone.text.standard_block import StandardBlock
 
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.
@@ -165,13 +163,8 @@ def chunk_rows(anatomy: Anatomy) -> int:
     return max(64, CACHE // (4 * positions.shape[1] * positions.element_size()))
 
 
-class _Block:
-    """A pre-norm block over ``[B, P + R, D]``: rows of the prefix, then packed rows."""
-
-    def __init__(self, block: Any) -> None:
-        self._block = block
-        self._heads: int = block.attn.num_heads
-        self._quick = is_quick(block.mlp)
+class _Block(StandardBlock):
+    """A block over ``[B, P + R, D]``: rows of the prefix, then packed rows."""
 
     def __call__(
         self,
@@ -189,30 +182,26 @@ class _Block:
             kept: the projections that this block returned for the prefix.
             last: compute the end-of-text rows only; the output is ``[B, n, D]``.
         """
-        attention = self._block.attn
-        qkv = F.linear(self._block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        qkv = self.project(self.block.ln_1(x))
         if kept is None:
             kept = qkv[:, :shared].clone()  # a view would keep all of it
         else:
             qkv = torch.cat([kept, qkv], dim=1)
-        mixed = attend(qkv, plan_chunk(chunk, len(qkv), self._heads, shared > 0, last))
+        mixed = attend(qkv, plan_chunk(chunk, len(qkv), self.heads, shared > 0, last))
         if last:
             x = x.index_select(1, chunk.last + shared)
-        x = x + self._block.ls_1(attention.out_proj(mixed))
-        rows = self._block.ln_2(x)
-        out = quick_mlp(self._block.mlp, rows) if self._quick else self._block.mlp(rows)
-        return x + self._block.ls_2(out), kept
+        return self.finish(x, mixed), kept
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
-        width = self._block.attn.embed_dim
-        hidden = self._block.mlp.c_fc.out_features
+        width = self.block.attn.embed_dim
+        hidden = self.block.mlp.c_fc.out_features
         rows = images * (shared + chunk.rows)
         size, keys = chunk.mask.shape[2:]
         groups = chunk.groups + -(-shared // size)
         # Inputs of both norms, the hidden rows; gathered queries, keys and values, and scores.
         values = rows * (2 * width + hidden)
-        values += images * groups * (size * width + keys * 2 * width + self._heads * size * keys)
+        values += images * groups * (size * width + keys * 2 * width + self.heads * size * keys)
         if learned:  # what the matrices' gradients need: outputs of norms, attention, activation
             values += rows * (3 * width + hidden)
         return values * chunk.mask.element_size()

@@ -1,0 +1,90 @@
+"""open_clip's standard block, in parts: what stands between them is the caller's attention.
+
+QuickGELU, ``u * sigmoid(1.702 u)``, is computed as ``silu(1.702 u) / 1.702``: its factors are
+those of the matrix products, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_QUICK = 1.702
+
+
+def is_standard(block: nn.Module) -> bool:
+    """Whether a block is norm, multi-head attention, norm and MLP, and nothing else."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    attention = getattr(block, "attn", None)
+    return (
+        type(block) is ResidualAttentionBlock
+        and not hasattr(block, "ln_1_kv")
+        and type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+    )
+
+
+class StandardBlock:
+    """A pre-norm block of open_clip around ``nn.MultiheadAttention``."""
+
+    def __init__(self, block: Any) -> None:
+        from open_clip.transformer import QuickGELU
+
+        self.block = block
+        self.heads: int = block.attn.num_heads
+        self._quick = type(block.mlp.gelu) is QuickGELU
+
+    def project(self, normed: Tensor) -> Tensor:
+        """Queries, keys and values ``[..., 3D]`` of normalised rows ``[..., D]``."""
+        return F.linear(normed, self.block.attn.in_proj_weight, self.block.attn.in_proj_bias)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The block's output, from its input rows and what attention computed for them."""
+        block = self.block
+        x = x + block.ls_1(block.attn.out_proj(mixed))
+        normed = block.ln_2(x)
+        return x + block.ls_2(_quick_mlp(block.mlp, normed) if self._quick else block.mlp(normed))
+
+
+def _quick_mlp(mlp: Any, x: Tensor) -> Tensor:
+    """An MLP with QuickGELU of rows ``[..., D]``; differentiable in its parameters, too."""
+    parameters = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias
+    rows = x.flatten(0, -2)
+    if any(parameter.requires_grad for parameter in parameters):
+        out = _project(F.silu(_expand(rows, *parameters[:2])), *parameters[2:])
+    else:
+        out = _FrozenMlp.apply(rows, *parameters)
+    return out.view_as(x)  # type: ignore[union-attr]
+
+
+def _expand(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, rows, weight.T, beta=_QUICK, alpha=_QUICK)
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, hidden, weight.T, alpha=1 / _QUICK)
+
+
+class _FrozenMlp(torch.autograd.Function):
+    """Keeps the hidden rows alone, and scales gradients within the products as well."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        hidden = _expand(rows, w1, b1)
+        ctx.save_for_backward(hidden, w1, w2)
+        return _project(F.silu(hidden), w2, b2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, w1, w2 = ctx.saved_tensors
+        inner = torch.addmm(hidden, gradient, w2, beta=0, alpha=1 / _QUICK)
+        inner = torch.ops.aten.silu_backward(inner, hidden)
+        return torch.addmm(gradient, inner, w1, beta=0, alpha=_QUICK), None, None, None, None
