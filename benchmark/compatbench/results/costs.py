@@ -18,7 +18,9 @@ def evaluate_seconds(results: MethodResults, standing: Standing) -> float | None
 
 def peak_memory(results: MethodResults, standing: Standing) -> int | None:
     """Most bytes that any of the cells held."""
-    measured = [(cost.peak_memory, cost.key) for cost in results.costs if cost.peak_memory is not None]
+    measured = [
+        (cost.peak_memory, cost.key) for cost in results.costs if cost.peak_memory is not None
+    ]
     known = {key: peak for peak, key in sorted(measured)}
     keys = set(standing.column("source", "key").flat)
     return max(known[key] for key in keys) if keys and keys <= known.keys() else None

@@ -12,8 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
-from compatbench.data.cards.suite import ConfigName
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.results.frame import to_frame, with_figures
 from compatbench.results.rows import Cost, Order, Row
 
