@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ class FakeTask(Task):
         self.samples = [Sample(f"image {i}", 0) for i in range(count)]
         self.source = self  # type: ignore[assignment]
 
-    def fingerprint(self, samples: list[Sample]) -> str:
+    def fingerprint(self, samples: Sequence[Sample]) -> str:
         return f"{self.images} {[sample.id for sample in samples]}"
 
     def image(self, sample: Sample) -> Image.Image:
