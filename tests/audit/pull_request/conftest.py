@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +39,19 @@ class Clone:
 
     root: Path
     cache: Path
+    monkeypatch: pytest.MonkeyPatch
 
     @property
     def results(self) -> Path:
         return self.root / "results" / "tiny"
 
     def registry(self) -> MethodRegistry:
-        """The clone's own method files, loaded from where they lie."""
-        registry = MethodRegistry()
-        for path in sorted((self.root / "methods").glob("[!_]*.py")):
-            registry.add_file(path)
-        return registry
+        """The clone's own method files as they are now, in place of the installed ones."""
+        for name in [name for name in sys.modules if name.startswith("compatbench.methods.")]:
+            self.monkeypatch.delitem(sys.modules, name)
+        importlib.invalidate_caches()
+        builtin_methods.cache_clear()
+        return builtin_methods()
 
     def check(self, cells: int = 0, base: str | None = None) -> Ci:
         """What ``compatbench ci`` finds."""
@@ -92,7 +96,7 @@ def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def clone(
     repository: Path, honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Clone:
+) -> Iterator[Clone]:
     """A clone that a test may change, with the cards and methods in force."""
     root = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(repository), str(root))
@@ -101,8 +105,13 @@ def clone(
     monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    methods = root / "methods"
+    for module in ("audit.pull_request.changes", "method.plugin"):
+        monkeypatch.setattr(f"compatbench.{module}.methods_folder", lambda: methods)
     monkeypatch.setattr(
-        "compatbench.audit.pull_request.changes.methods_folder", lambda: root / "methods"
+        "compatbench.method.registry.method_files", lambda: sorted(methods.glob("[!_]*.py"))
     )
+    monkeypatch.setattr("compatbench.methods.__path__", [str(methods)])
     builtin_methods.cache_clear()
-    return Clone(root, honest.folder / "cache")
+    yield Clone(root, honest.folder / "cache", monkeypatch)
+    builtin_methods.cache_clear()

@@ -35,6 +35,11 @@ def test_no_change_at_all_passes(clone: Clone) -> None:
     assert "Run again" not in ci.summary
 
 
+def raise_version(text: str) -> str:
+    """A method file whose card has a new version."""
+    return text.replace("card = MethodCard(", "card = MethodCard(version=2, ")
+
+
 def add_method(clone: Clone, name: str, text: str) -> None:
     """A new method with results and leaderboard, as a contributor sends it."""
     path = clone.root / "methods" / f"{name}.py"
@@ -75,7 +80,7 @@ def test_a_method_that_breaks_a_rule_is_named_with_the_rule(clone: Clone) -> Non
 
 
 def test_a_method_changed_without_its_results_is_stale(clone: Clone) -> None:
-    clone.edit("methods/simpleshot.py", lambda text: text + "\n\nCHANGED = True\n")
+    clone.edit("methods/simpleshot.py", raise_version)
     ci = clone.check()
     assert (
         "results/tiny/simpleshot.csv:2: 'key': is not what this checkout computes" in ci.problems[0]
@@ -115,7 +120,7 @@ def test_a_config_of_a_changed_method_changes_with_it(clone: Clone) -> None:
     git(clone.root, "add", "-A")
     git(clone.root, "commit", "-q", "-m", "Add a config")
     git(clone.root, "checkout", "-q", "-b", "newer")
-    clone.edit("methods/taskres.py", lambda text: text + "\n\nCHANGED = True\n")
+    clone.edit("methods/taskres.py", raise_version)
     ci = clone.check(base="main")
     assert any("taskres+slow.csv:2: 'key'" in problem for problem in ci.problems), ci.problems
     assert "- `taskres+slow`: 4 rows as before" in ci.summary
