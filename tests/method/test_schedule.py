@@ -27,11 +27,6 @@ def test_the_cosine_starts_after_warm_up_and_never_reaches_zero() -> None:
     assert rates[-1] > 0
 
 
-def test_the_rate_is_constant_within_an_epoch() -> None:
-    rates = {learning_rate(Recipe(), 7, 100, step, 1000) for step in range(70, 80)}
-    assert len(rates) == 1
-
-
 def test_warm_up_can_last_longer_or_be_left_out() -> None:
     longer = Recipe(warmup_epochs=3, warmup_lr=1e-4)
     assert [learning_rate(longer, j, 10) for j in range(4)] == [1e-4, 1e-4, 1e-4, 2e-3]
@@ -48,29 +43,9 @@ def test_the_step_cosine_falls_at_every_step_from_the_full_rate() -> None:
     assert len(set(rates)) == 80
 
 
-def test_a_constant_rate_has_no_warm_up() -> None:
-    recipe = Recipe(schedule="constant")
-    assert {learning_rate(recipe, epoch, 10) for epoch in range(10)} == {2e-3}
-
-
 @given(epochs=st.integers(1, 300), epoch=st.integers(0, 299))
 def test_no_rate_is_negative_or_above_the_base(epochs: int, epoch: int) -> None:
     assert 0 <= learning_rate(Recipe(), epoch % epochs, epochs) <= 2e-3
-
-
-@pytest.mark.parametrize(
-    ("shots", "epochs"), [(1, 50), (2, 100), (4, 100), (7, 100), (8, 200), (16, 200), (99, 200)]
-)
-def test_coop_s_epochs_grow_with_the_shots(shots: int, epochs: int) -> None:
-    assert Recipe().epochs_for(shots) == epochs
-
-
-def test_a_single_number_of_epochs_holds_for_all_shots() -> None:
-    assert {Recipe(epochs=20).epochs_for(shots) for shots in (1, 4, 16)} == {20}
-
-
-def test_fewer_shots_than_the_first_step_of_the_rule_take_its_epochs() -> None:
-    assert Recipe(epochs={4: 30, 8: 60}).epochs_for(1) == 30
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
 from compatbench.method.optim import Recipe, learning_rate
-from compatbench.method.trained import Batch, TrainedMethod
+from compatbench.method.trained import Batch, TrainedMethod, train
+from compatbench.methods.clip_lora import CLIPLoRA
 
 
 class Toy(TrainedMethod):
@@ -80,41 +80,6 @@ def test_a_last_smaller_batch_is_dropped_unless_it_is_the_only_one(
     assert [len(batch.targets) for batch in method.batches] == [size] * steps * 2
 
 
-def test_no_image_comes_twice_in_an_epoch(clip: Backbone, data: FewShotData) -> None:
-    method = toy()
-    method.fit(clip, data, seeded())
-    for epoch in range(4):
-        view = data.train.views[epoch % 2]
-        seen = [i for b in method.batches[3 * epoch : 3 * epoch + 3] for i in which_images(b, view)]
-        assert len(seen) == len(set(seen)) == 12
-
-
-def test_epochs_differ_in_their_order(clip: Backbone, data: FewShotData) -> None:
-    method = toy()
-    method.fit(clip, data, seeded())
-    orders = [tuple(which_images(method.batches[3 * e], data.train.views[e % 2])) for e in range(4)]
-    assert len(set(orders)) == 4
-
-
-def test_every_image_is_seen_in_the_long_run(clip: Backbone, data: FewShotData) -> None:
-    method = toy(epochs=20)
-    method.fit(clip, data, seeded())
-    seen = Counter(
-        i
-        for step, batch in enumerate(method.batches)
-        for i in which_images(batch, data.train.views[step // 3 % 2])
-    )
-    assert set(seen) == set(range(15))
-
-
-def test_features_and_targets_of_a_batch_belong_together(clip: Backbone, data: FewShotData) -> None:
-    method = toy()
-    method.fit(clip, data, seeded())
-    for step, batch in enumerate(method.batches):
-        rows = which_images(batch, data.train.views[step // 3 % 2])
-        assert batch.targets.tolist() == data.train.targets[rows].tolist()
-
-
 def test_views_are_cycled_by_epoch(clip: Backbone, labels: Labels, make_data: MakeData) -> None:
     data = make_data(clip, labels, views=3)
     method = toy(epochs=7, batch_size=15)
@@ -123,20 +88,43 @@ def test_views_are_cycled_by_epoch(clip: Backbone, labels: Labels, make_data: Ma
         assert sorted(which_images(batch, data.train.views[epoch % 3])) == list(range(15))
 
 
-def test_the_loss_is_cross_entropy_unless_a_method_says_otherwise(
-    clip: Backbone, data: FewShotData
+@pytest.mark.parametrize(
+    ("shots", "cap", "steps"),
+    [
+        *[(1, None, 2 * 3), (3, None, 2 * 3), (4, None, 5 * 5), (9, None, 5 * 11)],
+        *[(3, 100, 6), (3, 6, 6), (3, 5, 3), (3, 2, 2), (3, 1, 1), (4, 11, 9)],
+    ],
+)
+def test_steps_are_counted_as_a_fit_takes_them(
+    clip: Backbone, labels: Labels, make_data: MakeData, shots: int, cap: int | None, steps: int
 ) -> None:
-    method = Toy()
-    module = method.init(clip, data, seeded())
-    features, targets = data.train.plain, data.train.targets
-    logits = features @ module["weight"].T
-    expected = sum(
-        torch.logsumexp(row, 0) - row[target] for row, target in zip(logits, targets, strict=True)
-    ) / len(targets)
-    found = method.loss(
-        method.attach(module, clip, data.labels), Batch(features, targets, clip, data.labels)
-    )
-    torch.testing.assert_close(found, expected)
+    """The epochs grow with the shots; a cap cuts epochs, and is never passed."""
+    recipe = Recipe(epochs={1: 2, 4: 5}, batch_size=4)
+    data = make_data(clip, labels, shots=[shots] * 4 + [max(shots, 15 - 4 * shots)])
+    method = Toy(Toy.Config(recipe=recipe, max_steps=cap))
+    data = dataclasses.replace(data, shots=shots)
+    method.fit(clip, data, seeded())
+    assert len(method.batches) == method.count_steps(shots, len(data.train)) == steps
+
+
+def test_a_method_s_own_epochs_are_counted() -> None:
+    """CLIP-LoRA: 500 steps for each shot, in whole epochs; ImageNet at 16 shots has 500 of 16."""
+    assert CLIPLoRA().plan_steps(16, 16_000) == (16, 500)
+    assert CLIPLoRA().count_steps(16, 16_000) == 8_000
+
+
+def test_stages_are_trained_one_after_the_other(data: FewShotData) -> None:
+    """``train`` by itself: two stages of plain descent to two ends."""
+    module, recipe = Module({"x": torch.zeros(2)}), Recipe(momentum=0, weight_decay=0)
+    recipe = recipe.model_copy(update={"lr": 0.5, "schedule": "constant"})
+    for end in (1.0, 3.0):
+        start = float(module["x"][0].detach())
+
+        def loss(epoch: int, rows: Tensor, module: Module = module, end: float = end) -> Tensor:
+            return 0.5 * (module["x"] - end).square().sum()
+
+        module = train(module, loss, recipe, (1, 2), 4, seeded())
+        torch.testing.assert_close(module["x"], torch.full((2,), end + 0.25 * (start - end)))
 
 
 @pytest.mark.usefixtures("float64")
@@ -179,31 +167,6 @@ def test_the_rate_of_every_step_is_the_schedule_s(
     method = toy()
     method.fit(clip, data, seeded())
     assert used == [learning_rate(method.config.recipe, s // 3, 4) for s in range(12)]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("cap", "steps"), [(None, 12), (100, 12), (12, 12), (11, 9), (6, 6), (3, 3), (2, 2), (1, 1)]
-)
-def test_a_cap_on_steps_cuts_epochs_and_is_never_passed(
-    clip: Backbone, data: FewShotData, cap: int | None, steps: int
-) -> None:
-    method = Toy(Toy.Config(max_steps=cap))
-    method.fit(clip, data, seeded())
-    assert len(method.batches) == steps
-
-
-def test_a_capped_fit_ends_its_schedule_too(
-    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[tuple[int, int]] = set()
-
-    def watch(recipe: Recipe, epoch: int, epochs: int, step: int, steps: int) -> float:
-        seen.add((epochs, steps))
-        return learning_rate(recipe, epoch, epochs, step, steps)
-
-    monkeypatch.setattr("compatbench.method.trained.learning_rate", watch)
-    Toy(Toy.Config(max_steps=6)).fit(clip, data, seeded())
-    assert seen == {(3, 6)}
 
 
 def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
@@ -279,37 +242,3 @@ def test_a_batch_holds_what_was_asked_for_instead_of_features(
         view = step // 3 % 2
         rows = which_images(batch, data.train.views[view])
         assert torch.equal(inputs, tokens[view][rows])
-
-
-def test_the_shots_decide_the_epochs(clip: Backbone, labels: Labels, make_data: MakeData) -> None:
-    method = toy(epochs={1: 2, 4: 5}, batch_size=100)
-    method.fit(clip, make_data(clip, labels, shots=3), seeded())
-    assert len(method.batches) == 2
-    method.fit(clip, make_data(clip, labels, shots=4), seeded())
-    assert len(method.batches) == 2 + 5
-
-
-def test_the_same_seed_gives_the_same_bits(clip: Backbone, data: FewShotData) -> None:
-    assert (
-        toy().fit(clip, data, seeded(1)).fingerprint == toy().fit(clip, data, seeded(1)).fingerprint
-    )
-
-
-def test_another_seed_gives_another_order_and_another_module(
-    clip: Backbone, data: FewShotData
-) -> None:
-    one, other = toy(), toy()
-    first, second = one.fit(clip, data, seeded(1)), other.fit(clip, data, seeded(2))
-    assert first.fingerprint != second.fingerprint
-    assert not torch.equal(one.batches[0].features, other.batches[0].features)
-
-
-def test_a_fitted_module_has_no_gradients_left(clip: Backbone, data: FewShotData) -> None:
-    assert not any(t.requires_grad for t in toy().fit(clip, data, seeded()).tensors.values())
-
-
-def test_a_fit_leaves_its_data_as_they_were(clip: Backbone, data: FewShotData) -> None:
-    before = data.train.views.clone(), data.train.plain.clone(), data.train.targets.clone()
-    toy().fit(clip, data, seeded())
-    after = data.train.views, data.train.plain, data.train.targets
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))

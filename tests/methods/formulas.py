@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from open_clip_reference import encode_texts
 from torch import Tensor
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 
 
 def cosine_logits(backbone: Backbone, texts: Tensor, images: Tensor) -> Tensor:
@@ -25,3 +26,13 @@ def mean_cosine(texts: Tensor, others: Tensor) -> Tensor:
     """(1/C) Σ_c cos(t_c, t'_c)."""
     cosines = [a.dot(b) / (a.norm() * b.norm()) for a, b in zip(texts, others, strict=True)]
     return torch.stack(cosines).mean()
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows divided by their lengths."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
+    """Normalised features of the first template, as open_clip gives them, ``[C, e]``."""
+    return unit(encode_texts(backbone, [f"a photo of a {name}." for name in labels.names]))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from open_clip_reference import encode_texts
+from formulas import unit, unit_texts
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -14,14 +14,6 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
 from compatbench.methods._shared.cache import choose_channels
 from compatbench.methods.ape import APE
-
-
-def unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True)
-
-
-def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
-    return unit(encode_texts(backbone, [f"a photo of a {name}." for name in labels.names]))
 
 
 def naive_channels(

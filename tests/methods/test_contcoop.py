@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from formulas import cosine_logits, cross_entropy, mean_cosine
 from open_clip_reference import encode_contexts, encode_texts
 from torch import Tensor
 
@@ -28,37 +29,48 @@ def random_module(length: int = 4, dtype: torch.dtype = torch.float64) -> Module
     )
 
 
-def naive_contexts(backbone: Backbone, labels: Labels, module: Module) -> Tensor:
-    """U = [p; E(name)]; O = softmax(U W_q (U W_k)ᵀ / √D) U W_v; the first N rows of O."""
+def contexts_of_a_setting(
+    backbone: Backbone,
+    labels: Labels,
+    parameters: dict[str, Tensor],
+    heads: int = 1,
+    attention: str = "self",
+    output_projection: bool = False,
+    residual: bool = False,
+) -> Tensor:
+    """Head by head and class by class."""
     tower = getattr(backbone.model, "text", backbone.model)
+    prompts, width = parameters["prompts"], 32 // heads
     contexts = []
     for name in labels.names:
         words = tower.token_embedding.weight[backbone.tokenizer.encode(name)]  # type: ignore[index, union-attr]
-        u = torch.cat([module["prompts"], words])
-        scores = (u @ module["query"]) @ (u @ module["key"]).T / math.sqrt(u.shape[1])
-        mixed = torch.softmax(scores, dim=1) @ (u @ module["value"])
-        contexts.append(mixed[: len(module["prompts"])])
+        seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
+        parts = []
+        for h in range(heads):
+            columns = slice(h * width, (h + 1) * width)
+            q = prompts @ parameters["query"][:, columns]
+            k, v = (seen @ parameters[n][:, columns] for n in ("key", "value"))
+            parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
+        mixed = torch.cat(parts, dim=1)
+        if output_projection:
+            mixed = mixed @ parameters["output"]
+        contexts.append(mixed + prompts if residual else mixed)
     return torch.stack(contexts)
 
 
-def naive_logits(backbone: Backbone, labels: Labels, module: Module, images: Tensor) -> Tensor:
-    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
-    texts = encode_contexts(backbone, labels.names, naive_contexts(backbone, labels, module))
-    rows = [[scale * f.dot(t) / (f.norm() * t.norm()) for t in texts] for f in images]
-    return torch.stack([torch.stack(row) for row in rows])
+def naive_texts(backbone: Backbone, labels: Labels, module: Module) -> Tensor:
+    """U = [p; E(name)]; the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
+    contexts = contexts_of_a_setting(backbone, labels, module.trained)
+    return encode_contexts(backbone, labels.names, contexts)
 
 
 def naive_loss(
     backbone: Backbone, labels: Labels, module: Module, images: Tensor, targets: Tensor
 ) -> Tensor:
-    logits = naive_logits(backbone, labels, module, images)
-    losses = [row.logsumexp(0) - row[y] for row, y in zip(logits, targets, strict=True)]
-    texts = encode_contexts(backbone, labels.names, naive_contexts(backbone, labels, module))
-    cosines = []
-    for t, name in zip(texts, labels.names, strict=True):
-        teacher = encode_texts(backbone, [f"a photo of a {name}, a type of thing."])[0]
-        cosines.append(t.dot(teacher) / (t.norm() * teacher.norm()))
-    return torch.stack(losses).mean() + 8.0 * (1 - torch.stack(cosines).mean())
+    texts = naive_texts(backbone, labels, module)
+    entropy = cross_entropy(cosine_logits(backbone, texts, images), targets)
+    teacher = [f"a photo of a {name}, a type of thing." for name in labels.names]
+    return entropy + 8.0 * (1 - mean_cosine(texts, encode_texts(backbone, teacher)))
 
 
 @pytest.mark.parametrize("length", [1, 4, 8])
@@ -67,7 +79,7 @@ def test_logits_equal_the_formula(
 ) -> None:
     module = random_module(length)
     logits = ContCoOp().attach(module, backbone64, labels)(images64)
-    expected = naive_logits(backbone64, labels, module, images64)
+    expected = cosine_logits(backbone64, naive_texts(backbone64, labels, module), images64)
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -89,7 +101,7 @@ def test_the_context_follows_the_target_s_name_embeddings(
     module = random_module()
     source = ContCoOp().mix(module, *clip64.name_tokens(labels))
     target = ContCoOp().mix(module, *eva64.name_tokens(labels))
-    torch.testing.assert_close(target, naive_contexts(eva64, labels, module))
+    torch.testing.assert_close(target, contexts_of_a_setting(eva64, labels, module.trained))
     assert (source - target).abs().max() > 0.01
 
 
@@ -155,35 +167,6 @@ SETTINGS = {
     "residual": dict(residual=True),
     "all": dict(heads=2, attention="cross", output_projection=True, residual=True),
 }
-
-
-def contexts_of_a_setting(
-    backbone: Backbone,
-    labels: Labels,
-    parameters: dict[str, Tensor],
-    heads: int = 1,
-    attention: str = "self",
-    output_projection: bool = False,
-    residual: bool = False,
-) -> Tensor:
-    """Head by head and class by class."""
-    tower = getattr(backbone.model, "text", backbone.model)
-    prompts, width = parameters["prompts"], 32 // heads
-    contexts = []
-    for name in labels.names:
-        words = tower.token_embedding.weight[backbone.tokenizer.encode(name)]  # type: ignore[index, union-attr]
-        seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
-        parts = []
-        for h in range(heads):
-            columns = slice(h * width, (h + 1) * width)
-            q = prompts @ parameters["query"][:, columns]
-            k, v = (seen @ parameters[n][:, columns] for n in ("key", "value"))
-            parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
-        mixed = torch.cat(parts, dim=1)
-        if output_projection:
-            mixed = mixed @ parameters["output"]
-        contexts.append(mixed + prompts if residual else mixed)
-    return torch.stack(contexts)
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)

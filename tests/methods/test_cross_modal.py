@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from formulas import unit
 from open_clip_reference import encode_texts
 from tiny_models import MakeData
 from torch import Tensor
@@ -15,10 +16,6 @@ from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
 from compatbench.methods import cross_modal
 from compatbench.methods.cross_modal import CrossModal
-
-
-def unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True)
 
 
 def texts_of(backbone: Backbone, labels: Labels) -> list[Tensor]:

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from formulas import cosine_logits, cross_entropy, mean_cosine
 from open_clip_reference import encode_contexts, encode_texts
 from torch import Tensor
 
@@ -19,17 +20,10 @@ from compatbench.methods.kgcoop import KgCoOp
 def naive_loss(
     backbone: Backbone, labels: Labels, context: Tensor, images: Tensor, targets: Tensor
 ) -> Tensor:
-    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
     texts = encode_contexts(backbone, labels.names, context)
-    entropy = torch.zeros(())
-    for f, y in zip(images, targets, strict=True):
-        z = torch.stack([scale * f.dot(t) / (f.norm() * t.norm()) for t in texts])
-        entropy = entropy + (z.logsumexp(0) - z[y]) / len(images)
-    cosines = torch.zeros(())
-    for t, name in zip(texts, labels.names, strict=True):
-        teacher = encode_texts(backbone, [f"a photo of a {name}, a type of thing."])[0]
-        cosines = cosines + t.dot(teacher) / (t.norm() * teacher.norm()) / len(labels)
-    return entropy + 8.0 * (1 - cosines)
+    entropy = cross_entropy(cosine_logits(backbone, texts, images), targets)
+    teacher = [f"a photo of a {name}, a type of thing." for name in labels.names]
+    return entropy + 8.0 * (1 - mean_cosine(texts, encode_texts(backbone, teacher)))
 
 
 def test_the_loss_equals_the_formula(

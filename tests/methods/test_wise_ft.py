@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from formulas import unit
 from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.method import FewShotData, Module
 from compatbench.methods.wise_ft import WiSEFT
-
-
-def unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True)
 
 
 def zero_shot_head(backbone: Backbone, labels: Labels) -> Tensor:
