@@ -235,10 +235,9 @@ def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
 def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
     """Method, kind, number of rows, first place and reason of all that failed or is missing."""
     rows = []
-    for gap in page.gaps():
+    for title, gap in page.gaps():
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
         first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
-        title = page.results.methods[gap.method].info.title
         rows.append((title, gap.kind, f"{len(gap.places):,}", first, gap.reason))
     return rows

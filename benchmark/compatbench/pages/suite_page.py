@@ -102,6 +102,22 @@ class SuitePage:
         return found
 
     @cached_property
+    def measured(self) -> list[MethodResults]:
+        """All methods that have results, those of other transfers last."""
+        return [one for group in self._by_transfer.values() for one in group.values()]
+
+    def method(self, name: str, transfer: str = "") -> MethodResults:
+        """The results of a method through a transfer; by default those of its untouched modules."""
+        return self._by_transfer[transfer][name]
+
+    @cached_property
+    def _by_transfer(self) -> dict[str, dict[str, MethodResults]]:
+        groups = {"": self.copied, **self.transferred}
+        return {
+            transfer: {one.info.name: one for one in group} for transfer, group in groups.items()
+        }
+
+    @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
         return {}
 
@@ -126,12 +142,13 @@ class SuitePage:
             for method in methods
         ]
 
-    def gaps(self) -> list[Gap]:
-        """What failed or is missing, by method and reason."""
-        found: list[Gap] = []
+    def gaps(self) -> list[tuple[str, Gap]]:
+        """What failed or is missing, by method and reason, with the method's title."""
+        found: list[tuple[str, Gap]] = []
         for name, method in sorted(self.results.methods.items()):
             alone = replace(self.results, methods={name: method})
-            found += find_gaps(alone, self._expected_of(method))
+            gaps = find_gaps(alone, self._expected_of(method))
+            found += [(method.info.title, gap) for gap in gaps]
         return found
 
     def _expected_of(self, method: MethodResults) -> Expected:
