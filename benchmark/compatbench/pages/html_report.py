@@ -78,7 +78,7 @@ def report_pages(out: Path) -> list[SuitePage]:
     """
     cards = sorted(suites_with_results(out), key=lambda card: (card.publish is not True, card.name))
     pages = [(card, read_suite_page(card, out)) for card in cards]
-    found = [(card, page) for card, page in pages if page.results.methods]
+    found = [(card, page) for card, page in pages if page.measured]
     if not found:
         raise CompatbenchError(
             f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
@@ -237,7 +237,7 @@ def _gaps(pages: Sequence[SuitePage]) -> list[list[str]]:
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
-    methods = page.results.methods.values()
+    methods = page.measured
     texts = [write_csv(one.rows, Row) + write_csv(one.costs, Cost) for one in methods]
     return (
         one_line(page.title),
@@ -252,7 +252,7 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
 
 
 def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
-    methods = [method for page in pages for method in page.results.methods.values()]
+    methods = [method for page in pages for method in page.measured]
     joined = join_provenance(method.provenance for method in methods)
     rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined.items()]
     return [*rows, ("this page", f"compatbench {compatbench.__version__}")]

@@ -75,7 +75,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         CompatbenchError: a suite's name is not safe to print in a command.
     """
     shown = [one for page in suites for one in (page, *page.sections)]
-    papers = [one.info.paper for page in shown for one in page.results.methods.values()]
+    papers = [one.info.paper for page in shown for one in page.measured]
     page = template("leaderboard.md.jinja", autoescape=False, **_FILTERS)
     text = page.render(
         suites=suites,
@@ -98,7 +98,7 @@ def extra_parts(page: SuitePage) -> list[str]:
     parts = {
         "paths": bool(page.paths),
         "shots": len(page.expected.shots) > 1,
-        "ablation": any(name in page.results.methods for name in page.configs),
+        "ablation": any(one.info.name in page.configs for one in page.copied),
         "retained": page.expected.retrained,
         "groups": bool(page.groups),
     }

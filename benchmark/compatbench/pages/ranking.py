@@ -239,6 +239,5 @@ def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
         first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
-        title = page.results.methods[gap.method].info.title
-        rows.append((title, gap.kind, f"{len(gap.places):,}", first, gap.reason))
+        rows.append((gap.title, gap.kind, f"{len(gap.places):,}", first, gap.reason))
     return rows

@@ -97,6 +97,22 @@ class SuitePage:
         return {name: list(of.values()) for name, of in self.results.transferred.items()}
 
     @cached_property
+    def measured(self) -> list[MethodResults]:
+        """All methods that have results, those of other transfers last."""
+        return [one for group in self._by_transfer.values() for one in group.values()]
+
+    def method(self, name: str, transfer: str = "") -> MethodResults:
+        """The results of a method through a transfer; by default those of its untouched modules."""
+        return self._by_transfer[transfer][name]
+
+    @cached_property
+    def _by_transfer(self) -> dict[str, dict[str, MethodResults]]:
+        groups = {"": self.copied, **self.transferred}
+        return {
+            transfer: {one.info.name: one for one in group} for transfer, group in groups.items()
+        }
+
+    @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
         return {}
 

@@ -77,7 +77,7 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
     on_sets = [
         [
             compute_standing(
-                page.results.methods[one.info.name], page.expected, upgrade, shots, (task, name)
+                page.method(one.info.name), page.expected, upgrade, shots, (task, name)
             )
             for one in standings
         ]
@@ -105,7 +105,7 @@ def path_table(
     show = percent if figure == "accuracy" else signed
     rows = []
     for one in _standings(page, (path[0], path[-1]), shots):
-        method = page.results.methods[one.info.name]
+        method = page.method(one.info.name)
         steps = follow_path(method, page.expected, path, shots)
         values = [value(getattr(step, figure)) for step in steps]
         cells = [show(values[0])]
@@ -120,7 +120,7 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: Measure) -> Table:
     """A measure by number of training images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
     standings = _standings(page, upgrade, counts[-1])
-    methods = [page.results.methods[one.info.name] for one in standings]
+    methods = [page.method(one.info.name) for one in standings]
     columns = [_column(page.standings(methods, upgrade, count), measure) for count in counts]
     return _by_method(standings, columns, [str(show_shots(count)) for count in counts])
 
@@ -130,7 +130,7 @@ def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
     A difference is in bold if its 95 % interval does not contain 0.
     """
-    methods, rows = page.results.methods, []
+    methods, rows = {one.info.name: one for one in page.copied}, []
     for name, base_name in page.configs.items():
         config, base = methods.get(name), methods.get(base_name)
         if config is None:
@@ -156,7 +156,7 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     rows = []
     for one in _standings(page, upgrade, shots):
         if one.info.learns:
-            method = page.results.methods[one.info.name]
+            method = page.method(one.info.name)
             found = compute_retained(method, page.expected, upgrade, shots)
             gains = [signed(value(mean)) for mean in (found.attached, found.retrained)]
             kept = NOTHING if found.kept is None else f"{_whole(found.kept.value)} %"
@@ -166,14 +166,10 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
 def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """What every method takes, and the name by which commands know it."""
-    methods: dict[str, dict[str, MethodResults]] = {
-        transfer: {one.info.name: one for one in group}
-        for transfer, group in {"": page.copied, **page.transferred}.items()
-    }
     rows = []
     for row in ranking_rows(page, upgrade, shots):
         standing = row.standing
-        results = methods[row.transfer][standing.info.name]
+        results = page.method(standing.info.name, row.transfer)
         rows.append(
             [
                 method_cell(standing, row.transfer),
@@ -223,7 +219,7 @@ def task_table(page: SuitePage) -> Table:
 
 def provenance_table(page: SuitePage) -> Table:
     """Versions and processors, all values together where rows differ."""
-    joined = join_provenance(method.provenance for method in page.results.methods.values())
+    joined = join_provenance(method.provenance for method in page.measured)
     rows = [[escape(name), escape(", ".join(values))] for name, values in joined.items()]
     return table(["What", "Version"], rows, left=(0, 1))
 

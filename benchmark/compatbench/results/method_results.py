@@ -62,9 +62,8 @@ class MethodResults:
     @property
     def title(self) -> str:
         """The method's title; with the transfer, where the module is not attached as it is."""
-        # Modules that are attached through words have been called aligned from the start.
         return (
-            self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} + aligned"
+            self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} ({self.transfer})"
         )
 
     @cached_property

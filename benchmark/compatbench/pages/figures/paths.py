@@ -44,14 +44,9 @@ class PathLine:
 def path_lines(page: SuitePage, path: Sequence[str]) -> list[PathLine]:
     """The methods with all cells of a path, at the most shots; the highest last gain first."""
     shots = max(page.expected.shots)
-    methods = {
-        (transfer, one.info.name): one
-        for transfer, group in {"": page.copied, **page.transferred}.items()
-        for one in group
-    }
     lines = []
     for row in ranking_rows(page, (path[0], path[-1]), shots):
-        method = methods[row.transfer, row.standing.info.name]
+        method = page.method(row.standing.info.name, row.transfer)
         steps = follow_path(method, page.expected, path, shots)
         gains = [gain for step in steps if (gain := round_mean(step.gain)) is not None]
         if len(gains) == len(path):

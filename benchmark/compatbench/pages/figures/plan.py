@@ -76,7 +76,7 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
     figures: list[PlannedFigure] = []
     seen: set[tuple[Upgrade, int]] = set()
     for page in chain.from_iterable((one, *one.sections) for one in pages):
-        if not page.results.methods:
+        if not page.measured:
             continue
         shots = max(page.expected.shots)
         for number, upgrade in enumerate(page.expected.upgrades, 1):
