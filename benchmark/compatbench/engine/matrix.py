@@ -171,12 +171,12 @@ def select_matrix(
     _check_distinct(suite, plain)
     choices = []
     for transfer in transfers or suite.transfers:
-        cls = find_transfer(transfer)
-        for choice in plain:
-            card = choice.method.card
-            wanted = cls().serves(card) or choice.name in named
-            if transfer == COPIED or (wanted and card.depth != "none"):
-                choices.append(replace(choice, transfer=transfer))
+        serves = find_transfer(transfer)().serves
+        served = [one for one in plain if one.method.card.depth != "none" or transfer == COPIED]
+        own = [one for one in served if serves(one.method.card)]
+        # What a transfer does not serve is measured where nothing else was asked for.
+        own = own or [one for one in served if one.name in named]
+        choices += [replace(one, transfer=transfer) for one in own]
     if not choices:
         raise CompatbenchError(
             f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: their "

@@ -63,7 +63,9 @@ class MethodResults:
     def title(self) -> str:
         """The method's title; with the transfer, where the module is not attached as it is."""
         return (
-            self.info.title if self.transfer in (COPIED, None) else f"{self.info.title} ({self.transfer})"
+            self.info.title
+            if self.transfer in (COPIED, None)
+            else f"{self.info.title} ({self.transfer})"
         )
 
     @cached_property
