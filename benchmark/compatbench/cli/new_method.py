@@ -13,7 +13,6 @@ from rich.console import Console
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.method.registry import builtin_methods
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
 console = Console()
@@ -65,6 +64,8 @@ def fill_template(name: str) -> str:
 
 
 def _check_name(name: str, inside: bool) -> None:
+    from compatbench.method.registry import builtin_methods
+
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise CompatbenchError(
             f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "

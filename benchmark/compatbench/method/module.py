@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,16 @@ class Module:
 
     def detach(self) -> Module:
         """A copy without gradients, in contiguous memory of its own."""
-
-        def copy(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor.detach().clone().contiguous() for name, tensor in group.items()}
-
-        return Module(copy(self.trained), copy(self.stored), self.about)
+        return self._map(lambda tensor: tensor.detach().clone().contiguous())
 
     def to(self, device: torch.device) -> Module:
         """The module on another device."""
+        return self._map(lambda tensor: tensor.to(device))
 
-        def move(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor.to(device) for name, tensor in group.items()}
-
-        return Module(move(self.trained), move(self.stored), self.about)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Module:
+        trained = {name: change(tensor) for name, tensor in self.trained.items()}
+        stored = {name: change(tensor) for name, tensor in self.stored.items()}
+        return Module(trained, stored, self.about)
 
     def save(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
         """Writes a safetensors file with ``about`` (JSON) and a checksum in its header.
