@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from compatbench.cli.tables import print_line
+from compatbench.cli.tables import format_seconds, print_line
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.settings import Event
 from compatbench.engine.plan import Plan
@@ -179,16 +179,3 @@ class RunProgress:
 
         left = sum(self._seconds[key] * pace(cell.name) for key, cell in self._left.items())
         return left / self._workers
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours = minutes // 60
-    if hours < 72:
-        return f"{hours} h {minutes % 60} min"
-    return f"{round(hours / 24):,} days"

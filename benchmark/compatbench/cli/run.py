@@ -223,7 +223,7 @@ def plan(
     numbers = read_numbers("--seeds", seeds, least=0), read_shots_option(shots)
     _say_loading()
     from compatbench import api
-    from compatbench.cli.progress import format_seconds
+    from compatbench.cli.tables import format_seconds
     from compatbench.engine.execute.device import count_cores, resolve_device
     from compatbench.engine.execute.shards import Shard
 
@@ -268,7 +268,7 @@ def _say_loading() -> None:
 
 def _print_costs(plan: Plan, device: str) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
-    from compatbench.cli.progress import format_seconds
+    from compatbench.cli.tables import format_seconds
     from compatbench.engine.costs import count_costs, measure_rate
     from compatbench.files.sizes import format_bytes
 
@@ -305,7 +305,7 @@ def _print_missing(plan: Plan) -> None:
 
 def _summary(plan: Plan, workers: int) -> str:
     """One line: what the suite is, and how much of it is left."""
-    from compatbench.cli.progress import format_seconds
+    from compatbench.cli.tables import format_seconds
 
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total
     what = f" of {len(plan.planned):,} in this shard" if plan.shard is not None else ""

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compatbench.cli.options import OutOption, complete_methods, complete_suites, complete_tasks
-from compatbench.cli.progress import format_seconds
+from compatbench.cli.tables import format_seconds
 from compatbench.data.cards import suite_cards
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.files.sizes import format_bytes

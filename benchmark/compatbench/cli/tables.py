@@ -46,3 +46,16 @@ def print_frame(
 def print_line(console: Console, text: str) -> None:
     """Prints markup on one line that the terminal may wrap, so that it can be copied."""
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 72:
+        return f"{hours} h {minutes % 60} min"
+    return f"{round(hours / 24):,} days"

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from compatbench.data.cards import TrainingCard
+from compatbench.data.cards.suite import COPIED
 from compatbench.data.shots import Shots, count_shots
 from compatbench.engine.provenance import provenance
 from compatbench.engine.record import Measurement
-from compatbench.transfer import COPIED
 
 SCHEMA = 3
 

@@ -52,7 +52,8 @@ def locate_weights(card: BackboneCard) -> Path:
     """
     if card.provider == "hf":
         return model_files(card, download=not _planning)[0]
-    check_release(card)
+    if card.weights is None:  # weights beside the card are no release of open_clip's
+        check_release(card)
     path = find_weights(card, download=not _planning)
     if card.path is None and card.weights is None:
         check_published_hash(path, Source.of(card).url)
