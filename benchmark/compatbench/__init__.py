@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Found when asked for, so that importing one room does not import them all. Submodules are
-    # looked for here, too, before they are imported.
-    if name in ("api", "cli") or name.startswith("_"):
-        raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
-    api = import_module("compatbench.api")
-    if name in api.__all__:
+    # Found when asked for, so that importing one room does not import them all.
+    api = import_module("compatbench.api") if not name.startswith("_") else None
+    if name == "api":
+        return api
+    if api is not None and name in api.__all__:
         return getattr(api, name)
     raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
 

@@ -286,7 +286,8 @@ def _embed_dim(text: Any, default: int) -> int:
     return default if projection is None else projection.shape[1]
 
 
-def measure_rate(device: str, size: int = 1024, seconds: float = 0.3) -> float:
+@lru_cache(maxsize=8)
+def measure_rate(device: str, size: int = 1024, seconds: float = 0.2) -> float:
     """Floating-point operations a second of float32 matrix products on a device, now."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker has

@@ -1,0 +1,129 @@
+"""``import compatbench as cb``: what commands do, as functions that return data."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import compatbench as cb
+import compatbench.methods
+import compatbench.results
+import compatbench.tasks
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the committed results of the mini suite."""
+    folder = tmp_path_factory.mktemp("committed")
+    shutil.copytree(REPOSITORY / "results" / "mini", folder / "results" / "mini")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_every_name_of_the_interface_is_there_and_documented() -> None:
+    for name in cb.api.__all__:
+        assert getattr(cb, name).__doc__, name
+        assert name in dir(cb)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cb.nothing  # noqa: B018
+
+
+def test_packages_that_share_a_name_with_a_function_can_be_called() -> None:
+    assert "kgcoop" in set(compatbench.methods()["name"])
+    assert "mini-food" in set(compatbench.tasks("mini-*")["name"])
+    with pytest.raises(cb.CompatbenchError, match="no suite named 'nope'"):
+        compatbench.results("nope")
+
+
+def test_listings_are_frames_with_a_row_per_name() -> None:
+    assert cb.methods("coop,kg*")["name"].tolist() == ["coop", "kgcoop"]
+    tasks = cb.tasks("mini-*").set_index("name")
+    assert tasks.loc["mini-objects-mono", "kind"] == "variant of mini-objects"
+    assert tasks.loc["mini-food", "test"] == 148
+    assert {"mini-clip", "mini-eva-clip"} <= set(cb.backbones()["name"])
+    assert {"mini", "smoke", "paper"} <= set(cb.suites()["name"])
+    assert cb.transfers().set_index("name")["needs"].to_dict() == {
+        "copied": "none",
+        "words": "words",
+    }
+
+
+def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
+    plan = cb.plan("mini", ["zeroshot", "coop"], seeds=[1, 2], out=tmp_path)
+    frame = plan.frame.set_index("method")
+    assert frame.loc["zeroshot", "cells"] == 8
+    assert frame.loc["coop", ["cells", "done", "to do", "missing"]].tolist() == [16, 0, 16, 0]
+    assert frame.loc["coop", "seconds"] > frame.loc["zeroshot", "seconds"] > 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_results_are_ranked_and_looked_at_as_frames(committed: Path) -> None:
+    results = cb.results("mini", out=committed)
+    ranking = results.ranking("mini-clip", "mini-eva-clip")
+    assert len(ranking) == 36
+    assert ranking["h"].is_monotonic_decreasing
+    best = ranking.iloc[0]
+    by_task = results.by_dataset("h", "mini-clip", "mini-eva-clip")
+    assert by_task.loc[best["method"], "mean"] == pytest.approx(best["h"])
+    through_words = results.ranking("mini-clip", "mini-eva-clip", transfer="words")
+    assert set(through_words["method"]) < set(ranking["method"])
+    assert results.gaps().empty
+    assert len(results.frame) == 5796
+
+
+@pytest.mark.slow
+def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    events: list[str] = []
+    results = cb.run(
+        "smoke", "zeroshot,taskres", out=tmp_path, on_event=lambda e: events.append(e.kind)
+    )
+    assert results.failures == ()
+    assert set(results.ranking("mini-clip", "mini-eva-clip")["method"]) == {"zeroshot", "taskres"}
+    assert events.count("finished") == 2
+    events.clear()
+    again = cb.run(
+        "smoke", "zeroshot,taskres", out=tmp_path, on_event=lambda e: events.append(e.kind)
+    )
+    assert events == []
+    assert again.frame.equals(results.frame)
+
+
+@pytest.mark.slow
+def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) -> None:
+    module = cb.fit("tip_adapter", "mini-weather", "mini-clip", shots=4)
+    found = cb.evaluate(module, "mini-eva-clip")
+    assert found.source is not None
+    assert found.target is not None
+    assert found.images == 258
+    assert found.verdict in ("helps", "no help", "harms")
+    module.save(tmp_path / "module.safetensors")
+    again = cb.evaluate(tmp_path / "module.safetensors", "mini-eva-clip")
+    assert again.as_dict() == found.as_dict()
+
+
+def test_mistakes_are_one_line() -> None:
+    with pytest.raises(cb.CompatbenchError, match="setting 'contxt' of 'coop'"):
+        cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3})
+    with pytest.raises(cb.CompatbenchError, match="did you mean coop"):
+        cb.plan("mini", "coopp")
+
+
+@pytest.mark.slow
+def test_importing_it_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, compatbench as cb; cb.run, cb.plan;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'pandas', 'open_clip')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
