@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +20,9 @@ from compatbench.cli.tables import format_seconds, print_line
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.settings import Event
 from compatbench.engine.plan import Plan
+
+if TYPE_CHECKING:
+    from compatbench.pages.suite_page import Restriction, SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
 
@@ -162,9 +166,9 @@ class RunProgress:
         from compatbench.results.collect import measured_so_far
 
         measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
-        if measured.all:
-            page = read_suite_page(plan.suite, self._out, measured)
-            self._ranking = ranking_renderable(page, self._console.width, restriction(plan))
+        page = read_suite_page(plan.suite, self._out, measured)
+        if (part := _largest_part(page, restriction(plan))) is not None:
+            self._ranking = ranking_renderable(page, self._console.width, part)
         # A look at many records takes a moment: a tenth of the time at most.
         took = time.monotonic() - now
         self._rank_at = now + max(RANKING_SECONDS, 10 * took)
@@ -179,3 +183,22 @@ class RunProgress:
 
         left = sum(self._seconds[key] * pace(cell.name) for key, cell in self._left.items())
         return left / self._workers
+
+
+def _largest_part(page: SuitePage, asked: Restriction) -> Restriction | None:
+    """The part of what was asked for with the most methods that can be ranked already.
+
+    Seeds are run one after the other, so it has the first seeds, and the methods that are
+    finished for these; None if no method is finished for any.
+    """
+    best: tuple[int, Restriction] | None = None
+    seeds = list(asked.seeds or page.expected.seeds)
+    for count in range(len(seeds), 0, -1):
+        part = replace(asked, seeds=seeds[:count])
+        narrowed = page.restrict(part)
+        upgrade, shots = narrowed.expected.upgrades[0], max(narrowed.expected.shots)
+        ranks = narrowed.ranks(upgrade, shots)
+        done = {one.standing.info.name for one in ranks if one.standing.state == "complete"}
+        if done and (best is None or len(done) > best[0]):
+            best = len(done), replace(part, methods=done)
+    return None if best is None else best[1]
