@@ -77,7 +77,10 @@ class RunProgress:
             console=console,
         )
         self._bar = self._progress.add_task("run", total=0, rest="")
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        # Drawn by a thread of its own, so that the ranking grows between events, too.
+        self._live = Live(
+            console=console, refresh_per_second=2, transient=True, get_renderable=self._render
+        )
 
     def start(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
@@ -97,7 +100,6 @@ class RunProgress:
         self._progress.update(self._bar, total=self._total)
         if self._console.is_terminal and self._left:
             self._live.start()
-            self._draw()
 
     def __enter__(self) -> RunProgress:
         return self
@@ -137,24 +139,25 @@ class RunProgress:
             self._left.pop(key, None)
             if event.error:
                 self._print("[red]failed[/]", event)
-        self._draw()
+        self._print_tenths()
 
     def _print(self, what: str, event: Event) -> None:
         print_line(self._console, f"{what} {escape(str(event.cell))}: {escape(event.error)}")
 
-    def _draw(self) -> None:
-        done = self._total - len(self._left)
+    def _render(self) -> RenderableType:
         rest = f"about {format_seconds(self.seconds_left())} left" if self._left else ""
-        if self._console.is_terminal:
-            self._progress.update(self._bar, completed=done, rest=rest)
-            self._update_ranking()
-            lines = [Text(f"  {item}") for item in self._running.values()]
-            self._live.update(Group(self._ranking, self._progress, *lines))
-        elif self._total and done * 10 // self._total > self._tenths:
+        self._progress.update(self._bar, completed=self._total - len(self._left), rest=rest)
+        self._update_ranking()
+        lines = [Text(f"  {item}") for item in list(self._running.values())]
+        # A ranking that is longer than the terminal is cut at its foot.
+        return Group(self._progress, *lines, self._ranking)
+
+    def _print_tenths(self) -> None:
+        done = self._total - len(self._left)
+        if not self._console.is_terminal and done * 10 // self._total > self._tenths:
             self._tenths = done * 10 // self._total
-            print_line(
-                self._console, f"{done} of {self._total} cells" + (f", {rest}" if rest else "")
-            )
+            rest = f", about {format_seconds(self.seconds_left())} left" if self._left else ""
+            print_line(self._console, f"{done} of {self._total} cells{rest}")
 
     def _update_ranking(self) -> None:
         plan, now = self.plan, time.monotonic()
@@ -181,7 +184,7 @@ class RunProgress:
         def pace(name: str) -> float:
             return self._spent[name] / self._expected[name] if self._expected[name] else mean
 
-        left = sum(self._seconds[key] * pace(cell.name) for key, cell in self._left.items())
+        left = sum(self._seconds[key] * pace(one.name) for key, one in list(self._left.items()))
         return left / self._workers
 
 
