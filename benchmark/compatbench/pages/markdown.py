@@ -6,9 +6,11 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Mean
+if TYPE_CHECKING:
+    from compatbench.results.bootstrap import Interval
+    from compatbench.results.measures import Mean
 
 NOTHING = "–"
 _LONGEST = 200
