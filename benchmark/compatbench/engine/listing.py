@@ -38,7 +38,7 @@ def list_tasks(names: Names = "all") -> pd.DataFrame:
     """The tasks and variants; image counts are missing where no card gives them."""
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     rows = []
-    for name in select_names(names, list(cards), "task"):
+    for name in task_cards.select_names(names):
         card = cards[name]
         classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"
@@ -57,7 +57,7 @@ def list_backbones(names: Names = "all") -> pd.DataFrame:
             card.config or f"{card.provider}: {card.repository or card.path}",
             card.lineage or "trained from scratch",
         )
-        for card in backbone_cards.select(names if isinstance(names, str) else tuple(names))
+        for card in backbone_cards.select(names)
     ]
     return pd.DataFrame(rows, columns=["name", "title", "architecture", "lineage"])
 
@@ -65,7 +65,7 @@ def list_backbones(names: Names = "all") -> pd.DataFrame:
 def list_suites(names: Names = "all") -> pd.DataFrame:
     """The suites."""
     rows = []
-    for card in suite_cards.select(names if isinstance(names, str) else tuple(names)):
+    for card in suite_cards.select(names):
         pairs = {(path[0], target) for path in card.upgrades for target in path[1:]}
         upgrades = " → ".join(*pairs) if len(pairs) == 1 else f"{len(pairs)} upgrades"
         tasks = suite_tasks(card)

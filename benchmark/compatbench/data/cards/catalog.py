@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -55,12 +55,12 @@ class Catalog(Generic[AnyCard]):
             )
         return card
 
-    def select_names(self, wanted: str | tuple[str, ...]) -> list[str]:
+    def select_names(self, wanted: str | Sequence[str]) -> list[str]:
         """The names that a selection means; see ``compatbench.data.cards.select_names``."""
         self._check_any(names := self.names())
         return select_names(wanted, names, self.kind)
 
-    def select(self, wanted: str | tuple[str, ...]) -> list[AnyCard]:
+    def select(self, wanted: str | Sequence[str]) -> list[AnyCard]:
         """The cards that a selection of names and globs means."""
         return [self.read(name) for name in self.select_names(wanted)]
 
