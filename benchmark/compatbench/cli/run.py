@@ -247,9 +247,7 @@ def plan(
     if not frame["missing"].any():
         frame = frame.drop(columns="missing")
     seconds = frame.pop("seconds") / workers
-    frame["about"] = [
-        format_seconds(s) if n else "" for s, n in zip(seconds, frame["to do"], strict=True)
-    ]
+    frame["about"] = [format_seconds(each) if each else "" for each in seconds]
     print_frame(console, frame)
     if found.to_do or found.missing:
         _print_costs(found, place)
@@ -316,8 +314,8 @@ def _summary(plan: Plan, workers: int) -> str:
     if total > mine:
         parts.append(f"{total - mine:,} without images or weights")
     parts.append(f"{left:,} to do")
-    if left and workers:
-        seconds = format_seconds(plan.frame["seconds"].sum() / workers)
+    if workers and left + total - mine:
+        seconds = format_seconds(plan.seconds / workers)
         parts.append(f"about {seconds} with {workers} worker{'s' if workers > 1 else ''}")
     return ", ".join(parts)
 

@@ -12,7 +12,7 @@ from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.costs import TimeEstimate, measure_rate
+from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
@@ -134,38 +134,49 @@ class Plan:
     def frame(self) -> pd.DataFrame:
         """One row per method and transfer: its cells, done, failed, to do, missing, seconds.
 
-        The seconds are those of the cells to do, on one worker.
+        The seconds are those of the cells that are not done, the missing ones included, on one
+        worker, without the encoding of images.
         """
         import pandas as pd
 
         estimate, found = self.estimate, []
-        by_choice: dict[tuple[str, str], list[PlannedCell]] = {}
-        for item in self.mine:
-            by_choice.setdefault((item.cell.name, item.cell.transfer), []).append(item)
+        planned = {_place_of(item.cell): item for item in self.planned}
         for choice in self.matrix.choices:
-            mine = by_choice.get((choice.name, choice.transfer), [])
-            to_do = [item.cell for item in mine if not item.done]
-            left = len(to_do)
-            cells = len(mine)
-            if self.shard is None:
-                cells = self.matrix.counts[choice.name, choice.transfer]
-            found.append(
-                {
-                    "method": choice.name,
-                    "transfer": choice.transfer,
-                    "cells": cells,
-                    "done": len(mine) - left,
-                    "failed": sum(item.failed for item in mine),
-                    "to do": left,
-                    "missing": cells - len(mine),
-                    "seconds": sum(map(estimate.cell, to_do)),
-                }
-            )
+            counts = dict.fromkeys(("cells", "done", "failed", "to do", "missing"), 0)
+            seconds = 0.0
+            for place in self.matrix.places:
+                if place.choice is not choice:
+                    continue
+                item = planned.get((choice.name, choice.transfer, *place[1:4], place.backbones[0]))
+                if self.shard is not None and (item is None or item.cell.key not in self.shard):
+                    continue
+                state = "missing" if item is None else "done" if item.done else "to do"
+                counts["cells"] += 1
+                counts[state] += 1
+                counts["failed"] += item is not None and item.failed
+                seconds += 0.0 if state == "done" else estimate.place(place)
+            row = {"method": choice.name, "transfer": choice.transfer, **counts}
+            found.append(row | {"seconds": seconds})
         return pd.DataFrame(found)
+
+    @property
+    def seconds(self) -> float:
+        """What the cells that are not done take on one worker, with the encoding of images.
+
+        Images are taken as encoded in proportion to the cells that are done.
+        """
+        frame = self.frame
+        left = 1 - float(frame["done"].sum()) / max(float(frame["cells"].sum()), 1.0)
+        encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
+        return float(frame["seconds"].sum()) + left * encoding
 
     def reread(self) -> Plan:
         """The same plan with what the store holds now."""
         return replace(self, planned=tuple(plan([i.cell for i in self.planned], self.store)))
+
+
+def _place_of(cell: Cell) -> tuple[str, str, str, int, int, str]:
+    return cell.name, cell.transfer, cell.task, cell.shots, cell.seed, cell.source
 
 
 def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
