@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.order import estimate_cells
+from compatbench.engine.costs import TimeEstimate
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide
-from compatbench.engine.plan import plan_cells
+from compatbench.engine.matrix import select_matrix
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -22,7 +22,8 @@ TRAINING = TrainingCard.model_validate({})
 
 
 def make_cell(number: int, task: str, source: str = "a") -> Cell:
-    return Cell(f"{number:064d}", "coop", {}, task, 4, number, (source, "z"), (task,), TRAINING)
+    key = f"{number:064d}"
+    return Cell(key, key, "coop", {}, task, 4, number, (source, "z"), (task,), TRAINING)
 
 
 costs = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
@@ -84,7 +85,11 @@ def test_a_broken_note_of_times_is_named(tmp_path: Path) -> None:
 
 def test_estimates_tell_long_cells_from_short_ones_and_follow_what_was_timed() -> None:
     suite, registry = suite_cards.read("mini"), builtin_methods()
-    cells = plan_cells(suite, registry, ["coop", "taskres"], tasks="mini-animals", seeds=[1])
-    coop, taskres = estimate_cells(suite, registry, cells, {})
+    matrix = select_matrix(suite, registry, ["coop", "taskres"], "mini-animals", seeds=[1])
+
+    def estimate(measured: dict[str, float]) -> list[float]:
+        return [TimeEstimate(matrix, 5e10, measured).cell(cell) for cell in matrix.cells()]
+
+    coop, taskres = estimate({})
     assert coop > taskres > 0
-    assert estimate_cells(suite, registry, cells, {"taskres": 40.0}) == [coop, 40.0]
+    assert estimate({"taskres": 40.0}) == [coop, pytest.approx(40.0)]
