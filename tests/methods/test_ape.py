@@ -103,6 +103,7 @@ def test_channels_of_the_text_alone_equal_the_criterion(clip64: Backbone, labels
     assert set(mask.nonzero()[:, 0].tolist()) == naive_channels(texts, [], [], 8, (0.7, 0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_search_equals_a_triple_loop(
     eva64: Backbone, labels: Labels, make_data: MakeData, seed: int
