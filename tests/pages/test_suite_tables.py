@@ -146,7 +146,7 @@ def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
 
 def test_a_section_that_adds_nothing_else_gets_a_ranking() -> None:
     plain = variant("contcoop", (50, 60, 52, 62))
-    words = through_words(variant("contcoop", (55,) * 4))
+    words = through_words(variant("contcoop", (55, 55, 55, 55)))
     section = make_page(plain, words, name="others", title="Other models")
     text = render_leaderboard([make_page(plain, sections=(section,))])
     text = text[text.index("### Other models") : text.index("### Details")]
