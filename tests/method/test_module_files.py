@@ -51,6 +51,7 @@ def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+@pytest.mark.slow
 def test_every_single_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     small_module().save(path, ABOUT)

@@ -10,7 +10,7 @@ from tiny_models import MakeData
 from compatbench.backbone import Backbone, Labels
 from compatbench.conformance import run_checks
 from compatbench.conformance.method_under_test import MethodUnderTest
-from compatbench.conformance.models import build_b16_sized
+from compatbench.conformance.models import build_clip
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Batch, TrainedMethod
@@ -78,7 +78,8 @@ PARAMETERS = {
 
 @pytest.mark.slow
 def test_parameters_at_vit_b_16(labels: Labels, make_data: MakeData) -> None:
-    backbone = build_b16_sized()
+    widths = dict(token_width=512, embed_dim=512, image_width=768, head_width=64)
+    backbone = build_clip("b16-sized", seed=7, **widths)
     data = make_data(backbone, labels)
     found = {}
     for name in PARAMETERS:

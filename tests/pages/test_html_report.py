@@ -166,6 +166,7 @@ def test_nothing_in_a_result_is_markup() -> None:
     assert HOSTILE[1] in page.text
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_no_text_changes_the_shape_of_the_page(title: str, reason: str, note: str) -> None:
     def page(title: str, reason: str, note: str) -> SuitePage:

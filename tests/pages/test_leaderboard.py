@@ -271,6 +271,7 @@ def test_a_suite_without_results_says_so() -> None:
         render_leaderboard([make_page(name="tiny; rm -r")])
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None:
     page = whole_page()

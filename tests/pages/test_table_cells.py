@@ -1,27 +1,22 @@
-"""The tables of average ranks, maps, retraining, paths and kinds of upgrades, cell by cell."""
+"""The tables of average ranks, retraining, paths and kinds of upgrades, cell by cell."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
-from rich.console import Console
 from synthetic_results import (
     COOP,
-    PROBE,
     TWO_BY_TWO,
     ZEROSHOT,
     make_method,
     make_page,
     make_pairs,
     make_row,
-    through_words,
 )
 
-from compatbench.pages.console import print_main_table
-from compatbench.pages.page import render_page
-from compatbench.pages.questions import path_table, retained_table
-from compatbench.pages.tables import rank_lines
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.ranking_tables import average_ranks
+from compatbench.pages.suite_tables import path_table, retained_table
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
 
@@ -45,7 +40,7 @@ def test_average_ranks_are_shown_with_their_groups() -> None:
         figures = {(task, 1): (right + i, right + i) for i, task in enumerate(tasks)}
         methods.append(make_method(replace(COOP, name=name), make_pairs(figures, method=name)))
     page = make_page(*methods, expected=Expected(tasks, (4,), (1,), (UPGRADE,)))
-    found = rank_lines(page, UPGRADE, 4)
+    found = average_ranks(page, UPGRADE, 4)
     assert found is not None
     text, table = found
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
@@ -57,42 +52,6 @@ def test_average_ranks_are_shown_with_their_groups() -> None:
         ["3.0", "b c"],
         ["4.0", "c"],
     ]
-
-
-def test_methods_attached_through_a_map_are_ranked_apart_beside_the_untouched_module() -> None:
-    lost = replace(COOP, name="lost", title="Lost")
-    page = make_page(
-        *(flat(PROBE, 80, 20), flat(COOP, 60, 60)),
-        *(through_words(flat(PROBE, 80, 80)), through_words(flat(lost, 5, 5))),
-    )
-    assert [one.standing.info.name for one in page.ranks(UPGRADE, 4)] == ["coop", "linear_probe"]
-    text = render_page([page])
-    assert "2 methods." in text
-    main, apart = text.split("### Re-attached through a map (aligned)")
-    assert "aligned" not in main
-    rows = [cells_of(line) for line in apart.split("\n#")[1].splitlines() if line.startswith("|")][
-        2:
-    ]
-    assert rows == [
-        [
-            "1", "[Linear probe + aligned][2103.00020]", "80.0 ± 0.0", "20.0 → 80.0 ± 0.0",
-            "32.0 → 80.0 ± 0.0", "-40.0 → +20.0",
-        ],
-        [
-            "2", "[Lost + aligned][2109.01134]", "5.0 ± 0.0", "– → 5.0 ± 0.0",
-            "– → 5.0 ± 0.0", "– → -55.0",
-        ],
-    ]  # fmt: skip
-
-
-def test_the_console_shows_modules_attached_through_a_map_in_a_table_of_their_own() -> None:
-    page = make_page(flat(PROBE, 80, 20), flat(COOP, 60, 60), through_words(flat(PROBE, 80, 80)))
-    console = Console(width=100, record=True, file=io.StringIO())
-    print_main_table(console, page)
-    plain, apart = console.export_text().split("Old model → New model, 4 shots, through a map")
-    assert "aligned" not in plain
-    assert "Linear probe + aligned" in apart
-    assert "CoOp" not in apart
 
 
 def test_the_table_shows_gains_share_and_interval() -> None:
@@ -128,15 +87,15 @@ def test_the_table_shows_what_each_step_changes() -> None:
     accuracies = path_table(page, path, 4, "accuracy")[-1]
     assert "63.0 (-3.0)" in accuracies
     assert "63.0 (0.0)" in accuracies
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert "### Step by step" in text
-    assert "Step by step" not in render_page([replace(page, paths=())])
+    assert "Step by step" not in render_leaderboard([replace(page, paths=())])
 
 
 def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
     page = make_page(flat(COOP, 60, 50), groups={"Kin": (UPGRADE,), "Strangers": (UPGRADE,)})
-    text = render_page([page])
+    text = render_leaderboard([page])
     assert "### By kind of upgrade" in text
     summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
     assert text.index(summaries[0]) < text.index(summaries[1])
-    assert "By kind of upgrade" not in render_page([replace(page, groups={})])
+    assert "By kind of upgrade" not in render_leaderboard([replace(page, groups={})])

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from figure_pages import info, long_page, method
 from rich.console import Console
-from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_page, make_row
+from synthetic_results import COOP, TWO_BY_TWO, make_method, make_page, make_row
 
+from compatbench.cli.run import restriction
+from compatbench.data.cards import suite_cards
+from compatbench.engine.matrix import select_matrix
+from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import Restriction, SuitePage
 from compatbench.pages.terminal import print_ranking, ranking_renderable
 from compatbench.results.rows import Row
@@ -89,9 +94,35 @@ def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
     assert "missing" not in text
 
 
-def test_names_that_a_suite_does_not_have_restrict_nothing() -> None:
-    page = make_page(method(ZEROSHOT, 40, 60))
-    assert shown(page, Restriction(tasks=["birds"])) == shown(page)
+def test_shots_that_the_suite_does_not_have_are_ranked_if_asked_for() -> None:
+    page = make_page(
+        method(info("coop", "CoOp"), 60, 40, shots=(8, 16)),
+        method(info("probe", "Probe"), 80, 80, shots=(16,)),
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55, shots=(16,)),
+        expected=replace(TWO_BY_TWO, shots=(16,)),
+    )
+    assert "Probe: 8 rows missing" not in shown(page)
+    text = shown(page, Restriction(shots=[8], methods=["coop", "zeroshot"]))
+    assert text.splitlines()[0].strip() == "Old model → New model, 8 shots"
+    coop, floor = (line for line in text.splitlines() if "CoOp" in line or "Zero-shot" in line)
+    assert coop.split()[2:] == ["65.0", "±", "0.0", "45.0", "±", "0.0", "53.2", "±", "0.0", "-15.0"]
+    # It looks at no image, so its row at 16 shots is that of 8.
+    assert "(floor)" in floor
+    assert "48.0" in floor
+    assert "16 shots" not in text
+    assert "missing" not in text
+    assert "Probe: 8 rows missing" in " ".join(shown(page, Restriction(shots=[8])).split())
+
+
+def test_a_seed_and_a_task_that_the_suite_does_not_have_are_named() -> None:
+    rows = [
+        make_row(correct, task="birds", seed=7, backbone=backbone)
+        for backbone, correct in (("old", 70), ("new", 50))
+    ]
+    text = shown(make_page(make_method(COOP, rows)), Restriction(tasks=["birds"], seeds=[7]))
+    assert "4 shots, tasks birds, seeds 7" in text
+    assert "70.0" in text
+    assert "missing" not in text
 
 
 def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
@@ -100,6 +131,30 @@ def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
     assert "Method 03 (words)" in text
     only = Restriction(methods=["m03"])
     assert shown(long_page(), only).count("words 1") == 2  # upgrades
+
+
+def test_only_transfers_that_were_asked_for_are_shown() -> None:
+    copied = shown(long_page(), Restriction(transfers=["copied"]))
+    assert "through words" not in copied
+    assert "Method 03" in copied
+    words = shown(long_page(), Restriction(transfers=["words"]))
+    titles = [line for line in words.splitlines() if "→" in line]
+    assert titles
+    assert all("through words" in line for line in titles)
+
+
+def test_a_run_asks_for_what_its_options_select() -> None:
+    matrix = select_matrix(
+        suite_cards.read("smoke"),
+        builtin_methods(),
+        methods=["linear_probe", "zeroshot"],
+        shots=[8],
+        seeds=[7],
+        transfers=["words"],
+    )
+    only = restriction(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
+    assert (only.methods, only.transfers) == ({"linear_probe"}, {"words"})
+    assert (only.shots, only.seeds) == ((8,), (7,))
 
 
 def test_a_live_display_gets_what_is_measured_so_far() -> None:

@@ -8,8 +8,8 @@ from synthetic_results import COOP, make_method, make_page, make_row
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.groups import rank_group
 from compatbench.results.measures import Expected, harmonic_mean
+from compatbench.results.ranks import rank_upgrades
 
 KIN, STRANGER = ("old", "kin"), ("old", "stranger")
 # Of 100 images, by (backbone, task).
@@ -39,7 +39,7 @@ def lineage(leave_out: str = "") -> SuitePage:
 
 def test_a_group_s_means_are_over_its_own_upgrades_and_datasets() -> None:
     page = lineage()
-    [ranked] = rank_group(page, page.groups["Kin"], 4)
+    [ranked] = rank_upgrades(page.copied, page.expected, page.groups["Kin"], 4)
     pairs = [(RIGHT["old", t], RIGHT[b, t]) for b in ("kin", "cousin") for t in ("cats", "dogs")]
     h = ranked.standing.mean("h")
     target = ranked.standing.mean("target")
@@ -51,9 +51,9 @@ def test_a_group_s_means_are_over_its_own_upgrades_and_datasets() -> None:
 
 def test_a_group_that_lacks_a_cell_has_no_mean() -> None:
     page = lineage(leave_out="cousin")
-    [ranked] = rank_group(page, page.groups["Kin"], 4)
+    [ranked] = rank_upgrades(page.copied, page.expected, page.groups["Kin"], 4)
     assert ranked.standing.state == "incomplete"
-    [other] = rank_group(page, page.groups["Strangers"], 4)
+    [other] = rank_upgrades(page.copied, page.expected, page.groups["Strangers"], 4)
     assert other.standing.state == "complete"
 
 

@@ -20,7 +20,6 @@ from synthetic_results import (
     through_words,
 )
 
-from compatbench.results.groups import rank_group
 from compatbench.results.intervals import (
     dataset_means,
     measure_interval,
@@ -28,7 +27,7 @@ from compatbench.results.intervals import (
     rank_datasets,
 )
 from compatbench.results.measures import Expected, Standing, compute_standing
-from compatbench.results.ranks import rank_methods
+from compatbench.results.ranks import Ranked, rank_methods, rank_upgrades
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")
@@ -69,7 +68,7 @@ def test_a_task_counts_once_however_many_upgrades_are_joined() -> None:
         for task, right in zip(("cats", "dogs"), both, strict=True)
     ]
     page = make_page(make_method(COOP, rows), expected=expected)
-    [ranked] = rank_group(page, expected.upgrades, 4)
+    [ranked] = rank_upgrades(page.copied, page.expected, expected.upgrades, 4)
     found = measure_interval(ranked.standing, "target")
     assert dataset_means(ranked.standing, "target") == {"cats": 50, "dogs": 50}
     assert found is not None
@@ -138,7 +137,7 @@ def test_a_map_changes_no_place_of_an_untouched_module() -> None:
     expected = rank_methods([compute_standing(one, TWO_BY_TWO, UPGRADE, 4) for one in plain])
     for ranks in (
         *(alone.ranks(UPGRADE, 4), beside.ranks(UPGRADE, 4)),
-        *(rank_group(page, (UPGRADE,), 4) for page in (alone, beside)),
+        *(rank_upgrades(page.copied, page.expected, (UPGRADE,), 4) for page in (alone, beside)),
     ):
         assert places(ranks) == places(expected)
 

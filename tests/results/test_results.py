@@ -170,7 +170,7 @@ def test_a_file_holds_every_transfer_and_they_are_read_apart(tmp_path: Path) -> 
     through = read.transferred["words"]["coop"]
     assert set(through.rows) == set(words.rows)
     assert list(through.costs) == sorted(words.costs, key=lambda cost: cost.order)
-    assert (through.info, through.transfer, through.title) == (COOP, "words", "CoOp + aligned")
+    assert (through.info, through.transfer, through.title) == (COOP, "words", "CoOp (words)")
     assert through.provenance == {"torch": ("2.6", "2.7")}
     assert [one.transfer for one in read.all] == ["copied", "words"]
     assert len(read.frame) == len(both.rows) == 6

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from compatbench.cli.options import OutOption
-from compatbench.errors import CompatbenchError
 
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Write nothing; fail if a page or figure is not up to date.")
@@ -28,10 +27,10 @@ def report(out: OutOption = Path(), check: CheckOption = False) -> None:
     out, and the page says what would make it. The suites 'mini', 'mini-shots' and 'mini-paths'
     together give every figure.
     """
-    from compatbench.pages.html_report import check_report, write_report
+    from compatbench import api
 
     console = Console(soft_wrap=True)
-    made = check_report(out) if check else write_report(out)
+    made = api.report(out, check)
     for line in made.left_out:
         console.print(line, highlight=False, markup=False)
     verb, page = "is up to date" if check else "written", list(made.files)[-1]
@@ -44,16 +43,7 @@ def leaderboard(out: OutOption = Path(), check: CheckOption = False) -> None:
 
     The figures and the page of all results are those of 'compatbench report'.
     """
-    from compatbench.pages.html_report import check_report, write_report
-    from compatbench.pages.leaderboard import render_pages, write_pages
+    from compatbench import api
 
-    if check:
-        check_report(out)
-    else:
-        write_report(out)
-        write_pages(out)
-    for path, text in render_pages(out).items():
-        if not path.is_file() or path.read_bytes() != text.encode():
-            fix = "run 'compatbench leaderboard'"
-            raise CompatbenchError(f"{path} is not what results/ gives; {fix}")
+    for path in api.leaderboard(out, check):
         Console(soft_wrap=True).print(f"{path} is up to date", highlight=False)

@@ -326,7 +326,8 @@ def restriction(plan: Plan) -> Restriction:
 
     matrix = plan.matrix
     names = {choice.name for choice in matrix.choices}
-    return Restriction(matrix.tasks, matrix.seeds, matrix.shots, names)
+    transfers = {choice.transfer for choice in matrix.choices}
+    return Restriction(matrix.tasks, matrix.seeds, matrix.shots, names, transfers)
 
 
 def _print_results(plan: Plan, out: Path) -> None:

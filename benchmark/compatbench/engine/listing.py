@@ -36,9 +36,10 @@ def list_methods(names: Names = "all") -> pd.DataFrame:
 
 def list_tasks(names: Names = "all") -> pd.DataFrame:
     """The tasks and variants; image counts are missing where no card gives them."""
+    chosen = task_cards.select_names(names)
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     rows = []
-    for name in task_cards.select_names(names):
+    for name in chosen:
         card = cards[name]
         classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"

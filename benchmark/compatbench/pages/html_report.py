@@ -214,7 +214,7 @@ def _board_row(row: RankingRow) -> dict[str, Any]:
     def pair(cell: Cell) -> list[float | str | None]:
         return [cell.text] if isinstance(cell.value, str) else [cell.text, cell.value]
 
-    paper = paper_id(row.standing.info.paper) or ""
+    paper = paper_id(row.figures["paper"]) or ""
     cells = [pair(column.cell(row)) for column in COLUMNS]
     return {"kind": row.kind, "paper": paper, "cells": cells}
 
@@ -228,8 +228,8 @@ def _gaps(pages: Sequence[SuitePage]) -> list[list[str]]:
         for upgrade in page.expected.upgrades:
             for shots in page.expected.shots:
                 for row in ranking_rows(page, upgrade, shots):
-                    if refused := row.standing.refused:
-                        reason = "; ".join(row.standing.reasons)
+                    if refused := row.figures["refused"]:
+                        reason = "; ".join(row.figures["reasons"])
                         found.append(
                             [page.name, row.title, "not transferable", f"{refused:,}", reason]
                         )

@@ -21,8 +21,8 @@ from compatbench.pages.ranking import explain_unranked, rows_of
 from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page, suites_with_results
 from compatbench.pages.templates import template
 from compatbench.results.gaps import find_disagreements
-from compatbench.results.groups import rank_group
 from compatbench.results.measures import Upgrade
+from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import check_name
 
 LEADERBOARD = "leaderboard.md"
@@ -86,7 +86,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
-        rank_group=rank_group,
+        rank_upgrades=rank_upgrades,
         rows_of=rows_of,
         commands=_commands,
     )
@@ -163,7 +163,7 @@ def _summary(page: SuitePage) -> str:
     if len(rows) > len(shown):
         rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
         lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
-    links = markdown.link_definitions(row.standing.info.paper for row in shown)
+    links = markdown.link_definitions(row.figures["paper"] for row in shown)
     return "\n".join([*lines, *links]) + "\n"
 
 

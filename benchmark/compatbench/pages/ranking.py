@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from compatbench.data.cards.suite import COPIED
 from compatbench.data.shots import count_shots
 from compatbench.pages.markdown import NOTHING, bounds, duration, one_line, percent, signed, spread
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.intervals import measure_interval
+from compatbench.results.bootstrap import Interval
+from compatbench.results.gaps import find_gaps
 from compatbench.results.measures import Mean, Measure, Standing, Upgrade
+from compatbench.results.ranking_table import all_figures
 from compatbench.results.ranks import Ranked
 
 Kind = Literal["floor", "shallow", "deep", "transferred"]
@@ -21,44 +24,60 @@ class RankingRow:
     """A method in the ranking of an upgrade.
 
     Attributes:
-        rank: its place among methods of the same transfer; empty if it has no H.
+        figures: its row of ``ranking_frame``; a missing figure is None.
+        standing: what the figures are computed from, for figures of one task.
         place: its line in the table, from 1.
-        transfer: how its module reached the target; empty if it was attached untouched.
     """
 
+    figures: Mapping[str, Any]
     standing: Standing
-    rank: str
     place: int
-    transfer: str = ""
+
+    @property
+    def rank(self) -> str:
+        """Its place among methods of the same transfer; empty if it has no H."""
+        return self.figures["rank"]
+
+    @property
+    def transfer(self) -> str:
+        """How its module reached the target; empty if it was attached untouched."""
+        return "" if self.figures["transfer"] == COPIED else self.figures["transfer"]
 
     @property
     def kind(self) -> Kind:
         if self.transfer:
             return "transferred"
-        depth = self.standing.info.depth
+        depth = self.figures["depth"]
         return "floor" if depth == "none" else depth
 
     @property
     def title(self) -> str:
         """One line, not long; with the transfer, if there is one."""
-        info = self.standing.info
-        title = one_line(info.title, longest=40) or info.name
+        title = one_line(self.figures["title"], longest=40) or self.figures["method"]
         return f"{title} ({self.transfer})" if self.transfer else title
 
-    def value(self, measure: Measure, task: str | None = None) -> float | None:
-        """A mean with four decimals, so that figures do not depend on the last digit of a sum."""
+    def mean(self, column: str) -> Mean | None:
+        """A figure with its spread over seeds, if it has one."""
+        value = self.figures[column]
+        return None if value is None else Mean(value, self.figures.get(f"{column}_std"))
+
+    def value(self, column: str) -> float | None:
+        """A figure with four decimals, so that none depends on the last digit of a sum."""
+        return round_mean(self.mean(column))
+
+    def task_value(self, measure: Measure, task: str) -> float | None:
+        """The same of one task."""
         return round_mean(self.standing.mean(measure, task))
 
     @property
     def parameters(self) -> int | None:
         """Of its largest module."""
-        counts = self.standing.parameters
-        return None if counts is None else counts[1]
+        return self.figures["parameters"]
 
     @property
     def seconds(self) -> float | None:
         """Mean wall clock of a fit; None for a method that fits nothing."""
-        return self.standing.fit_seconds if self.standing.info.learns else None
+        return self.figures["fit_seconds"]
 
 
 def round_mean(mean: Mean | None) -> float | None:
@@ -101,22 +120,18 @@ class Column:
 
 def ranking_rows(page: SuitePage, upgrade: Upgrade, shots: int) -> list[RankingRow]:
     """All methods on an upgrade: the untouched modules first, then those of each transfer."""
-    ranks = [
-        (one, transfer)
-        for transfer in ("", *page.transferred)
-        for one in page.ranks(upgrade, shots, transfer)
-    ]
-    return [RankingRow(one.standing, one.rank, i, name) for i, (one, name) in enumerate(ranks, 1)]
+    transfers = (COPIED, *page.transferred)
+    return rows_of([one for name in transfers for one in page.ranks(upgrade, shots, name)])
 
 
 def rows_of(ranks: Sequence[Ranked]) -> list[RankingRow]:
-    """The rows of one ranking of untouched modules."""
-    return [RankingRow(one.standing, one.rank, i) for i, one in enumerate(ranks, 1)]
+    """The rows of rankings, one after the other."""
+    return [RankingRow(all_figures(one), one.standing, i) for i, one in enumerate(ranks, 1)]
 
 
-def format_parameters(standing: Standing) -> str:
+def format_parameters(row: RankingRow) -> str:
     """``8,192``, or the least and the most if datasets differ."""
-    low, high = standing.parameters or (None, None)
+    low, high = row.figures["parameters_low"], row.figures["parameters"]
     return NOTHING if low is None else f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
@@ -130,22 +145,23 @@ def _text(text: str) -> Cell:
     return Cell(text, text)
 
 
-def _mean(row: RankingRow, measure: Measure, instead: str = "") -> Cell:
+def _mean(row: RankingRow, column: str, instead: str = "") -> Cell:
     """A mean with its spread; a state stands in place of a mean that it explains."""
-    mean = row.standing.mean(measure)
+    mean = row.mean(column)
     if mean is None:
-        return Cell(instead if instead == row.standing.state else NOTHING, None, NOTHING)
+        return Cell(instead if instead == row.figures["state"] else NOTHING, None, NOTHING)
     return Cell(spread(mean), round(mean.value, 3) + 0.0, percent(mean.value))
 
 
 def _interval(row: RankingRow) -> Cell:
-    interval = measure_interval(row.standing, "h")
-    known = interval is not None and interval.bounded
-    return Cell(bounds(interval), round(interval.low, 3) if interval and known else None)
+    low, high = row.figures["h_low"], row.figures["h_high"]
+    if low is None or high is None:
+        return Cell(NOTHING, None)
+    return Cell(bounds(Interval(row.figures["h"], low, high)), round(low, 3))
 
 
-def _signed(row: RankingRow, measure: Measure, show: Callable[[float | None], str]) -> Cell:
-    value = row.value(measure)
+def _signed(row: RankingRow, column: str, show: Callable[[float | None], str]) -> Cell:
+    value = row.value(column)
     return Cell(show(value), None if value is None else round(value, 3) + 0.0)
 
 
@@ -155,7 +171,7 @@ COLUMNS = (
     Column(
         "Depth",
         "where the module acts",
-        lambda row: _text(row.standing.info.depth if row.kind != "floor" else NOTHING),
+        lambda row: _text(row.figures["depth"] if row.kind != "floor" else NOTHING),
         descending=False,
         text=True,
         min_width=110,
@@ -188,7 +204,7 @@ COLUMNS = (
     Column(
         "NFR",
         "negative flip rate: right before, wrong now, percent",
-        lambda row: _signed(row, "negative_flips", percent),
+        lambda row: _signed(row, "nfr", percent),
         descending=False,
         markdown=False,
         min_width=None,
@@ -196,7 +212,7 @@ COLUMNS = (
     Column(
         "Parameters",
         "numbers that the fit determined",
-        lambda row: Cell(format_parameters(row.standing), row.parameters),
+        lambda row: Cell(format_parameters(row), row.parameters),
         descending=False,
         markdown=False,
         min_width=96,
@@ -216,26 +232,27 @@ def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
     """Title, state and explanation of the methods of a ranking that have no H."""
     found = []
     for row in rows:
-        standing = row.standing
-        answered, expected = standing.coverage
-        if standing.state == "not transferable":
-            refused = standing.refused
-            cells = f"all {expected}" if refused == expected else f"{refused} of {expected}"
+        figures = row.figures
+        state, cells = figures["state"], figures["cells"]
+        if state == "not transferable":
+            refused = figures["refused"]
+            where = f"all {cells}" if refused == cells else f"{refused} of {cells}"
             source = percent(row.value("source"))
-            reasons = "; ".join(map(one_line, standing.reasons)) or "no reason given"
-            text = f"in {cells} cells (source {source}): {reasons}"
-        elif standing.state == "incomplete":
-            text = f"with {answered} of {expected} cells measured, so no mean is given"
+            reasons = "; ".join(map(one_line, figures["reasons"])) or "no reason given"
+            text = f"in {where} cells (source {source}): {reasons}"
+        elif state == "incomplete":
+            measured = figures["measured"]
+            text = f"with {measured} of {cells} cells measured, so no mean is given"
         else:
             continue
-        found.append((row.title, standing.state, text))
+        found.append((row.title, state, text))
     return found
 
 
 def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
     """Method, kind, number of rows, first place and reason of all that failed or is missing."""
     rows = []
-    for gap in page.gaps():
+    for gap in find_gaps(page.results, page.expected):
         task, test_set, shots, seed, backbone = gap.places[0]
         where = task if test_set == task else f"{task}/{test_set}"
         first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from compatbench.data.cards import (
     SuiteCard,
@@ -16,8 +17,8 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
+from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.gaps import Gap, find_gaps
 from compatbench.results.measures import (
     Expected,
     Standing,
@@ -25,8 +26,10 @@ from compatbench.results.measures import (
     compute_standing,
     upgrade_pairs,
 )
-from compatbench.results.ranks import Ranked, rank_methods
+from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.store import MethodResults, SuiteResults, read_results
+
+T = TypeVar("T", int, str)
 
 RESULTS = "results"
 FIGURES = "figures"  # below results/
@@ -42,7 +45,7 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Restriction:
-    """The part of a suite that was asked for; None stands for all.
+    """What was asked for, in the suite or beside it; None stands for all that the suite has.
 
     Attributes:
         methods: names of methods and configs.
@@ -52,6 +55,7 @@ class Restriction:
     seeds: Collection[int] | None = None
     shots: Collection[int] | None = None
     methods: Collection[str] | None = None
+    transfers: Collection[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,89 +100,66 @@ class SuitePage:
         """Methods whose modules reach the target through another transfer, by its name."""
         return {name: list(of.values()) for name, of in self.results.transferred.items()}
 
-    @cached_property
+    @property
     def measured(self) -> list[MethodResults]:
         """All methods that have results, those of other transfers last."""
-        return [one for group in self._by_transfer.values() for one in group.values()]
+        return self.results.all
 
-    def method(self, name: str, transfer: str = "") -> MethodResults:
-        """The results of a method through a transfer; by default those of its untouched modules."""
-        return self._by_transfer[transfer][name]
-
-    @cached_property
-    def _by_transfer(self) -> dict[str, dict[str, MethodResults]]:
-        groups = {"": self.copied, **self.transferred}
-        return {
-            transfer: {one.info.name: one for one in group} for transfer, group in groups.items()
-        }
+    def method(self, name: str, transfer: str = COPIED) -> MethodResults:
+        """The results of a method through a transfer."""
+        return self.results.of(transfer)[name]
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
         return {}
 
-    def ranks(self, upgrade: Upgrade, shots: int, transfer: str = "") -> list[Ranked]:
-        """The methods in the order of the ranking.
-
-        Args:
-            transfer: rank the modules attached through it, in place of the untouched ones.
-        """
+    def ranks(self, upgrade: Upgrade, shots: int, transfer: str = COPIED) -> list[Ranked]:
+        """The methods of one transfer in the order of the ranking."""
         key = (upgrade, shots, transfer)
         if key not in self._ranks:
-            methods = self.transferred[transfer] if transfer else self.copied
-            self._ranks[key] = rank_methods(self.standings(methods, upgrade, shots))
+            methods = self.results.of(transfer).values()
+            self._ranks[key] = rank_upgrades(methods, self.expected, (upgrade,), shots)
         return self._ranks[key]
 
     def standings(
         self, methods: Iterable[MethodResults], upgrade: Upgrade, shots: int
     ) -> list[Standing]:
         """How these methods do on one upgrade."""
-        return [
-            compute_standing(method, self._expected_of(method), upgrade, shots)
-            for method in methods
-        ]
-
-    def gaps(self) -> list[Gap]:
-        """What failed or is missing, by method and reason."""
-        found: list[Gap] = []
-        for one in self.results.all:
-            alone = SuiteResults(self.name, {}, {one.transfer or "": {one.info.name: one}})
-            found += find_gaps(alone, self._expected_of(one))
-        return found
-
-    def _expected_of(self, method: MethodResults) -> Expected:
-        if self.whole is None or method.info.learns:
-            return self.expected
-        # Measured once for all seeds and shots, so any row of the suite will do.
-        return replace(self.expected, seeds=self.whole.seeds, shots=self.whole.shots)
+        return [compute_standing(method, self.expected, upgrade, shots) for method in methods]
 
     def restrict(self, only: Restriction) -> SuitePage:
-        """The page of a part of the suite: means are taken over exactly that part."""
-        expected, kept = self.expected, only.methods
-        narrowed = replace(
-            expected,
-            tasks=tuple(t for t in expected.tasks if only.tasks is None or t in only.tasks),
-            seeds=expected.seeds if only.seeds is None else tuple(only.seeds),
-            shots=expected.shots if only.shots is None else tuple(only.shots),
+        """The page of what was asked for: means are taken over exactly that."""
+        expected = replace(
+            self.expected,
+            tasks=_asked(only.tasks, self.expected.tasks),
+            seeds=_asked(only.seeds, self.expected.seeds),
+            shots=_asked(only.shots, self.expected.shots),
         )
 
-        def keep(methods: Mapping[str, MethodResults]) -> dict[str, MethodResults]:
-            return {n: one for n, one in methods.items() if kept is None or n in kept}
+        def keep(transfer: str) -> dict[str, MethodResults]:
+            if only.transfers is not None and transfer not in only.transfers:
+                return {}
+            methods = self.results.of(transfer)
+            return {
+                n: one for n, one in methods.items() if only.methods is None or n in only.methods
+            }
 
-        transferred = {n: keep(of) for n, of in self.results.transferred.items()}
+        others = {transfer: keep(transfer) for transfer in self.results.transferred}
         results = replace(
             self.results,
-            methods=keep(self.results.methods),
-            transferred={n: of for n, of in transferred.items() if of},
+            methods=keep(COPIED),
+            transferred={transfer: methods for transfer, methods in others.items() if methods},
         )
-        return replace(self, expected=narrowed, results=results, whole=self.whole or expected)
+        whole = self.whole or self.expected
+        return replace(self, expected=expected, results=results, whole=whole)
 
     @property
     def part(self) -> str:
-        """What part of the suite this is: ``1 of 8 tasks, 1 of 3 seeds``; empty if all of it."""
+        """Which tasks and seeds these are: ``1 of 8 tasks, seeds 7``; empty if the suite's."""
         if self.whole is None:
             return ""
         parts = []
-        for what in ("tasks", "seeds", "shots"):
+        for what in ("tasks", "seeds"):
             some, every = getattr(self.expected, what), getattr(self.whole, what)
             if not set(some) <= set(every):
                 parts.append(f"{what} {', '.join(map(str, some))}")
@@ -195,6 +176,14 @@ class SuitePage:
     def path_title(self, path: Sequence[str]) -> str:
         """The backbones of an upgrade or a path by their titles."""
         return " → ".join(map(self.backbone_title, path))
+
+
+def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
+    """What is wanted: in the suite's order, then what the suite does not have."""
+    if wanted is None:
+        return every
+    known = [item for item in every if item in wanted]
+    return (*known, *(item for item in wanted if item not in every))
 
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:

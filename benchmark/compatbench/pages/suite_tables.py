@@ -26,9 +26,8 @@ from compatbench.pages.ranking import (
 )
 from compatbench.pages.ranking_tables import Table, method_cell, value
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.costs import evaluate_seconds, module_bytes, peak_memory
 from compatbench.results.intervals import paired_interval
-from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
+from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing, mean_of_all
 from compatbench.results.paths import change_per_step, changes, follow_path
 from compatbench.results.retained import compute_retained
 from compatbench.results.store import MethodResults, join_provenance
@@ -85,7 +84,7 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
     ]
     for measure in ("source", "target"):
         values = [[value(one.mean(measure)) for one in on_set] for on_set in on_sets]
-        values.append([_mean(line) for line in zip(*values[1:], strict=True)])
+        values.append([mean_of_all(line) for line in zip(*values[1:], strict=True)])
         sides.append([bold_best(column, list(map(percent, column))) for column in values])
     columns = [
         [f"{before} → {after}" for before, after in zip(*both, strict=True)]
@@ -168,17 +167,15 @@ def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """What every method takes, and the name by which commands know it."""
     rows = []
     for row in ranking_rows(page, upgrade, shots):
-        standing = row.standing
-        results = page.method(standing.info.name, row.transfer)
         rows.append(
             [
-                method_cell(standing, row.transfer),
-                code(standing.info.name),
-                format_parameters(standing),
-                _bytes(module_bytes(standing)),
+                method_cell(row.standing, row.transfer),
+                code(row.figures["method"]),
+                format_parameters(row),
+                _bytes(row.figures["module_bytes"]),
                 duration(row.seconds),
-                duration(evaluate_seconds(results, standing)),
-                _bytes(peak_memory(results, standing)),
+                duration(row.figures["evaluate_seconds"]),
+                _bytes(row.figures["peak_memory"]),
             ]
         )
     header = ["Method", "Name", "Parameters", "Module", "Fit", "Evaluate", "Peak memory"]
@@ -239,11 +236,6 @@ def _by_method(
 ) -> Table:
     rows = zip(map(method_cell, standings), *columns, strict=True)
     return table(["Method", *titles], [list(row) for row in rows])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [one for one in values if one is not None]
-    return sum(present) / len(present) if present and len(present) == len(values) else None
 
 
 def _changed_settings(config: MethodResults, base: MethodResults) -> str:

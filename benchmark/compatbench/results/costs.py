@@ -1,27 +1,32 @@
-"""What a method takes, from its cost lines: known for all of its cells, or not at all."""
+"""What a method takes: known for all of its cells, or not at all."""
 
 from __future__ import annotations
 
-from compatbench.results.measures import Standing
-from compatbench.results.store import MethodResults
+from compatbench.results.measures import Standing, mean_of_all
 
 
-def evaluate_seconds(results: MethodResults, standing: Standing) -> float | None:
+def fit_seconds(standing: Standing) -> float | None:
+    """Mean wall clock of the fits."""
+    known = {cost.key: cost.fit_seconds for cost in standing.results.costs}
+    return mean_of_all([known.get(key) for key in standing.column("source", "key").flat])
+
+
+def evaluate_seconds(standing: Standing) -> float | None:
     """Mean wall clock of attaching a module to the target and classifying a test set."""
-    known = {cost.order: cost.evaluate_seconds for cost in results.costs}
-    positions = standing.target_rows.ravel().tolist()
-    rows = [results.rows[position] for position in positions if position >= 0]
-    times = [known.get((row.key, row.backbone, row.test_set)) for row in rows]
-    present = [time for time in times if time is not None]
-    return sum(present) / len(present) if present and len(present) == len(positions) else None
-
-
-def peak_memory(results: MethodResults, standing: Standing) -> int | None:
-    """Most bytes that any of the cells held."""
-    measured = [
-        (cost.peak_memory, cost.key) for cost in results.costs if cost.peak_memory is not None
+    known = {cost.order: cost.evaluate_seconds for cost in standing.results.costs}
+    rows = [
+        standing.results.rows[position] if position >= 0 else None
+        for position in standing.target_rows.flat
     ]
-    known = {key: peak for peak, key in sorted(measured)}
+    return mean_of_all([row and known.get((row.key, row.backbone, row.test_set)) for row in rows])
+
+
+def peak_memory(standing: Standing) -> int | None:
+    """Most bytes that any of the cells held."""
+    known: dict[str, int] = {}
+    for cost in standing.results.costs:
+        if cost.peak_memory is not None:
+            known[cost.key] = max(known.get(cost.key, 0), cost.peak_memory)
     keys = set(standing.column("source", "key").flat)
     return max(known[key] for key in keys) if keys and keys <= known.keys() else None
 

@@ -38,7 +38,7 @@ def find_gaps(results: SuiteResults, expected: Expected) -> list[Gap]:
         found: dict[tuple[str, str], list[Place]] = {}
         statuses, reasons = one.column("status"), one.column("reason")
         for sought, place in _expected_places(one, expected):
-            row = find_row(one, expected, sought)
+            row = find_row(one, sought)
             if row < 0:
                 found.setdefault(("missing", ""), []).append(place)
             elif statuses[row] == "failed":

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -119,11 +118,13 @@ def average(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def find_row(
-    results: MethodResults,
-    expected: Expected,
-    place: tuple[str, str, int, int, str, str],
-) -> int:
+def mean_of_all(values: Sequence[float | None]) -> float | None:
+    """The mean of ``values``; None if any of them is missing, or if there are none."""
+    present = [value for value in values if value is not None]
+    return average(present) if present and len(present) == len(values) else None
+
+
+def find_row(results: MethodResults, place: tuple[str, str, int, int, str, str]) -> int:
     """The position of a row in the frame, or −1 if it is missing.
 
     Of a method that learns nothing, a row of any shots and seed will do.
@@ -131,13 +132,10 @@ def find_row(
     Args:
         place: task, source, shots, seed, backbone and test set.
     """
-    transfer = results.transfer or COPIED
     if results.info.learns:
-        return results.positions.get((transfer, *place), -1)
+        return results.positions.get((results.transfer or COPIED, *place), -1)
     task, source, _, _, backbone, test_set = place
-    draws = product(expected.shots, expected.seeds)
-    places = ((transfer, task, source, *draw, backbone, test_set) for draw in draws)
-    found = [results.positions[place] for place in places if place in results.positions]
+    found = results.any_draw.get((task, source, backbone, test_set), ())
     return min(found, key=lambda row: results.column("status")[row] == "failed", default=-1)
 
 
@@ -151,7 +149,6 @@ class Standing:
         seeds: one for each line.
         source_rows, target_rows: positions in the frame of ``results``, ``[seeds, tasks]``;
             −1 where the row is missing.
-        fit_seconds: mean wall clock of its fits; None if that of any is unknown.
     """
 
     results: MethodResults
@@ -162,7 +159,6 @@ class Standing:
     seeds: tuple[int, ...]
     source_rows: Positions
     target_rows: Positions
-    fit_seconds: float | None = None
 
     @property
     def info(self) -> MethodInfo:
@@ -278,12 +274,6 @@ class Standing:
         worst, task = min(gains)
         return sum(gain < 0 for gain, _ in gains), task, worst
 
-    @property
-    def first_seed(self) -> Standing:
-        """The same of the first seed alone."""
-        source, target = self.source_rows[:1], self.target_rows[:1]
-        return replace(self, seeds=self.seeds[:1], source_rows=source, target_rows=target)
-
 
 def compute_standing(
     results: MethodResults,
@@ -303,7 +293,7 @@ def compute_standing(
     at_source, at_target = (
         np.array(
             [
-                find_row(results, expected, (task, source, shots, seed, backbone, name))
+                find_row(results, (task, source, shots, seed, backbone, name))
                 for seed in seeds
                 for task, name in sets
             ],
@@ -312,12 +302,4 @@ def compute_standing(
         for backbone in (source, target)
     )
     tasks = tuple(task for task, _ in sets)
-    seconds = fit_seconds(results, at_source)
-    return Standing(results, upgrade, shots, tasks, tasks, seeds, at_source, at_target, seconds)
-
-
-def fit_seconds(results: MethodResults, rows: Positions) -> float | None:
-    """The mean wall clock of the fits that rows are of; None if that of any is unknown."""
-    times = [results.fit_times.get(key) for key in results.column("key")[rows].flat]
-    present = [time for time in times if time is not None]
-    return average(present) if present and len(present) == len(times) else None
+    return Standing(results, upgrade, shots, tasks, tasks, seeds, at_source, at_target)

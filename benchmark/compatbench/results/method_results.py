@@ -74,9 +74,15 @@ class MethodResults:
         return {row.order: number for number, row in enumerate(self.rows)}
 
     @cached_property
-    def fit_times(self) -> dict[str, float]:
-        """Key of a cell -> wall clock of its fit."""
-        return {cost.key: cost.fit_seconds for cost in self.costs}
+    def any_draw(self) -> dict[tuple[str, str, str, str], list[int]]:
+        """Task, source, backbone and test set -> numbers of the rows of any shots and seed."""
+        found: dict[tuple[str, str, str, str], list[int]] = {}
+        for number, row in enumerate(self.rows):
+            if row.transfer != (self.transfer or COPIED):
+                continue
+            place = (row.task, row.source, row.backbone, row.test_set)
+            found.setdefault(place, []).append(number)
+        return found
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from compatbench.results.measures import Expected, Mean, compute_standing
+from compatbench.results.measures import Expected, Mean, compute_standing, mean_of_all
 from compatbench.results.store import MethodResults
 
 
@@ -54,6 +54,4 @@ def change_per_step(values: Sequence[float | None]) -> float | None:
     Returns:
         None if any step has no figure: no mean is taken over the steps that happen to be there.
     """
-    each = changes(values)
-    present = [change for change in each if change is not None]
-    return sum(present) / len(present) if present and len(present) == len(each) else None
+    return mean_of_all(changes(values))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from compatbench.data.cards.suite import COPIED
-from compatbench.engine.cell import Cell
-from compatbench.results.costs import evaluate_seconds, module_bytes, peak_memory
+from compatbench.results.costs import evaluate_seconds, fit_seconds, module_bytes, peak_memory
 from compatbench.results.gaps import find_gaps
 from compatbench.results.intervals import measure_interval
-from compatbench.results.measures import Expected, Measure, Standing, Upgrade, compute_standing
-from compatbench.results.ranks import Ranked, rank_methods
+from compatbench.results.measures import Expected, Measure, Standing, Upgrade
+from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.store import SuiteResults
+
+if TYPE_CHECKING:
+    from compatbench.engine.cell import Cell
 
 _TEXT, _REAL, _COUNT = "object", "float64", "Int64"
 
@@ -61,9 +63,9 @@ _COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
     "parameters": (_COUNT, lambda one: one.parameters and one.parameters[1]),
     "parameters_low": (_COUNT, lambda one: one.parameters and one.parameters[0]),
     "module_bytes": (_COUNT, module_bytes),
-    "fit_seconds": (_REAL, lambda one: one.fit_seconds if one.info.learns else None),
-    "evaluate_seconds": (_REAL, lambda one: evaluate_seconds(one.results, one)),
-    "peak_memory": (_COUNT, lambda one: peak_memory(one.results, one)),
+    "fit_seconds": (_REAL, lambda one: fit_seconds(one) if one.info.learns else None),
+    "evaluate_seconds": (_REAL, evaluate_seconds),
+    "peak_memory": (_COUNT, peak_memory),
     "cells": (_COUNT, lambda one: one.coverage[1]),
     "measured": (_COUNT, lambda one: one.coverage[0]),
     "refused": (_COUNT, lambda one: one.refused),
@@ -96,7 +98,7 @@ class Results:
         """The methods of one transfer with their places; by default at the most shots."""
         shots = max(self.expected.shots) if shots is None else shots
         methods = self.suite.of(transfer).values()
-        return rank_methods([compute_standing(m, self.expected, upgrade, shots) for m in methods])
+        return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def ranking(
         self, source: str, target: str, shots: int | None = None, transfer: str = COPIED
@@ -143,7 +145,14 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """
-    columns = {"rank": pd.Series([one.rank for one in ranks], dtype=_TEXT)}
-    for name, (dtype, value) in _COLUMNS.items():
-        columns[name] = pd.Series([value(one.standing) for one in ranks], dtype=dtype)
-    return pd.DataFrame(columns)
+    rows = [all_figures(one) for one in ranks]
+    types = {"rank": _TEXT} | {name: dtype for name, (dtype, _) in _COLUMNS.items()}
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=of) for name, of in types.items()}
+    )
+
+
+def all_figures(one: Ranked) -> dict[str, Any]:
+    """A row of ``ranking_frame``; what is missing is None."""
+    figures = {name: value(one.standing) for name, (_, value) in _COLUMNS.items()}
+    return {"rank": one.rank, **figures}

@@ -1,14 +1,15 @@
-"""The places of methods, and which places the data cannot tell apart."""
+"""The places of methods on an upgrade or on several, and which the data cannot tell apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.measures import Figures, Standing
+from compatbench.results.measures import Expected, Figures, Standing, Upgrade, compute_standing
+from compatbench.results.method_results import MethodResults
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,38 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
         rest = [item for item in standings if item.state == state]
         ranked += [Ranked("", item) for item in sorted(rest, key=lambda item: item.info.name)]
     return ranked
+
+
+def rank_upgrades(
+    methods: Iterable[MethodResults], expected: Expected, upgrades: Sequence[Upgrade], shots: int
+) -> list[Ranked]:
+    """Ranks methods by H on one upgrade, or by their mean over datasets and several upgrades.
+
+    A method without a result in any cell of any of the upgrades has no mean.
+    """
+    return rank_methods(
+        [
+            _join([compute_standing(method, expected, upgrade, shots) for upgrade in upgrades])
+            for method in methods
+        ]
+    )
+
+
+def _join(standings: Sequence[Standing]) -> Standing:
+    """One standing over several upgrades: a dataset counts once for each."""
+    if len(standings) == 1:
+        return standings[0]
+    return replace(
+        standings[0],
+        tasks=tuple(
+            f"{one.upgrade[0]} → {one.upgrade[1]}: {task}"
+            for one in standings
+            for task in one.tasks
+        ),
+        datasets=tuple(task for one in standings for task in one.datasets),
+        source_rows=np.hstack([one.source_rows for one in standings]),
+        target_rows=np.hstack([one.target_rows for one in standings]),
+    )
 
 
 def tied_groups(standings: Sequence[Standing]) -> list[list[Standing]]:

@@ -40,7 +40,7 @@ def draw_matrix(
     lefts = [*range(len(tasks)), len(tasks) + 0.25]
     for top, row in enumerate(rows):
         for left, task in zip(lefts, [*tasks, None], strict=True):
-            gain = row.value("gain", task)
+            gain = row.task_value("gain", task) if task else row.value("gain")
             transform = Affine2D().scale(0.97, 0.93).translate(left, top)
             if shade := _shade(gain):
                 cell = Path.unit_rectangle().transformed(transform)

@@ -46,7 +46,7 @@ def path_lines(page: SuitePage, path: Sequence[str]) -> list[PathLine]:
     shots = max(page.expected.shots)
     lines = []
     for row in ranking_rows(page, (path[0], path[-1]), shots):
-        method = page.method(row.standing.info.name, row.transfer)
+        method = row.standing.results
         steps = follow_path(method, page.expected, path, shots)
         gains = [gain for step in steps if (gain := round_mean(step.gain)) is not None]
         if len(gains) == len(path):

@@ -100,7 +100,7 @@ def _of_upgrade(
     missing = "" if plain else _INCOMPLETE
     facts = (titles, zero_shot, [_facts(row, tasks) for row in rows])
     tested = rank_datasets(page.ranks(upgrade, shots))
-    by_name = {row.standing.info.name: row for row in plain}
+    by_name = {row.figures["method"]: row for row in plain}
     ranked = [by_name[one.info.name] for one in tested[0]] if tested else []
     too_few = "" if tested else (
         "the test needs three methods with all of their cells, and two datasets; there are "
@@ -159,5 +159,5 @@ def zero_shot_accuracies(rows: Sequence[RankingRow]) -> tuple[float, float] | No
 def _facts(row: RankingRow, tasks: Sequence[str]) -> tuple:
     """What the figures show of a method, without times, which differ from run to run."""
     means = [row.value(measure) for measure in ("source", "target", "h", "gain")]
-    by_task = [(row.value("h", task), row.value("gain", task)) for task in tasks]
+    by_task = [(row.task_value("h", task), row.task_value("gain", task)) for task in tasks]
     return row.title, row.kind, row.rank, means, by_task

@@ -52,7 +52,7 @@ def draw_scatter(
     named, far, untouched = named_methods(rows), [], {}
     labels: dict[str, tuple[float, float, str]] = {}
     for row, point, (x, y) in zip(rows, points, placed, strict=True):
-        name, inside = row.standing.info.name, (x, y) == point
+        name, inside = row.figures["method"], (x, y) == point
         if not row.transfer:
             untouched[name] = (x, y)
         elif name in untouched:
@@ -99,7 +99,7 @@ def named_methods(rows: Sequence[RankingRow]) -> list[RankingRow]:
         if not ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
     ]
     ends = [*plain[-_WORST:], *plain[:_BEST]] if len(plain) > _BEST + _WORST else plain
-    own = [row for row in plain if row.standing.info.paper == FOUNDING_PAPER]
+    own = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
     floor = [row for row in plain if row.kind == "floor"][-1:]
     return list(dict.fromkeys([*front, *ends, *own, *floor, *through[:_BEST]]))
 
