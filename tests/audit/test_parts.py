@@ -19,8 +19,8 @@ from compatbench.errors import CompatbenchError
 
 
 def make_cell(number: int, method: str) -> tuple[str, Cell]:
-    training = TrainingCard.model_validate({})
-    return "s", Cell(f"{number:064d}", method, {}, "t", 1, number, ("a", "b"), ("t",), training)
+    key, training = f"{number:064d}", TrainingCard.model_validate({})
+    return "s", Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)
 
 
 CELLS = [make_cell(n, f"m{n % 5}") for n in range(60)]
@@ -140,7 +140,7 @@ def test_a_folder_that_no_suite_explains_is_named(forged: Workplace) -> None:
         (["--suite", "mimi"], "no suite named 'mimi'; did you mean mini"),
         (["--suite", "mini"], "holds no results of suite 'mini'"),
         (["--methods", "./nowhere.py"], "method file nowhere.py does not exist"),
-        (["--device", "gpu", "--suite", "mini"], "holds no results of suite 'mini'"),
+        (["--device", "gpu", "--suite", "mini"], "--device 'gpu' cannot be used here"),
     ],
 )
 def test_wrong_arguments_are_one_line(

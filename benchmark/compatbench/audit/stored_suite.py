@@ -80,9 +80,7 @@ def read_stored_suite(
             continue
         suite = _as_recorded(card, found)
         transfers = _transfers(suite, found)
-        own = plan_cells(
-            suite, registry, [name], files=draws, missing=missing, transfers=transfers
-        )
+        own = plan_cells(suite, registry, [name], files=draws, missing=missing, transfers=transfers)
         cells += own
         planned.append(plan_rows(file, own))
         method = registry.get(suite.base_method(name))
