@@ -304,8 +304,7 @@ def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
 
 @pytest.mark.slow
 def test_rows_of_another_transfer_are_audited_as_their_own(forged_words: Workplace) -> None:
-    forged = forged_words
-    honest = forged.audit(cells=9)
+    forged, honest = forged_words, forged_words.audit(cells=9)
     assert honest.exit_code == 0, honest.output
     assert "runs again taskres (words) · mini-weather" in honest.output
     # Line 7 is of seed 1 on the target; one image more is right, and the flips still fit.
@@ -328,8 +327,7 @@ WORDS_FORGERIES: dict[str, tuple[Change, str]] = {
     ),
     "row deleted": (
         drop_line(7),
-        r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at "
-        "mini-eva-clip",
+        r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",
     ),
     "shown as copied": (
         lambda text: text.replace("taskres,words,", "taskres,copied,"),
@@ -337,8 +335,7 @@ WORDS_FORGERIES: dict[str, tuple[Change, str]] = {
     ),
     "of no transfer": (
         lambda text: text.replace("taskres,words,", "taskres,wishes,"),
-        "taskres.csv:6: 'transfer': the suite has no such measurement; expected copied, found "
-        "wishes",
+        "taskres.csv:6: 'transfer': .* no such measurement; expected copied, found wishes",
     ),
 }
 
