@@ -54,6 +54,12 @@ class Workplace:
         wanted = ["--suite", self.suite, "--cells", str(cells), "--seed", "7"]
         return invoke("audit", "--out", str(self.folder), *wanted, *options)
 
+    def run(self, *options: str) -> None:
+        """Runs a part of the suite."""
+        wanted = ["--suite", self.suite, "--out", str(self.folder), "--jobs", "1"]
+        result = invoke("run", *wanted, *options)
+        assert result.exit_code == 0, result.output
+
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         """Changes a file of the results, which must really change."""
         path = self.results / name
@@ -71,11 +77,20 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     builtin_methods.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
-        wanted = ["--suite", str(folder / "tiny.yaml"), "--methods", METHODS]
-        result = invoke("run", *wanted, "--out", str(folder), "--jobs", "1")
-        assert result.exit_code == 0, result.output
+        Workplace(folder).run("--methods", METHODS)
     assert "tiny" not in suite_cards.names()
     return Workplace(folder)
+
+
+@pytest.fixture(scope="session")
+def honest_words(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The same with rows of TaskRes through words; not to be changed."""
+    place = _copy(honest, tmp_path_factory.mktemp("words"))
+    builtin_methods.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+        place.run("--methods", "taskres", "--transfers", "words")
+    return place
 
 
 @pytest.fixture
@@ -83,8 +98,22 @@ def forged(honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
     monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
     builtin_methods.cache_clear()
-    shutil.copytree(honest.folder / "results", tmp_path / "results")
+    return _copy(honest, tmp_path)
+
+
+@pytest.fixture
+def forged_words(
+    honest: Workplace, honest_words: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workplace:
+    """The same of results with rows through words."""
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    builtin_methods.cache_clear()
+    return _copy(honest_words, tmp_path)
+
+
+def _copy(place: Workplace, folder: Path) -> Workplace:
+    shutil.copytree(place.folder / "results", folder / "results")
     for name in ("tiny.yaml", "leaderboard.md"):
-        shutil.copy(honest.folder / name, tmp_path / name)
-    os.utime(tmp_path / "leaderboard.md")
-    return Workplace(tmp_path)
+        shutil.copy(place.folder / name, folder / name)
+    os.utime(folder / "leaderboard.md")
+    return Workplace(folder)

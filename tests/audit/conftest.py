@@ -1,5 +1,5 @@
 """Real results of a small suite, to be forged in copies."""
 
-from honest_results import forged, honest
+from honest_results import forged, forged_words, honest, honest_words
 
-__all__ = ["forged", "honest"]
+__all__ = ["forged", "forged_words", "honest", "honest_words"]

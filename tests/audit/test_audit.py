@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from honest_results import Workplace, invoke
-
-from compatbench.method.registry import builtin_methods
+from honest_results import Workplace
 
 Change = Callable[[str], str]
 
@@ -305,12 +303,48 @@ def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
 
 
 @pytest.mark.slow
-def test_aligned_results_are_audited_as_their_own(forged: Workplace) -> None:
-    wanted = ["--suite", forged.suite, "--methods", "taskres+aligned", "--jobs", "1"]
-    assert invoke("run", *wanted, "--out", str(forged.folder)).exit_code == 0
-    builtin_methods.cache_clear()
-    result = forged.audit(cells=9)
-    assert result.exit_code == 0, result.output
-    assert "runs again taskres+aligned" in result.output
-    forged.edit("taskres.csv", set_field(7, "key", flip_hex))
-    assert "taskres.csv:7: 'key': is not what this checkout" in forged.audit().output
+def test_rows_of_another_transfer_are_audited_as_their_own(forged_words: Workplace) -> None:
+    forged, honest = forged_words, forged_words.audit(cells=9)
+    assert honest.exit_code == 0, honest.output
+    assert "runs again taskres (words) · mini-weather" in honest.output
+    # Line 7 is of seed 1 on the target; one image more is right, and the flips still fit.
+    forged.edit("taskres.csv", set_field(7, "correct", lambda v: int(v) + 1))
+    forged.edit("taskres.csv", set_field(7, "positive_flips", lambda v: int(v) + 1))
+    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    assert forged.audit().exit_code == 0
+    problem = "taskres.csv:7: 'correct': the cell was run again and gave another number"
+    assert problem in forged.audit(cells=9).output
+
+
+WORDS_FORGERIES: dict[str, tuple[Change, str]] = {
+    "accuracy raised": (
+        set_field(7, "correct", lambda v: int(v) + 3),
+        "taskres.csv:7: 'negative_flips': the flips do not lead",
+    ),
+    "key edited": (
+        set_field(7, "key", flip_hex),
+        "taskres.csv:7: 'key': is not what this checkout computes",
+    ),
+    "row deleted": (
+        drop_line(7),
+        r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",
+    ),
+    "shown as copied": (
+        lambda text: text.replace("taskres,words,", "taskres,copied,"),
+        "taskres.csv: two lines for copied, mini-weather",
+    ),
+    "of no transfer": (
+        lambda text: text.replace("taskres,words,", "taskres,wishes,"),
+        "taskres.csv:6: 'transfer': .* no such measurement; expected copied, found wishes",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS_FORGERIES)
+def test_a_forgery_of_another_transfer_is_named(name: str, forged_words: Workplace) -> None:
+    change, message = WORDS_FORGERIES[name]
+    forged_words.edit("taskres.csv", change)
+    result = forged_words.audit("--no-zero-shot")
+    assert result.exit_code == 1, result.output
+    assert any(re.search(message, line) for line in result.output.splitlines()), result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from honest_results import Workplace, invoke
 from hypothesis import given
 from hypothesis import strategies as st
 
+import compatbench as cb
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.sample import sample_cells
 from compatbench.audit.tolerance import EPSILON, choose_tolerance
@@ -19,8 +21,8 @@ from compatbench.errors import CompatbenchError
 
 
 def make_cell(number: int, method: str) -> tuple[str, Cell]:
-    training = TrainingCard.model_validate({})
-    return "s", Cell(f"{number:064d}", method, {}, "t", 1, number, ("a", "b"), ("t",), training)
+    key, training = f"{number:064d}", TrainingCard.model_validate({})
+    return "s", Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)
 
 
 CELLS = [make_cell(n, f"m{n % 5}") for n in range(60)]
@@ -126,6 +128,18 @@ def test_links_are_named_and_not_followed(forged: Workplace, tmp_path: Path) -> 
     assert "other: is a link" in result.output
 
 
+def test_what_a_notebook_gets_names_file_line_and_field(forged: Workplace) -> None:
+    forged.edit(
+        "taskres.csv",
+        lambda text: re.sub(",[0-9a-f]{64}$", f",{'0' * 64}", text, count=1, flags=re.M),
+    )
+    found = cb.audit_results(forged.folder, [forged.suite], cells=0, zero_shot=False)
+    assert (found.suites, found.methods) == (["tiny"], 4)
+    [finding] = found.to_frame().to_dict("records")
+    assert finding["file"] == str(forged.results / "taskres.csv")
+    assert (finding["line"], finding["field"], finding["found"]) == (2, "data", "0" * 64)
+
+
 def test_a_folder_that_no_suite_explains_is_named(forged: Workplace) -> None:
     result = invoke("audit", "--out", str(forged.folder), "--cells", "0")
     assert result.exit_code == 1
@@ -140,7 +154,7 @@ def test_a_folder_that_no_suite_explains_is_named(forged: Workplace) -> None:
         (["--suite", "mimi"], "no suite named 'mimi'; did you mean mini"),
         (["--suite", "mini"], "holds no results of suite 'mini'"),
         (["--methods", "./nowhere.py"], "method file nowhere.py does not exist"),
-        (["--device", "gpu", "--suite", "mini"], "holds no results of suite 'mini'"),
+        (["--device", "gpu", "--suite", "mini"], "--device 'gpu' cannot be used here"),
     ],
 )
 def test_wrong_arguments_are_one_line(

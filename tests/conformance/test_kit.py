@@ -14,6 +14,7 @@ from compatbench.conformance.method_under_test import LABELS, MethodUnderTest
 from compatbench.conformance.models import synthetic_models
 from compatbench.errors import CompatbenchError
 from compatbench.method import Backbone, FewShotData, Method, Module
+from compatbench.method.registry import MethodRegistry
 
 
 def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
@@ -35,6 +36,15 @@ def test_check_methods_gives_a_row_for_each_method_and_check() -> None:
     assert found["seconds"].tolist() == [outcome.seconds for outcome in seen]
     with pytest.raises(CompatbenchError, match="leaves no check"):
         check_methods("taskres", "all,!*")
+
+
+def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked() -> None:
+    registry = MethodRegistry({"sound": Sound}, {"torn": "torn.py:3: SyntaxError: bad"})
+    found = check_methods("all", "card", registry=registry)
+    torn = found.set_index("method").loc["torn"]
+    assert (torn["check"], torn["status"]) == ("load", "fail")
+    assert torn["reason"] == "torn.py:3: SyntaxError: bad"
+    assert len(check_methods("sound", "card", registry=registry)) == 1
 
 
 def test_every_check_can_be_failed() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.doctor import diagnose
+import compatbench as cb
 from compatbench.errors import CompatbenchError
 
 
 def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
     looked_at: list[str] = []
-    found = diagnose(out=tmp_path, progress=looked_at.append)
+    found = cb.diagnose(out=tmp_path, progress=looked_at.append)
     assert found.ready
     assert found.suite == "mini"
     frame = found.to_frame()
@@ -24,10 +24,10 @@ def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
-    found = diagnose(tasks="dtd", backbones=["mini-clip"])
+    found = cb.diagnose(tasks="dtd", backbones=["mini-clip"])
     assert not found.ready
     [missing] = found.unusable
     assert (missing.name, missing.state) == ("dtd", "missing")
     assert "--data-root" in missing.fix
     with pytest.raises(CompatbenchError, match="did you mean dtd"):
-        diagnose(tasks=["dt"])
+        cb.diagnose(tasks=["dt"])

@@ -61,6 +61,7 @@ class Audit:
                 "source": one.cell.source,
                 "shots": one.cell.shots,
                 "seed": one.cell.seed,
+                "transfer": one.cell.transfer,
                 "key": one.cell.key,
                 "part": one.part,
                 "of": one.parts,

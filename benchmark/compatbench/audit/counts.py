@@ -34,7 +34,7 @@ def check_totals(rows: pd.DataFrame) -> list[Finding]:
 
 def check_flips(rows: pd.DataFrame) -> list[Finding]:
     """In images, and exactly: right on the target − right on the source = positive − negative."""
-    fit = ["file", "task", "source", "shots", "seed", "test_set"]
+    fit = ["file", "transfer", "task", "source", "shots", "seed", "test_set"]
     sources = rows.loc[(rows["backbone"] == rows["source"]) & (rows["status"] == "ok")]
     before = sources.set_index(fit)["correct"].rename("before")
     after = rows.loc[rows["negative_flips"].notna()].join(before, on=fit, how="inner")

@@ -14,7 +14,7 @@ from compatbench.results.store import MethodResults, about_text, read_method
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
-PLACE = ["task", "source", "shots", "seed", "backbone", "test_set"]
+PLACE = ["transfer", "task", "source", "shots", "seed", "backbone", "test_set"]
 FLIPS = ["negative_flips", "positive_flips", "inconsistent_errors"]
 COUNTS = ["correct", "total", "zero_shot_correct", *FLIPS]
 

@@ -21,8 +21,8 @@ def plan_rows(file: str, cells: Iterable[Cell]) -> pd.DataFrame:
     """The measurements of a method's cells, with their ``key``, ``data``, ``cell`` and ``file``."""
     records = [
         (
-            *(cell.name, cell.task, cell.source, cell.shots, cell.seed, backbone, test_set),
-            *(cell.key, data_key(backbone, test_set), str(cell), file),
+            *(cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed),
+            *(backbone, test_set, cell.key, data_key(backbone, test_set), str(cell), file),
         )
         for cell in cells
         for backbone in cell.backbones

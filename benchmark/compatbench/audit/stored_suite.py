@@ -29,6 +29,7 @@ from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.store import MethodResults, join_provenance
+from compatbench.transfer import TRANSFERS
 
 
 @dataclass
@@ -67,6 +68,8 @@ def read_stored_suite(
         tolerance: images that a count may differ by, in place of the usual.
     """
     methods, findings = read_suite(folder)
+    for path in card.plugins:
+        registry.add_file(path)
     missing = find_missing(card)
     cells, planned = [], [plan_rows("", [])]
     for name, found in methods.items():
@@ -76,7 +79,8 @@ def read_stored_suite(
             findings.append(Finding(file, problem, 2, "method"))
             continue
         suite = _as_recorded(card, found)
-        own = plan_cells(suite, registry, [name], files=draws, missing=missing)
+        transfers = _transfers(suite, found)
+        own = plan_cells(suite, registry, [name], files=draws, missing=missing, transfers=transfers)
         cells += own
         planned.append(plan_rows(file, own))
         method = registry.get(suite.base_method(name))
@@ -94,6 +98,12 @@ def read_stored_suite(
         pd.concat(planned),
         findings,
     )
+
+
+def _transfers(suite: SuiteCard, found: MethodResults) -> list[str]:
+    """The transfers that a method's file has to hold: those of the suite, and those in it."""
+    recorded = sorted({row.transfer for row in found.rows} & set(TRANSFERS))
+    return list(dict.fromkeys([*suite.transfers, *recorded]))
 
 
 def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:

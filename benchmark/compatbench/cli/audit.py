@@ -84,23 +84,19 @@ def audit(
     are run again from nothing. A number that is forged or stale is named with its file, line
     and field. Nothing is written but the feature cache.
     """
-    from compatbench.audit import audit_results, summarise
-    from compatbench.engine.execute.device import resolve_device
-    from compatbench.method.registry import builtin_methods
+    from compatbench import api
+    from compatbench.audit import summarise
 
-    registry = builtin_methods()
-    if methods is not None:
-        registry.select(methods)
-    found = audit_results(
+    found = api.audit_results(
         out,
         suite,
         cells=cells,
         seed=seed,
         tolerance=tolerance,
         zero_shot=zero_shot,
-        registry=registry,
+        methods=methods,
         shots_files=shots_file or (),
-        device=resolve_device(device),
+        device=device,
         progress=(lambda _: None)
         if as_json
         else lambda line: console.print(line, style="dim", markup=False),

@@ -51,15 +51,14 @@ def ci(
     own figures at the base; and tells whether leaderboard.md is up to date. Runs the code of the
     methods in this clone, and needs neither a network nor any token.
     """
-    from compatbench.audit.pull_request import check_pull_request
-    from compatbench.engine.execute.device import resolve_device
+    from compatbench import api
 
-    found = check_pull_request(
+    found = api.check_pull_request(
         out,
         base,
         cells=cells,
         seed=seed,
-        device=resolve_device(device),
+        device=device,
         progress=lambda line: console.print(line, style="dim", markup=False),
     )
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")

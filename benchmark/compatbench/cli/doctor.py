@@ -77,17 +77,16 @@ def doctor(
     weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
     nothing. Exits with 1 if something is missing or wrong.
     """
-    from compatbench.doctor import diagnose
-    from compatbench.engine.execute.device import resolve_device
+    from compatbench import api
 
     with console.status("") as status:
-        found = diagnose(
+        found = api.diagnose(
             suite,
             task or (),
             backbone or (),
             out=out,
             verify=verify,
-            device=resolve_device(device) if verify else "cpu",
+            device=device,
             progress=status.update,
         )
     for report in found.tasks:

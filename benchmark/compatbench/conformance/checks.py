@@ -82,11 +82,12 @@ def check_methods(
 
     Returns:
         One row for each method and check, with the columns ``method``, ``check``, ``status``
-        (``pass``, ``fail`` or ``skip``), ``rule``, ``reason`` and ``seconds``.
+        (``pass``, ``fail`` or ``skip``), ``rule``, ``reason`` and ``seconds``. With ``all``
+        methods, a file that cannot be loaded has a row that fails the check ``load``.
 
     Raises:
-        CompatbenchError: an unknown method or check, a file that cannot be loaded, or an empty
-            selection.
+        CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
+            empty selection.
     """
     registry = registry or builtin_methods()
     names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
@@ -99,6 +100,10 @@ def check_methods(
         for outcome in run_checks(registry.get(name), *checks):
             rows.append(asdict(outcome))
             progress(outcome)
+    if methods == "all":
+        rule = "the file can be loaded"
+        broken = registry.broken.items()
+        rows += [asdict(Outcome(name, "load", "fail", rule, why, 0.0)) for name, why in broken]
     return pd.DataFrame(rows, columns=[field.name for field in fields(Outcome)])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from honest_results import SUITE, Workplace, honest, invoke
@@ -36,26 +37,17 @@ class Clone:
     """A clone on a branch of its own, whose base is ``main``."""
 
     root: Path
-    patch: pytest.MonkeyPatch
 
     @property
     def results(self) -> Path:
         return self.root / "results" / "tiny"
 
     def registry(self) -> MethodRegistry:
-        """The clone's own method files, loaded as the package's."""
-        registry = MethodRegistry()
-        for path in sorted((self.root / "methods").glob("[!_]*.py")):
-            name = f"compatbench.methods.{path.stem}"
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            self.patch.setitem(sys.modules, name, module)
-            spec.loader.exec_module(module)
-            own = [cls for cls in vars(module).values() if getattr(cls, "__module__", "") == name]
-            registry.classes |= {cls.card.name: cls for cls in own if "card" in vars(cls)}
-        return registry
+        """The clone's own method files as they are now, in place of the installed ones."""
+        _forget_methods()
+        importlib.invalidate_caches()
+        builtin_methods.cache_clear()
+        return builtin_methods()
 
     def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
         """What ``compatbench ci`` finds."""
@@ -63,9 +55,9 @@ class Clone:
             self.root, base, cells=cells, seed=1, zero_shot=False, registry=self.registry()
         )
 
-    def run(self, methods: str) -> None:
+    def run(self, methods: str, *options: str) -> None:
         """Adds results and leaderboard, as a contributor sends them."""
-        wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1"]
+        wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1", *options]
         assert invoke("run", *wanted, "--out", str(self.root)).exit_code == 0
         shutil.rmtree(self.root / "runs")
 
@@ -107,7 +99,7 @@ def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def clone(
     repository: Path, honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Clone:
+) -> Iterator[Clone]:
     """A clone that a test may change, with the cards and methods in force."""
     root = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(repository), str(root))
@@ -116,8 +108,24 @@ def clone(
     monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    methods = root / "methods"
+    for module in ("audit.pull_request.changes", "method.plugin"):
+        monkeypatch.setattr(f"compatbench.{module}.methods_folder", lambda: methods)
     monkeypatch.setattr(
-        "compatbench.audit.pull_request.changes.methods_folder", lambda: root / "methods"
+        "compatbench.method.registry.method_files", lambda: sorted(methods.glob("[!_]*.py"))
     )
+    monkeypatch.setattr("compatbench.methods.__path__", [str(methods)])
+    # A file that is edited twice in a second has one time of change, and one compiled file.
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    installed = _forget_methods()
     builtin_methods.cache_clear()
-    return Clone(root, monkeypatch)
+    yield Clone(root)
+    _forget_methods()
+    sys.modules.update(installed)
+    builtin_methods.cache_clear()
+
+
+def _forget_methods() -> dict[str, ModuleType]:
+    """Takes the modules of all methods out of ``sys.modules``, and returns them."""
+    names = [name for name in sys.modules if name.startswith("compatbench.methods.")]
+    return {name: sys.modules.pop(name) for name in names}

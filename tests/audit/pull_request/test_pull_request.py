@@ -82,6 +82,77 @@ def test_a_method_of_a_new_version_without_its_results_is_stale(clone: Clone) ->
     assert f"**Failed**: {len(ci.problems)} problem" in ci.summary
 
 
+OUTSIDE = """\
+from strength import FACTOR
+
+from compatbench.method import Classifier, Method, MethodCard, Module
+
+
+class Mine(Method):
+    \"\"\"Zero-shot with other logits.\"\"\"
+
+    card = MethodCard(name="mine", title="Mine", paper="none", inserts=(), summary="", learns=False)
+
+    def fit(self, backbone, data, rng):
+        return Module()
+
+    def attach(self, module, backbone, labels) -> Classifier:
+        weights = backbone.zero_shot(labels)
+        return lambda features: FACTOR * (features @ weights.T)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mine.py", "FACTOR * (", "-FACTOR * ("),
+        ("strength.py", "2.0", "3.0"),
+    ],
+)
+def test_an_outside_method_whose_code_changed_is_stale(
+    clone: Clone, file: str, old: str, new: str
+) -> None:
+    """The suite names its file, which imports the one beside it."""
+    outside = clone.root / "outside"
+    outside.mkdir()
+    (outside / "mine.py").write_text(OUTSIDE)
+    (outside / "strength.py").write_text("FACTOR = 2.0\n")
+    suite = clone.root / "tasks" / "suites" / "tiny.yaml"
+    suite.write_text(SUITE + "plugins: [../../outside/mine.py]\n")
+    clone.run("mine")
+    git(clone.root, "checkout", "-q", "main")
+    git(clone.root, "add", "-A")
+    git(clone.root, "commit", "-q", "-m", "Add a method from outside")
+    git(clone.root, "checkout", "-q", "-b", "newer")
+    assert clone.check(base="main").problems == []
+    clone.edit(f"outside/{file}", lambda text: text.replace(old, new))
+    ci = clone.check(base="main")
+    assert "- methods: `mine`" in ci.summary
+    stale = "results/tiny/mine.csv:2: 'key': is not what this checkout computes"
+    assert any(stale in problem for problem in ci.problems), ci.problems
+
+
+@pytest.mark.slow
+def test_removed_rows_of_another_transfer_are_named(clone: Clone) -> None:
+    clone.run("taskres", "--transfers", "words")
+    git(clone.root, "checkout", "-q", "main")
+    git(clone.root, "add", "-A")
+    git(clone.root, "commit", "-q", "-m", "Add rows")
+    git(clone.root, "checkout", "-q", "-b", "newer")
+    assert clone.check(base="main").problems == []
+    rows = (clone.results / "taskres.csv").read_text().splitlines(keepends=True)
+    keys = {line.split(",")[-2] for line in rows if line.startswith("taskres,words,")}
+    for name in ("taskres.csv", "taskres.cost.csv"):
+        lines = (clone.results / name).read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not any(key in line for key in keys)]
+        (clone.results / name).write_text("".join(kept))
+    clone.publish()
+    [problem] = clone.check(base="main").problems
+    assert "taskres.csv: 4 rows of the base were removed" in problem
+    assert "by transfer 'words'" in problem
+
+
 def test_a_removed_row_and_a_removed_file_are_named(clone: Clone) -> None:
     clone.edit("results/tiny/taskres.csv", lambda text: text.rsplit("\n", 2)[0] + "\n")
     clone.edit("results/tiny/taskres.cost.csv", lambda text: text.rsplit("\n", 2)[0] + "\n")
@@ -182,7 +253,6 @@ def command(*arguments: str, **environment: str) -> Result:
 def test_the_command_writes_the_summary_and_exits_with_1(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compatbench.method.registry.builtin_methods", clone.registry)
     monkeypatch.chdir(clone.root)
     shown = command("--cells", "0", "--base", "main")
     assert shown.exit_code == 0

@@ -14,11 +14,11 @@ from compatbench.audit.pull_request.git import Change
 from compatbench.audit.tolerance import EPSILON, Tolerance
 from compatbench.errors import CompatbenchError
 from compatbench.pages.suite_page import RESULTS
-from compatbench.results.store import MethodResults, check_name, read_results
+from compatbench.results.store import MethodResults, check_name, read_methods
 
 
 def read_base_results(change: Change, suite: str) -> Mapping[str, MethodResults]:
-    """A suite's results as they are at the base.
+    """A suite's results, by method and by all transfers, as they are at the base.
 
     Raises:
         CompatbenchError: the base's own files are broken.
@@ -32,7 +32,7 @@ def read_base_results(change: Change, suite: str) -> Mapping[str, MethodResults]
             if content is not None:
                 (folder / name).write_bytes(content)
         try:
-            return read_results(folder).methods
+            return read_methods(folder)
         except CompatbenchError as error:
             message = str(error).replace(f"{place}/", "")
             raise CompatbenchError(f"at the base '{change.name}': {message}") from None

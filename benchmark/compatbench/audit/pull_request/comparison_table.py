@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from compatbench.data.shots import count_shots
 from compatbench.pages.markdown import NOTHING, code, escape, percent, signed, spread, table
 from compatbench.results.measures import Expected, compute_standing
-from compatbench.results.store import MethodResults
+from compatbench.results.store import MethodResults, split_transfers
+from compatbench.transfer import COPIED
 
 # The floor, the strongest plain method, and the method of the founding paper.
 REFERENCES = ("zeroshot", "kgcoop", "contcoop")
@@ -20,11 +21,13 @@ def comparison_tables(
     base: Mapping[str, MethodResults],
     methods: Sequence[str],
 ) -> list[str]:
-    """A table for each upgrade of a suite, at its largest number of shots.
+    """A table for each upgrade of a suite, of copied modules, at its largest number of shots.
 
     Args:
+        results, base: the methods' rows, of all transfers.
         methods: whose figures may have changed.
     """
+    results, base = _select_copied(results), _select_copied(base)
     shots = max(expected.shots)
     shown = [name for name in dict.fromkeys([*methods, *REFERENCES]) if name in results]
     lines: list[str] = []
@@ -50,3 +53,9 @@ def comparison_tables(
         title = f"{code(upgrade[0])} → {code(upgrade[1])}, {count_shots(shots)}:"
         lines += ["", title, "", *table(HEADER, rows)]
     return lines
+
+
+def _select_copied(methods: Mapping[str, MethodResults]) -> dict[str, MethodResults]:
+    """The rows of copied modules, of every method that has some."""
+    parts = {name: split_transfers(whole) for name, whole in methods.items()}
+    return {name: part[COPIED] for name, part in parts.items() if COPIED in part}

@@ -24,7 +24,8 @@ from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape
 from compatbench.pages.suite_page import RESULTS, read_suite_page
 from compatbench.results.measures import Expected
-from compatbench.results.store import read_results
+from compatbench.results.store import read_methods
+from compatbench.transfer import COPIED, TRANSFERS
 
 SHOWN = 20  # findings in the summary
 
@@ -88,6 +89,9 @@ def check_pull_request(
     """
     change = find_change(Path(out), base)
     registry = registry or builtin_methods()
+    for name in suite_cards.names():
+        for path in suite_cards.read(name).plugins:
+            registry.add_file(path)
     touched = sort_change(change, registry)
     found = PullRequest()
     found.lines += _describe_change(change, touched)
@@ -183,7 +187,7 @@ def _compare(
 ) -> None:
     """Adds a suite's changed methods beside the base, and what was removed of them."""
     try:
-        now = read_results(change.root / RESULTS / card.name).methods
+        now = read_methods(change.root / RESULTS / card.name)
         base = read_base_results(change, card.name)
         expected = read_suite_page(card, change.root).expected
     except CompatbenchError as error:
@@ -249,7 +253,8 @@ def _asks_for(expected: Expected, row: Mapping[str, Any]) -> bool:
     """Whether the suite, as it is now, has a measurement."""
     task, source, backbone = row["task"], row["source"], row["backbone"]
     return (
-        task in expected.tasks
+        row["transfer"] in TRANSFERS
+        and task in expected.tasks
         and row["test_set"] in (task, *expected.variants.get(task, ()))
         and row["shots"] in expected.shots
         and row["seed"] in expected.seeds
@@ -259,7 +264,8 @@ def _asks_for(expected: Expected, row: Mapping[str, Any]) -> bool:
 
 
 def _place(row: Mapping[str, Any]) -> str:
+    transfer = "" if row["transfer"] == COPIED else f", by transfer '{row['transfer']}'"
     return (
         f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
-        f"{row['backbone']} on {row['test_set']}"
+        f"{row['backbone']} on {row['test_set']}{transfer}"
     )
