@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from turns import draw, orthonormal
+from random_matrices import draw, orthonormal
 
 from compatbench.transfer.rotation import fit_rotation
 

@@ -200,7 +200,7 @@ def gauge(
     words: Annotated[
         bool,
         typer.Option(
-            "--words", help="Instead of turning the target, align by parts of the word list."
+            "--words", help="Instead of turning the target, use parts of the word list."
         ),
     ] = False,
     shots: ShotsOption = None,
@@ -217,7 +217,7 @@ def gauge(
     The turn is found from a list of words, and once from test images, to see whether these
     agree. With --methods, their modules are fitted on the source, unless runs/ has them, and
     attached to the target while its joint space is turned by growing angles: copied, and, where
-    they act on features, aligned by words. The target's zero-shot answers stay what they are.
+    they act on features, through words. The target's zero-shot answers stay what they are.
     """
     check_output(as_json, as_csv, figure)
     read_angles, read_sizes = _angles(angles), read_numbers("--sizes", sizes, least=1)
@@ -257,7 +257,7 @@ def page(
     """Write tables and figures between the markers of a page, for the suite's first upgrade.
 
     The markers are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
-    embeddings and claims, and for gauge, turned, sizes, words and aligned, which look at all of
+    embeddings and claims, and for gauge, turned, gains, sizes and words, which look at all of
     the suite's upgrades; figures go into a folder beside the page, with its name.
     """
     from compatbench.data.cards import suite_cards

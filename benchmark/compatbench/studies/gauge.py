@@ -18,7 +18,7 @@ from compatbench.pages.markdown import code
 from compatbench.studies.similarity import modality_gap, row_cosines
 from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
 from compatbench.studies.study_setup import StudySetup
-from compatbench.transfer.rotation import Alignment, fit_rotation
+from compatbench.transfer.rotation import Rotation, fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
@@ -145,7 +145,7 @@ def measure_gauge(
     )
 
 
-def median_angle(alignment: Alignment) -> float:
+def median_angle(alignment: Rotation) -> float:
     """The median angle of a rotation's planes, in degrees; that of the identity is 0."""
     angles = torch.linalg.eigvals(alignment.rotation).angle().abs()
     return math.degrees(float(angles.median()))
