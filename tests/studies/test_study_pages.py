@@ -9,14 +9,13 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.pages.marked_sections import fill_section, find_sections
-from compatbench.pages.suite_page import read_suite_page
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.measures import harmonic_mean
 from compatbench.results.store import MethodResults, SuiteResults
-from compatbench.studies.words_gains import compare_transfers, study_gains
 from compatbench.studies.claims import study_claims
 from compatbench.studies.study_pages import CAPTIONS, SECTIONS
 from compatbench.studies.study_report import records
+from compatbench.studies.words_gains import compare_transfers, study_gains
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = suite_cards.read("mini")

@@ -17,7 +17,7 @@ from compatbench.data.task import Task
 from compatbench.pages.markdown import code
 from compatbench.studies.similarity import modality_gap, row_cosines
 from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
-from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.study_setup import Names, StudySetup
 from compatbench.transfer.rotation import Rotation, fit_rotation
 from compatbench.transfer.words import WordFeatures
 
@@ -94,7 +94,7 @@ class GaugeReport(StudyReport):
         return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
 
 
-def study_gauge(setup: StudySetup, tasks: str | None = None) -> GaugeReport:
+def study_gauge(setup: StudySetup, tasks: Names | None = None) -> GaugeReport:
     """Compares the joint spaces of two backbones.
 
     Args:

@@ -24,7 +24,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
 from compatbench.studies.stress_report import RANDOM, THROUGH_WORDS, StressReport
 from compatbench.studies.study_report import mean_columns
-from compatbench.studies.study_setup import FittedModule, StudySetup
+from compatbench.studies.study_setup import FittedModule, Names, StudySetup
 from compatbench.transfer import Transfer
 from compatbench.transfer.copied import Copied
 from compatbench.transfer.rotated_backbone import RotatedBackbone
@@ -37,8 +37,8 @@ ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
 
 def study_stress(
     setup: StudySetup,
-    methods: str,
-    tasks: str | None = None,
+    methods: Names,
+    tasks: Names | None = None,
     angles: Sequence[float | None] = ANGLES,
     turns: int = 3,
     sizes: Sequence[int] | None = None,

@@ -12,7 +12,6 @@ from compatbench.files.atomic import write_atomic
 from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.marked_sections import fill_section, find_sections
 from compatbench.results.measures import Upgrade, upgrade_pairs
-from compatbench.studies.words_gains import study_gains
 from compatbench.studies.claims import study_claims
 from compatbench.studies.depth import study_depth
 from compatbench.studies.embeddings import study_embeddings
@@ -21,6 +20,7 @@ from compatbench.studies.layers import study_layers
 from compatbench.studies.stress_test import study_stress
 from compatbench.studies.study_report import StudyReport
 from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.words_gains import study_gains
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"

@@ -25,9 +25,9 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.transfer.rotated_backbone import RotatedBackbone
 from compatbench.transfer.rotation import Rotation, fit_rotation
 from compatbench.transfer.transfer import Transfer, TransferCard
-from compatbench.transfer.rotated_backbone import RotatedBackbone
 
 TEMPLATE = "a photo of a {}."
 SCHEMA = "compatbench-words-1"
