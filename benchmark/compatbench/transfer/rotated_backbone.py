@@ -41,7 +41,7 @@ class RotatedBackbone(Backbone):
         return self._backbone
 
     def rotate(self, features: Tensor) -> Tensor:
-        """Features of the unrotated backbone, ``[..., e_t]``, in these coordinates ``[..., e_s]``."""
+        """Features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
         return features @ self.rotation.T.to(features)
 
     @cached_property
