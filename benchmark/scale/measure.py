@@ -21,6 +21,7 @@ from compatbench.data.cards import suite_cards, task_cards
 from compatbench.engine.costs import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
+from compatbench.transfer import COPIED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -81,6 +82,8 @@ def _method(name: str) -> dict[str, float]:
     cells: dict[str, dict[str, Any]] = {}
     with (MINI / f"{name}.csv").open() as file:
         for row in csv.DictReader(file):
+            if row["transfer"] != COPIED:
+                continue  # shares the fit of a copied cell
             cell = cells.setdefault(row["key"], {**row, "backbones": [], "tests": {}})
             if row["backbone"] not in cell["backbones"]:
                 cell["backbones"].append(row["backbone"])

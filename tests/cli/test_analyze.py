@@ -110,11 +110,11 @@ def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
     assert by_images["image_residual"] < by_words["image_residual"]
     target = {(one["method"], one["change"]): one["target"] for one in found["stress"]}
     assert target["simpleshot", "random"] < target["simpleshot", "0"] - 20
-    assert abs(target["simpleshot+aligned", "random"] - target["simpleshot+aligned", "0"]) <= 0.5
+    assert abs(target["simpleshot (words)", "random"] - target["simpleshot (words)", "0"]) <= 0.5
     assert target["zeroshot", "random"] == target["zeroshot", "0"]
     assert figure.read_text().startswith("<?xml")
     table = invoke(*command, *stress, "--sizes", "64", "--task", "mini-weather", cache=cache)
-    assert "simpleshot+aligned" in table
+    assert "simpleshot (words)" in table
     assert "turned by words" in table
     rows = read_csv(invoke(*command, "--csv", cache=cache))
     assert [row["map"] for row in rows] == ["none", "words", "images"]

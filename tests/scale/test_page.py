@@ -14,6 +14,8 @@ from report import DOCS, GPUS, draw_figure, make_page, typical_run
 
 from compatbench.pages.figures.svg import render_svg, svg_style
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def costs() -> Costs:

@@ -227,6 +227,7 @@ def fill(store: RunStore, cells: list[Cell], correct: dict[str, list[int]]) -> N
         store.write(record)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     fill(store, plan(), {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})

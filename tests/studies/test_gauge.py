@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.conformance.models import EMBED_DIM, random_rotation, synthetic_models
+from compatbench.conformance.models import EMBED_DIM, rotate_clip, synthetic_models
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
@@ -22,7 +22,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.studies.gauge import measure_gauge, principal_angles, scaled_residual
 from compatbench.studies.stress_test import FittedModule, StressTest, narrow, random_rotation
 from compatbench.studies.study_report import records
-from compatbench.transfer.turned import TurnedBackbone
+from compatbench.transfer.rotated_backbone import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
 
 TASK = load_task("mini-weather")
@@ -90,9 +90,9 @@ def test_principal_angles_are_those_of_scipy() -> None:
 
 
 def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
-    source = build_bench().source
+    source = synthetic_models().source
     rotation = random_rotation(EMBED_DIM, 60.0, seed=4).float()
-    target = turn_clip(source, rotation)
+    target = rotate_clip(source, rotation)
     cache: Any = FakeCache(source, rotation)
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
     maps = report.maps.set_index("map")
@@ -130,15 +130,16 @@ def fitted(source: Backbone, *names: str) -> list[FittedModule]:
     found = []
     for name in names:
         cls = builtin_methods().get(name)
-        cell = Cell(name, name, {}, TASK.name, 1, 1, (source.name,), (TASK.name,), TrainingCard())
+        backbones, sets = (source.name,), (TASK.name,)
+        cell = Cell(name, name, name, {}, TASK.name, 1, 1, backbones, sets, TrainingCard())
         found.append(FittedModule(cell, cls(), modules[name]))
     return found
 
 
 @pytest.fixture(scope="module")
 def stressed() -> pd.DataFrame:
-    source = build_bench().source
-    twin = turn_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
+    source = synthetic_models().source
+    twin = rotate_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
     cache: Any = FakeCache(source)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compatbench.transfer.words.load_words", lambda: load_words()[::40])
@@ -155,27 +156,27 @@ def test_no_turn_changes_zero_shot_nor_prompts(stressed: pd.DataFrame) -> None:
     assert set(stressed["flipped"]) == {0}
     assert stressed["zero_shot"].nunique() == 1
     assert len(set(targets(stressed, "coop"))) == 1
-    assert "coop+aligned" not in set(stressed["method"])
+    assert "coop (words)" not in set(stressed["method"])
 
 
-def test_a_copied_probe_falls_with_the_angle_and_an_aligned_one_does_not(
+def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not(
     stressed: pd.DataFrame,
 ) -> None:
     unturned, *copied = targets(stressed, "linear_probe")
     assert unturned > 90
     assert all(value < unturned - 20 for value in copied)
-    assert all(abs(value - unturned) <= 0.5 for value in targets(stressed, "linear_probe+aligned"))
-    probe = stressed[stressed["method"] == "linear_probe+aligned"].iloc[-1]
+    assert all(abs(value - unturned) <= 0.5 for value in targets(stressed, "linear_probe (words)"))
+    probe = stressed[stressed["method"] == "linear_probe (words)"].iloc[-1]
     assert (probe["change"], probe["h"]) == ("random", pytest.approx(unturned, abs=0.5))
 
 
-def test_a_narrowed_target_is_out_of_reach_unless_aligned() -> None:
+def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
     report = turned_twin().narrowed([EMBED_DIM - 4])
-    copied, aligned = records(report.points)
+    copied, words = records(report.points)
     assert copied["target"] is None
     assert f"features of size {EMBED_DIM}, not {EMBED_DIM - 4}" in copied["reason"]
-    assert aligned["target"] > 10 * 100 / CLASSES
-    assert aligned["change"] == str(EMBED_DIM - 4)
+    assert words["target"] > 10 * 100 / CLASSES
+    assert words["change"] == str(EMBED_DIM - 4)
     [table] = report.tables()
     assert table.rows[1][2] == "–"
     assert "not transferable" in table.notes[0]
@@ -189,26 +190,26 @@ def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
     changes = list(points["change"].unique())
     assert changes[:2] == ["23", "92"]
     assert changes[-1].endswith("of few tokens")
-    assert min(targets(points, "linear_probe+aligned")) > 90
+    assert min(targets(points, "linear_probe (words)")) > 90
     assert max(targets(points, "linear_probe")) < 70
 
 
 def turned_twin() -> StressTest:
     """A probe whose target is its source, turned."""
-    source = build_bench().source
-    rotation = random_turn(EMBED_DIM, seed=5)
+    source = synthetic_models().source
+    rotation = random_rotation(EMBED_DIM, None, seed=5).float()
     cache: Any = FakeCache(source, rotation)
     modules = fitted(source, "linear_probe")
-    return StressTest(source, turn_clip(source, rotation), modules, cache, WordFeatures(None))
+    return StressTest(source, rotate_clip(source, rotation), modules, cache, WordFeatures(None))
 
 
 def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:
     backbone = synthetic_models().source
     words = WordFeatures(None).of(backbone)
     changed = narrow(backbone, words, 5)
-    assert isinstance(changed, TurnedBackbone)
+    assert isinstance(changed, RotatedBackbone)
     assert changed.embed_dim == 5
-    kept = changed.turn(words - words.mean(0)).square().sum()
+    kept = changed.rotate(words - words.mean(0)).square().sum()
     variances = torch.linalg.svdvals((words - words.mean(0)).double()).square()
     assert float(kept) == pytest.approx(float(variances[:5].sum()), rel=1e-4)
     assert math.isclose(float(F.normalize(words, dim=-1).norm(dim=-1).mean()), 1, rel_tol=1e-5)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.pages.marked_sections import fill_section, find_sections
-from compatbench.pages.publish import suite_page
-from compatbench.pages.suite_page import SuitePage
+from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.measures import harmonic_mean
 from compatbench.results.store import MethodResults, SuiteResults
-from compatbench.studies.aligned_gains import compare_aligned, study_aligned
 from compatbench.studies.claims import study_claims
 from compatbench.studies.study_pages import CAPTIONS, SECTIONS
 from compatbench.studies.study_report import records
+from compatbench.studies.words_gains import compare_transfers, study_gains
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = suite_cards.read("mini")
@@ -30,7 +28,7 @@ PAIR = ("mini-clip", "mini-eva-clip-anew")
 
 @pytest.fixture(scope="module")
 def page() -> SuitePage:
-    return suite_page(MINI, REPOSITORY)
+    return read_suite_page(MINI, REPOSITORY)
 
 
 def body(page: str, section: str) -> str:
@@ -55,41 +53,36 @@ def test_the_committed_claims_are_those_of_the_committed_results() -> None:
 
 @pytest.mark.slow
 def test_the_committed_gains_are_those_of_the_committed_results() -> None:
-    picture = body("alignment", "aligned").split("\n\n")[0]
-    text = f"{picture}\n\n{study_aligned(MINI, REPOSITORY).markdown()}"
-    assert fill_section(PAGES["alignment"], "aligned", text) == PAGES["alignment"]
+    picture = body("alignment", "gains").split("\n\n")[0]
+    text = f"{picture}\n\n{study_gains(MINI, REPOSITORY).markdown()}"
+    assert fill_section(PAGES["alignment"], "gains", text) == PAGES["alignment"]
 
 
 def test_gains_are_the_means_of_the_rows(page: SuitePage) -> None:
-    gains = compare_aligned(page, PAIR, 16)
+    gains = compare_transfers(page, PAIR, 16)
     assert gains["gain"].is_monotonic_decreasing
     [found] = records(gains[gains["method"] == "gda"])
-    accuracy = pd.Series(
-        {
-            (way, row.task, row.seed, row.backbone): 100 * row.correct / row.total
-            for way in ("gda", "gda+aligned")
-            for row in page.results.methods[way].rows
-            if row.test_set == row.task and row.correct is not None and row.total
-        }
-    ).unstack()
-    source, copied = (accuracy.loc["gda", name] for name in PAIR)
-    aligned = accuracy.loc["gda+aligned", PAIR[1]]
+    rows = page.results.frame.query("method == 'gda' and test_set == task")
+    accuracy = rows.set_index(["transfer", "task", "seed", "backbone"])["accuracy"].unstack()
+    source, copied = (accuracy.loc["copied", name] for name in PAIR)
+    words = accuracy.loc["words", PAIR[1]]
     assert found["source"] == pytest.approx(source.mean())
     assert found["copied"] == pytest.approx(copied.mean())
-    assert found["aligned"] == pytest.approx(aligned.mean())
-    assert found["gain"] == pytest.approx(aligned.mean() - copied.mean())
+    assert found["words"] == pytest.approx(words.mean())
+    assert found["gain"] == pytest.approx(words.mean() - copied.mean())
     assert found["gain_low"] <= found["gain"] <= found["gain_high"]
-    both = [harmonic_mean(*pair) for pair in zip(source, aligned, strict=True)]
-    assert found["aligned_h"] == pytest.approx(sum(both) / len(both))
+    both = [harmonic_mean(*pair) for pair in zip(source, words, strict=True)]
+    assert found["words_h"] == pytest.approx(sum(both) / len(both))
 
 
 def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
-    whole = {name: page.results.methods[name] for name in ("gda", "gda+aligned")}
-    assert len(compare_aligned(with_methods(page, whole), PAIR, 16)) == 1
-    for name, one in whole.items():
-        cut = replace(one, rows=one.rows[1:])
-        assert compare_aligned(with_methods(page, whole | {name: cut}), PAIR, 16).empty
+    whole = [page.results.of(transfer)["gda"] for transfer in ("copied", "words")]
+    assert len(compare_transfers(with_results(page, *whole), PAIR, 16)) == 1
+    copied, words = (replace(one, rows=one.rows[1:]) for one in whole)
+    assert compare_transfers(with_results(page, copied, whole[1]), PAIR, 16).empty
+    assert compare_transfers(with_results(page, whole[0], words), PAIR, 16).empty
 
 
-def with_methods(page: SuitePage, methods: dict[str, MethodResults]) -> SuitePage:
-    return replace(page, results=SuiteResults("mini", methods))
+def with_results(page: SuitePage, copied: MethodResults, words: MethodResults) -> SuitePage:
+    results = SuiteResults("mini", {"gda": copied}, {"words": {"gda": words}})
+    return replace(page, results=results)

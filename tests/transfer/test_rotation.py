@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_matrices import draw, orthonormal
 from torch import Tensor
-from turns import draw, orthonormal
 
 from compatbench.transfer.rotation import fit_rotation
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from compatbench import api
 from compatbench.cli.options import (
     DeviceOption,
     OutOption,
@@ -33,7 +34,6 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
     from compatbench.engine.execute.executors import OnEvent
-    from compatbench.studies.study_setup import StudySetup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,10 +94,10 @@ def layers(
     CKA alone is given.
     """
     check_output(as_json, as_csv, figure)
-    from compatbench.studies.layers import study_layers
-
-    setup = _setup(source, target, suite, device)
-    show_report(study_layers(setup, task, images, seed), as_json, as_csv, figure)
+    report = api.analyze_layers(
+        source, target, suite=suite, tasks=task, images=images, seed=seed, device=device
+    )
+    show_report(report, as_json, as_csv, figure)
 
 
 @app.command()
@@ -131,13 +131,20 @@ def depth(
     Finished fits are kept, and not run again.
     """
     check_output(as_json, as_csv, figure)
-    from compatbench.studies.depth import study_depth
-    from compatbench.studies.depth_probe import RATES
-
-    setup = _setup(source, target, suite, device, out, jobs)
-    numbers = read_numbers("--seeds", seeds, least=0)
-    rates = RATES if lr is None else (lr,)
-    report = study_depth(setup, task, shots, numbers, steps, rates)
+    report = api.analyze_depth(
+        source,
+        target,
+        task,
+        suite=suite,
+        shots=shots,
+        seeds=read_numbers("--seeds", seeds, least=0),
+        steps=steps,
+        rates=None if lr is None else (lr,),
+        out=out,
+        jobs=jobs,
+        device=device,
+        watch=_watch,
+    )
     show_report(report, as_json, as_csv, figure)
 
 
@@ -160,9 +167,7 @@ def embeddings(
     tasks, JSON all.
     """
     check_output(as_json, as_csv, figure)
-    from compatbench.studies.embeddings import study_embeddings
-
-    report = study_embeddings(_setup(source, target, suite, device, out), task)
+    report = api.analyze_embeddings(source, target, suite=suite, tasks=task, out=out, device=device)
     show_report(report, as_json, as_csv, figure, report)
     if report.predictions.empty and not as_json and not as_csv:
         folder = out / "results" / suite
@@ -199,9 +204,7 @@ def gauge(
     ] = None,
     words: Annotated[
         bool,
-        typer.Option(
-            "--words", help="Instead of turning the target, align by parts of the word list."
-        ),
+        typer.Option("--words", help="Instead of turning the target, use parts of the word list."),
     ] = False,
     shots: ShotsOption = None,
     seeds: SeedsOption = None,
@@ -217,7 +220,7 @@ def gauge(
     The turn is found from a list of words, and once from test images, to see whether these
     agree. With --methods, their modules are fitted on the source, unless runs/ has them, and
     attached to the target while its joint space is turned by growing angles: copied, and, where
-    they act on features, aligned by words. The target's zero-shot answers stay what they are.
+    they act on features, through words. The target's zero-shot answers stay what they are.
     """
     check_output(as_json, as_csv, figure)
     read_angles, read_sizes = _angles(angles), read_numbers("--sizes", sizes, least=1)
@@ -226,16 +229,26 @@ def gauge(
         raise CompatbenchError("--figure shows the stress test; give --methods, too")
     if read_sizes and words:
         raise CompatbenchError("--sizes and --words: give one of the two")
-    from compatbench.studies.gauge import study_gauge
-    from compatbench.studies.stress_test import study_stress
-
-    setup = _setup(source, target, suite, device, out, jobs)
-    report = study_gauge(setup, task)
+    report = api.analyze_gauge(source, target, suite=suite, tasks=task, device=device)
     if methods is None:
         show_report(report, as_json, as_csv, figure, {"gauge": report, "stress": []})
         return
-    stress = study_stress(
-        setup, methods, task, read_angles, turns, read_sizes, words, shots, read_seeds
+    stress = api.analyze_stress(
+        source,
+        target,
+        methods,
+        suite=suite,
+        tasks=task,
+        angles=read_angles,
+        turns=turns,
+        sizes=read_sizes,
+        words=words,
+        shots=shots,
+        seeds=read_seeds,
+        out=out,
+        jobs=jobs,
+        device=device,
+        watch=_watch,
     )
     if not as_json and not as_csv:
         print_tables(report.tables())
@@ -257,14 +270,15 @@ def page(
     """Write tables and figures between the markers of a page, for the suite's first upgrade.
 
     The markers are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
-    embeddings and claims, and for gauge, turned, sizes, words and aligned, which look at all of
+    embeddings and claims, and for gauge, turned, gains, sizes and words, which look at all of
     the suite's upgrades; figures go into a folder beside the page, with its name.
     """
     from compatbench.data.cards import suite_cards
     from compatbench.studies.study_pages import write_sections
+    from compatbench.studies.study_setup import StudySetup
 
     source, target, *_ = suite_cards.read(suite).upgrades[0]
-    setup = _setup(source, target, suite, device, out, jobs)
+    setup = StudySetup.make(source, target, suite, device, out, jobs, _watch)
     for name in write_sections(path, setup, only, task, steps):
         say(f"wrote {name} into {path}")
 
@@ -280,10 +294,7 @@ def claims(
     Each claim comes with the data that bears on it, the size of the effect, and a bootstrap
     interval over datasets, by which the verdict goes. A missing cell gives no mean.
     """
-    from compatbench.data.cards import suite_cards
-    from compatbench.studies.claims import study_claims
-
-    reports = study_claims(suite_cards.read(suite), out)
+    reports = api.analyze_claims(suite, out)
     if as_json:
         print_json(reports)
     elif markdown:
@@ -304,23 +315,6 @@ def _angles(text: str) -> list[float | None]:
             f"--angles '{text}': give degrees from 0 to 180, or 'random', separated by commas"
         )
     return angles
-
-
-def _setup(
-    source: str,
-    target: str,
-    suite: str,
-    device: str,
-    out: Path = Path(),
-    jobs: int | None = None,
-) -> StudySetup:
-    from compatbench.data.cards import suite_cards
-    from compatbench.engine.execute.device import count_cores, resolve_device
-    from compatbench.studies.study_setup import StudySetup
-
-    on = resolve_device(device)
-    workers = jobs or (count_cores() if on == "cpu" else 1)
-    return StudySetup(source, target, suite_cards.read(suite), out, on, workers, _watch)
 
 
 @contextmanager

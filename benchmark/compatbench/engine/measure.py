@@ -14,7 +14,7 @@ from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Sample, Task
 from compatbench.engine.predictions import Predictions, predict
 from compatbench.method import Classifier
-from compatbench.transfer.turned import TurnedBackbone
+from compatbench.transfer.rotated_backbone import RotatedBackbone
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Te
     Those of a rotated backbone are the rotated features of the backbone itself.
     """
     features = cache.features(_encoder(backbone), test_set, test_set.split("test"))
-    return backbone.turn(features) if isinstance(backbone, TurnedBackbone) else features
+    return backbone.rotate(features) if isinstance(backbone, RotatedBackbone) else features
 
 
 def _encoder(backbone: Backbone) -> Backbone:
-    return backbone.unrotated if isinstance(backbone, TurnedBackbone) else backbone
+    return backbone.unrotated if isinstance(backbone, RotatedBackbone) else backbone
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from compatbench.studies.study_report import (
     spread,
     with_interval,
 )
-from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.study_setup import Names, StudySetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +126,7 @@ class DepthReport(StudyReport):
 
 def study_depth(
     setup: StudySetup,
-    tasks: str | None = None,
+    tasks: Names | None = None,
     shots: int | None = None,
     seeds: Sequence[int] | None = None,
     steps: int = 100,

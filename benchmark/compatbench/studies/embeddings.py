@@ -38,7 +38,7 @@ from compatbench.studies.study_report import (
     records,
     task_means,
 )
-from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.study_setup import Names, StudySetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ class EmbeddingsReport(StudyReport):
         return figure
 
 
-def study_embeddings(setup: StudySetup, tasks: str | None = None) -> EmbeddingsReport:
+def study_embeddings(setup: StudySetup, tasks: Names | None = None) -> EmbeddingsReport:
     """Compares the class embeddings of two backbones, and holds them against the suite's results.
 
     Args:

@@ -17,8 +17,8 @@ from compatbench.data.task import Task
 from compatbench.pages.markdown import code
 from compatbench.studies.similarity import modality_gap, row_cosines
 from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
-from compatbench.studies.study_setup import StudySetup
-from compatbench.transfer.rotation import Alignment, fit_rotation
+from compatbench.studies.study_setup import Names, StudySetup
+from compatbench.transfer.rotation import Rotation, fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
@@ -94,7 +94,7 @@ class GaugeReport(StudyReport):
         return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
 
 
-def study_gauge(setup: StudySetup, tasks: str | None = None) -> GaugeReport:
+def study_gauge(setup: StudySetup, tasks: Names | None = None) -> GaugeReport:
     """Compares the joint spaces of two backbones.
 
     Args:
@@ -145,7 +145,7 @@ def measure_gauge(
     )
 
 
-def median_angle(alignment: Alignment) -> float:
+def median_angle(alignment: Rotation) -> float:
     """The median angle of a rotation's planes, in degrees; that of the identity is 0."""
     angles = torch.linalg.eigvals(alignment.rotation).angle().abs()
     return math.degrees(float(angles.median()))

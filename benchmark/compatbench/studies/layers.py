@@ -27,7 +27,7 @@ from compatbench.studies.study_report import (
     records,
     share,
 )
-from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.study_setup import Names, StudySetup
 from compatbench.studies.tower_states import Layer, image_layers, text_layers
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class LayersReport(StudyReport):
 
 
 def study_layers(
-    setup: StudySetup, tasks: str | None = None, images: int = 256, seed: int = 1
+    setup: StudySetup, tasks: Names | None = None, images: int = 256, seed: int = 1
 ) -> LayersReport:
     """``compare_layers`` of the two models of a setup.
 

@@ -35,12 +35,12 @@ CHANGES = {
 
 @dataclass(frozen=True)
 class StressReport(StudyReport):
-    """Methods, copied and aligned, on a target that was changed; in percent, mean over tasks.
+    """Methods, copied and by ``words``, on a changed target; in percent, mean over tasks.
 
     Attributes:
-        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (aligned by parts of the
-            word list).
-        points: one row for each ``method`` (with ``+aligned`` if its modules were attached
+        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (the rotation is found from
+            parts of the word list).
+        points: one row for each ``method`` (with `` (words)`` if its modules were attached
             through words) and ``change`` (the largest angle in degrees or ``random``, the
             narrower size, or the words): mean and standard deviation, over turns and seeds, of
             ``source``, ``target`` and ``h``, the last two missing if the method is not
@@ -75,7 +75,7 @@ class StressReport(StudyReport):
         return [TextTable(header, [*rows.values()], head, notes, markup=mark)]
 
     def draw(self) -> Figure:
-        """Accuracy on the target by how it was changed: copied modules left, aligned right."""
+        """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
         figure = new_figure(9, 3.8)
         panels = figure.subplots(1, 2, sharey=True)
         points = records(self.points)
@@ -89,7 +89,7 @@ class StressReport(StudyReport):
                 if own:
                     changes = [one["change"] for one in own]
                     plot_means(axes, changes, own, "target", color=colour, fmt="o-", label=name)
-            axes.set_title("aligned by words" if suffix else "copied")
+            axes.set_title("words" if suffix else "copied")
             angles = RANDOM in zero_shot
             axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
         panels[0].set_ylabel("accuracy on the target, %")

@@ -24,10 +24,10 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.results.measures import Mean, harmonic_mean, mean_over_seeds
 from compatbench.studies.stress_report import RANDOM, THROUGH_WORDS, StressReport
 from compatbench.studies.study_report import mean_columns
-from compatbench.studies.study_setup import FittedModule, StudySetup
+from compatbench.studies.study_setup import FittedModule, Names, StudySetup
 from compatbench.transfer import Transfer
 from compatbench.transfer.copied import Copied
-from compatbench.transfer.turned import TurnedBackbone
+from compatbench.transfer.rotated_backbone import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, Words, load_words
 
 FEWER = (16, 4, 1)  # every so many words of the list
@@ -37,8 +37,8 @@ ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
 
 def study_stress(
     setup: StudySetup,
-    methods: str,
-    tasks: str | None = None,
+    methods: Names,
+    tasks: Names | None = None,
     angles: Sequence[float | None] = ANGLES,
     turns: int = 3,
     sizes: Sequence[int] | None = None,
@@ -53,7 +53,7 @@ def study_stress(
         angles: largest angles of the turns, in degrees; None is any rotation.
         turns: random turns of each angle.
         sizes: narrower joint spaces, in place of turns.
-        words: align by parts of the word list, in place of turns.
+        words: find the rotation from parts of the word list, in place of turns.
         shots, seeds: by default the suite's largest number of shots, and its seeds.
 
     Raises:
@@ -90,7 +90,7 @@ def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
     return torch.matrix_exp(math.radians(angle) * antisymmetric / largest)
 
 
-def narrow(backbone: Backbone, words: Tensor, size: int) -> TurnedBackbone:
+def narrow(backbone: Backbone, words: Tensor, size: int) -> RotatedBackbone:
     """The backbone with a joint space of its words' leading principal directions alone.
 
     Args:
@@ -98,10 +98,9 @@ def narrow(backbone: Backbone, words: Tensor, size: int) -> TurnedBackbone:
     """
     centred = (words - words.mean(0)).double()
     leading = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
-    return TurnedBackbone(backbone, leading)
+    return RotatedBackbone(backbone, leading)
 
 
-@torch.no_grad()
 @torch.no_grad()
 def measure_module(
     fitted: FittedModule, transfer: Transfer, backbone: Backbone, task: Task, cache: FeatureCache
@@ -132,14 +131,14 @@ class StressTest:
         ]
 
     def turned(self, angles: Sequence[float | None], turns: int) -> StressReport:
-        """Every method, copied and aligned, on the target turned by each angle, ``turns`` times."""
+        """Every method, copied and by ``words``, on the target rotated by each angle."""
         plain = self._zero_shot(self.target)[0]
         points = []
         for angle in angles:
             matrices = [
                 random_rotation(self.target.embed_dim, angle, seed) for seed in range(turns)
             ]
-            changed = [TurnedBackbone(self.target, matrix) for matrix in matrices]
+            changed = [RotatedBackbone(self.target, matrix) for matrix in matrices]
             answers = [self._zero_shot(one) for one in changed]
             flipped = max(int((plain != found).sum()) for found, _ in answers)
             name = RANDOM if angle is None else f"{angle:g}"
@@ -147,7 +146,7 @@ class StressTest:
         return self._report("turned", points)
 
     def narrowed(self, sizes: Sequence[int]) -> StressReport:
-        """Every method, copied and aligned, on the target of each size."""
+        """Every method, copied and by ``words``, on the target of each size."""
         points = []
         for size in sizes:
             changed = narrow(self.target, self._words.of(self.target), size)
@@ -155,7 +154,7 @@ class StressTest:
         return self._report("sizes", points)
 
     def by_words(self) -> StressReport:
-        """Every method, copied and aligned by parts of the word list, on the target as it is.
+        """Every method, copied and by parts of the word list, on the target as it is.
 
         The parts are fewer words, and those that the source knows best.
         """
@@ -165,7 +164,7 @@ class StressTest:
             f"{len(words[::n]):,}": slice(None, None, n) for n in FEWER
         }
         parts[f"{len(short):,} of few tokens"] = short
-        unchanged = TurnedBackbone(self.target, torch.eye(self.target.embed_dim))
+        unchanged = RotatedBackbone(self.target, torch.eye(self.target.embed_dim))
         zero_shot = self._zero_shot(unchanged)[1]
         points = []
         for name, rows in parts.items():
@@ -178,7 +177,7 @@ class StressTest:
     def _points(
         self,
         change: str,
-        changed: Sequence[TurnedBackbone],
+        changed: Sequence[RotatedBackbone],
         zero_shot: float,
         flipped: int | None = None,
         rows: slice | list[int] = slice(None),
@@ -186,14 +185,14 @@ class StressTest:
         """The rows of one change.
 
         Args:
-            rows: of the word list, that modules are aligned by.
+            rows: of the word list, which the rotation is found from.
         """
         points = []
         for name in dict.fromkeys(one.cell.name for one in self.fitted):
             own = [i for i, one in enumerate(self.fitted) if one.cell.name == name]
             source = [self._on_source[i] for i in own]
-            aligns = Words().serves(self.fitted[own[0]].method.card)
-            for way in ("", THROUGH_WORDS) if aligns else ("",):
+            served = Words().serves(self.fitted[own[0]].method.card)
+            for way in ("", THROUGH_WORDS) if served else ("",):
                 found: list[list[float]] = []
                 reason = ""
                 try:
@@ -223,11 +222,11 @@ class StressTest:
         )
 
     def _on_target(
-        self, number: int, backbone: TurnedBackbone, words: slice | list[int] | None
+        self, number: int, backbone: RotatedBackbone, words: slice | list[int] | None
     ) -> float:
         one, transfer = self.fitted[number], Copied()
         if words is not None:
-            turned = F.normalize(backbone.turn(self._words.of(self.target)), dim=-1)[words]
+            turned = F.normalize(backbone.rotate(self._words.of(self.target)), dim=-1)[words]
             source = self._words.of(self.source)[words]
             transfer = Words(source_words=source, words_of=lambda _: turned)
         return measure_module(one, transfer, backbone, self._tasks[one.cell.task], self._cache)

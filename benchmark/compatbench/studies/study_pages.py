@@ -12,7 +12,6 @@ from compatbench.files.atomic import write_atomic
 from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.marked_sections import fill_section, find_sections
 from compatbench.results.measures import Upgrade, upgrade_pairs
-from compatbench.studies.aligned_gains import study_aligned
 from compatbench.studies.claims import study_claims
 from compatbench.studies.depth import study_depth
 from compatbench.studies.embeddings import study_embeddings
@@ -21,13 +20,14 @@ from compatbench.studies.layers import study_layers
 from compatbench.studies.stress_test import study_stress
 from compatbench.studies.study_report import StudyReport
 from compatbench.studies.study_setup import StudySetup
+from compatbench.studies.words_gains import study_gains
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
 SIZES = (32, 64, 96)
 SECTIONS = (
     *("layers", "depth", "embeddings", "claims"),
-    *("gauge", "turned", "aligned", "sizes", "words"),
+    *("gauge", "turned", "gains", "sizes", "words"),
 )
 
 
@@ -47,9 +47,9 @@ def _sections(
         "depth": lambda: [study_depth(setup, tasks, steps=steps)],
         "embeddings": lambda: [study_embeddings(setup)],
         "claims": lambda: study_claims(suite, out),
-        "gauge": lambda: [study_gauge(setup.of_pair(p)) for p in study_aligned(suite, out).gains],
+        "gauge": lambda: [study_gauge(setup.of_pair(p)) for p in study_gains(suite, out).gains],
         "turned": lambda: stress(pairs[:1]),
-        "aligned": lambda: [study_aligned(suite, out)],
+        "gains": lambda: [study_gains(suite, out)],
         "sizes": lambda: stress(sizes=SIZES),
         "words": lambda: stress(words=True),
     }
@@ -61,7 +61,7 @@ CAPTIONS = {
     "depth": "Gain over zero-shot on source and target by depth",
     "embeddings": "Rank correlations of the figures with the loss",
     "turned": "Accuracy on the target against the angle of the turn",
-    "aligned": "Target accuracy of copied and of aligned modules",
+    "gains": "Target accuracy of modules copied and through words",
 }
 
 

@@ -10,11 +10,18 @@ from pathlib import Path
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import SuiteCard, select_names, suite_tasks, task_cards
+from compatbench.data.cards import (
+    SuiteCard,
+    select_names,
+    suite_cards,
+    suite_tasks,
+    task_cards,
+)
 from compatbench.data.cards.suite import COPIED
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell
+from compatbench.engine.execute.device import count_cores, resolve_device
 from compatbench.engine.execute.local import run_cells
 from compatbench.engine.execute.settings import OnEvent, Settings
 from compatbench.engine.matrix import select_matrix
@@ -26,6 +33,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.measures import Upgrade
 from compatbench.transfer.words import WordFeatures
 
+Names = str | Sequence[str]
 # Told the cells that will be run and how many side by side; gives what is told of each event.
 Watch = Callable[[Sequence[Cell], int], AbstractContextManager[OnEvent]]
 
@@ -63,6 +71,30 @@ class StudySetup:
     jobs: int = 1
     watch: Watch = _unwatched
 
+    @classmethod
+    def make(
+        cls,
+        source: str,
+        target: str,
+        suite: str | SuiteCard,
+        device: str = "auto",
+        out: str | Path = ".",
+        jobs: int | None = None,
+        watch: Watch | None = None,
+    ) -> StudySetup:
+        """The setup of a suite by its name, on a device that is here.
+
+        Args:
+            jobs: by default one per core, or one on a GPU.
+
+        Raises:
+            CompatbenchError: an unknown suite, or a device that is not here.
+        """
+        card = suite_cards.read(suite) if isinstance(suite, str) else suite
+        on = resolve_device(device)
+        workers = jobs or (count_cores() if on == "cpu" else 1)
+        return cls(source, target, card, Path(out), on, workers, watch or _unwatched)
+
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone]:
         """Source and target, loaded.
@@ -84,7 +116,7 @@ class StudySetup:
         """The same of another upgrade."""
         return replace(self, source=pair[0], target=pair[1])
 
-    def load_tasks(self, wanted: str | None = None) -> list[Task]:
+    def load_tasks(self, wanted: Names | None = None) -> list[Task]:
         """The tasks that names and globs mean, by default those of the suite.
 
         Raises:
@@ -94,7 +126,7 @@ class StudySetup:
             return [load_task(name) for name in suite_tasks(self.suite)]
         return [load_task(name) for name in select_names(wanted, task_cards.names(), "task")]
 
-    def training_tasks(self, wanted: str | None = None) -> list[str]:
+    def training_tasks(self, wanted: Names | None = None) -> list[str]:
         """The same, but names alone, and of tasks that have training images."""
         names = [name for name in task_cards.names() if task_cards.read(name).parent is None]
         wanted = wanted or ",".join(suite_tasks(self.suite))
@@ -120,7 +152,7 @@ class StudySetup:
                 run_cells(left, settings, self.jobs, on_event)
 
     def fit_modules(
-        self, methods: str, tasks: str | None, shots: int | None, seeds: Sequence[int] | None
+        self, methods: Names, tasks: Names | None, shots: int | None, seeds: Sequence[int] | None
     ) -> list[FittedModule]:
         """Modules of methods on the source, fitted unless ``runs/`` has them.
 

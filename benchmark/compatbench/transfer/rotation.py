@@ -15,7 +15,7 @@ UNDETERMINED = 1e-12
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Rotation:
     """Target ≈ source · R, both centred.
 
     Attributes:
@@ -43,7 +43,7 @@ class Alignment:
         """Target features ``[..., e_t]`` in the source's coordinates, f Rᵀ ``[..., e_s]``.
 
         Args:
-            centred: turn about the means of the texts: (f - m_t) Rᵀ + m_s.
+            centred: rotate about the means of the texts: (f - m_t) Rᵀ + m_s.
         """
         rotation = self.rotation.to(features)
         if not centred:
@@ -60,7 +60,7 @@ class Alignment:
         return (features - source) @ rotation + target
 
 
-def fit_rotation(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Alignment:
+def fit_rotation(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Rotation:
     """The semi-orthogonal R that minimises Σ_v w_v ‖(a_v - ā) R - (b_v - b̄)‖², or maximises the
     matching inner products where the sizes differ (orthogonal Procrustes, Schönemann 1966).
 
@@ -94,7 +94,7 @@ def fit_rotation(source: Tensor, target: Tensor, weights: Tensor | None = None) 
         raise ValueError("one side has the same features for all texts")
     eye = torch.eye(*product.shape).to(product)
     u, s, v = torch.linalg.svd(product + UNDETERMINED * largest * eye, full_matrices=False)
-    return Alignment(
+    return Rotation(
         rotation=u @ v,
         source_mean=source_mean,
         target_mean=target_mean,

@@ -25,9 +25,9 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.transfer.rotation import Alignment, fit_rotation
+from compatbench.transfer.rotated_backbone import RotatedBackbone
+from compatbench.transfer.rotation import Rotation, fit_rotation
 from compatbench.transfer.transfer import Transfer, TransferCard
-from compatbench.transfer.turned import TurnedBackbone
 
 TEMPLATE = "a photo of a {}."
 SCHEMA = "compatbench-words-1"
@@ -96,14 +96,14 @@ class Words(Transfer):
         rotation = find_rotation(words, self.words_of(target))
         if rotation is None:
             return method.attach(module, target, labels)
-        rotated = TurnedBackbone(target, rotation.rotation)
+        rotated = RotatedBackbone(target, rotation.rotation)
         classify = method.attach(module, rotated, labels)
         if method.image_input(target).kind == "hidden":
             return classify  # runs the rest of the rotated image tower itself
-        return lambda features: classify(rotated.turn(features))
+        return lambda features: classify(rotated.rotate(features))
 
 
-def find_rotation(source: Tensor, target: Tensor) -> Alignment | None:
+def find_rotation(source: Tensor, target: Tensor) -> Rotation | None:
     """The rotation from the source's word features ``[V, e_s]`` to the target's ``[V, e_t]``.
 
     Returns:
@@ -200,7 +200,7 @@ def _key(backbone: Backbone) -> str:
 
 
 def save_words(path: Path, features: Tensor, about: Mapping[str, Any]) -> None:
-    """Writes a source's word features ``[V, e]``, so that modules need no source to be turned.
+    """Writes a source's word features ``[V, e]``, so that the transfer needs no source model.
 
     Raises:
         CompatbenchError: the folder cannot be written.

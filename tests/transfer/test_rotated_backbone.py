@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from turns import orthonormal
+from random_matrices import orthonormal
 
 from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
 from compatbench.conformance.method_under_test import LABELS, unseen_images
 from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
-from compatbench.transfer.turned import TurnedBackbone
+from compatbench.transfer.rotated_backbone import RotatedBackbone
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 
@@ -22,7 +22,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 @pytest.mark.parametrize("size", SIZES)
 def test_all_features_are_turned_and_hidden_tokens_are_not(backbone: Backbone, size: int) -> None:
     rotation = orthonormal(size, EMBED_DIM, seed=1).float()
-    turned, images = TurnedBackbone(backbone, rotation), unseen_images()
+    turned, images = RotatedBackbone(backbone, rotation), unseen_images()
     assert turned.embed_dim == size
     texts = LABELS.fill()
     for wanted in (FEATURES, DENSE):
@@ -40,7 +40,7 @@ def test_all_features_are_turned_and_hidden_tokens_are_not(backbone: Backbone, s
 def test_the_backbone_itself_is_left_as_it_is(backbone: Backbone) -> None:
     texts, images = LABELS.fill(), unseen_images()
     before = backbone.text_features(texts), backbone.encode_images(images)
-    turned = TurnedBackbone(backbone, orthonormal(EMBED_DIM - 6, EMBED_DIM, seed=2))
+    turned = RotatedBackbone(backbone, orthonormal(EMBED_DIM - 6, EMBED_DIM, seed=2))
     turned.text_features(texts)
     turned.image  # noqa: B018
     assert torch.equal(backbone.text_features(texts), before[0])
@@ -54,7 +54,7 @@ def test_zero_shot_is_the_same_in_turned_and_in_wider_coordinates(
     backbone: Backbone, size: int
 ) -> None:
     turned, images = (
-        TurnedBackbone(backbone, orthonormal(size, EMBED_DIM, seed=3)),
+        RotatedBackbone(backbone, orthonormal(size, EMBED_DIM, seed=3)),
         unseen_images(),
     )
     expected = backbone.encode_images(images) @ backbone.zero_shot(LABELS).T
@@ -64,7 +64,7 @@ def test_zero_shot_is_the_same_in_turned_and_in_wider_coordinates(
 
 def test_it_is_the_model_whose_projections_are_turned() -> None:
     backbone, rotation = synthetic_models().source, random_rotation(EMBED_DIM, seed=6)
-    turned, real = TurnedBackbone(backbone, rotation), rotate_clip(backbone, rotation)
+    turned, real = RotatedBackbone(backbone, rotation), rotate_clip(backbone, rotation)
     images = unseen_images()
     assert torch.allclose(turned.encode_images(images), real.encode_images(images), atol=1e-5)
     assert torch.allclose(turned.zero_shot(LABELS), real.zero_shot(LABELS), atol=1e-5)
@@ -77,8 +77,8 @@ def test_it_is_the_model_whose_projections_are_turned() -> None:
 
 def test_turns_add_up(backbone: Backbone) -> None:
     first, second = (orthonormal(EMBED_DIM, EMBED_DIM, seed) for seed in (4, 5))
-    both = TurnedBackbone(TurnedBackbone(backbone, first), second)
-    once = TurnedBackbone(backbone, second @ first)
+    both = RotatedBackbone(RotatedBackbone(backbone, first), second)
+    once = RotatedBackbone(backbone, second @ first)
     images = unseen_images()
     assert torch.allclose(both.encode_images(images), once.encode_images(images), atol=1e-5)
     assert torch.allclose(both.zero_shot(LABELS), once.zero_shot(LABELS), atol=1e-5)

@@ -1,4 +1,4 @@
-"""What aligning by words gains over copying, from a suite's results."""
+"""What the transfer ``words`` gains over copying, from a suite's results."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GainsReport(StudyReport):
-    """Copied against aligned, for each upgrade.
+    """Copied modules against those brought along by ``words``, for each upgrade.
 
     Attributes:
-        gains: upgrade -> one row for each method, see ``compare_aligned``.
+        gains: upgrade -> one row for each method, see ``compare_transfers``.
     """
 
     gains: Mapping[Upgrade, pd.DataFrame]
@@ -48,36 +48,36 @@ class GainsReport(StudyReport):
         Raises:
             CompatbenchError: none has.
         """
-        header = ["Method", "Source", "Copied", "Aligned", "Gain", "Over zero-shot", "H copied"]
+        header = ["Method", "Source", "Copied", "Words", "Gain", "Over zero-shot", "H copied"]
         tables = []
         for pair, found in self._known():
             rows = [
                 [
                     one["title"],
-                    *[spread(one, name) for name in ("source", "copied", "aligned")],
+                    *[spread(one, name) for name in ("source", "copied", "words")],
                     *[with_interval(one, name) for name in ("gain", "over_zero_shot")],
-                    *[spread(one, name) for name in ("copied_h", "aligned_h")],
+                    *[spread(one, name) for name in ("copied_h", "words_h")],
                 ]
                 for one in found
             ]
             zero_shot = percent(found[0]["zero_shot"])
             head = f"{' → '.join(map(code, pair))}, the target's zero-shot is {zero_shot}:"
-            tables.append(TextTable([*header, "H aligned"], rows, head))
+            tables.append(TextTable([*header, "H words"], rows, head))
         return tables
 
     def draw(self) -> Figure:
-        """From copied to aligned, a line for each method, and the target's zero-shot."""
+        """From copied to ``words``, a line for each method, and the target's zero-shot."""
         shown = self._known()
         most = max(len(found) for _, found in shown)
         figure = new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (pair, found) in zip(panels, shown, strict=True):
-            ordered = sorted(found, key=lambda one: one["aligned"])
+            ordered = sorted(found, key=lambda one: one["words"])
             for row, one in enumerate(ordered):
-                values = one["copied"], one["aligned"]
+                values = one["copied"], one["words"]
                 axes.plot(values, (row, row), "-", color=GREY, linewidth=1)
                 axes.plot(values[:1], (row,), "o", color=RED, label="copied")
-                axes.plot(values[1:], (row,), "o", color=BLUE, label="aligned by words")
+                axes.plot(values[1:], (row,), "o", color=BLUE, label="words")
             line = {"color": GREY, "linestyle": "--", "label": "zero-shot"}
             axes.axvline(ordered[0]["zero_shot"], **line)
             axes.set_yticks(range(len(ordered)), [one["title"] for one in ordered])
@@ -93,14 +93,14 @@ class GainsReport(StudyReport):
         known = [(pair, records(found)) for pair, found in self.gains.items() if len(found)]
         if not known:
             raise CompatbenchError(
-                "there are no results of a method both plain and aligned; run 'compatbench run "
-                '--methods "*aligned"\' first'
+                "there are no results of a method both copied and through words; run "
+                "'compatbench run --transfers copied,words' first"
             )
         return known
 
 
-def study_aligned(suite: SuiteCard, out: Path = Path()) -> GainsReport:
-    """What aligning gains on a suite's upgrades, and on others of the suites shown under it.
+def study_gains(suite: SuiteCard, out: Path = Path()) -> GainsReport:
+    """What ``words`` gains on a suite's upgrades, and on others of the suites shown under it.
 
     Args:
         out: folder of ``results/``.
@@ -111,51 +111,51 @@ def study_aligned(suite: SuiteCard, out: Path = Path()) -> GainsReport:
     for card in (suite, *sections):
         page = read_suite_page(card, out)
         for pair in page.expected.upgrades:
-            found = compare_aligned(page, pair, max(card.shots))
+            found = compare_transfers(page, pair, max(card.shots))
             if card is suite or len(found):
                 gains.setdefault(pair, found)
     return GainsReport(gains)
 
 
-def compare_aligned(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataFrame:
-    """The methods that are complete both copied and aligned.
+def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataFrame:
+    """The methods that are complete with both transfers.
 
     Returns:
         One row for each method, the largest gain first, in percent: ``method``, ``title``; mean
-        and standard deviation over seeds of ``source``, ``copied``, ``aligned``, ``copied_h`` and
-        ``aligned_h``; ``zero_shot`` of the target; ``gain``, aligned minus copied accuracy on
-        the target, and ``over_zero_shot``, aligned minus the target's zero-shot, in points with
-        an interval over the tasks.
+        and standard deviation over seeds of ``source``, ``copied``, ``words``, ``copied_h`` and
+        ``words_h``; ``zero_shot`` of the target; ``gain``, accuracy on the target through
+        ``words`` minus copied, and ``over_zero_shot``, through ``words`` minus the target's
+        zero-shot, in points with an interval over the tasks.
     """
     rows = []
     for method in page.transferred.get("words", []):
         plain = page.results.methods.get(method.info.name)
         if plain is None:
             continue
-        copied, aligned = page.standings([plain, method], upgrade, shots)
-        if (copied.state, aligned.state) == ("complete", "complete"):
+        copied, words = page.standings([plain, method], upgrade, shots)
+        if (copied.state, words.state) == ("complete", "complete"):
             row = {"method": plain.info.name, "title": plain.info.title}
-            rows.append(row | _compare(copied, aligned, page.expected.tasks))
+            rows.append(row | _compare(copied, words, page.expected.tasks))
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).sort_values("method")
     return frame.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _compare(copied: Standing, aligned: Standing, tasks: Sequence[str]) -> dict[str, Any]:
+def _compare(copied: Standing, words: Standing, tasks: Sequence[str]) -> dict[str, Any]:
     means: dict[str, tuple[Standing, Measure]] = {
         "source": (copied, "source"),
         "copied": (copied, "target"),
-        "aligned": (aligned, "target"),
+        "words": (words, "target"),
         "copied_h": (copied, "h"),
-        "aligned_h": (aligned, "h"),
+        "words_h": (words, "h"),
     }
     row: dict[str, Any] = {}
     for name, (standing, measure) in means.items():
         row |= mean_columns(name, standing.mean(measure))
     row["zero_shot"] = task_means(copied, "target", tasks).mean()
     row["zero_shot"] -= task_means(copied, "gain", tasks).mean()
-    gains = task_means(aligned, "target", tasks) - task_means(copied, "target", tasks)
+    gains = task_means(words, "target", tasks) - task_means(copied, "target", tasks)
     row |= interval_columns("gain", mean_interval(gains))
-    over = task_means(aligned, "gain", tasks)
+    over = task_means(words, "gain", tasks)
     return row | interval_columns("over_zero_shot", mean_interval(over))
