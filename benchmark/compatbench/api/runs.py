@@ -1,0 +1,314 @@
+"""Running suites and looking at their results; fitting and evaluating single modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from compatbench.data.cards import SuiteCard
+    from compatbench.engine.evaluate import Evaluation
+    from compatbench.engine.execute.settings import Event
+    from compatbench.engine.execute.shards import Shard
+    from compatbench.engine.plan import Plan
+    from compatbench.engine.run import Compute
+    from compatbench.method import Module
+    from compatbench.pages.html_report import Report
+    from compatbench.results.ranking_table import Results
+
+RESULTS = "results"
+Names = str | Sequence[str]
+
+
+def plan(
+    suite: str | SuiteCard = "mini",
+    methods: Names = "all",
+    *,
+    tasks: Names = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+    transfers: Sequence[str] | None = None,
+    out: str | Path = ".",
+    precision: str | None = None,
+    shots_files: Sequence[Path] = (),
+    shard: Shard | None = None,
+) -> Plan:
+    """What ``run`` would do; nothing is fetched, trained or written.
+
+    Args:
+        suite: a name of ``suites()``, the path of a YAML file, or a card.
+        methods: names, globs, exclusions (``!coop``), paths of method files; ``all`` is what
+            the suite compares.
+        tasks: of the suite, likewise.
+        seeds, shots, transfers: the suite's by default.
+        out: the folder of ``runs/`` and ``results/``.
+
+    Returns:
+        A plan: ``frame`` has a row per method and transfer with its cells, how many are done,
+        failed, to do and missing, and the seconds they take; ``missing`` says what is not here.
+
+    Raises:
+        CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
+    """
+    from compatbench.backbone.load import planning
+    from compatbench.engine.plan import make_plan
+
+    with planning():
+        found = make_plan(
+            suite,
+            methods,
+            tasks=tasks,
+            seeds=seeds,
+            shots=shots,
+            transfers=transfers,
+            out=Path(out),
+            precision=precision,
+            shots_files=shots_files,
+            skip_missing=True,
+        )
+    if shard is None:
+        return found
+    from compatbench.engine.run import take_shard
+
+    return take_shard(found, shard, keep=False)
+
+
+def run(
+    suite: str | SuiteCard = "mini",
+    methods: Names = "all",
+    *,
+    tasks: Names = "all",
+    seeds: Sequence[int] | None = None,
+    shots: Sequence[int] | None = None,
+    transfers: Sequence[str] | None = None,
+    out: str | Path = ".",
+    precision: str | None = None,
+    shots_files: Sequence[Path] = (),
+    skip_missing: bool = False,
+    shard: Shard | None = None,
+    compute: Compute | None = None,
+    on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
+    on_event: Callable[[Event], object] = lambda event: None,
+) -> Results:
+    """Runs what is missing of a suite, and writes ``results/`` and ``leaderboard.md``.
+
+    Finished cells are never run again: stop at any time, and the same call goes on. Several
+    processes may share a folder.
+
+    Args:
+        suite, methods, tasks, seeds, shots, transfers, out: as in ``plan``.
+        precision: ``fp32`` or ``bf16``, what the frozen towers compute in.
+        shots_files: few-shot draws to train on in place of those made here.
+        skip_missing: leave out cells whose images or weights are not here.
+        shard: the part of the cells that this job of several has to run.
+        on_start: is given the plan and the number of workers before the first cell.
+        on_event: is given every event of a cell.
+
+    Returns:
+        The suite's results; ``failures`` has the cells that failed in this call.
+
+    Raises:
+        CompatbenchError: broken input, missing images or weights, or a folder that cannot be
+            written. What was measured before is kept.
+    """
+    from compatbench.engine.plan import make_plan
+    from compatbench.engine.run import Compute, run_plan, take_shard
+
+    out = Path(out)
+    found = make_plan(
+        suite,
+        methods,
+        tasks=tasks,
+        seeds=seeds,
+        shots=shots,
+        transfers=transfers,
+        out=out,
+        precision=precision,
+        shots_files=shots_files,
+        skip_missing=skip_missing,
+    )
+    if not found.planned:
+        raise CompatbenchError(
+            f"nothing of suite '{found.suite.name}' can run here; see 'compatbench doctor "
+            f"--suite {suite if isinstance(suite, str) else found.suite.name}'"
+        )
+    _check_folders(out)
+    if shard is not None:
+        found = take_shard(found, shard)
+    failures = run_plan(found, compute or Compute(), on_start, on_event)
+    _publish(found.reread(), out)
+    return replace(results(found.suite, out), failures=failures)
+
+
+def fit(
+    method: str,
+    task: str,
+    source: str,
+    *,
+    shots: int = 16,
+    seed: int = 1,
+    config: Mapping[str, object] | None = None,
+    views: int = 1,
+    device: str = "auto",
+) -> Module:
+    """Fits one module; nothing is stored but image features in the cache.
+
+    Args:
+        method: a name of ``methods()``, or the path of a method file.
+        task, source: names of ``tasks()`` and ``backbones()``, or MODEL/TAG of open_clip.
+        shots: images of every class.
+        config: settings that differ from the method's published recipe.
+        views: augmented views of each training image; 1 is the plain view alone.
+
+    Returns:
+        The module, which knows how it was fitted (``module.about``) and can be given to
+        ``evaluate``, or written with ``module.save(path, module.about)``.
+
+    Raises:
+        CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
+    """
+    from compatbench.engine.single_fit import fit_module
+
+    return fit_module(method, task, source, shots, seed, dict(config or {}), views, device)
+
+
+def evaluate(
+    module: Module | str | Path,
+    backbone: str,
+    task: str | None = None,
+    *,
+    transfer: str = "copied",
+    methods: str | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """A module on a backbone and on its source, beside zero-shot; nothing is trained.
+
+    Args:
+        module: of ``fit``, or the file of one, as ``run`` leaves it in ``runs/modules/``.
+        backbone: the new model.
+        task: the module's task by default, or a variant of it.
+        transfer: how the module reaches the backbone, a name of ``transfers()``.
+        methods: the method's file, if it is not among ``methods()``.
+
+    Returns:
+        Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
+
+    Raises:
+        CompatbenchError: a damaged module, an unknown name, or a task that the module was not
+            fitted for.
+    """
+    from compatbench.data.cache_files import default_cache_folder
+    from compatbench.data.feature_cache import FeatureCache
+    from compatbench.engine.evaluate import evaluate_module
+    from compatbench.engine.execute.device import resolve_device
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods()
+    if methods is not None:
+        registry.select(methods)
+    module = Path(module) if isinstance(module, str) else module
+    cache, where = FeatureCache(default_cache_folder()), resolve_device(device)
+    return evaluate_module(module, backbone, task, registry, cache, where, transfer)
+
+
+def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
+    """The results of a suite in ``results/<suite>/``: frames, rankings and what is missing.
+
+    Raises:
+        CompatbenchError: an unknown suite, or a broken results file.
+    """
+    from compatbench.data.cards import suite_cards
+    from compatbench.pages.suite_page import read_suite_page
+    from compatbench.results.ranking_table import Results
+
+    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    page = read_suite_page(card, Path(out))
+    return Results(page.results, page.expected)
+
+
+def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
+    """Writes ``leaderboard.md``, the report and its figures from ``results/``.
+
+    Args:
+        check: write nothing, and raise if a page is not what the results give.
+
+    Returns:
+        The pages.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or a page that is out of date.
+    """
+    from compatbench.pages.leaderboard import render_pages, write_pages
+
+    out = Path(out)
+    report(out, check=check)
+    if not check:
+        write_pages(out)
+    pages = render_pages(out)
+    for path, text in pages.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            raise CompatbenchError(
+                f"{path} is not what results/ gives; run 'compatbench leaderboard'"
+            )
+    return list(pages)
+
+
+def report(out: str | Path = ".", check: bool = False) -> Report:
+    """Writes ``results/report.html`` and its figures from ``results/``.
+
+    Args:
+        check: write nothing, and raise if a file is not what the results give.
+
+    Returns:
+        The page and the figures with their bytes, and which figures the results do not give.
+
+    Raises:
+        CompatbenchError: no results, a broken results file, or a file that is out of date.
+    """
+    from compatbench.pages.html_report import check_report, write_report
+
+    return check_report(Path(out)) if check else write_report(Path(out))
+
+
+def _check_folders(out: Path) -> None:
+    """Finds out before the work, not after it, that results cannot be written or read.
+
+    Raises:
+        CompatbenchError: a folder cannot be written, or a results file is broken.
+    """
+    from tempfile import TemporaryFile
+
+    from compatbench.results.store import read_results
+
+    for folder in (out, out / "runs", out / RESULTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as probe:
+                probe.write(b"probe")
+        except OSError as error:
+            raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
+    for folder in sorted(path for path in (out / RESULTS).iterdir() if path.is_dir()):
+        read_results(folder)
+
+
+def _publish(plan: Plan, out: Path) -> None:
+    """Writes the results of a plan's cells, and the pages that show them."""
+    from compatbench.engine.locks import publishing
+    from compatbench.files.atomic import remove_remains
+    from compatbench.pages.leaderboard import write_pages
+    from compatbench.results.collect import collect_results
+
+    suite = plan.suite
+    with publishing(plan.store):
+        for folder in (out, out / RESULTS / suite.name):
+            remove_remains(folder)
+        folder = out / RESULTS / suite.name
+        collect_results(suite, plan.matrix.registry, plan.planned, folder, plan.draws)
+        if suite.publish:
+            if (out / RESULTS / "figures").is_dir():
+                report(out)
+            write_pages(out, suite)
