@@ -9,11 +9,10 @@ import pytest
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.record import name_of
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
 from compatbench.results.rows import Row
-from compatbench.transfer.attaching import OUTPUT_PLACES
+from compatbench.transfer.words import OUTPUT_PLACES
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")
@@ -29,11 +28,16 @@ def page():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
-    results = suite_page(suite, REPOSITORY).results
-    methods = [name_of(one.info.name, one.transfer) for one in results.all]
+    results = read_suite_page(suite, REPOSITORY).results
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
-        for cell in plan_cells(suite, builtin_methods(), methods)
+        for transfer in {one.transfer for one in results.all}
+        for cell in plan_cells(
+            suite,
+            builtin_methods(),
+            [one.info.name for one in results.all if one.transfer == transfer],
+            transfers=[transfer],
+        )
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
@@ -50,7 +54,7 @@ def test_every_method_is_ranked(page) -> None:
         assert {standing.state for standing in standings.values()} == {"complete"}
 
 
-def test_what_acts_on_features_alone_is_measured_aligned_too(page) -> None:
+def test_what_acts_on_features_alone_is_measured_through_words_too(page) -> None:
     for name in METHODS:
         if set(builtin_methods().get(name).card.places) <= OUTPUT_PLACES:
             assert name in page.results.of("words")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.cli.progress import estimate_seconds, format_seconds
+from compatbench.cli.progress import format_seconds
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -93,13 +93,3 @@ def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert format_seconds(seconds) == words
-
-
-def test_an_estimate_uses_each_methods_own_mean() -> None:
-    class FakeCell:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-    cells = [FakeCell("coop"), FakeCell("coop"), FakeCell("new")]
-    # The unknown method is taken to be as slow as the mean of the known ones: 3 s.
-    assert estimate_seconds(cells, {"coop": 4.0, "taskres": 2.0}, jobs=2) == 5.5  # type: ignore[arg-type]

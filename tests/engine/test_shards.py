@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.data.cards import TrainingCard, suite_cards
+from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.order import estimate_cells
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import builtin_methods
 
 TRAINING = TrainingCard.model_validate({})
 
@@ -80,11 +77,3 @@ def test_a_broken_note_of_times_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CompatbenchError, match="when no job of the array"):
         agree_on_means(store, cells, 2, {})
-
-
-def test_estimates_tell_long_cells_from_short_ones_and_follow_what_was_timed() -> None:
-    suite, registry = suite_cards.read("mini"), builtin_methods()
-    cells = plan_cells(suite, registry, ["coop", "taskres"], tasks="mini-animals", seeds=[1])
-    coop, taskres = estimate_cells(suite, registry, cells, {})
-    assert coop > taskres > 0
-    assert estimate_cells(suite, registry, cells, {"taskres": 40.0}) == [coop, 40.0]

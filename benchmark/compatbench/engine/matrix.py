@@ -222,6 +222,8 @@ def _select_methods(
     compared = select_names(suite.compare, [*registry.names(), *suite.configs], "method")
     given = wanted.split(",") if isinstance(wanted, str) else wanted
     parts = [part.strip() for part in given if part.strip()]
+    if not parts:
+        raise CompatbenchError("--methods '' names no method; 'all' is what the suite compares")
     if parts and all(part.startswith("!") for part in parts):
         parts = ["all", *parts]
     names: list[str] = []
