@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import compatbench.cli.app
 from compatbench.cli import main
 from compatbench.data.roots import set_data_roots
 
