@@ -75,7 +75,8 @@ def test_methods_fit_a_terminal_of_80_columns(compatbench: Run, tmp_path: Path) 
     result = compatbench("list", "methods", cwd=tmp_path, COLUMNS="80")
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) == len(builtin_methods().names()) + 1
+    shown = {line.split(" ")[0] for line in lines}
+    assert set(builtin_methods().names()) <= shown  # no name is cut or wrapped
 
 
 def test_a_renamed_method_and_a_moved_file_keep_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
