@@ -16,7 +16,7 @@ from compatbench.engine.execute.settings import Event
 def make_cells(count: int) -> list[Cell]:
     training = TrainingCard.model_validate({})
     return [
-        Cell(f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
+        Cell(f"key{i}", f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
         for i in range(count)
     ]
 

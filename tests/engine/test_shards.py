@@ -19,7 +19,18 @@ TRAINING = TrainingCard.model_validate({})
 
 
 def make_cell(number: int, task: str, source: str = "a") -> Cell:
-    return Cell(f"{number:064d}", "coop", {}, task, 4, number, (source, "z"), (task,), TRAINING)
+    return Cell(
+        f"{number:064d}",
+        f"{number:064d}",
+        "coop",
+        {},
+        task,
+        4,
+        number,
+        (source, "z"),
+        (task,),
+        TRAINING,
+    )
 
 
 costs = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
