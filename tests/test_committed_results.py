@@ -31,9 +31,12 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
     results = read_suite_page(suite, REPOSITORY).results
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
-        for transfer in ("copied", *results.transferred)
+        for transfer in {one.transfer for one in results.all}
         for cell in plan_cells(
-            suite, builtin_methods(), list(results.of(transfer)), transfers=[transfer]
+            suite,
+            builtin_methods(),
+            [one.info.name for one in results.all if one.transfer == transfer],
+            transfers=[transfer],
         )
         for backbone in cell.backbones
         for test_set in cell.test_sets

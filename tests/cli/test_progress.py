@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from compatbench.cli.progress import RunProgress
@@ -15,7 +16,7 @@ from compatbench.engine.execute.settings import Event
 def make_cells(count: int) -> list[Cell]:
     training = TrainingCard.model_validate({})
     return [
-        Cell(f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
+        Cell(f"key{i}", f"key{i}", "coop", {}, "task", 4, i, ("a", "b"), ("task",), training)
         for i in range(count)
     ]
 
@@ -23,7 +24,8 @@ def make_cells(count: int) -> list[Cell]:
 def test_a_log_gets_one_line_for_every_tenth() -> None:
     out = io.StringIO()
     cells = make_cells(40)
-    with RunProgress(Console(file=out), cells, jobs=2, past_seconds={"coop": 1.0}) as progress:
+    with RunProgress(Console(file=out)) as progress:
+        progress.begin(cells, 2, lambda cell: 1.0)
         for cell in cells:
             progress.on_event(Event("started", cell))
             progress.on_event(Event("measured", cell))
@@ -37,8 +39,22 @@ def test_a_log_gets_one_line_for_every_tenth() -> None:
 def test_a_failure_is_told_at_once_and_kept() -> None:
     out = io.StringIO()
     [cell] = make_cells(1)
-    with RunProgress(Console(file=out, width=200), [cell], 1, {}) as progress:
+    with RunProgress(Console(file=out, width=200)) as progress:
+        progress.begin([cell], 1, lambda cell: 1.0)
         progress.on_event(Event("started", cell))
         progress.on_event(Event("finished", cell, error="RuntimeError: [bold]no luck"))
     assert "failed coop · task · 4 shots · seed 0: RuntimeError: [bold]no luck" in out.getvalue()
-    assert [event.cell for event in progress.failures] == [cell]
+
+
+def test_the_first_cells_load_libraries_and_do_not_slow_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 20.0, 20.0, 80.0])
+    monkeypatch.setattr("compatbench.cli.progress.time.monotonic", lambda: next(clock))
+    cells = make_cells(4)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.begin(cells, 1, lambda cell: 1.0)
+    for cell, left in zip(cells, (3.0, 2 * 40.0), strict=False):
+        progress.on_event(Event("started", cell))
+        progress.on_event(Event("finished", cell))
+        assert progress.seconds_left() == left

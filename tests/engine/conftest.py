@@ -1,15 +1,22 @@
-"""One undisturbed smoke run that the tests of the harness look at."""
+"""The command line in this process, and one undisturbed smoke run that many tests look at."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import compatbench.cli.app
+from compatbench.cli import main
+from compatbench.data.roots import set_data_roots
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -28,15 +35,56 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever looks at the smoke run has to wait for it."""
+    for item in items:
+        if "smoke" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def compatbench(cache: Path) -> Run:
-    """Runs the command line as a user does, in a process of its own."""
+    """Runs the command line in this process, with one worker unless told otherwise."""
+
+    def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "run" and not {"--jobs", "-j", "--executor"} & set(arguments):
+            arguments = (*arguments, "--jobs", "1")
+        out, errors, code = io.StringIO(), io.StringIO(), 0
+        before = dict(os.environ)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["compatbench", *arguments])
+            os.environ.update(_environment(cache) | environment)
+            _forget_cards()
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            finally:
+                # Options set variables for worker processes, and roots for this one.
+                os.environ.clear()
+                os.environ.update(before)
+                set_data_roots([])
+                _forget_cards()
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def process(cache: Path) -> Run:
+    """Runs the command line as a user does, in a process of its own; seconds slower."""
 
     def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "compatbench", *arguments],
             cwd=cwd,
-            env=os.environ | {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"} | environment,
+            env=os.environ | _environment(cache) | environment,
             capture_output=True,
             text=True,
             timeout=300,
@@ -45,10 +93,23 @@ def compatbench(cache: Path) -> Run:
     return run
 
 
+def _environment(cache: Path) -> dict[str, str]:
+    return {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"}
+
+
+def _forget_cards() -> None:
+    """Empties what is remembered of files, for tests put others in their place."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("compatbench"):
+            for value in list(vars(module).values()):
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()
+
+
 @pytest.fixture(scope="session")
-def smoke(compatbench: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke(process: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished smoke run of all methods, with two workers."""
     folder = tmp_path_factory.mktemp("smoke")
-    result = compatbench("run", "--suite", "smoke", "--jobs", "2", cwd=folder)
+    result = process("run", "--suite", "smoke", "--jobs", "2", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
-from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.failures import (
     Failure,

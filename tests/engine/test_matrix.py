@@ -58,11 +58,8 @@ def test_a_suite_s_plug_ins_are_loaded_before_its_methods_are_selected(tmp_path:
         "methods: {mine+b: {method: mine}}\ncompare: [mine, mine+b, zeroshot]\n"
     )
     suite, registry = suite_cards.read(str(tmp_path / "suite.yaml")), builtin_methods.__wrapped__()
-    assert {choice.name for choice in select_matrix(suite, registry).choices} == {
-        "mine",
-        "mine+b",
-        "zeroshot",
-    }
+    choices = select_matrix(suite, registry).choices
+    assert {choice.name for choice in choices} == {"mine", "mine+b", "zeroshot"}
 
 
 def test_a_named_config_begins_with_what_the_suite_changes_of_its_method() -> None:

@@ -37,6 +37,9 @@ def spoil(path: Path, old: str, new: str) -> None:
         (["--methods", "all,!*"], "leaves no method"),
         (["--seeds", "one"], "--seeds 'one': give numbers of at least 0"),
         (["--shots", "0"], "--shots '0': give numbers of at least 1"),
+        (["--seeds", "99999999999999999999"], "give numbers of at most 4294967295"),
+        (["--shots", "99999"], "--shots '99999': no task here has so many images per class"),
+        (["--methods", ""], "--methods '' names no method"),
         (["--device", "gpu"], "--device 'gpu' cannot be used here"),
     ],
 )
@@ -52,6 +55,26 @@ def test_a_method_file_with_a_syntax_error(compatbench: Run, tmp_path: Path) -> 
     (tmp_path / "bad.py").write_text("x = 1\ndef fit(:\n")
     result = compatbench("run", "--methods", "./bad.py", cwd=tmp_path)
     expect_one_line(result, "bad.py:2: SyntaxError")
+
+
+def test_a_method_file_that_is_no_text(compatbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "binary.py").write_bytes(b"\x80\x81\x00")
+    result = compatbench("run", "--methods", "./binary.py", cwd=tmp_path)
+    expect_one_line(result, "binary.py: SyntaxError")
+
+
+def test_a_folder_in_place_of_a_module(compatbench: Run, tmp_path: Path) -> None:
+    result = compatbench("evaluate", ".", "--backbone", "mini-eva-clip", cwd=tmp_path)
+    expect_one_line(result, "is a folder; give a module's file")
+
+
+@pytest.mark.slow
+def test_a_device_is_checked_when_nothing_is_to_do(compatbench: Run, tmp_path: Path) -> None:
+    options = ["--suite", "smoke", "--methods", "zeroshot"]
+    assert compatbench("run", *options, cwd=tmp_path).returncode == 0
+    for more in ([], ["--executor", "ray"]):
+        result = compatbench("run", *options, *more, "--device", "tpu", cwd=tmp_path)
+        expect_one_line(result, "--device 'tpu'")
 
 
 def test_a_method_file_without_a_method(compatbench: Run, tmp_path: Path) -> None:

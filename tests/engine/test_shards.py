@@ -9,21 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.data.cards import TrainingCard, suite_cards
+from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.costs import TimeEstimate
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide
-from compatbench.engine.matrix import select_matrix
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import builtin_methods
 
 TRAINING = TrainingCard.model_validate({})
 
 
 def make_cell(number: int, task: str, source: str = "a") -> Cell:
-    key = f"{number:064d}"
-    return Cell(key, key, "coop", {}, task, 4, number, (source, "z"), (task,), TRAINING)
+    return Cell(
+        f"{number:064d}",
+        f"{number:064d}",
+        "coop",
+        {},
+        task,
+        4,
+        number,
+        (source, "z"),
+        (task,),
+        TRAINING,
+    )
 
 
 costs = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
@@ -81,15 +88,3 @@ def test_a_broken_note_of_times_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CompatbenchError, match="when no job of the array"):
         agree_on_means(store, cells, 2, {})
-
-
-def test_estimates_tell_long_cells_from_short_ones_and_follow_what_was_timed() -> None:
-    suite, registry = suite_cards.read("mini"), builtin_methods()
-    matrix = select_matrix(suite, registry, ["coop", "taskres"], "mini-animals", seeds=[1])
-
-    def estimate(measured: dict[str, float]) -> list[float]:
-        return [TimeEstimate(matrix, 5e10, measured).cell(cell) for cell in matrix.cells()]
-
-    coop, taskres = estimate({})
-    assert coop > taskres > 0
-    assert estimate({"taskres": 40.0}) == [coop, pytest.approx(40.0)]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
-from compatbench.data.shots import read_shots
+from compatbench.data.shots import LARGEST_SEED, read_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import method_files
 
@@ -168,7 +168,9 @@ DataRootOption = Annotated[
 ]
 
 
-def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
+def read_numbers(
+    option: str, text: str | None, least: int, most: int | None = None
+) -> tuple[int, ...] | None:
     """A comma list of numbers from the command line."""
     if text is None:
         return None
@@ -180,7 +182,14 @@ def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] |
         raise CompatbenchError(
             f"{option} '{text}': give numbers of at least {least}, separated by commas"
         )
+    if most is not None and max(numbers) > most:
+        raise CompatbenchError(f"{option} '{text}': give numbers of at most {most}")
     return numbers
+
+
+def read_seeds_option(text: str | None) -> tuple[int, ...] | None:
+    """Seeds from the command line."""
+    return read_numbers("--seeds", text, least=0, most=LARGEST_SEED)
 
 
 def read_names(text: str | None) -> list[str] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compatbench.pages.suite_page import Restriction, SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
+PACE_SECONDS = 30.0  # of cells, before their pace is used: the first ones load libraries
 
 
 @dataclass
@@ -179,10 +180,13 @@ class RunProgress:
     def seconds_left(self) -> float:
         """Estimate of what is counted, at the pace of this run's finished cells."""
         spent, expected = sum(self._spent.values()), sum(self._expected.values())
-        mean = spent / expected if expected else 1.0
+        known = expected > 0 and spent >= PACE_SECONDS
+        mean = spent / expected if known else 1.0
 
         def pace(name: str) -> float:
-            return self._spent[name] / self._expected[name] if self._expected[name] else mean
+            if not known or not self._expected[name]:
+                return mean
+            return self._spent[name] / self._expected[name]
 
         left = sum(self._seconds[key] * pace(one.name) for key, one in list(self._left.items()))
         return left / self._workers

@@ -26,8 +26,8 @@ from compatbench.cli.options import (
     TransfersOption,
     TrustPickleOption,
     read_names,
-    read_numbers,
     read_seconds,
+    read_seeds_option,
     read_shots_option,
 )
 from compatbench.cli.tables import plain_table, print_frame, print_line
@@ -144,7 +144,7 @@ def run(
     from compatbench.cli.interrupt import stoppable
 
     with stoppable():
-        numbers = read_numbers("--seeds", seeds, least=0), read_shots_option(shots)
+        numbers = read_seeds_option(seeds), read_shots_option(shots)
         _say_loading()
         from compatbench import api
         from compatbench.cli.progress import RunProgress
@@ -220,7 +220,7 @@ def plan(
     Nothing is fetched and nothing is written. Times are counted from the cards, the models'
     sizes and this machine's speed now, or scaled to what finished cells took.
     """
-    numbers = read_numbers("--seeds", seeds, least=0), read_shots_option(shots)
+    numbers = read_seeds_option(seeds), read_shots_option(shots)
     _say_loading()
     from compatbench import api
     from compatbench.cli.tables import format_seconds

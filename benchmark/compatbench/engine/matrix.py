@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants, task_cards
 from compatbench.data.draws import ShotsFiles
+from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import cell_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
@@ -167,6 +168,7 @@ def select_matrix(
     chosen = tuple(select_names(tasks, suite_tasks(suite), "task in this suite"))
     if not chosen:
         raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
+    _check_shots(chosen, shots or ())
     plain = [choose_method(suite, registry, name) for name in names]
     _check_distinct(suite, plain)
     choices = []
@@ -203,6 +205,19 @@ def choose_method(suite: SuiteCard, registry: MethodRegistry, name: str) -> Meth
     return MethodChoice(name, cls, config, method_identity(cls), MethodRegistry.plugin_file(cls))
 
 
+def _check_shots(tasks: Sequence[str], shots: Sequence[int]) -> None:
+    """Refuses more shots of each class than any of the tasks has images to train on."""
+    counts = [task_cards.read(task).counts.get("train") for task in tasks]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return  # images of one's own are counted when they are read
+    for number in shots:
+        if max(known) < number < ALL_SHOTS:
+            raise CompatbenchError(
+                f"--shots '{number}': no task here has so many images per class; 'all' takes all"
+            )
+
+
 def _quote(value: str | Sequence[str]) -> str:
     return f"'{value if isinstance(value, str) else ','.join(value)}'"
 
@@ -222,6 +237,8 @@ def _select_methods(
     compared = select_names(suite.compare, [*registry.names(), *suite.configs], "method")
     given = wanted.split(",") if isinstance(wanted, str) else wanted
     parts = [part.strip() for part in given if part.strip()]
+    if not parts:
+        raise CompatbenchError("--methods '' names no method; 'all' is what the suite compares")
     if parts and all(part.startswith("!") for part in parts):
         parts = ["all", *parts]
     names: list[str] = []

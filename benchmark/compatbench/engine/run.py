@@ -9,8 +9,7 @@ from typing import Literal
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.cell import Cell, FailureKind
 from compatbench.engine.costs import TimeEstimate
-from compatbench.engine.execute.device import resolve_device
-from compatbench.engine.execute.executors import ExecutorOptions, open_executor
+from compatbench.engine.execute.executors import ExecutorOptions, check_device, open_executor
 from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide
 from compatbench.engine.plan import Plan
@@ -69,9 +68,11 @@ def run_plan(
         CompatbenchError: broken input, a device or cluster that cannot be used, or a store that
             cannot be written. What was measured before is kept.
     """
+    options = ExecutorOptions(
+        compute.executor, compute.jobs, compute.address, compute.gpus_per_cell
+    )
     if not plan.to_do:
-        if compute.executor == "local":
-            resolve_device(compute.device)
+        check_device(options, compute.device)
         on_start(plan, 0)
         return ()
     failures: list[tuple[Cell, str]] = []
@@ -82,9 +83,6 @@ def run_plan(
         on_event(event)
 
     estimate = TimeEstimate(plan.matrix, RATE, plan.seconds_by_method)
-    options = ExecutorOptions(
-        compute.executor, compute.jobs, compute.address, compute.gpus_per_cell
-    )
     with open_executor(options, compute.device, compute.threads) as executor:
         on_start(plan, executor.jobs)
         settings = Settings(

@@ -126,7 +126,9 @@ def _has_card(value: object) -> TypeGuard[type[Method]]:
 def describe_import_error(error: Exception, path: Path) -> str:
     """One line for a file that failed to load: where, and what."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename or path}:{error.lineno}: SyntaxError: {error.msg}"
+        # A file that is no text has no lines.
+        line = f":{error.lineno}" if error.lineno else ""
+        return f"{error.filename or path}{line}: SyntaxError: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     line = f":{lines[-1]}" if lines else ""
