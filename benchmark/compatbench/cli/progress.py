@@ -164,14 +164,13 @@ class RunProgress:
         plan, now = self.plan, time.monotonic()
         if plan is None or self._out is None or now < self._rank_at:
             return
-        from compatbench.cli.run import restriction
         from compatbench.pages.suite_page import read_suite_page
         from compatbench.pages.terminal import ranking_renderable
         from compatbench.results.collect import measured_so_far
 
         measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
         page = read_suite_page(plan.suite, self._out, measured)
-        if (part := _largest_part(page, restriction(plan))) is not None:
+        if (part := _largest_part(page, restriction_of(plan))) is not None:
             self._ranking = ranking_renderable(page, self._console.width, part)
         # A look at many records takes a moment: a tenth of the time at most.
         took = time.monotonic() - now
@@ -209,3 +208,13 @@ def _largest_part(page: SuitePage, asked: Restriction) -> Restriction | None:
         if done and (best is None or len(done) > best[0]):
             best = len(done), replace(part, methods=done)
     return None if best is None else best[1]
+
+
+def restriction_of(plan: Plan) -> Restriction:
+    """What was asked for, so that exactly that is shown."""
+    from compatbench.pages.suite_page import Restriction
+
+    matrix = plan.matrix
+    names = {choice.name for choice in matrix.choices}
+    transfers = {choice.transfer for choice in matrix.choices}
+    return Restriction(matrix.tasks, matrix.seeds, matrix.shots, names, transfers)

@@ -34,7 +34,6 @@ from compatbench.cli.tables import plain_table, print_frame, print_line
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
-    from compatbench.pages.suite_page import Restriction
 
 MANY_FAILURES = 10
 console = Console()
@@ -320,23 +319,14 @@ def _summary(plan: Plan, workers: int) -> str:
     return ", ".join(parts)
 
 
-def restriction(plan: Plan) -> Restriction:
-    """What was asked for, so that exactly that is shown."""
-    from compatbench.pages.suite_page import Restriction
-
-    matrix = plan.matrix
-    names = {choice.name for choice in matrix.choices}
-    transfers = {choice.transfer for choice in matrix.choices}
-    return Restriction(matrix.tasks, matrix.seeds, matrix.shots, names, transfers)
-
-
 def _print_results(plan: Plan, out: Path) -> None:
     """The ranking of what was asked for, and where everything was written."""
+    from compatbench.cli.progress import restriction_of
     from compatbench.pages.suite_page import read_suite_page
     from compatbench.pages.terminal import print_ranking
 
     suite = plan.suite
-    print_ranking(console, read_suite_page(suite, out), restriction(plan))
+    print_ranking(console, read_suite_page(suite, out), restriction_of(plan))
     written = f"results in {out / 'results' / suite.name}/, modules in {out / 'runs' / 'modules'}/"
     if suite.publish:
         written = f"{out / 'leaderboard.md'}, {written}"
