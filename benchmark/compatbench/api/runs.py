@@ -109,7 +109,8 @@ def run(
         on_event: is given every event of a cell.
 
     Returns:
-        The suite's results; ``failures`` has the cells that failed in this call.
+        The results of what was asked for (``results`` has those of the whole suite);
+        ``failures`` has the cells that failed in this call.
 
     Raises:
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
@@ -141,7 +142,9 @@ def run(
         found = take_shard(found, shard)
     failures = run_plan(found, compute or Compute(), on_start, on_event)
     _publish(found.reread(), out)
-    return replace(results(found.suite, out), failures=failures)
+    whole, asked = results(found.suite, out), found.matrix
+    part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
+    return replace(part, failures=failures)
 
 
 def fit(

@@ -74,7 +74,7 @@ class Module:
         stored = {name: change(tensor) for name, tensor in self.stored.items()}
         return Module(trained, stored, self.about)
 
-    def save(self, path: Path, about: Mapping[str, Any] | None = None) -> None:
+    def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
         """Writes a safetensors file with ``about`` (JSON) and a checksum in its header.
 
         Args:
@@ -85,7 +85,7 @@ class Module:
         """
         described = dict(self.about if about is None else about)
         words = {"trained": sorted(self.trained), "about": described}
-        save_tensors(path, self.tensors, SCHEMA, words)
+        save_tensors(Path(path), self.tensors, SCHEMA, words)
 
 
 def load_module(path: Path) -> tuple[Module, dict[str, Any]]:

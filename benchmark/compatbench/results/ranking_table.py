@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -91,6 +91,17 @@ class Results:
     def frame(self) -> pd.DataFrame:
         """One row per measurement: counts, and accuracy and gain in percent and points."""
         return self.suite.frame
+
+    def restrict(
+        self,
+        tasks: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        shots: Sequence[int] | None = None,
+    ) -> Results:
+        """The results of a part of the suite: means are taken over exactly that part."""
+        asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
+        narrowed = {name: tuple(values) for name, values in asked.items() if values is not None}
+        return replace(self, expected=replace(self.expected, **narrowed))
 
     def ranked(
         self, upgrade: Upgrade, shots: int | None = None, transfer: str = COPIED
