@@ -151,10 +151,11 @@ def test_an_eighth_of_the_work_is_not_long() -> None:
 def test_on_one_machine_cells_run_by_seed_then_by_cost_of_the_method_then_by_task() -> None:
     training = TrainingCard.model_validate({})
     cells = [
-        Cell(f"{method}{task}{seed}", method, {}, task, 4, seed, ("a", "z"), (task,), training)
+        Cell(key, key, method, {}, task, 4, seed, ("a", "z"), (task,), training)
         for task in ("food", "cars")
         for seed in (2, 1)
         for method in ("coop", "gda", "taskres")
+        for key in [f"{method}{task}{seed}"]
     ]
     seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
     ordered = order_cells(cells, lambda cell: seconds[cell.method])

@@ -48,14 +48,14 @@ def test_all_means_what_the_suite_compares() -> None:
 def test_a_suite_s_plug_ins_are_loaded_before_its_methods_are_selected(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\n\n"
-        "from compatbench.methods.zeroshot import ZeroShot\n\n\n"
-        "class Mine(ZeroShot):\n"
+        "from compatbench.methods.coop import CoOp\n\n\n"
+        "class Mine(CoOp):\n"
         '    """Mine."""\n\n'
-        "    card = replace(ZeroShot.card, name='mine')\n"
+        "    card = replace(CoOp.card, name='mine')\n"
     )
     (tmp_path / "suite.yaml").write_text(
         "name: own\ntitle: Own\nextends: smoke\nplugins: [./mine.py]\n"
-        "methods: {mine+b: {method: mine}}\ncompare: [mine, mine+b, zeroshot]\n"
+        "methods: {mine+b: {method: mine, context_length: 4}}\ncompare: [mine, mine+b, zeroshot]\n"
     )
     suite, registry = suite_cards.read(str(tmp_path / "suite.yaml")), builtin_methods.__wrapped__()
     choices = select_matrix(suite, registry).choices

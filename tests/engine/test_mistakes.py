@@ -197,7 +197,9 @@ def test_a_read_only_folder(compatbench: Run, tmp_path: Path) -> None:
 
 def test_no_results_to_make_a_leaderboard_of(compatbench: Run, tmp_path: Path) -> None:
     result = compatbench("leaderboard", cwd=tmp_path)
-    expect_one_line(result, "results is not there; give the folder that holds results/ with --out")
+    expect_one_line(
+        result, "results holds no results; give the folder that holds results/ with --out"
+    )
 
 
 SUITE = """\

@@ -103,7 +103,7 @@ def test_a_plan_of_shards_covers_the_whole(suite: Path, cache: Path, tmp_path: P
     for index in (1, 2, 3):
         output = command("plan", suite, cache, tmp_path, "--shard", f"{index}/3")
         line = next(line for line in output.splitlines() if "in this shard" in line)
-        planned.append(int(line.split("): ")[1].split(" cells")[0]))
+        planned.append(int(line.split(": ")[1].split(" cell")[0]))
     assert sum(planned) == 10
     assert not (tmp_path / "runs").exists()
 

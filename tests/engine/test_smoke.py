@@ -286,5 +286,5 @@ def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
     *attached, retrained = rows
     assert attached == read_results(smoke)["tip_adapter"]
     assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
-    assert "### Kept against retrained" in (tmp_path / "leaderboard.md").read_text()
+    assert "### Compared with retraining" in (tmp_path / "leaderboard.md").read_text()
     assert "all done" in compatbench(*command, cwd=tmp_path).stdout

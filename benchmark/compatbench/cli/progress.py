@@ -172,9 +172,9 @@ class RunProgress:
         page = read_suite_page(plan.suite, self._out, measured)
         if (part := _largest_part(page, restriction_of(plan))) is not None:
             self._ranking = ranking_renderable(page, self._console.width, part)
-        # A look at many records takes a moment: a tenth of the time at most.
+        # A look at many records takes a moment: a fiftieth of the time at most.
         took = time.monotonic() - now
-        self._rank_at = now + max(RANKING_SECONDS, 10 * took)
+        self._rank_at = now + max(RANKING_SECONDS, 50 * took)
 
     def seconds_left(self) -> float:
         """Estimate of what is counted, at the pace of this run's finished cells."""
