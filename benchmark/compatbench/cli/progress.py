@@ -177,18 +177,23 @@ class RunProgress:
         self._rank_at = now + max(RANKING_SECONDS, 50 * took)
 
     def seconds_left(self) -> float:
-        """Estimate of what is counted, at the pace of this run's finished cells."""
+        """Estimate of what is counted, corrected by what this run's finished cells took.
+
+        A method with finished cells goes on at their pace. Cells of the others take what is
+        counted, and as much more as finished cells did on average: loading and waiting cost the
+        same, however long the fit.
+        """
         spent, expected = sum(self._spent.values()), sum(self._expected.values())
-        known = expected > 0 and spent >= PACE_SECONDS
-        mean = spent / expected if known else 1.0
-
-        def pace(name: str) -> float:
-            if not known or not self._expected[name]:
-                return mean
-            return self._spent[name] / self._expected[name]
-
-        left = sum(self._seconds[key] * pace(one.name) for key, one in list(self._left.items()))
-        return left / self._workers
+        known = spent >= PACE_SECONDS
+        more = max(spent - expected, 0.0) / max(self._total - len(self._left), 1) if known else 0.0
+        seconds = 0.0
+        for key, cell in list(self._left.items()):
+            if known and self._expected[cell.name]:
+                pace = self._spent[cell.name] / self._expected[cell.name]
+                seconds += self._seconds[key] * pace
+            else:
+                seconds += self._seconds[key] + more
+        return seconds / self._workers
 
 
 def _largest_part(page: SuitePage, asked: Restriction) -> Restriction | None:
