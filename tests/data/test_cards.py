@@ -106,7 +106,7 @@ def test_a_good_card_is_read_and_cannot_be_changed(
         ("- [a, b, c]", "- [a, b, 7]", SuiteCard, 5, "field 'upgrades.1.2'"),
         ("  views: 2", "  views: two", SuiteCard, 10, "field 'training.views'"),
         ("  views: 2", "  view: 2", SuiteCard, 10, "field 'training.view' is not known"),
-        ("- [a, b]\n", "- [a]\n", SuiteCard, 1, r"upgrade \[a\] lacks a target"),
+        ("- [a, b]\n", "- [a]\n", SuiteCard, 1, r"upgrade \[a\] has no target"),
         ("- [a, b]\n", "- [a, a]\n", SuiteCard, 1, "names a backbone twice"),
         ("- a photo of a {}.", "- a photo", TaskCard, 7, "field 'templates.0'"),
         ("- a photo of a {}.", "- a {} of {}", TaskCard, 7, "field 'templates.0'"),

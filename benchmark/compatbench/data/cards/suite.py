@@ -104,7 +104,7 @@ class SuiteCard(CardModel):
     def _check_upgrades(self) -> SuiteCard:
         for upgrade in self.upgrades:
             if len(upgrade) < 2:
-                raise ValueError(f"upgrade [{', '.join(upgrade)}] lacks a target backbone")
+                raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
             if len(set(upgrade)) != len(upgrade):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
         group_of: dict[tuple[str, str], str] = {}
