@@ -64,6 +64,7 @@ def test_help_names_the_first_command() -> None:
     assert "compatbench run --methods all" in invoke("--help")
 
 
+@pytest.mark.slow
 def test_the_committed_leaderboard_is_what_the_committed_results_give(tmp_path: Path) -> None:
     assert "up to date" in invoke("leaderboard", "--check", "--out", str(REPOSITORY))
     shutil.copytree(REPOSITORY / "results", tmp_path / "results")

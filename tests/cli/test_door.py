@@ -48,6 +48,7 @@ def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return next(path for path in paths if load_module(path)[1]["method"] == "taskres")
 
 
+@pytest.mark.slow
 def test_check_shows_every_check_of_one_method() -> None:
     result = invoke("check", "taskres")
     assert result.exit_code == 0
@@ -79,6 +80,7 @@ def test_check_refuses_wrong_names(arguments: list[str], message: str) -> None:
         invoke("check", *arguments)
 
 
+@pytest.mark.slow
 def test_a_new_method_passes_its_checks_and_runs_as_it_is(
     tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_modules_have_the_published_number_of_parameters(name: str) -> None:
     assert examine_method(builtin_methods().get(name)).parameters == PUBLISHED[name]
@@ -69,6 +70,7 @@ def test_sizes_in_words(
     assert write_size(sizes) == words
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_current() -> None:
     # A run within this process may have added a method from a file.
     builtin_methods.cache_clear()

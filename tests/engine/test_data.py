@@ -103,6 +103,7 @@ def right_by_hand(names: list[str], folder: Path) -> int:
     return right
 
 
+@pytest.mark.slow
 def test_a_variant_of_some_classes_is_classified_among_these_alone(
     compatbench: Run, place: Path
 ) -> None:
@@ -136,6 +137,7 @@ def method_of(path: Path) -> str:
     return load_module(path)[1]["method"]  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_a_given_draw_is_trained_on_and_is_another_cell(compatbench: Run, place: Path) -> None:
     exported = start(compatbench, place, "data", "shots", "beasts", "--shots", "2")
     draw = json.loads(exported.stdout)

@@ -203,6 +203,7 @@ def test_a_failing_method_is_a_row_and_the_others_go_on(compatbench: Run, tmp_pa
     assert record["trace"][-1].startswith("broken_fit.py:5 in fit")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_one_cell(compatbench: Run, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\n"
@@ -243,6 +244,7 @@ def test_a_module_that_does_not_fit_is_a_result(compatbench: Run, tmp_path: Path
     assert "not transferable" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_logits_of_a_wrong_shape_are_a_failure(compatbench: Run, tmp_path: Path, jobs: str) -> None:
     (tmp_path / "wrong.py").write_text(

@@ -10,6 +10,7 @@ from .conftest import Run
 METHOD = """
 from compatbench.method import *
 from compatbench.method.trained import TrainedMethod
+import pytest
 import torch
 
 class Inside(TrainedMethod):
@@ -42,6 +43,7 @@ def run_method(compatbench: Run, folder: Path, target_block: int) -> list[dict[s
     return list(csv.DictReader((folder / "results" / "smoke" / "inside.csv").open()))
 
 
+@pytest.mark.slow
 def test_from_an_inner_block_on_the_frozen_tower_is_zero_shot(
     compatbench: Run, tmp_path: Path
 ) -> None:

@@ -31,6 +31,8 @@ FLAGS = [
 
 OpenPage = Callable[..., "Page"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

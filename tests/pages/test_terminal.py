@@ -12,7 +12,7 @@ from figure_pages import info, long_page, method
 from rich.console import Console
 from synthetic_results import COOP, TWO_BY_TWO, make_method, make_page, make_row
 
-from compatbench.cli.run import restriction
+from compatbench.cli.progress import restriction_of
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
@@ -152,7 +152,7 @@ def test_a_run_asks_for_what_its_options_select() -> None:
         seeds=[7],
         transfers=["words"],
     )
-    only = restriction(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
+    only = restriction_of(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
     assert (only.methods, only.transfers) == ({"linear_probe"}, {"words"})
     assert (only.shots, only.seeds) == ((8,), (7,))
 
