@@ -12,7 +12,6 @@ from .conftest import Run
 METHOD = """
 from compatbench.method import *
 from compatbench.method.trained import TrainedMethod
-import pytest
 import torch
 
 class Inside(TrainedMethod):
