@@ -130,7 +130,7 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
 def test_without_the_inner_prompts_it_is_coop(
     clip64: Backbone, labels: Labels, images64: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compatbench.methods.tcp.Swap", lambda block, rows: None)
+    monkeypatch.setitem(TCP.attach.__globals__, "Swap", lambda block, rows: None)
     labels = dataclasses.replace(labels, teacher_template="a photo of a {}.")
     module = random_module()
     logits = TCP().attach(module, clip64, labels)(images64)
