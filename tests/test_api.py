@@ -113,11 +113,50 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     assert again.as_dict() == found.as_dict()
 
 
-def test_mistakes_are_one_line() -> None:
-    with pytest.raises(cb.CompatbenchError, match="setting 'contxt' of 'coop'"):
-        cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3})
-    with pytest.raises(cb.CompatbenchError, match="did you mean coop"):
-        cb.plan("mini", "coopp")
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3}), "'contxt' of"),
+        (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), "shots: 0"),
+        (lambda out: cb.plan("mini", "coopp", out=out), "did you mean coop"),
+        (lambda out: cb.plan("mini", "coop", seeds=[], out=out), "seeds: the list is empty"),
+        (lambda out: cb.plan("mini", "coop", seeds=[10**20], out=out), "seeds: 1000"),
+        (lambda out: cb.plan("mini", "coop", shots=[0], out=out), "shots: 0"),
+        (lambda out: cb.run("mini", "coop", precision="fp8", out=out), "precision 'fp8'"),
+        (lambda out: cb.Compute(jobs=0), "jobs 0: give a number of at least 1"),
+        (lambda out: cb.Compute(executor="slurm"), "'slurm': choose from local, ray"),
+        (lambda out: cb.results("mini", out=out), "results/mini holds no results"),
+        (lambda out: cb.modules(out=out), "holds no modules; run a suite first"),
+    ],
+)
+def test_mistakes_are_one_line(ask, says: str, tmp_path: Path) -> None:
+    with pytest.raises(cb.CompatbenchError, match=says) as raised:
+        ask(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_returns_shows_itself_in_one_line(committed: Path) -> None:
+    shown = [repr(cb.results("mini", out=committed)), repr(cb.plan("mini", "coop", out=committed))]
+    assert "36 methods, 8 tasks" in shown[0]
+    assert "24 to do" in shown[1]
+    assert all(len(text) < 200 and "\n" not in text for text in shown)
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_around_a_run(tmp_path: Path) -> None:
+    script = f"""
+import compatbench as cb
+done = cb.run("smoke", "zeroshot", out={str(tmp_path)!r}, compute=cb.Compute(jobs=2))
+print("failures:", len(done.failures))
+"""
+    for arguments in (["-"], [str(tmp_path / "script.py")]):
+        (tmp_path / "script.py").write_text(script)
+        done = subprocess.run(
+            [sys.executable, *arguments], input=script, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines() == ["failures: 0"]
+        shutil.rmtree(tmp_path / "runs")
 
 
 @pytest.mark.slow

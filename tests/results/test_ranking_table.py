@@ -17,6 +17,7 @@ from synthetic_results import (
     through_words,
 )
 
+from compatbench.errors import CompatbenchError
 from compatbench.results.intervals import measure_interval
 from compatbench.results.ranking_table import Results
 
@@ -69,9 +70,33 @@ def test_other_transfers_are_ranked_apart(results: Results) -> None:
     assert frame[["method", "title", "transfer"]].to_numpy().tolist() == [
         ["linear_probe", "Linear probe", "words"]
     ]
-    empty = results.ranking("old", "new", transfer="images")
-    assert empty.empty
-    assert empty.columns.tolist() == frame.columns.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda one: one.ranking("old", "newer"), "'old → newer' is not one of old → new"),
+        (lambda one: one.ranking("old", "new", shots=5), "shots: '5' is not one of"),
+        (lambda one: one.ranking("old", "new", transfer="images"), "'images' is not one of copied"),
+        (lambda one: one.by_dataset("speed", "old", "new"), "'speed' is not one of source"),
+        (lambda one: one.restrict(tasks=["birds"]), "'birds' is not one of .*cats"),
+        (lambda one: one.restrict(seeds=[9]), "'9' is not one of"),
+    ],
+)
+def test_what_is_not_here_is_named(results: Results, ask, says: str) -> None:
+    with pytest.raises(CompatbenchError, match=says):
+        ask(results)
+
+
+def test_a_restriction_takes_means_over_a_part(results: Results) -> None:
+    one_seed = results.restrict(tasks=["cats"], seeds=[1])
+    coop = one_seed.ranking("old", "new").set_index("method").loc["coop"]
+    assert (coop["cells"], coop["source"], coop["target"]) == (1, 60, 50)
+
+
+def test_it_shows_itself_in_one_line(results: Results) -> None:
+    assert "old → new" in repr(results)
+    assert len(repr(results)) < 200
 
 
 def test_figures_by_dataset_and_gaps(results: Results) -> None:

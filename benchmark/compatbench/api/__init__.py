@@ -9,6 +9,7 @@ Imports wait until a function needs them, so that ``import compatbench`` is quic
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compatbench.api.analyses import (
@@ -19,12 +20,15 @@ from compatbench.api.analyses import (
     analyze_layers,
     analyze_stress,
 )
-from compatbench.api.checks import audit_results, check_methods, check_pull_request, diagnose
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, report, results, run
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
+    from compatbench.audit import audit_results
+    from compatbench.audit.pull_request import check_pull_request
+    from compatbench.conformance import check_methods
+    from compatbench.doctor import diagnose
     from compatbench.engine.run import Compute
 
 __all__ = [
@@ -55,11 +59,17 @@ __all__ = [
     "transfers",
 ]
 
+# What another room offers as it is, and where; imported when it is asked for.
+_ROOMS = {
+    "Compute": "engine.run",
+    "audit_results": "audit",
+    "check_methods": "conformance",
+    "check_pull_request": "audit.pull_request",
+    "diagnose": "doctor",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # A record of settings, whose module imports PyTorch.
-    if name == "Compute":
-        from compatbench.engine.run import Compute
-
-        return Compute
+    if name in _ROOMS:
+        return getattr(import_module(f"compatbench.{_ROOMS[name]}"), name)
     raise AttributeError(f"module 'compatbench.api' has no attribute '{name}'")

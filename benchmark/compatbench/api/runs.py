@@ -222,7 +222,7 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     """The results of a suite in ``results/<suite>/``: frames, rankings and what is missing.
 
     Raises:
-        CompatbenchError: an unknown suite, or a broken results file.
+        CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
     from compatbench.data.cards import suite_cards
     from compatbench.pages.suite_page import read_suite_page
@@ -230,6 +230,9 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
 
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     page = read_suite_page(card, Path(out))
+    if not page.results.methods:
+        folder = Path(out) / RESULTS / card.name
+        raise CompatbenchError(f"{folder} holds no results; run the suite first")
     return Results(page.results, page.expected)
 
 

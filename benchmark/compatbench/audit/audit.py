@@ -22,6 +22,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.figures.plan import FIGURES
@@ -84,14 +85,15 @@ def audit_results(
     seed: int | None = None,
     tolerance: int | None = None,
     zero_shot: bool = True,
+    methods: str | None = None,
     only: Collection[str] | None = None,
     registry: MethodRegistry | None = None,
     shots_files: Sequence[Path] = (),
     cache: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress = lambda _: None,
 ) -> Audit:
-    """Finds out whether results are what this checkout makes.
+    """Finds out whether results are what this installation makes.
 
     Every file is read. Keys and data of every row are computed again, and all counts, costs,
     settings and pages must agree with each other. Then some cells are run again from nothing.
@@ -99,28 +101,37 @@ def audit_results(
 
     Args:
         out: the folder with ``results/``, as ``run`` takes it.
-        suites: names, or YAML files, of suites; by default all that the folder holds.
+        suites: names, or paths of YAML files; by default all that the folder holds.
         cells: how many cells to run again, over all suites; 0 is allowed.
         seed: of the draw of these; by default a new one.
         tolerance: images that a count may differ by when it is computed again; by default none
             on the machine that made the results, 2 % of the test images on others.
         zero_shot: whether zero-shot counts are computed again.
+        methods: files of methods that are not among ``methods()``, separated by commas; they are
+            run as code.
         only: names of the methods whose cells may be run again; by default all.
         registry: where methods are looked up; by default the built-in and installed ones.
-        shots_files: files with draws that were given and not made.
+        shots_files: few-shot draws that the results were trained on.
         cache: folder of the feature cache; by default that of ``run``.
         device: where to compute.
         progress: called with a line before each step.
+
+    Returns:
+        What was looked at and found: ``findings``, each with its file, line, field and both
+        values (``to_frame()``), ``notes``, and the ``sample`` of cells that were run again.
 
     Raises:
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
             written.
     """
+    device, draws = resolve_device(device), read_draws(shots_files)
+    registry = registry or builtin_methods()
+    if methods is not None:
+        registry.select(methods)
     out = Path(out)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     cards, unknown = find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
-    registry, draws = registry or builtin_methods(), read_draws(shots_files)
     features = FeatureCache(cache or default_cache_folder())
     stored = []
     for card in cards:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+
+from compatbench.errors import CompatbenchError
 
 # More images than any class has: a draw of so many takes all. It is a number, so that shots
 # sort and compare; people and files see the word.
@@ -35,3 +38,22 @@ Shots = Annotated[
     PlainSerializer(show_shots, return_type=int | str),
 ]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+_SHOTS, _SEED = TypeAdapter[int](Shots), TypeAdapter[int](Seed)
+
+
+def check_draws(shots: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Numbers of shots, one of which may be the word ``all``, and seeds, as they were asked for.
+
+    Raises:
+        CompatbenchError: there are none, or one is not such a number.
+    """
+    found = []
+    for field, values, kind in (("shots", shots, _SHOTS), ("seeds", seeds, _SEED)):
+        if not len(values):
+            raise CompatbenchError(f"{field}: the list is empty; give at least one number")
+        try:
+            found.append([kind.validate_python(value) for value in values])
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CompatbenchError(f"{field}: {first['input']!r}: {first['msg']}") from None
+    return found[0], found[1]

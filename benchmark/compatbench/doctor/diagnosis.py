@@ -23,6 +23,7 @@ from compatbench.data.image_check import TaskReport, inspect_task
 from compatbench.data.roots import VARIABLE
 from compatbench.data.task import load_task
 from compatbench.doctor.zero_shot import Comparison, compare_zero_shot
+from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
 
@@ -76,7 +77,7 @@ def diagnose(
     *,
     out: Path | str = ".",
     verify: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Diagnosis:
     """Finds out whether a suite can run on this machine; nothing is fetched.
@@ -89,8 +90,12 @@ def diagnose(
         out: the folder that ``run`` would write to; the room on its disk is measured.
         verify: also measure zero-shot accuracy for every pair of a task and a backbone that are
             here, and compare it with published figures.
-        device: where to measure.
+        device: where to measure, with ``verify``.
         progress: called with the name of each part before it is looked at.
+
+    Returns:
+        ``ready``; a row for each task and backbone with its state and the fix (``to_frame()``);
+        facts of the machine; and the comparisons with published figures.
 
     Raises:
         CompatbenchError: an unknown suite or task, a broken card, or an image that cannot be
@@ -104,6 +109,7 @@ def diagnose(
         card = suite_cards.read(suite)
         test_sets += suite_test_sets(card)
         models += suite_backbones(card)
+    place = resolve_device(device) if verify else "cpu"
     data, weights, comparisons = [], [], []
     with planning():
         for name in dict.fromkeys(test_sets):
@@ -114,7 +120,7 @@ def diagnose(
             weights.append(inspect_backbone(name))
         cache = FeatureCache(default_cache_folder())
         for model in (one.name for one in weights if verify and one.state == "found"):
-            backbone = load_backbone(model, device)
+            backbone = load_backbone(model, place)
             for name in (one.name for one in data if one.state == "found"):
                 progress(f"{name} on {model}")
                 comparisons += compare_zero_shot(backbone, load_task(name), cache)

@@ -78,7 +78,7 @@ class OnBackbone:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A module on the backbone it was fitted on, and on another.
 
@@ -97,6 +97,11 @@ class Evaluation:
     target: OnBackbone | None
     reason: str = ""
     transfer: str = COPIED
+
+    def __repr__(self) -> str:
+        upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
+        what = f"{self.fitted.method} on {self.test_set}, {upgrade}"
+        return f"<Evaluation of {what}: {self.verdict}>"
 
     @property
     def negative_flips(self) -> float | None:

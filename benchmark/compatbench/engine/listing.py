@@ -15,6 +15,7 @@ from compatbench.data.cards import (
     task_cards,
 )
 from compatbench.data.shots import show_shots
+from compatbench.errors import CompatbenchError
 
 Names = str | Sequence[str]
 
@@ -105,6 +106,8 @@ def list_modules(methods: Names = "all", out: Path = Path()) -> pd.DataFrame:
         fitted = Fitted.model_validate(load_module(path)[1])
         draw = (show_shots(fitted.shots), fitted.seed)
         rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
+    if not rows:
+        raise CompatbenchError(f"{out / 'runs' / 'modules'} holds no modules; run a suite first")
     chosen = select_names(methods, sorted({row[0] for row in rows}), "method with a module")
     columns = ["method", "task", "source", "shots", "seed", "file"]
     return pd.DataFrame(sorted(row for row in rows if row[0] in chosen), columns=columns)

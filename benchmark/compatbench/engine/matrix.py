@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants, task_cards
 from compatbench.data.draws import ShotsFiles
-from compatbench.data.shots import ALL_SHOTS
+from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import cell_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
@@ -168,7 +168,9 @@ def select_matrix(
     chosen = tuple(select_names(tasks, suite_tasks(suite), "task in this suite"))
     if not chosen:
         raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
-    _check_shots(chosen, shots or ())
+    draws = suite.shots if shots is None else shots, suite.seeds if seeds is None else seeds
+    asked = check_draws(*draws)
+    _check_shots(chosen, () if shots is None else asked[0])
     plain = [choose_method(suite, registry, name) for name in names]
     _check_distinct(suite, plain)
     choices = []
@@ -189,8 +191,8 @@ def select_matrix(
         registry,
         tuple(choices),
         chosen,
-        tuple(shots or suite.shots),
-        tuple(suite.seeds if seeds is None else seeds),
+        tuple(asked[0]),
+        tuple(asked[1]),
     )
 
 

@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from compatbench.backbone.load import is_planning
-from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
@@ -84,7 +86,7 @@ def plan(cells: Iterable[Cell], store: RunStore) -> list[PlannedCell]:
     return [PlannedCell(cell, store.read(cell.key)) for cell in cells]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The cells that are asked for, what the store holds of them, and what is missing.
 
@@ -100,6 +102,10 @@ class Plan:
     draws: ShotsFiles
     missing: Missing
     shard: frozenset[str] | None = None
+
+    def __repr__(self) -> str:
+        left = f"{self.total - len(self.to_do):,} done or missing, {len(self.to_do):,} to do"
+        return f"<Plan of '{self.suite.name}': {self.total:,} cells, {left}>"
 
     @property
     def suite(self) -> SuiteCard:
@@ -216,7 +222,12 @@ def make_plan(
     """
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     if precision is not None:
-        training = card.training.model_copy(update={"precision": precision})
+        values = card.training.model_dump() | {"precision": precision}
+        try:
+            training = TrainingCard.model_validate(values)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise CompatbenchError(f"precision '{precision}': {why}") from None
         card = card.model_copy(update={"training": training})
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)

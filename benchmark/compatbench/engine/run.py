@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.cell import Cell, FailureKind
@@ -12,12 +12,26 @@ from compatbench.engine.costs import TimeEstimate
 from compatbench.engine.execute.executors import ExecutorOptions, check_device, open_executor
 from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.execute.shards import Shard, agree_on_means, divide
+from compatbench.engine.failures import KINDS
 from compatbench.engine.plan import Plan
+from compatbench.errors import CompatbenchError
 
 # Operations a second of a core of these years. Only how cells compare matters for their order
 # and for shards, which must be the same on every machine.
 RATE = 5e10
 LEAST_SECONDS = 1e-3
+
+
+# What a field of ``Compute`` may be, where it is not None.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "executor": (lambda name: name in ("local", "ray"), "choose from local, ray"),
+    "jobs": (lambda count: count >= 1, "give a number of at least 1"),
+    "threads": (lambda count: count >= 1, "give a number of at least 1"),
+    "memory_budget": (lambda size: size > 0, "give a number of bytes above 0"),
+    "timeout": (lambda seconds: seconds > 0, "give a number of seconds above 0"),
+    "retry": (lambda kinds: set(kinds) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
+    "gpus_per_cell": (lambda share: share >= 0, "give a number of at least 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,12 @@ class Compute:
     retry: Mapping[FailureKind, int] = field(default_factory=dict)
     address: str | None = None
     gpus_per_cell: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, (is_allowed, rule) in _RULES.items():
+            value = getattr(self, name)
+            if value is not None and not is_allowed(value):
+                raise CompatbenchError(f"{name} {value!r}: {rule}")
 
 
 def run_plan(

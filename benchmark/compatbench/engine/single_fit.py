@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import TrainingCard
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.shots import check_draws
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.keys import cell_key
@@ -39,6 +40,7 @@ def fit_module(
     Raises:
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
     """
+    [shots], [seed] = check_draws([shots], [seed])
     registry = builtin_methods()
     names = registry.select(method)
     if len(names) != 1:

@@ -39,6 +39,11 @@ class Module:
         if both := self.trained.keys() & self.stored.keys():
             raise ValueError(f"tensor '{min(both)}' is both trained and stored")
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(one.shape)}" for name, one in self.tensors.items())
+        about = [str(self.about.get(name, "?")) for name in ("method", "task", "source")]
+        return f"<Module {' / '.join(about)}: {shapes or 'no tensors'}>"
+
     def __getitem__(self, name: str) -> Tensor:
         return self.trained[name] if name in self.trained else self.stored[name]
 

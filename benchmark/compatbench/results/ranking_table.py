@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
 from compatbench.data.cards.suite import COPIED
+from compatbench.errors import CompatbenchError
 from compatbench.results.costs import evaluate_seconds, fit_seconds, module_bytes, peak_memory
 from compatbench.results.gaps import find_gaps
 from compatbench.results.intervals import measure_interval
@@ -31,25 +32,20 @@ def _bound(one: Standing, side: Literal["low", "high"]) -> float | None:
     return getattr(interval, side) if interval is not None and interval.bounded else None
 
 
-# Every column of a ranking but the rank, in its order: its type, and where it comes from.
+# Every column of a ranking but the rank, its type and where it comes from: the figures that are
+# looked at most stand first.
 _COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
     "method": (_TEXT, lambda one: one.info.name),
-    "title": (_TEXT, lambda one: one.info.title),
-    "paper": (_TEXT, lambda one: one.info.paper),
-    "depth": (_TEXT, lambda one: one.info.depth),
-    "learns": ("bool", lambda one: one.info.learns),
-    "transfer": (_TEXT, lambda one: one.transfer),
-    "state": (_TEXT, lambda one: one.state),
     "source": (_REAL, _mean("source")),
-    "source_std": (_REAL, _mean("source", "std")),
     "target": (_REAL, _mean("target")),
-    "target_std": (_REAL, _mean("target", "std")),
     "h": (_REAL, _mean("h")),
-    "h_std": (_REAL, _mean("h", "std")),
+    "gain": (_REAL, _mean("gain")),
     "h_low": (_REAL, lambda one: _bound(one, "low")),
     "h_high": (_REAL, lambda one: _bound(one, "high")),
+    "source_std": (_REAL, _mean("source", "std")),
+    "target_std": (_REAL, _mean("target", "std")),
+    "h_std": (_REAL, _mean("h", "std")),
     "h_of_averages": (_REAL, lambda one: (mean := one.h_of_averages) and mean.value),
-    "gain": (_REAL, _mean("gain")),
     "source_gain": (_REAL, _mean("source_gain")),
     "nfr": (_REAL, _mean("negative_flips")),
     "pfr": (_REAL, _mean("positive_flips")),
@@ -70,10 +66,16 @@ _COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
     "measured": (_COUNT, lambda one: one.coverage[0]),
     "refused": (_COUNT, lambda one: one.refused),
     "reasons": (_TEXT, lambda one: one.reasons),
+    "title": (_TEXT, lambda one: one.info.title),
+    "paper": (_TEXT, lambda one: one.info.paper),
+    "depth": (_TEXT, lambda one: one.info.depth),
+    "learns": ("bool", lambda one: one.info.learns),
+    "transfer": (_TEXT, lambda one: one.transfer),
+    "state": (_TEXT, lambda one: one.state),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The results of a suite, as frames.
 
@@ -87,6 +89,11 @@ class Results:
     expected: Expected
     failures: tuple[tuple[Cell, str], ...] = ()
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.suite.methods)} methods, {len(self.expected.tasks)} tasks"
+        upgrades = ", ".join(" → ".join(upgrade) for upgrade in self.expected.upgrades)
+        return f"<Results of '{self.suite.name}': {counts}; {upgrades}>"
+
     @property
     def frame(self) -> pd.DataFrame:
         """One row per measurement: counts, and accuracy and gain in percent and points."""
@@ -98,16 +105,31 @@ class Results:
         seeds: Sequence[int] | None = None,
         shots: Sequence[int] | None = None,
     ) -> Results:
-        """The results of a part of the suite: means are taken over exactly that part."""
+        """The results of a part of the suite: means are taken over exactly that part.
+
+        Raises:
+            CompatbenchError: a value that the suite does not have, and that was not measured.
+        """
         asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
         narrowed = {name: tuple(values) for name, values in asked.items() if values is not None}
+        for name, values in narrowed.items():
+            column = {"tasks": "task", "seeds": "seed", "shots": "shots"}[name]
+            measured = set(self.frame[column]) if len(self.frame) else set()
+            self._check(name, values, {*getattr(self.expected, name), *measured})
         return replace(self, expected=replace(self.expected, **narrowed))
 
     def ranked(
         self, upgrade: Upgrade, shots: int | None = None, transfer: str = COPIED
     ) -> list[Ranked]:
-        """The methods of one transfer with their places; by default at the most shots."""
+        """The methods of one transfer with their places; by default at the most shots.
+
+        Raises:
+            CompatbenchError: an upgrade, a number of shots or a transfer that is not here.
+        """
         shots = max(self.expected.shots) if shots is None else shots
+        self._check("upgrades", [upgrade], self.expected.upgrades)
+        self._check("shots", [shots], self.expected.shots)
+        self._check("transfers", [transfer], [COPIED, *self.suite.transferred])
         methods = self.suite.of(transfer).values()
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
@@ -125,7 +147,12 @@ class Results:
         shots: int | None = None,
         transfer: str = COPIED,
     ) -> pd.DataFrame:
-        """One measure, methods × tasks and their ``mean``, methods in the order of the ranking."""
+        """One measure, methods × tasks and their ``mean``, methods in the order of the ranking.
+
+        Raises:
+            CompatbenchError: an unknown measure, or as ``ranked``.
+        """
+        self._check("measures", [measure], get_args(Measure))
         rows = {}
         for one in (ranked.standing for ranked in self.ranked((source, target), shots, transfer)):
             means = {task: one.mean(measure, task) for task in one.tasks}
@@ -143,6 +170,17 @@ class Results:
             for place in gap.places
         ]
         return pd.DataFrame(rows, columns=columns)
+
+    def _check(self, kind: str, wanted: Iterable[Any], known: Collection[Any]) -> None:
+        for value in wanted:
+            if value not in known:
+                here = ", ".join(_show(one) for one in known)
+                where = f"results of '{self.suite.name}', {kind}"
+                raise CompatbenchError(f"{where}: '{_show(value)}' is not one of {here}")
+
+
+def _show(value: Any) -> str:
+    return " → ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from compatbench.audit.pull_request.git import Change, find_change
 from compatbench.audit.tolerance import EPSILON
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape
@@ -63,7 +64,7 @@ def check_pull_request(
     zero_shot: bool = True,
     registry: MethodRegistry | None = None,
     cache: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> PullRequest:
     """Does all that is asked of a pull request.
@@ -73,7 +74,7 @@ def check_pull_request(
     the clone is run; neither a network nor a token is needed.
 
     Args:
-        out: a folder of the clone.
+        out: a folder of the clone, whose compatbench must be the one that is installed.
         base: a branch, tag or commit to compare with; by default what ``GITHUB_BASE_REF`` names
             on the remote ``origin``, then ``origin/main``, then ``main``.
         cells: how many cells of the changed methods to run again.
@@ -84,9 +85,14 @@ def check_pull_request(
         device: where to compute.
         progress: called with a line before each step.
 
+    Returns:
+        ``problems``, each of which keeps the change from being merged, and ``summary``, a page
+        in Markdown.
+
     Raises:
         CompatbenchError: the clone, its base or the installation cannot be used.
     """
+    device = resolve_device(device)  # a wrong one is refused before minutes of work
     change = find_change(Path(out), base)
     registry = registry or builtin_methods()
     for name in suite_cards.names():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from compatbench.engine.cell import Cell
@@ -151,10 +153,24 @@ class ProcessBackend(Backend[WorkerProcess]):
             daemon=True,
             name="compatbench-worker",
         )
-        with _inherited(OMP_NUM_THREADS=str(self._settings.threads)):
+        with _inherited(OMP_NUM_THREADS=str(self._settings.threads)), _without_main_module():
             process.start()
         theirs.close()
         return WorkerProcess(process=process, connection=ours, frames=frames)
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Starts children that do not import the caller's main module, for they need nothing of it.
+
+    A script would run again in every worker, and one that was read from a pipe has no file.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
