@@ -1,0 +1,107 @@
+"""The pages name commands that exist, and their Python code and the notebook run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from compatbench.cli.app import app
+from compatbench.engine.execute.shards import Shard
+from compatbench.engine.failures import parse_retry
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"))
+
+
+COMMANDS = sorted(
+    {
+        command.strip()
+        for page in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md"))
+        for block in blocks(page, "sh")
+        for command in re.findall(
+            r"\bcompatbench ((?:'[^']*'|[^`'#&|>\n])+)", block.replace("\\\n", " ")
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_options_are_known(command: str, tmp_path: Path) -> None:
+    # The pages' folders do not exist here; where they matter they stand for any folder.
+    words = [re.sub(r"/(data|fast/dtd)$", str(tmp_path), word) for word in shlex.split(command)]
+    result = CliRunner().invoke(app, [*words, "--help"])
+    assert result.exit_code == 0, result.output
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 50
+    assert {command.split()[0] for command in COMMANDS} >= {"run", "plan", "evaluate", "ci"}
+
+
+def test_the_readme_names_every_command() -> None:
+    table = (REPOSITORY / "README.md").read_text().split("## All commands")[1].split("\n\n")[1]
+    named = re.findall(r"`([a-z-]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
+    assert set(named) == set(get_command(app).commands)
+
+
+def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
+    script = DOCS / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    [command] = re.findall(r"^compatbench (.*)$", text, re.MULTILINE)
+    words = [
+        word.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/16")
+        for word in shlex.split(command)
+    ]
+    assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
+    assert Shard.parse(words[words.index("--shard") + 1]) == Shard(3, 16)
+    assert parse_retry(words[words.index("--retry") + 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    """With a quicker suite and quicker methods, on a copy of the committed results."""
+    shutil.copytree(REPOSITORY / "results" / "mini", tmp_path / "results" / "mini")
+    (tmp_path / "mine.py").symlink_to(REPOSITORY / "methods" / "kgcoop.py")
+    code = [one for one in blocks(REPOSITORY / page, "python") if not one.startswith("class ")]
+    script = "\n".join(code).replace(
+        'run("mini", methods=["coop", "kgcoop"]', 'run("smoke", "taskres"'
+    )
+    environment = os.environ | {"COMPATBENCH_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=script,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    notebook = nbformat.read(DOCS / "quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    [ranking] = [cell for cell in notebook.cells if "results.ranking(" in cell.source]
+    assert "Tip-Adapter" in ranking.outputs[-1]["data"]["text/plain"]
