@@ -22,9 +22,9 @@ from compatbench.data.cache_files import describe_entry, read_entry, write_entry
 from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
-from compatbench.data.classes import Classes
 from compatbench.data.draws import read_shots_file
-from compatbench.data.sources.coop import read_split
+from compatbench.data.labels import Classes
+from compatbench.data.sources.split_files import read_split
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.predictions import Predictions, read_predictions, write_predictions

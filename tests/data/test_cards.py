@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import (
     BackboneCard,
+    Catalog,
     SuiteCard,
     TaskCard,
     select_names,
@@ -20,7 +21,6 @@ from compatbench.data.cards import (
     task_cards,
     unknown_name,
 )
-from compatbench.data.cards.catalog import Catalog
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
 

@@ -12,9 +12,9 @@ from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
 from compatbench.data.cards.task import ClassFoldersSource
-from compatbench.data.classes import Classes
 from compatbench.data.draws import draw_few_shot
 from compatbench.data.image_check import inspect_task
+from compatbench.data.labels import Classes
 from compatbench.data.sources.class_folders import read_class_folders
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
@@ -120,7 +120,7 @@ def test_unsorted_validation_images_are_told(set_up: SetUp) -> None:
     [
         ("train/cat", "train/lion", "has no folder 'cat', class 'cat' of 'pets'"),
         ("val/cat", "test/lion", "has a folder 'lion' that is no class of 'pets'"),
-        ("test", "tests", "folder .*test is missing"),
+        ("test", "tests", "test is missing"),
     ],
 )
 def test_folders_that_are_not_the_classes_are_named(
@@ -134,7 +134,7 @@ def test_folders_that_are_not_the_classes_are_named(
 def test_a_file_in_a_folder_s_place_is_named(pets: Path) -> None:
     (pets / "test").rename(pets / "other")
     (pets / "test").write_bytes(b"")
-    with pytest.raises(CompatbenchError, match=r"folder .*test cannot be read: Not a directory"):
+    with pytest.raises(CompatbenchError, match=r"test cannot be read: Not a directory"):
         read_class_folders(pets, source(), CLASSES)
 
 
@@ -143,7 +143,7 @@ def test_a_refused_listing_is_named(pets: Path, monkeypatch: pytest.MonkeyPatch)
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(CompatbenchError, match=r"folder .*train cannot be read: Permission denied"):
+    with pytest.raises(CompatbenchError, match=r"train cannot be read: Permission denied"):
         read_class_folders(pets, source(), CLASSES)
 
 
@@ -153,7 +153,7 @@ def test_coop_s_list_of_names_is_held_against_the_card(name: str, set_up: SetUp)
     path = tree.folder / "classnames.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(reversed(lines)))
-    with pytest.raises(CompatbenchError, match=r"classnames.txt: label 0 is n\d+ "):
+    with pytest.raises(CompatbenchError, match=r"classnames.txt: label 0 is 'n\d+ "):
         load_task(name)
     report = inspect_task(name)
     assert (report.state, report.class_order) == ("wrong", False)

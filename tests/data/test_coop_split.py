@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compatbench.data.image_check import inspect_task
-from compatbench.data.sources.coop import is_inside, read_split
+from compatbench.data.sources.split_files import is_inside, read_split
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
@@ -78,7 +78,7 @@ def test_anything_else_is_one_clear_line(tmp_path: Path, content: Any) -> None:
 )
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> None:
     split = write(tmp_path, {"train": [[path, 0, "a"]], "val": [], "test": []})
-    with pytest.raises(CompatbenchError, match=r"train\[0\]: path .* leaves the dataset's folder"):
+    with pytest.raises(CompatbenchError, match=r"'train.0.0': .* leaves the dataset's folder"):
         read_split(split)
 
 
@@ -132,7 +132,7 @@ def test_a_missing_split_file_is_named(set_up: SetUp) -> None:
     tree = set_up("dtd")["dtd"]
     path = tree.folder / "split_zhou_DescribableTextures.json"
     path.unlink()
-    expect(tree, f"split file {path} is missing")
+    expect(tree, f"{path} is missing")
     report = inspect_task("dtd")
     assert (report.state, report.missing_file, report.class_order) == ("wrong", path, None)
     assert "docs/datasets.md" in report.fix
@@ -146,9 +146,9 @@ def test_missing_images_are_named(set_up: SetUp) -> None:
     assert (report.state, report.missing_file) == ("wrong", path)
     assert report.found == tree.counts
     task = load_task("dtd")
-    with pytest.raises(CompatbenchError, match=f"image {path} is missing"):
+    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
         task.fingerprint(task.split("test"))
-    with pytest.raises(CompatbenchError, match=f"image {path} is missing"):
+    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
         task.source.image(task.split("test")[5])
 
 

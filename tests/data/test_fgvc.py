@@ -6,37 +6,39 @@ from pathlib import Path
 
 import pytest
 from data.conftest import SetUp
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compatbench.data.image_check import inspect_task
-from compatbench.data.sources.fgvc import parse_images
+from compatbench.data.sources.split_files import read_variants
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
-VARIANTS = {"707-320": 0, "BAE 146-200": 1, "F/A-18": 2, "Model B200": 3}
-WHERE = Path("images_variant_train.txt")
+VARIANTS = ["707-320", "BAE 146-200", "F/A-18", "Model B200"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**7 - 1), st.sampled_from(sorted(VARIANTS)))))
-def test_every_line_is_read(images: list[tuple[int, str]]) -> None:
-    lines = [f"{number:07} {variant}" for number, variant in images]
-    samples = parse_images([*lines, ""], VARIANTS, WHERE)
-    expected = [(f"{number:07}.jpg", VARIANTS[variant]) for number, variant in images]
-    assert [(sample.id, sample.label) for sample in samples] == expected
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images=st.lists(st.tuples(st.integers(0, 10**7 - 1), st.sampled_from(VARIANTS))))
+def test_every_line_is_read(tmp_path: Path, images: list[tuple[int, str]]) -> None:
+    path = tmp_path / "images.txt"
+    path.write_text("".join(f"{number:07} {variant}\n" for number, variant in images))
+    expected = [(f"{number:07}.jpg", VARIANTS.index(variant)) for number, variant in images]
+    found = [(sample.id, sample.label) for sample in read_variants(path, VARIANTS)]
+    assert found == expected
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1025794", "a line holds an image's number and its variant"),
+        ("1025794", "'' is not in variants.txt"),
         ("../../1 707-320", "a line holds an image's number"),
         ("1025794 707-321", "'707-321' is not in variants.txt"),
     ],
 )
-def test_a_wrong_line_is_named_by_its_number(line: str, message: str) -> None:
-    with pytest.raises(CompatbenchError, match=f"{WHERE}:2: {message}"):
-        parse_images(["0034309 707-320", line], VARIANTS, WHERE)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "images.txt").write_text(f"0034309 707-320\n{line}")
+    with pytest.raises(CompatbenchError, match=f"images.txt: .*{message}"):
+        read_variants(tmp_path / "images.txt", VARIANTS)
 
 
 @pytest.mark.parametrize("name", ["variants.txt", "images_variant_val.txt", "images"])

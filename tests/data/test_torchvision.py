@@ -11,7 +11,7 @@ from data.trees import BUILDERS, FEW, picture
 
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.cards.task import TorchvisionSource
-from compatbench.data.sources.torchvision_sets import read_torchvision
+from compatbench.data.sources.split_files import read_torchvision
 from compatbench.data.task import describe_classes, load_task
 from compatbench.errors import CompatbenchError
 

@@ -12,7 +12,7 @@ import pytest
 from data.trees import picture
 
 from compatbench.data.cards.task import WebdatasetSource
-from compatbench.data.classes import Classes
+from compatbench.data.labels import Classes
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.errors import CompatbenchError
 
@@ -111,7 +111,7 @@ def cut(path: Path) -> None:
     [
         (link, "'a.png' is not a plain file"),
         (cut, "0.tar (is cut short|cannot be read)"),
-        (Path.unlink, "shard .*0.tar is missing"),
+        (Path.unlink, "0.tar is missing"),
         (lambda path: path.write_bytes(gzip.compress(path.read_bytes())), "cannot be read"),
         (lambda path: write_shard(path, images(1)[:1]), "'s0000000' has no image"),
         (lambda path: write_shard(path, images(1)[1:]), "'s0000000' has no label"),

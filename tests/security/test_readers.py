@@ -20,7 +20,7 @@ from compatbench.data.cache_files import list_entries, read_entry
 from compatbench.data.cards import BackboneCard, SuiteCard
 from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
-from compatbench.data.classes import Classes
+from compatbench.data.labels import Classes
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
@@ -60,16 +60,24 @@ def test_honest_aliases_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seeds: [1]", "seeds: &s [*s]", "an alias stands inside what it names"),
-        ("seeds: [1]", "methods: &m {coop: *m}\nseeds: [1]", "an alias stands inside"),
+        ("seeds: [1]", "seeds: &s [*s]", "its aliases stand for more than"),
+        ("seeds: [1]", "methods: &m {coop: *m}\nseeds: [1]", "its aliases stand for more than"),
         ("seeds: [1]", "seeds: [1]\nseeds: [2]", "card.yaml:7: .*'seeds' is given twice; drop one"),
         ("seeds: [1]", "seeds: [1]\nmethods: {coop: {}, coop: {}}", "'coop' is given twice"),
         ("seeds: [1]", f"seeds: [0x{'f' * 5000}]", "a number is too large"),
         ("seeds: [1]", f"seeds: [{'9' * 5000}]", "not valid YAML"),
         ("seeds: [1]", "seeds: !!set {1, 2}", "a card holds no set"),
         ("title: S", "title: !!binary aGVsbG8=", "a card holds no bytes"),
-        ("seeds: [1]", "seeds: [1]\ntraining: {crop_scale: [.nan, 1]}", "nan is no number"),
-        ("seeds: [1]", "seeds: [1]\ntraining: {crop_scale: [-.inf, 1]}", "-inf is no number"),
+        (
+            "seeds: [1]",
+            "seeds: [1]\ntraining: {crop_scale: [.nan, 1]}",
+            "too large, or not finite",
+        ),
+        (
+            "seeds: [1]",
+            "seeds: [1]\ntraining: {crop_scale: [-.inf, 1]}",
+            "too large, or not finite",
+        ),
         ("seeds: [1]", 'seeds: [1]\nmethods: {coop: {a: "\\ud800"}}', "not valid YAML"),
         ("title: S", "title: !!python/name:os.system", "not valid YAML"),
         ("title: S", "title: !!python/object/apply:os.system [x]", "not valid YAML"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
-from compatbench.files.safetensors_header import KEY, read_header
+from compatbench.files.tensors import KEY, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

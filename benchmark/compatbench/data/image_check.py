@@ -7,17 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards import task_cards
 from compatbench.data.cards.task import ClassFoldersSource, DrawingsSource, WebdatasetSource
-from compatbench.data.classes import CLASS_NAMES
 from compatbench.data.images import SPLITS, DataMissing, FileMissing, ImageFiles, WrongClasses
-from compatbench.data.roots import VARIABLE, dataset_folder, find_folder
+from compatbench.data.labels import CLASS_NAMES
+from compatbench.data.roots import VARIABLE, dataset_folder
 from compatbench.data.sources import open_source
 from compatbench.data.task import Task, describe_classes
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
-
-FETCH = "fetch it again, see docs/datasets.md; the files that are there can stay"
 
 
 @dataclass(frozen=True)
@@ -61,40 +59,31 @@ def inspect_task(name: str) -> TaskReport:
     """
     card = task_cards.read(name)
     labels, classes, parent_labels = describe_classes(card)
-    report = TaskReport(name, "wrong", tasks_folder(), expected={**card.counts})
-    if not isinstance(card.source, DrawingsSource):
-        report = replace(report, folder=dataset_folder(name, card.source.folder))
-        try:
-            find_folder(name, card.source)
-        except DataMissing as error:
-            fix = f"set {VARIABLE} or give --data-root; docs/datasets.md says what goes there"
-            if report.folder is not None:
-                fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
-            return replace(report, state="missing", message=str(error), fix=fix)
-        except CompatbenchError as error:
-            return replace(report, message=str(error), fix="give yourself the right to read it")
+    drawn = isinstance(card.source, DrawingsSource)
+    folder = tasks_folder() if drawn else dataset_folder(name, card.source)
+    report = TaskReport(name, "wrong", folder, expected={**card.counts})
+    fix = "fetch it again, see docs/datasets.md; the files that are there can stay"
     try:
         source = open_source(card, classes)
         found = {split: len(source.samples[split]) for split in SPLITS if source.samples[split]}
-        report = replace(report, found=found, class_order=_class_order(card, report.folder))
-        if isinstance(source, ImageFiles) and (missing := source.first_missing()) is not None:
-            raise FileMissing(f"image {missing} is missing", missing)
+        report = replace(report, found=found, class_order=True)
+        # Numbers mean something only with a list of the names beside them.
+        numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
+        if (numbered or isinstance(card.source, WebdatasetSource)) and folder is not None:
+            report = replace(report, class_order=(folder / CLASS_NAMES).is_file() or None)
+        if isinstance(source, ImageFiles):
+            source.check_files()
         Task(card, labels, source, parent_labels)
+    except DataMissing as error:
+        fix = f"set {VARIABLE} or give --data-root; docs/datasets.md says what goes there"
+        if folder is not None:
+            fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
+        return replace(report, state="missing", message=str(error), fix=fix)
     except FileMissing as error:
-        return replace(report, missing_file=error.path, message=str(error), fix=FETCH)
+        return replace(report, missing_file=error.path, message=str(error), fix=fix)
     except WrongClasses as error:
         fix = "use the dataset's own files; labels in another order would all be wrong"
         return replace(report, class_order=False, message=str(error), fix=fix)
     except CompatbenchError as error:
-        return replace(report, message=str(error), fix=FETCH)
+        return replace(report, message=str(error), fix=fix)
     return replace(report, state="found")
-
-
-def _class_order(card: TaskCard, folder: Path | None) -> bool | None:
-    """Whether something on the disk tells the order of the classes, once none contradicts."""
-    source = card.source
-    # Numbers mean something only with a list of the names beside them.
-    unnamed = isinstance(source, ClassFoldersSource) and source.numbered
-    if unnamed or isinstance(source, WebdatasetSource):
-        return True if folder is not None and (folder / CLASS_NAMES).is_file() else None
-    return True

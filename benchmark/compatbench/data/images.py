@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import io
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
 SPLITS = ("train", "val", "test")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class DataMissing(CompatbenchError):
+    """A task's images are not on this machine, or not where they are looked for."""
+
+
+class FileMissing(CompatbenchError):
+    """A dataset's folder exists, but the file or folder ``path`` in it does not."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is missing; see docs/datasets.md")
+        self.path = path
+
+
+class WrongClasses(CompatbenchError):
+    """The classes on the disk are not the card's, or not in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +67,21 @@ class ImageSource:
         return sha256_json([[(sample.id, self.size(sample)) for sample in samples], ENGINE_VERSION])
 
     def image(self, sample: Any) -> Image.Image:
-        """The image of a sample, RGB.
+        """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
 
         Raises:
             CompatbenchError: it is missing, damaged or no image.
         """
         content, where = self.content(sample)
-        return decode_image(content, where)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+        except Image.UnidentifiedImageError:
+            reason = "no image format that is known"
+        except Exception as error:  # the decoders raise anything on a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"cannot be decoded ({reason})" if content else "is empty"
+        raise CompatbenchError(f"image {where} {what}; fetch it again")
 
     def size(self, sample: Any) -> int:
         """The size of an image's file in bytes."""
@@ -82,15 +107,16 @@ class ImageFiles(ImageSource):
     ) -> None:
         super().__init__(samples)
         if not base.is_dir():
-            raise FileMissing(f"{base} is missing; it is the folder of the images", base)
+            raise FileMissing(base)
         self.base = base
         self.listed = listed
         self._sizes: dict[str, int] = {}
 
-    def first_missing(self) -> Path | None:
-        """The first file of the splits that does not exist."""
-        paths = (self.base / sample.id for split in SPLITS for sample in self.samples[split])
-        return None if self.listed else next((p for p in paths if not p.is_file()), None)
+    def check_files(self) -> None:
+        """Looks for every file, and raises ``FileMissing`` for the first that is not there."""
+        for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
+            if not self.listed and not path.is_file():
+                raise FileMissing(path)
 
     def size(self, sample: Sample) -> int:
         if sample.id not in self._sizes:
@@ -98,91 +124,43 @@ class ImageFiles(ImageSource):
             try:
                 self._sizes[sample.id] = os.stat(path).st_size
             except OSError as error:
-                raise _unreadable(path, error, "image", FETCH) from None
+                raise unreadable(path, error) from None
         return self._sizes[sample.id]
 
     def content(self, sample: Sample) -> tuple[bytes, str | Path]:
         path = self.base / sample.id
-        return read_bytes(path, "image", FETCH), path
+        return read_bytes(path), path
 
 
-class DataMissing(CompatbenchError):
-    """A task's images are not on this machine, or not where they are looked for."""
+def unreadable(path: Path, error: Exception) -> CompatbenchError:
+    """What to raise when a dataset's file or folder could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return FileMissing(path)
+    return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', error)}")
 
 
-class FileMissing(CompatbenchError):
-    """A dataset's folder exists, but a file in it does not.
-
-    Attributes:
-        path: of the file.
-    """
-
-    def __init__(self, message: str, path: Path) -> None:
-        super().__init__(message)
-        self.path = path
-
-
-class WrongClasses(CompatbenchError):
-    """The classes on the disk are not the card's, or not in its order."""
-
-
-FETCH = "fetch it again"
-
-
-def count_labels(samples: Sequence[Sample]) -> Counter[int]:
-    """How many samples each label has."""
-    return Counter(sample.label for sample in samples)
-
-
-def read_bytes(path: Path, what: str = "file", fix: str = FETCH) -> bytes:
-    """The content of a dataset's file.
-
-    Args:
-        what: what the file is, for messages: ``split file``.
-        fix: what to do if it is missing.
-
-    Raises:
-        FileMissing: there is no such file.
-        CompatbenchError: it cannot be read.
-    """
+def read_bytes(path: Path) -> bytes:
+    """The content of a dataset's file; one that cannot be read is a ``CompatbenchError``."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error, what, fix) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: OSError, what: str, fix: str) -> CompatbenchError:
-    if isinstance(error, FileNotFoundError):
-        return FileMissing(f"{what} {path} is missing; {fix}", path)
-    return CompatbenchError(f"{what} {path} cannot be read: {error.strerror}")
-
-
-def read_lines(path: Path, what: str = "file", fix: str = FETCH) -> list[str]:
-    """As ``read_bytes``, for UTF-8: all lines, without white space around them."""
-    content = read_bytes(path, what, fix)
+def read_lines(path: Path) -> list[str]:
+    """As ``read_bytes``, for UTF-8: the lines that are not empty, without space around them."""
     try:
-        return [line.strip() for line in content.decode("utf-8").split("\n")]
+        lines = [line.strip() for line in read_bytes(path).decode("utf-8").split("\n")]
     except ValueError as error:
-        raise CompatbenchError(f"{what} {path} cannot be read: {error}") from None
+        raise unreadable(path, error) from None
+    return [line for line in lines if line]
 
 
-def decode_image(content: bytes, where: str | Path) -> Image.Image:
-    """The image that a file's bytes hold, RGB.
-
-    It is not rotated as EXIF says, since CoOp does not either.
-
-    Args:
-        where: the file's name, for messages.
-
-    Raises:
-        CompatbenchError: the bytes are damaged, cut short, or hold no image.
-    """
+def read_json(path: Path, model: type[Model]) -> Model:
+    """As ``read_bytes``, for JSON of a model; an error names the file and the field."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except Image.UnidentifiedImageError:
-        reason = "no image format that is known"
-    except Exception as error:  # the decoders raise anything on a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-    what = f"cannot be decoded ({reason})" if content else "is empty"
-    raise CompatbenchError(f"image {where} {what}; fetch it again")
+        return model.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "file"
+        raise CompatbenchError(f"{path}: field {field!r}: {first['msg']}") from None

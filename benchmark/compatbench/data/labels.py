@@ -1,13 +1,19 @@
-"""Class names and prompt templates: all that a module may know of a task when it is attached."""
+"""Class names and templates, and the classes as they are on the disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from compatbench.data.images import WrongClasses
+
+CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of a task, in label order, and its hand-written templates.
+    """All that a module may know of a task when it is attached.
 
     Attributes:
         names: natural class names; label ``c`` is ``names[c]``.
@@ -26,3 +32,65 @@ class Labels:
         """The template, by default the first, filled with every class name."""
         template = template or self.templates[0]
         return tuple(template.format(name) for name in self.names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a source must know of a task's classes, in label order.
+
+    Attributes:
+        task: the task's name.
+        names: as prompts write them.
+        ids: as the card's ``folders`` has them; the names, if it has none.
+        folders: on the disk.
+    """
+
+    task: str
+    names: tuple[str, ...]
+    ids: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    def check(
+        self,
+        found: Sequence[str],
+        where: Path,
+        expected: Sequence[str] | None = None,
+        exact: bool = True,
+    ) -> None:
+        """Compares names in label order with those expected, by default the card's.
+
+        Args:
+            exact: if not, names may be written in another way, and only their order counts.
+
+        Raises:
+            WrongClasses: another number of classes, or another name at some label.
+        """
+        expected = self.names if expected is None else expected
+        if len(found) != len(expected):
+            raise WrongClasses(
+                f"{where}: {len(found)} classes, the card of '{self.task}' has {len(expected)}"
+            )
+        theirs, ours = [_words(name) for name in found], [_words(name) for name in expected]
+        permuted = theirs != ours and sorted(theirs) == sorted(ours)
+        if exact:
+            theirs = [name.replace("_", " ") for name in found]
+            ours = [name.replace("_", " ") for name in expected]
+        elif not permuted:
+            return
+        for label, (here, there) in enumerate(zip(theirs, ours, strict=True)):
+            if here != there:
+                order = " (the same names in another order)" if permuted else ""
+                raise WrongClasses(
+                    f"{where}: label {label} is {found[label]!r}, on the card of '{self.task}' it "
+                    f"is '{expected[label]}'{order}; take the dataset's own file, or correct the "
+                    "card"
+                )
+
+
+def _words(name: str) -> str:
+    """A name's words, whatever joins, orders and capitalises them.
+
+    The Cars of some have the year in front ("2000 AM General Hummer SUV"), those of others
+    at the end.
+    """
+    return " ".join(sorted(name.replace("_", " ").casefold().split()))

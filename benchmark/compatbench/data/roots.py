@@ -24,16 +24,12 @@ def variable_of(task: str) -> str:
     return f"{VARIABLE}_{task.upper().replace('-', '_').replace('.', '_')}"
 
 
-def dataset_folder(task: str, folder: str) -> Path | None:
-    """The folder of a task's dataset, whether it exists or not; None if no root is set.
-
-    Args:
-        folder: the card's, relative to the root of all data.
-    """
+def dataset_folder(task: str, source: DiskSource) -> Path | None:
+    """The folder of a task's dataset, whether it exists or not; None if no root is set."""
     if own := os.environ.get(variable_of(task)):
         return Path(own).expanduser().absolute()
     if root := os.environ.get(VARIABLE):
-        return Path(root).expanduser().absolute() / folder
+        return Path(root).expanduser().absolute() / source.folder
     return None
 
 
@@ -44,7 +40,7 @@ def find_folder(task: str, source: DiskSource) -> Path:
         DataMissing: no data root is set, or there is no such folder.
         CompatbenchError: it cannot be read.
     """
-    folder = dataset_folder(task, source.folder)
+    folder = dataset_folder(task, source)
     if folder is None:
         raise DataMissing(
             f"task '{task}': no folder of datasets is set; give --data-root, or set {VARIABLE}"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.cards.task import ClassFoldersSource
-from compatbench.data.classes import Classes
-from compatbench.data.images import SPLITS, ImageSource, Sample, count_labels
-from compatbench.data.labels import Labels
+from compatbench.data.images import SPLITS, ImageSource, Sample
+from compatbench.data.labels import Classes, Labels
 from compatbench.data.roots import VARIABLE, variable_of
 from compatbench.data.sources import open_source
 from compatbench.errors import CompatbenchError
@@ -21,8 +21,6 @@ from compatbench.files.project_folders import tasks_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["Sample", "Task", "describe_classes", "load_task"]
 
 
 class Task:
@@ -45,20 +43,17 @@ class Task:
     ) -> None:
         self.card = card
         self.name = card.name
+        self.parent = card.parent  # the task whose classes this variant shares
         self.labels = labels
         self.source = source
         self.parent_labels = parent_labels
-        self._check()
-
-    @property
-    def parent(self) -> str | None:
-        """The task whose classes this variant shares."""
-        return self.card.parent
+        for split in SPLITS:
+            self._check_split(split)
 
     @property
     def most_shots(self) -> int:
         """The number of training images of the largest class; more shots draw no more."""
-        return max(count_labels(self.split("train")).values(), default=0)
+        return max(Counter(s.label for s in self.split("train")).values(), default=0)
 
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
@@ -83,31 +78,27 @@ class Task:
 
     def select_columns(self, logits: Tensor) -> Tensor:
         """Of logits ``[batch, classes]`` of the parent's classes, those of this task's own."""
-        if self.parent_labels is None:
-            return logits
-        return logits[:, list(self.parent_labels)]
+        return logits if self.parent_labels is None else logits[:, list(self.parent_labels)]
 
-    def _check(self) -> None:
+    def _check_split(self, split: Any) -> None:
         where = f"task '{self.name}'"
-        for split in SPLITS:
-            samples = self.source.samples[split]
-            found, expected = len(samples), self.card.counts.get(split, 0)  # type: ignore[call-overload]
-            if found != expected:
+        counts = Counter(sample.label for sample in self.source.samples[split])
+        found, expected = sum(counts.values()), self.card.counts.get(split, 0)
+        if found != expected:
+            raise CompatbenchError(
+                f"{where}: {split} has {found} images, its card counts {expected}"
+            )
+        if not set(counts) <= set(range(len(self.labels))):
+            raise CompatbenchError(
+                f"{where}: label {max(counts)} occurs, but there are {len(self.labels)} classes"
+            )
+        least = self.card.least_per_class.get(split, 0)
+        for label, name in enumerate(self.labels.names):
+            if counts[label] < least:
                 raise CompatbenchError(
-                    f"{where}: {split} has {found} images, its card counts {expected}"
+                    f"{where}: {split} has {counts[label]} images of '{name}', its card says "
+                    f"{least} at least"
                 )
-            counts = count_labels(samples)
-            if counts and not set(counts) <= set(range(len(self.labels))):
-                raise CompatbenchError(
-                    f"{where}: label {max(counts)} occurs, but there are {len(self.labels)} classes"
-                )
-            least = self.card.least_per_class.get(split, 0)  # type: ignore[call-overload]
-            for label, name in enumerate(self.labels.names):
-                if counts[label] < least:
-                    raise CompatbenchError(
-                        f"{where}: {split} has {counts[label]} images of '{name}', its card "
-                        f"says {least} at least"
-                    )
 
 
 def load_task(name: str) -> Task:
@@ -136,13 +127,11 @@ def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] |
     Raises:
         CompatbenchError: a variant of a variant, or classes that its parent does not have.
     """
-    owner = card
-    if card.parent is not None:
-        owner = task_cards.read(card.parent)
-        if owner.parent is not None:
-            raise CompatbenchError(
-                f"task '{card.name}': its parent '{owner.name}' is itself a variant; name the task"
-            )
+    owner = task_cards.read(card.parent) if card.parent is not None else card
+    if owner.parent is not None:
+        raise CompatbenchError(
+            f"task '{card.name}': its parent '{owner.name}' is itself a variant; name the task"
+        )
     folders = owner.folders or owner.classes
     if unknown := [folder for folder in card.subset if folder not in folders]:
         raise CompatbenchError(
@@ -150,8 +139,8 @@ def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] |
         )
     kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
     names = tuple(owner.names[label] for label in kept)
-    numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
     ids = tuple(folders[label] for label in kept)
-    own = tuple(map(str, kept)) if numbered else ids
+    numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
+    classes = Classes(card.name, names, ids, tuple(map(str, kept)) if numbered else ids)
     labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
-    return labels, Classes(card.name, names, ids, own), kept if card.subset else None
+    return labels, classes, kept if card.subset else None

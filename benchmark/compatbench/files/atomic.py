@@ -9,8 +9,7 @@ from pathlib import Path
 
 from compatbench.errors import CompatbenchError
 
-_TOKEN = 6  # random bytes in the name of a temporary file
-_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _TOKEN}}}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
@@ -24,22 +23,25 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     Raises:
         CompatbenchError: the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            try:
+        try:
+            with temporary.open("xb") as file:
                 file.write(content)
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
-                file.close()
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        if sync:
-            _sync_folder(path.parent)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if sync and os.name == "posix":  # elsewhere a folder cannot be synced
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -56,13 +58,3 @@ def remove_remains(folder: Path) -> None:
                 path.unlink(missing_ok=True)
     except OSError as error:
         raise CompatbenchError(f"cannot write {folder}: {error.strerror or error}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, where the system has a way to."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,4 +1,4 @@
-"""SHA-256 of bytes, files and JSON values."""
+"""SHA-256 of bytes, files and JSON values, as 64 hexadecimal digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def sha256_bytes(*parts: bytes) -> str:
-    """The SHA-256 of the parts in order, as 64 hexadecimal digits."""
+    """The SHA-256 of the parts in order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes
-from compatbench.files.safetensors_header import KEY, read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "compatbench"  # the one entry of a header's metadata, since several have no fixed order
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -21,10 +24,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     parts = []
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
-        parts += [
-            f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode(),
-            tensor.numpy().tobytes(),
-        ]
+        parts.append(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        parts.append(tensor.numpy().tobytes())
     return sha256_bytes(*parts)
 
 
@@ -36,27 +37,19 @@ def save_tensors(
     *,
     sync: bool = True,
 ) -> None:
-    """Writes tensors with ``about`` (JSON); the same content gives the same bytes.
+    """Writes tensors with ``about`` (JSON), as ``write_atomic`` does.
 
-    Args:
-        schema: what kind of file this is.
-        sync: as in ``write_atomic``.
-
-    Raises:
-        CompatbenchError: the folder cannot be written.
+    The same content gives the same bytes. ``schema`` says what kind of file it is.
     """
+    from safetensors.torch import save
+
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    values = {"schema": schema, "about": dict(about), "sha256": _checksum(cpu, schema, dict(about))}
-    # One entry, since safetensors writes several in no fixed order.
+    values = {"schema": schema, "about": dict(about), "sha256": _checksum(cpu, schema, about)}
     write_atomic(path, save(cpu, {KEY: canonical_json(values)}), sync=sync)
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what ``save_tensors`` wrote; no code is run.
-
-    Args:
-        schema: the kind of file that is wanted.
-        what: what such a file is called in messages: ``module``.
+    """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run.
 
     Raises:
         CompatbenchError: the file is missing, damaged, or of another kind.
@@ -68,8 +61,8 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
         values = read_header(path, metadata[KEY]) if KEY in metadata else {}
         if values.get("schema") != schema:
             raise CompatbenchError(f"{path} is not a compatbench {what}")
-        about, checksum = dict(values["about"]), values["sha256"]
-        intact = _checksum(tensors, schema, about) == checksum
+        about = dict(values["about"])
+        intact = _checksum(tensors, schema, about) == values["sha256"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CompatbenchError(f"cannot read {what} {path}: {error}") from None
     if not intact:
@@ -77,6 +70,27 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
     return tensors, about
 
 
-def _checksum(tensors: Mapping[str, Tensor], schema: str, about: dict[str, Any]) -> str:
-    description = canonical_json([schema, about])
+def _checksum(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, Any]) -> str:
+    description = canonical_json([schema, dict(about)])
     return sha256_bytes(fingerprint(tensors).encode(), description.encode())
+
+
+def read_header(path: Path, text: str | None) -> dict[str, Any]:
+    """The values under ``KEY`` in the header of a file that safetensors has read.
+
+    A parser accepts other bytes for the same values, such as white space of another kind or
+    ``1E-05`` for ``1e-05``. They are refused: the file was changed. ``text`` is the entry.
+
+    Raises:
+        ValueError: there is none, or it is not as it was written.
+        OSError: the file cannot be read.
+    """
+    values = json.loads(text or "null")
+    if not isinstance(values, dict):
+        raise ValueError("its header has no entry of compatbench")
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+    # safetensors pads a header with spaces.
+    if canonical_json(values) != text or not header.rstrip(b" ").endswith(b"}"):
+        raise ValueError("its header is not as it was written")
+    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
 
 from compatbench.data.cards.names import Name, RelativePath
 from compatbench.data.cards.yaml_file import CardModel
@@ -20,30 +20,18 @@ class BackboneCard(CardModel):
 
     name: Name
     title: str
-    provider: Literal["open_clip", "hf"] = Field(
-        "open_clip", description="the library that builds the model"
-    )
-    config: Name | None = Field(
-        None, description="name of the open_clip model; a folder or repository brings its own"
-    )
-    tag: str | None = Field(None, description="open_clip's name of the weights")
-    repository: str = Field("", description="where the weights are on the Hugging Face hub")
-    files: tuple[Name, ...] = Field(
-        (), description="other names under which people have the file, such as its authors' own"
-    )
-    path: str | None = Field(None, description="checkpoint or model folder on this machine")
-    weights: RelativePath | None = Field(None, description="safetensors file, relative to tasks/")
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="of the weights file; default: that of the file that is found"
-    )
-    tokenizer: RelativePath | None = Field(
-        None,
-        description="merges of a byte-pair tokenizer, relative to tasks/; default: the model's",
-    )
-    lineage: str = Field("", description="what the weights were initialised from")
-    text_from: Name | None = Field(
-        None, description="card of the backbone whose text tower this one's was initialised from"
-    )
+    provider: Literal["open_clip", "hf"] = "open_clip"  # the library that builds the model
+    config: Name | None = None  # an open_clip model; a folder or repository brings its own
+    tag: str | None = None  # open_clip's name of the weights
+    repository: str = ""  # where the weights are on the Hugging Face hub
+    files: tuple[Name, ...] = ()  # other names that people have the file under
+    path: str | None = None  # checkpoint or model folder on this machine
+    weights: RelativePath | None = None  # safetensors file, relative to tasks/
+    # Of the weights file; default: that of the file that is found.
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
+    lineage: str = ""  # what the weights were initialised from
+    text_from: Name | None = None  # card of the backbone from which the text tower began
     data: str = ""
     licence: str
 

@@ -35,7 +35,6 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
     Args:
         wanted: names, globs, ``all``, and exclusions (a name or glob after ``!``);
             a string is split at commas.
-        known: all names.
         kind: what the names are, for the message: ``"method"``.
 
     Raises:
@@ -47,11 +46,8 @@ def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -
     chosen = set(known) if only_exclusions else set()
     for part in parts:
         pattern = part.removeprefix("!")
-        matches = {
-            name
-            for name in known
-            if pattern == "all" or name == pattern or fnmatchcase(name, pattern)
-        }
+        glob = "*" if pattern == "all" else pattern
+        matches = {name for name in known if name == pattern or fnmatchcase(name, glob)}
         if not matches:
             raise CompatbenchError(unknown_name(pattern, known, kind))
         chosen = chosen - matches if part.startswith("!") else chosen | matches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -14,25 +14,19 @@ from compatbench.data.shots import Seed, Shots
 COPIED = "copied"
 """The transfer that attaches a module untouched; the headline of the benchmark."""
 
+AT_LEAST_ONE = Field(min_length=1)
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 
 
 class TrainingCard(CardModel):
     """What a suite decides for every trained method."""
 
-    views: PositiveInt = Field(
-        1, description="cached augmentations per image, cycled by epoch; 1 is the plain view"
-    )
-    crop_scale: tuple[float, float] = Field(
-        (0.08, 1.0), description="share of the image's area kept by a random crop"
-    )
+    views: PositiveInt = 1  # cached augmentations per image, cycled by epoch; 1: the plain view
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="what the frozen towers compute in; modules are float32 always"
-    )
-    max_steps: PositiveInt | None = Field(
-        None, description="most optimiser steps a fit may take; its epochs get fewer and shorter"
-    )
+    # What the frozen towers compute in; modules are float32 always.
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
 
 
 class SuiteCard(CardModel):
@@ -44,49 +38,26 @@ class SuiteCard(CardModel):
 
     name: Name
     title: str
-    extends: Name | None = Field(
-        None,
-        description="suite in the same folder, or built-in one, whose fields hold where this "
-        "one gives none",
-    )
-    note: str = Field("", description="what a reader of the leaderboard must know first")
-    publish: bool | Literal["section"] = Field(
-        True,
-        description="whether leaderboard.md shows the suite; 'section' shows it under the suite "
-        "that it extends: the question that it puts, or its ranking where it puts none",
-    )
-    upgrades: tuple[UpgradePath, ...] = Field(
-        min_length=1, description="each a source backbone followed by its targets"
-    )
-    groups: dict[str, tuple[UpgradePath, ...]] = Field(
-        default_factory=dict, description="upgrades by group; filled in from 'upgrades'"
-    )
-    tasks: tuple[str, ...] = Field(min_length=1)
+    extends: Name | None = None  # the suite whose fields hold where this one gives none
+    note: str = ""  # what a reader of the leaderboard must know first
+    # Whether leaderboard.md shows the suite; 'section' shows it under the suite that it extends:
+    # the question that it puts, or its ranking where it puts none.
+    publish: bool | Literal["section"] = True
+    upgrades: Annotated[tuple[UpgradePath, ...], AT_LEAST_ONE]
+    groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
+    tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
-    shots: tuple[Shots, ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field(min_length=1)
-    training: TrainingCard = Field(default_factory=lambda: TrainingCard.model_validate({}))
-    plugins: tuple[Path, ...] = Field(
-        (),
-        description="method files whose code is run, relative to the suite's file; their "
-        "methods can be named in 'methods' and 'compare'",
-    )
-    compare: tuple[str, ...] = Field(
-        ("all",), description="the methods and named configs that '--methods all' means here"
-    )
-    transfers: tuple[str, ...] = Field(
-        (COPIED,), min_length=1, description="how modules reach the targets, unless asked for"
-    )
-    retrained: bool = Field(
-        False,
-        description="whether modules are also fitted on every target, at the same shots and "
-        "seeds: how much of that does the old module keep?",
-    )
-    methods: dict[ConfigName, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="settings of a method that differ from its recipe; with 'method', a config "
-        "of that method under a name of its own",
-    )
+    shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
+    training: TrainingCard = TrainingCard()
+    plugins: tuple[Path, ...] = ()  # method files, relative to the suite's; their code is run
+    compare: tuple[str, ...] = ("all",)  # what '--methods all' means here
+    transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
+    # Whether modules are also fitted on every target: how much of that does the old one keep?
+    retrained: bool = False
+    # Settings that differ from a method's recipe; with 'method', a config of that method under
+    # a name of its own.
+    methods: dict[ConfigName, dict[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +72,7 @@ class SuiteCard(CardModel):
         return values | {"upgrades": flat, "groups": titles}
 
     @model_validator(mode="after")
-    def _check_upgrades(self) -> SuiteCard:
+    def _check(self) -> SuiteCard:
         for upgrade in self.upgrades:
             if len(upgrade) < 2:
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
@@ -114,10 +85,6 @@ class SuiteCard(CardModel):
                     raise ValueError(
                         f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _check_configs(self) -> SuiteCard:
         for name, settings in self.methods.items():
             if "method" in settings and not isinstance(settings["method"], str):
                 raise ValueError(f"methods.{name}.method must be the name of a method")

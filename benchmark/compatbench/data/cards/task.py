@@ -19,39 +19,32 @@ class DrawingsSource(CardModel):
     """Images painted from the drawings that ship with the mini suite."""
 
     kind: Literal["drawings"]
-    split: RelativePath = Field(description="CSV of split,label,set,tile,paint, relative to tasks/")
+    split: RelativePath  # CSV of split,label,set,tile,paint, relative to tasks/
 
 
 class OnDisk(CardModel):
-    """Images in a folder of the user's own."""
+    """Images in a folder of the user's own, relative to the data root."""
 
-    folder: RelativePath = Field(description="the dataset's folder, relative to the data root")
+    folder: RelativePath
 
 
 class CoopSplitSource(OnDisk):
     """A dataset in CoOp's layout: images, and a split file that lists all of them."""
 
     kind: Literal["coop-split"]
-    split: RelativePath = Field(description="JSON of [path, label, name] by split, in the folder")
-    images: RelativePath | None = Field(
-        None, description="folder that the split's paths begin at; default: the dataset's own"
-    )
+    split: RelativePath  # JSON of [path, label, name] by split, in the folder
+    images: RelativePath = "."  # where the split's paths begin
 
 
 class ClassFoldersSource(OnDisk):
-    """One folder per split, in it one folder per class.
-
-    Images are listed sorted by name, so that a draw is the same on every machine.
-    """
+    """One folder per split, in it one folder per class, the images sorted by name."""
 
     kind: Literal["class-folders"]
-    images: RelativePath | None = Field(
-        None, description="folder of the splits' folders; where it is not there, the dataset's own"
-    )
+    images: RelativePath = "."  # around the splits' folders; passed over where it is not there
     train: RelativePath | None = None
     val: RelativePath | None = None
     test: RelativePath
-    numbered: bool = Field(False, description="class folders are called 0, 1, 2, ... by label")
+    numbered: bool = False  # class folders are called 0, 1, 2, ... by label
 
 
 class FgvcSource(OnDisk):
@@ -73,10 +66,7 @@ class TorchvisionSource(OnDisk):
 
 
 class WebdatasetSource(OnDisk):
-    """Tar shards as CLIP_benchmark publishes them: ``<split>/nshards.txt``, ``<split>/0.tar``, ...
-
-    Members are read where they lie in the tar; nothing is ever extracted.
-    """
+    """Tar shards as CLIP_benchmark publishes them: ``<split>/nshards.txt``, ``<split>/0.tar``."""
 
     kind: Literal["webdataset"]
     train: RelativePath | None = None
@@ -87,7 +77,6 @@ class WebdatasetSource(OnDisk):
 DiskSource = (
     CoopSplitSource | ClassFoldersSource | FgvcSource | TorchvisionSource | WebdatasetSource
 )
-SourceCard = Annotated[DrawingsSource | DiskSource, Field(discriminator="kind")]
 
 
 class TaskCard(CardModel):
@@ -101,36 +90,25 @@ class TaskCard(CardModel):
     title: str
     suite_note: str = ""
     parent: Name | None = None
-    classes: tuple[str, ...] = Field(
-        (),
-        description="names in label order, as the split file has them; prompts read _ as a space",
-    )
-    namesakes: tuple[str, ...] = Field((), description="names that two classes share")
-    folders: tuple[str, ...] = Field(
-        (), description="folder of each class, in label order; default: the classes' names"
-    )
-    subset: tuple[str, ...] = Field(
-        (), description="of a variant: its classes, in label order, by the parent's folders"
-    )
+    # In label order, as the split file has them; prompts read _ as a space.
+    classes: tuple[str, ...] = ()
+    namesakes: tuple[str, ...] = ()  # names that two classes share
+    folders: tuple[str, ...] = ()  # of the classes, in label order; default: their names
+    subset: tuple[str, ...] = ()  # of a variant: its classes, by the parent's folders
     templates: tuple[Template, ...] = ()
-    teacher_template: Template | None = Field(
-        None,
-        description="hand-written prompt of the distilling methods; default: the first template",
-    )
-    source: SourceCard
+    teacher_template: Template | None = None  # of distilling methods; default: the first template
+    source: Annotated[DrawingsSource | DiskSource, Field(discriminator="kind")]
     counts: dict[Split, PositiveInt]
-    least_per_class: dict[Split, PositiveInt] = Field(
-        default_factory=dict, description="images that every class has at least"
-    )
+    least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least
     licence: str
     homepage: str = ""
     citation: str = ""
-    downloads: tuple[Link, ...] = Field((), description="where images and split file are had")
-    mirrors: tuple[Link, ...] = Field((), description="where else the same images are had")
-    dead_links: tuple[Link, ...] = Field((), description="addresses that are known not to work")
+    downloads: tuple[Link, ...] = ()  # where images and split file are had
+    mirrors: tuple[Link, ...] = ()  # where else the same images are had
+    dead_links: tuple[Link, ...] = ()  # addresses that are known not to work
 
     @model_validator(mode="after")
-    def _classes_belong_to_parents(self) -> TaskCard:
+    def _check(self) -> TaskCard:
         if self.parent is None:
             for field in ("classes", "templates"):
                 if not getattr(self, field):
@@ -141,10 +119,6 @@ class TaskCard(CardModel):
                 raise ValueError("only a variant has a 'subset'")
         elif self.classes or self.templates or self.folders or set(self.counts) != {"test"}:
             raise ValueError("a variant inherits classes and templates, and has test images only")
-        return self
-
-    @model_validator(mode="after")
-    def _names_are_told_apart(self) -> TaskCard:
         shared = {name for name, count in Counter(self.classes).items() if count > 1}
         if extra := sorted(shared - set(self.namesakes)):
             raise ValueError(

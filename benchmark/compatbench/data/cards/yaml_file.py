@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from compatbench.errors import CompatbenchError
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 KIND = "kind"  # the field that tells the schemas of a union apart
 MOST_VALUES = 1_000_000  # of a card with its aliases written out
-MOST_BITS = 63
 
 
 class Loader(SAFE_LOADER):
@@ -47,10 +45,7 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
     """Reads one card.
 
     A card whose model has a field ``extends`` may name another card, whose fields it takes
-    where it gives none of its own. That card is in the same folder, or else built in.
-
-    Args:
-        builtin: the folder of the built-in cards.
+    where it gives none of its own. That card is in the same folder, or else in ``builtin``.
 
     Raises:
         CompatbenchError: the file is missing, is not YAML, or breaks the model's schema.
@@ -58,7 +53,15 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
     values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
         where = f"{path}:{_find_field(text, ('extends',))[0]}: field 'extends'"
-        values = _base_values(path, base, model, builtin, where) | values
+        places = [folder / f"{base}.yaml" for folder in (path.parent, builtin) if folder]
+        base_path = next((place for place in places if place.is_file()), None)
+        if base_path is None:
+            raise CompatbenchError(f"{where}: there is no {' and no '.join(map(str, places))}")
+        inherited, _ = _parse(base_path)
+        if "extends" in inherited:
+            raise CompatbenchError(f"{where}: {base} extends a card itself")
+        read_card(base_path, model)  # its own mistakes are told as its own
+        values = inherited | values
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -73,21 +76,6 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
 
 
-def _base_values(
-    path: Path, base: str, model: type[Card], builtin: Path | None, where: str
-) -> dict[str, Any]:
-    """The fields of the card that another extends."""
-    places = [folder / f"{base}.yaml" for folder in (path.parent, builtin) if folder is not None]
-    base_path = next((place for place in places if place.is_file()), None)
-    if base_path is None:
-        raise CompatbenchError(f"{where}: there is no {' and no '.join(map(str, places))}")
-    values, _ = _parse(base_path)
-    if "extends" in values:
-        raise CompatbenchError(f"{where}: {base} extends a card itself")
-    read_card(base_path, model)
-    return values
-
-
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
     """A card's values and its text. Paths of plug-ins are relative to the card's folder."""
     try:
@@ -96,7 +84,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
         raise CompatbenchError(f"cannot read card {path}: {error}") from None
     try:
         values = yaml.load(text, Loader)
-        _count_values(values, {})
+        _check_values(values)
     except (yaml.YAMLError, LookupError, ValueError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
@@ -114,32 +102,26 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     return values, text
 
 
-def _count_values(value: Any, known: dict[int, int]) -> int:
-    """The number of values, those behind an alias counted at each of its uses.
-
-    Raises:
-        ValueError: they are too many, one contains itself, or one is no plain value.
-    """
-    if isinstance(value, (dict, list)):
-        if known.get(id(value)) == 0:
-            raise ValueError("an alias stands inside what it names")
-        if id(value) not in known:
-            known[id(value)] = 0
-            inner = [*value, *value.values()] if isinstance(value, dict) else value
-            known[id(value)] = 1 + sum(_count_values(one, known) for one in inner)
-        if known[id(value)] > MOST_VALUES:
+def _check_values(values: Any) -> None:
+    """Raises a ValueError for what no card holds; an alias counts at each of its uses."""
+    pending, count = [values], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count + len(pending) > MOST_VALUES:
             raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return known[id(value)]
-    if isinstance(value, str):
-        value.encode()  # raises UnicodeError, for half a character such as "\ud800"
-    if isinstance(value, (set, bytes, tuple)):
-        # The order of a set is not the same in any two runs.
-        raise ValueError(f"a card holds no {type(value).__name__}; write a list or a word")
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise ValueError("a number is too large")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number that a card can hold")
-    return 1
+        if isinstance(value, dict):
+            pending += [*value, *value.values()]
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, str):
+            value.encode()  # raises UnicodeError, for half a character such as "\ud800"
+        elif isinstance(value, (int, float)):
+            if not abs(value) < 2**63:
+                raise ValueError("a number is too large, or not finite")
+        elif value is not None:
+            # The order of a set is not the same in any two runs.
+            raise ValueError(f"a card holds no {type(value).__name__}; write a list or a word")
 
 
 def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
@@ -149,16 +131,15 @@ def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
     """
     node: yaml.Node | None = yaml.compose(text, Loader)
     line, names = 1, []
-    for part in location:
-        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    for part in map(str, location):
+        inner: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):
-            pairs = {str(key.value): (key, value) for key, value in node.value}
-            kind = pairs.get(KIND)
-            if str(part) not in pairs and kind is not None and kind[1].value == part:
+            inner = {str(key.value): (key, value) for key, value in node.value}
+            if part not in inner and KIND in inner and inner[KIND][1].value == part:
                 continue
         elif isinstance(node, yaml.SequenceNode):
-            pairs = {str(number): (item, item) for number, item in enumerate(node.value)}
-        names.append(str(part))
-        key, node = pairs.get(str(part), (None, None))
-        line = line if key is None else key.start_mark.line + 1
+            inner = {str(number): (item, item) for number, item in enumerate(node.value)}
+        names.append(part)
+        key, node = inner.get(part, (None, None))
+        line = key.start_mark.line + 1 if key else line
     return line, ".".join(names) or "card"

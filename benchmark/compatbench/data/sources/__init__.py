@@ -1,6 +1,9 @@
-"""From a card's source to its images: one module for each layout of a dataset."""
+"""From a card's source to its images, whatever the layout of the dataset."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from compatbench.data.cards import TaskCard
 from compatbench.data.cards.task import (
@@ -9,17 +12,24 @@ from compatbench.data.cards.task import (
     DrawingsSource,
     FgvcSource,
     TorchvisionSource,
+    WebdatasetSource,
 )
-from compatbench.data.classes import Classes
 from compatbench.data.images import ImageSource
+from compatbench.data.labels import Classes
 from compatbench.data.roots import find_folder
 from compatbench.data.sources.class_folders import read_class_folders
-from compatbench.data.sources.coop import read_coop
 from compatbench.data.sources.drawings import Drawings
-from compatbench.data.sources.fgvc import read_fgvc
-from compatbench.data.sources.torchvision_sets import read_torchvision
+from compatbench.data.sources.split_files import read_coop, read_fgvc, read_torchvision
 from compatbench.data.sources.webdataset import WebdatasetShards
 from compatbench.files.project_folders import tasks_folder
+
+READERS: dict[type, Callable[..., Any]] = {
+    ClassFoldersSource: read_class_folders,
+    CoopSplitSource: read_coop,
+    FgvcSource: read_fgvc,
+    TorchvisionSource: read_torchvision,
+    WebdatasetSource: WebdatasetShards,
+}
 
 
 def open_source(card: TaskCard, classes: Classes) -> ImageSource:
@@ -31,14 +41,5 @@ def open_source(card: TaskCard, classes: Classes) -> ImageSource:
     """
     source = card.source
     if isinstance(source, DrawingsSource):
-        return Drawings(tasks_folder(), source.split)
-    folder = find_folder(card.name, source)
-    if isinstance(source, CoopSplitSource):
-        return read_coop(folder, source, classes)
-    if isinstance(source, ClassFoldersSource):
-        return read_class_folders(folder, source, classes)
-    if isinstance(source, FgvcSource):
-        return read_fgvc(folder, source, classes)
-    if isinstance(source, TorchvisionSource):
-        return read_torchvision(folder, source, classes)
-    return WebdatasetShards(folder, source, classes)
+        return Drawings(tasks_folder() / source.split)
+    return READERS[type(source)](find_folder(card.name, source), source, classes)

@@ -6,16 +6,15 @@ import os
 from pathlib import Path
 
 from compatbench.data.cards.task import ClassFoldersSource
-from compatbench.data.classes import CLASS_NAMES, Classes
 from compatbench.data.images import (
     SPLITS,
-    FileMissing,
     ImageFiles,
     Sample,
     WrongClasses,
     read_lines,
+    unreadable,
 )
-from compatbench.errors import CompatbenchError
+from compatbench.data.labels import CLASS_NAMES, Classes
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
@@ -27,13 +26,17 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
     a draw, is the same on every machine.
 
     Raises:
-        CompatbenchError: a folder is missing or cannot be read, or the class folders are not
-            those of the card.
+        CompatbenchError: a folder is missing or cannot be read, or the class folders, or CoOp's
+            list of their names beside them, are not those of the card.
     """
-    if classes.ids != classes.names and (folder / CLASS_NAMES).exists():
-        _check_class_names(folder / CLASS_NAMES, classes)
+    path = folder / CLASS_NAMES
+    if classes.ids != classes.names and path.exists():
+        # Lines of a folder and a name, of all of ImageNet also beside a variant of fewer classes.
+        found = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
+        rows = zip(classes.ids, classes.names, strict=True)
+        classes.check(found, path, [f"{folder} {name}" for folder, name in rows])
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
-    inner = folder / card.images if card.images else folder
+    inner = folder / card.images
     base = inner if inner.is_dir() else folder
     places = {split: getattr(card, split) for split in SPLITS}
     samples = {split: _list_split(base, place, classes) for split, place in places.items() if place}
@@ -42,7 +45,7 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
 
 def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
     root = base / place
-    entries = [name for name in _list_folder(root) if not name.startswith(".")]
+    entries = _list_folder(root)
     found = {name for name in entries if os.path.isdir(root / name)}
     if entries and not found:
         raise WrongClasses(
@@ -59,44 +62,14 @@ def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
     return [
         Sample(f"{place}/{name}/{image}", label)
         for label, name in enumerate(classes.folders)
-        for image in _list_images(root / name)
+        for image in _list_folder(root / name)
+        if image.lower().endswith(EXTENSIONS) and image.isprintable()
     ]
 
 
-def _list_images(folder: Path) -> list[str]:
-    # Sorted by code point, which no language setting changes.
-    return sorted(
-        name
-        for name in _list_folder(folder)
-        if name.lower().endswith(EXTENSIONS) and name[0] != "." and name.isprintable()
-    )
-
-
 def _list_folder(folder: Path) -> list[str]:
+    """What is not hidden, sorted by code point, which no language setting changes."""
     try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        raise FileMissing(f"folder {folder} is missing", folder) from None
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise CompatbenchError(f"folder {folder} cannot be read: {error.strerror}") from None
-
-
-def _check_class_names(path: Path, classes: Classes) -> None:
-    """Compares CoOp's ``<folder> <name>`` lines, with which it ships ImageNet, with the card.
-
-    Raises:
-        CompatbenchError: the file cannot be read.
-        WrongClasses: its names or their order are not the card's.
-    """
-    rows = (line.partition(" ") for line in read_lines(path) if line)
-    # The file lists all of ImageNet, also beside a variant of fewer classes.
-    known = set(classes.ids)
-    found = [(folder, name.strip()) for folder, _, name in rows if folder in known]
-    classes.check_count(len(found), path)
-    expected = zip(classes.ids, classes.names, strict=True)
-    for label, (row, wanted) in enumerate(zip(found, expected, strict=True)):
-        if row != wanted:
-            raise WrongClasses(
-                f"{path}: label {label} is {' '.join(row)}, on the card of '{classes.task}' it "
-                f"is {' '.join(wanted)}"
-            )
+        raise unreadable(folder, error) from None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compatbench.data.cards.task import WebdatasetSource
-from compatbench.data.classes import CLASS_NAMES, Classes
-from compatbench.data.images import SPLITS, FileMissing, ImageSource, Sample, read_lines
+from compatbench.data.images import SPLITS, ImageSource, Sample, read_lines, unreadable
+from compatbench.data.labels import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
@@ -38,15 +38,15 @@ class WebdatasetShards(ImageSource):
 
     def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
         if (names := folder / CLASS_NAMES).is_file():
-            found = [line for line in read_lines(names) if line]
-            classes.check_names(found, names, exact=False)
+            classes.check(read_lines(names), names, exact=False)
         places = {split: place for split in SPLITS if (place := getattr(card, split))}
-        super().__init__(
-            {
-                split: list(_read_split(folder, place, len(classes.names)))
-                for split, place in places.items()
-            }
-        )
+        samples = {split: list(_read_split(folder, place)) for split, place in places.items()}
+        for member in (member for members in samples.values() for member in members):
+            if member.label >= (count := len(classes.names)):
+                raise CompatbenchError(
+                    f"{folder}: {member.id} has label {member.label}; the card has {count} classes"
+                )
+        super().__init__(samples)
 
     def size(self, sample: Member) -> int:
         return sample.size
@@ -57,22 +57,16 @@ class WebdatasetShards(ImageSource):
                 file.seek(sample.start)
                 return file.read(sample.size), sample.id
         except OSError as error:
-            raise CompatbenchError(f"{sample.shard} cannot be read: {error.strerror}") from None
+            raise unreadable(sample.shard, error) from None
 
 
-def _read_split(folder: Path, place: str, classes: int) -> Iterator[Member]:
+def _read_split(folder: Path, place: str) -> Iterator[Member]:
     listing = folder / place / "nshards.txt"
-    text = " ".join(read_lines(listing)).strip()
+    text = " ".join(read_lines(listing))
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
         raise CompatbenchError(f"{listing}: it holds the number of shards")
     for number in range(int(text)):
-        path = folder / place / f"{number}.tar"
-        for member in _read_shard(path, f"{place}/{number}.tar"):
-            if member.label >= classes:
-                raise CompatbenchError(
-                    f"{path}: {member.id} has label {member.label}; the card has {classes} classes"
-                )
-            yield member
+        yield from _read_shard(folder / place / f"{number}.tar", f"{place}/{number}.tar")
 
 
 def _read_shard(path: Path, name: str) -> Iterator[Member]:
@@ -94,26 +88,18 @@ def _read_shard(path: Path, name: str) -> Iterator[Member]:
                     raise CompatbenchError(f"{path}: there are two images {stem!r}")
                 else:
                     images[stem] = member.offset_data, member.size
-        whole = _is_whole(path)
-    except FileNotFoundError:
-        raise FileMissing(f"shard {path} is missing", path) from None
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 1024, 0))
+            whole = file.read() == bytes(1024)  # as every tar ends
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise CompatbenchError(f"shard {path} cannot be read: {error}; fetch it again") from None
+        raise unreadable(path, error) from None
     if alone := next(iter(images.keys() ^ labels.keys()), None):
         what = "label" if alone in images else "image"
         raise CompatbenchError(f"{path}: {alone!r} has no {what}")
     if not whole:
-        raise CompatbenchError(f"shard {path} is cut short; fetch it again")
+        raise CompatbenchError(f"{path} is cut short; fetch it again")
     for stem, (start, size) in images.items():
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a tar ends as every tar does, with 1024 zero bytes."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - 1024, 0))
-        return file.read() == bytes(1024)
 
 
 def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
