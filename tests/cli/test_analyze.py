@@ -73,7 +73,6 @@ def test_embeddings_are_held_against_the_committed_results(tmp_path: Path, cache
     command = ("analyze", "embeddings", *PAIR, "--task", "mini-weather,mini-food")
     found = json.loads(invoke(*command, "--out", REPOSITORY, "--json", cache=cache))
     assert [one["task"] for one in found["geometry"]] == ["mini-food", "mini-weather"]
-    assert set(found["cosines"]) == {"mini-food", "mini-weather"}
     assert any(one["method"] == "contcoop" for one in found["predictions"])
     nothing = invoke(*command, "--out", tmp_path, cache=cache)
     assert "holds no complete method for this upgrade" in nothing

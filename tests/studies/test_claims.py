@@ -11,9 +11,8 @@ from synthetic_results import COOP, PROBE, ZEROSHOT, make_method, make_page, mak
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodInfo, MethodResults
-from compatbench.studies.claim_checks import Finding, above, as_reported
-from compatbench.studies.claims import check_claims, describe_effect
-from compatbench.studies.study_report import records
+from compatbench.studies.claims import above, as_reported, check_claims, describe_effect
+from compatbench.studies.study_report import Row, records
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
@@ -38,7 +37,7 @@ def method(
 
 def findings(
     *methods: MethodResults, expected: Expected = EXPECTED, claim: int | None = None
-) -> list[Finding]:
+) -> list[Row]:
     page = make_page(*methods, expected=expected)
     found = records(check_claims(page, ("old", "new"), 4).findings)
     return [one for one in found if claim in (None, one["claim"])]

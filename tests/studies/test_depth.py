@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,18 +15,18 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.conformance import run_checks
-from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
+from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
 from compatbench.engine.cell import Cell, Record
 from compatbench.engine.keys import data_key
-from compatbench.engine.store import RunStore
 from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies import depth_probe
-from compatbench.studies.depth import KINDS, plan_depth, read_depth
+from compatbench.studies.depth import KINDS, DepthReport, count_depths, read_depth
 from compatbench.studies.depth_probe import DepthProbe
+from compatbench.studies.study import Fit
 from compatbench.studies.study_report import records
 
 DEPTHS = range(5)  # of a tower of three blocks
@@ -184,55 +182,44 @@ def test_a_shallower_tower_refuses_a_deep_probe(clip: Backbone, labels: Labels) 
         probe("bias", 6).attach(module("bias", 32), clip, labels)
 
 
-SUITE = suite_cards.read("mini").model_copy(
-    update={"tasks": ("mini-weather", "mini-food"), "training": TrainingCard()}
-)
+PAIR = ("mini-clip", "mini-eva-clip")
 
 
-def plan(
-    suite: SuiteCard = SUITE,
-    source: str = "mini-clip",
-    shots: int = 4,
-    seeds: tuple[int, ...] = (1, 2),
-    rates: tuple[float, ...] = depth_probe.RATES,
-) -> list[Cell]:
-    """The cells of towers of two blocks, of which the plan asks for no more than their sizes."""
-    names = (source, "mini-eva-clip")
-    sizes = {"token_width": 32, "text": SimpleNamespace(depth=2)}
-    source_, target = (SimpleNamespace(name=name, **sizes) for name in names)
-    return plan_depth(source_, target, suite, shots, seeds, rates)  # type: ignore[arg-type]
+def report(correct: dict[str, list[int]], *seeds: int) -> DepthReport:
+    """Of fits of 100 images, zero-shot 40 and 50; ``correct`` is by backbone and depth."""
+    fits = []
+    for kind in KINDS:
+        for depth in range(4):
+            for task in ("mini-weather", "mini-food"):
+                config = {"kind": kind, "depth": depth}
+                fits += [fit(config, task, seed, correct, depth) for seed in seeds]
+    return read_depth(fits)
 
 
-def fill(store: RunStore, cells: list[Cell], correct: dict[str, list[int]]) -> None:
-    """Cells of 100 images, zero-shot 40 and 50; ``correct`` is by backbone and depth."""
-    for cell in cells:
-        depth, seed = cell.config["depth"], cell.seed
-        records = tuple(
-            Record(
-                backbone=name,
-                test_set=cell.task,
-                data=data_key(name, cell.task),
-                status="ok",
-                correct=correct[name][depth] + seed,
-                total=100,
-                zero_shot_correct=40 if name == cell.source else 50,
-            )
-            for name in cell.backbones
+def fit(config: dict, task: str, seed: int, correct: dict[str, list[int]], depth: int) -> Fit:
+    name = DepthProbe.card.name
+    cell = Cell("", "", name, config, task, 4, seed, PAIR, (task,), TrainingCard())
+    measured = tuple(
+        Record(
+            backbone=name,
+            test_set=task,
+            data=data_key(name, task),
+            status="ok",
+            correct=correct[name][depth] + seed,
+            total=100,
+            zero_shot_correct=40 if name == cell.source else 50,
         )
-        fitted = Module({"bias": torch.zeros(3)}, {"rate": torch.tensor(0.01 * (1 + depth))})
-        record = describe_cell(
-            cell, status="ok", parameters=3, module=fitted.fingerprint, records=records
-        )
-        store.write_module(fitted, record)
-        store.write(record)
+        for name in PAIR
+        if name in correct
+    )
+    module = Module({"bias": torch.zeros(3)}, {"rate": torch.tensor(0.01 * (1 + depth))})
+    record = describe_cell(cell, status="ok", parameters=3, records=measured)
+    return Fit(cell, DepthProbe(), module, record)
 
 
-@pytest.mark.slow
-def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
-    fill(store, plan(), {"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]})
-    report = read_depth(plan(), store)
-    points = records(report.points)
+def test_the_report_has_the_means_of_the_cells() -> None:
+    found = report({"mini-clip": [60, 61, 62, 63], "mini-eva-clip": [58, 56, 54, 52]}, 1, 2)
+    points = records(found.points)
     assert [one["place"] for one in points] == 2 * ["input", "block 1", "block 2", "output"]
     first = points[0]
     # Seeds 1 and 2 add 1 and 2 images.
@@ -240,57 +227,32 @@ def test_the_report_has_the_means_of_the_cells(tmp_path: Path) -> None:
     assert (first["source_gain"], first["target_gain"]) == (21.5, 9.5)
     assert first["h"] == pytest.approx((2 * 61 * 59 / 120 + 2 * 62 * 60 / 122) / 2)
     assert points[3]["rates"] == pytest.approx((0.04,))
-    trends = report.trends.set_index(["kind", "measure"])["correlation"]
+    trends = found.trends.set_index(["kind", "measure"])["correlation"]
     assert trends["bias", "source_gain"] == pytest.approx(1)
     assert trends["bias", "target_gain"] == pytest.approx(-1)
     start = "bias, gain on the target: too few curves to tell; 5 are needed; ρ = -1.00 (-1.00 to"
-    assert report.tables()[0].notes[1].startswith(start)
+    assert found.tables()[0].notes[1].startswith(start)
     with svg_style():
-        assert render_svg(report.draw()) == render_svg(report.draw())
+        assert render_svg(found.draw()) == render_svg(found.draw())
 
 
-def test_trends_are_told_from_five_curves_on(tmp_path: Path) -> None:
-    cells = plan(seeds=(1, 2, 3))
-    fill(RunStore(tmp_path), cells, {"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]})
-    trends = read_depth(cells, RunStore(tmp_path)).trends.set_index(["kind", "measure"])
+def test_trends_are_told_from_five_curves_on() -> None:
+    found = report({"mini-clip": [60] * 4, "mini-eva-clip": [58, 57, 55, 54]}, 1, 2, 3)
+    trends = found.trends.set_index(["kind", "measure"])
     assert set(trends["curves"]) == {6}
     assert trends.loc[("map", "target_gain"), "trend"] == "falls with depth"
     flat = trends.loc[("map", "source_gain")]
     assert (flat["correlation"], flat["trend"]) == (0, "no clear trend")
 
 
-def test_a_missing_or_failed_cell_gives_no_report_but_its_reason(tmp_path: Path) -> None:
-    store, figures = RunStore(tmp_path), {"mini-clip": [60] * 4, "mini-eva-clip": [50] * 4}
-    fill(store, plan(seeds=(1,)), figures)
-    with pytest.raises(CompatbenchError, match="seed 2 at depth 0 has no result"):
-        read_depth(plan(), store)
-    fill(store, plan(), figures)
-    store.write(describe_cell(find(plan(), "bias", 2), error="ValueError: no"))
-    with pytest.raises(CompatbenchError, match="depth 2 has no result: ValueError: no"):
-        read_depth(plan(), store)
-
-
-def find(cells: list[Cell], kind: str, depth: int) -> Cell:
-    places = [cell for cell in cells if (cell.task, cell.seed) == ("mini-food", 1)]
-    return next(c for c in places if (c.config["kind"], c.config["depth"]) == (kind, depth))
-
-
-def test_settings_that_decide_a_fit_decide_its_key() -> None:
-    shorter = SUITE.model_copy(update={"training": TrainingCard(max_steps=7)})
-    changes: list[dict[str, Any]] = [
-        {},
-        {"rates": (0.1,)},
-        {"shots": 8},
-        {"suite": shorter},
-        {"source": "mini-eva-clip"},
-    ]
-    keys = [find(plan(**change), "map", 1).key for change in changes]
-    assert len(set(keys)) == len(keys)
-    assert len({cell.key for cell in plan()}) == 2 * 4 * 2 * 2
+def test_a_fit_that_was_not_measured_gives_no_report() -> None:
+    with pytest.raises(CompatbenchError, match="was not measured on mini-eva-clip"):
+        report({"mini-clip": [60] * 4}, 1)
 
 
 def test_towers_of_two_sizes_are_refused(clip: Backbone, wider_text: Backbone) -> None:
+    assert count_depths(clip, clip) == len(DEPTHS)
     deeper = wrap(tiny_clip(seed=4, layers=6), "deeper")
     for other, what in ((wider_text, r"width \(32 and 48\)"), (deeper, r"blocks \(3 and 6\)")):
         with pytest.raises(CompatbenchError, match=what):
-            plan_depth(clip, other, SUITE, 4, [1])
+            count_depths(clip, other)

@@ -19,7 +19,6 @@ from compatbench.results.measures import Expected
 from compatbench.studies.embeddings import (
     PREDICTORS,
     EmbeddingsReport,
-    class_cosines,
     mean_tokens,
     measure_geometry,
     predict_losses,
@@ -53,8 +52,6 @@ def test_figures_are_those_of_the_features(
     images = F.normalize(cache.features(clip, task, list(task.split("test"))), dim=-1).double()
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
-    cosines = [one for one in class_cosines(clip, eva, task.labels) if one is not None]
-    assert sum(cosines) / len(cosines) == pytest.approx(found["text_cosine"])
 
 
 def test_joint_spaces_of_two_sizes_have_no_cosine(
@@ -63,9 +60,7 @@ def test_joint_spaces_of_two_sizes_have_no_cosine(
     task = load_task("mini-food")
     found = measure_geometry(clip, stranger, task, cache)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
-    assert found["text_procrustes"] is not None
-    assert found["text_cka"] is not None
-    assert set(class_cosines(clip, stranger, task.labels)) == {None}
+    assert None not in (found["text_procrustes"], found["text_cka"])
 
 
 def test_class_tokens_are_the_mean_of_a_names_own(clip: Backbone, labels: Labels) -> None:
@@ -109,14 +104,12 @@ def test_a_figure_that_orders_the_losses_is_found() -> None:
     # A figure that is the same for all tasks tells nothing, and no number pretends it does.
     assert found.loc["token_cosine"]["correlation"].isna().all()
 
-
-def test_the_summary_counts_the_methods_that_are_clear() -> None:
-    predictions = predict_losses(page({"coop": TOLD, "probe": UNTOLD}), GEOMETRY, ("old", "new"))
+    # The summary counts the methods that are clear.
     summary = summarize_predictions(predictions).set_index("measure")
     assert list(summary.index) == list(PREDICTORS)
     assert (summary["clear"]["text_cosine"], summary["methods"]["text_cosine"]) == (1, 2)
     assert summary["clear"]["image_cka"] == 0
-    report = EmbeddingsReport(GEOMETRY, {}, predictions)
+    report = EmbeddingsReport(GEOMETRY, predictions)
     assert "| text cosine " in report.markdown()
     assert "1 of 2" in report.markdown()
     with svg_style():
@@ -131,4 +124,4 @@ def test_incomplete_methods_and_other_upgrades_predict_nothing() -> None:
     assert predict_losses(replace(whole, expected=partial), GEOMETRY, ("old", "new")).empty
     assert predict_losses(whole, GEOMETRY, ("new", "old")).empty
     assert predict_losses(make_page(expected=TWO_BY_TWO), GEOMETRY, ("old", "new")).empty
-    assert EmbeddingsReport(GEOMETRY, {}, pd.DataFrame()).draw() is None
+    assert EmbeddingsReport(GEOMETRY, pd.DataFrame()).draw() is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,8 +18,9 @@ from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
-from compatbench.studies.gauge import measure_gauge, principal_angles, scaled_residual
-from compatbench.studies.stress_test import FittedModule, StressTest, narrow, random_rotation
+from compatbench.studies.gauge import measure_gauge
+from compatbench.studies.stress import StressTest, narrow, random_rotation
+from compatbench.studies.study import Fit
 from compatbench.studies.study_report import records
 from compatbench.transfer.rotated_backbone import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
@@ -71,24 +71,6 @@ def test_random_turns_favour_no_direction() -> None:
     assert torch.allclose(entries.var(0), torch.full((4, 4), 0.25).double(), atol=0.06)
 
 
-def test_principal_angles_are_those_of_scipy() -> None:
-    from scipy.linalg import subspace_angles
-
-    generator = torch.Generator().manual_seed(1)
-    scales = torch.tensor([9.0, 8, 7, 0.1, 0.1, 0.1])
-    x, y = (
-        torch.randn(50, 6, generator=generator) * scales[order]
-        for order in (torch.arange(6), torch.tensor([0, 1, 5, 3, 4, 2]))
-    )
-    x, y = x.double(), y.double()
-    bases = [np.linalg.svd(z - z.mean(0))[2][:3].T for z in (x.numpy(), y.numpy())]
-    expected = np.rad2deg(subspace_angles(*bases))
-    found = principal_angles(x, y).sort(descending=True).values
-    assert np.allclose(found, expected, atol=1e-6)
-    assert scaled_residual(x, 3 * x + 1) == pytest.approx(0, abs=1e-12)
-    assert scaled_residual(x, -x) == 1
-
-
 def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
     source = synthetic_models().source
     rotation = random_rotation(EMBED_DIM, 60.0, seed=4).float()
@@ -119,7 +101,7 @@ def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
     assert report.sizes == (EMBED_DIM, target.embed_dim)
 
 
-def fitted(source: Backbone, *names: str) -> list[FittedModule]:
+def fitted(source: Backbone, *names: str) -> list[Fit]:
     """Modules made by hand: a probe whose weights are the source's zero-shot ones, and prompts."""
     modules = {
         "linear_probe": Module(
@@ -132,7 +114,7 @@ def fitted(source: Backbone, *names: str) -> list[FittedModule]:
         cls = builtin_methods().get(name)
         backbones, sets = (source.name,), (TASK.name,)
         cell = Cell(name, name, name, {}, TASK.name, 1, 1, backbones, sets, TrainingCard())
-        found.append(FittedModule(cell, cls(), modules[name]))
+        found.append(Fit(cell, cls(), modules[name]))
     return found
 
 
@@ -145,7 +127,7 @@ def stressed() -> pd.DataFrame:
         patch.setattr("compatbench.transfer.words.load_words", lambda: load_words()[::40])
         modules = fitted(source, "linear_probe", "coop")
         test = StressTest(source, twin, modules, cache, WordFeatures(None))
-        return test.turned([0.0, 90.0, None], turns=3).points
+        return test.report("turned", test.turned([0.0, 90.0, None], turns=3)).points
 
 
 def targets(points: pd.DataFrame, method: str) -> list[float]:
@@ -171,7 +153,8 @@ def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not(
 
 
 def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
-    report = turned_twin().narrowed([EMBED_DIM - 4])
+    test = turned_twin()
+    report = test.report("sizes", test.narrowed([EMBED_DIM - 4]))
     copied, words = records(report.points)
     assert copied["target"] is None
     assert f"features of size {EMBED_DIM}, not {EMBED_DIM - 4}" in copied["reason"]
@@ -184,9 +167,10 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
 
 def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compatbench.studies.stress_test.load_words", lambda: load_words()[::40])
-        patch.setattr("compatbench.studies.stress_test.FEWER", (4, 1))
-        points = turned_twin().by_words().points
+        patch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
+        patch.setattr("compatbench.studies.stress.FEWER", (4, 1))
+        test = turned_twin()
+        points = test.report("words", test.by_words()).points
     changes = list(points["change"].unique())
     assert changes[:2] == ["23", "92"]
     assert changes[-1].endswith("of few tokens")

@@ -88,7 +88,7 @@ def test_other_widths_leave_cka_alone(clip: Backbone, wider_text: Backbone) -> N
     assert set(inner) == {None}
     assert output is not None  # the joint space is as large as before
     assert None not in by_layer(report, "text", "cka").values()
-    assert any("other shapes" in note and "× 32 and" in note for note in report.notes)
+    assert any("other shapes, in input, blocks 1 to 3" in note for note in report.notes)
 
 
 def test_other_depths_are_compared_at_the_same_share_of_the_depth(clip: Backbone) -> None:

@@ -12,14 +12,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from compatbench.api.analyses import (
-    analyze_claims,
-    analyze_depth,
-    analyze_embeddings,
-    analyze_gauge,
-    analyze_layers,
-    analyze_stress,
-)
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, report, results, run
 from compatbench.errors import CompatbenchError
@@ -30,6 +22,12 @@ if TYPE_CHECKING:
     from compatbench.conformance import check_methods
     from compatbench.doctor import diagnose
     from compatbench.engine.run import Compute
+    from compatbench.studies.claims import analyze_claims
+    from compatbench.studies.depth import analyze_depth
+    from compatbench.studies.embeddings import analyze_embeddings
+    from compatbench.studies.gauge import analyze_gauge
+    from compatbench.studies.layers import analyze_layers
+    from compatbench.studies.stress import analyze_stress
 
 __all__ = [
     "CompatbenchError",
@@ -62,6 +60,12 @@ __all__ = [
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
     "Compute": "engine.run",
+    "analyze_claims": "studies.claims",
+    "analyze_depth": "studies.depth",
+    "analyze_embeddings": "studies.embeddings",
+    "analyze_gauge": "studies.gauge",
+    "analyze_layers": "studies.layers",
+    "analyze_stress": "studies.stress",
     "audit_results": "audit",
     "check_methods": "conformance",
     "check_pull_request": "audit.pull_request",

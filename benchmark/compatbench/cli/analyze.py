@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,38 +21,27 @@ from compatbench.cli.options import (
     complete_tasks,
     read_numbers,
 )
-from compatbench.cli.study_output import (
-    check_output,
-    console,
-    print_json,
-    print_tables,
-    say,
-    show_report,
-)
+from compatbench.cli.tables import plain_table
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.engine.cell import Cell
-    from compatbench.engine.execute.executors import OnEvent
+    from compatbench.studies.study import StudyOptions
+    from compatbench.studies.study_report import StudyReport, TextTable
 
+console = Console()
 app = typer.Typer(
     no_args_is_help=True,
     help="Look into an upgrade: which layers have moved, at which depth a module survives, "
     "how the class embeddings have moved, and how far the joint space has only been turned.",
 )
 
-SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        help="The old model (see 'compatbench list backbones').",
-        autocompletion=complete_backbones,
-        show_default=False,
-    ),
-]
-TargetArgument = Annotated[
-    str,
-    typer.Argument(help="The new model.", autocompletion=complete_backbones, show_default=False),
-]
+
+def _backbone(text: str) -> Any:
+    return typer.Argument(help=text, autocompletion=complete_backbones, show_default=False)
+
+
+SourceArgument = Annotated[str, _backbone("The old model (see 'compatbench list backbones').")]
+TargetArgument = Annotated[str, _backbone("The new model.")]
 TaskOption = Annotated[
     str | None,
     typer.Option(
@@ -95,9 +84,9 @@ def layers(
     """
     check_output(as_json, as_csv, figure)
     report = api.analyze_layers(
-        source, target, suite=suite, tasks=task, images=images, seed=seed, device=device
+        source, target, tasks=task, images=images, seed=seed, suite=suite, device=device
     )
-    show_report(report, as_json, as_csv, figure)
+    show(report, as_json, as_csv, figure)
 
 
 @app.command()
@@ -111,11 +100,7 @@ def depth(
     steps: StepsOption = 100,
     lr: Annotated[
         float | None,
-        typer.Option(
-            min=1e-9,
-            help="One learning rate for all depths.",
-            show_default="chosen for each fit on its few-shot validation images",
-        ),
+        typer.Option(min=1e-9, help="One learning rate for all fits.", show_default="each its own"),
     ] = None,
     out: OutOption = Path(),
     jobs: JobsOption = None,
@@ -131,21 +116,12 @@ def depth(
     Finished fits are kept, and not run again.
     """
     check_output(as_json, as_csv, figure)
-    report = api.analyze_depth(
-        source,
-        target,
-        task,
-        suite=suite,
-        shots=shots,
-        seeds=read_numbers("--seeds", seeds, least=0),
-        steps=steps,
-        rates=None if lr is None else (lr,),
-        out=out,
-        jobs=jobs,
-        device=device,
-        watch=_watch,
-    )
-    show_report(report, as_json, as_csv, figure)
+    numbers = {"shots": shots, "seeds": read_numbers("--seeds", seeds, least=0), "steps": steps}
+    if lr is not None:
+        numbers["rates"] = (lr,)
+    with _fit_options(suite, out, jobs, device) as options:
+        report = api.analyze_depth(source, target, task, **numbers, **options)
+    show(report, as_json, as_csv, figure)
 
 
 @app.command()
@@ -167,8 +143,8 @@ def embeddings(
     tasks, JSON all.
     """
     check_output(as_json, as_csv, figure)
-    report = api.analyze_embeddings(source, target, suite=suite, tasks=task, out=out, device=device)
-    show_report(report, as_json, as_csv, figure, report)
+    report = api.analyze_embeddings(source, target, tasks=task, suite=suite, out=out, device=device)
+    show(report, as_json, as_csv, figure, whole=report)
     if report.predictions.empty and not as_json and not as_csv:
         folder = out / "results" / suite
         say(f"{folder} holds no complete method for this upgrade, so losses are left out")
@@ -189,22 +165,14 @@ def gauge(
         ),
     ] = None,
     angles: Annotated[
-        str,
-        typer.Option(
-            help="Largest angles of the turns in degrees, 0 to 180; 'random' is any rotation.",
-        ),
+        str, typer.Option(help="Largest angles of the turns, 0 to 180 degrees, or 'random'.")
     ] = "0,45,90,135,180,random",
     turns: Annotated[int, typer.Option(min=1, help="Random turns of each angle.")] = 3,
     sizes: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of turning it, make the target's joint space so narrow, such as '32,64'.",
-            show_default="turns",
-        ),
+        str | None, typer.Option(help="Make the joint space so narrow instead, such as '32,64'.")
     ] = None,
     words: Annotated[
-        bool,
-        typer.Option("--words", help="Instead of turning the target, use parts of the word list."),
+        bool, typer.Option("--words", help="Use parts of the word list instead.")
     ] = False,
     shots: ShotsOption = None,
     seeds: SeedsOption = None,
@@ -223,37 +191,24 @@ def gauge(
     they act on features, through words. The target's zero-shot answers stay what they are.
     """
     check_output(as_json, as_csv, figure)
-    read_angles, read_sizes = _angles(angles), read_numbers("--sizes", sizes, least=1)
-    read_seeds = read_numbers("--seeds", seeds, least=0)
+    changes = {"angles": _read_angles(angles), "sizes": read_numbers("--sizes", sizes, least=1)}
+    numbers = {"shots": shots, "seeds": read_numbers("--seeds", seeds, least=0), "turns": turns}
     if figure is not None and methods is None:
         raise CompatbenchError("--figure shows the stress test; give --methods, too")
-    if read_sizes and words:
+    if sizes and words:
         raise CompatbenchError("--sizes and --words: give one of the two")
-    report = api.analyze_gauge(source, target, suite=suite, tasks=task, device=device)
+    report = api.analyze_gauge(source, target, tasks=task, suite=suite, device=device)
     if methods is None:
-        show_report(report, as_json, as_csv, figure, {"gauge": report, "stress": []})
+        show(report, as_json, as_csv, figure, whole={"gauge": report, "stress": []})
         return
-    stress = api.analyze_stress(
-        source,
-        target,
-        methods,
-        suite=suite,
-        tasks=task,
-        angles=read_angles,
-        turns=turns,
-        sizes=read_sizes,
-        words=words,
-        shots=shots,
-        seeds=read_seeds,
-        out=out,
-        jobs=jobs,
-        device=device,
-        watch=_watch,
-    )
+    with _fit_options(suite, out, jobs, device) as options:
+        stress = api.analyze_stress(
+            source, target, methods, tasks=task, words=words, **changes, **numbers, **options
+        )
     if not as_json and not as_csv:
         print_tables(report.tables())
         console.print()
-    show_report(stress, as_json, as_csv, figure, {"gauge": report, "stress": stress.points})
+    show(stress, as_json, as_csv, figure, whole={"gauge": report, "stress": stress.points})
 
 
 @app.command()
@@ -273,14 +228,11 @@ def page(
     embeddings and claims, and for gauge, turned, gains, sizes and words, which look at all of
     the suite's upgrades; figures go into a folder beside the page, with its name.
     """
-    from compatbench.data.cards import suite_cards
     from compatbench.studies.study_pages import write_sections
-    from compatbench.studies.study_setup import StudySetup
 
-    source, target, *_ = suite_cards.read(suite).upgrades[0]
-    setup = StudySetup.make(source, target, suite, device, out, jobs, _watch)
-    for name in write_sections(path, setup, only, task, steps):
-        say(f"wrote {name} into {path}")
+    with _fit_options(suite, out, jobs, device) as options:
+        for name in write_sections(path, only, task, steps, **options):
+            say(f"wrote {name} into {path}")
 
 
 def claims(
@@ -296,32 +248,89 @@ def claims(
     """
     reports = api.analyze_claims(suite, out)
     if as_json:
-        print_json(reports)
+        _print_json(reports)
     elif markdown:
         print("\n\n".join(report.markdown() for report in reports))
     else:
         print_tables([table for report in reports for table in report.tables()])
 
 
-def _angles(text: str) -> list[float | None]:
-    """The angles that ``--angles`` names, in degrees; None for ``random``."""
+def _read_angles(text: str) -> list[float | None]:
+    """Angles in degrees; None for ``random``."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
+    with suppress(ValueError):
         angles = [None if part == "random" else float(part) for part in parts]
-    except ValueError:
-        angles = []
-    if not angles or not all(angle is None or 0 <= angle <= 180 for angle in angles):
-        raise CompatbenchError(
-            f"--angles '{text}': give degrees from 0 to 180, or 'random', separated by commas"
-        )
-    return angles
+        if angles and all(angle is None or 0 <= angle <= 180 for angle in angles):
+            return angles
+    raise CompatbenchError(
+        f"--angles '{text}': give degrees from 0 to 180, or 'random', separated by commas"
+    )
 
 
 @contextmanager
-def _watch(cells: Sequence[Cell], jobs: int) -> Iterator[OnEvent]:
-    """Shows the progress of fits, on standard error."""
+def _fit_options(suite: str, out: Path, jobs: int | None, device: str) -> Iterator[StudyOptions]:
+    """How modules are fitted; their progress is shown on standard error."""
     from compatbench.cli.progress import RunProgress
 
     with RunProgress(Console(stderr=True)) as progress:
-        progress.begin(cells, jobs, lambda cell: 1.0)
-        yield progress.on_event
+        yield {
+            "suite": suite,
+            "out": out,
+            "jobs": jobs,
+            "device": device,
+            "on_start": progress.start,
+            "on_event": progress.on_event,
+        }
+
+
+def check_output(as_json: bool, as_csv: bool, figure: Path | None) -> None:
+    if as_json and as_csv:
+        raise CompatbenchError("--json and --csv: give one of the two")
+    if figure is not None and figure.suffix != ".svg":
+        raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
+
+
+def show(
+    report: StudyReport, as_json: bool, as_csv: bool, figure: Path | None, whole: Any = None
+) -> None:
+    """Prints a report, and draws its figure if one is wanted.
+
+    Args:
+        whole: what JSON holds, in place of the report's rows.
+    """
+    if as_json:
+        _print_json(report.rows if whole is None else whole)
+    elif as_csv:
+        joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
+        print(joined.to_csv(index=False, lineterminator="\n"), end="")
+    else:
+        print_tables(report.tables())
+    if figure is not None:
+        report.save_figure(figure)
+
+
+def _print_json(data: Any) -> None:
+    from compatbench.studies.study_report import to_json
+
+    print(to_json(data))  # the console would wrap it
+
+
+def print_tables(tables: Sequence[TextTable]) -> None:
+    for i, table in enumerate(tables):
+        if i:
+            console.print()
+        if table.head:
+            say(table.head.replace("`", ""))
+        shown = plain_table()
+        for column, title in enumerate(table.header):
+            side = "left" if column in table.left else "right"
+            shown.add_column(title, justify=side, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown, highlight=False, markup=False)
+        for note in table.notes:
+            say(note)
+
+
+def say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -97,6 +97,7 @@ class RunProgress:
         self._workers = max(workers, 1)
         self._left = {cell.key: cell for cell in cells}
         self._total = len(self._left)
+        self._tenths = 0
         self._seconds = {cell.key: seconds(cell) for cell in cells}
         self._progress.update(self._bar, total=self._total)
         if self._console.is_terminal and self._left:

@@ -14,27 +14,46 @@ What the claims leave open is fixed here, before any result is looked at:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
-from compatbench.results.measures import Upgrade
-from compatbench.studies.claim_checks import (
-    Evidence,
-    Finding,
-    contcoop_is_best,
-    depth_decides,
-    gains_as_reported,
-    holds_out_of_distribution,
-    many_fail,
+from compatbench.results.bootstrap import (
+    Array,
+    Interval,
+    crossed_interval,
+    draw_resamples,
+    family_means,
+    mean_interval,
+    percentile_interval,
 )
-from compatbench.studies.study_report import StudyReport, TextTable, records, with_interval
+from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
+from compatbench.studies.study_report import (
+    Row,
+    StudyReport,
+    TextTable,
+    interval_columns,
+    records,
+    task_means,
+    with_interval,
+)
+
+Verdict = Literal["supported", "contradicted", "not decided"]
 
 OWN = "compatbench"  # in place of the paper, on the card of a method of this project
+MANY = 1 / 3
+CONTCOOP = "contcoop"
+BASELINES = ("coop", "cocoop", "kgcoop")
+NAMED = (CONTCOOP, *BASELINES)
+# What is reported of ContCoOp, averages in points.
+REPORTED: dict[Measure, tuple[float, str]] = {"target": (3.57, "target accuracy"), "h": (2.68, "H")}
 
 
 @dataclass(frozen=True)
@@ -45,9 +64,8 @@ class ClaimsReport(StudyReport):
         complete, methods: how many methods are complete, and how many have results.
         findings: one row for each thing that a claim says: number of the ``claim``; what it
             ``says``, as a sentence that can be wrong; the ``data`` it was computed from; the
-            ``effect`` with its interval, missing if the results give none; its ``unit``; the
-            ``verdict``, by the interval and never by the figure alone; ``why``: what is missing
-            if there is no effect, or what to bear in mind.
+            ``effect`` with its interval and ``unit``, if the results give one; the ``verdict`` by
+            the interval; ``why``: what is missing, or what to bear in mind.
     """
 
     suite: str
@@ -59,16 +77,11 @@ class ClaimsReport(StudyReport):
 
     def tables(self) -> list[TextTable]:
         """One row for each finding."""
-        rows = [
-            [
-                str(one["claim"]),
-                one["says"],
-                one["data"] + (f" ({one['why']})" if one["why"] else ""),
-                describe_effect(one),
-                one["verdict"],
-            ]
-            for one in records(self.findings)
-        ]
+        rows = []
+        for one in records(self.findings):
+            data = f"{one['data']} ({one['why']})" if one["why"] else one["data"]
+            effect = describe_effect(one)
+            rows.append([str(one["claim"]), one["says"], data, effect, one["verdict"]])
         header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
         head = (
             f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
@@ -77,7 +90,7 @@ class ClaimsReport(StudyReport):
         return [TextTable(header, rows, head, left=range(5), markup={4: "**{}**".format})]
 
 
-def describe_effect(finding: Finding) -> str:
+def describe_effect(finding: Row) -> str:
     """``+1.2 points (-0.3 to +2.5)``; shares in percent."""
     show, unit = "{:+.1f}".format, finding["unit"]
     if unit.startswith("of "):
@@ -86,19 +99,23 @@ def describe_effect(finding: Finding) -> str:
     return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
 
 
-def study_claims(suite: SuiteCard, out: Path = Path()) -> list[ClaimsReport]:
-    """The claims at the largest number of shots, one report for each upgrade of a suite.
+def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> list[ClaimsReport]:
+    """The founding paper's claims (arXiv:2412.20895), each tested against a suite's results.
 
     Args:
-        out: folder of ``results/``.
+        out: the folder of ``results/``, of which the largest number of shots is looked at.
+
+    Returns:
+        One report for each upgrade: ``findings`` has each claim's effect, interval and verdict.
 
     Raises:
-        CompatbenchError: no results of the suite, or a broken results file.
+        CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    page = read_suite_page(suite, out)
+    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    page = read_suite_page(card, Path(out))
     if not page.results.methods:
         raise CompatbenchError(
-            f"{out / RESULTS / page.name} holds no results; start with "
+            f"{Path(out) / RESULTS / page.name} holds no results; start with "
             f"'compatbench run --suite {page.name}'"
         )
     shots = max(page.expected.shots)
@@ -107,20 +124,227 @@ def study_claims(suite: SuiteCard, out: Path = Path()) -> list[ClaimsReport]:
 
 def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
     """Every claim that results can bear on, for one upgrade."""
-    ranked = [one.standing for one in page.ranks(upgrade, shots)]
-    ranked = [one for one in ranked if one.info.paper != OWN]
-    complete = [one for one in ranked if one.state == "complete"]
-    evidence = Evidence(
-        page,
-        {one.info.name: one for one in complete if one.info.depth != "none"},
-        [one for one in ranked if one.state == "not transferable"],
-    )
+    evidence = Evidence(page, upgrade, shots)
+    claims = many_fail, depth_decides, contcoop_is_best, gains_as_reported, holds_elsewhere
     findings = [
-        many_fail(evidence),
-        *depth_decides(evidence),
-        *contcoop_is_best(evidence),
-        *gains_as_reported(evidence),
-        *holds_out_of_distribution(evidence, upgrade, shots),
+        {"claim": number, **finding}
+        for number, claim in enumerate(claims, start=1)
+        for finding in claim(evidence)
     ]
-    frame = pd.DataFrame(findings)
-    return ClaimsReport(page.name, upgrade, shots, len(complete), len(ranked), frame)
+    counts = len(evidence.complete), len(evidence.ranked)
+    return ClaimsReport(page.name, upgrade, shots, *counts, pd.DataFrame(findings))
+
+
+class Evidence:
+    """The results of one upgrade, without methods of this project.
+
+    Attributes:
+        methods: those that learn and are complete, by name.
+    """
+
+    def __init__(self, page: SuitePage, upgrade: Upgrade, shots: int) -> None:
+        self.page, self.upgrade, self.shots = page, upgrade, shots
+        ranked = [one.standing for one in page.ranks(upgrade, shots)]
+        self.ranked = [one for one in ranked if one.info.paper != OWN]
+        self.complete = [one for one in self.ranked if one.state == "complete"]
+        self.methods = {one.info.name: one for one in self.complete if one.info.depth != "none"}
+        self.seeds = _count(page.expected.seeds, "seed")
+        self.tasks = f"{_count(page.expected.tasks, 'task')}, {self.seeds}"
+        refused = [one.info.depth for one in self.ranked if one.state == "not transferable"]
+        shallow = refused.count("shallow")
+        self.not_counted = (
+            f"not counted: {_count(refused, 'method')} whose modules cannot be attached "
+            f"({shallow} shallow, {len(refused) - shallow} deep)"
+        ) * bool(refused)
+
+    def of_depth(self, depth: str) -> list[str]:
+        return [name for name, one in self.methods.items() if one.info.depth == depth]
+
+    def scores(self, names: Sequence[str], measure: Measure) -> Array:
+        """Means over seeds, ``[methods, tasks]``."""
+        return np.array([task_means(self.methods[name], measure) for name in names])
+
+    def missing(self, says: str, names: Sequence[str]) -> Row:
+        """The finding that nothing can be said without these methods."""
+        has = "has" if len(names) == 1 else "have"
+        why = f"{', '.join(names)} {has} no complete results, so there is no mean"
+        return _finding(says, self.tasks, why=why)
+
+
+def _finding(
+    says: str,
+    data: str,
+    effect: Interval | None = None,
+    verdict: Verdict | None = None,
+    why: str = "",
+    unit: str = "points",
+) -> Row:
+    """A row of the report; the verdict is that on an effect above 0, if no other is given."""
+    row = {"says": says, "data": data} | interval_columns("effect", effect)
+    return row | {"unit": unit, "verdict": verdict or above(effect), "why": why}
+
+
+def many_fail(evidence: Evidence) -> Iterator[Row]:
+    """Claim 1: many modules fail."""
+    says = "a third or more of the methods that gain on the source lose on the target"
+    able = [name for name, one in evidence.methods.items() if _value(one, "source_gain") > 0]
+    data, effect, verdict = "no complete method gains on the source", None, None
+    if able:
+        gains = evidence.scores(able, "gain")
+        failing = gains.mean(axis=1) < 0
+        effect = Interval(float(failing.mean()))
+        if gains.shape[1] > 1:
+            resampled = gains[:, draw_resamples(gains.shape[1])].mean(axis=2) < 0
+            effect = percentile_interval(effect.value, resampled.mean(axis=0))
+        data = f"{int(failing.sum())} of {len(able)} methods, {evidence.tasks}"
+        # The bound itself is enough.
+        many = effect.bounded and effect.low >= MANY
+        verdict = "supported" if many else above(effect, MANY)
+    yield _finding(says, data, effect, verdict, evidence.not_counted, "of these methods")
+
+
+def depth_decides(evidence: Evidence) -> Iterator[Row]:
+    """Claim 2: shallow modules survive better than deep ones."""
+    groups = [evidence.of_depth("shallow"), evidence.of_depth("deep")]
+    data = f"{len(groups[0])} shallow and {len(groups[1])} deep methods, {evidence.tasks}"
+    titles = [[evidence.methods[name].info.title for name in names] for names in groups]
+    gains = [evidence.scores(names, "gain") for names in groups]
+    before = [evidence.scores(names, "source_gain") for names in groups]
+    changes = [after - first for after, first in zip(gains, before, strict=True)]
+    for says, tables in (
+        ("shallow modules gain more on the target than deep ones", gains),
+        ("shallow modules lose less of their gain in the upgrade than deep ones", changes),
+    ):
+        if not all(groups):
+            yield _finding(says, data, why="one kind of method is missing")
+            continue
+        effect = _compare_groups(tables)
+        needed = _needed(tables, titles, above(effect))
+        why = ""
+        if needed:
+            shown = needed[0] if len(needed) == 1 else f"any one of {len(needed)} methods"
+            why = f"the interval says {above(effect)}, but without {shown} it does not"
+        why = "; ".join(filter(None, [evidence.not_counted, why]))
+        yield _finding(says, data, effect, "not decided" if needed else None, why)
+
+
+def _compare_groups(tables: Sequence[Array]) -> Interval:
+    # Methods and tasks are both drawn anew.
+    return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
+
+
+def _needed(tables: Sequence[Array], titles: Sequence[Sequence[str]], said: Verdict) -> list[str]:
+    """The methods without any one of which the verdict would be another."""
+    if said == "not decided":
+        return []
+    needed = []
+    for i, table in enumerate(tables):
+        for row in range(len(table)) if len(table) > 1 else ():
+            others = [*tables]
+            others[i] = np.delete(table, row, axis=0)
+            if above(_compare_groups(others)) != said:
+                needed.append(titles[i][row])
+    return needed
+
+
+def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
+    """Claim 3: ContCoOp is the best method."""
+    methods = evidence.methods
+    for group, names in (
+        ("any other method", list(methods)),
+        ("any other method at the text input", evidence.of_depth("shallow")),
+    ):
+        says = f"ContCoOp's H is higher than that of {group}"
+        h = {name: _value(methods[name], "h") for name in names if name != CONTCOOP}
+        if CONTCOOP not in methods or not h:
+            yield evidence.missing(says, [CONTCOOP])
+            continue
+        best = max(h, key=lambda name: (h[name], name))
+        place = 1 + sum(one > _value(methods[CONTCOOP], "h") for one in h.values())
+        own, theirs = evidence.scores([CONTCOOP, best], "h")
+        data = (
+            f"against {methods[best].info.title}, the best of {len(h)}; ContCoOp is number "
+            f"{place}; {evidence.tasks}"
+        )
+        why = "the best of many is picked by these same results, which favours it"
+        yield _finding(says, data, mean_interval(own - theirs), why=why, unit="points of H")
+
+
+def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
+    """Claim 4: ContCoOp gains what is reported."""
+    for measure, (reported, title) in REPORTED.items():
+        says = (
+            f"ContCoOp gains {reported:+.2f} points of {title} or more over CoOp, CoCoOp and KgCoOp"
+        )
+        if without := [name for name in NAMED if name not in evidence.methods]:
+            yield evidence.missing(says, without)
+            continue
+        own, *theirs = evidence.scores(NAMED, measure)
+        effect = mean_interval(own - np.mean(theirs, axis=0))
+        data = f"mean of {len(BASELINES)} baselines, {evidence.tasks}"
+        yield _finding(says, data, effect, as_reported(effect, reported))
+
+
+def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
+    """Claim 5: ContCoOp's lead holds out of distribution, on variants of its task."""
+    expected, results = evidence.page.expected, evidence.page.results.methods
+    parents = {v: task for task in expected.tasks for v in expected.variants.get(task, ())}
+    place = evidence.upgrade, evidence.shots
+    complete: dict[str, dict[str, Standing]] = {}
+    for name in (name for name in NAMED if name in results):
+        found = {
+            variant: compute_standing(results[name], expected, *place, (task, variant))
+            for variant, task in parents.items()
+        }
+        if all(one.state == "complete" for one in found.values()):
+            complete[name] = found
+    families = set(parents.values())
+    data = f"{len(parents)} variants of {_count(families, 'task')}, {evidence.seeds}"
+    why = (
+        "variants of one task share one module, so the interval tells of other variants, not "
+        "of other tasks"
+    ) * (len(families) == 1)
+    sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
+        "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),
+        "h": ("ContCoOp's H is higher than the baselines' mean", NAMED, "points of H"),
+    }
+    for measure, (what, names, unit) in sentences.items():
+        says = f"on the variants of its task {what}"
+        if not parents:
+            yield _finding(says, "no variants", why="the suite has no variants")
+        elif without := [name for name in names if name not in complete]:
+            yield evidence.missing(says, without)
+        else:
+            values = {n: {v: _value(s, measure) for v, s in complete[n].items()} for n in names}
+            own, *others = (pd.Series(values[name]) for name in names)
+            leads = own - sum(others) / len(others) if others else own
+            # Each family counts once, if there are several.
+            means = family_means(leads.to_dict(), parents)
+            effect = mean_interval(list(means.values()) if len(families) > 1 else leads)
+            yield _finding(says, data, effect, why=why, unit=unit)
+
+
+def above(effect: Interval | None, bound: float = 0.0) -> Verdict:
+    """The verdict on a claim that the effect is greater than a bound."""
+    if effect is None or not effect.bounded:
+        return "not decided"
+    if effect.low > bound:
+        return "supported"
+    return "contradicted" if effect.high < bound else "not decided"
+
+
+def as_reported(effect: Interval, reported: float) -> Verdict:
+    """The verdict on a reported gain: the interval lies above 0, and reaches what was reported."""
+    if effect.bounded and effect.high < reported:
+        return "contradicted"
+    return "supported" if above(effect) == "supported" else "not decided"
+
+
+def _value(standing: Standing, measure: Measure) -> float:
+    mean = standing.mean(measure)
+    assert mean is not None
+    return mean.value
+
+
+def _count(items: Sequence | set, what: str) -> str:
+    return f"{len(items)} {what}{'s' if len(items) > 1 else ''}"

@@ -8,38 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
-from compatbench.data.cards import SuiteCard
-from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
-from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, signed
 from compatbench.results.bootstrap import mean_interval, spearman_interval
-from compatbench.results.measures import harmonic_mean, mean_over_seeds
+from compatbench.results.measures import harmonic_mean
 from compatbench.studies import depth_probe
-from compatbench.studies.depth_probe import DepthProbe
+from compatbench.studies.depth_probe import RATES, DepthProbe
+from compatbench.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.studies.study_report import (
+    Row,
     StudyReport,
     TextTable,
     correlation,
     interval_columns,
-    mean_columns,
     name_layers,
     new_figure,
     plot_means,
     records,
+    seed_means,
     spread,
     with_interval,
 )
-from compatbench.studies.study_setup import Names, StudySetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,52 +124,67 @@ class DepthReport(StudyReport):
         return figure
 
 
-def study_depth(
-    setup: StudySetup,
+def analyze_depth(
+    source: str,
+    target: str,
     tasks: Names | None = None,
+    *,
     shots: int | None = None,
     seeds: Sequence[int] | None = None,
     steps: int = 100,
-    rates: Sequence[float] = depth_probe.RATES,
+    rates: Sequence[float] = RATES,
+    **options: Unpack[StudyOptions],
 ) -> DepthReport:
-    """Fits and measures what is not in ``runs/depth`` yet, and reads the report.
+    """Fits the same small module at each depth of the text tower, and copies it to the target.
+
+    Finished fits are kept in ``runs/depth/`` and are not run again.
 
     Args:
-        tasks: names and globs of tasks that have training images; by default the suite's.
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: with training images; all of the suite by default.
         shots, seeds: by default the suite's largest number of shots, and its seeds.
         steps: most optimiser steps of a fit.
-        rates: learning rates, of which each fit chooses on its validation images.
+        rates: learning rates, of which each fit chooses on its few-shot validation images.
+        options: ``suite``, ``device``, ``out`` (the folder of ``runs/``), ``jobs`` (worker
+            processes), and ``on_start`` and ``on_event`` as in ``run``.
+
+    Returns:
+        A report: ``rows`` is a frame with a row per kind of module and depth.
 
     Raises:
-        CompatbenchError: an unknown name, backbones that do not fit each other, a store that
-            cannot be written, or cells that failed.
+        CompatbenchError: an unknown name, towers of different sizes, or a fit that failed.
     """
-    setup.require_upgrade()
-    training = setup.suite.training.model_copy(update={"max_steps": steps})
-    changes = {"tasks": tuple(setup.training_tasks(tasks)), "training": training}
-    suite = setup.suite.model_copy(update=changes)
-    shots, seeds = shots or max(suite.shots), seeds or suite.seeds
-    cells = plan_depth(*setup.backbones, suite, shots, seeds, rates)
-    store = RunStore(setup.out / "runs" / FOLDER)
-    setup.run(cells, store)
-    return read_depth(cells, store)
+    study = Study(source, target, **options)
+    depths = count_depths(*study.backbones)
+    configs = {
+        f"{kind}-{depth}": {
+            "method": DepthProbe.card.name,
+            "kind": kind,
+            "depth": depth,
+            "rates": tuple(rates),
+        }
+        for kind in KINDS
+        for depth in range(depths)
+    }
+    training = study.card.training.model_copy(update={"max_steps": steps})
+    matrix = study.matrix(
+        MethodRegistry({DepthProbe.card.name: DepthProbe}),
+        list(configs),
+        tasks,
+        shots,
+        seeds,
+        {"methods": configs, "training": training},
+    )
+    cells = [replace(cell, plugin=depth_probe.__file__) for cell in matrix.cells()]
+    return read_depth(study.fit(matrix, cells, RunStore(Path(study.out) / "runs" / FOLDER)))
 
 
-def plan_depth(
-    source: Backbone,
-    target: Backbone,
-    suite: SuiteCard,
-    shots: int,
-    seeds: Sequence[int],
-    rates: Sequence[float] = depth_probe.RATES,
-) -> list[Cell]:
-    """The cells of two backbones: tasks × seeds × kinds × depths.
-
-    The depths are one before each block, and two behind the last.
+def count_depths(source: Backbone, target: Backbone) -> int:
+    """Places for a module: one before each block, and two behind the last.
 
     Raises:
-        CompatbenchError: their text towers differ in width or depth, so that no module can
-            be carried from every place of the one to the same place of the other.
+        CompatbenchError: the text towers differ in width or depth, so that no module can be
+            carried from every place of the one to the same place of the other.
     """
     for what, sizes in (
         ("width", (source.token_width, target.token_width)),
@@ -181,87 +196,53 @@ def plan_depth(
                 f"({sizes[0]} and {sizes[1]}): a module of one has no place in the other; "
                 "give two backbones of one size"
             )
-    name = DepthProbe.card.name
-    configs = {
-        f"{kind}-{depth}": {"method": name, "kind": kind, "depth": depth, "rates": tuple(rates)}
-        for kind in KINDS
-        for depth in range(source.text.depth + 2)
-    }
-    upgrade = source.name, target.name
-    changes = {"upgrades": (upgrade,), "variants": (), "retrained": False, "methods": configs}
-    registry = MethodRegistry({name: DepthProbe})
-    suite = suite.model_copy(update=changes)
-    planned = plan_cells(suite, registry, list(configs), seeds=seeds, shots=[shots])
-    return [replace(cell, plugin=depth_probe.__file__) for cell in planned]
+    return source.text.depth + 2
 
 
-def read_depth(cells: Sequence[Cell], store: RunStore) -> DepthReport:
-    """The report of finished cells.
+def read_depth(fits: Sequence[Fit]) -> DepthReport:
+    """The report of all fits of a study.
 
     Raises:
-        CompatbenchError: a cell is missing or failed; a mean over the others would mislead.
+        CompatbenchError: one was not measured; a mean over the others would mislead.
     """
-    fits = pd.DataFrame([_read_fit(cell, store) for cell in cells])
+    first, frame = fits[0].cell, pd.DataFrame([_measured(fit) for fit in fits])
     points, trends = [], []
-    for kind, of_kind in fits.groupby("kind"):
-        points += [
-            _point(of_place, fits["depth"].max()) for _, of_place in of_kind.groupby("depth")
-        ]
-        trends += [_trend(of_kind, str(kind), measure) for measure in TRENDS]
-    source, target = cells[0].backbones
+    for (kind, depth), group in frame.groupby(["kind", "depth"]):
+        place = {0: "input", frame["depth"].max(): "output"}.get(depth, f"block {depth}")
+        point = {"kind": kind, "depth": depth, "place": place}
+        point["parameters"] = int(group["parameters"].iloc[0])
+        for measure in MEASURES:
+            point |= seed_means(group, measure)
+        points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
+    for kind, group in frame.groupby("kind"):
+        trends += [{"kind": kind, **_trend(group, measure)} for measure in TRENDS]
     return DepthReport(
-        source,
-        target,
-        tuple(fits["task"].unique()),
-        cells[0].shots,
-        tuple(fits["seed"].unique()),
-        cells[0].training.max_steps,
+        *first.backbones,
+        tuple(frame["task"].unique()),
+        first.shots,
+        tuple(frame["seed"].unique()),
+        first.training.max_steps,
         pd.DataFrame(points),
         pd.DataFrame(trends),
     )
 
 
-def _read_fit(cell: Cell, store: RunStore) -> dict[str, Any]:
+def _measured(fit: Fit) -> Row:
     """One fit on source and target, in percent and points."""
-    done, depth = store.read(cell.key), cell.config["depth"]
-    if done is None or done.status != "ok":
-        why = f": {done.error}" if done else ""
-        raise CompatbenchError(f"{cell} at depth {depth} has no result{why}")
-    row: dict[str, Any] = {"kind": cell.config["kind"], "depth": depth, "task": cell.task}
-    row |= {"seed": cell.seed, "parameters": done.parameters}
+    cell, done = fit.cell, fit.record
+    row = {"kind": cell.config["kind"], "depth": cell.config["depth"], "task": cell.task}
+    row |= {"seed": cell.seed, "parameters": done.parameters, "rate": float(fit.module["rate"])}
     for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
         record = done.find(backbone, cell.task, data_key(backbone, cell.task))
         if record is None or record.status != "ok":
             why = f": {record.reason}" if record else ""
-            raise CompatbenchError(f"{cell} at depth {depth} was not measured on {backbone}{why}")
-        correct, zero_shot, total = record.correct, record.zero_shot_correct, record.total
-        assert correct is not None
-        assert zero_shot is not None
-        assert total
-        row |= {side: 100 * correct / total, f"{side}_gain": 100 * (correct - zero_shot) / total}
-    module = store.read_module(done)
-    if module is None:
-        raise CompatbenchError(f"{cell} at depth {depth} has lost its module")
-    return row | {"h": harmonic_mean(row["source"], row["target"]), "rate": float(module["rate"])}
+            raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
+        row[side] = 100 * record.correct / record.total
+        row[f"{side}_gain"] = 100 * (record.correct - record.zero_shot_correct) / record.total
+    return row | {"h": harmonic_mean(row["source"], row["target"])}
 
 
-def _point(fits: pd.DataFrame, last: int) -> dict[str, Any]:
-    """The fits of one kind at one depth, as a row of the report."""
-    first = records(fits)[0]
-    depth = first["depth"]
-    row = {
-        "kind": first["kind"],
-        "depth": depth,
-        "place": {0: "input", last: "output"}.get(depth, f"block {depth}"),
-        "parameters": first["parameters"],
-    }
-    for measure in MEASURES:
-        by_seed = fits.pivot(index="seed", columns="task", values=measure)
-        row |= mean_columns(measure, mean_over_seeds(by_seed.to_numpy().tolist()))
-    return row | {"rates": tuple(sorted(set(fits["rate"])))}
-
-
-def _trend(fits: pd.DataFrame, kind: str, measure: str) -> dict[str, Any]:
+def _trend(fits: pd.DataFrame, measure: str) -> Row:
     curves = fits.pivot(index="depth", columns=["seed", "task"], values=measure)
     # A figure that is the same at every depth has no trend.
     found = [spearman_interval(curves.index, curves[curve]) for curve in curves]
@@ -269,5 +250,5 @@ def _trend(fits: pd.DataFrame, kind: str, measure: str) -> dict[str, Any]:
     words = {1: "rises with depth", -1: "falls with depth", 0: "no clear trend"}[interval.sign]
     if len(found) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"
-    row = {"kind": kind, "measure": measure, "curves": len(found)}
+    row = {"measure": measure, "curves": len(found)}
     return row | interval_columns("correlation", interval) | {"trend": words}

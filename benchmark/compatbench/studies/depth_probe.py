@@ -93,25 +93,22 @@ class DepthProbe(TrainedMethod):
         first is taken.
         """
         state = rng.get_state()
-        best: tuple[int, Module] | None = None
-        rates = self.config.rates if len(data.val) else self.config.rates[:1]
-        for rate in sorted(rates):
+        fitted: dict[float, Module] = {}
+        right: dict[float, int] = {}
+        rates = sorted(self.config.rates if len(data.val) else self.config.rates[:1])
+        for rate in rates:
             rng.set_state(state)
             recipe = self.config.recipe.model_copy(update={"lr": rate})
             probe = DepthProbe(self.config.model_copy(update={"recipe": recipe}))
             probe._frozen = self._frozen
-            fitted = super(DepthProbe, probe).fit(backbone, data, rng)
-            module = Module(fitted.trained, {"rate": torch.tensor(rate, dtype=torch.float64)})
-            right = self._right(module, backbone, data) if len(rates) > 1 else 0
-            if best is None or right > best[0]:
-                best = right, module
-        assert best is not None
-        return best[1]
-
-    @torch.no_grad()
-    def _right(self, module: Module, backbone: Backbone, data: FewShotData) -> int:
-        logits = self.attach(module, backbone, data.labels)(data.val.plain)
-        return int((logits.argmax(-1) == data.val.targets).sum())
+            module = super(DepthProbe, probe).fit(backbone, data, rng)
+            fixed = {"rate": torch.tensor(rate, dtype=torch.float64)}
+            fitted[rate] = Module(module.trained, fixed)
+            if len(rates) > 1:
+                with torch.no_grad():
+                    logits = self.attach(module, backbone, data.labels)(data.val.plain)
+                right[rate] = int((logits.argmax(-1) == data.val.targets).sum())
+        return fitted[max(rates, key=lambda rate: right.get(rate, 0))]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         for name in ("bias", "down"):

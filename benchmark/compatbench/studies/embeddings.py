@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
@@ -22,11 +23,12 @@ from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Upgrade
 from compatbench.studies.similarity import (
     linear_cka,
+    mean_cosine,
     modality_gap,
     neighbour_overlap,
     procrustes_residual,
-    row_cosines,
 )
+from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.studies.study_report import (
     StudyReport,
     TextTable,
@@ -34,11 +36,11 @@ from compatbench.studies.study_report import (
     decimals,
     interval_columns,
     interval_text,
+    legend_above,
     new_figure,
     records,
     task_means,
 )
-from compatbench.studies.study_setup import Names, StudySetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,12 +66,10 @@ class EmbeddingsReport(StudyReport):
 
     Attributes:
         geometry: one row for each task, see ``measure_geometry``.
-        cosines: task -> class -> cosine of its old and new text feature.
         predictions: see ``predict_losses``; empty without results.
     """
 
     geometry: pd.DataFrame
-    cosines: Mapping[str, Mapping[str, float | None]]
     predictions: pd.DataFrame
 
     def tables(self) -> list[TextTable]:
@@ -119,31 +119,32 @@ class EmbeddingsReport(StudyReport):
         axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel("rank correlation with the loss, over tasks")
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+        legend_above(figure, axes, columns=2)
         return figure
 
 
-def study_embeddings(setup: StudySetup, tasks: Names | None = None) -> EmbeddingsReport:
-    """Compares the class embeddings of two backbones, and holds them against the suite's results.
+def analyze_embeddings(
+    source: str, target: str, *, tasks: Names | None = None, **options: Unpack[StudyOptions]
+) -> EmbeddingsReport:
+    """How the classes' embeddings have moved, and whether that predicts what methods lose.
 
     Args:
-        tasks: names and globs; by default those of the suite.
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: all of the suite by default.
+        options: ``suite``, ``device``, and ``out``, whose ``results/`` the losses are read from.
+
+    Returns:
+        A report: ``geometry`` has the figures of each task, ``predictions`` the rank correlations
+        of each figure with each method's losses; it is empty without complete results.
 
     Raises:
-        CompatbenchError: an unknown name, or a broken results file.
+        CompatbenchError: an unknown name, a broken results file, or missing images or weights.
     """
-    chosen, (source, target), cache = setup.load_tasks(tasks), setup.backbones, setup.cache
-    geometry = pd.DataFrame([measure_geometry(source, target, one, cache) for one in chosen])
-    cosines = {
-        one.name: dict(
-            zip(one.labels.names, class_cosines(source, target, one.labels), strict=True)
-        )
-        for one in chosen
-    }
-    page = read_suite_page(setup.suite, setup.out)
-    upgrade = source.name, target.name
-    return EmbeddingsReport(geometry, cosines, predict_losses(page, geometry, upgrade))
+    study = Study(source, target, **options)
+    both, cache = study.backbones, study.cache
+    rows = [measure_geometry(*both, task, cache) for task in study.load_tasks(tasks)]
+    geometry, page = pd.DataFrame(rows), read_suite_page(study.card, Path(study.out))
+    return EmbeddingsReport(geometry, predict_losses(page, geometry, (source, target)))
 
 
 def measure_geometry(
@@ -165,10 +166,8 @@ def measure_geometry(
     Raises:
         CompatbenchError: a prompt too long for a text tower, or images that cannot be read.
     """
-    labels, models = task.labels, (source, target)
-    tokens = [mean_tokens(model, labels) for model in models]
-    texts = [_text_features(model, labels) for model in models]
-    samples = list(task.split("test"))
+    labels, models, samples = task.labels, (source, target), list(task.split("test"))
+    texts = [F.normalize(one.text_features(labels.fill()).cpu(), dim=-1) for one in models]
     images = [F.normalize(cache.features(one, task, samples).cpu(), dim=-1) for one in models]
     targets = torch.tensor([sample.label for sample in samples])
     # The mean of each class that has images, in label order.
@@ -177,21 +176,14 @@ def measure_geometry(
         for features in images
     ]
     row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
-    row["token_cosine"] = _mean_cosine(*tokens)
-    row["text_cosine"] = _mean_cosine(*texts)
-    for name, (old, new) in (("text", texts), ("image", means)):
-        count = min(NEIGHBOURS, len(old) - 1)
-        row[f"{name}_procrustes"] = procrustes_residual(old, new)
-        row[f"{name}_cka"] = linear_cka(old, new)
-        row[f"{name}_neighbours"] = neighbour_overlap(old, new, count) if count else None
-    before, after = (modality_gap(*both) for both in zip(images, texts, strict=True))
+    row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
+    row["text_cosine"] = mean_cosine(*texts)
+    for name, both in (("text", texts), ("image", means)):
+        row[f"{name}_procrustes"] = procrustes_residual(*both)
+        row[f"{name}_cka"] = linear_cka(*both)
+        row[f"{name}_neighbours"] = neighbour_overlap(*both, NEIGHBOURS)
+    before, after = map(modality_gap, images, texts)
     return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
-
-
-def class_cosines(source: Backbone, target: Backbone, labels: Labels) -> list[float | None]:
-    """For each class the cosine of its old and new text feature; None if the sizes differ."""
-    old, new = _text_features(source, labels), _text_features(target, labels)
-    return row_cosines(old, new).tolist() if old.shape == new.shape else [None] * len(labels)
 
 
 def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
@@ -220,18 +212,19 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
             standing = ranked.standing
             if standing.state == "complete" and standing.info.depth != "none":
-                lost = [task_means(standing, m, known["task"]) for m in ("source_gain", "gain")]
-                losses[standing.info.name] = (lost[0] - lost[1]).tolist()
+                lost = task_means(standing, "source_gain") - task_means(standing, "gain")
+                losses[standing.info.name] = lost[known["task"]].tolist()
     if losses:
         columns = zip(*losses.values(), strict=True)
         losses = {"": [sum(column) / len(losses) for column in columns], **losses}
-    rows = [
-        {"method": method, "measure": measure, "tasks": len(known)}
-        | {"loss": sum(values) / len(values)}
-        | _correlate(known[measure], values)
-        for method, values in losses.items()
-        for measure in PREDICTORS
-    ]
+    rows = []
+    for method, values in losses.items():
+        loss = sum(values) / len(values)
+        for measure in PREDICTORS:
+            figures = known[measure]
+            found = None if figures.isna().any() else spearman_interval(figures, values)
+            row = {"method": method, "measure": measure, "tasks": len(known), "loss": loss}
+            rows.append(row | interval_columns("correlation", found))
     return pd.DataFrame(rows)
 
 
@@ -249,16 +242,3 @@ def summarize_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     names = ["measure", "correlation", "correlation_low", "correlation_high"]
     counts = mean["measure"].map(clear).fillna(0).astype(int)
     return mean.loc[:, names].assign(clear=counts, methods=each["method"].nunique())
-
-
-def _correlate(figures: pd.Series, losses: Sequence[float]) -> dict[str, float | None]:
-    found = None if figures.isna().any() else spearman_interval(figures, losses)
-    return interval_columns("correlation", found)
-
-
-def _mean_cosine(x: Tensor, y: Tensor) -> float | None:
-    return float(row_cosines(x, y).mean()) if x.shape == y.shape else None
-
-
-def _text_features(backbone: Backbone, labels: Labels) -> Tensor:
-    return F.normalize(backbone.text_features(labels.fill()).cpu(), dim=-1)

@@ -10,15 +10,21 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.pages.markdown import code
-from compatbench.studies.similarity import modality_gap, row_cosines
+from compatbench.studies.similarity import (
+    mean_cosine,
+    modality_gap,
+    principal_angles,
+    scaled_residual,
+)
+from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
-from compatbench.studies.study_setup import Names, StudySetup
-from compatbench.transfer.rotation import Rotation, fit_rotation
+from compatbench.transfer.rotation import fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
@@ -47,14 +53,11 @@ class GaugeReport(StudyReport):
         source_gap, target_gap: distance of the mean image and the mean word of one model.
         maps: one row for each ``map`` between the spaces: ``none`` (as a copied module sees the
             target), and the rotations found from ``words`` and from ``images``, the latter for
-            this analysis alone.
-
-            * ``word_residual``, ``image_residual``: what the map and one scale leave of the
-              differences of words, and of test images, 0 to 1;
-            * ``word_cosine``, ``image_cosine``: mean cosine of the same word, or image;
-            * ``image_distance``: distance of the mean image of source and target;
-            * ``angle``: mean principal angle, in degrees, of the directions that hold most of the
-              words' variance on each side.
+            this analysis alone. Columns: ``word_residual``, ``image_residual``, what the map and
+            one scale leave of the differences of words, and of test images, 0 to 1;
+            ``word_cosine``, ``image_cosine``, mean cosine of the same word, or image;
+            ``image_distance`` of the mean images of source and target; ``angle``, mean principal
+            angle, in degrees, of the directions that hold most of the words' variance.
     """
 
     source: str
@@ -77,14 +80,13 @@ class GaugeReport(StudyReport):
             [title, *[decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
             for name, title in FIGURES.items()
         ]
-        source, target = self.sizes
-        sizes = f"{source} directions" if source == target else f"{source} and {target} directions"
+        sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))
         turned = ""
         if self.turn is not None:
             turned = f"; by them the space has turned by {self.turn:.0f}° (median over its planes)"
         notes = [
-            f"{self.words:,} words and {self.images:,} test images; {sizes}, of which the words "
-            f"determine {self.rank}{turned}.",
+            f"{self.words:,} words and {self.images:,} test images; {sizes} directions, of which "
+            f"the words determine {self.rank}{turned}.",
             "The turn found from words and the one found from images agree to "
             f"{self.agreement:.2f} (1: the same; 0: unrelated).",
             f"Modality gap: {self.source_gap:.2f} on the source, {self.target_gap:.2f} on the "
@@ -94,16 +96,24 @@ class GaugeReport(StudyReport):
         return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
 
 
-def study_gauge(setup: StudySetup, tasks: Names | None = None) -> GaugeReport:
-    """Compares the joint spaces of two backbones.
+def analyze_gauge(
+    source: str, target: str, *, tasks: Names | None = None, **options: Unpack[StudyOptions]
+) -> GaugeReport:
+    """How much of an upgrade is a rotation of the joint space, by words and by test images.
 
     Args:
-        tasks: names and globs of the tasks whose test images are used; by default the suite's.
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: whose test images are used; all of the suite by default.
+        options: ``suite`` and ``device``.
+
+    Returns:
+        A report: ``maps`` has a row for each map between the two spaces.
 
     Raises:
-        CompatbenchError: an unknown name, or images that cannot be read.
+        CompatbenchError: an unknown name, or images or weights that are missing.
     """
-    return measure_gauge(*setup.backbones, setup.load_tasks(tasks), setup.cache, setup.words)
+    study = Study(source, target, **options)
+    return measure_gauge(*study.backbones, study.load_tasks(tasks), study.cache, study.words)
 
 
 def measure_gauge(
@@ -113,19 +123,17 @@ def measure_gauge(
     cache: FeatureCache,
     words: WordFeatures,
 ) -> GaugeReport:
-    """Compares two joint spaces by the word list and by the tasks' test images.
-
-    Raises:
-        CompatbenchError: a word too long for a text tower, or images that cannot be read.
-    """
+    """Compares two joint spaces by the word list and by the tasks' test images."""
     texts = words.of(source).cpu().double(), words.of(target).cpu().double()
     images = _image_features(source, tasks, cache), _image_features(target, tasks, cache)
     by_words, by_images = fit_rotation(*texts), fit_rotation(*images)
     sizes = texts[0].shape[1], texts[1].shape[1]
-    same_size = sizes[0] == sizes[1]
     rotations = {"words": by_words.rotation, "images": by_images.rotation}
-    if same_size:
+    turn = None
+    if sizes[0] == sizes[1]:
         rotations = {"none": torch.eye(sizes[0]).double(), **rotations}
+        angles = torch.linalg.eigvals(by_words.rotation).angle().abs()
+        turn = math.degrees(float(angles.median()))
     maps = [
         {"map": name, **_compare(texts, images, rotation)} for name, rotation in rotations.items()
     ]
@@ -137,7 +145,7 @@ def measure_gauge(
         words=len(texts[0]),
         images=len(images[0]),
         rank=by_words.rank,
-        turn=median_angle(by_words) if same_size else None,
+        turn=turn,
         agreement=float((by_words.rotation * by_images.rotation).sum()) / min(sizes),
         source_gap=modality_gap(images[0], texts[0]),
         target_gap=modality_gap(images[1], texts[1]),
@@ -145,45 +153,18 @@ def measure_gauge(
     )
 
 
-def median_angle(alignment: Rotation) -> float:
-    """The median angle of a rotation's planes, in degrees; that of the identity is 0."""
-    angles = torch.linalg.eigvals(alignment.rotation).angle().abs()
-    return math.degrees(float(angles.median()))
-
-
-def principal_angles(x: Tensor, y: Tensor, share: float = LEADING) -> Tensor:
-    """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
-
-    As many directions are taken as hold ``share`` of the variance of ``y``.
-    """
-    (_, _, of_x), (_, s, of_y) = (
-        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
-    )
-    held = s.square().cumsum(0) / s.square().sum()
-    count = int((held < share).sum()) + 1
-    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
-    return cosines.acos().rad2deg()
-
-
-def scaled_residual(x: Tensor, y: Tensor) -> float:
-    """What one scale leaves of a difference of ``[n, e]`` and ``[n, e]``, both centred, 0 to 1."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    product = max(0.0, float((x * y).sum()))
-    return 1 - product**2 / float(x.square().sum() * y.square().sum())
-
-
 def _compare(
     texts: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], rotation: Tensor
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     # In the source's coordinates, as a module sees the target.
     words, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
     return {
         "word_residual": scaled_residual(texts[0], words),
         "image_residual": scaled_residual(images[0], pictures),
-        "word_cosine": float(row_cosines(texts[0], words).mean()),
-        "image_cosine": float(row_cosines(images[0], pictures).mean()),
+        "word_cosine": mean_cosine(texts[0], words),
+        "image_cosine": mean_cosine(images[0], pictures),
         "image_distance": float((images[0].mean(0) - pictures.mean(0)).norm()),
-        "angle": float(principal_angles(texts[0], words).mean()),
+        "angle": float(principal_angles(texts[0], words, LEADING).mean()),
     }
 
 

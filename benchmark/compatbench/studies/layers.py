@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.pages.figures.svg import BLUE, ORANGE
 from compatbench.pages.markdown import code
-from compatbench.studies.similarity import absolute_change, linear_cka, relative_change
+from compatbench.studies.similarity import linear_cka, mean_change
+from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.studies.study_report import (
+    NOTHING,
+    Row,
     StudyReport,
     TextTable,
     decimals,
     name_layers,
     new_figure,
     records,
-    share,
 )
-from compatbench.studies.study_setup import Names, StudySetup
 from compatbench.studies.tower_states import Layer, image_layers, text_layers
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ _PANELS = {
     "fr": ("feature_relative", "features: relative change"),
     "cka": ("cka", "features: linear CKA"),
 }
-_UNEQUAL = (
-    " have {} and {} blocks: blocks are compared at the same share of the depth, by their "
-    "features alone"
-)
 
 
 @dataclass(frozen=True)
@@ -53,18 +50,15 @@ class LayersReport(StudyReport):
 
     Attributes:
         texts, images: how many inputs the features are of.
-        changes: one row for each layer, text tower first, from input to output:
-
-            * ``tower``, ``layer``, ``target_layer``: ``text`` or ``image``; the source's layer
-              (``input``, ``block 1`` ..., ``output``) and the target's that it is compared with;
-            * ``compared``, ``parameters``: numbers of the source's layer that have a counterpart,
-              of the same name and in a tensor of the same shape, and all of them;
-            * ``parameter_change``, ``parameter_relative``: mean of \\|new - old\\| over the
-              compared parameters, and the same as a share of the mean of \\|old\\|;
-            * ``feature_change``, ``feature_relative``: the same of the layer's output; missing
-              if the shapes differ;
-            * ``cka``: linear CKA of the layer's output, one row for each input; missing if one
-              side is the same for all inputs.
+        changes: one row for each layer, text tower first, from input to output: ``tower``
+            (``text`` or ``image``); ``layer`` of the source (``input``, ``block 1`` ...,
+            ``output``) and ``target_layer`` that it is compared with; ``compared``, the numbers
+            of the source's layer that have a counterpart, of the same name and in a tensor of the
+            same shape, of all its ``parameters``; ``parameter_change`` and
+            ``parameter_relative``, mean of \\|new - old\\| over them, and that as a share of the
+            mean of \\|old\\|; ``feature_change`` and ``feature_relative``, the same of the layer's
+            output, missing if the shapes differ; ``cka``, linear CKA of the layer's output, one
+            row for each input, missing if one side is the same for all inputs.
         notes: what could not be compared, and why.
     """
 
@@ -83,9 +77,9 @@ class LayersReport(StudyReport):
                 one["tower"],
                 " → ".join(dict.fromkeys((one["layer"], one["target_layer"]))),
                 decimals(one["parameter_change"], 4),
-                share(one["parameter_relative"]),
+                _percent(one["parameter_relative"]),
                 decimals(one["feature_change"], 2),
-                share(one["feature_relative"]),
+                _percent(one["feature_relative"]),
                 decimals(one["cka"], 2),
             ]
             for one in records(self.changes)
@@ -116,30 +110,38 @@ class LayersReport(StudyReport):
         return figure
 
 
-def study_layers(
-    setup: StudySetup, tasks: Names | None = None, images: int = 256, seed: int = 1
+def analyze_layers(
+    source: str,
+    target: str,
+    *,
+    tasks: Names | None = None,
+    images: int = 256,
+    seed: int = 1,
+    **options: Unpack[StudyOptions],
 ) -> LayersReport:
-    """``compare_layers`` of the two models of a setup.
+    """How far each layer of both towers has moved: its parameters and its features.
 
     Args:
-        tasks: names and globs; by default those of the suite.
+        source, target: the old and the new model, names of ``backbones()``.
+        tasks: whose class names and test images are used; all of the suite by default.
+        images: at most so many, drawn evenly from all tasks with ``seed``.
+        options: ``suite`` and ``device``.
+
+    Returns:
+        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``draw()`` show it.
+
+    Raises:
+        CompatbenchError: an unknown name, a text tower that is not supported, or images or
+            weights that are missing.
     """
-    return compare_layers(*setup.backbones, setup.load_tasks(tasks), images, seed)
+    study = Study(source, target, **options)
+    return compare_layers(*study.backbones, study.load_tasks(tasks), images, seed)
 
 
 def compare_layers(
     source: Backbone, target: Backbone, tasks: Sequence[Task], images: int = 256, seed: int = 1
 ) -> LayersReport:
-    """Compares two backbones layer by layer.
-
-    Args:
-        tasks: whose prompts (first template) and test images the features are of.
-        images: at most so many test images, evenly from all tasks.
-        seed: of the draw of images.
-
-    Raises:
-        CompatbenchError: a text tower that is not supported, or a prompt too long for it.
-    """
+    """Compares two backbones on the prompts (first template) and test images of tasks."""
     texts = tuple(dict.fromkeys(text for task in tasks for text in task.labels.fill()))
     if len(texts) < 4:
         raise CompatbenchError(
@@ -174,85 +176,73 @@ def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backb
 
 def _compare_towers(
     tower: str, before: Sequence[Layer], after: Sequence[Layer]
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[Row], list[str]]:
     """The rows of one tower, and what could not be compared.
 
     Of towers of unequal depth, a block is compared with the one at the same share of the
     other's depth, and features alone.
     """
     blocks = len(before) - 2, len(after) - 2
-    pairs = [(0, 0)]
-    pairs += [(i, max(1, round(i * blocks[1] / blocks[0]))) for i in range(1, blocks[0] + 1)]
-    pairs += [(len(before) - 1, len(after) - 1)]
-    same_depth = blocks[0] == blocks[1]
-    changes = [
-        {"tower": tower}
-        | _compare(before[i], after[j], same_depth or not before[i].name.startswith("block"))
-        for i, j in pairs
-    ]
-    notes = [] if same_depth else [_UNEQUAL.format(*blocks)]
-    notes += _notes(changes, before[1], after[1])
+    pairs = [(i, max(1, round(i * blocks[1] / blocks[0]))) for i in range(1, blocks[0] + 1)]
+    inner = [_compare(before[i], after[j], blocks[0] == blocks[1]) for i, j in pairs]
+    changes = [_compare(before[0], after[0]), *inner, _compare(before[-1], after[-1])]
+    notes = []
+    if blocks[0] != blocks[1]:
+        notes.append(
+            f" have {blocks[0]} and {blocks[1]} blocks: blocks are compared at the same share of "
+            "the depth, by their features alone"
+        )
+    kinds = {
+        "no parameters of the same name and shape in": [
+            one for one in changes if one["parameters"] and not one["compared"]
+        ],
+        "only some parameters have a counterpart in": [
+            one for one in changes if 0 < one["compared"] < one["parameters"]
+        ],
+        "CKA alone is given where features have other shapes, in": [
+            one for one in changes if one["feature_change"] is None
+        ],
+    }
+    notes += [f": {what} {_listed(found)}" for what, found in kinds.items() if found]
+    changes = [{"tower": tower, **one} for one in changes]
     return changes, [f"{tower} towers{note}" for note in notes]
 
 
-def _compare(old: Layer, new: Layer, with_weights: bool) -> dict[str, Any]:
+def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
     common = [
         name
         for name, tensor in old.weights.items()
         if with_weights and name in new.weights and new.weights[name].shape == tensor.shape
     ]
-    row: dict[str, Any] = {
+    row: Row = {
         "layer": old.name,
         "target_layer": new.name,
         "compared": sum(old.weights[name].numel() for name in common),
         "parameters": sum(tensor.numel() for tensor in old.weights.values()),
     }
-    sides: dict[str, list[Tensor]] = {"parameter": [], "feature": []}
+    weights = features = (None, None)
     if common:
-        sides["parameter"] = [
-            torch.cat([layer.weights[name].float().flatten() for name in common])
-            for layer in (old, new)
-        ]
+        weights = mean_change(*(_flat(layer, common) for layer in (old, new)))
     if old.states.shape[-1] == new.states.shape[-1] and torch.equal(old.counts, new.counts):
-        sides["feature"] = [old.rows, new.rows]
-    for name, both in sides.items():
-        row[f"{name}_change"] = absolute_change(*both) if both else None
-        row[f"{name}_relative"] = relative_change(*both) if both else None
+        features = mean_change(old.rows, new.rows)
+    row["parameter_change"], row["parameter_relative"] = weights
+    row["feature_change"], row["feature_relative"] = features
     return row | {"cka": linear_cka(old.means, new.means)}
 
 
-def _notes(changes: Sequence[dict[str, Any]], before: Layer, after: Layer) -> list[str]:
-    """What could not be compared; ``before`` and ``after`` are the first blocks."""
-    notes = []
-    if without := [one for one in changes if one["compared"] == 0 and one["parameters"]]:
-        notes.append(f": no parameters of the same name and shape in {_listed(without)}")
-    if partly := [one for one in changes if 0 < one["compared"] < one["parameters"]]:
-        least = min(one["compared"] / one["parameters"] for one in partly)
-        notes.append(
-            f": only some parameters have a counterpart in {_listed(partly)} (at least "
-            f"{math.floor(100 * least)} %)"
-        )
-    if unequal := [one for one in changes if one["feature_change"] is None]:
-        notes.append(
-            f": features of {_listed(unequal)} have other shapes (block 1: {_shape(before)} and "
-            f"{_shape(after)}), so CKA alone is given"
-        )
-    return notes
+def _flat(layer: Layer, names: Sequence[str]) -> Tensor:
+    return torch.cat([layer.weights[name].float().flatten() for name in names])
 
 
-def _shape(layer: Layer) -> str:
-    low, high = int(layer.counts.min()), int(layer.counts.max())
-    rows = str(low) if low == high else f"{low} to {high}"
-    return f"{rows} × {layer.states.shape[-1]}"
-
-
-def _listed(changes: Sequence[dict[str, Any]]) -> str:
+def _listed(changes: Sequence[Row]) -> str:
     """``input, blocks 1 to 6, output``."""
-    layers = [one["layer"] for one in changes]
-    numbers = [name.removeprefix("block ") for name in layers if name.startswith("block ")]
-    words = [name for name in layers if name == "input"]
-    if numbers:
-        consecutive = len(numbers) > 1 and int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1
-        shown = f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(numbers)
-        words.append(f"block{'s' if len(numbers) > 1 else ''} {shown}")
-    return ", ".join([*words, *[name for name in layers if name == "output"]])
+    names = [one["layer"] for one in changes]
+    blocks = [int(name.removeprefix("block ")) for name in names if name.startswith("block ")]
+    if len(blocks) > 1 and blocks[-1] - blocks[0] == len(blocks) - 1:
+        first = names.index(f"block {blocks[0]}")
+        names[first : first + len(blocks)] = [f"blocks {blocks[0]} to {blocks[-1]}"]
+    return ", ".join(names)
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.0f} %"

@@ -7,15 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def absolute_change(old: Tensor, new: Tensor) -> float:
-    """The mean of |new - old| over all numbers."""
-    return float((new.double() - old.double()).abs().mean())
-
-
-def relative_change(old: Tensor, new: Tensor) -> float:
-    """The mean of |new - old| as a share of the mean of |old|; infinite if all of these are 0."""
-    size = old.double().abs().mean()
-    return float((new.double() - old.double()).abs().mean() / size) if size > 0 else float("inf")
+def mean_change(old: Tensor, new: Tensor) -> tuple[float, float]:
+    """The mean of |new - old|, and the same as a share of the mean of |old| (infinite if 0)."""
+    change, size = (new.double() - old.double()).abs().mean(), old.double().abs().mean()
+    return float(change), float(change / size) if size > 0 else float("inf")
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float | None:
@@ -61,10 +56,8 @@ def procrustes_residual(x: Tensor, y: Tensor) -> float | None:
     """What the best rotation and scale leave of a difference, of ``[n, p]`` and ``[n, q]``.
 
     Both are centred. With σ the singular values of xᵀy the residual is, from 0 to 1,
-    1 - (Σ σ)² / (‖x‖² ‖y‖²). Of two widths the smaller counts as padded with zeros.
-
-    Returns:
-        None if one side is constant.
+    1 - (Σ σ)² / (‖x‖² ‖y‖²); None if one side is constant. Of two widths the smaller counts as
+    padded with zeros.
     """
     x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
     sizes = (x * x).sum() * (y * y).sum()
@@ -74,23 +67,45 @@ def procrustes_residual(x: Tensor, y: Tensor) -> float | None:
     return max(0.0, 1 - float(nuclear**2 / sizes))
 
 
-def row_cosines(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine similarity of each row of ``x`` with that of ``y``, ``[n]`` of ``[n, d]``."""
-    return F.cosine_similarity(x.double(), y.double(), dim=-1)
+def scaled_residual(x: Tensor, y: Tensor) -> float:
+    """The same of one scale alone, of ``[n, e]`` and ``[n, e]``."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    product = max(0.0, float((x * y).sum()))
+    return 1 - product**2 / float(x.square().sum() * y.square().sum())
 
 
-def neighbour_overlap(x: Tensor, y: Tensor, neighbours: int) -> float:
+def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
+    """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
+
+    As many directions are taken as hold ``share`` of the variance of ``y``.
+    """
+    (_, _, of_x), (_, s, of_y) = (
+        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
+    )
+    held = s.square().cumsum(0) / s.square().sum()
+    count = int((held < share).sum()) + 1
+    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
+    return cosines.acos().rad2deg()
+
+
+def mean_cosine(x: Tensor, y: Tensor) -> float | None:
+    """Mean cosine of each row of ``x`` with that of ``y``, ``[n, d]``; None of two widths."""
+    if x.shape != y.shape:
+        return None
+    return float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean())
+
+
+def neighbour_overlap(x: Tensor, y: Tensor, neighbours: int) -> float | None:
     """The share of a row's nearest rows, by cosine, that are the same in both, ``[n, d]``.
 
-    The mean over rows; by chance it is ``neighbours / (n - 1)``.
-
-    Raises:
-        ValueError: there are not so many other rows.
+    The mean over rows; by chance it is ``neighbours / (n - 1)``. If there are fewer other rows,
+    all of them are taken; None if there are none.
     """
-    if not 0 < neighbours < len(x):
-        raise ValueError(f"{len(x)} rows do not have {neighbours} neighbours each")
-    near_x, near_y = _neighbours(x, neighbours), _neighbours(y, neighbours)
-    return float((near_x & near_y).sum() / (neighbours * len(x)))
+    count = min(neighbours, len(x) - 1)
+    if not count:
+        return None
+    near_x, near_y = _neighbours(x, count), _neighbours(y, count)
+    return float((near_x & near_y).sum() / (count * len(x)))
 
 
 def _neighbours(x: Tensor, count: int) -> Tensor:

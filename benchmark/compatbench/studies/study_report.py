@@ -1,22 +1,26 @@
-"""What a study gives: a frame of figures, tables for terminal and page, and a drawing."""
+"""What a study gives: frames of figures, and the same as tables and as a drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from compatbench.pages import markdown
+from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.markdown import NOTHING, signed
-from compatbench.results.bootstrap import Array, Interval
-from compatbench.results.measures import Mean, Measure, Standing
+from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import Mean, Measure, Standing, mean_over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Row = dict[str, Any]  # of a frame; what is missing is None
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,14 @@ class TextTable:
 
     def markdown(self) -> str:
         """The table as a part of a page."""
-        rows = [[self._cell(i, cell) for i, cell in enumerate(row)] for row in self.rows]
+        rows = [
+            [self.markup.get(i, _escape)(cell) for i, cell in enumerate(row)] for row in self.rows
+        ]
         lines = [self.head, ""] if self.head else []
         lines += markdown.table(self.header, rows, self.left)
         if self.notes:
-            lines += ["", *[f"* {markdown.escape(note, longest=400)}" for note in self.notes]]
+            lines += ["", *[f"* {_escape(note)}" for note in self.notes]]
         return "\n".join(lines)
-
-    def _cell(self, column: int, cell: str) -> str:
-        return self.markup.get(column, lambda text: markdown.escape(text, longest=400))(cell)
 
 
 class StudyReport:
@@ -61,46 +64,59 @@ class StudyReport:
         """What readers see."""
         raise NotImplementedError
 
-    def draw(self) -> Figure | None:
-        """The figure; None if there is nothing to draw."""
-        return None
-
     def markdown(self) -> str:
         """The tables as a part of a page."""
         return "\n\n".join(table.markdown() for table in self.tables())
 
+    def draw(self) -> Figure | None:
+        """The figure, inside ``svg_style``; None if there is nothing to draw."""
+        return None
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    def save_figure(self, path: Path) -> bool:
+        """Writes the figure as SVG; False if there is none."""
+        with svg_style():
+            if figure := self.draw():
+                save_svg(figure, path)
+        return figure is not None
+
+
+def _escape(text: str) -> str:
+    return markdown.escape(text, longest=400)
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
     """The rows of a frame as dictionaries; what is missing is None."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def as_plain(value: Any) -> Any:
-    """Frames, records and what they hold as lists and dictionaries, for JSON."""
-    if isinstance(value, pd.DataFrame):
-        return records(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: as_plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: as_plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_plain(one) for one in value]
-    return value
+def to_json(data: Any) -> str:
+    """Frames and reports, and what holds them, as JSON."""
+
+    def plain(value: Any) -> Any:
+        return records(value) if isinstance(value, pd.DataFrame) else asdict(value)
+
+    return json.dumps(data, indent=1, ensure_ascii=False, default=plain)
 
 
-def task_means(standing: Standing, measure: Measure, tasks: Iterable[str]) -> Array:
-    """Means over seeds of a complete method, ``[tasks]``."""
-    means = [standing.mean(measure, task) for task in tasks]
-    return np.array([mean.value for mean in means if mean is not None])
-
-
-def mean_columns(name: str, mean: Mean | None) -> dict[str, float | None]:
+def mean_columns(name: str, mean: Mean | None) -> Row:
     """A mean as the columns ``name`` and ``name_std``."""
     return {name: mean and mean.value, f"{name}_std": mean and mean.std}
 
 
-def interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+def seed_means(fits: pd.DataFrame, column: str, *draws: str) -> Row:
+    """A figure of fits, over tasks and then over seeds (and further draws), as ``mean_columns``."""
+    table = fits.pivot(index=["seed", *draws], columns="task", values=column)
+    return mean_columns(column, mean_over_seeds(table.to_numpy().tolist()))
+
+
+def task_means(standing: Standing, measure: Measure) -> pd.Series:
+    """Means over seeds of a complete method, by task."""
+    means = {task: standing.mean(measure, task) for task in standing.tasks}
+    return pd.Series({task: mean.value for task, mean in means.items() if mean is not None})
+
+
+def interval_columns(name: str, interval: Interval | None) -> Row:
     """An interval as the columns ``name``, ``name_low`` and ``name_high``."""
     if interval is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
@@ -109,34 +125,25 @@ def interval_columns(name: str, interval: Interval | None) -> dict[str, float | 
 
 
 def decimals(value: float | None, digits: int, sign: str = "-") -> str:
-    """A number, never ``-0.00``.
-
-    Args:
-        sign: ``+`` gives positive numbers their sign, too.
-    """
+    """A number, never ``-0.00``; ``sign="+"`` gives positive numbers theirs, too."""
     return NOTHING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
-def share(value: float | None) -> str:
-    """A share in percent: ``31 %``."""
-    return NOTHING if value is None else f"{100 * value:.0f} %"
-
-
-def spread(row: Mapping[str, Any], name: str) -> str:
+def spread(row: Row, name: str) -> str:
     """The columns of ``mean_columns``: ``44.9 ± 0.4``."""
     value = row[name]
     return markdown.spread(None if value is None else Mean(value, row[f"{name}_std"]))
 
 
-def with_interval(row: Mapping[str, Any], name: str, show: Callable[[float], str] = signed) -> str:
+def with_interval(row: Row, name: str, show: Callable[[float], str] = signed) -> str:
     """The columns of ``interval_columns``: ``+1.2 (-0.3 to +2.5)``."""
-    value, low = row[name], row[f"{name}_low"]
-    if value is None:
+    if row[name] is None:
         return NOTHING
-    return show(value) + ("" if low is None else f" ({interval_text(row, name, show)})")
+    bounds = interval_text(row, name, show)
+    return show(row[name]) + ("" if bounds == NOTHING else f" ({bounds})")
 
 
-def interval_text(row: Mapping[str, Any], name: str, show: Callable[[float], str]) -> str:
+def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     """The bounds alone: ``-0.3 to +2.5``."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return NOTHING if low is None else f"{show(low)} to {show(high)}"
@@ -154,13 +161,17 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plot_means(
-    axes: Axes, x: Sequence, rows: Sequence[Mapping[str, Any]], column: str, **style: Any
-) -> None:
+def plot_means(axes: Axes, x: Sequence, rows: Sequence[Row], column: str, **style: Any) -> None:
     """A line of the means of ``mean_columns``, with their standard deviations."""
     values = [row[column] for row in rows]
     spreads = [row[f"{column}_std"] or 0.0 for row in rows]
     axes.errorbar(x, values, spreads, capsize=2, **style)
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend above all panels; of marks with one label, the last is shown."""
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
 def name_layers(axes: Axes, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,22 +61,15 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     """
     anatomy = examine(backbone.model, backbone.name)
     prompts = backbone.text_prompts(texts)
-    seen = text_states(backbone, texts)
-    features = backbone.text_features(texts)
     counts = torch.tensor(prompts.lengths)
     rows = slice(prompts.shared, prompts.shared + int(counts.max()))
-    states = [x[:, rows].float().cpu() for x in seen]
+    states = [x[:, rows].float().cpu() for x in text_states(backbone, texts)]
     before = {
         "token_embedding": anatomy.token_embedding.weight,
         "positional_embedding": anatomy.positions,
     }
-    weights = _by_layer(
-        {**before, **backbone.text.weights},
-        "transformer.resblocks.",
-        len(anatomy.blocks),
-        lambda name: name not in before,
-    )
-    return _layers(states, counts, features, weights)
+    weights = backbone.text.weights
+    return _layers(states, counts, backbone.text_features(texts), {**before, **weights}, weights)
 
 
 @torch.no_grad()
@@ -119,40 +112,34 @@ def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
             seen[i].append(x.float().cpu())
         seen[-1].append(anatomy.finish(x).float().cpu())
     *states, features = [torch.cat(parts) for parts in seen]
-    parameters = dict(visual.named_parameters())
-    prefix = "trunk.blocks." if hasattr(visual, "trunk") else "transformer.resblocks."
-    weights = _by_layer(
-        parameters,
-        prefix,
-        len(anatomy.blocks),
-        lambda name: name.removeprefix("trunk.").split(".")[0] in _AFTER_BLOCKS,
-    )
-    return _layers(states, torch.full((len(images),), anatomy.tokens), features, weights)
-
-
-def _by_layer(
-    weights: Mapping[str, Tensor], prefix: str, blocks: int, comes_last: Callable[[str], bool]
-) -> list[dict[str, Tensor]]:
-    """The weights before the blocks, of each block, and after the blocks."""
-    groups: list[dict[str, Tensor]] = [{} for _ in range(blocks + 2)]
-    for name, tensor in weights.items():
-        if name.startswith(prefix):
-            number, rest = name.removeprefix(prefix).split(".", 1)
-            groups[int(number) + 1][rest] = tensor.detach()
-        else:
-            groups[-1 if comes_last(name) else 0][name] = tensor.detach()
-    return groups
+    weights = dict(visual.named_parameters())
+    after = [n for n in weights if n.removeprefix("trunk.").split(".")[0] in _AFTER_BLOCKS]
+    return _layers(states, torch.full((len(images),), anatomy.tokens), features, weights, after)
 
 
 def _layers(
     states: Sequence[Tensor],
     counts: Tensor,
     features: Tensor,
-    weights: Sequence[Mapping[str, Tensor]],
+    weights: Mapping[str, Tensor],
+    after: Collection[str],
 ) -> list[Layer]:
+    """Input, blocks and output of a tower.
+
+    Args:
+        after: weights behind the blocks; all others outside the blocks come before them.
+    """
+    groups: list[dict[str, Tensor]] = [{} for _ in range(len(states) + 1)]
+    for name, tensor in weights.items():
+        tower, in_block, rest = name.partition("blocks.")
+        if in_block and tower in ("transformer.res", "trunk."):
+            number, name = rest.split(".", 1)
+            groups[int(number) + 1][name] = tensor.detach()
+        else:
+            groups[-1 if name in after else 0][name] = tensor.detach()
     names = ["input", *[f"block {i}" for i in range(1, len(states))]]
     inner = [
-        Layer(name, x, counts, own) for name, x, own in zip(names, states, weights, strict=False)
+        Layer(name, x, counts, own) for name, x, own in zip(names, states, groups, strict=False)
     ]
     ones = torch.ones(len(features), dtype=torch.long)
-    return [*inner, Layer("output", features.float().cpu()[:, None], ones, weights[-1])]
+    return [*inner, Layer("output", features.float().cpu()[:, None], ones, groups[-1])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.measures import Measure, Standing, Upgrade
+from compatbench.results.measures import Standing, Upgrade
 from compatbench.studies.study_report import (
+    Row,
     StudyReport,
     TextTable,
     interval_columns,
+    legend_above,
     mean_columns,
     new_figure,
     records,
@@ -84,9 +86,7 @@ class GainsReport(StudyReport):
             axes.set_xlim(left=0)
             axes.set_xlabel("accuracy on the target, %")
             axes.set_title(" → ".join(pair))
-        handles, labels = panels[0].get_legend_handles_labels()
-        kept = dict(zip(labels, handles, strict=True))
-        figure.legend(kept.values(), kept.keys(), loc="outside upper center", ncols=3)
+        legend_above(figure, panels[0], columns=3)
         return figure
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
@@ -99,7 +99,7 @@ class GainsReport(StudyReport):
         return known
 
 
-def study_gains(suite: SuiteCard, out: Path = Path()) -> GainsReport:
+def study_gains(suite: SuiteCard, out: str | Path = ".") -> GainsReport:
     """What ``words`` gains on a suite's upgrades, and on others of the suites shown under it.
 
     Args:
@@ -109,7 +109,7 @@ def study_gains(suite: SuiteCard, out: Path = Path()) -> GainsReport:
     cards = map(suite_cards.read, suite_cards.names())
     sections = [one for one in cards if one.publish == "section" and one.extends == suite.name]
     for card in (suite, *sections):
-        page = read_suite_page(card, out)
+        page = read_suite_page(card, Path(out))
         for pair in page.expected.upgrades:
             found = compare_transfers(page, pair, max(card.shots))
             if card is suite or len(found):
@@ -135,27 +135,20 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
         copied, words = page.standings([plain, method], upgrade, shots)
         if (copied.state, words.state) == ("complete", "complete"):
             row = {"method": plain.info.name, "title": plain.info.title}
-            rows.append(row | _compare(copied, words, page.expected.tasks))
+            rows.append(row | _compare(copied, words))
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).sort_values("method")
     return frame.sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _compare(copied: Standing, words: Standing, tasks: Sequence[str]) -> dict[str, Any]:
-    means: dict[str, tuple[Standing, Measure]] = {
-        "source": (copied, "source"),
-        "copied": (copied, "target"),
-        "words": (words, "target"),
-        "copied_h": (copied, "h"),
-        "words_h": (words, "h"),
-    }
-    row: dict[str, Any] = {}
-    for name, (standing, measure) in means.items():
-        row |= mean_columns(name, standing.mean(measure))
-    row["zero_shot"] = task_means(copied, "target", tasks).mean()
-    row["zero_shot"] -= task_means(copied, "gain", tasks).mean()
-    gains = task_means(words, "target", tasks) - task_means(copied, "target", tasks)
-    row |= interval_columns("gain", mean_interval(gains))
-    over = task_means(words, "gain", tasks)
+def _compare(copied: Standing, words: Standing) -> Row:
+    row = mean_columns("source", copied.mean("source"))
+    for name, standing in (("copied", copied), ("words", words)):
+        row |= mean_columns(name, standing.mean("target"))
+        row |= mean_columns(f"{name}_h", standing.mean("h"))
+    before, after = task_means(copied, "target"), task_means(words, "target")
+    row["zero_shot"] = before.mean() - task_means(copied, "gain").mean()
+    row |= interval_columns("gain", mean_interval(after - before))
+    over = task_means(words, "gain")
     return row | interval_columns("over_zero_shot", mean_interval(over))

@@ -1,0 +1,335 @@
+"""Stress tests of a joint space: turned by growing angles, and made narrower.
+
+Neither changes what the target knows. Turned, its zero-shot classifier gives the same answers;
+made narrower along its principal directions, it keeps most of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Unpack
+
+from compatbench.backbone import Backbone
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.engine.measure import measure, read_features
+from compatbench.engine.store import RunStore
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.method.registry import builtin_methods
+from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from compatbench.pages.markdown import NOTHING, code, percent
+from compatbench.results.measures import average, harmonic_mean
+from compatbench.studies.study import Fit, Names, Study, StudyOptions
+from compatbench.studies.study_report import (
+    Row,
+    StudyReport,
+    TextTable,
+    new_figure,
+    plot_means,
+    records,
+    seed_means,
+    spread,
+)
+from compatbench.transfer import Transfer
+from compatbench.transfer.copied import Copied
+from compatbench.transfer.rotated_backbone import RotatedBackbone
+from compatbench.transfer.words import WordFeatures, Words, load_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
+FEWER = (16, 4, 1)  # every so many words of the list
+MOST_TOKENS = 2  # of a word that a tokenizer knows well
+
+RANDOM = "random"
+# Behind the name of a method whose modules were attached through words.
+THROUGH_WORDS = " (words)"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
+CHANGES = {
+    "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
+    "sizes": "accuracy on the target by the size of its narrowed joint space",
+    "words": "accuracy on the target by the words of which the turn was found",
+}
+
+
+@dataclass(frozen=True)
+class StressReport(StudyReport):
+    """Methods, copied and by ``words``, on a changed target; in percent, mean over tasks.
+
+    Attributes:
+        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (the rotation is found from
+            parts of the word list).
+        points: one row for each ``method`` (with `` (words)`` if its modules were attached
+            through words) and ``change`` (the largest angle in degrees or ``random``, the
+            narrower size, or the words): mean and standard deviation, over turns and seeds, of
+            ``source``, ``target`` and ``h``, the last two missing if the method is not
+            transferable, for which ``reason`` is given; ``zero_shot`` of the changed target;
+            ``flipped``, the most zero-shot answers that one of the turns changed.
+    """
+
+    source: str
+    target: str
+    kind: str
+    points: pd.DataFrame
+
+    def tables(self) -> list[TextTable]:
+        """One row for each method, one column for each change."""
+        points = records(self.points)
+        zero_shot = {one["change"]: percent(one["zero_shot"]) for one in points}
+        rows = {"": ["zero-shot", NOTHING, *zero_shot.values()]}
+        for one in points:
+            name = one["method"]
+            row = rows.setdefault(name, [name, percent(one["source"])])
+            row.append(spread(one, "target"))
+        notes = []
+        if self.kind == "turned":
+            flipped = max(one["flipped"] for one in points)
+            notes.append(f"Zero-shot answers that any turn has changed, by rounding: {flipped}.")
+        if reason := next((one["reason"] for one in points if one["reason"]), ""):
+            notes.append(f"{NOTHING}: not transferable; {reason}, and so on.")
+        unit = "°" if self.kind == "turned" else ""
+        header = ["", "source", *[name if name == RANDOM else name + unit for name in zero_shot]]
+        head = f"{code(self.source)} → {code(self.target)}, {CHANGES[self.kind]}:"
+        mark = {0: lambda name: name if name == "zero-shot" else code(name)}
+        return [TextTable(header, [*rows.values()], head, notes, markup=mark)]
+
+    def draw(self) -> Figure:
+        """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
+        figure = new_figure(9, 3.8)
+        panels = figure.subplots(1, 2, sharey=True)
+        points = records(self.points)
+        zero_shot = {one["change"]: one["zero_shot"] for one in points}
+        names = dict.fromkeys(one["method"].removesuffix(THROUGH_WORDS) for one in points)
+        for axes, suffix in zip(panels, ("", THROUGH_WORDS), strict=True):
+            axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
+            for name, colour in zip(names, cycle(COLOURS), strict=False):
+                own = [one for one in points if one["method"] == name + suffix]
+                own = [one for one in own if one["target"] is not None]
+                if own:
+                    changes = [one["change"] for one in own]
+                    plot_means(axes, changes, own, "target", color=colour, fmt="o-", label=name)
+            axes.set_title("words" if suffix else "copied")
+            angles = RANDOM in zero_shot
+            axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
+        panels[0].set_ylabel("accuracy on the target, %")
+        panels[0].set_ylim(bottom=0)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        how = {"sizes": "narrowed", "words": "by words"}.get(self.kind, self.kind)
+        figure.suptitle(f"{self.source} → {self.target}, {how}", fontsize=10)
+        return figure
+
+
+@dataclass(frozen=True)
+class Change:
+    """A target that was changed: several times, if the change is drawn.
+
+    Attributes:
+        words: rows of the word list that the rotation of ``words`` is found from; None is all.
+    """
+
+    name: str
+    targets: Sequence[RotatedBackbone]
+    words: Sequence[int] | None = None
+
+
+def analyze_stress(
+    source: str,
+    target: str,
+    methods: Names,
+    *,
+    tasks: Names | None = None,
+    angles: Sequence[float | None] = ANGLES,
+    turns: int = 3,
+    sizes: Sequence[int] | None = None,
+    words: bool = False,
+    shots: int | None = None,
+    seeds: Sequence[int] | None = None,
+    **options: Unpack[StudyOptions],
+) -> StressReport:
+    """What modules are worth on a target whose joint space was rotated or made narrower.
+
+    Modules are fitted on the source, unless ``runs/`` has them, and attached by ``copied`` and,
+    where they act on features, by ``words``.
+
+    Args:
+        source, target: the old and the new model, names of ``backbones()``.
+        angles: largest angles of the rotations, in degrees; None is any rotation.
+        turns: random rotations of each angle.
+        sizes: narrower joint spaces, in place of rotations.
+        words: use parts of the word list, in place of rotations.
+        tasks, shots, seeds, options: as in ``analyze_depth``.
+
+    Returns:
+        A report: ``points`` has a row for each method, transfer and change.
+
+    Raises:
+        CompatbenchError: an unknown name, a size that is not smaller, or a fit that failed.
+    """
+    study = Study(source, target, **options)
+    matrix = study.matrix(builtin_methods(), methods, tasks, shots, seeds)
+    # What the target makes of a module is measured here, after it was changed.
+    cells = [replace(cell, backbones=(source,)) for cell in matrix.cells()]
+    fits = study.fit(matrix, cells, RunStore(Path(study.out) / "runs"))
+    test = StressTest(*study.backbones, fits, study.cache, study.words)
+    if words:
+        return test.report("words", test.by_words())
+    if sizes is None:
+        return test.report("turned", test.turned(angles, turns))
+    return test.report("sizes", test.narrowed(sizes))
+
+
+def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
+    """An orthogonal matrix exp(θ A) ``[e, e]``, float64.
+
+    A is a random antisymmetric matrix whose largest angle is 1, so that θ is the largest angle
+    of the turn, in degrees; None gives a matrix drawn uniformly from all orthogonal ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    if angle is None:
+        q, r = torch.linalg.qr(drawn)
+        return q * r.diagonal().sign()
+    antisymmetric = drawn - drawn.T
+    largest = torch.linalg.matrix_norm(antisymmetric, ord=2)
+    return torch.matrix_exp(math.radians(angle) * antisymmetric / largest)
+
+
+def narrow(backbone: Backbone, words: Tensor, size: int) -> RotatedBackbone:
+    """The backbone with a joint space of its words' leading principal directions alone.
+
+    Args:
+        words: its word features, ``[V, e]``.
+    """
+    centred = (words - words.mean(0)).double()
+    leading = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
+    return RotatedBackbone(backbone, leading)
+
+
+class StressTest:
+    """Measures fitted modules on changed targets, sharing what they have in common."""
+
+    def __init__(
+        self,
+        source: Backbone,
+        target: Backbone,
+        fits: Sequence[Fit],
+        cache: FeatureCache,
+        words: WordFeatures,
+    ) -> None:
+        self.source, self.target, self.fits = source, target, fits
+        self._cache, self._words = cache, words
+        self._tasks = {fit.cell.task: load_task(fit.cell.task) for fit in fits}
+        self._on_source = {id(fit): self._accuracy(fit, Copied(), source) for fit in fits}
+
+    def turned(self, angles: Sequence[float | None], turns: int) -> Iterator[Change]:
+        """The target rotated by each angle, in degrees."""
+        for angle in angles:
+            matrices = [random_rotation(self.target.embed_dim, angle, i) for i in range(turns)]
+            name = RANDOM if angle is None else f"{angle:g}"
+            yield Change(name, [RotatedBackbone(self.target, matrix) for matrix in matrices])
+
+    def narrowed(self, sizes: Sequence[int]) -> Iterator[Change]:
+        """The target with a joint space of each size.
+
+        Raises:
+            CompatbenchError: a size that is not smaller.
+        """
+        size = self.target.embed_dim
+        if wide := [one for one in sizes if one >= size]:
+            raise CompatbenchError(
+                f"--sizes {wide[0]}: the joint space of {self.target.name} has {size} directions; "
+                "give fewer"
+            )
+        for size in sizes:
+            yield Change(str(size), [narrow(self.target, self._words.of(self.target), size)])
+
+    def by_words(self) -> Iterator[Change]:
+        """The target as it is; ``words`` has fewer words, or those that the source knows best."""
+        words = load_words()
+        short = [i for i, word in enumerate(words) if len(self.source.tokens(word)) <= MOST_TOKENS]
+        unchanged = [RotatedBackbone(self.target, torch.eye(self.target.embed_dim))]
+        for step in FEWER:
+            rows = range(0, len(words), step)
+            yield Change(f"{len(rows):,}", unchanged, rows)
+        yield Change(f"{len(short):,} of few tokens", unchanged, short)
+
+    def report(self, kind: str, changes: Iterable[Change]) -> StressReport:
+        """Every method, copied and by ``words``, on every change of the target."""
+        plain, points = self._zero_shot(self.target)[0], []
+        for change in changes:
+            answers = [self._zero_shot(target) for target in change.targets]
+            shared: Row = {"zero_shot": answers[0][1], "flipped": None}
+            if kind == "turned":
+                shared["flipped"] = max(int((plain != found).sum()) for found, _ in answers)
+            points += self._points(change, shared)
+        return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
+
+    def _points(self, change: Change, shared: Row) -> Iterator[Row]:
+        """Each method on a changed target: its means, and why it has none."""
+        for name in dict.fromkeys(fit.cell.name for fit in self.fits):
+            fits = [fit for fit in self.fits if fit.cell.name == name]
+            served = Words().serves(fits[0].method.card)
+            for suffix in ("", THROUGH_WORDS) if served else ("",):
+                found, reason = self._measure(fits, change, by_words=bool(suffix))
+                point = {"method": name + suffix, "change": change.name}
+                point |= seed_means(found[found["turn"] == 0], "source")
+                point |= seed_means(found, "target", "turn") | seed_means(found, "h", "turn")
+                yield point | shared | {"reason": reason}
+
+    def _measure(
+        self, fits: Sequence[Fit], change: Change, *, by_words: bool
+    ) -> tuple[pd.DataFrame, str]:
+        """Accuracies of one method's modules, in percent; or why they cannot be attached."""
+        rows, reason = [], ""
+        for turn, backbone in enumerate(change.targets):
+            transfer: Transfer = Copied()
+            if by_words:
+                part = slice(None) if change.words is None else list(change.words)
+                turned = backbone.rotate(self._words.of(self.target))
+                words = F.normalize(turned, dim=-1)[part]
+                own = self._words.of(self.source)[part]
+                transfer = Words(source_words=own, words_of=lambda _, words=words: words)
+            for fit in fits:
+                source, target = self._on_source[id(fit)], math.nan
+                try:
+                    target = self._accuracy(fit, transfer, backbone)
+                except NotTransferable as why:
+                    reason = reason or why.reason
+                row = {"turn": turn, "task": fit.cell.task, "seed": fit.cell.seed}
+                row |= {"source": source, "target": target, "h": harmonic_mean(source, target)}
+                rows.append(row)
+        return pd.DataFrame(rows), reason
+
+    @torch.no_grad()
+    def _accuracy(self, fit: Fit, transfer: Transfer, backbone: Backbone) -> float:
+        """Accuracy, in percent, of a module that a transfer attaches to a backbone."""
+        task = self._tasks[fit.cell.task]
+        classifier = transfer.attach(fit.method, fit.module, None, backbone, task.labels)
+        wanted = fit.method.image_input(backbone)
+        return _percent(measure(classifier, backbone, task, self._cache, wanted).right)
+
+    @torch.no_grad()
+    def _zero_shot(self, backbone: Backbone) -> tuple[Tensor, float]:
+        """The answers for all test images, and the accuracy, a mean over the tasks."""
+        answers, accuracies = [], []
+        for task in self._tasks.values():
+            features = read_features(backbone, task, self._cache)
+            answers.append((features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu())
+            targets = torch.tensor([sample.label for sample in task.split("test")])
+            accuracies.append(_percent(answers[-1] == targets))
+        return torch.cat(answers), average(accuracies)
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * int(right.sum()) / len(right)
