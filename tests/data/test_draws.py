@@ -39,21 +39,16 @@ def make_items(sizes: list[int], seed: int) -> list[Sample]:
 
 def dassl_draw(
     train: list[Sample], val: list[Sample], shots: int, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """With the global generator, as Dassl: training images first, then validation."""
-    state = random.getstate()
-    try:
-        random.seed(seed)
-        results = []
-        for items, wanted in ((train, shots), (val, min(shots, 4))):
-            drawn = []
-            for label in dict.fromkeys(item.label for item in items):
-                own = [item for item in items if item.label == label]
-                drawn += random.sample(own, wanted) if len(own) >= wanted else own
-            results.append(drawn)
-        return results[0], results[1]
-    finally:
-        random.setstate(state)
+) -> tuple[list[Sample], ...]:
+    """With a generator of Python's, as Dassl: training images first, then validation."""
+    generator, results = random.Random(seed), []
+    for items, wanted in ((train, shots), (val, min(shots, 4))):
+        drawn = []
+        for label in dict.fromkeys(item.label for item in items):
+            own = [item for item in items if item.label == label]
+            drawn += generator.sample(own, wanted) if len(own) >= wanted else own
+        results.append(drawn)
+    return tuple(results)
 
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
@@ -73,11 +68,11 @@ def test_any_draw_equals_dassl_s(
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_draw_equals_dassl_s_with_classes_of_just_enough_items(shots: int, seed: int) -> None:
+def test_a_draw_equals_dassl_s_with_classes_of_just_enough_items(shots: int) -> None:
     """Dassl samples a class of exactly 16 items too: it moves the random stream."""
     train, val = make_items([16, 25, 16, 18, 40], 7), make_items([9, 6, 4, 5, 7], 8)
-    assert draw_few_shot(train, val, shots, seed) == dassl_draw(train, val, shots, seed)
+    for seed in (1, 2, 3):
+        assert draw_few_shot(train, val, shots, seed) == dassl_draw(train, val, shots, seed)
 
 
 def test_another_seed_changes_the_draw_and_the_global_generator_is_left_alone() -> None:
@@ -127,6 +122,10 @@ def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content))
 
 
+def spoil(content: dict[str, Any], train: list[Any]) -> None:
+    content.update(sha256=None, train=train)
+
+
 def other_image(content: dict[str, Any]) -> None:
     """Takes the third training image of class 0, which the draw left out."""
     content.pop("sha256")
@@ -154,23 +153,11 @@ def test_another_draw_of_the_same_images_is_another_cell(file: Path) -> None:
         (lambda c: c.update(format=2), "field 'format'"),
         (lambda c: c.update(colour="red"), "field 'colour'"),
         (lambda c: c.pop("val"), "field 'val'"),
-        (lambda c: c.update(task="dtdd", sha256=None), "no task named 'dtdd'"),
-        (
-            lambda c: c.update(sha256=None, train=[["nowhere.jpg", 0]]),
-            "'nowhere.jpg' of 'train' is not among the images to draw from",
-        ),
-        (
-            lambda c: c.update(sha256=None, train=[[c["train"][0][0], 5]]),
-            "has label 5, here 0",
-        ),
-        (
-            lambda c: c.update(sha256=None, train=[c["train"][0], c["train"][0]]),
-            "'train' lists an image twice",
-        ),
-        (
-            lambda c: c.update(sha256=None, train=c["val"]),
-            "of 'train' is not among the images to draw from",
-        ),
+        (lambda c: c.update(task="dtdd"), "no task named 'dtdd'"),
+        (lambda c: spoil(c, [["nowhere.jpg", 0]]), "'nowhere.jpg' of 'train' is not among"),
+        (lambda c: spoil(c, [[c["train"][0][0], 5]]), "has label 5, here 0"),
+        (lambda c: spoil(c, c["train"][:1] * 2), "'train' lists an image twice"),
+        (lambda c: spoil(c, c["val"][:1]), "is in train and in val"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(
@@ -186,7 +173,7 @@ def test_a_wrong_file_is_one_clear_line(
 def test_what_is_no_draw_is_one_clear_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CompatbenchError, match="shots file") as raised:
+    with pytest.raises(CompatbenchError, match=r"x\.json") as raised:
         read_draws([path])
     assert "\n" not in str(raised.value)
 
@@ -202,18 +189,6 @@ def test_two_files_for_one_draw_are_refused(file: Path, tmp_path: Path) -> None:
     other.write_text(file.read_text())
     with pytest.raises(CompatbenchError, match="are both a draw of 2 shots of 'dtd'"):
         read_draws([file, other])
-
-
-def test_an_image_may_not_be_in_both_parts(tmp_path: Path, data: dict[str, Tree]) -> None:
-    """ImageNet has no validation images; they are spare training images."""
-    forget()
-    task, path = load_task("imagenet"), tmp_path / "imagenet.json"
-    path.write_text(export_draw(task, draw_shots(task, 1, 1), 1, 1))
-    assert draw_shots(task, 1, 1, path) == draw_shots(task, 1, 1)
-    change(path, lambda c: c.update(sha256=None, val=c["train"][:1]))
-    forget()
-    with pytest.raises(CompatbenchError, match="is in train and in val"):
-        draw_shots(task, 1, 1, path)
 
 
 def test_the_command_exports_and_compares_draws(

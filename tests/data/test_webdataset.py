@@ -18,10 +18,9 @@ from compatbench.errors import CompatbenchError
 
 CARD = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets", "train": "train"})
 CLASSES = Classes("pets", ("cat", "big dog"), ("cat", "big dog"), ("cat", "big dog"))
-Members = Iterable[tuple[str, bytes]]
 
 
-def write_shard(path: Path, members: Members) -> None:
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in members:
@@ -52,21 +51,17 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_images_stand_in_the_order_of_the_shards(folder: Path) -> None:
-    samples = WebdatasetShards(folder, CARD, CLASSES).samples
-    assert [(s.id, s.label) for s in samples["train"]] == [
+def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    source = WebdatasetShards(folder, CARD, CLASSES)
+    assert [(s.id, s.label) for s in source.samples["train"]] == [
         ("train/0.tar/s0000000", 0),
         ("train/0.tar/s0000001", 1),
         ("train/0.tar/s0000002", 0),
         ("train/1.tar/s0000003", 1),
     ]
-    assert [s.label for s in samples["test"]] == [1, 0]
-    assert not samples["val"]
-
-
-def test_images_are_read_where_they_lie(folder: Path) -> None:
-    source = WebdatasetShards(folder, CARD, CLASSES)
-    before = sorted(folder.rglob("*"))
+    assert [s.label for s in source.samples["test"]] == [1, 0]
+    assert not source.samples["val"]
     for sample in source.samples["train"]:
         image = source.image(sample)
         assert (image.mode, image.size) == ("RGB", (16, 12))
@@ -85,60 +80,68 @@ def test_the_size_of_an_image_is_part_of_the_fingerprint(folder: Path) -> None:
 
 def test_names_that_would_leave_the_folder_harm_nothing(folder: Path) -> None:
     """A member's name tells images apart and is never a place to write to."""
-    write_shard(
-        folder / "test" / "0.tar",
-        [("../../evil.cls", b"0"), ("../../evil.png", picture(0, 1, "PNG"))],
-    )
+    members = [("../../evil.cls", b"0"), ("../../evil.png", picture(0, 1, "PNG"))]
+    write_shard(folder / "test" / "0.tar", members)
     source = WebdatasetShards(folder, CARD, CLASSES)
     [sample] = source.samples["test"]
     source.image(sample)
     assert not list(folder.parent.parent.glob("evil*"))
 
 
-def link(path: Path) -> None:
-    with tarfile.open(path, "w") as tar:
-        info = tarfile.TarInfo("a.png")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(info)
+def special(name: str, kind: bytes) -> Callable[[Path], None]:
+    """Writes a shard of one member that is no plain file."""
+
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w") as tar:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info, io.BytesIO(b""))
+
+    return write
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:2400])
+def shard(*members: tuple[str, bytes]) -> Callable[[Path], None]:
+    return lambda path: write_shard(path, members)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (link, "'a.png' is not a plain file"),
-        (cut, "0.tar (is cut short|cannot be read)"),
+        (special("a.png", tarfile.SYMTYPE), "'a.png' is not a plain file"),
+        (special("a.png", tarfile.LNKTYPE), "'a.png' is not a plain file"),
+        (special("a.cls", tarfile.CHRTYPE), "'a.cls' is not a plain file"),
+        (special("a.cls", tarfile.FIFOTYPE), "'a.cls' is not a plain file"),
+        (special("/tmp/escape.png", tarfile.REGTYPE), "'/?tmp/escape' has no label"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2400]), "0.tar (is cut|cannot be read)"),
         (Path.unlink, "0.tar is missing"),
         (lambda path: path.write_bytes(gzip.compress(path.read_bytes())), "cannot be read"),
-        (lambda path: write_shard(path, images(1)[:1]), "'s0000000' has no image"),
-        (lambda path: write_shard(path, images(1)[1:]), "'s0000000' has no label"),
-        (lambda path: write_shard(path, images(7)), "has label 7; the card has 2 classes"),
-        (lambda path: write_shard(path, [("a.cls", b"x" * 99)]), "'a.cls' holds no label"),
-        (lambda path: write_shard(path, [("a.cls", b"-1")]), "holds no label but '-1'"),
-        (lambda path: write_shard(path, [*images(1), *images(1)]), "two images 's0000000'"),
+        (shard(*images(1)[:1]), "'s0000000' has no image"),
+        (shard(*images(1)[1:]), "'s0000000' has no label"),
+        (shard(*images(7)), "has label 7; the card has 2 classes"),
+        (shard(("a.cls", b"x" * 99)), "'a.cls' holds no label"),
+        (shard(("a.cls", b"-1")), "holds no label but '-1'"),
+        (shard(*images(1), *images(1)), "two images 's0000000'"),
     ],
 )
 def test_a_wrong_shard_is_one_clear_line(
     folder: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
+    before = sorted(folder.parent.rglob("*"))
     spoil(folder / "test" / "0.tar")
     with pytest.raises(CompatbenchError, match=message) as raised:
         WebdatasetShards(folder, CARD, CLASSES)
     assert "\n" not in str(raised.value)
+    assert set(folder.parent.rglob("*")) <= set(before)
+
+
+NO_NUMBERS = ("many", "9" * 5000, "9999999999", "-1", "1e3", "")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test/nshards.txt", "many", "nshards.txt: it holds the number of shards"),
-        (
-            "classnames.txt",
-            "big dog\ncat\n",
-            "label 0 is 'big dog', .* is 'cat' .*another order",
-        ),
+        *(("test/nshards.txt", text, "it holds the number of shards") for text in NO_NUMBERS),
+        ("classnames.txt", "big dog\ncat\n", "0 is 'big dog', .* is 'cat' .*another order"),
         ("classnames.txt", "cat\n", "1 classes, the card of 'pets' has 2"),
     ],
 )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,20 +91,15 @@ def list_entries(folder: Path) -> list[Entry]:
     Raises:
         CompatbenchError: the folder cannot be read.
     """
+    now, entries = time.time(), []
     try:
-        return sorted(_entries(folder / FEATURES), key=lambda entry: -entry.age)
+        for path in (folder / FEATURES).rglob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another process has pruned it
+                stat = path.stat()
+                entries.append(Entry(path, _read_about(path), stat.st_size, now - stat.st_mtime))
     except OSError as error:
         raise CompatbenchError(f"cannot read the cache {folder}: {error.strerror}") from None
-
-
-def _entries(folder: Path) -> Iterator[Entry]:
-    now = time.time()
-    for path in folder.rglob("*.safetensors"):
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            continue  # another process has pruned it
-        yield Entry(path, _read_about(path), stat.st_size, now - stat.st_mtime)
+    return sorted(entries, key=lambda entry: -entry.age)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -114,10 +108,9 @@ def _read_about(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "np") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-    except (SafetensorError, OSError, ValueError, KeyError, RecursionError):
+            return read_header(path, (file.metadata() or {}).get(KEY))
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}
-    return about if isinstance(about, dict) else {}
 
 
 def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) -> list[Entry]:

@@ -11,20 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compatbench.data.images import SPLITS, Sample
+from compatbench.data.images import SPLITS, Sample, read_json
 from compatbench.data.task import Task, load_task
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
 MOST_VALIDATION_SHOTS = 4
-FORMAT = 1
 
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
-
-
 Item = TypeVar("Item", bound=Sample)
 
 
@@ -39,6 +36,10 @@ class Draw:
     def sha256(self) -> str:
         """Hash of the images' identities and labels, in order: what two labs compare."""
         return sha256_json([_rows(self.train), _rows(self.val)])
+
+
+def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
+    return [(sample.id, sample.label) for sample in samples]
 
 
 @lru_cache(maxsize=256)
@@ -74,33 +75,24 @@ def draw_few_shot(
         The training items and the validation items, grouped by class.
     """
     generator = random.Random(seed)
-    by_class = _positions(train)
-    drawn = _draw(by_class, shots, generator)
-    few = [train[position] for position in drawn]
-    held_out = min(shots, MOST_VALIDATION_SHOTS)
+    chosen = _draw(train, range(len(train)), shots, generator)
+    few, held_out = [train[i] for i in chosen], min(shots, MOST_VALIDATION_SHOTS)
     if val is not None:
-        return few, [val[position] for position in _draw(_positions(val), held_out, generator)]
-    taken = set(drawn)
-    left = {
-        label: [position for position in positions if position not in taken]
-        for label, positions in by_class.items()
-    }
-    return few, [train[position] for position in _draw(left, held_out, generator)]
+        return few, [val[i] for i in _draw(val, range(len(val)), held_out, generator)]
+    left = sorted(set(range(len(train))).difference(chosen))
+    return few, [train[i] for i in _draw(train, left, held_out, generator)]
 
 
-def _positions(items: Sequence[Sample]) -> dict[int, list[int]]:
-    """The positions of each class's items; the classes in the order of their first."""
-    by_class: dict[int, list[int]] = {}
-    for position, item in enumerate(items):
-        by_class.setdefault(item.label, []).append(position)
-    return by_class
-
-
-def _draw(by_class: dict[int, list[int]], shots: int, generator: random.Random) -> list[int]:
-    chosen: list[int] = []
-    for group in by_class.values():
-        chosen += group if len(group) < shots else generator.sample(group, shots)
-    return chosen
+def _draw(
+    items: Sequence[Sample], positions: Iterable[int], shots: int, generator: random.Random
+) -> list[int]:
+    """Positions of ``shots`` items of each class, of those that may be drawn."""
+    by_class: dict[int, list[int]] = {item.label: [] for item in items}
+    for position in positions:
+        by_class[items[position].label].append(position)
+    groups = by_class.values()
+    drawn = [g if len(g) < shots else generator.sample(g, shots) for g in groups]
+    return [position for group in drawn for position in group]
 
 
 class ShotsFile(BaseModel):
@@ -123,10 +115,27 @@ class ShotsFile(BaseModel):
     train: list[tuple[str, int]]
     val: list[tuple[str, int]]
 
+    @model_validator(mode="after")
+    def _check(self) -> ShotsFile:
+        if self.sha256 not in (None, sha256_json([self.train, self.val])):
+            raise ValueError(
+                "its images do not match its field 'sha256'; get the file again, or remove the "
+                "field if you changed it on purpose"
+            )
+        for name, rows in (("train", self.train), ("val", self.val)):
+            if len(dict(rows)) != len(rows):
+                raise ValueError(f"'{name}' lists an image twice")
+        if shared := set(dict(self.train)).intersection(dict(self.val)):
+            raise ValueError(f"{min(shared)!r} is in train and in val")
+        return self
+
     @property
     def name(self) -> tuple[str, int, int]:
         """The task, shots and seed."""
         return self.task, self.shots, self.seed
+
+    def __str__(self) -> str:
+        return f"a draw of {self.shots} shots of '{self.task}' with seed {self.seed}"
 
 
 def split_hash(task: Task) -> str:
@@ -141,19 +150,13 @@ def split_hash(task: Task) -> str:
 
 def export_draw(task: Task, draw: Draw, shots: int, seed: int) -> str:
     """The text of a file that holds a draw: JSON, an image on each line."""
-    head = {
-        "format": FORMAT,
-        "task": task.name,
-        "shots": shots,
-        "seed": seed,
-        "split": split_hash(task),
-        "sha256": draw.sha256,
-    }
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    for name, samples, end in (("train", draw.train, ","), ("val", draw.val, "")):
+    head = {"format": 1, "task": task.name, "shots": shots, "seed": seed}
+    head |= {"split": split_hash(task), "sha256": draw.sha256}
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    for name, samples in (("train", draw.train), ("val", draw.val)):
         rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in _rows(samples))
-        lines.append(f' "{name}": [\n  {rows}\n ]{end}' if rows else f' "{name}": []{end}')
-    return "{\n" + "\n".join(lines) + "\n}\n"
+        lines.append(f' "{name}": [\n  {rows}\n ]' if rows else f' "{name}": []')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 @lru_cache(maxsize=256)
@@ -163,21 +166,7 @@ def read_shots_file(path: Path) -> ShotsFile:
     Raises:
         CompatbenchError: it is missing, no JSON, breaks the format, or was changed.
     """
-    try:
-        file = ShotsFile.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CompatbenchError(f"shots file {path}: field '{field}': {first['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise CompatbenchError(f"shots file {path} cannot be read: {error}") from None
-    found = sha256_json([list(map(list, file.train)), list(map(list, file.val))])
-    if file.sha256 not in (None, found):
-        raise CompatbenchError(
-            f"shots file {path}: its images do not match its field 'sha256'; get the file again, "
-            "or remove the field if you changed it on purpose"
-        )
-    return file
+    return read_json(path, ShotsFile)
 
 
 def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
@@ -187,14 +176,10 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
         CompatbenchError: a broken file, or two for the same task, shots and seed.
     """
     files: dict[tuple[str, int, int], Path] = {}
-    for path in paths:
-        path = path.resolve()
+    for path in (path.resolve() for path in paths):
         file = read_shots_file(path)
         if files.setdefault(file.name, path) != path:
-            raise CompatbenchError(
-                f"{path} and {files[file.name]} are both a draw of {file.shots} shots of "
-                f"'{file.task}' with seed {file.seed}; give one"
-            )
+            raise CompatbenchError(f"{path} and {files[file.name]} are both {file}; give one")
         _import_draw(path, load_task(file.task), file.shots, file.seed)
     return files
 
@@ -203,39 +188,27 @@ def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     file = read_shots_file(path)
     if file.name != (task.name, shots, seed):
         raise CompatbenchError(
-            f"shots file {path} is a draw of {file.shots} shots of '{file.task}' with seed "
-            f"{file.seed}, not of {shots} shots of '{task.name}' with seed {seed}"
+            f"{path} is {file}, not of {shots} shots of '{task.name}' with seed {seed}"
         )
     if file.split not in (None, found := split_hash(task)):
         raise CompatbenchError(
-            f"shots file {path} was drawn from another split of '{task.name}' "
+            f"{path} was drawn from another split of '{task.name}' "
             f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
         )
-    train = _find(path, "train", file.train, task.split("train"))
-    val = _find(path, "val", file.val, task.split("val"))
-    if shared := {sample.id for sample in train} & {sample.id for sample in val}:
-        raise CompatbenchError(f"shots file {path}: '{min(shared)}' is in train and in val")
-    return Draw(train, val)
+    train = _find(path, "train", file.train, task)
+    return Draw(train, _find(path, "val", file.val, task))
 
 
-def _find(
-    path: Path, name: str, rows: Sequence[tuple[str, int]], samples: Iterable[Sample]
-) -> tuple[Sample, ...]:
+def _find(path: Path, name: str, rows: Sequence[tuple[str, int]], task: Task) -> tuple[Sample, ...]:
     wanted = dict(rows)
-    if len(wanted) != len(rows):
-        raise CompatbenchError(f"shots file {path}: '{name}' lists an image twice")
-    found = {sample.id: sample for sample in samples if sample.id in wanted}
+    found = {sample.id: sample for sample in task.split(name) if sample.id in wanted}
     for image, label in rows:
         if image not in found:
             raise CompatbenchError(
-                f"shots file {path}: '{image}' of '{name}' is not among the images to draw from"
+                f"{path}: {image!r} of '{name}' is not among the images to draw from"
             )
         if found[image].label != label:
             raise CompatbenchError(
-                f"shots file {path}: '{image}' has label {label}, here {found[image].label}"
+                f"{path}: {image!r} has label {label}, here {found[image].label}"
             )
-    return tuple(found[image] for image, _ in rows)
-
-
-def _rows(samples: Sequence[Sample]) -> list[list[str | int]]:
-    return [[sample.id, sample.label] for sample in samples]
+    return tuple(found[image] for image in wanted)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -29,24 +31,9 @@ DECODERS = 4
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
 
+ImageEncoder = Any  # a ``compatbench.backbone.Backbone``, of a room above this one
 # Called with the number of images encoded so far, and of all.
 OnEncoded = Callable[[int, int], object]
-
-
-class ImageEncoder(Protocol):
-    """What the cache needs of a backbone; see ``compatbench.backbone.Backbone``."""
-
-    name: str
-    card: Any
-    weights_key: str
-    device: torch.device
-    dtype: torch.dtype
-    embed_dim: Any
-    preprocess: Any
-    encode_images: Any
-
-    @property
-    def preprocess_settings(self) -> dict[str, Any]: ...
 
 
 class FeatureCache:
@@ -80,13 +67,11 @@ class FeatureCache:
         Raises:
             CompatbenchError: an image cannot be read, or the cache cannot be written.
         """
-        view = view or View()
         encoded, rows = _cover(samples, split)
-        key = _key(backbone, task, encoded, view, None)
-        if key not in self._memory:
-            entry = self._entry(backbone, task, encoded, view, None)
-            self._remember(key, entry.to(backbone.device))
-        features = self._memory[key]
+        batch = _Images(backbone, task, encoded, view or View())
+        if batch.key not in self._memory:
+            self._remember(batch.key, self._entry(batch).to(backbone.device))
+        features = self._memory[batch.key]
         return features if rows is None else features[rows.to(features.device)]
 
     def tokens(
@@ -108,38 +93,34 @@ class FeatureCache:
             NotTransferable: the backbone's image tower cannot give it.
             CompatbenchError: as above.
         """
-        view = view or View()
         encoded, rows = _cover(samples, split)
         parts = [
-            self._entry(backbone, task, encoded[i : i + PART], view, wanted)
+            self._entry(_Images(backbone, task, encoded[i : i + PART], view or View(), wanted))
             for i in range(0, len(encoded), PART)
         ]
-        if rows is None:
-            rows = torch.arange(len(encoded))
-        return StoredRows(parts, PART, rows, backbone.device)
+        return StoredRows(
+            parts, torch.arange(len(encoded)) if rows is None else rows, backbone.device
+        )
 
-    def _entry(
-        self,
-        backbone: ImageEncoder,
-        task: Task,
-        samples: Sequence[Sample],
-        view: View,
-        wanted: Any,
-    ) -> Tensor:
+    def _entry(self, images: _Images) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
-        key = _key(backbone, task, samples, view, wanted)
-        path = self.folder / key[:2] / f"{key}.safetensors"
-        entry = _read(path)
-        if entry is None:
-            with _locked(path):
-                # Another process may have computed it while this one waited.
-                entry = _read(path, warn=False)
-                if entry is None:
-                    entry = self._encode(backbone, task, samples, view, wanted)
-                    about = describe_entry(backbone.name, task.name, len(samples), view.number)
-                    write_entry(path, entry, about)
-                    if wanted is not None:
-                        entry = _read(path)  # so that the computed tensor can be freed
+        path = self.folder / images.key[:2] / f"{images.key}.safetensors"
+        entry = read_entry(path) if (found := path.is_file()) else None
+        if entry is not None:
+            return entry
+        if found:
+            warnings.warn(
+                f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2
+            )
+        with _locked(path):
+            # Another process may have computed it while this one waited.
+            entry = read_entry(path)
+            if entry is None:
+                entry = images.encode(self.on_encoded)
+                about = (images.backbone.name, images.task.name, len(entry), images.view.number)
+                write_entry(path, entry, describe_entry(*about))
+                if images.wanted is not None:
+                    entry = read_entry(path)  # so that the computed tensor can be freed
         assert entry is not None
         return entry
 
@@ -149,41 +130,17 @@ class FeatureCache:
         while held > MOST_IN_MEMORY and len(self._memory) > 1:
             held -= self._memory.pop(next(iter(self._memory))).nbytes
 
-    @torch.no_grad()
-    def _encode(
-        self,
-        backbone: ImageEncoder,
-        task: Task,
-        samples: Sequence[Sample],
-        view: View,
-        wanted: Any,
-    ) -> Tensor:
-        """Encodes batch by batch: at most two batches of images are in memory."""
-        if not samples:
-            return torch.zeros(0, backbone.embed_dim)
-        parts: list[Tensor] = []
-        done = 0
-        for images in _batches(backbone, task, samples, view):
-            parts.append(backbone.encode_images(images, *([wanted] if wanted else [])).cpu())
-            done += len(images)
-            self.on_encoded(done, len(samples))
-        return torch.cat(parts)
-
 
 class StoredRows:
-    """Rows of memory-mapped entries, read on demand.
+    """Rows of memory-mapped entries of ``PART`` images, read on demand.
 
     Args:
-        parts: the entries, ``[size, ...]`` each, the last perhaps shorter.
         rows: which rows of the entries, in which order, ``[N]``.
         device: where the rows are returned.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], size: int, rows: Tensor, device: torch.device
-    ) -> None:
+    def __init__(self, parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> None:
         self._parts = parts
-        self._size = size
         self._rows = rows
         self._device = device
 
@@ -192,8 +149,7 @@ class StoredRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of an index ``[n]``, ``[n, ...]``."""
-        size = self._size
-        rows = [self._parts[i // size][i % size] for i in self._rows[index.cpu()].tolist()]
+        rows = [self._parts[i // PART][i % PART] for i in self._rows[index.cpu()].tolist()]
         return torch.stack(rows).to(self._device)
 
     def batches(self) -> Iterator[Tensor]:
@@ -212,25 +168,6 @@ def _cover(
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
 
 
-def _batches(
-    backbone: ImageEncoder, task: Task, samples: Sequence[Sample], view: View
-) -> Iterator[Tensor]:
-    """Preprocessed batches ``[batch, 3, H, W]``; the next is decoded while one is used."""
-    size = backbone.preprocess_settings["size"]
-    side = size if isinstance(size, int) else min(size)
-
-    def load(sample: Sample) -> Tensor:
-        image = view.apply(task.source.image(sample), sample.id, side)
-        return backbone.preprocess(image)
-
-    with ThreadPoolExecutor(1 if backbone.device.type == "cpu" else DECODERS) as pool:
-        chunks = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
-        following = [pool.submit(load, sample) for sample in chunks[0]]
-        for chunk in [*chunks[1:], ()]:
-            current, following = following, [pool.submit(load, sample) for sample in chunk]
-            yield torch.stack([future.result() for future in current])
-
-
 def _locked(path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,32 +181,58 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _key(
-    backbone: ImageEncoder,
-    task: Task,
-    samples: Sequence[Sample],
-    view: View,
-    wanted: Any,
-) -> str:
-    return sha256_json(
-        [
-            backbone.weights_key,
-            backbone.card.config,
-            backbone.preprocess_settings,
-            str(backbone.dtype),
-            task.source.fingerprint(samples),
-            view.settings,
-            [wanted.kind, wanted.block] if wanted else ["features", 0],
-            ENGINE_VERSION,
-        ]
-    )
+@dataclass(frozen=True)
+class _Images:
+    """What one entry holds: images under a view, as features or as ``wanted``."""
 
+    backbone: ImageEncoder
+    task: Task
+    samples: Sequence[Sample]
+    view: View
+    wanted: Any = None
 
-def _read(path: Path, warn: bool = True) -> Tensor | None:
-    """The entry's features, or None if it is missing or damaged."""
-    if not path.is_file():
-        return None
-    features = read_entry(path)
-    if features is None and warn:
-        warnings.warn(f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2)
-    return features
+    @cached_property
+    def key(self) -> str:
+        return sha256_json(
+            [
+                self.backbone.weights_key,
+                self.backbone.card.config,
+                self.backbone.preprocess_settings,
+                str(self.backbone.dtype),
+                self.task.source.fingerprint(self.samples),
+                self.view.settings,
+                [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0],
+                ENGINE_VERSION,
+            ]
+        )
+
+    @torch.no_grad()
+    def encode(self, on_encoded: OnEncoded) -> Tensor:
+        """Encodes batch by batch: at most two batches of images are in memory."""
+        if not self.samples:
+            return torch.zeros(0, self.backbone.embed_dim)
+        wanted = [self.wanted] if self.wanted else []
+        parts: list[Tensor] = []
+        done = 0
+        for images in self._batches():
+            parts.append(self.backbone.encode_images(images, *wanted).cpu())
+            done += len(images)
+            on_encoded(done, len(self.samples))
+        return torch.cat(parts)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Preprocessed batches ``[batch, 3, H, W]``; the next is decoded while one is used."""
+        size = self.backbone.preprocess_settings["size"]
+        side = size if isinstance(size, int) else min(size)
+
+        def load(sample: Sample) -> Tensor:
+            image = self.view.apply(self.task.source.image(sample), sample.id, side)
+            return self.backbone.preprocess(image)
+
+        with ThreadPoolExecutor(1 if self.backbone.device.type == "cpu" else DECODERS) as pool:
+            starts = range(0, len(self.samples), BATCH)
+            chunks = [self.samples[start : start + BATCH] for start in starts]
+            following = [pool.submit(load, sample) for sample in chunks[0]]
+            for chunk in [*chunks[1:], ()]:
+                current, following = following, [pool.submit(load, sample) for sample in chunk]
+                yield torch.stack([future.result() for future in current])

@@ -162,5 +162,6 @@ def read_json(path: Path, model: type[Model]) -> Model:
         return model.model_validate_json(read_bytes(path))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "file"
-        raise CompatbenchError(f"{path}: field {field!r}: {first['msg']}") from None
+        field = f"field {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise CompatbenchError(f"{path}: {field}{message}") from None

@@ -12,8 +12,7 @@ from compatbench.errors import CompatbenchError
 # More images than any class has: a draw of so many takes all. It is a number, so that shots
 # sort and compare; people and files see the word.
 ALL_SHOTS = 1_000_000
-# What numpy's, torch's and Python's generators all take.
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**32 - 1  # what numpy's, torch's and Python's generators all take
 
 
 def read_shots(value: object) -> object:
@@ -38,7 +37,6 @@ Shots = Annotated[
     PlainSerializer(show_shots, return_type=int | str),
 ]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
-_SHOTS, _SEED = TypeAdapter[int](Shots), TypeAdapter[int](Seed)
 
 
 def check_draws(shots: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -48,11 +46,11 @@ def check_draws(shots: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[int], 
         CompatbenchError: there are none, or one is not such a number.
     """
     found = []
-    for field, values, kind in (("shots", shots, _SHOTS), ("seeds", seeds, _SEED)):
+    for field, values, kind in (("shots", shots, Shots), ("seeds", seeds, Seed)):
         if not len(values):
             raise CompatbenchError(f"{field}: the list is empty; give at least one number")
         try:
-            found.append([kind.validate_python(value) for value in values])
+            found.append(TypeAdapter(list[kind]).validate_python(list(values)))
         except ValidationError as error:
             first = error.errors()[0]
             raise CompatbenchError(f"{field}: {first['input']!r}: {first['msg']}") from None

@@ -1,0 +1,322 @@
+"""Datasets with a list of their images: CoOp's split files, FGVC's text files, torchvision's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from data.conftest import SetUp
+from data.trees import BUILDERS, FEW, Sizes, Tree, picture
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.task import TorchvisionSource
+from compatbench.data.image_check import inspect_task
+from compatbench.data.images import ImageFiles
+from compatbench.data.sources.split_files import (
+    is_inside,
+    read_split,
+    read_torchvision,
+    read_variants,
+)
+from compatbench.data.task import describe_classes, load_task
+from compatbench.errors import CompatbenchError
+
+PATHS = st.lists(st.text("abcXYZ019 _.-é", min_size=1, max_size=8), min_size=1, max_size=3).map(
+    "/".join
+)
+ROWS = st.lists(st.tuples(PATHS.filter(is_inside), st.integers(0, 5)), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=12,
+)
+LABELS = st.tuples(PATHS, st.integers(0, 2), st.sampled_from(["a", "b\n", "c"])).map(list)
+SPLITS = st.fixed_dictionaries(
+    dict.fromkeys(("train", "val", "test"), JSON | st.lists(LABELS, max_size=3))
+)
+ANY_EXAMPLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "split.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def expect(name: str, message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message) as raised:
+        load_task(name)
+    assert "\n" not in str(raised.value)
+
+
+@ANY_EXAMPLE
+@given(st.fixed_dictionaries({"train": ROWS, "val": ROWS, "test": ROWS}))
+def test_every_row_is_read_in_its_order(tmp_path: Path, rows: dict[str, Any]) -> None:
+    used = sorted({label for split in rows.values() for _, label in split})
+    rows = {s: [(p, used.index(label)) for p, label in split] for s, split in rows.items()}
+    listed = {s: [[p, label, f"class {label}"] for p, label in split] for s, split in rows.items()}
+    path = write(tmp_path, listed)
+    if not used:
+        with pytest.raises(CompatbenchError, match="lists no image"):
+            read_split(path)
+        return
+    samples, names = read_split(path)
+    assert {s: [(x.id, x.label) for x in split] for s, split in samples.items()} == rows
+    assert names == [f"class {label}" for label in range(len(used))]
+
+
+@pytest.mark.slow
+@ANY_EXAMPLE
+@given(st.text(max_size=30) | JSON | SPLITS)
+def test_anything_else_is_one_clear_line(tmp_path: Path, content: Any) -> None:
+    path = write(tmp_path, content)
+    try:
+        samples, names = read_split(path)
+    except CompatbenchError as error:
+        message = str(error)
+    else:
+        assert {s.label for split in samples.values() for s in split} == set(range(len(names)))
+        return
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/etc/passwd", "../x.jpg", "a/../../x.jpg", "..", "a\\b.jpg", "C:/x.jpg", "a\0b", "a\nb"],
+)
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> None:
+    split = write(tmp_path, {"train": [[path, 0, "a"]], "val": [], "test": []})
+    with pytest.raises(CompatbenchError, match=r"'train.0.0': .* leaves the dataset's folder"):
+        read_split(split)
+
+
+def test_a_class_with_two_names_is_refused(tmp_path: Path) -> None:
+    rows = [["a.jpg", 0, "cat"], ["b.jpg", 0, "dog"]]
+    with pytest.raises(CompatbenchError, match="label 0 is both 'cat' and 'dog'"):
+        read_split(write(tmp_path, {"train": rows, "val": [], "test": []}))
+
+
+def swap(rows: list[list[Any]]) -> None:
+    """Gives class 0 the label 1 and class 1 the label 0."""
+    for row in rows:
+        row[1] = {0: 1, 1: 0}.get(row[1], row[1])
+
+
+def drop_last_class(rows: list[list[Any]]) -> None:
+    last = max(row[1] for row in rows)
+    rows[:] = [row for row in rows if row[1] != last]
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "order"),
+    [
+        (swap, r"label 0 is 'Forest', .*'Annual Crop Land' \(the same names in another", False),
+        (drop_last_class, "9 classes, the card of 'eurosat' has 10", False),
+        (lambda rows: rows.pop(), "task 'eurosat': train has 29 images, its card counts 30", True),
+    ],
+)
+def test_a_split_that_is_not_the_card_s_is_refused(
+    set_up: SetUp, change: Callable[[Any], None], message: str, order: bool
+) -> None:
+    path = set_up("eurosat")["eurosat"].folder / "split_zhou_EuroSAT.json"
+    listed = json.loads(path.read_text())
+    for rows in listed.values():
+        change(rows)
+    path.write_text(json.dumps(listed))
+    expect("eurosat", message)
+    report = inspect_task("eurosat")
+    assert (report.state, report.class_order) == ("wrong", order)
+
+
+def test_too_few_images_of_a_class_are_told(set_up: SetUp, tmp_path: Path) -> None:
+    set_up("eurosat")
+    with (tmp_path / "tasks" / "eurosat.yaml").open("a") as file:
+        file.write("least_per_class: {train: 3, val: 4}\n")
+    expect("eurosat", "val has 2 images of 'Annual Crop Land', its card says 4 at least")
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("dtd", "split_zhou_DescribableTextures.json"),
+        ("dtd", "images"),
+        ("fgvc_aircraft", "variants.txt"),
+        ("fgvc_aircraft", "images_variant_val.txt"),
+        ("fgvc_aircraft", "images"),
+    ],
+)
+def test_a_missing_file_or_folder_is_named(task: str, name: str, set_up: SetUp) -> None:
+    path = set_up(task)[task].folder / name
+    path.rename(path.with_name("gone"))
+    expect(task, f"{path} is missing; see docs/datasets.md")
+    report = inspect_task(task)
+    assert (report.state, report.missing_file) == ("wrong", path)
+    assert "docs/datasets.md" in report.fix
+
+
+def test_missing_images_are_named(set_up: SetUp) -> None:
+    tree = set_up("dtd", sizes=Sizes())["dtd"]
+    path = tree.folder / "images" / tree.rows["test"][5][0]
+    path.unlink()
+    report = inspect_task("dtd")
+    assert (report.state, report.missing_file) == ("wrong", path)
+    assert report.found == tree.counts
+    task = load_task("dtd")
+    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
+        task.fingerprint(task.split("test"))
+    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
+        task.source.image(task.split("test")[5])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda whole: whole[: len(whole) // 2], r"cannot be decoded \([^)]*[Tt]runcated"),
+        (lambda whole: b"", "is empty"),
+        (lambda whole: b"<html>not found</html>", "no image format that is known"),
+    ],
+)
+def test_a_damaged_image_is_named(
+    set_up: SetUp, content: Callable[[bytes], bytes], message: str
+) -> None:
+    tree = set_up("dtd", sizes=Sizes())["dtd"]
+    path = tree.folder / "images" / tree.rows["test"][0][0]
+    path.write_bytes(content(path.read_bytes()))
+    task = load_task("dtd")
+    with pytest.raises(CompatbenchError, match=f"image {path} (.*){message}") as raised:
+        task.source.image(task.split("test")[0])
+    assert "\n" not in str(raised.value)
+
+
+VARIANTS = ["707-320", "BAE 146-200", "F/A-18", "Model B200"]
+
+
+@ANY_EXAMPLE
+@given(images=st.lists(st.tuples(st.integers(0, 10**7 - 1), st.sampled_from(VARIANTS))))
+def test_every_line_of_fgvc_is_read(tmp_path: Path, images: list[tuple[int, str]]) -> None:
+    path = tmp_path / "images.txt"
+    path.write_text("".join(f"{number:07} {variant}\n" for number, variant in images))
+    expected = [(f"{number:07}.jpg", VARIANTS.index(variant)) for number, variant in images]
+    assert [(s.id, s.label) for s in read_variants(path, VARIANTS)] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1025794", "'' is not in variants.txt"),
+        ("../../1 707-320", "a line holds an image's number"),
+        ("1025794 707-321", "'707-321' is not in variants.txt"),
+    ],
+)
+def test_a_wrong_line_of_fgvc_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "images.txt").write_text(f"0034309 707-320\n{line}")
+    with pytest.raises(CompatbenchError, match=f"images.txt: .*{message}"):
+        read_variants(tmp_path / "images.txt", VARIANTS)
+
+
+def test_variants_in_another_order_are_refused(set_up: SetUp) -> None:
+    path = set_up("fgvc_aircraft")["fgvc_aircraft"].folder / "variants.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    expect("fgvc_aircraft", "label 0 is '727-200', .* '707-320'")
+    assert inspect_task("fgvc_aircraft").class_order is False
+
+
+def torchvision(dataset: str, name: str, root: Path) -> ImageFiles:
+    given = {"kind": "torchvision", "folder": "torchvision", "dataset": dataset}
+    _, classes, _ = describe_classes(task_cards.read(name))
+    return read_torchvision(root, TorchvisionSource.model_validate(given), classes)
+
+
+def test_torchvision_s_fgvc_is_coop_s_in_all_splits(
+    tmp_path: Path, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "fgvc-aircraft-2013b/data"
+    folder = tmp_path / "torchvision" / place
+    tree: Tree = BUILDERS["fgvc_aircraft"](task_cards.read("fgvc_aircraft"), folder, FEW)
+    found = torchvision("FGVCAircraft", "fgvc_aircraft", tmp_path / "torchvision")
+    for split, rows in tree.rows.items():
+        listed = [(sample.id, sample.label) for sample in found.samples[split]]
+        assert listed == [(f"{place}/images/{path}", label) for path, label in rows]
+    assert found.image(found.samples["test"][0]).mode == "RGB"
+    set_up("fgvc_aircraft")
+    monkeypatch.setenv("COMPATBENCH_DATA_FGVC_AIRCRAFT", str(folder))
+    assert inspect_task("fgvc_aircraft").state == "found"  # the folder serves as it is
+
+
+def write_pets(root: Path, card: TaskCard) -> None:
+    folder = root / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for split, count in (("trainval", 2), ("test", 1)):
+        lines = []
+        for label, name in enumerate(card.classes):
+            for number in range(count):
+                image = f"{name.capitalize()}_{len(split) * 10 + number}"
+                (folder / "images" / f"{image}.jpg").write_bytes(picture(label, number))
+                lines.append(f"{image} {label + 1} 1 1\n")
+        (folder / "annotations" / f"{split}.txt").write_text("".join(lines))
+
+
+def test_pets_test_set_is_coop_s_and_the_rest_is_for_training(tmp_path: Path) -> None:
+    write_pets(tmp_path, task_cards.read("oxford_pets"))
+    samples = torchvision("OxfordIIITPet", "oxford_pets", tmp_path).samples
+    assert [sample.label for sample in samples["test"]] == list(range(37))
+    assert (len(samples["train"]), len(samples["val"])) == (74, 0)
+
+
+def test_cars_are_read_with_the_year_at_the_end_of_their_names(tmp_path: Path) -> None:
+    card = task_cards.read("stanford_cars")
+    count, folder = len(card.classes), tmp_path / "stanford_cars"
+    names = np.empty((1, count), dtype=object)
+    for label, name in enumerate(card.classes):
+        year, _, rest = name.partition(" ")
+        names[0, label] = f"{rest} {year}"  # as in the devkit
+    fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
+    (folder / "devkit").mkdir(parents=True)
+    scipy.io.savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
+    rows = np.zeros((1, count), dtype=[(field, object) for field in fields])
+    for label in range(count):
+        rows[0, label] = (1, 1, 2, 2, label + 1, f"{label + 1:05}.jpg")
+    for path in ("devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"):
+        scipy.io.savemat(folder / path, {"annotations": rows})
+    for split in ("train", "test"):
+        (folder / f"cars_{split}").mkdir()
+    samples = torchvision("StanfordCars", "stanford_cars", tmp_path).samples
+    assert [sample.label for sample in samples["test"]] == list(range(196))
+    assert samples["test"][4].id == "stanford_cars/cars_test/00005.jpg"
+    assert len(samples["train"]) == 196
+
+
+def test_torchvision_s_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+    card = task_cards.read("oxford_pets")
+    swapped = (card.classes[1], card.classes[0], *card.classes[2:])
+    write_pets(tmp_path, card.model_copy(update={"classes": swapped}))
+    with pytest.raises(CompatbenchError, match="the same names in another order"):
+        torchvision("OxfordIIITPet", "oxford_pets", tmp_path)
+
+
+def test_a_root_without_torchvision_s_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="does not hold torchvision's FGVCAircraft"):
+        torchvision("FGVCAircraft", "fgvc_aircraft", tmp_path)
+
+
+def test_a_card_names_no_torchvision_dataset_whose_splits_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "name: mine\ntitle: Mine\nclasses: [a, b]\ntemplates: ['{}']\n"
+        "source: {kind: torchvision, folder: x, dataset: DTD}\n"
+        "counts: {train: 1, test: 1}\nlicence: none\n"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(tmp_path))
+    expect("mine", "mine.yaml:5: field 'source.dataset'")
