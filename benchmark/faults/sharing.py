@@ -10,7 +10,7 @@ from typing import Any
 
 from commands import finish, planned, results_of, start
 
-from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.feature_cache import Images
 from compatbench.engine.worker import Worker
 
 
@@ -46,7 +46,7 @@ def run(suite: Path, folder: Path, undisturbed: Path, processes: int) -> dict[st
 
 def _note_work(log: Path) -> None:
     """Lets this process write down every fit and every encoding; lines do not mix."""
-    fit, encode = Worker._fit, FeatureCache._encode
+    fit, encode = Worker._fit, Images.encode
 
     def note(what: str, key: str) -> None:
         with log.open("a") as file:
@@ -56,13 +56,13 @@ def _note_work(log: Path) -> None:
         note("fit", cell.key)
         return fit(self, cell, method)
 
-    def noted_encode(self: FeatureCache, *arguments: Any) -> Any:
+    def noted_encode(self: Images, *arguments: Any) -> Any:
         note("encode", "-")
         return encode(self, *arguments)
 
     patches: dict[type, tuple[str, Any]] = {
         Worker: ("_fit", noted_fit),
-        FeatureCache: ("_encode", noted_encode),
+        Images: ("encode", noted_encode),
     }
     for cls, (name, function) in patches.items():
         setattr(cls, name, function)

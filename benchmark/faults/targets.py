@@ -24,8 +24,8 @@ from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import read_shots_file
 from compatbench.data.labels import Classes
-from compatbench.data.sources.split_files import read_split
-from compatbench.data.sources.webdataset import WebdatasetShards
+from compatbench.data.sources.layouts import read_split
+from compatbench.data.sources.webdataset import read_webdataset
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.predictions import Predictions, read_predictions, write_predictions
 from compatbench.engine.store import RunStore
@@ -207,7 +207,7 @@ def _read_shard(file: Path) -> Any:
     (folder / "0.tar").write_bytes(file.read_bytes())
     (folder / "nshards.txt").write_text("1")
     card = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets"})
-    shards = WebdatasetShards(folder.parent, card, Classes("pets", ("cat",), ("cat",), ("cat",)))
+    shards = read_webdataset(folder.parent, card, Classes("pets", ("cat",), ("cat",), ("cat",)))
     return [shards.image(sample).size for sample in shards.samples["test"]]
 
 

@@ -13,10 +13,9 @@ from data.trees import Sizes, picture
 
 from compatbench.data.cards.task import ClassFoldersSource
 from compatbench.data.draws import draw_few_shot
-from compatbench.data.image_check import inspect_task
 from compatbench.data.labels import Classes
-from compatbench.data.sources.class_folders import read_class_folders
-from compatbench.data.task import load_task
+from compatbench.data.sources.layouts import read_class_folders
+from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
 CLASSES = Classes("pets", ("cat", "big dog"), ("cat", "big_dog"), ("cat", "big_dog"))

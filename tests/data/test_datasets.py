@@ -13,9 +13,8 @@ from data.trees import BUILDERS, Sizes, Tree
 
 from compatbench.data.cards import task_cards
 from compatbench.data.draws import draw_shots
-from compatbench.data.image_check import inspect_task
 from compatbench.data.roots import set_data_roots
-from compatbench.data.task import load_task
+from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
 # Classes, and images of train, val and test, in CoOp's splits.

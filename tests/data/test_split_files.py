@@ -1,4 +1,4 @@
-"""Datasets with a list of their images: CoOp's split files, FGVC's text files, torchvision's."""
+"""Datasets with lists of their images: CoOp's split files, and FGVC-Aircraft's text files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import scipy.io
 from data.conftest import SetUp
-from data.trees import BUILDERS, FEW, Sizes, Tree, picture
+from data.trees import Sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.task import TorchvisionSource
-from compatbench.data.image_check import inspect_task
-from compatbench.data.images import ImageFiles
-from compatbench.data.sources.split_files import (
-    is_inside,
-    read_split,
-    read_torchvision,
-    read_variants,
-)
-from compatbench.data.task import describe_classes, load_task
+from compatbench.data.sources.layouts import is_inside, read_split, read_variants
+from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
 PATHS = st.lists(st.text("abcXYZ019 _.-é", min_size=1, max_size=8), min_size=1, max_size=3).map(
@@ -228,95 +217,3 @@ def test_variants_in_another_order_are_refused(set_up: SetUp) -> None:
     path.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
     expect("fgvc_aircraft", "label 0 is '727-200', .* '707-320'")
     assert inspect_task("fgvc_aircraft").class_order is False
-
-
-def torchvision(dataset: str, name: str, root: Path) -> ImageFiles:
-    given = {"kind": "torchvision", "folder": "torchvision", "dataset": dataset}
-    _, classes, _ = describe_classes(task_cards.read(name))
-    return read_torchvision(root, TorchvisionSource.model_validate(given), classes)
-
-
-def test_torchvision_s_fgvc_is_coop_s_in_all_splits(
-    tmp_path: Path, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = "fgvc-aircraft-2013b/data"
-    folder = tmp_path / "torchvision" / place
-    tree: Tree = BUILDERS["fgvc_aircraft"](task_cards.read("fgvc_aircraft"), folder, FEW)
-    found = torchvision("FGVCAircraft", "fgvc_aircraft", tmp_path / "torchvision")
-    for split, rows in tree.rows.items():
-        listed = [(sample.id, sample.label) for sample in found.samples[split]]
-        assert listed == [(f"{place}/images/{path}", label) for path, label in rows]
-    assert found.image(found.samples["test"][0]).mode == "RGB"
-    set_up("fgvc_aircraft")
-    monkeypatch.setenv("COMPATBENCH_DATA_FGVC_AIRCRAFT", str(folder))
-    assert inspect_task("fgvc_aircraft").state == "found"  # the folder serves as it is
-
-
-def write_pets(root: Path, card: TaskCard) -> None:
-    folder = root / "oxford-iiit-pet"
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for split, count in (("trainval", 2), ("test", 1)):
-        lines = []
-        for label, name in enumerate(card.classes):
-            for number in range(count):
-                image = f"{name.capitalize()}_{len(split) * 10 + number}"
-                (folder / "images" / f"{image}.jpg").write_bytes(picture(label, number))
-                lines.append(f"{image} {label + 1} 1 1\n")
-        (folder / "annotations" / f"{split}.txt").write_text("".join(lines))
-
-
-def test_pets_test_set_is_coop_s_and_the_rest_is_for_training(tmp_path: Path) -> None:
-    write_pets(tmp_path, task_cards.read("oxford_pets"))
-    samples = torchvision("OxfordIIITPet", "oxford_pets", tmp_path).samples
-    assert [sample.label for sample in samples["test"]] == list(range(37))
-    assert (len(samples["train"]), len(samples["val"])) == (74, 0)
-
-
-def test_cars_are_read_with_the_year_at_the_end_of_their_names(tmp_path: Path) -> None:
-    card = task_cards.read("stanford_cars")
-    count, folder = len(card.classes), tmp_path / "stanford_cars"
-    names = np.empty((1, count), dtype=object)
-    for label, name in enumerate(card.classes):
-        year, _, rest = name.partition(" ")
-        names[0, label] = f"{rest} {year}"  # as in the devkit
-    fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
-    (folder / "devkit").mkdir(parents=True)
-    scipy.io.savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
-    rows = np.zeros((1, count), dtype=[(field, object) for field in fields])
-    for label in range(count):
-        rows[0, label] = (1, 1, 2, 2, label + 1, f"{label + 1:05}.jpg")
-    for path in ("devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat"):
-        scipy.io.savemat(folder / path, {"annotations": rows})
-    for split in ("train", "test"):
-        (folder / f"cars_{split}").mkdir()
-    samples = torchvision("StanfordCars", "stanford_cars", tmp_path).samples
-    assert [sample.label for sample in samples["test"]] == list(range(196))
-    assert samples["test"][4].id == "stanford_cars/cars_test/00005.jpg"
-    assert len(samples["train"]) == 196
-
-
-def test_torchvision_s_classes_in_another_order_are_refused(tmp_path: Path) -> None:
-    card = task_cards.read("oxford_pets")
-    swapped = (card.classes[1], card.classes[0], *card.classes[2:])
-    write_pets(tmp_path, card.model_copy(update={"classes": swapped}))
-    with pytest.raises(CompatbenchError, match="the same names in another order"):
-        torchvision("OxfordIIITPet", "oxford_pets", tmp_path)
-
-
-def test_a_root_without_torchvision_s_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match="does not hold torchvision's FGVCAircraft"):
-        torchvision("FGVCAircraft", "fgvc_aircraft", tmp_path)
-
-
-def test_a_card_names_no_torchvision_dataset_whose_splits_are_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = (
-        "name: mine\ntitle: Mine\nclasses: [a, b]\ntemplates: ['{}']\n"
-        "source: {kind: torchvision, folder: x, dataset: DTD}\n"
-        "counts: {train: 1, test: 1}\nlicence: none\n"
-    )
-    (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setenv("COMPATBENCH_TASKS", str(tmp_path))
-    expect("mine", "mine.yaml:5: field 'source.dataset'")

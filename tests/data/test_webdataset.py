@@ -13,7 +13,7 @@ from data.trees import picture
 
 from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.labels import Classes
-from compatbench.data.sources.webdataset import WebdatasetShards
+from compatbench.data.sources.webdataset import read_webdataset
 from compatbench.errors import CompatbenchError
 
 CARD = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets", "train": "train"})
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    source = WebdatasetShards(folder, CARD, CLASSES)
+    source = read_webdataset(folder, CARD, CLASSES)
     assert [(s.id, s.label) for s in source.samples["train"]] == [
         ("train/0.tar/s0000000", 0),
         ("train/0.tar/s0000001", 1),
@@ -69,12 +69,12 @@ def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path)
 
 
 def test_the_size_of_an_image_is_part_of_the_fingerprint(folder: Path) -> None:
-    source = WebdatasetShards(folder, CARD, CLASSES)
+    source = read_webdataset(folder, CARD, CLASSES)
     before = source.fingerprint(source.samples["test"])
     members = images(1, 0)
     members[1] = (members[1][0], members[1][1] + b" ")
     write_shard(folder / "test" / "0.tar", members)
-    changed = WebdatasetShards(folder, CARD, CLASSES)
+    changed = read_webdataset(folder, CARD, CLASSES)
     assert changed.fingerprint(changed.samples["test"]) != before
 
 
@@ -82,7 +82,7 @@ def test_names_that_would_leave_the_folder_harm_nothing(folder: Path) -> None:
     """A member's name tells images apart and is never a place to write to."""
     members = [("../../evil.cls", b"0"), ("../../evil.png", picture(0, 1, "PNG"))]
     write_shard(folder / "test" / "0.tar", members)
-    source = WebdatasetShards(folder, CARD, CLASSES)
+    source = read_webdataset(folder, CARD, CLASSES)
     [sample] = source.samples["test"]
     source.image(sample)
     assert not list(folder.parent.parent.glob("evil*"))
@@ -119,7 +119,7 @@ def shard(*members: tuple[str, bytes]) -> Callable[[Path], None]:
         (shard(*images(1)[1:]), "'s0000000' has no label"),
         (shard(*images(7)), "has label 7; the card has 2 classes"),
         (shard(("a.cls", b"x" * 99)), "'a.cls' holds no label"),
-        (shard(("a.cls", b"-1")), "holds no label but '-1'"),
+        (shard(("a.cls", b"-1")), "holds no label: '-1'"),
         (shard(*images(1), *images(1)), "two images 's0000000'"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_wrong_shard_is_one_clear_line(
     before = sorted(folder.parent.rglob("*"))
     spoil(folder / "test" / "0.tar")
     with pytest.raises(CompatbenchError, match=message) as raised:
-        WebdatasetShards(folder, CARD, CLASSES)
+        read_webdataset(folder, CARD, CLASSES)
     assert "\n" not in str(raised.value)
     assert set(folder.parent.rglob("*")) <= set(before)
 
@@ -150,11 +150,11 @@ def test_a_wrong_text_file_is_one_clear_line(
 ) -> None:
     (folder / name).write_text(content)
     with pytest.raises(CompatbenchError, match=message):
-        WebdatasetShards(folder, CARD, CLASSES)
+        read_webdataset(folder, CARD, CLASSES)
 
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
     write_shard(folder / "test" / "0.tar", [("a.cls", b"0"), ("a.png", b"no image")])
-    source = WebdatasetShards(folder, CARD, CLASSES)
-    with pytest.raises(CompatbenchError, match=r"image test/0.tar/a cannot be decoded"):
+    source = read_webdataset(folder, CARD, CLASSES)
+    with pytest.raises(CompatbenchError, match=r"image .*test/0.tar/a cannot be decoded"):
         source.image(source.samples["test"][0])

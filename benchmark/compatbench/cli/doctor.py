@@ -23,7 +23,7 @@ from compatbench.cli.options import (
 
 if TYPE_CHECKING:
     from compatbench.backbone.backbone_report import BackboneReport
-    from compatbench.data.image_check import TaskReport
+    from compatbench.data.task import TaskReport
     from compatbench.doctor.zero_shot import Comparison
 
 console = Console()

@@ -86,11 +86,7 @@ class Entry:
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """The entries of a cache, oldest first.
-
-    Raises:
-        CompatbenchError: the folder cannot be read.
-    """
+    """The entries of a cache, oldest first."""
     now, entries = time.time(), []
     try:
         for path in (folder / FEATURES).rglob("*.safetensors"):
@@ -116,10 +112,7 @@ def _read_about(path: Path) -> dict[str, Any]:
 def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) -> list[Entry]:
     """Deletes entries older than ``most_age`` seconds, then the oldest beyond ``most_bytes``.
 
-    Entries are named by content, so whatever is deleted is only computed again.
-
-    Returns:
-        What was deleted.
+    Entries are named by content, so what is deleted, and returned, is only computed again.
     """
     deleted: list[Entry] = []
     entries = list_entries(folder)

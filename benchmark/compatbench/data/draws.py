@@ -19,7 +19,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
 MOST_VALIDATION_SHOTS = 4
-
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
 Item = TypeVar("Item", bound=Sample)
@@ -46,8 +45,7 @@ def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
 def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> Draw:
     """The draw of a task, shots and seed: CoOp's, or the one in a file.
 
-    Raises:
-        CompatbenchError: the file is broken, or is not of this task, shots, seed and split.
+    A file that is broken or of something else is a ``CompatbenchError``.
     """
     if file is not None:
         return _import_draw(file, task, shots, seed)
@@ -161,20 +159,12 @@ def export_draw(task: Task, draw: Draw, shots: int, seed: int) -> str:
 
 @lru_cache(maxsize=256)
 def read_shots_file(path: Path) -> ShotsFile:
-    """Reads a file that holds a draw.
-
-    Raises:
-        CompatbenchError: it is missing, no JSON, breaks the format, or was changed.
-    """
+    """Reads a file that holds a draw; one that was changed is refused."""
     return read_json(path, ShotsFile)
 
 
 def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
-    """Files with draws, by the task, shots and seed of the draw.
-
-    Raises:
-        CompatbenchError: a broken file, or two for the same task, shots and seed.
-    """
+    """Files with draws, by the task, shots and seed of the draw; two for one are refused."""
     files: dict[tuple[str, int, int], Path] = {}
     for path in (path.resolve() for path in paths):
         file = read_shots_file(path)

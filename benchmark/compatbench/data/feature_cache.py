@@ -68,7 +68,7 @@ class FeatureCache:
             CompatbenchError: an image cannot be read, or the cache cannot be written.
         """
         encoded, rows = _cover(samples, split)
-        batch = _Images(backbone, task, encoded, view or View())
+        batch = Images(backbone, task, encoded, view or View())
         if batch.key not in self._memory:
             self._remember(batch.key, self._entry(batch).to(backbone.device))
         features = self._memory[batch.key]
@@ -95,14 +95,14 @@ class FeatureCache:
         """
         encoded, rows = _cover(samples, split)
         parts = [
-            self._entry(_Images(backbone, task, encoded[i : i + PART], view or View(), wanted))
+            self._entry(Images(backbone, task, encoded[i : i + PART], view or View(), wanted))
             for i in range(0, len(encoded), PART)
         ]
         return StoredRows(
             parts, torch.arange(len(encoded)) if rows is None else rows, backbone.device
         )
 
-    def _entry(self, images: _Images) -> Tensor:
+    def _entry(self, images: Images) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
         path = self.folder / images.key[:2] / f"{images.key}.safetensors"
         entry = read_entry(path) if (found := path.is_file()) else None
@@ -182,7 +182,7 @@ def _locked(path: Path) -> FileLock:
 
 
 @dataclass(frozen=True)
-class _Images:
+class Images:
     """What one entry holds: images under a view, as features or as ``wanted``."""
 
     backbone: ImageEncoder

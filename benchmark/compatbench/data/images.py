@@ -44,81 +44,49 @@ class Sample:
     label: int
 
 
+@dataclass(frozen=True, slots=True)
+class Member(Sample):
+    """One image in a tar file: ``size`` bytes from ``start``."""
+
+    shard: Path
+    start: int
+    size: int
+
+
 class ImageSource:
     """The images of one task or variant. Nothing is opened before an image is asked for.
 
     Args:
+        base: the folder that a sample's id is a path in, with slashes.
         samples: by split (``train``, ``val``, ``test``), in the order of the split file.
     """
 
-    def __init__(self, samples: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(self, base: Path, samples: Mapping[str, Sequence[Any]]) -> None:
+        if not base.is_dir():
+            raise FileMissing(base)
+        self.base = base
         self.samples = {split: samples.get(split, ()) for split in SPLITS}
+        self._sizes: dict[str, int] = {}
+
+    def check_files(self) -> None:
+        """Looks for every file, and raises ``FileMissing`` for the first that is not there."""
+        for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
+            if not path.is_file():
+                raise FileMissing(path)
 
     def fingerprint(self, samples: Sequence[Any]) -> str:
         """Hash of everything that decides these images and their order, except labels.
 
         For files these are their names and sizes in bytes. They are not read, so that 50,000
         images take a second; an image that was replaced by one of exactly as many bytes is not
-        noticed.
-
-        Raises:
-            CompatbenchError: a file is missing, or is found to be damaged.
+        noticed. A file that is missing is a ``CompatbenchError``.
         """
-        return sha256_json([[(sample.id, self.size(sample)) for sample in samples], ENGINE_VERSION])
+        sizes = [(sample.id, self._size(sample)) for sample in samples]
+        return sha256_json([sizes, ENGINE_VERSION])
 
-    def image(self, sample: Any) -> Image.Image:
-        """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
-
-        Raises:
-            CompatbenchError: it is missing, damaged or no image.
-        """
-        content, where = self.content(sample)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
-        except Image.UnidentifiedImageError:
-            reason = "no image format that is known"
-        except Exception as error:  # the decoders raise anything on a damaged file
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-        what = f"cannot be decoded ({reason})" if content else "is empty"
-        raise CompatbenchError(f"image {where} {what}; fetch it again")
-
-    def size(self, sample: Any) -> int:
-        """The size of an image's file in bytes."""
-        raise NotImplementedError
-
-    def content(self, sample: Any) -> tuple[bytes, str | Path]:
-        """The bytes of an image's file, and its name for messages."""
-        raise NotImplementedError
-
-
-class ImageFiles(ImageSource):
-    """Images that are files below a folder; a sample's id is its path there, with slashes.
-
-    Args:
-        listed: whether the samples were listed from the folder, so that all files exist.
-
-    Raises:
-        FileMissing: there is no folder ``base``.
-    """
-
-    def __init__(
-        self, base: Path, samples: Mapping[str, Sequence[Sample]], listed: bool = False
-    ) -> None:
-        super().__init__(samples)
-        if not base.is_dir():
-            raise FileMissing(base)
-        self.base = base
-        self.listed = listed
-        self._sizes: dict[str, int] = {}
-
-    def check_files(self) -> None:
-        """Looks for every file, and raises ``FileMissing`` for the first that is not there."""
-        for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
-            if not self.listed and not path.is_file():
-                raise FileMissing(path)
-
-    def size(self, sample: Sample) -> int:
+    def _size(self, sample: Sample) -> int:
+        if isinstance(sample, Member):
+            return sample.size
         if sample.id not in self._sizes:
             path = self.base / sample.id
             try:
@@ -127,9 +95,25 @@ class ImageFiles(ImageSource):
                 raise unreadable(path, error) from None
         return self._sizes[sample.id]
 
-    def content(self, sample: Sample) -> tuple[bytes, str | Path]:
+    def image(self, sample: Any) -> Image.Image:
+        """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
+
+        One that is missing, damaged or no image is a ``CompatbenchError``.
+        """
         path = self.base / sample.id
-        return read_bytes(path), path
+        if isinstance(sample, Member):
+            content = read_bytes(sample.shard, sample.start, sample.size)
+        else:
+            content = read_bytes(path)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+        except Image.UnidentifiedImageError:
+            reason = "no image format that is known"
+        except Exception as error:  # the decoders raise anything on a damaged file
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"cannot be decoded ({reason})" if content else "is empty"
+        raise CompatbenchError(f"image {path} {what}; fetch it again")
 
 
 def unreadable(path: Path, error: Exception) -> CompatbenchError:
@@ -139,10 +123,12 @@ def unreadable(path: Path, error: Exception) -> CompatbenchError:
     return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', error)}")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a dataset's file; one that cannot be read is a ``CompatbenchError``."""
+def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
+    """The content of a dataset's file, or a part of it."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
     except OSError as error:
         raise unreadable(path, error) from None
 

@@ -51,46 +51,32 @@ class Classes:
     folders: tuple[str, ...]
 
     def check(
-        self,
-        found: Sequence[str],
-        where: Path,
-        expected: Sequence[str] | None = None,
-        exact: bool = True,
+        self, found: Sequence[str], where: Path, expected: Sequence[str] = (), exact: bool = True
     ) -> None:
         """Compares names in label order with those expected, by default the card's.
 
         Args:
-            exact: if not, names may be written in another way, and only their order counts.
+            exact: if not, names may be others, and only their order counts if they are not.
 
         Raises:
             WrongClasses: another number of classes, or another name at some label.
         """
-        expected = self.names if expected is None else expected
+        expected = expected or self.names
         if len(found) != len(expected):
             raise WrongClasses(
                 f"{where}: {len(found)} classes, the card of '{self.task}' has {len(expected)}"
             )
-        theirs, ours = [_words(name) for name in found], [_words(name) for name in expected]
-        permuted = theirs != ours and sorted(theirs) == sorted(ours)
-        if exact:
-            theirs = [name.replace("_", " ") for name in found]
-            ours = [name.replace("_", " ") for name in expected]
-        elif not permuted:
-            return
-        for label, (here, there) in enumerate(zip(theirs, ours, strict=True)):
-            if here != there:
-                order = " (the same names in another order)" if permuted else ""
+        theirs, ours = list(map(_words, found)), list(map(_words, expected))
+        permuted = sorted(theirs) == sorted(ours)
+        for label, name in enumerate(found):
+            if theirs[label] != ours[label] and (exact or permuted):
                 raise WrongClasses(
-                    f"{where}: label {label} is {found[label]!r}, on the card of '{self.task}' it "
-                    f"is '{expected[label]}'{order}; take the dataset's own file, or correct the "
-                    "card"
+                    f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
+                    f"'{expected[label]}'{' (the same names in another order)' if permuted else ''}"
+                    "; take the dataset's own file, or correct the card"
                 )
 
 
-def _words(name: str) -> str:
-    """A name's words, whatever joins, orders and capitalises them.
-
-    The Cars of some have the year in front ("2000 AM General Hummer SUV"), those of others
-    at the end.
-    """
-    return " ".join(sorted(name.replace("_", " ").casefold().split()))
+def _words(name: str) -> list[str]:
+    """A name's words, whatever joins, orders and capitalises them."""
+    return sorted(name.replace("_", " ").casefold().split())

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from compatbench.data.cards import task_cards
-from compatbench.data.cards.task import DiskSource
 from compatbench.data.images import DataMissing
 from compatbench.errors import CompatbenchError
 
@@ -24,43 +23,33 @@ def variable_of(task: str) -> str:
     return f"{VARIABLE}_{task.upper().replace('-', '_').replace('.', '_')}"
 
 
-def dataset_folder(task: str, source: DiskSource) -> Path | None:
-    """The folder of a task's dataset, whether it exists or not; None if no root is set."""
+def dataset_folder(task: str, folder: str) -> Path | None:
+    """The place of a dataset, ``folder`` below the data root; None if no root is set."""
     if own := os.environ.get(variable_of(task)):
         return Path(own).expanduser().absolute()
     if root := os.environ.get(VARIABLE):
-        return Path(root).expanduser().absolute() / source.folder
+        return Path(root).expanduser().absolute() / folder
     return None
 
 
-def find_folder(task: str, source: DiskSource) -> Path:
-    """The folder of a dataset.
-
-    Raises:
-        DataMissing: no data root is set, or there is no such folder.
-        CompatbenchError: it cannot be read.
-    """
-    folder = dataset_folder(task, source)
-    if folder is None:
+def find_dataset(task: str, folder: str) -> Path:
+    """As above, where it exists; raises ``DataMissing`` if it is not there."""
+    if (found := dataset_folder(task, folder)) is None:
         raise DataMissing(
             f"task '{task}': no folder of datasets is set; give --data-root, or set {VARIABLE}"
         )
-    if not folder.is_dir():
+    if not found.is_dir():
         raise DataMissing(
-            f"task '{task}': there is no folder {folder}; put the dataset there, or give its "
+            f"task '{task}': there is no folder {found}; put the dataset there, or give its "
             f"place: --data-root {task}=FOLDER"
         )
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise CompatbenchError(f"task '{task}': folder {folder} cannot be read; check its rights")
-    return folder
+    if not os.access(found, os.R_OK | os.X_OK):
+        raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
+    return found
 
 
 def set_data_roots(options: Iterable[str]) -> None:
-    """Takes the values of ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for one task.
-
-    Raises:
-        CompatbenchError: an unknown task, or a folder that does not exist.
-    """
+    """Takes the values of ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for one task."""
     for option in options:
         name, equals, path = option.partition("=")
         # A path may contain '=' itself; what precedes it is then no name.

@@ -40,17 +40,14 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def check_draws(shots: Sequence[Any], seeds: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Numbers of shots, one of which may be the word ``all``, and seeds, as they were asked for.
-
-    Raises:
-        CompatbenchError: there are none, or one is not such a number.
-    """
+    """Numbers of shots, perhaps the word ``all``, and seeds, as they were asked for; or refused."""
     found = []
-    for field, values, kind in (("shots", shots, Shots), ("seeds", seeds, Seed)):
+    checks = (("shots", shots, TypeAdapter[int](Shots)), ("seeds", seeds, TypeAdapter[int](Seed)))
+    for field, values, kind in checks:
         if not len(values):
             raise CompatbenchError(f"{field}: the list is empty; give at least one number")
         try:
-            found.append(TypeAdapter(list[kind]).validate_python(list(values)))
+            found.append([kind.validate_python(value) for value in values])
         except ValidationError as error:
             first = error.errors()[0]
             raise CompatbenchError(f"{field}: {first['input']!r}: {first['msg']}") from None

@@ -1,19 +1,33 @@
-"""A task: a card with its labels and images, checked against each other."""
+"""A task: a card with its labels and images, checked against each other; and their state."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.task import ClassFoldersSource
-from compatbench.data.images import SPLITS, ImageSource, Sample
-from compatbench.data.labels import Classes, Labels
-from compatbench.data.roots import VARIABLE, variable_of
+from compatbench.data.cards.task import (
+    ClassFoldersSource,
+    CoopSplitSource,
+    DrawingsSource,
+    FgvcSource,
+    WebdatasetSource,
+)
+from compatbench.data.images import (
+    SPLITS,
+    DataMissing,
+    FileMissing,
+    ImageSource,
+    Sample,
+    WrongClasses,
+)
+from compatbench.data.labels import CLASS_NAMES, Classes, Labels
+from compatbench.data.roots import VARIABLE, dataset_folder, variable_of
 from compatbench.data.sources import open_source
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -47,8 +61,8 @@ class Task:
         self.labels = labels
         self.source = source
         self.parent_labels = parent_labels
-        for split in SPLITS:
-            self._check_split(split)
+        if problem := next(self._problems(), None):
+            raise CompatbenchError(f"task '{self.name}': {problem}")
 
     @property
     def most_shots(self) -> int:
@@ -80,25 +94,19 @@ class Task:
         """Of logits ``[batch, classes]`` of the parent's classes, those of this task's own."""
         return logits if self.parent_labels is None else logits[:, list(self.parent_labels)]
 
-    def _check_split(self, split: Any) -> None:
-        where = f"task '{self.name}'"
-        counts = Counter(sample.label for sample in self.source.samples[split])
-        found, expected = sum(counts.values()), self.card.counts.get(split, 0)
-        if found != expected:
-            raise CompatbenchError(
-                f"{where}: {split} has {found} images, its card counts {expected}"
-            )
-        if not set(counts) <= set(range(len(self.labels))):
-            raise CompatbenchError(
-                f"{where}: label {max(counts)} occurs, but there are {len(self.labels)} classes"
-            )
-        least = self.card.least_per_class.get(split, 0)
-        for label, name in enumerate(self.labels.names):
-            if counts[label] < least:
-                raise CompatbenchError(
-                    f"{where}: {split} has {counts[label]} images of '{name}', its card says "
-                    f"{least} at least"
-                )
+    def _problems(self) -> Iterator[str]:
+        """What of the images does not agree with the card."""
+        for split, expected in {**dict.fromkeys(SPLITS, 0), **self.card.counts}.items():
+            counts = Counter(sample.label for sample in self.source.samples[split])
+            if (found := sum(counts.values())) != expected:
+                yield f"{split} has {found} images, its card counts {expected}"
+            if max(counts, default=0) >= len(self.labels):
+                yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
+        for split, least in self.card.least_per_class.items():
+            counts = Counter(sample.label for sample in self.source.samples[split])
+            for label, name in enumerate(self.labels.names):
+                if (found := counts[label]) < least:
+                    yield f"{split} has {found} images of '{name}', its card says {least} at least"
 
 
 def load_task(name: str) -> Task:
@@ -115,17 +123,14 @@ def load_task(name: str) -> Task:
 @lru_cache(maxsize=64)
 def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
-    labels, classes, parent_labels = describe_classes(card)
+    labels, classes, parent_labels = _describe_classes(card)
     return Task(card, labels, open_source(card, classes), parent_labels)
 
 
-def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
+def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
     """The labels of a task or variant, its classes on the disk, and its parent's labels.
 
     The last is None if the classes are all the parent's, in its order.
-
-    Raises:
-        CompatbenchError: a variant of a variant, or classes that its parent does not have.
     """
     owner = task_cards.read(card.parent) if card.parent is not None else card
     if owner.parent is not None:
@@ -140,7 +145,79 @@ def describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] |
     kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
     names = tuple(owner.names[label] for label in kept)
     ids = tuple(folders[label] for label in kept)
-    numbered = isinstance(card.source, ClassFoldersSource) and card.source.numbered
-    classes = Classes(card.name, names, ids, tuple(map(str, kept)) if numbered else ids)
+    on_disk = tuple(map(str, kept)) if _is_numbered(card) else ids
+    classes = Classes(card.name, names, ids, on_disk)
     labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
     return labels, classes, kept if card.subset else None
+
+
+def _is_numbered(card: TaskCard) -> bool:
+    return isinstance(card.source, ClassFoldersSource) and card.source.numbered
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """The state of a task's images on this machine.
+
+    Attributes:
+        name: the task's, or the variant's.
+        state: ``missing`` if there is no data root or no folder; ``wrong`` if the folder
+            exists and something in it is not as the card says.
+        folder: where the images were looked for; None if no data root is set.
+        found: images by split, as far as the split could be read.
+        expected: images by split, as the card counts them.
+        missing_file: the first file that is listed and does not exist.
+        class_order: whether names and order of the classes are the card's; None if nothing
+            on the disk says.
+        message: what is wrong, in one line; empty if all is well.
+        fix: what to do about it, in one line; empty if all is well.
+    """
+
+    name: str
+    state: Literal["found", "missing", "wrong"]
+    folder: Path | None
+    found: Mapping[str, int] = field(default_factory=dict)
+    expected: Mapping[str, int] = field(default_factory=dict)
+    missing_file: Path | None = None
+    class_order: bool | None = None
+    message: str = ""
+    fix: str = ""
+
+
+def inspect_task(name: str) -> TaskReport:
+    """Looks at a task's images without decoding any.
+
+    Every file that a split lists is looked for; where the folders are the list, as ImageNet's
+    are, they are read and counted. No such card, and a broken one, is a ``CompatbenchError``;
+    what is wrong with the images is in the report.
+    """
+    card = task_cards.read(name)
+    labels, classes, parent_labels = _describe_classes(card)
+    folder: Path | None = tasks_folder()
+    if not isinstance(card.source, DrawingsSource):
+        folder = dataset_folder(name, card.source.folder)
+    report = TaskReport(name, "wrong", folder, expected={**card.counts})
+    fix = "fetch it again, see docs/datasets.md; the files that are there can stay"
+    try:
+        source = open_source(card, classes)
+        found = {split: len(source.samples[split]) for split in SPLITS if source.samples[split]}
+        # Numbers mean something only with a list of the names beside them.
+        unnamed = isinstance(card.source, WebdatasetSource) or _is_numbered(card)
+        told = not unnamed or (folder is not None and (folder / CLASS_NAMES).is_file())
+        report = replace(report, found=found, class_order=told or None)
+        if isinstance(card.source, (CoopSplitSource, FgvcSource)):
+            source.check_files()
+        Task(card, labels, source, parent_labels)
+    except DataMissing as error:
+        fix = f"set {VARIABLE} or give --data-root; docs/datasets.md says what goes there"
+        if folder is not None:
+            fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
+        return replace(report, state="missing", message=str(error), fix=fix)
+    except FileMissing as error:
+        return replace(report, missing_file=error.path, message=str(error), fix=fix)
+    except WrongClasses as error:
+        fix = "use the dataset's own files; labels in another order would all be wrong"
+        return replace(report, class_order=False, message=str(error), fix=fix)
+    except CompatbenchError as error:
+        return replace(report, message=str(error), fix=fix)
+    return replace(report, state="found")

@@ -54,17 +54,6 @@ class FgvcSource(OnDisk):
     images: RelativePath
 
 
-class TorchvisionSource(OnDisk):
-    """A dataset as torchvision has downloaded it; the folder is torchvision's ``root``.
-
-    Only those whose splits are the official ones that CoOp keeps, in whole or at least for
-    testing; of the others torchvision has other test images under the same name.
-    """
-
-    kind: Literal["torchvision"]
-    dataset: Literal["FGVCAircraft", "OxfordIIITPet", "StanfordCars"]
-
-
 class WebdatasetSource(OnDisk):
     """Tar shards as CLIP_benchmark publishes them: ``<split>/nshards.txt``, ``<split>/0.tar``."""
 
@@ -74,9 +63,7 @@ class WebdatasetSource(OnDisk):
     test: RelativePath = "test"
 
 
-DiskSource = (
-    CoopSplitSource | ClassFoldersSource | FgvcSource | TorchvisionSource | WebdatasetSource
-)
+Source = DrawingsSource | CoopSplitSource | ClassFoldersSource | FgvcSource | WebdatasetSource
 
 
 class TaskCard(CardModel):
@@ -97,7 +84,7 @@ class TaskCard(CardModel):
     subset: tuple[str, ...] = ()  # of a variant: its classes, by the parent's folders
     templates: tuple[Template, ...] = ()
     teacher_template: Template | None = None  # of distilling methods; default: the first template
-    source: Annotated[DrawingsSource | DiskSource, Field(discriminator="kind")]
+    source: Annotated[Source, Field(discriminator="kind")]
     counts: dict[Split, PositiveInt]
     least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least
     licence: str

@@ -11,24 +11,21 @@ from compatbench.data.cards.task import (
     CoopSplitSource,
     DrawingsSource,
     FgvcSource,
-    TorchvisionSource,
     WebdatasetSource,
 )
 from compatbench.data.images import ImageSource
 from compatbench.data.labels import Classes
-from compatbench.data.roots import find_folder
-from compatbench.data.sources.class_folders import read_class_folders
+from compatbench.data.roots import find_dataset
 from compatbench.data.sources.drawings import Drawings
-from compatbench.data.sources.split_files import read_coop, read_fgvc, read_torchvision
-from compatbench.data.sources.webdataset import WebdatasetShards
+from compatbench.data.sources.layouts import read_class_folders, read_coop, read_fgvc
+from compatbench.data.sources.webdataset import read_webdataset
 from compatbench.files.project_folders import tasks_folder
 
 READERS: dict[type, Callable[..., Any]] = {
     ClassFoldersSource: read_class_folders,
     CoopSplitSource: read_coop,
     FgvcSource: read_fgvc,
-    TorchvisionSource: read_torchvision,
-    WebdatasetSource: WebdatasetShards,
+    WebdatasetSource: read_webdataset,
 }
 
 
@@ -42,4 +39,4 @@ def open_source(card: TaskCard, classes: Classes) -> ImageSource:
     source = card.source
     if isinstance(source, DrawingsSource):
         return Drawings(tasks_folder() / source.split)
-    return READERS[type(source)](find_folder(card.name, source), source, classes)
+    return READERS[type(source)](find_dataset(card.name, source.folder), source, classes)

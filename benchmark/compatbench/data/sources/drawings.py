@@ -9,24 +9,24 @@ from __future__ import annotations
 import csv
 import importlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel
 
-from compatbench.data.images import ImageSource, Sample
+from compatbench.data.images import ImageSource, Sample, read_bytes, read_json
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json
 
 TILE = 48
 COLUMNS = 32
-RESTORE = "restore it (git checkout, or reinstall)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +38,24 @@ class Drawing(Sample):
     paint: int
 
 
-class Drawings(ImageSource):
-    """Reads one split file of the mini suite and the sheets it names.
+class Manifest(BaseModel):
+    """What files the mini suite has; the other facts are for people."""
 
-    Raises:
-        CompatbenchError: a file is missing, or differs from the manifest.
-    """
+    files: dict[str, dict[str, Any]]
+
+
+class Drawings(ImageSource):
+    """Reads a split file of the mini suite and the sheets it names, all as in the manifest."""
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parents[1]
-        try:
-            manifest = json.loads((self._folder / "manifest.json").read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise CompatbenchError(f"cannot read {self._folder}/manifest.json: {error}") from None
-        self._hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        self._manifest = read_json(self._folder / "manifest.json", Manifest).files
         samples = defaultdict(list)
         for row in self._rows(f"{path.parent.name}/{path.name}"):
             label, tile, paint = (int(row[name]) for name in ("label", "tile", "paint"))
             drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
             samples[row["split"]].append(drawing)
-        super().__init__(samples)
+        super().__init__(self._folder, samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
@@ -83,9 +81,9 @@ class Drawings(ImageSource):
 
     def _listed(self, name: str) -> str:
         """The SHA-256 of a file, as the manifest lists it."""
-        if name not in self._hashes:
+        if name not in self._manifest:
             raise CompatbenchError(f"{self._folder}/manifest.json does not list {name}")
-        return self._hashes[name]
+        return self._manifest[name]["sha256"]
 
 
 @lru_cache(maxsize=64)
@@ -96,10 +94,9 @@ def _decode_sheet(path: Path, sha256: str) -> np.ndarray:
 
 def _read(path: Path, sha256: str) -> bytes:
     """The content of a file whose hash is in the manifest."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CompatbenchError(f"{path} cannot be read: {error.strerror}; {RESTORE}") from None
-    if sha256_bytes(content) != sha256:
-        raise CompatbenchError(f"{path} is damaged: its SHA-256 is not the manifest's; {RESTORE}")
+    if sha256_bytes(content := read_bytes(path)) != sha256:
+        raise CompatbenchError(
+            f"{path} is damaged: its SHA-256 is not the manifest's; restore it (git checkout, or "
+            "reinstall)"
+        )
     return content

@@ -2,75 +2,49 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from compatbench.data.cards.task import WebdatasetSource
-from compatbench.data.images import SPLITS, ImageSource, Sample, read_lines, unreadable
+from compatbench.data.images import SPLITS, ImageSource, Member, read_lines, unreadable
 from compatbench.data.labels import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 MOST_LABEL_BYTES = 32
-MOST_DIGITS = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Member(Sample):
-    """One image in a shard: ``size`` bytes from ``start``."""
-
-    shard: Path
-    start: int
-    size: int
-
-
-class WebdatasetShards(ImageSource):
+def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> ImageSource:
     """Images that are read from their place in uncompressed tar files.
 
     None is extracted, links are refused, and names only tell images apart.
-
-    Raises:
-        CompatbenchError: a shard is missing, damaged or breaks the format, or the classes
-            are not the card's.
     """
-
-    def __init__(self, folder: Path, card: WebdatasetSource, classes: Classes) -> None:
-        if (names := folder / CLASS_NAMES).is_file():
-            classes.check(read_lines(names), names, exact=False)
-        places = {split: place for split in SPLITS if (place := getattr(card, split))}
-        samples = {split: list(_read_split(folder, place)) for split, place in places.items()}
-        for member in (member for members in samples.values() for member in members):
-            if member.label >= (count := len(classes.names)):
-                raise CompatbenchError(
-                    f"{folder}: {member.id} has label {member.label}; the card has {count} classes"
-                )
-        super().__init__(samples)
-
-    def size(self, sample: Member) -> int:
-        return sample.size
-
-    def content(self, sample: Member) -> tuple[bytes, str | Path]:
-        try:
-            with sample.shard.open("rb") as file:
-                file.seek(sample.start)
-                return file.read(sample.size), sample.id
-        except OSError as error:
-            raise unreadable(sample.shard, error) from None
+    if (names := folder / CLASS_NAMES).is_file():
+        classes.check(read_lines(names), names, exact=False)
+    places = {split: place for split in SPLITS if (place := getattr(card, split))}
+    samples = {split: list(_read_split(folder, place)) for split, place in places.items()}
+    for member in (member for members in samples.values() for member in members):
+        if member.label >= (count := len(classes.names)):
+            raise CompatbenchError(
+                f"{folder}: {member.id} has label {member.label}; the card has {count} classes"
+            )
+    return ImageSource(folder, samples)
 
 
 def _read_split(folder: Path, place: str) -> Iterator[Member]:
     listing = folder / place / "nshards.txt"
     text = " ".join(read_lines(listing))
-    if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise CompatbenchError(f"{listing}: it holds the number of shards")
     for number in range(int(text)):
-        yield from _read_shard(folder / place / f"{number}.tar", f"{place}/{number}.tar")
+        yield from _read_shard(folder, f"{place}/{number}.tar")
 
 
-def _read_shard(path: Path, name: str) -> Iterator[Member]:
-    """The images of one shard, in its order; their identities begin with ``name``."""
+def _read_shard(folder: Path, name: str) -> Iterator[Member]:
+    """The images of one shard, in its order; their identities begin with its name."""
+    path = folder / name
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -83,7 +57,11 @@ def _read_shard(path: Path, name: str) -> Iterator[Member]:
                 if not member.isreg() or member.issparse() or not member.name.isprintable():
                     raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
                 if extension == "cls":
-                    labels[stem] = _read_label(tar, member, path)
+                    file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
+                    text = file.read().decode("ascii", "replace").strip() if file else ""
+                    if not (text.isascii() and text.isdigit()):
+                        raise CompatbenchError(f"{path}: {member.name!r} holds no label: {text!r}")
+                    labels[stem] = int(text)
                 elif stem in images:
                     raise CompatbenchError(f"{path}: there are two images {stem!r}")
                 else:
@@ -100,11 +78,3 @@ def _read_shard(path: Path, name: str) -> Iterator[Member]:
         raise CompatbenchError(f"{path} is cut short; fetch it again")
     for stem, (start, size) in images.items():
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
-
-
-def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
-    file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
-    text = file.read().decode("ascii", "replace").strip() if file else ""
-    if not (text.isascii() and text.isdigit()):
-        raise CompatbenchError(f"{path}: {member.name!r} holds no label but {text!r}")
-    return int(text)

@@ -1,0 +1,157 @@
+"""Layouts of datasets as files: class folders, CoOp's split files, FGVC-Aircraft's text files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
+
+from compatbench.data.cards.task import ClassFoldersSource, CoopSplitSource, FgvcSource
+from compatbench.data.images import (
+    SPLITS,
+    ImageSource,
+    Sample,
+    WrongClasses,
+    read_json,
+    read_lines,
+    unreadable,
+)
+from compatbench.data.labels import CLASS_NAMES, Classes
+from compatbench.errors import CompatbenchError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> ImageSource:
+    """The images in a split's class folders, class by class, each sorted by name.
+
+    CoOp lists a folder in whatever order the file system gives; here the order, and with it
+    a draw, is the same on every machine.
+    """
+    path = folder / CLASS_NAMES
+    if classes.ids != classes.names and path.exists():
+        # Lines of a folder and a name, of all of ImageNet also beside a variant of fewer classes.
+        found = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
+        rows = zip(classes.ids, classes.names, strict=True)
+        classes.check(found, path, [f"{folder} {name}" for folder, name in rows])
+    # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
+    inner = folder / card.images
+    base = inner if inner.is_dir() else folder
+    places = {split: getattr(card, split) for split in SPLITS}
+    samples = {split: _list_split(base, place, classes) for split, place in places.items() if place}
+    return ImageSource(base, samples)
+
+
+def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
+    root = base / place
+    entries = _list_folder(root)
+    found = {name for name in entries if os.path.isdir(root / name)}
+    if entries and not found:
+        raise WrongClasses(
+            f"{root} holds {len(entries)} files and no class folders; sort them into folders "
+            "(see docs/datasets.md)"
+        )
+    for name, title in zip(classes.folders, classes.names, strict=True):
+        if name not in found:
+            raise WrongClasses(
+                f"{root} has no folder '{name}', class '{title}' of '{classes.task}'"
+            )
+    if extra := sorted(found - set(classes.folders)):
+        raise WrongClasses(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
+    return [
+        Sample(f"{place}/{name}/{image}", label)
+        for label, name in enumerate(classes.folders)
+        for image in _list_folder(root / name)
+        if image.lower().endswith(EXTENSIONS) and image.isprintable()
+    ]
+
+
+def _list_folder(folder: Path) -> list[str]:
+    """What is not hidden, sorted by code point, which no language setting changes."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise unreadable(folder, error) from None
+
+
+def is_inside(image: str) -> bool:
+    """Whether a path with slashes stays below the folder that it is relative to."""
+    if not image or "\0" in image or "\\" in image or not image.isprintable():
+        return False
+    parts = PurePosixPath(image).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and ":" not in parts[0]
+
+
+def _check_inside(image: str) -> str:
+    if not is_inside(image):
+        raise ValueError(f"path {image!r} leaves the dataset's folder")
+    return image
+
+
+Rows = list[tuple[Annotated[str, AfterValidator(_check_inside)], NonNegativeInt, str]]
+
+
+class SplitFile(BaseModel):
+    """CoOp's (arXiv:2109.01134): rows of an image's path, its label and the class's name."""
+
+    model_config = ConfigDict(strict=True)
+
+    train: Rows
+    val: Rows
+    test: Rows
+
+
+def read_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> ImageSource:
+    """The images that a split file lists, in its order."""
+    samples, names = read_split(folder / card.split)
+    classes.check(names, folder / card.split)
+    return ImageSource(folder / card.images, samples)
+
+
+def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
+    """The samples of CoOp's split file by split, and the class names in label order.
+
+    Raises:
+        CompatbenchError: the file is missing or breaks its format.
+    """
+    rows: dict[str, Rows] = dict(read_json(path, SplitFile))
+    names: dict[int, str] = {}
+    for _, label, name in (row for split in SPLITS for row in rows[split]):
+        if names.setdefault(label, name) != name:
+            raise WrongClasses(f"{path}: label {label} is both {names[label]!r} and {name!r}")
+    if not names:
+        raise CompatbenchError(f"{path} lists no image")
+    for label in range(len(names)):
+        if label not in names:
+            raise WrongClasses(f"{path}: no image has label {label}, but some have {max(names)}")
+    samples = {split: [Sample(image, label) for image, label, _ in rows[split]] for split in SPLITS}
+    return samples, [names[label] for label in range(len(names))]
+
+
+def read_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> ImageSource:
+    """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged."""
+    variants = read_lines(folder / "variants.txt")
+    classes.check(variants, folder / "variants.txt")
+    samples = {
+        split: read_variants(folder / f"images_variant_{split}.txt", variants) for split in SPLITS
+    }
+    return ImageSource(folder / card.images, samples)
+
+
+def read_variants(path: Path, variants: Sequence[str]) -> list[Sample]:
+    """The images of lines such as ``1025794 707-320``: an image's number and its variant."""
+    labels = {name: label for label, name in enumerate(variants)}
+    samples = []
+    for line in read_lines(path):
+        image, _, variant = line.partition(" ")
+        if not (image.isascii() and image.isdigit()):
+            raise CompatbenchError(
+                f"{path}: a line holds an image's number and its variant, not {line!r}"
+            )
+        if (variant := variant.strip()) not in labels:
+            raise CompatbenchError(f"{path}: {line!r}: {variant!r} is not in variants.txt")
+        samples.append(Sample(f"{image}.jpg", labels[variant]))
+    return samples
