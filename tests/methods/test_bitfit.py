@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from formulas import cosine_logits, cross_entropy
-from open_clip_reference import encode_texts
+from formulas import cosine_logits, cross_entropy, photo_texts
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
@@ -47,7 +46,7 @@ def with_biases(backbone: Backbone, module: Module) -> Backbone:
 
 
 def naive_logits(backbone: Backbone, labels: Labels, images: Tensor) -> Tensor:
-    texts = encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(backbone, labels)
     return cosine_logits(backbone, texts, images)
 
 
@@ -72,9 +71,8 @@ def test_the_first_step_follows_the_gradient_of_the_formula(
     changed = with_biases(clip64, start)
     logits = naive_logits(changed, data64.labels, data64.train.views[0])
     biases = text_biases(changed.model)
-    gradients = torch.autograd.grad(
-        cross_entropy(logits, data64.train.targets), list(biases.values())
-    )
+    loss = cross_entropy(logits, data64.train.targets)
+    gradients = torch.autograd.grad(loss, list(biases.values()))
     assert found.trained.keys() == biases.keys()
     for name, gradient in zip(biases, gradients, strict=True):
         expected = -1e-3 * gradient / (gradient.abs() + 0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from open_clip_reference import encode_texts
+from formulas import photo_texts
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -20,12 +20,8 @@ def logits_of(backbone: Backbone, weights: Tensor, image: Tensor) -> Tensor:
     return scale * torch.stack(cosines)
 
 
-def text_features(backbone: Backbone, labels: Labels) -> Tensor:
-    return encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
-
-
 def naive_multipliers(backbone: Backbone, data: FewShotData) -> list[float]:
-    texts = text_features(backbone, data.labels)
+    texts = photo_texts(backbone, data.labels)
     probabilities: list[list[float]] = [[] for _ in data.labels.names]
     for view in data.train.views:
         for image, c in zip(view, data.train.targets.tolist(), strict=True):
@@ -39,7 +35,7 @@ def naive_loss(backbone: Backbone, data: FewShotData, weights: Tensor, images: T
     for image, c in zip(images, data.train.targets.tolist(), strict=True):
         logits = logits_of(backbone, weights, image)
         losses.append(logits.logsumexp(0) - logits[c])
-    texts, held = text_features(backbone, data.labels), torch.zeros(())
+    texts, held = photo_texts(backbone, data.labels), torch.zeros(())
     for w, t, multiplier in zip(weights, texts, naive_multipliers(backbone, data), strict=True):
         held = held + multiplier * (w - t).dot(w - t)
     return torch.stack(losses).mean() + held / len(data.labels)
@@ -79,7 +75,7 @@ def test_two_steps_follow_the_gradient_of_the_formula(
     method = CLAP(CLAP.Config(recipe=recipe, max_steps=2))
     found = method.fit(clip64, data64, torch.Generator())["weights"]
 
-    weights, velocity = text_features(clip64, data64.labels), torch.zeros(5, 16)
+    weights, velocity = photo_texts(clip64, data64.labels), torch.zeros(5, 16)
     for view, rate in zip(data64.train.views, (0.05, 0.1), strict=True):
         weights = weights.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(naive_loss(clip64, data64, weights, view), weights)
@@ -93,7 +89,7 @@ def test_two_steps_follow_the_gradient_of_the_formula(
 def test_a_trusted_class_stays_nearer_to_its_text(clip: Backbone, data: FewShotData) -> None:
     def moved(method: ZSLP) -> Tensor:
         module = method.fit(clip, data, torch.Generator().manual_seed(1))
-        return (module["weights"] - text_features(clip, data.labels)).norm(dim=-1)
+        return (module["weights"] - photo_texts(clip, data.labels)).norm(dim=-1)
 
     ratio = moved(CLAP(CLAP.Config(max_steps=100))) / moved(ZSLP(ZSLP.Config(max_steps=100)))
     trust = CLAP().init(clip, data, torch.Generator())["multipliers"]

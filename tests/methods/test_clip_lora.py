@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import cosine_logits, cross_entropy
+from formulas import cosine_logits, cross_entropy, photo_texts
 from image_reference import draw_images, few_shots, run_image_tower
-from open_clip_reference import encode_texts
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
@@ -63,7 +62,7 @@ def matrix(attn: Any, j: int) -> Tensor:
 
 
 def naive_logits(backbone: Backbone, labels: Labels, images: Tensor) -> Tensor:
-    texts = encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(backbone, labels)
     features = run_image_tower(backbone.model.visual, images, [])
     return cosine_logits(backbone, texts, features)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from open_clip_reference import encode_texts
+from formulas import photo_texts
 from tiny_models import MakeData
 from torch import Tensor
 
@@ -69,7 +69,7 @@ def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels, images64
     module = random_module(0.7)
     logits = GDA().attach(module, backbone64, labels)(images64)
     scale = math.exp(float(backbone64.model.logit_scale))  # type: ignore[arg-type]
-    texts = encode_texts(backbone64, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(backbone64, labels)
     for i, image in enumerate(images64):
         f = image / image.norm()
         for c, text in enumerate(texts):

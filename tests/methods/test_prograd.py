@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from formulas import cosine_logits, cross_entropy
-from open_clip_reference import encode_contexts, encode_texts
+from formulas import cosine_logits, cross_entropy, photo_texts
+from open_clip_reference import encode_contexts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -27,7 +27,7 @@ def naive_gradient(
 ) -> tuple[Tensor, bool]:
     """The projected gradient, and whether anything was taken out."""
     logits = cosine_logits(backbone, encode_contexts(backbone, labels.names, context), images)
-    texts = encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(backbone, labels)
     teacher = cosine_logits(backbone, texts, images)
     distilled = []
     for z, z0 in zip(logits, teacher, strict=True):
@@ -56,7 +56,7 @@ def test_the_first_step_follows_the_projected_gradient(
 ) -> None:
     """With the teacher's least likely class for a label, the gradients are in conflict."""
     train = data64.train
-    texts = encode_texts(clip64, [f"a photo of a {name}." for name in data64.labels.names])
+    texts = photo_texts(clip64, data64.labels)
     teacher = cosine_logits(clip64, texts, train.views[0])
     targets = teacher.argmin(1) if wrong else teacher.argmax(1)
     data = dataclasses.replace(data64, train=dataclasses.replace(train, targets=targets))

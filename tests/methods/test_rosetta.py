@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from formulas import photo_texts
 from open_clip_reference import encode_texts
 from scipy.linalg import orthogonal_procrustes
 from tiny_models import MakeData, wrap
@@ -60,7 +61,7 @@ def test_the_values_equal_the_formula(
 ) -> None:
     data = make_data(clip64, labels, shots=shots)
     module = Rosetta(SETTINGS).fit(clip64, data, torch.Generator())
-    texts = unit(encode_texts(clip64, [f"a photo of a {name}." for name in labels.names]))
+    texts = unit(photo_texts(clip64, labels))
     expected = naive_values(unit(data.train.plain), data.train.targets.tolist(), texts)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(module["values"], expected, rtol=1e-6, atol=1e-9)
@@ -90,7 +91,7 @@ def test_logits_equal_the_formula(
     turned = (a - a.mean(0)) @ rotation
     rho = np.sum(turned * (b - b.mean(0))) / np.linalg.norm(turned) / np.linalg.norm(b - b.mean(0))
     scale = math.exp(float(backbone64.model.logit_scale))  # type: ignore[arg-type]
-    texts = unit(encode_texts(backbone64, [f"a photo of a {name}." for name in labels.names]))
+    texts = unit(photo_texts(backbone64, labels))
     keys = unit(data.train.plain)
     for i, f in enumerate(unit(images64)):
         m = (f - b.mean(0)) @ rotation.T + a.mean(0)

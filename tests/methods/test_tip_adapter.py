@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from formulas import photo_texts
 from open_clip_reference import encode_texts
 from tiny_models import MakeData
 from torch import Tensor
@@ -83,7 +84,7 @@ def test_the_search_equals_a_double_loop(
     config = TipAdapter.Config(alpha_steps=6, beta_steps=9, most_alpha=30.0)
     found = TipAdapter(config).fit(eva64, data, torch.Generator())
 
-    texts = encode_texts(eva64, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(eva64, labels)
     keys = data.train.views.mean(0)
     keys = keys / keys.norm(dim=-1, keepdim=True)
     best, winner, scores = -1, (0.0, 0.0), set()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from formulas import cosine_logits
+from formulas import cosine_logits, photo_texts
 from image_reference import draw_images, few_shots, run_image_tower
-from test_vpt_deep import HIDDEN, zero_shot_texts
+from test_vpt_deep import HIDDEN
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.methods.vpt_deep import VPTDeep
@@ -21,7 +21,7 @@ def test_the_tokens_go_through_all_blocks(backbone64: Backbone, labels: Labels) 
     classify = VPTShallow().attach(module, backbone64, labels)
     found = classify(backbone64.encode_images(images, HIDDEN))
     features = run_image_tower(backbone64.model.visual, images, [prompts])
-    expected = cosine_logits(backbone64, zero_shot_texts(backbone64, labels), features)
+    expected = cosine_logits(backbone64, photo_texts(backbone64, labels), features)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

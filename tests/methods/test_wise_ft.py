@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from formulas import unit
-from open_clip_reference import encode_texts
+from formulas import photo_texts, unit
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -15,7 +14,7 @@ from compatbench.methods.wise_ft import WiSEFT
 
 def zero_shot_head(backbone: Backbone, labels: Labels) -> Tensor:
     scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
-    texts = encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+    texts = photo_texts(backbone, labels)
     return scale * unit(texts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from open_clip_reference import encode_texts
+from formulas import cosine_logits, photo_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -13,20 +13,10 @@ from compatbench.methods.zeroshot import ZeroShot
 from compatbench.methods.zs_lp import ZSLP
 
 
-def naive_logits(backbone: Backbone, weights: Tensor, images: Tensor) -> Tensor:
-    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
-    rows = [[scale * f.dot(w) / (f.norm() * w.norm()) for w in weights] for f in images]
-    return torch.stack([torch.stack(row) for row in rows])
-
-
-def text_features(backbone: Backbone, labels: Labels) -> Tensor:
-    return encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
-
-
 def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels, images64: Tensor) -> None:
     weights = torch.randn(5, 16, generator=torch.Generator().manual_seed(1)).double()
     logits = ZSLP().attach(Module({"weights": weights}), backbone64, labels)(images64)
-    expected = naive_logits(backbone64, weights, images64)
+    expected = cosine_logits(backbone64, weights, images64)
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -36,7 +26,7 @@ def test_a_residual_is_added_to_the_backbone_s_own_text(
     residual = torch.randn(5, 16, generator=torch.Generator().manual_seed(1)).double()
     method = ZSLP(ZSLP.Config(stores="residual"))
     logits = method.attach(Module({"residual": residual}), backbone64, labels)(images64)
-    expected = naive_logits(backbone64, text_features(backbone64, labels) + residual, images64)
+    expected = cosine_logits(backbone64, photo_texts(backbone64, labels) + residual, images64)
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -59,15 +49,15 @@ def test_two_steps_follow_the_gradient_of_the_formula(
     method = ZSLP(ZSLP.Config(recipe=recipe, max_steps=2))
     found = method.fit(clip64, data64, torch.Generator())["weights"]
 
-    weights, velocity = text_features(clip64, data64.labels), torch.zeros(5, 16)
+    weights, velocity = photo_texts(clip64, data64.labels), torch.zeros(5, 16)
     for view, rate in zip(data64.train.views, (0.05, 0.1), strict=True):
         weights = weights.detach().requires_grad_()
-        logits = naive_logits(clip64, weights, view)
+        logits = cosine_logits(clip64, weights, view)
         losses = [r.logsumexp(0) - r[y] for r, y in zip(logits, data64.train.targets, strict=True)]
         (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), weights)
         velocity = 0.9 * velocity + gradient
         weights = weights - rate * velocity
-    assert (found - text_features(clip64, data64.labels)).abs().max() > 1e-3
+    assert (found - photo_texts(clip64, data64.labels)).abs().max() > 1e-3
     torch.testing.assert_close(found, weights.detach(), rtol=1e-9, atol=1e-11)
 
 
