@@ -12,7 +12,7 @@ import torch
 
 from compatbench.data.cache_files import describe_entry, read_entry, write_entry
 from compatbench.engine.cell import CellRecord, Record
-from compatbench.engine.predictions import predict, read_predictions, write_predictions
+from compatbench.engine.measure import predict, read_predictions, write_predictions
 from compatbench.engine.store import RunStore, unseal
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module

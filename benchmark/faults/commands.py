@@ -54,8 +54,7 @@ def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
     """
     os.environ["COMPATBENCH_CACHE"] = str(cache)
     local.multiprocessing = _Forked()  # type: ignore[assignment]
-    for module in ("cli.run", "engine.execute.process"):
-        importlib.import_module(f"compatbench.{module}")
+    importlib.import_module("compatbench.cli.run")
     path = folder / "faults.yaml"
     path.write_text(SUITE.format(shots=shots))
     suite_cards.read(str(path))

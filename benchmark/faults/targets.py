@@ -27,7 +27,7 @@ from compatbench.data.labels import Classes
 from compatbench.data.sources.layouts import read_split
 from compatbench.data.sources.webdataset import read_webdataset
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.predictions import Predictions, read_predictions, write_predictions
+from compatbench.engine.measure import Predictions, read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
-from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.order import longest_first
+from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 
 # What a worker's time goes to.
 KINDS: tuple[str, ...] = ("compute", "encode", "wait", "load", "store", "lost")

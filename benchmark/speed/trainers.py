@@ -28,9 +28,8 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.data.views import View
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.provenance import provenance
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.method import FewShotData, Method, Module

@@ -15,8 +15,7 @@ from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.sample import sample_cells
 from compatbench.audit.tolerance import EPSILON, choose_tolerance
 from compatbench.data.cards import TrainingCard
-from compatbench.engine.cell import Cell
-from compatbench.engine.provenance import provenance
+from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
 
 

@@ -93,7 +93,7 @@ def test_spare_training_items_validate_where_there_are_no_others() -> None:
 
 
 def forget() -> None:
-    for cached in (draw_shots, read_shots_file, keys._fit_key):
+    for cached in (draw_shots, read_shots_file, keys._hash_draw):
         cached.cache_clear()
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.cell_queue import CellQueue, group_of
-from compatbench.engine.execute.order import longest_first, order_cells
+from compatbench.engine.execute.cell_queue import CellQueue, group_of, longest_first, order_cells
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def matrix_of(suite: SuiteCard, *methods: str, seeds: list[int] | None = None) -
 
 def fit_seconds(suite: SuiteCard, *methods: str) -> float:
     matrix = matrix_of(suite, *methods)
-    return TimeEstimate(matrix, rate=1e9).total(matrix.places)
+    return sum(map(TimeEstimate(matrix, rate=1e9).place, matrix.places))
 
 
 @pytest.mark.parametrize("name", ["mini-clip", "mini-eva-clip"])
@@ -71,14 +71,14 @@ def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:
     matrix = matrix_of(suite_cards.read("mini"), "coop", "taskres", seeds=[1])
     plain = TimeEstimate(matrix, rate=1e9)
     measured = TimeEstimate(matrix, rate=1e9, measured={"taskres": 40.0})
-    by_method = {
-        name: [place for place in matrix.places if place.choice.name == name]
-        for name in ("coop", "taskres")
-    }
-    coop, taskres = by_method["coop"], by_method["taskres"]
-    assert plain.total(coop) / len(coop) > plain.total(taskres) / len(taskres) > 0
-    assert measured.total(taskres) == pytest.approx(40 * len(taskres))
-    assert measured.total(coop) == plain.total(coop)
+
+    def mean(estimate: TimeEstimate, name: str) -> float:
+        places = [place for place in matrix.places if place.choice.name == name]
+        return sum(map(estimate.place, places)) / len(places)
+
+    assert mean(plain, "coop") > mean(plain, "taskres") > 0
+    assert mean(measured, "taskres") == pytest.approx(40)
+    assert mean(measured, "coop") == mean(plain, "coop")
 
 
 def test_a_rate_is_measured() -> None:

@@ -9,33 +9,20 @@ from typer.testing import CliRunner
 
 from compatbench.cli.app import app
 from compatbench.engine.execute.device import available_devices, resolve_device
-from compatbench.engine.execute.executors import ExecutorOptions, open_executor
+from compatbench.engine.run import Compute
 from compatbench.errors import CompatbenchError
 
 
 def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(CompatbenchError, match=r"pip install 'compatbench\[ray\]'"),
-        open_executor(ExecutorOptions("ray"), "cpu", 1),
-    ):
-        pass
+    with pytest.raises(CompatbenchError, match=r"pip install 'compatbench\[ray\]'"):
+        Compute("ray").check()
 
 
-@pytest.mark.parametrize(
-    "options", [ExecutorOptions(address="auto"), ExecutorOptions(gpus_per_cell=0.5)]
-)
-def test_options_of_ray_are_refused_without_it(options: ExecutorOptions) -> None:
-    with (
-        pytest.raises(CompatbenchError, match="are for '--executor ray'"),
-        open_executor(options, "cpu", 1),
-    ):
-        pass
-
-
-def test_a_local_executor_has_the_jobs_that_it_was_given() -> None:
-    with open_executor(ExecutorOptions(jobs=3), "cpu", 1) as executor:
-        assert (executor.device, executor.jobs) == ("cpu", 3)
+@pytest.mark.parametrize("compute", [Compute(address="auto"), Compute(gpus_per_cell=0.5)])
+def test_options_of_ray_are_refused_without_it(compute: Compute) -> None:
+    with pytest.raises(CompatbenchError, match="are for '--executor ray'"):
+        compute.check()
 
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are() -> None:

@@ -18,7 +18,6 @@ from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.failures import (
     Failure,
     describe_death,
-    describe_timeout,
     kind_of,
     parse_retry,
 )
@@ -47,7 +46,7 @@ def cell() -> Cell:
         ("_ArrayMemoryError: Unable to allocate 8 TiB", "oom"),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "oom"),
         ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "oom"),
-        (describe_timeout(5, ()).error, "timeout"),
+        ("TimedOut: no end after 5 s", "timeout"),
         (describe_death(-11, False).error, "killed"),
         (describe_death(-9, False).error, "killed"),
         (describe_death(3, True).error, "killed"),
@@ -112,7 +111,7 @@ def test_a_failure_after_the_fit_keeps_the_fit_and_fails_what_is_left(
     store = RunStore(tmp_path)
     done = measured(cell, cell.backbones[:1])
     store.write(done)
-    assert note_failure(store, cell, describe_timeout(5, ()))
+    assert note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
     record = store.read(cell.key)
     assert record is not None
     assert (record.status, record.failure) == ("ok", "timeout")

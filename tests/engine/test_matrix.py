@@ -105,7 +105,7 @@ def test_a_config_without_a_method_is_refused() -> None:
 def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     suite = suite_cards.read(name)
     methods = selected(suite, "all")
-    counts = select_matrix(suite, REGISTRY).counts
+    places = select_matrix(suite, REGISTRY).places
     sources = {upgrade[0] for upgrade in suite.upgrades}
     targets = {name for upgrade in suite.upgrades for name in upgrade} - sources
     learners = [m for m in methods if REGISTRY.get(suite.base_method(m)).card.learns]
@@ -114,7 +114,7 @@ def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     each = len(sources) * tasks
     retrained = len(targets) * tasks * len(learners) * draws if suite.retrained else 0
     once = len(methods) - len(learners)
-    assert counts.total() == each * (len(learners) * draws + once) + retrained
+    assert len(places) == each * (len(learners) * draws + once) + retrained
     missing = Missing({backbone: "gone" for upgrade in suite.upgrades for backbone in upgrade}, {})
     assert plan_cells(suite, REGISTRY, methods, missing=missing) == []
 

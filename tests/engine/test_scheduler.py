@@ -73,7 +73,8 @@ def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(cell: Cell, settings: Settings, script: Script) -> list[tuple[str, str]]:
     queue = CellQueue([cell], lambda _: 1.0)
-    events = list(Scheduler(queue, script, settings).run())
+    events: list[Event] = []
+    Scheduler(queue, script, settings, events.append).run()
     assert not script.answers
     return [(event.kind, event.error) for event in events]
 

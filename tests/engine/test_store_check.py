@@ -14,12 +14,11 @@ from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
-from compatbench.engine.cell import Cell
-from compatbench.engine.execute.attempt import note_failure
+from compatbench.engine.cell import Cell, describe_cell
+from compatbench.engine.execute.attempt import PeakMemory, note_failure
 from compatbench.engine.failures import Failure
-from compatbench.engine.peak import PeakMemory
+from compatbench.engine.measure import predict
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.predictions import predict
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import (
     delete_files,
@@ -30,7 +29,6 @@ from compatbench.engine.store_check import (
     list_files,
     open_store,
 )
-from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods

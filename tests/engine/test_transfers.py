@@ -8,7 +8,7 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine import evaluate as evaluating
+from compatbench.engine import single_module as evaluating
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.plan import plan, plan_cells

@@ -28,7 +28,7 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.data.views import View
-from compatbench.engine.predictions import calibration_error, count_flips, predict
+from compatbench.engine.measure import calibration_error, count_flips, predict
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable
 from compatbench.method.identity import method_identity
@@ -150,9 +150,8 @@ def measures() -> Output:
     before, after = torch.randn(2, 200, 4, generator=generator)
     targets = torch.randint(4, (200,), generator=generator)
     flips = count_flips(predict(before), predict(after), targets)
-    counts = torch.tensor([flips.negative, flips.positive, flips.inconsistent])
     error = torch.tensor([calibration_error(predict(3 * after), targets)])
-    return {"flips": counts.tolist(), "ece": shorten(error)}
+    return {"flips": list(flips.values()), "ece": shorten(error)}
 
 
 def shorten(values: Tensor) -> list[Any]:

@@ -17,9 +17,8 @@ from compatbench.backbone.text.prompts import Prompts
 from compatbench.conformance import run_checks
 from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
-from compatbench.engine.cell import Cell, Record
+from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
-from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
 from compatbench.pages.figures.svg import render_svg, svg_style

@@ -11,11 +11,11 @@ from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.data.cards import SuiteCard
-    from compatbench.engine.evaluate import Evaluation
     from compatbench.engine.execute.settings import Event
     from compatbench.engine.execute.shards import Shard
     from compatbench.engine.plan import Plan
     from compatbench.engine.run import Compute
+    from compatbench.engine.single_module import Evaluation
     from compatbench.method import Module
     from compatbench.pages.html_report import Report
     from compatbench.results.ranking_table import Results
@@ -72,7 +72,7 @@ def plan(
         )
     if shard is None:
         return found
-    from compatbench.engine.run import take_shard
+    from compatbench.engine.execute.shards import take_shard
 
     return take_shard(found, shard, keep=False)
 
@@ -116,8 +116,9 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
+    from compatbench.engine.execute.shards import take_shard
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.run import Compute, run_plan, take_shard
+    from compatbench.engine.run import Compute, run_plan
 
     out = Path(out)
     found = make_plan(
@@ -174,7 +175,7 @@ def fit(
     Raises:
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
     """
-    from compatbench.engine.single_fit import fit_module
+    from compatbench.engine.single_module import fit_module
 
     return fit_module(method, task, source, shots, seed, dict(config or {}), views, device)
 
@@ -206,8 +207,8 @@ def evaluate(
     """
     from compatbench.data.cache_files import default_cache_folder
     from compatbench.data.feature_cache import FeatureCache
-    from compatbench.engine.evaluate import evaluate_module
     from compatbench.engine.execute.device import resolve_device
+    from compatbench.engine.single_module import evaluate_module
     from compatbench.method.registry import builtin_methods
 
     registry = builtin_methods()
@@ -303,13 +304,12 @@ def _check_folders(out: Path) -> None:
 
 def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
-    from compatbench.engine.locks import publishing
     from compatbench.files.atomic import remove_remains
     from compatbench.pages.leaderboard import write_pages
     from compatbench.results.collect import collect_results
 
     suite = plan.suite
-    with publishing(plan.store):
+    with plan.store.locked(plan.store.folder / "results.lock"):
         for folder in (out, out / RESULTS / suite.name):
             remove_remains(folder)
         folder = out / RESULTS / suite.name

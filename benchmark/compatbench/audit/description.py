@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from compatbench.audit.findings import Finding
-from compatbench.engine.provenance import PACKAGES
+from compatbench.engine.cell import PACKAGES
 from compatbench.files.hashes import canonical_json
 from compatbench.results.store import MethodResults
 

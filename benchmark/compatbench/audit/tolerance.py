@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compatbench.engine.provenance import PACKAGES, provenance
+from compatbench.engine.cell import PACKAGES, provenance
 
 # docs/security.md says what this was chosen from.
 EPSILON = 0.02

@@ -21,7 +21,7 @@ from compatbench.cli.options import (
 from compatbench.cli.tables import plain_table, print_line
 
 if TYPE_CHECKING:
-    from compatbench.engine.evaluate import Evaluation
+    from compatbench.engine.single_module import Evaluation
 
 console = Console()
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import BackboneName, Name, TrainingCard
 from compatbench.data.cards.suite import COPIED
 from compatbench.data.shots import Shots, count_shots
-from compatbench.engine.provenance import provenance
-from compatbench.engine.record import Measurement
 
 SCHEMA = 3
+PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
 
 FailureKind = Literal["error", "oom", "killed", "timeout"]
+Status = Literal["ok", "not transferable", "failed"]
+# Numbers are kept in columns of 64-bit integers.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+TransferName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 
 
 @dataclass(frozen=True)
@@ -74,23 +90,71 @@ class Cell:
         return f"{self.label} · {self.task} · {count_shots(self.shots)} · seed {self.seed}"
 
 
-class Stored(BaseModel):
-    """The base of what is written to the run store: nothing unknown is read back."""
+def _one_line(text: str) -> str:
+    # A line of a results file is a row, for diffs and for spreadsheets.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+class Measurement(BaseModel):
+    """A module at one backbone on one test set.
+
+    Attributes:
+        test_set: the task itself, or a variant of it.
+        data: hash of the backbone's weights and of the test set.
+        correct: images classified right by the module, of ``total``.
+        zero_shot_correct: the same for this backbone's own zero-shot classifier.
+        negative_flips, positive_flips: images that the module classifies right on the source and
+            wrong here, and the other way round; None on the source itself, and where its
+            predictions were lost.
+        inconsistent_errors: images that are wrong on both, with another class each time.
+        ece: expected calibration error in percent.
+        reason: why there is no number, if ``status`` is not ``ok``; one line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    backbone: BackboneName
+    test_set: Name
+    data: str
+    status: Status
+    correct: Count | None = None
+    total: Count | None = None
+    zero_shot_correct: Count | None = None
+    negative_flips: Count | None = None
+    positive_flips: Count | None = None
+    inconsistent_errors: Count | None = None
+    ece: Percent | None = None
+    reason: Annotated[str, AfterValidator(_one_line)] = ""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Measurement:
+        counts = (self.correct, self.total, self.zero_shot_correct)
+        flips = (self.negative_flips, self.positive_flips, self.inconsistent_errors)
+        if self.status != "ok":
+            if any(figure is not None for figure in (*counts, *flips, self.ece)):
+                raise ValueError("a row that is not ok has no counts")
+            return self
+        if self.correct is None or self.total is None or self.zero_shot_correct is None:
+            raise ValueError("a row that is ok has correct, total and zero_shot_correct")
+        if not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
+            raise ValueError("more images are right than there are")
+        negative, positive, other = flips
+        if negative is None or positive is None or other is None:
+            if flips != (None, None, None):
+                raise ValueError("flips are all given, or none is")
+        # Right on the source: those right on both, and the negative flips.
+        elif positive > self.correct or negative + other > self.total - self.correct:
+            raise ValueError("more predictions have flipped than there are")
+        return self
+
 
 class Record(Measurement):
-    """A measurement of a cell in the run store.
-
-    Attributes:
-        seconds: attaching and classifying, wall clock.
-    """
+    """A measurement in the run store, with the seconds of attaching and classifying."""
 
     seconds: float = 0.0
 
 
-class CellRecord(Stored):
+class CellRecord(BaseModel):
     """Everything measured of one cell; one file in the run store.
 
     Attributes:
@@ -107,6 +171,8 @@ class CellRecord(Stored):
         peak_memory: most bytes in use while the cell ran: resident memory of its process, or
             tensors on its GPU; None where the system does not tell.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA
     key: str
@@ -155,18 +221,20 @@ class CellRecord(Stored):
 
 def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellRecord:
     """A record of a cell with these values; without any, of a failed one."""
-    return CellRecord.model_validate(
-        {
-            "key": cell.key,
-            "method": cell.method,
-            "config": cell.config,
-            "task": cell.task,
-            "source": cell.source,
-            "shots": cell.shots,
-            "seed": cell.seed,
-            "transfer": cell.transfer,
-            "status": status,
-            "provenance": provenance(),
-            **values,
-        }
-    )
+    shared = ("key", "method", "config", "task", "source", "shots", "seed", "transfer")
+    about = {name: getattr(cell, name) for name in shared}
+    found = about | {"status": status, "provenance": provenance(), **values}
+    return CellRecord.model_validate(found)
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Versions of what computes the numbers, and the processor."""
+    versions = {package: version(package) for package in PACKAGES}
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+            break
+    return versions | {"python": platform.python_version(), "processor": processor}

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -21,11 +20,11 @@ from torch import nn
 
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TaskCard, suite_variants, task_cards
+from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
-from compatbench.engine.missing import fit_backbones, suite_backbones
+from compatbench.engine.missing import fit_backbones, suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
@@ -93,36 +92,32 @@ def count_costs(matrix: Matrix) -> Costs:
     Raises:
         CompatbenchError: a broken card.
     """
-    suite = matrix.suite
+    suite, views = matrix.suite, matrix.suite.training.views
     cards = {name: task_cards.read(name) for name in task_cards.names()}
+    tests = suite_test_sets(suite, matrix.tasks)
+    tested = sum(cards[test].counts.get("test", 0) for test in tests)
+    drawn = 0  # training images under every view and plain, and those of validation
+    for card in (cards[task] for task in matrix.tasks):
+        classes, images = len(card.classes), card.counts.get("train", 0)
+        for shots in matrix.shots:
+            train = min(classes * shots, images)
+            most = min(shots, MOST_VALIDATION_SHOTS)
+            drawn += train * (1 + (views if views > 1 else 0))
+            drawn += min(classes * most, card.counts.get("val", train))
     sizes = {name: measure_model(name) for name in suite_backbones(suite)}
-    sources = set(fit_backbones(suite))
-    images: Counter[str] = Counter()
-    for name in sizes:
-        for task in matrix.tasks:
-            tests = (task, *suite_variants(suite, task))
-            images[name] += sum(cards[test].counts.get("test", 0) for test in tests)
-            if name in sources:
-                drawn = (_drawn(cards[task], n, suite.training.views) for n in matrix.shots)
-                images[name] += len(matrix.seeds) * sum(drawn)
+    encoded = dict.fromkeys(sizes, tested)
+    for name in fit_backbones(suite):
+        encoded[name] += len(matrix.seeds) * drawn
     known = {name: size for name, size in sizes.items() if size is not None}
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
+    batch = max((size.batch_bytes for size in known.values()), default=0)
     return Costs(
-        images=images.total(),
-        features_bytes=sum(images[n] * size.embed_dim * FLOAT for n, size in known.items()),
-        encode_flops=sum(images[name] * size.image_flops for name, size in known.items()),
-        memory_bytes=sum(weights[:BACKBONES_AT_HAND])
-        + max((size.batch_bytes for size in known.values()), default=0),
+        images=sum(encoded.values()),
+        features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
+        encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
+        memory_bytes=sum(weights[:BACKBONES_AT_HAND]) + batch,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
-
-
-def _drawn(card: TaskCard, shots: int, views: int) -> int:
-    """Images of one draw that are encoded: training under every view and plain, validation."""
-    classes = len(card.classes)
-    train = min(classes * shots, card.counts.get("train", 0))
-    val = min(classes * min(shots, MOST_VALIDATION_SHOTS), card.counts.get("val", train))
-    return train * (1 + (views if views > 1 else 0)) + val
 
 
 class TimeEstimate:
@@ -140,61 +135,55 @@ class TimeEstimate:
         self._rate = rate
         self._measured = measured or {}
         self._choices = {(c.name, c.transfer): c for c in matrix.choices}
-        self._cards: dict[str, TaskCard] = {}
-
-    @cached_property
-    def _pace(self) -> dict[str, float]:
-        """By method, what its finished cells took relative to what is counted."""
-        counted: dict[str, list[float]] = {}
-        for place in self._matrix.places:
-            if place.choice.name in self._measured:
-                counted.setdefault(place.choice.name, []).append(self._count(place))
-        return {n: self._measured[n] / (sum(c) / len(c)) for n, c in counted.items()}
-
-    def place(self, place: Place) -> float:
-        """Seconds of the cell at a place: its fit, and its evaluation everywhere."""
-        return self._count(place) * self._pace.get(place.choice.name, 1.0)
+        self._read_card = cache(task_cards.read)
+        self._count = cache(self._count_seconds)
 
     def cell(self, cell: Cell) -> float:
         """Seconds of a cell of the matrix."""
         choice = self._choices[cell.name, cell.transfer]
         return self.place(Place(choice, cell.task, cell.shots, cell.seed, cell.backbones))
 
-    def total(self, places: Sequence[Place]) -> float:
-        """Seconds of many cells, one after the other."""
-        return sum(map(self.place, places))
+    def place(self, place: Place) -> float:
+        """Seconds of the cell at a place: its fit, and its evaluation everywhere."""
+        pace = self._pace.get(place.choice.name, 1.0)
+        return pace * self._count(place.choice, place.task, place.shots, place.backbones)
 
-    def _count(self, place: Place) -> float:
-        choice, task, shots, _, backbones = place
-        return self._count_once(choice.name, choice.transfer, task, shots, backbones)
+    @cached_property
+    def _pace(self) -> dict[str, float]:
+        """By method, what its finished cells took relative to what is counted."""
+        counted: dict[str, list[float]] = {}
+        for choice, task, shots, _, backbones in self._matrix.places:
+            if choice.name in self._measured:
+                seconds = self._count(choice, task, shots, backbones)
+                counted.setdefault(choice.name, []).append(seconds)
+        return {n: self._measured[n] / (sum(c) / len(c)) for n, c in counted.items()}
 
-    @cache  # noqa: B019 - it lives as long as a plan
-    def _count_once(
-        self, name: str, transfer: str, task: str, shots: int, backbones: tuple[str, ...]
+    def _count_seconds(
+        self, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
     ) -> float:
-        choice, card = self._choices[name, transfer], self._card(task)
-        tests = [card, *(self._card(n) for n in suite_variants(self._matrix.suite, task))]
+        method, card = choice.method.card, self._read_card(task)
+        tests = list(map(self._read_card, suite_test_sets(self._matrix.suite, [task])))
         images = sum(test.counts.get("test", 0) for test in tests)
         seconds = 0.0
         for backbone in backbones:
             if (size := measure_model(backbone)) is not None:
-                flops = self._evaluation_flops(choice, len(card.classes), size) * images
-                seconds += flops / self._rate + len(tests) * RECORD_SECONDS
+                # Of one test image, beside a product with the class weights.
+                texts = 2.0 * size.text_weights * len(card.classes) * NAME_TOKENS
+                flops = texts * method.prompts_per_image
+                flops += size.image_flops if "image-layers" in method.places else 0.0
+                seconds += flops * images / self._rate + len(tests) * RECORD_SECONDS
         source = measure_model(backbones[0])
-        if source is not None and transfer == "copied":
+        if source is not None and choice.transfer == "copied" and method.learns:
             seconds += self._fit_seconds(choice, card, shots, source)
         return seconds
 
     def _fit_seconds(
         self, choice: MethodChoice, card: TaskCard, shots: int, size: ModelSize
     ) -> float:
-        method = choice.method.card
-        if not method.learns:
-            return 0.0
-        classes = len(card.classes)
-        images = min(classes * shots, card.counts.get("train", 0))
         if not issubclass(choice.method, TrainedMethod):
             return CLOSED_FORM_SECONDS
+        method, classes = choice.method.card, len(card.classes)
+        images = min(classes * shots, card.counts.get("train", 0))
         fitted: Any = choice.method(choice.method.Config.model_validate(choice.config))
         steps = fitted.count_steps(min(shots, images // max(classes, 1)), images)
         seconds, places = STEP_SECONDS, set(method.places)
@@ -207,17 +196,6 @@ class TimeEstimate:
             flops = 3.0 * size.image_flops * min(fitted.config.recipe.batch_size, images)
             seconds += flops / self._rate + size.image_blocks * BLOCK_SECONDS
         return steps * seconds
-
-    def _evaluation_flops(self, choice: MethodChoice, classes: int, size: ModelSize) -> float:
-        """Operations of one test image, beside a product with the class weights."""
-        card = choice.method.card
-        texts = 2.0 * size.text_weights * classes * NAME_TOKENS * card.prompts_per_image
-        return texts + (size.image_flops if "image-layers" in card.places else 0.0)
-
-    def _card(self, task: str) -> TaskCard:
-        if task not in self._cards:
-            self._cards[task] = task_cards.read(task)
-        return self._cards[task]
 
 
 @lru_cache(maxsize=64)
@@ -233,12 +211,11 @@ def measure_model(name: str) -> ModelSize | None:
         return None  # what is wrong with it is reported elsewhere
     if card.provider == "hf":
         return None
-    key = sha256_json([card.config, card.model_dump(mode="json"), list(ModelSize.__annotations__)])
+    names = [field.name for field in fields(ModelSize)]
+    key = sha256_json([card.config, card.model_dump(mode="json"), names])
     path = default_cache_folder() / "model-sizes" / f"{key[:16]}.json"
-    try:
+    with suppress(OSError, ValueError, TypeError):
         return ModelSize(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        pass
     size = _build_and_measure(card)
     if size is not None:
         with suppress(CompatbenchError):  # it is built again the next time
@@ -256,20 +233,22 @@ def _build_and_measure(card: Any) -> ModelSize | None:
     visual: Any = model.visual
     text: Any = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
     patches = next((m for m in visual.modules() if isinstance(m, nn.Conv2d)), None)
-    size = visual.preprocess_cfg["size"]
-    side = size if isinstance(size, int) else min(size)
     if patches is None:
         return None
+    size, width = visual.preprocess_cfg["size"], patches.out_channels
+    side = size if isinstance(size, int) else min(size)
     tokens = (side // patches.kernel_size[0]) ** 2 + 1
-    weights = sum(parameter.numel() for parameter in visual.parameters())
+    projection = getattr(text, "text_projection", None)
+    if isinstance(projection, nn.Linear):
+        projection = projection.weight.T
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        embed_dim=_embed_dim(text, patches.out_channels),
-        image_flops=2.0 * weights * tokens,
+        embed_dim=width if projection is None else projection.shape[1],
+        image_flops=2.0 * sum(parameter.numel() for parameter in visual.parameters()) * tokens,
         text_weights=sum(parameter.numel() for parameter in text.transformer.parameters()),
         text_blocks=_count_blocks(text.transformer),
         image_blocks=_count_blocks(visual),
-        batch_bytes=BATCH * tokens * patches.out_channels * WIDEST * FLOAT,
+        batch_bytes=BATCH * tokens * width * WIDEST * FLOAT,
     )
 
 
@@ -277,13 +256,6 @@ def _count_blocks(tower: nn.Module) -> int:
     """The length of the longest list of modules in a tower."""
     lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
     return max((len(modules) for modules in lists), default=1)
-
-
-def _embed_dim(text: Any, default: int) -> int:
-    projection = getattr(text, "text_projection", None)
-    if isinstance(projection, nn.Linear):
-        return projection.out_features
-    return default if projection is None else projection.shape[1]
 
 
 @lru_cache(maxsize=8)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,6 +18,7 @@ LAST_FRAMES = 5  # that are stored with a failure
 
 # PyTorch's allocator on the processor has no exception type of its own.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+_RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,10 @@ def kind_of(error: str) -> FailureKind:
 
 def describe_exception(error: Exception) -> Failure:
     """The failure that an exception of a cell is."""
-    text = str(error).splitlines()[0] if str(error) else ""
+    text = f": {error}".splitlines()[0] if str(error) else ""
     frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
-    return Failure(
-        f"{type(error).__name__}: {text}" if text else type(error).__name__,
-        tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames),
-    )
-
-
-def describe_timeout(seconds: float, trace: tuple[str, ...]) -> Failure:
-    """The failure of a cell that was ended because it took too long."""
-    return Failure(f"{TIMED_OUT}: no end after {seconds:g} s", trace)
+    trace = tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)
+    return Failure(type(error).__name__ + text, trace)
 
 
 def describe_death(exit_code: int, out_of_memory: bool, trace: tuple[str, ...] = ()) -> Failure:
@@ -71,11 +63,9 @@ def describe_death(exit_code: int, out_of_memory: bool, trace: tuple[str, ...] =
     """
     if exit_code >= 0:
         return Failure(f"{DIED}: worker process ended with exit code {exit_code}", trace)
-    number, name = -exit_code, ""
-    with suppress(ValueError):
-        name = f" ({signal.Signals(number).name})"
-    how = f"worker process killed by signal {number}{name}"
-    if out_of_memory and number == getattr(signal, "SIGKILL", 9):
+    known = {each.value: f" ({each.name})" for each in signal.Signals}
+    how = f"worker process killed by signal {-exit_code}{known.get(-exit_code, '')}"
+    if out_of_memory and "SIGKILL" in how:
         return Failure(f"{OUT_OF_MEMORY}: {how}, because memory ran out", trace)
     return Failure(f"{DIED}: {how}", trace)
 
@@ -92,22 +82,19 @@ def count_oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
-def parse_retry(text: str) -> Mapping[FailureKind, int]:
+def parse_retry(text: str) -> dict[FailureKind, int]:
     """How often each kind of failure is tried again: ``oom,killed:3``; once if no number is given.
 
     Raises:
         CompatbenchError: an unknown kind, or a number below 1.
     """
-    kinds: dict[str, FailureKind] = {kind: kind for kind in KINDS}
     retry: dict[FailureKind, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, colon, number = part.partition(":")
-        kind = kinds.get(name)
-        times = int(number) if number.isdecimal() else 0 if colon else 1
-        if kind is None or times < 1:
+        found = _RETRY.fullmatch(part)
+        if found is None:
             raise CompatbenchError(
                 f"--retry '{part}': give kinds of failure ({', '.join(KINDS)}), each with the "
                 "number of further attempts or without: oom,killed:3"
             )
-        retry[kind] = times
+        retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
     return retry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,8 @@ def data_key(backbone: str, test_set: str) -> str:
     Raises:
         CompatbenchError: weights or images that cannot be had, or a broken card.
     """
-    return _data_key(backbone, test_set, is_planning())
-
-
-@lru_cache(maxsize=1024)
-def _data_key(backbone: str, test_set: str, planning: bool) -> str:
-    task = load_task(test_set)
-    return _with_weights(backbone, task.fingerprint(task.split("test")))
+    images = _hash_test_set(test_set)
+    return sha256_json([*_hash_weights(backbone, is_planning()), images])
 
 
 def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None = None) -> str:
@@ -40,24 +35,25 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
     Raises:
         CompatbenchError: as ``data_key``.
     """
-    return _fit_key(backbone, task, shots, seed, file, is_planning())
+    images = _hash_draw(task, shots, seed, file)
+    return sha256_json([*_hash_weights(backbone, is_planning()), *images])
 
 
-@cache  # a plan asks for its keys in rounds, which a bound would undo
-def _fit_key(
-    backbone: str, task: str, shots: int, seed: int, file: Path | None, planning: bool
-) -> str:
-    loaded = load_task(task)
-    draw = draw_shots(loaded, shots, seed, file)
-    return _with_weights(backbone, loaded.fingerprint(draw.train), loaded.fingerprint(draw.val))
+@cache
+def _hash_test_set(name: str) -> str:
+    task = load_task(name)
+    return task.fingerprint(task.split("test"))
 
 
-def _with_weights(backbone: str, *data: Any) -> str:
-    return sha256_json([*_weights(backbone, is_planning()), *data])
+@cache
+def _hash_draw(name: str, shots: int, seed: int, file: Path | None) -> tuple[str, str]:
+    task = load_task(name)
+    draw = draw_shots(task, shots, seed, file)
+    return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 
-@lru_cache(maxsize=1024)
-def _weights(backbone: str, planning: bool) -> tuple[str, Any]:
+@cache  # a plan has a key for weights that are missing, and a run has not
+def _hash_weights(backbone: str, planning: bool) -> tuple[str, Any]:
     card = read_backbone(backbone)
     return weights_key(card), card.config
 

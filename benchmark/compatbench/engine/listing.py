@@ -98,7 +98,7 @@ def list_modules(methods: Names = "all", out: Path = Path()) -> pd.DataFrame:
     Raises:
         CompatbenchError: no module of a method, or a damaged file.
     """
-    from compatbench.engine.evaluate import Fitted
+    from compatbench.engine.single_module import Fitted
     from compatbench.method.module import load_module
 
     rows = []

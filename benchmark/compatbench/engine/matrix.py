@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants, task_cards
 from compatbench.data.draws import ShotsFiles
@@ -25,23 +23,23 @@ from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED, find_transfer
 
+Names = str | Sequence[str]
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class MethodChoice:
     """A method, or a named config of one, as a suite sets it.
 
     Attributes:
         name: of the method or config, as the suite and results call it.
-        method: its class.
-        identity: what names its code in keys.
-        plugin: the file that it was loaded from, if it is not installed.
+        identity: what names the method's code in keys.
     """
 
     name: str
     method: type[Method]
     config: dict[str, Any]
     identity: str
-    plugin: str | None
     transfer: str = COPIED
 
 
@@ -53,6 +51,10 @@ class Place(NamedTuple):
     shots: int
     seed: int
     backbones: tuple[str, ...]
+
+    def is_missing(self, missing: Missing) -> bool:
+        """Whether its task or its source is not here."""
+        return self.task in missing.test_sets or self.backbones[0] in missing.backbones
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,6 @@ class Matrix:
         """Every cell's place; those of one task and source stand together."""
         return tuple(self._places())
 
-    @cached_property
-    def counts(self) -> Counter[tuple[str, str]]:
-        """Cells by (method, transfer), whether their images and weights are here or not."""
-        return Counter((place.choice.name, place.choice.transfer) for place in self.places)
-
     @property
     def retrained(self) -> int:
         """How many of the cells are fits on a target, for comparison."""
@@ -88,7 +85,14 @@ class Matrix:
 
     def _places(self) -> Iterator[Place]:
         draws = list(product(self.shots, self.seeds))
-        for task, backbones in product(self.tasks, _paths(self.suite).values()):
+        # With ``retrained``, every target is a source, too, and is followed by nothing if no
+        # upgrade starts at it.
+        paths: dict[str, dict[str, None]] = {}
+        for source, *targets in self.suite.upgrades:
+            paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
+        for name in fit_backbones(self.suite):
+            paths.setdefault(name, {name: None})
+        for task, backbones in product(self.tasks, map(tuple, paths.values())):
             for draw, choice in product(draws, self.choices):
                 learns = choice.method.card.learns
                 if len(backbones) == 1 and not (learns and choice.transfer == COPIED):
@@ -113,9 +117,10 @@ class Matrix:
         missing = missing or Missing()
         training = self.suite.training.model_dump(mode="json", exclude={"max_steps"})
         cells = []
-        for choice, task, shots, seed, backbones in self.places:
-            if task in missing.test_sets or backbones[0] in missing.backbones:
+        for place in self.places:
+            if place.is_missing(missing):
                 continue
+            choice, task, shots, seed, backbones = place
             card = choice.method.card
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
             fit_key = cell_key(
@@ -134,7 +139,7 @@ class Matrix:
                     backbones=tuple(name for name in backbones if name not in missing.backbones),
                     test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
                     training=self.suite.training,
-                    plugin=choice.plugin,
+                    plugin=MethodRegistry.plugin_file(choice.method),
                     shots_file=file,
                     config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,
@@ -146,8 +151,8 @@ class Matrix:
 def select_matrix(
     suite: SuiteCard,
     registry: MethodRegistry,
-    methods: str | Sequence[str] = "all",
-    tasks: str | Sequence[str] = "all",
+    methods: Names = "all",
+    tasks: Names = "all",
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     transfers: Sequence[str] | None = None,
@@ -168,10 +173,16 @@ def select_matrix(
     chosen = tuple(select_names(tasks, suite_tasks(suite), "task in this suite"))
     if not chosen:
         raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
-    draws = suite.shots if shots is None else shots, suite.seeds if seeds is None else seeds
-    asked = check_draws(*draws)
-    _check_shots(chosen, () if shots is None else asked[0])
-    plain = [choose_method(suite, registry, name) for name in names]
+    numbers, seeds = check_draws(
+        suite.shots if shots is None else shots, suite.seeds if seeds is None else seeds
+    )
+    if shots is not None:
+        _check_shots(chosen, numbers)
+    plain = []
+    for name in names:
+        cls = registry.get(suite.base_method(name))
+        config = resolve_config(cls, suite, name)
+        plain.append(MethodChoice(name, cls, config, method_identity(cls)))
     _check_distinct(suite, plain)
     choices = []
     for transfer in transfers or suite.transfers:
@@ -186,46 +197,25 @@ def select_matrix(
             f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: their "
             "modules do not act in the joint space; name a method to have it all the same"
         )
-    return Matrix(
-        suite,
-        registry,
-        tuple(choices),
-        chosen,
-        tuple(asked[0]),
-        tuple(asked[1]),
-    )
-
-
-def choose_method(suite: SuiteCard, registry: MethodRegistry, name: str) -> MethodChoice:
-    """A method, or a config that the suite names, with its settings there.
-
-    Raises:
-        CompatbenchError: no such method, or a setting that it does not know.
-    """
-    cls = registry.get(suite.base_method(name))
-    config = resolve_config(cls, suite, name)
-    return MethodChoice(name, cls, config, method_identity(cls), MethodRegistry.plugin_file(cls))
+    return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds))
 
 
 def _check_shots(tasks: Sequence[str], shots: Sequence[int]) -> None:
     """Refuses more shots of each class than any of the tasks has images to train on."""
-    counts = [task_cards.read(task).counts.get("train") for task in tasks]
-    known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
-        return  # images of one's own are counted when they are read
-    for number in shots:
-        if max(known) < number < ALL_SHOTS:
-            raise CompatbenchError(
-                f"--shots '{number}': no task here has so many images per class; 'all' takes all"
-            )
+    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in tasks]
+    # Images of one's own, which no card counts, are counted when they are read.
+    if wrong := [number for number in shots if max(counts) < number < ALL_SHOTS]:
+        raise CompatbenchError(
+            f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
+        )
 
 
-def _quote(value: str | Sequence[str]) -> str:
+def _quote(value: Names) -> str:
     return f"'{value if isinstance(value, str) else ','.join(value)}'"
 
 
 def _select_methods(
-    suite: SuiteCard, registry: MethodRegistry, wanted: str | Sequence[str]
+    suite: SuiteCard, registry: MethodRegistry, wanted: Names
 ) -> tuple[list[str], set[str]]:
     """The methods and named configs that a selection means, and those that it names itself."""
     for path in suite.plugins:
@@ -241,22 +231,11 @@ def _select_methods(
     parts = [part.strip() for part in given if part.strip()]
     if not parts:
         raise CompatbenchError("--methods '' names no method; 'all' is what the suite compares")
-    if parts and all(part.startswith("!") for part in parts):
+    if all(part.startswith("!") for part in parts):
         parts = ["all", *parts]
-    names: list[str] = []
-    for part in parts:
-        if part == "all":
-            names += compared
-        elif part.endswith(".py"):
-            names += registry.add_file(Path(part))
-        else:
-            names.append(part)
-    known = [*registry.names(), *suite.configs]
-    named = {name for name in names if name not in compared or name in parts}
-    for name in names:
-        if name in registry.broken:
-            registry.get(name)  # raises why
-    return select_names(names, known, "method") if names else [], named
+    names = [name for part in parts for name in (compared if part == "all" else [part])]
+    chosen = registry.select(",".join(names), suite.configs) if names else []
+    return chosen, {name for name in chosen if name not in compared or name in parts}
 
 
 def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None) -> dict[str, Any]:
@@ -269,53 +248,42 @@ def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None)
     Raises:
         CompatbenchError: the suite sets something the method does not know.
     """
+    name = name or cls.card.name
     values: dict[str, Any] = {}
-    for key in dict.fromkeys((cls.card.name, name or cls.card.name)):
-        values = _merge(cls, values, suite.methods.get(key, {}))
+    for key in dict.fromkeys((cls.card.name, name)):
+        changes = {k: value for k, value in suite.methods.get(key, {}).items() if k != "method"}
+        recipe = changes.get("recipe")
+        if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
+            # Of a recipe, only the parts that are named change.
+            before = values.get("recipe") or cls.Config.model_fields["recipe"].default.model_dump()
+            changes["recipe"] = before | recipe
+        values |= changes
     if "max_steps" in cls.Config.model_fields and suite.training.max_steps is not None:
         values.setdefault("max_steps", suite.training.max_steps)
+    config = read_settings(cls.Config, values, f"method '{name}' in suite '{suite.name}'")
+    return config.model_dump(mode="json")
+
+
+def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
+    """Settings, checked.
+
+    Raises:
+        CompatbenchError: one is unknown or wrong; the message says whose it is.
+    """
     try:
-        return cls.Config(**values).model_dump(mode="json")
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CompatbenchError(
-            f"suite '{suite.name}': setting '{field}' of method '{name or cls.card.name}': "
-            f"{first['msg']}"
-        ) from None
-
-
-def _merge(cls: type[Method], values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Changed settings over those before; of a recipe, only the parts that are named change."""
-    changes = {key: value for key, value in changes.items() if key != "method"}
-    recipe = changes.get("recipe")
-    if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
-        before = values.get("recipe") or cls.Config.model_fields["recipe"].default.model_dump()
-        changes["recipe"] = before | recipe
-    return values | changes
+        field = ".".join(map(str, first["loc"]))
+        raise CompatbenchError(f"setting '{field}' of {whose}: {first['msg']}") from None
 
 
 def _check_distinct(suite: SuiteCard, choices: Sequence[MethodChoice]) -> None:
     seen: dict[str, str] = {}
     for choice in choices:
-        same = sha256_json([choice.method.card.name, choice.config])
-        first = seen.setdefault(same, choice.name)
+        first = seen.setdefault(sha256_json([choice.method.card.name, choice.config]), choice.name)
         if first != choice.name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{choice.name}' are one method with the "
                 "same settings; drop one"
             )
-
-
-def _paths(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
-    """Per source, itself and every backbone that some upgrade from it reaches.
-
-    With ``retrained``, every target is a source, too, and is followed by nothing if no upgrade
-    starts at it.
-    """
-    paths: dict[str, dict[str, None]] = {}
-    for source, *targets in suite.upgrades:
-        paths.setdefault(source, {source: None}).update(dict.fromkeys(targets))
-    for name in fit_backbones(suite):
-        paths.setdefault(name, {name: None})
-    return {source: tuple(backbones) for source, backbones in paths.items()}

@@ -1,20 +1,47 @@
-"""An attached module, measured on test sets: the one place where answers are counted."""
+"""What an attached module answers for every test image: measured, compared, counted and kept.
+
+Predictions are kept beside the records, so that a target measured later is compared with the
+source's own, image by image.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.data.feature_cache import FeatureCache, StoredRows
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Sample, Task
-from compatbench.engine.predictions import Predictions, predict
+from compatbench.errors import CompatbenchError
+from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
 from compatbench.transfer.rotated_backbone import RotatedBackbone
+
+SCHEMA = "compatbench-predictions-1"
+BINS = 15
+
+# backbone, test set, and the hash of the backbone's weights and of the images
+Where = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A module's answers on one backbone and one test set.
+
+    Attributes:
+        classes: predicted classes, int32 ``[images]``.
+        confidence: the softmax probabilities of those classes, float32 ``[images]``. Logits
+            are taken as the classifier gives them, scaled by the backbone's own logit scale.
+    """
+
+    classes: Tensor
+    confidence: Tensor
 
 
 @dataclass(frozen=True)
@@ -22,7 +49,6 @@ class Measured:
     """What a classifier answers for the images of a test set.
 
     Attributes:
-        predictions: classes and confidences, ``[images]``.
         targets: labels, ``[images]``.
         zero_shot: classes that the backbone's own zero-shot classifier predicts, ``[images]``.
         seconds: wall clock of the classification alone.
@@ -74,7 +100,10 @@ def measure(
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
     targets = label_tensor(samples)
     start = time.perf_counter()
-    logits = classify(classifier, inputs)
+    if isinstance(inputs, Tensor):
+        logits = classifier(inputs)
+    else:  # read from disk batch by batch
+        logits = torch.cat([classifier(batch) for batch in inputs.batches()])
     shape = (len(samples), classes or len(test_set.labels))
     if tuple(logits.shape) != shape:
         raise ValueError(f"logits have shape {list(logits.shape)}, not {list(shape)}")
@@ -103,9 +132,80 @@ def _encoder(backbone: Backbone) -> Backbone:
     return backbone.unrotated if isinstance(backbone, RotatedBackbone) else backbone
 
 
-@torch.no_grad()
-def classify(classifier: Classifier, inputs: Tensor | StoredRows) -> Tensor:
-    """Logits ``[images, classes]``; what lies on disk is read and classified batch by batch."""
-    if isinstance(inputs, Tensor):
-        return classifier(inputs)
-    return torch.cat([classifier(batch) for batch in inputs.batches()])
+def harmonic_mean(a: float, b: float) -> float:
+    """The harmonic mean of two accuracies in percent; 0 if both are 0."""
+    # Not 2ab / (a + b): the product of two tiny accuracies would vanish.
+    low, high = sorted((a, b))
+    return 0.0 if high == 0 else min(2 * low / (1 + low / high), high)
+
+
+def predict(logits: Tensor) -> Predictions:
+    """The answers that logits ``[images, classes]`` give."""
+    # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
+    classes = logits.argmax(-1).int().cpu()
+    return Predictions(classes, logits.float().softmax(-1).amax(-1).cpu())
+
+
+def count_flips(before: Predictions, after: Predictions, targets: Tensor) -> dict[str, int]:
+    """How two models' answers for the same images differ (arXiv:2011.09161), in images.
+
+    ``negative_flips`` are right before and wrong after, ``positive_flips`` the other way round;
+    ``inconsistent_errors`` are wrong on both, with another class each time.
+
+    Args:
+        targets: labels, ``[images]``.
+    """
+    targets = targets.cpu()
+    was, now = before.classes == targets, after.classes == targets
+    differ = before.classes != after.classes
+    return {
+        "negative_flips": int((was & ~now).sum()),
+        "positive_flips": int((~was & now).sum()),
+        "inconsistent_errors": int((~was & ~now & differ).sum()),
+    }
+
+
+def calibration_error(predictions: Predictions, targets: Tensor) -> float:
+    """The expected calibration error in percent (arXiv:1706.04599), over 15 bins of equal mass.
+
+    The mean over bins, weighted by their images, of the distance between accuracy and mean
+    confidence. The order of the images does not matter.
+    """
+    right = (predictions.classes == targets.cpu()).numpy()
+    confidence = predictions.confidence.double().numpy()
+    # Equal confidences are ordered by being right, so that no order of images shows.
+    order = np.lexsort((right, confidence))
+    rights = np.array_split(right[order].astype(float), BINS)
+    confidences = np.array_split(confidence[order], BINS)
+    gaps = [abs(r.sum() - c.sum()) for r, c in zip(rights, confidences, strict=True)]
+    return 100 * float(np.sum(gaps)) / len(right)
+
+
+def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key: str) -> None:
+    """Keeps all answers of a cell in one file, which tells the cell's key.
+
+    Raises:
+        CompatbenchError: the folder cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    wheres = sorted(predictions)
+    for number, where in enumerate(wheres):
+        tensors[f"{number}.classes"] = predictions[where].classes
+        tensors[f"{number}.confidence"] = predictions[where].confidence
+    save_tensors(path, tensors, SCHEMA, {"where": wheres, "key": key}, sync=False)
+
+
+def read_predictions(path: Path, key: str) -> dict[Where, Predictions]:
+    """The answers in a file that ``write_predictions`` wrote for the cell of this key.
+
+    Raises:
+        CompatbenchError: the file is missing, damaged, of another kind or of another cell.
+    """
+    tensors, about = load_tensors(path, SCHEMA, "predictions file")
+    # Files of earlier versions do not tell.
+    if about.get("key", key) != key:
+        raise CompatbenchError(f"{path} is of another cell")
+    return {
+        tuple(where): Predictions(tensors[f"{number}.classes"], tensors[f"{number}.confidence"])
+        for number, where in enumerate(about["where"])
+    }

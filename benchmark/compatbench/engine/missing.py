@@ -1,12 +1,12 @@
-"""What of a suite is not on this machine: images and weights."""
+"""The backbones and test sets of a suite, and which of them are not on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
-from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants
+from compatbench.data.cards import SuiteCard, suite_tasks, suite_variants
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
@@ -22,21 +22,17 @@ class Missing:
         return bool(self.backbones or self.test_sets)
 
     def __str__(self) -> str:
-        parts = []
-        if self.test_sets:
-            parts.append(f"images of {', '.join(self.test_sets)}")
-        if self.backbones:
-            parts.append(f"weights of {', '.join(self.backbones)}")
-        return "; ".join(parts)
+        kinds = {"images": self.test_sets, "weights": self.backbones}
+        return "; ".join(f"{kind} of {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
-def suite_test_sets(suite: SuiteCard, tasks: str | Sequence[str] = "all") -> list[str]:
-    """The chosen tasks of a suite, each followed by its variants.
+def suite_test_sets(suite: SuiteCard, tasks: Iterable[str] | None = None) -> list[str]:
+    """The tasks of a suite, or these of them, each followed by its variants.
 
     Raises:
-        CompatbenchError: an unknown task, or a broken card.
+        CompatbenchError: a broken card.
     """
-    chosen = select_names(tasks, suite_tasks(suite), "task in this suite")
+    chosen = suite_tasks(suite) if tasks is None else tasks
     return [name for task in chosen for name in (task, *suite_variants(suite, task))]
 
 
@@ -52,49 +48,38 @@ def fit_backbones(suite: SuiteCard) -> list[str]:
     return list(dict.fromkeys(upgrade[0] for upgrade in suite.upgrades))
 
 
-def find_missing(suite: SuiteCard, tasks: str | Sequence[str] = "all") -> Missing:
+def find_missing(suite: SuiteCard, tasks: Iterable[str] | None = None) -> Missing:
     """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
 
     Raises:
-        CompatbenchError: an unknown task, or a broken card.
+        CompatbenchError: a broken card.
     """
+
+    def find_images(name: str) -> None:
+        task = load_task(name)
+        task.fingerprint(task.split("test"))
+
     with planning():
-        return Missing(
-            _failures(suite_backbones(suite), _probe_weights),
-            _failures(suite_test_sets(suite, tasks), _probe_images),
-        )
+        weights = _errors(suite_backbones(suite), lambda name: locate_weights(read_backbone(name)))
+        return Missing(weights, _errors(suite_test_sets(suite, tasks), find_images))
 
 
 def fetch_missing(missing: Missing) -> Missing:
-    """Fetches the weights that are missing, and tells what is still not here.
-
-    The first that cannot be fetched ends it: without a network none can.
-    """
+    """Fetches the weights that are missing, and tells what is still not here."""
     left = dict(missing.backbones)
     for name in missing.backbones:
-        try:
-            _probe_weights(name)
-        except CompatbenchError as error:
-            left[name] = str(error)
-            break
+        error = _errors([name], lambda name: locate_weights(read_backbone(name)))
+        if error:
+            return Missing(left | error, missing.test_sets)  # without a network none can be had
         del left[name]
     return Missing(left, missing.test_sets)
 
 
-def _probe_weights(name: str) -> object:
-    return locate_weights(read_backbone(name))
-
-
-def _probe_images(name: str) -> object:
-    task = load_task(name)
-    return task.fingerprint(task.split("test"))
-
-
-def _failures(names: Iterable[str], probe: Callable[[str], object]) -> dict[str, str]:
-    failures = {}
+def _errors(names: Iterable[str], find: Callable[[str], object]) -> dict[str, str]:
+    errors = {}
     for name in names:
         try:
-            probe(name)
+            find(name)
         except CompatbenchError as error:
-            failures[name] = str(error)
-    return failures
+            errors[name] = str(error)
+    return errors

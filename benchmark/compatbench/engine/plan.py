@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
@@ -16,7 +15,7 @@ from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
 from compatbench.engine.keys import data_key
-from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.matrix import Matrix, Names, read_settings, select_matrix
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -34,13 +33,17 @@ class PlannedCell:
     record: CellRecord | None
 
     @property
+    def missing(self) -> list[tuple[str, str]]:
+        """The (backbone, test set) pairs that still have to be measured."""
+        pairs = product(self.cell.backbones, self.cell.test_sets)
+        if self.record is None:
+            return list(pairs)
+        return [pair for pair in pairs if self.record.find(*pair, data_key(*pair)) is None]
+
+    @property
     def done(self) -> bool:
         """Whether every backbone and test set has its record."""
-        return (
-            self.record is not None
-            and self.record.status == "ok"
-            and not missing_records(self.cell, self.record)
-        )
+        return self.record is not None and self.record.status == "ok" and not self.missing
 
     @property
     def failed(self) -> bool:
@@ -48,21 +51,11 @@ class PlannedCell:
         return self.record is not None and bool(self.record.errors)
 
 
-def missing_records(cell: Cell, record: CellRecord) -> list[tuple[str, str]]:
-    """The (backbone, test set) pairs that still have to be measured."""
-    return [
-        (backbone, test_set)
-        for backbone in cell.backbones
-        for test_set in cell.test_sets
-        if record.find(backbone, test_set, data_key(backbone, test_set)) is None
-    ]
-
-
 def plan_cells(
     suite: SuiteCard,
     registry: MethodRegistry,
-    methods: str | Sequence[str],
-    tasks: str | Sequence[str] = "all",
+    methods: Names,
+    tasks: Names = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
     files: ShotsFiles | None = None,
@@ -126,10 +119,15 @@ class Plan:
         """Cells of this job, with those whose images or weights are missing."""
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
-    @property
+    @cached_property
     def seconds_by_method(self) -> dict[str, float]:
         """Mean seconds of a finished cell, by method; for estimates."""
-        return mean_seconds(self.planned)
+        spent: dict[str, list[float]] = {}
+        for item in self.planned:
+            if item.record is not None and item.record.status == "ok":
+                seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
+                spent.setdefault(item.cell.name, []).append(seconds)
+        return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
 
     @property
     def estimate(self) -> TimeEstimate:
@@ -145,25 +143,19 @@ class Plan:
         """
         import pandas as pd
 
-        estimate, found = self.estimate, []
-        planned = {_place_of(item.cell): item for item in self.planned}
-        for choice in self.matrix.choices:
-            counts = dict.fromkeys(("cells", "done", "failed", "to do", "missing"), 0)
-            seconds = 0.0
-            for place in self.matrix.places:
-                if place.choice is not choice:
-                    continue
-                item = planned.get((choice.name, choice.transfer, *place[1:4], place.backbones[0]))
-                if self.shard is not None and (item is None or item.cell.key not in self.shard):
-                    continue
-                state = "missing" if item is None else "done" if item.done else "to do"
-                counts["cells"] += 1
-                counts[state] += 1
-                counts["failed"] += item is not None and item.failed
-                seconds += 0.0 if state == "done" else estimate.place(place)
-            row = {"method": choice.name, "transfer": choice.transfer, **counts}
-            found.append(row | {"seconds": seconds})
-        return pd.DataFrame(found)
+        estimate, rows, planned = self.estimate, [], iter(self.planned)
+        for place in self.matrix.places:
+            item = None if place.is_missing(self.missing) else next(planned)
+            if self.shard is not None and (item is None or item.cell.key not in self.shard):
+                continue
+            done, failed = item is not None and item.done, item is not None and item.failed
+            to_do = item is not None and not done
+            seconds = 0.0 if done else estimate.place(place)
+            of = place.choice.name, place.choice.transfer
+            rows.append((*of, 1, done, failed, to_do, item is None, seconds))
+        counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
+        frame = pd.DataFrame(rows, columns=["method", "transfer", *counts])
+        return frame.groupby(["method", "transfer"], sort=False, as_index=False)[counts].sum()
 
     @property
     def seconds(self) -> float:
@@ -171,35 +163,21 @@ class Plan:
 
         Images are taken as encoded in proportion to the cells that are done.
         """
-        frame = self.frame
-        left = 1 - float(frame["done"].sum()) / max(float(frame["cells"].sum()), 1.0)
+        sums = self.frame[["cells", "done", "seconds"]].sum()
+        left = 1 - float(sums["done"]) / max(float(sums["cells"]), 1.0)
         encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
-        return float(frame["seconds"].sum()) + left * encoding
+        return float(sums["seconds"]) + left * encoding
 
     def reread(self) -> Plan:
         """The same plan with what the store holds now."""
         return replace(self, planned=tuple(plan([i.cell for i in self.planned], self.store)))
 
 
-def _place_of(cell: Cell) -> tuple[str, str, str, int, int, str]:
-    return cell.name, cell.transfer, cell.task, cell.shots, cell.seed, cell.source
-
-
-def mean_seconds(planned: Iterable[PlannedCell]) -> dict[str, float]:
-    """Mean seconds of a finished cell, by method; for estimates."""
-    spent: dict[str, list[float]] = {}
-    for item in planned:
-        if item.record is not None and item.record.status == "ok":
-            seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
-            spent.setdefault(item.cell.name, []).append(seconds)
-    return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
-
-
 def make_plan(
     suite: str | SuiteCard = "mini",
-    methods: str | Sequence[str] = "all",
+    methods: Names = "all",
     *,
-    tasks: str | Sequence[str] = "all",
+    tasks: Names = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
     transfers: Sequence[str] | None = None,
@@ -221,13 +199,10 @@ def make_plan(
             to be skipped.
     """
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    name = suite if isinstance(suite, str) else suite.name
     if precision is not None:
         values = card.training.model_dump() | {"precision": precision}
-        try:
-            training = TrainingCard.model_validate(values)
-        except ValidationError as error:
-            why = error.errors()[0]["msg"]
-            raise CompatbenchError(f"precision '{precision}': {why}") from None
+        training = read_settings(TrainingCard, values, f"suite '{name}'")
         card = card.model_copy(update={"training": training})
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
@@ -235,7 +210,12 @@ def make_plan(
     if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
         missing = fetch_missing(missing)
     if missing and not skip_missing:
-        raise CompatbenchError(_refuse(card, suite, missing))
+        reasons = [*missing.test_sets.values(), *missing.backbones.values()]
+        which = f" without {missing}" if len(reasons) > 1 else ""
+        raise CompatbenchError(
+            f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench doctor --suite "
+            f"{name}' shows what to do, and --skip-missing runs what is here"
+        )
     cells = matrix.cells(draws, missing)
     used = {cell.shots_file for cell in cells}
     if unused := [file for file in draws.values() if file not in used]:
@@ -245,14 +225,3 @@ def make_plan(
         )
     store = RunStore(out / "runs")
     return Plan(matrix, tuple(plan(cells, store)), store, draws, missing)
-
-
-def _refuse(card: SuiteCard, suite: str | SuiteCard, missing: Missing) -> str:
-    """One line for a suite whose images or weights are missing; with the first reason."""
-    reasons = [*missing.test_sets.values(), *missing.backbones.values()]
-    why = f": {reasons[0]}" if len(reasons) == 1 else f" without {missing}: {reasons[0]}"
-    name = suite if isinstance(suite, str) else card.name
-    return (
-        f"suite '{card.name}' cannot run{why}; 'compatbench doctor --suite {name}' shows what to "
-        "do, and --skip-missing runs what is here"
-    )

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.cell import Cell, FailureKind
-from compatbench.engine.costs import TimeEstimate
-from compatbench.engine.execute.executors import ExecutorOptions, check_device, open_executor
+from compatbench.engine.execute.cell_queue import order_cells
+from compatbench.engine.execute.device import count_cores, resolve_device
+from compatbench.engine.execute.local import run_cells
 from compatbench.engine.execute.settings import Event, Settings
-from compatbench.engine.execute.shards import Shard, agree_on_means, divide
+from compatbench.engine.execute.shards import estimate_seconds
 from compatbench.engine.failures import KINDS
 from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
-
-# Operations a second of a core of these years. Only how cells compare matters for their order
-# and for shards, which must be the same on every machine.
-RATE = 5e10
-LEAST_SECONDS = 1e-3
-
 
 # What a field of ``Compute`` may be, where it is not None.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -48,8 +44,9 @@ class Compute:
         timeout: seconds after which an attempt at a cell is ended; the encoding of its images
             does not count.
         retry: how often a cell is tried again after each kind of failure.
-        address: of a Ray cluster, ``HOST:PORT`` or ``auto``.
-        gpus_per_cell: GPUs of each worker on Ray.
+        address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is ``RAY_ADDRESS``, or this
+            machine alone.
+        gpus_per_cell: GPUs of each worker on Ray; None is one, and none on processors.
     """
 
     executor: Literal["local", "ray"] = "local"
@@ -67,6 +64,29 @@ class Compute:
             value = getattr(self, name)
             if value is not None and not is_allowed(value):
                 raise CompatbenchError(f"{name} {value!r}: {rule}")
+
+    def check(self) -> None:
+        """Finds out whether this machine has what is asked for.
+
+        Raises:
+            CompatbenchError: a device that is not there or that Ray cannot give, an option of
+                the other executor, or Ray is not installed.
+        """
+        if self.executor == "local":
+            resolve_device(self.device)
+            if self.address is not None or self.gpus_per_cell is not None:
+                raise CompatbenchError(
+                    "--address and --gpus-per-cell are for '--executor ray'; give that, too"
+                )
+        elif self.device not in ("auto", "cpu", "cuda"):
+            raise CompatbenchError(
+                f"--device '{self.device}': Ray gives every worker a device of its own; choose "
+                "auto, cpu or cuda"
+            )
+        elif importlib.util.find_spec("ray") is None:
+            raise CompatbenchError(
+                "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
+            )
 
 
 def run_plan(
@@ -88,11 +108,8 @@ def run_plan(
         CompatbenchError: broken input, a device or cluster that cannot be used, or a store that
             cannot be written. What was measured before is kept.
     """
-    options = ExecutorOptions(
-        compute.executor, compute.jobs, compute.address, compute.gpus_per_cell
-    )
+    compute.check()
     if not plan.to_do:
-        check_device(options, compute.device)
         on_start(plan, 0)
         return ()
     failures: list[tuple[Cell, str]] = []
@@ -102,36 +119,30 @@ def run_plan(
             failures.append((event.cell, event.error))
         on_event(event)
 
-    estimate = TimeEstimate(plan.matrix, RATE, plan.seconds_by_method)
-    with open_executor(options, compute.device, compute.threads) as executor:
-        on_start(plan, executor.jobs)
-        settings = Settings(
-            store=plan.store.folder,
-            cache=default_cache_folder(),
-            device=executor.device,
-            threads=compute.threads,
-            memory_budget=compute.memory_budget,
-            timeout=compute.timeout,
-            retry=compute.retry,
-        )
-        cells = [item.cell for item in plan.to_do]
-        seconds = lambda cell: max(estimate.cell(cell), LEAST_SECONDS)  # noqa: E731
-        executor.run(cells, settings, seconds, note)
+    settings = Settings(
+        store=plan.store.folder,
+        cache=default_cache_folder(),
+        threads=compute.threads,
+        memory_budget=compute.memory_budget,
+        timeout=compute.timeout,
+        retry=compute.retry,
+    )
+    cells = [item.cell for item in plan.to_do]
+    seconds = estimate_seconds(plan, plan.seconds_by_method)
+    if compute.executor == "local":
+        device = resolve_device(compute.device)
+        jobs = compute.jobs or (count_cores() if device == "cpu" else 1)
+        on_start(plan, jobs)
+        settings = replace(settings, device=device)
+        run_cells(order_cells(cells, seconds), settings, jobs, note)
+    else:
+        from compatbench.engine.execute.ray_backend import run_cells_on_ray
+        from compatbench.engine.execute.ray_cluster import connect, require_workers, resolve_share
+
+        with connect(compute.address, compute.threads):
+            device, share = resolve_share(compute.device, compute.gpus_per_cell, compute.threads)
+            workers = require_workers(share)
+            on_start(plan, compute.jobs or workers)
+            settings = replace(settings, device=device)
+            run_cells_on_ray(cells, settings, share, note, seconds, compute.jobs)
     return tuple(failures)
-
-
-def take_shard(plan: Plan, shard: Shard, *, keep: bool = True) -> Plan:
-    """The plan with the cells of one shard to run.
-
-    Args:
-        keep: whether the store notes how the cells were divided, so that other jobs agree.
-
-    Raises:
-        CompatbenchError: the store cannot be written.
-    """
-    cells = [item.cell for item in plan.planned]
-    means = agree_on_means(plan.store, cells, shard.count, plan.seconds_by_method, keep=keep)
-    estimate = TimeEstimate(plan.matrix, RATE, means)
-    seconds = [max(estimate.cell(cell), LEAST_SECONDS) for cell in cells]
-    mine = divide(cells, seconds, shard.count)[shard.index - 1]
-    return replace(plan, shard=frozenset(cell.key for cell in mine))

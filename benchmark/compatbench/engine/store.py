@@ -1,32 +1,39 @@
-"""The run store: per cell a record, a module and its predictions, each written whole or not."""
+"""The run store: per cell a record, a module and its predictions; and who may run the cell.
+
+A claim on a cell is a lock of the system (flock) on a file beside its record. The system frees it
+when its holder ends, however it ends, so no claim outlives a crash and nothing has to guess
+whether a holder is still alive. On network file systems the server does the same: NFS from
+version 4 on, and Lustre mounted with ``flock``, free a dead machine's locks after about a
+minute. Where there are no locks, cells may be run twice, which costs time and changes nothing:
+records are written whole, and equal keys give equal records.
+"""
 
 from __future__ import annotations
 
+import errno
 import warnings
-from collections.abc import Mapping
-from itertools import chain, count
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
 
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.predictions import (
-    Predictions,
-    Where,
-    read_predictions,
-    write_predictions,
-)
+from compatbench.engine.measure import Predictions, Where, read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method.module import Module, load_module
 
 DAMAGED = "damaged"
+# What a file system without locks reports.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class RunStore:
-    """Cells, modules and predictions under one folder, by key.
+    """Cells, modules and predictions under one folder, by key; each file is written whole or not.
 
     A module is what a fit costs: it is on the disk when ``write_module`` returns, with all
     that is known of its fit. A record is what an evaluation costs, and is left to the
@@ -35,26 +42,28 @@ class RunStore:
     predictions, which are written before the record that is made from them.
 
     A file that cannot be read, or is another cell's, is set aside under ``damaged/``, never
-    taken for a result and never deleted.
+    taken for a result and never deleted. All that writes raises CompatbenchError if the folder
+    cannot be written, or is no longer the one that was opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._inode = _inode(folder)
 
-    def check_folder(self) -> None:
-        """Sees whether the folder is still the one that was there when the store was opened.
+    def cell_path(self, key: str) -> Path:
+        return self.folder / "cells" / key[:2] / f"{key}.json"
 
-        Where a disk was unmounted, an empty folder takes its place, and would be written to.
+    def module_path(self, key: str) -> Path:
+        return self.folder / "modules" / key[:2] / f"{key}.safetensors"
 
-        Raises:
-            CompatbenchError: it is gone, or another.
-        """
-        if self._inode is not None and _inode(self.folder) != self._inode:
-            raise CompatbenchError(
-                f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
-                "mounted?"
-            )
+    def predictions_path(self, key: str) -> Path:
+        return self.folder / "predictions" / key[:2] / f"{key}.safetensors"
+
+    def claim_path(self, key: str) -> Path:
+        """The lock file of whoever runs the cell."""
+        # Beside the record: making a file in a folder is what lets a network file system see
+        # which records others have just made there.
+        return self.cell_path(key).with_suffix(".lock")
 
     def read(self, key: str) -> CellRecord | None:
         """The cell's record, or None if the cell was never fitted.
@@ -63,104 +72,105 @@ class RunStore:
         """
         path = self.cell_path(key)
         try:
-            content = path.read_bytes()
+            return read_record(path)
         except (FileNotFoundError, NotADirectoryError):
-            return self._read_fit(key)
+            pass
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
+        except ValueError as error:
+            self._set_aside(path, error)
+        module = self._load_module(key)
+        if module is None:
+            return None
         try:
-            record = unseal(content)
-            if record.key != key:
-                raise ValueError("the key is another cell's")
-        except (ValidationError, ValueError) as error:
-            self._set_aside(path, str(error).splitlines()[0])
-            return self._read_fit(key)
-        return record
+            return _check_key(CellRecord.model_validate(module.about), key)
+        except ValueError as error:
+            self._set_aside(self.module_path(key), error)
+            return None
 
     def write(self, record: CellRecord) -> None:
-        """Keeps a cell's record.
-
-        Raises:
-            CompatbenchError: the folder cannot be written.
-        """
-        self.check_folder()
+        """Keeps a cell's record."""
+        self._check_folder()
         write_atomic(self.cell_path(record.key), _seal(record), sync=False)
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
-        module, _ = self._load_module(record.key)
+        module = self._load_module(record.key)
         if module is not None and module.fingerprint != record.module:
             self._set_aside(self.module_path(record.key), "its record is of another module")
             return None
         return module
 
     def write_module(self, module: Module, record: CellRecord) -> None:
-        """Keeps a fitted module with the record of its fit.
-
-        Raises:
-            CompatbenchError: the folder cannot be written.
-        """
-        self.check_folder()
+        """Keeps a fitted module with the record of its fit."""
+        self._check_folder()
         module.save(self.module_path(record.key), fit_description(record))
-
-    def module_path(self, key: str) -> Path:
-        return self.folder.joinpath("modules", key[:2], f"{key}.safetensors")
 
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
         """What the cell's module answered where it was measured; nothing if the file is lost."""
         path = self.predictions_path(key)
-        if not path.is_file():
-            return {}
         try:
-            return read_predictions(path, key)
+            return read_predictions(path, key) if path.is_file() else {}
         except CompatbenchError as error:
-            self._set_aside(path, str(error))
+            self._set_aside(path, error)
             return {}
 
     def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
-        """Keeps what the cell's module answered.
-
-        Raises:
-            CompatbenchError: the folder cannot be written.
-        """
-        self.check_folder()
+        """Keeps what the cell's module answered."""
+        self._check_folder()
         write_predictions(self.predictions_path(key), predictions, key)
 
-    def predictions_path(self, key: str) -> Path:
-        return self.folder.joinpath("predictions", key[:2], f"{key}.safetensors")
+    def claim(self, key: str) -> AbstractContextManager[bool]:
+        """Claims the right to run a cell; its record has to be read again under the claim."""
+        return self.locked(self.claim_path(key), wait=False)
 
-    def cell_path(self, key: str) -> Path:
-        return self.folder.joinpath("cells", key[:2], f"{key}.json")
+    @contextmanager
+    def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:
+        """Holds a lock file; gives False if another process holds it and ``wait`` is False."""
+        self._check_folder()
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
+            warnings.warn(
+                f"{path} lies on a file system without locks: of two runs at once, both may run "
+                "a cell",
+                CompatbenchWarning,
+                stacklevel=3,
+            )
+        try:
+            yield True
+        finally:
+            lock.release()
 
-    def claim_path(self, key: str) -> Path:
-        """The lock file of whoever runs the cell."""
-        return self.cell_path(key).with_suffix(".lock")
+    def _check_folder(self) -> None:
+        # Where a disk was unmounted, an empty folder takes its place, and would be written to.
+        if self._inode is not None and _inode(self.folder) != self._inode:
+            raise CompatbenchError(
+                f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
+                "mounted?"
+            )
 
-    def _load_module(self, key: str) -> tuple[Module | None, dict[str, object]]:
+    def _load_module(self, key: str) -> Module | None:
         path = self.module_path(key)
-        if not path.is_file():
-            return None, {}
         try:
-            return load_module(path)
+            return load_module(path)[0] if path.is_file() else None
         except CompatbenchError as error:
-            self._set_aside(path, str(error))
-            return None, {}
-
-    def _read_fit(self, key: str) -> CellRecord | None:
-        module, about = self._load_module(key)
-        if module is None:
+            self._set_aside(path, error)
             return None
-        try:
-            record = CellRecord.model_validate(about)
-            if record.key != key:
-                raise ValueError("the key is another cell's")
-        except (ValidationError, ValueError) as error:
-            self._set_aside(self.module_path(key), str(error).splitlines()[0])
-            return None
-        return record
 
-    def _set_aside(self, path: Path, why: str) -> None:
-        damaged = _free_name(self.folder / DAMAGED / path.name)
+    def _set_aside(self, path: Path, why: object) -> None:
+        damaged = self.folder / DAMAGED / path.name
+        for number in count(1):
+            if not damaged.exists():  # what was set aside before stays
+                break
+            damaged = damaged.with_name(f"{path.name}.{number}")
         try:
             damaged.parent.mkdir(parents=True, exist_ok=True)
             path.replace(damaged)
@@ -169,7 +179,7 @@ class RunStore:
         except OSError as error:
             raise CompatbenchError(f"{path} is damaged and cannot be moved: {error}") from None
         warnings.warn(
-            f"{path} is damaged ({why}); it was moved to {damaged}",
+            f"{path} is damaged ({str(why).splitlines()[0]}); it was moved to {damaged}",
             CompatbenchWarning,
             stacklevel=3,
         )
@@ -180,18 +190,27 @@ def fit_description(record: CellRecord) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
 
 
+def read_record(path: Path) -> CellRecord:
+    """The record in a file, which stays where it is even if it is damaged.
+
+    Raises:
+        ValueError: it is damaged, or another cell's.
+        OSError: it cannot be read.
+    """
+    return _check_key(unseal(path.read_bytes()), path.stem)
+
+
+def _check_key(record: CellRecord, key: str) -> CellRecord:
+    if record.key != key:
+        raise ValueError("the key is another cell's")
+    return record
+
+
 def _inode(folder: Path) -> int | None:
-    """What tells a folder from another of the same name; None if there is none."""
     try:
         return folder.stat().st_ino
     except OSError:
         return None
-
-
-def _free_name(path: Path) -> Path:
-    """The path, or one like it that nothing bears: what was set aside before stays."""
-    names = (path.with_name(f"{path.name}.{number}") for number in count(1))
-    return next(name for name in chain([path], names) if not name.exists())
 
 
 def _seal(record: CellRecord) -> bytes:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
-from compatbench.data.cards import SuiteCard, select_names
+from compatbench.data.cards import SuiteCard, select_names, suite_tasks
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.cell import CellRecord
-from compatbench.engine.locks import is_free
-from compatbench.engine.obsolete import find_unwanted
-from compatbench.engine.predictions import read_predictions
-from compatbench.engine.store import DAMAGED, RunStore, unseal
+from compatbench.engine.cell import CellRecord, FailureKind
+from compatbench.engine.measure import read_predictions
+from compatbench.engine.missing import find_missing
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.store import DAMAGED, RunStore, read_record
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry
 
-Kind = Literal["record", "module", "predictions"]
-STATES = ("ok", "not transferable", "error", "oom", "killed", "timeout")  # of a cell
+STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
+PRECISIONS = ("fp32", "bf16")
 
-_FOLDERS: dict[str, tuple[Kind, str]] = {
+_KINDS = {
     "cells": ("record", ".json"),
     "modules": ("module", ".safetensors"),
     "predictions": ("predictions", ".safetensors"),
@@ -41,14 +43,14 @@ class StoredFile:
     """A file of a store.
 
     Attributes:
-        kind: None if it does not belong there.
+        kind: ``record``, ``module``, ``predictions``, or empty if it does not belong there.
         key: of its cell.
         size: bytes.
         age: seconds since it was written.
     """
 
     path: Path
-    kind: Kind | None
+    kind: str
     key: str
     size: int
     age: float
@@ -72,41 +74,25 @@ def list_files(store: RunStore) -> list[StoredFile]:
     Raises:
         CompatbenchError: the folder cannot be read.
     """
-    files = []
-    for name, (kind, suffix) in _FOLDERS.items():
-        for file in _files_below(store.folder / name):
-            key, path = file.key, file.path
-            known = path.suffix == suffix and _KEY.fullmatch(key) and path.parent.name == key[:2]
-            if path.suffix not in (_UNFINISHED, _LOCK):
-                files.append(replace(file, kind=kind) if known else file)
-    return files
+    files = [file for name in _KINDS for file in _files_below(store.folder / name, name)]
+    return [file for file in files if file.path.suffix not in (_UNFINISHED, _LOCK)]
 
 
-def _files_below(folder: Path) -> list[StoredFile]:
-    found = []
-    now = time.time()
+def _files_below(folder: Path, name: str = "") -> list[StoredFile]:
+    """Files, with their kind if the folder is that of this name in a store."""
+    kind, suffix = _KINDS.get(name, ("", ""))
+    found, now = [], time.time()
     try:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            key = path.stem
+            known = path.suffix == suffix and _KEY.fullmatch(key) and path.parent.name == key[:2]
             with suppress(FileNotFoundError):  # another process has moved or removed it
                 stat = path.stat()
                 age = max(now - stat.st_mtime, 0.0)
-                found.append(StoredFile(path, None, path.stem, stat.st_size, age))
+                found.append(StoredFile(path, kind if known else "", key, stat.st_size, age))
     except OSError as error:
         raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
     return found
-
-
-def read_record(file: StoredFile) -> CellRecord:
-    """The record in a file, which stays where it is even if it is damaged.
-
-    Raises:
-        ValueError: it is damaged, or another cell's.
-        OSError: it cannot be read.
-    """
-    record = unseal(file.path.read_bytes())
-    if record.key != file.key:
-        raise ValueError("the key is another cell's")
-    return record
 
 
 def read_records(files: Iterable[StoredFile]) -> dict[str, CellRecord]:
@@ -114,10 +100,8 @@ def read_records(files: Iterable[StoredFile]) -> dict[str, CellRecord]:
     records = {}
     for file in files:
         if file.kind == "record":
-            try:
-                records[file.key] = read_record(file)
-            except (ValueError, OSError):
-                continue  # 'find_problems' names it
+            with suppress(ValueError, OSError):  # 'find_problems' names it
+                records[file.key] = read_record(file.path)
     return records
 
 
@@ -137,25 +121,22 @@ def list_cells(
         CompatbenchError: a name that no cell has, or a folder that cannot be read.
     """
     files = list_files(store)
-    records = list(read_records(files).values())
     sizes: Counter[str] = Counter()
     for file in files:
         sizes[file.key] += file.size
     ages = {file.key: file.age for file in files if file.kind == "record"}
-    wanted: dict[str, list[str]] = {}
-    if records:
-        wanted = {
-            "method": select_names(methods, sorted({r.method for r in records}), "method"),
-            "task": select_names(tasks, sorted({r.task for r in records}), "task"),
-            "state": select_names(states, STATES, "state"),
-        }
     names = ("key", "state", "method", "task", "source", "shots", "seed")
     rows = [
-        [*(getattr(r, name) for name in names), len(r.records), sizes[r.key], ages[r.key]]
-        for r in sorted(records, key=lambda r: (r.method, r.task, r.source, r.shots, r.seed))
-        if all(getattr(r, name) in chosen for name, chosen in wanted.items())
+        (*(getattr(r, name) for name in names), len(r.records), sizes[r.key], ages[r.key])
+        for r in read_records(files).values()
     ]
-    return pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
+    frame = pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
+    chosen = pd.Series(data=True, index=frame.index)
+    for column, wanted in (("method", methods), ("task", tasks), ("state", states)):
+        known = STATES if column == "state" else sorted(set(frame[column]))
+        if rows:
+            chosen &= frame[column].isin(select_names(wanted, known, column))
+    return frame[chosen].sort_values(["method", "task", "source", "shots", "seed"], kind="stable")
 
 
 def find_record(store: RunStore, prefix: str) -> CellRecord:
@@ -177,7 +158,7 @@ def find_record(store: RunStore, prefix: str) -> CellRecord:
             f"'{found[0].key[: len(prefix) + 8]}'"
         )
     try:
-        return read_record(found[0])
+        return read_record(found[0].path)
     except (ValueError, OSError):
         raise CompatbenchError(
             f"the record of {found[0].key} is damaged; see 'compatbench runs verify'"
@@ -205,18 +186,18 @@ def find_problems(files: Sequence[StoredFile]) -> dict[Path, str]:
 
 
 def _find_problem(file: StoredFile, record: CellRecord | None) -> str:
-    if file.kind is None:
-        return "is no file of a run store"
     if file.kind == "record":
-        read_record(file)
+        read_record(file.path)
     elif file.kind == "predictions":
         read_predictions(file.path, file.key)
-    else:
+    elif file.kind == "module":
         module, about = load_module(file.path)
         if about.get("key") != file.key:
             return "is another cell's module"
         if record is not None and record.module and record.module != module.fingerprint:
             return "is not the module of its record"
+    else:
+        return "is no file of a run store"
     return ""
 
 
@@ -255,19 +236,61 @@ def find_waste(
     files = list_files(store)
     unwanted = find_unwanted(read_records(files), suites, registry, draws)
     kinds = ("module", "predictions", *(["record"] if records else []))
+    stale = [file for file in files if file.key in unwanted and file.kind in kinds]
     remains = [
         file
         for file in _files_below(store.folder)
         if file.path.suffix == _UNFINISHED
         or file.path.is_relative_to(store.folder / DAMAGED)
-        or (_is_claim(store, file.path) and is_free(file.path))
+        or (file.path == store.claim_path(file.key) and _is_free(file.path))
     ]
-    stale = [file for file in files if file.key in unwanted and file.kind in kinds]
     return Waste(len(unwanted), stale, remains)
 
 
-def _is_claim(store: RunStore, path: Path) -> bool:
-    return path.suffix == _LOCK and path.is_relative_to(store.folder / "cells")
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def find_unwanted(
+    records: Mapping[str, CellRecord],
+    suites: Iterable[SuiteCard],
+    registry: MethodRegistry,
+    draws: ShotsFiles | None = None,
+) -> set[str]:
+    """Keys of stored cells that would be run again, under another key, if they were asked for.
+
+    A cell counts as wanted if one of the suites gives its key for some of the shots, seeds and
+    precisions that are stored, whether the suite itself has them or not. What cannot be told
+    here is wanted, too: cells of methods that are not here, of tasks in no suite, and of images
+    or weights that are not on this machine.
+    """
+    wanted: set[str] = set()
+    known: set[tuple[str, str, str]] = set()
+    for suite in suites:
+        missing = find_missing(suite)
+        tasks = [task for task in suite_tasks(suite) if task not in missing.test_sets]
+        for name in [*registry.names(), *suite.configs]:
+            method = suite.base_method(name)
+            mine = [r for r in records.values() if r.method == method and r.task in tasks]
+            if not mine or method not in registry.classes:
+                continue
+            shots = sorted({*suite.shots, *(record.shots for record in mine)})
+            seeds = sorted({*suite.seeds, *(record.seed for record in mine)})
+            for precision, given in product(PRECISIONS, ({}, draws or {})):
+                training = suite.training.model_copy(update={"precision": precision})
+                variant = suite.model_copy(update={"training": training})
+                cells = plan_cells(variant, registry, [name], tasks, seeds, shots, given, missing)
+                wanted |= {cell.key for cell in cells}
+                known |= {(cell.method, cell.task, cell.source) for cell in cells}
+    return {
+        key
+        for key, record in records.items()
+        if key not in wanted and (record.method, record.task, record.source) in known
+    }
 
 
 def delete_files(files: Iterable[StoredFile]) -> None:

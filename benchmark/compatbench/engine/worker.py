@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -20,28 +20,34 @@ from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.failures import describe_exception
 from compatbench.engine.keys import data_key
-from compatbench.engine.locks import locked
-from compatbench.engine.measure import Measured, label_tensor, measure
-from compatbench.engine.plan import missing_records
-from compatbench.engine.predictions import Predictions, Where, calibration_error, count_flips
+from compatbench.engine.measure import (
+    Measured,
+    Predictions,
+    Where,
+    calibration_error,
+    count_flips,
+    label_tensor,
+    measure,
+)
+from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import Transfer, find_transfer
+from compatbench.transfer import find_transfer
 
 
 class Worker:
     """Runs cells in this process, keeping backbones and features at hand between them."""
 
     def __init__(
-        self, store: RunStore, cache: FeatureCache, device: str = "cpu", threads: int = 1
+        self, store: RunStore, features: FeatureCache, device: str = "cpu", threads: int = 1
     ) -> None:
         self.store = store
-        self.cache = cache
+        self.cache = features
         self.threads = threads
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
-        self._transfer = lru_cache(maxsize=None)(self._make_transfer)
+        self._transfer = cache(lambda name: find_transfer(name)(features.folder.parent))
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -68,19 +74,19 @@ class Worker:
             self.store.write(failed)
             return failed
         done = fitted if cell.key == cell.fit_key else self._begin_transfer(cell, fitted)
-        missing = missing_records(cell, done)
+        missing = PlannedCell(cell, done).missing
         answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
             backbone = self._load(name, precision=cell.training.precision)
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
             measured = self._measure(cell, method, module, backbone, test_sets, answers)
             self.store.write_predictions(cell.key, answers)
+            records = {(r.backbone, r.test_set): r for r in done.records}
             for record in measured:
-                kept = [
-                    r for r in done.records if (r.backbone, r.test_set) != (name, record.test_set)
-                ]
-                done = done.model_copy(update={"records": (*kept, record)})
+                records.pop((name, record.test_set), None)  # the new one comes last
+                records[name, record.test_set] = record
                 on_record(record)
+            done = done.model_copy(update={"records": tuple(records.values())})
             self.store.write(done)
         return done
 
@@ -88,8 +94,7 @@ class Worker:
         """The cell's fit, from the store or made now; transfers of one module share it."""
         if (found := self._read_fit(cell)) is not None:
             return found
-        path = self.store.folder / "locks" / f"{cell.fit_key}.lock"
-        with locked(self.store, path, wait=True):
+        with self.store.locked(self.store.folder / "locks" / f"{cell.fit_key}.lock"):
             return self._read_fit(cell) or self._fit(cell, method)
 
     def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
@@ -97,17 +102,14 @@ class Worker:
         module = self.store.read_module(record) if record and record.status == "ok" else None
         return None if record is None or module is None else (record, module)
 
-    def fit(self, cell: Cell, method: Method) -> tuple[Module, float]:
-        """A new module, and the seconds of its fit, image features excluded; stores neither."""
+    def fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+        """A new module and the record of its fit, image features excluded; stores neither."""
         backbone = self._load(cell.source, precision=cell.training.precision)
         data = self.few_shot_data(cell, backbone, method.image_input(backbone))
         rng = torch.Generator().manual_seed(cell.seed)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
-        return module, time.perf_counter() - start
-
-    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
-        module, seconds = self.fit(cell, method)
+        seconds = time.perf_counter() - start
         record = describe_cell(
             cell.copied,
             status="ok",
@@ -116,6 +118,10 @@ class Worker:
             module_bytes=module.bytes,
             module=module.fingerprint,
         )
+        return record, module
+
+    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
+        record, module = self.fit(cell, method)
         self.store.write_module(module, record)
         self.store.write(record)
         return record, module
@@ -127,9 +133,6 @@ class Worker:
             return done
         names = ("fit_seconds", "parameters", "module_bytes", "module")
         return describe_cell(cell, status="ok", **{n: getattr(fitted, n) for n in names})
-
-    def _make_transfer(self, name: str) -> Transfer:
-        return find_transfer(name)(self.cache.folder.parent)
 
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, wanted: ImageInput = FEATURES
@@ -143,34 +146,30 @@ class Worker:
             labels=task.labels,
             shots=_most_per_class(draw.train) if cell.shots == ALL_SHOTS else cell.shots,
             train=self._feature_set(
-                backbone,
-                task,
-                draw.train,
-                views if training.views > 1 else plain,
-                wanted,
-                task.split("train"),
+                backbone, task, "train", draw.train, views if training.views > 1 else plain, wanted
             ),
-            val=self._feature_set(backbone, task, draw.val, plain, wanted, task.split("val")),
+            val=self._feature_set(backbone, task, "val", draw.val, plain, wanted),
         )
 
     def _feature_set(
         self,
         backbone: Backbone,
         task: Task,
+        split: str,
         samples: Sequence[Sample],
         views: list[View],
         wanted: ImageInput,
-        split: Sequence[Sample],
     ) -> FeatureSet:
-        cache = self.cache
-        features = [cache.features(backbone, task, samples, view, split) for view in views]
+        cache, whole = self.cache, task.split(split)
+        features = [cache.features(backbone, task, samples, view, whole) for view in views]
+        tokens = None
+        if wanted != FEATURES:
+            tokens = [cache.tokens(backbone, task, samples, wanted, view, whole) for view in views]
         return FeatureSet(
-            cache.features(backbone, task, samples, split=split),
+            cache.features(backbone, task, samples, split=whole),
             torch.stack(features),
             label_tensor(samples).to(backbone.device),
-            None
-            if wanted == FEATURES
-            else [cache.tokens(backbone, task, samples, wanted, view, split) for view in views],
+            tokens,
         )
 
     def _measure(
@@ -219,42 +218,43 @@ class Worker:
                 records.append(Record.model_validate(where | failure))
                 continue
             answers[backbone.name, name, data] = found.predictions
-            before = answers.get((cell.source, name, data_key(cell.source, name)))
-            if backbone.name == cell.source:
-                before = None
+            before = None
+            if backbone.name != cell.source:
+                before = answers.get((cell.source, name, data_key(cell.source, name)))
             records.append(_make_record(where, found, before, seconds))
         return records
 
 
 def build_method(cell: Cell) -> Method:
-    """The method of a cell with its settings; loads the plug-in file that it is from.
+    """The method of a cell with its settings; raises as ``find_method``."""
+    cls = find_method(cell.method, cell.plugin)
+    return cls(cls.Config.model_validate(cell.config))
+
+
+def find_method(name: str, plugin: str | None) -> type[Method]:
+    """The class of a method, from the plug-in file that it is from.
 
     Raises:
         CompatbenchError: the method or its file is not here.
     """
     registry = builtin_methods()
-    if cell.plugin is not None and cell.method not in registry.classes:
-        registry.add_file(Path(cell.plugin))
-    cls = registry.get(cell.method)
-    return cls(cls.Config.model_validate(cell.config))
+    if plugin is not None and name not in registry.classes:
+        registry.add_file(Path(plugin))
+    return registry.get(name)
 
 
 def _make_record(
     where: dict[str, str], found: Measured, before: Predictions | None, attach_seconds: float
 ) -> Record:
-    flips = None if before is None else count_flips(before, found.predictions, found.targets)
-    return Record(
-        **where,
-        status="ok",
-        correct=int(found.right.sum()),
-        total=len(found.targets),
-        zero_shot_correct=int(found.zero_shot_right.sum()),
-        negative_flips=flips and flips.negative,
-        positive_flips=flips and flips.positive,
-        inconsistent_errors=flips and flips.inconsistent,
-        ece=round(calibration_error(found.predictions, found.targets), 4),
-        seconds=round(attach_seconds + found.seconds, 4),
-    )
+    flips = {} if before is None else count_flips(before, found.predictions, found.targets)
+    figures = {
+        "correct": int(found.right.sum()),
+        "total": len(found.targets),
+        "zero_shot_correct": int(found.zero_shot_right.sum()),
+        "ece": round(calibration_error(found.predictions, found.targets), 4),
+        "seconds": round(attach_seconds + found.seconds, 4),
+    }
+    return Record.model_validate(where | {"status": "ok"} | figures | flips)
 
 
 def _describe_failure(error: Exception) -> dict[str, str]:

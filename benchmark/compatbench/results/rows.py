@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from compatbench.data.cards import BackboneName, Name
 from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.data.shots import Shots
-from compatbench.engine.record import Count, Measurement, TransferName
+from compatbench.engine.cell import Count, Measurement, TransferName
 from compatbench.errors import CompatbenchError
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

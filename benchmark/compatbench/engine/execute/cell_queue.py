@@ -6,33 +6,65 @@ schedules with the same code as a run does.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from math import log
+from typing import Any, Generic, TypeVar
 
+from compatbench.engine.cell import Cell
 
-class Placed(Protocol):
-    """What decides where a cell runs best; ``Cell`` has it."""
+# A ``Cell``, or what a simulation has for one: with a seed, source, task and shots.
+CellT = TypeVar("CellT", bound=Any)
 
-    @property
-    def source(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def shots(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-CellT = TypeVar("CellT", bound=Placed)
-
+ABOUT_THE_SAME = 4.0  # times
 LONG = 2  # cells that take half of the time that is left to each worker, or more
 
 
-def group_of(cell: Placed) -> Hashable:
+def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list[Cell]:
+    """Cells by seed first, then cheap methods before costly ones, then by source and task.
+
+    A ranking needs every method on every task, and one seed of each. So all cells of the first
+    seed come first: the whole ranking stands early, and further seeds make it sharper. Within a
+    seed the cheap methods, which most rows belong to, are there at once. Methods of about the
+    same cost are run task by task, so that features are shared while they are in memory.
+
+    Args:
+        cells: as planned; their order decides which seed and which task come first.
+        seconds: that a cell takes, more than 0.
+    """
+    cells = list(cells)
+    spent: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        spent[cell.name].append(seconds(cell))
+    costs = {name: _cost_class(sum(found) / len(found)) for name, found in spent.items()}
+    seeds, groups = _rank(cell.seed for cell in cells), _rank(map(group_of, cells))
+    return sorted(cells, key=lambda c: (seeds[c.seed], costs[c.name], groups[group_of(c)]))
+
+
+def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> list[CellT]:
+    """Cells by seed first, then costly ones before cheap ones.
+
+    This is for many workers at once, who finish a seed soonest if its long cells begin first.
+    Among cells of about the same cost, draws stay together, as their features do in memory.
+    """
+    cells = list(cells)
+    seeds = _rank(cell.seed for cell in cells)
+    return sorted(cells, key=lambda c: (seeds[c.seed], -_cost_class(seconds(c)), -c.shots))
+
+
+def group_of(cell: CellT) -> Hashable:
     """Cells of one group load the same weights and read features of the same images."""
     return cell.source, cell.task
+
+
+def _rank(values: Iterable[Hashable]) -> dict[Hashable, int]:
+    """When each value comes first."""
+    return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
+
+
+def _cost_class(seconds: float) -> int:
+    return round(log(seconds, ABOUT_THE_SAME))
 
 
 @dataclass
@@ -95,14 +127,22 @@ class CellQueue(Generic[CellT]):
         if mine not in groups:
             taken = set(self._group_of_worker.values())
             mine = max(groups, key=lambda name: (name not in taken, groups[name].seconds))
-        longest, name, group = max(
+        of_longest, name, group = max(
             self._groups(), key=lambda place: self._seconds(place[2].cells[0])
         )
-        if self._is_long(group.cells[0]):
-            seed, mine = longest, name
+        left = sum(group.seconds for _, _, group in self._groups())
+        if LONG * len(self._group_of_worker) * self._seconds(group.cells[0]) >= left:
+            seed, mine = of_longest, name
         if self._group_of_worker[worker] not in groups:
             self._group_of_worker[worker] = mine
-        return self._pop(seed, mine)
+        group = self._seeds[seed][mine]
+        cell = group.cells.popleft()
+        group.seconds -= self._seconds(cell)
+        if not group.cells:
+            del self._seeds[seed][mine]
+        if not self._seeds[seed]:
+            del self._seeds[seed]
+        return cell
 
     def give_back(self, cell: CellT) -> None:
         """Lets a cell wait that was taken and has no result: it is the next to be run."""
@@ -116,18 +156,3 @@ class CellQueue(Generic[CellT]):
         for seed, groups in self._seeds.items():
             for name, group in groups.items():
                 yield seed, name, group
-
-    def _is_long(self, cell: CellT) -> bool:
-        """Whether a cell takes a fair part of the time that is left."""
-        left = sum(group.seconds for _, _, group in self._groups())
-        return LONG * len(self._group_of_worker) * self._seconds(cell) >= left
-
-    def _pop(self, seed: int, name: Hashable) -> CellT:
-        group = self._seeds[seed][name]
-        cell = group.cells.popleft()
-        group.seconds -= self._seconds(cell)
-        if not group.cells:
-            del self._seeds[seed][name]
-        if not self._seeds[seed]:
-            del self._seeds[seed]
-        return cell

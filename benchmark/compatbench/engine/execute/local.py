@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
+import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,7 +28,6 @@ from typing import cast
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.attempt import make_worker, run_cell
 from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.process import ask_for_frames, read_frames, serve
 from compatbench.engine.execute.scheduler import (
     HELD_SECONDS,
     Backend,
@@ -33,9 +37,16 @@ from compatbench.engine.execute.scheduler import (
     WorkerLost,
 )
 from compatbench.engine.execute.settings import OnEvent, Settings
-from compatbench.engine.failures import count_oom_kills, describe_death
+from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 KILL_SECONDS = 10.0  # that a process may take to end when it is killed
+WRITE_SECONDS = 1.0  # that a process may take to write down its frames
+# The signal that makes it do so; None where there are no signals.
+SHOW_FRAMES = getattr(signal, "SIGUSR1", None)
+
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: OnEvent) -> None:
@@ -48,18 +59,13 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
         CompatbenchError: the input is broken or the store cannot be written. What was
             measured before is kept.
     """
-    if not cells:
-        return
     if jobs <= 1 and settings.timeout is None and not settings.retry:
         _run_in_this_process(cells, settings, on_event)
         return
     queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
-    backend = ProcessBackend(settings, min(jobs, len(cells)))
-    try:
-        for event in Scheduler(queue, backend, settings).run():
-            on_event(event)
-    finally:
-        backend.close()
+    with tempfile.TemporaryDirectory(prefix="compatbench-") as folder:
+        backend = ProcessBackend(settings, min(jobs, len(cells)), Path(folder))
+        Scheduler(queue, backend, settings, on_event).run()
 
 
 def _run_in_this_process(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
@@ -84,7 +90,7 @@ class WorkerProcess(WorkerHandle):
 
     Attributes:
         frames: the file of its last frames.
-        oom_kills: the system's count when its cell was started.
+        oom_kills: of the system, when its cell began.
     """
 
     process: BaseProcess
@@ -94,14 +100,18 @@ class WorkerProcess(WorkerHandle):
 
 
 class ProcessBackend(Backend[WorkerProcess]):
-    """Worker processes on this machine, ``size`` at most, started when there are cells for them."""
+    """Worker processes on this machine, ``size`` at most, started when there are cells for them.
 
-    def __init__(self, settings: Settings, size: int) -> None:
+    Args:
+        folder: for the last frames of the processes.
+    """
+
+    def __init__(self, settings: Settings, size: int, folder: Path) -> None:
         super().__init__()
         self._settings = settings
         self._size = size
+        self._folder = folder
         self._context = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory(prefix="compatbench-")
         self._numbers = count(1)
 
     def add_workers(self, waiting: int) -> None:
@@ -127,12 +137,23 @@ class ProcessBackend(Backend[WorkerProcess]):
                 worker.process.join()
                 code = worker.process.exitcode or 0
                 out_of_memory = count_oom_kills() > worker.oom_kills
-                trace = read_frames(worker.frames)
+                trace = _read_frames(worker.frames)
                 message = WorkerLost(describe_death(code, out_of_memory, trace))
             yield worker, message
 
     def last_frames(self, worker: WorkerProcess) -> tuple[str, ...]:
-        return ask_for_frames(cast(int, worker.process.pid), worker.frames)
+        # It may be deep in a library's code.
+        if SHOW_FRAMES is not None:
+            with suppress(ProcessLookupError):
+                os.kill(cast(int, worker.process.pid), SHOW_FRAMES)
+            deadline, size = time.monotonic() + WRITE_SECONDS, -1
+            # Until they are written, and the file no longer grows.
+            while size <= 0 or size != worker.frames.stat().st_size:
+                if time.monotonic() > deadline:
+                    break
+                size = worker.frames.stat().st_size
+                time.sleep(0.05)
+        return _read_frames(worker.frames)
 
     def remove(self, worker: WorkerProcess) -> None:
         self.workers.remove(worker)
@@ -140,60 +161,95 @@ class ProcessBackend(Backend[WorkerProcess]):
         worker.process.join(KILL_SECONDS)
         worker.connection.close()
 
-    def close(self) -> None:
-        super().close()
-        self._folder.cleanup()
-
     def _start(self) -> WorkerProcess:
         ours, theirs = self._context.Pipe()
-        frames = Path(self._folder.name) / f"{next(self._numbers)}.frames"
+        frames = self._folder / f"{next(self._numbers)}.frames"
         process = self._context.Process(
             target=serve,
             args=(theirs, self._settings, frames),
             daemon=True,
             name="compatbench-worker",
         )
-        with _inherited(OMP_NUM_THREADS=str(self._settings.threads)), _without_main_module():
+        with _inherited(self._settings.threads):
             process.start()
         theirs.close()
         return WorkerProcess(process=process, connection=ours, frames=frames)
 
 
 @contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Starts children that do not import the caller's main module, for they need nothing of it.
-
-    A script would run again in every worker, and one that was read from a pipe has no file.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _inherited(**variables: str) -> Iterator[None]:
-    """Starts children with environment variables, and deaf to Ctrl-C.
+def _inherited(threads: int) -> Iterator[None]:
+    """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.
 
     BLAS reads its thread count when it is loaded, before any of our code runs. A terminal sends
-    Ctrl-C to all processes, and the parent decides: children inherit the mask of signals.
+    Ctrl-C to all processes, and the parent decides: children inherit the mask of signals. A
+    script as main module would run again in every worker, and one from a pipe has no file.
     """
-    before = {name: os.environ.get(name) for name in variables}
+    main, count = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
     has_masks = hasattr(signal, "pthread_sigmask")
     mask: set[int] = set()
     if has_masks:
         # The first start would start it, too, and that ends with an empty mask.
         resource_tracker.ensure_running()
         mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
-    os.environ.update(variables)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = main
+        del os.environ["OMP_NUM_THREADS"]
+        if count is not None:
+            os.environ["OMP_NUM_THREADS"] = count
         if has_masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+
+
+def _read_frames(frames: Path) -> tuple[str, ...]:
+    """The last frames that a worker has written down, innermost last."""
+    if not frames.is_file():
+        return ()
+    # The interpreter writes the innermost first.
+    found = _FRAME.findall(frames.read_text(errors="replace"))[:LAST_FRAMES]
+    return tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in reversed(found))
+
+
+def serve(connection: Connection, settings: Settings, frames: Path) -> None:
+    """The life of a worker process: cells in, events out; it ends with the parent.
+
+    Args:
+        frames: a file for the last frames before a crash or a timeout.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    _end_with_parent()
+    with frames.open("w") as file:
+        faulthandler.enable(file, all_threads=False)
+        if SHOW_FRAMES is not None:
+            faulthandler.register(SHOW_FRAMES, file, all_threads=False)
+        warnings.showwarning = lambda message, category, *_: (
+            connection.send(str(message)) if category is CompatbenchWarning else None
+        )
+        try:
+            worker = make_worker(settings)
+            while True:
+                try:
+                    connection.send(run_cell(worker, connection.recv(), connection.send))
+                except CompatbenchError as error:
+                    connection.send(error)
+        except (EOFError, OSError):
+            pass  # the parent is gone; what was measured is in the store
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent dies: a cell that hangs would keep its claim forever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    # On Linux, too: the parent may have died before the call of prctl.
+    threading.Thread(target=watch, daemon=True).start()

@@ -22,9 +22,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.attempt import make_worker, run_cell
-from compatbench.engine.execute.cell_queue import CellQueue
+from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.device import resolve_device
-from compatbench.engine.execute.order import longest_first
 from compatbench.engine.execute.ray_cluster import (
     Share,
     View,
@@ -76,11 +75,7 @@ def run_cells_on_ray(
     queue = CellQueue(longest_first(cells, seconds), seconds)
     with shared_view(settings, cells) as view:
         backend = RayBackend(settings, share, view, jobs)
-        try:
-            for event in Scheduler(queue, backend, settings).run():
-                on_event(event)
-        finally:
-            backend.close()
+        Scheduler(queue, backend, settings, on_event).run()
 
 
 class CellActor:
@@ -114,7 +109,7 @@ class CellActor:
 
     def run(self, cell: Cell) -> Iterator[Message]:
         """Runs a cell and streams its events; the last one ends the attempt."""
-        messages: SimpleQueue[Message | BaseException] = SimpleQueue()
+        messages: SimpleQueue[Message | BaseException | None] = SimpleQueue()
         warnings.showwarning = lambda message, category, *_: (
             messages.put(str(message)) if category is CompatbenchWarning else None
         )
@@ -124,18 +119,14 @@ class CellActor:
                 messages.put(run_cell(self._worker, cell, messages.put))
             except BaseException as error:
                 messages.put(error)
+            finally:
+                messages.put(None)
 
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        while True:
-            message = messages.get()
+        Thread(target=work, daemon=True).start()
+        for message in iter(messages.get, None):
             if isinstance(message, BaseException) and not isinstance(message, CompatbenchError):
                 raise message
             yield message
-            ends = isinstance(message, Event) and message.ends_attempt
-            if ends or isinstance(message, CompatbenchError):
-                thread.join()
-                return
 
 
 @dataclass(eq=False, kw_only=True)
@@ -145,23 +136,18 @@ class RayWorker(WorkerHandle):
     Attributes:
         answer: what it owes: the result of its start, or the messages of its cell.
         node: the id of the node it runs on; empty until it has started.
+        unfit: it can run no cell there, and is kept so that no other takes its place.
     """
 
     actor: Any
     answer: Any
     ready: bool = False
     node: str = ""
-
-    @property
-    def unfit(self) -> bool:
-        """Whether it can run no cell there; it is kept so that no other takes its place."""
-        return bool(self.node) and not self.ready
+    unfit: bool = False
 
 
 class RayBackend(Backend[RayWorker]):
     """Actors on a Ray cluster; a dead one is replaced where there is room."""
-
-    release_seconds = 10.0
 
     def __init__(self, settings: Settings, share: Share, view: View, jobs: int | None) -> None:
         super().__init__()
@@ -243,13 +229,14 @@ class RayBackend(Backend[RayWorker]):
                 ) from None
             return
         self._failed_starts = 0
-        worker.answer, worker.ready = None, not problem
-        about = living_nodes().get(worker.node)
-        host = f"{about['NodeManagerHostname']} ({worker.node[:8]})" if about else worker.node[:8]
-        problem = f"node {host} {problem}"
-        if worker.unfit and problem not in self._problems:
-            self._problems.append(problem)
-            _warn(f"{problem}. It runs no cell")
+        worker.answer, worker.ready, worker.unfit = None, not problem, bool(problem)
+        if problem:
+            about = living_nodes().get(worker.node, {"NodeManagerHostname": "that is gone"})
+            host = f"{about['NodeManagerHostname']} ({worker.node[:8]})"
+            problem = f"node {host} {problem}"
+            if problem not in self._problems:
+                self._problems.append(problem)
+                _warn(f"{problem}. It runs no cell")
 
     def _read_message(self, worker: RayWorker, cell: Cell) -> Message:
         try:
@@ -268,11 +255,10 @@ class RayBackend(Backend[RayWorker]):
         node_lives = worker.node in living_nodes()
         self._died_on[cell.key].add(worker.node)
         self._deaths[cell.key, node_lives] += 1
-        deaths = self._deaths[cell.key, node_lives]
+        deaths, nodes = self._deaths[cell.key, node_lives], len(self._died_on[cell.key])
         error = f"{DIED}: {'worker process died' if node_lives else 'node lost'}"
         if deaths < (MOST_DEATHS if node_lives else MOST_LOST_NODES):
             return WorkerLost(Failure(error), rerun=True)
-        nodes = len(self._died_on[cell.key])
         where = f"on {nodes} node{'s' if nodes > 1 else ''}"
         return WorkerLost(Failure(f"{error} {deaths} times, {where}"))
 

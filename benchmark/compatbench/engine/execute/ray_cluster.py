@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,13 @@ import ray
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.settings import Settings
+from compatbench.engine.worker import find_method
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.method.identity import method_identity
-from compatbench.method.registry import builtin_methods
 
 REACH_SECONDS = 5.0
-LAST_PORT = 65535
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
@@ -73,7 +72,7 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
             # BLAS reads its thread count when it is loaded, before any of our code runs.
             runtime_env={"env_vars": {**inherited, "OMP_NUM_THREADS": str(threads)}},
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         text = (getattr(error, "strerror", "") or str(error)).strip() or type(error).__name__
         raise CompatbenchError(
             f"cannot use the Ray cluster '{where}': {text.splitlines()[0].rstrip('.')}; start one "
@@ -91,20 +90,17 @@ def _check_reachable(where: str) -> None:
 
     Raises:
         OSError: no cluster listens at this address.
-        ValueError: it has no port.
+        OverflowError, ValueError: its end is not the number of a port.
     """
     host, colon, port = where.rpartition(":")
     if not colon:
         return
-    if not port.isdecimal() or int(port) > LAST_PORT:
-        raise ValueError("its end is not the number of a port")
     with socket.create_connection((host, int(port)), REACH_SECONDS) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
             return
         connection.sendall(_HELLO)
-        answer = connection.recv(4)
-    if answer[3:] != b"\x04":  # settings, too
-        raise OSError(0, "what listens there is not Ray")
+        if connection.recv(4)[3:] != b"\x04":  # settings, too
+            raise OSError(0, "what listens there is not Ray")
 
 
 @dataclass(frozen=True)
@@ -173,10 +169,10 @@ def require_workers(share: Share) -> int:
     workers = count_workers(share)
     if workers == 0:
         has = ray.cluster_resources()
-        gpus, cpus = has.get("GPU", 0), has.get("CPU", 0)
         raise CompatbenchError(
-            f"no node of the Ray cluster has {share} for a cell, of {gpus:g} GPUs and {cpus:g} "
-            "cores in all; ask for less with --gpus-per-cell, --threads or --device"
+            f"no node of the Ray cluster has {share} for a cell, of {has.get('GPU', 0):g} GPUs and "
+            f"{has.get('CPU', 0):g} cores in all; ask for less with --gpus-per-cell, --threads or "
+            "--device"
         )
     return workers
 
@@ -213,7 +209,8 @@ def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
     try:
         for path, content in tokens.items():
             write_atomic(path, content)
-        methods = _identify_methods({(cell.method, cell.plugin) for cell in cells})
+        used = {(cell.method, cell.plugin) for cell in cells}
+        methods = {method: method_identity(find_method(*method)) for method in used}
         yield View(tokens, ENGINE_VERSION, methods, Path.cwd())
     finally:
         for path in tokens:
@@ -224,11 +221,10 @@ def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
 def find_difference(view: View) -> str:
     """What this node sees in another way than the driver; empty if nothing."""
     for path, content in view.tokens.items():
-        try:
-            seen = path.read_bytes() == content
-        except OSError:
-            seen = False
-        if not seen:
+        seen = b""
+        with suppress(OSError):
+            seen = path.read_bytes()
+        if seen != content:
             return (
                 f"does not see the driver's {path.parent}; put it on a file system that all nodes "
                 "share, under one path (--out, COMPATBENCH_CACHE)"
@@ -238,23 +234,10 @@ def find_difference(view: View) -> str:
     if view.engine != ENGINE_VERSION:
         versions = f"{view.engine} there, {ENGINE_VERSION} here"
         return f"has another version of compatbench ({versions}); install the driver's"
-    try:
-        methods = _identify_methods(view.methods)
-    except CompatbenchError as error:
-        return f"cannot load a method: {error}"
     for (name, plugin), code in view.methods.items():
-        if methods[name, plugin] != code:
-            return f"has other code of method '{name}'; install the driver's"
+        try:
+            if method_identity(find_method(name, plugin)) != code:
+                return f"has other code of method '{name}'; install the driver's"
+        except CompatbenchError as error:
+            return f"cannot load a method: {error}"
     return ""
-
-
-def _identify_methods(
-    methods: Iterable[tuple[str, str | None]],
-) -> dict[tuple[str, str | None], str]:
-    registry = builtin_methods()
-    identities = {}
-    for name, plugin in methods:
-        if plugin is not None and name not in registry.classes:
-            registry.add_file(Path(plugin))
-        identities[name, plugin] = method_identity(registry.get(name))
-    return identities

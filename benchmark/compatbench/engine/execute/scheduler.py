@@ -13,13 +13,13 @@ from typing import Generic, TypeVar
 from compatbench.engine.cell import Cell, FailureKind
 from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.settings import Event, Settings
-from compatbench.engine.failures import Failure, describe_timeout, kind_of
-from compatbench.engine.locks import claim
+from compatbench.engine.execute.settings import Event, OnEvent, Settings
+from compatbench.engine.failures import TIMED_OUT, Failure, kind_of
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 HELD_SECONDS = 0.5  # until a cell that another process runs is tried again
+RELEASE_SECONDS = 10.0  # that the claim of a worker that was ended may take to become free
 # Seconds that a worker may take to load its libraries, beyond a cell's own time.
 LOADING_SECONDS = 300.0
 
@@ -57,14 +57,7 @@ HandleT = TypeVar("HandleT", bound=WorkerHandle)
 
 
 class Backend(ABC, Generic[HandleT]):
-    """Where workers live.
-
-    Attributes:
-        workers: those that are started and not removed.
-        release_seconds: that the claim of a removed worker may take to become free.
-    """
-
-    release_seconds = 0.0
+    """Where workers live; ``workers`` are those that are started and not removed."""
 
     def __init__(self) -> None:
         self.workers: list[HandleT] = []
@@ -93,60 +86,60 @@ class Backend(ABC, Generic[HandleT]):
         """Whether a worker may run a cell that was returned."""
         return True
 
-    def close(self) -> None:
-        """Ends all workers; a cell that is running is lost, and run by the next run."""
-        for worker in list(self.workers):
-            self.remove(worker)
-
 
 class Scheduler(Generic[HandleT]):
-    """Runs the cells of a queue on the workers of a backend."""
+    """Runs the cells of a queue on the workers of a backend, and reports what happens."""
 
     def __init__(
-        self, queue: CellQueue[Cell], backend: Backend[HandleT], settings: Settings
+        self,
+        queue: CellQueue[Cell],
+        backend: Backend[HandleT],
+        settings: Settings,
+        on_event: OnEvent,
     ) -> None:
         self._queue = queue
         self._backend = backend
         self._settings = settings
+        self._on_event = on_event
         self._store = RunStore(settings.store)
         # Cells that other processes run, and when to try them again.
         self._held: deque[tuple[float, Cell]] = deque()
         self._retries: Counter[tuple[str, FailureKind]] = Counter()
 
-    def run(self) -> Iterator[Event]:
-        """Runs all cells and reports what happens, until they are finished.
+    def run(self) -> None:
+        """Runs all cells, and ends the workers.
 
         Raises:
             CompatbenchError: the input is broken or the store cannot be written.
         """
-        while len(self._queue) or self._held or self._running():
-            self._return_held_cells()
-            self._backend.add_workers(len(self._queue))
-            self._start_cells()
-            for worker, message in self._backend.receive(self._seconds_until_due()):
-                yield from self._handle(worker, message)
-            for worker in self._running():
-                if worker.deadline is not None and time.monotonic() > worker.deadline:
-                    assert self._settings.timeout is not None
-                    frames = self._backend.last_frames(worker)
-                    yield self._fail(worker, describe_timeout(self._settings.timeout, frames))
+        try:
+            while len(self._queue) or self._held or self._running():
+                while self._held and self._held[0][0] <= time.monotonic():
+                    self._queue.give_back(self._held.popleft()[1])
+                self._backend.add_workers(len(self._queue))
+                self._start_cells()
+                for worker, message in self._backend.receive(self._seconds_until_due()):
+                    self._handle(worker, message)
+                for worker in self._running():
+                    if worker.deadline is not None and time.monotonic() > worker.deadline:
+                        error = f"{TIMED_OUT}: no end after {self._settings.timeout:g} s"
+                        self._fail(worker, Failure(error, self._backend.last_frames(worker)))
+        finally:
+            # A cell that is still running is lost, and run by the next run.
+            for worker in list(self._backend.workers):
+                self._backend.remove(worker)
 
     def _running(self) -> list[HandleT]:
         return [worker for worker in self._backend.workers if worker.cell is not None]
 
-    def _return_held_cells(self) -> None:
-        while self._held and self._held[0][0] <= time.monotonic():
-            self._queue.give_back(self._held.popleft()[1])
-
     def _start_cells(self) -> None:
         for worker in self._backend.workers:
-            if not worker.ready or worker.cell is not None:
-                continue
-            cell = self._queue.take(worker, lambda c, w=worker: self._backend.may_run(w, c))
-            if cell is not None:
-                worker.cell = cell
-                self._set_deadline(worker, LOADING_SECONDS)
-                self._backend.start_cell(worker, cell)
+            if worker.ready and worker.cell is None:
+                cell = self._queue.take(worker, lambda c, w=worker: self._backend.may_run(w, c))
+                if cell is not None:
+                    worker.cell = cell
+                    self._set_deadline(worker, LOADING_SECONDS)
+                    self._backend.start_cell(worker, cell)
 
     def _set_deadline(self, worker: HandleT, more: float = 0.0) -> None:
         if self._settings.timeout is not None:
@@ -158,22 +151,43 @@ class Scheduler(Generic[HandleT]):
         due += [when for when, _ in list(self._held)[:1]]
         return max(min(due) - time.monotonic(), 0.0) + 0.01 if due else None
 
-    def _handle(self, worker: HandleT, message: Message) -> Iterator[Event]:
+    def _handle(self, worker: HandleT, message: Message) -> None:
         if isinstance(message, CompatbenchError):
             raise message
         if isinstance(message, str):
             warnings.warn(message, CompatbenchWarning, stacklevel=2)
         elif isinstance(message, WorkerLost):
-            yield self._fail(worker, message.failure, message.rerun)
+            self._fail(worker, message.failure, message.rerun)
         elif message.ends_attempt:
             worker.cell = worker.deadline = None
-            yield self._end_attempt(message)
+            self._end_attempt(message)
         else:
             if message.kind in ("started", "encoding"):
                 self._set_deadline(worker)
-            yield message
+            self._on_event(message)
 
-    def _end_attempt(self, event: Event) -> Event:
+    def _fail(self, worker: HandleT, failure: Failure, rerun: bool = False) -> None:
+        """Removes a worker and stores its cell's failure, unless the cell is done or run again."""
+        cell = worker.cell
+        assert cell is not None
+        self._backend.remove(worker)
+        self._queue.leave(worker)
+        if rerun:
+            self._rerun(cell, failure.error)
+            return
+        give_up = time.monotonic() + RELEASE_SECONDS
+        while True:
+            with self._store.claim(cell.key) as held:
+                if held:
+                    error = failure.error if note_failure(self._store, cell, failure) else ""
+                    self._end_attempt(Event("finished", cell, error=error))
+                    return
+            if time.monotonic() >= give_up:  # another process has claimed it
+                self._end_attempt(Event("waiting", cell))
+                return
+            time.sleep(0.1)
+
+    def _end_attempt(self, event: Event) -> None:
         """Decides what follows an attempt: nothing, another one, or waiting for the holder."""
         if event.kind == "waiting":
             self._held.append((time.monotonic() + HELD_SECONDS, event.cell))
@@ -181,28 +195,10 @@ class Scheduler(Generic[HandleT]):
             kind = kind_of(event.error)
             if self._retries[event.cell.key, kind] < self._settings.retry.get(kind, 0):
                 self._retries[event.cell.key, kind] += 1
-                return self._rerun(event.cell, event.error)
-        return event
+                self._rerun(event.cell, event.error)
+                return
+        self._on_event(event)
 
-    def _rerun(self, cell: Cell, why: str) -> Event:
+    def _rerun(self, cell: Cell, why: str) -> None:
         self._queue.give_back(cell)
-        return Event("retried", cell, error=why)
-
-    def _fail(self, worker: HandleT, failure: Failure, rerun: bool = False) -> Event:
-        """Removes a worker and stores its cell's failure, unless the cell is done or run again."""
-        cell = worker.cell
-        assert cell is not None
-        self._backend.remove(worker)
-        self._queue.leave(worker)
-        if rerun:
-            return self._rerun(cell, failure.error)
-        give_up = time.monotonic() + self._backend.release_seconds
-        while True:
-            with claim(self._store, cell.key) as mine:
-                if mine.held:
-                    stored = note_failure(self._store, cell, failure)
-                    error = failure.error if stored else ""
-                    return self._end_attempt(Event("finished", cell, error=error))
-            if time.monotonic() >= give_up:  # another process has claimed it
-                return self._end_attempt(Event("waiting", cell))
-            time.sleep(0.1)
+        self._on_event(Event("retried", cell, error=why))

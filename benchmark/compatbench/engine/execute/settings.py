@@ -1,4 +1,4 @@
-"""What an executor is told about a run of cells, and the events that it reports."""
+"""What workers are told of a run of cells, and the events that they report."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ from compatbench.engine.cell import Cell, FailureKind
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker needs to know besides its cells.
-
-    Attributes:
-        memory_budget: bytes for the activations of a text tower; None is a share of what is free.
-        timeout: seconds after which an attempt at a cell is ended, without the encoding of its
-            images; None is never.
-        retry: how often a cell is tried again after each kind of failure.
-    """
+    """What a worker needs to know besides its cells; ``Compute`` says what the fields mean."""
 
     store: Path
     cache: Path

@@ -8,18 +8,23 @@ first job divides, for all that follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.locks import locked
+from compatbench.engine.costs import TimeEstimate
+from compatbench.engine.plan import Plan
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
+
+# Operations a second of a core of these years. Only how cells compare matters for their order
+# and for shards, which must be the same on every machine.
+RATE = 5e10
+LEAST_SECONDS = 1e-3
 
 Means = Mapping[str, float]
 _MEANS = TypeAdapter(dict[str, float])
@@ -50,6 +55,32 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+
+def take_shard(plan: Plan, shard: Shard, *, keep: bool = True) -> Plan:
+    """The plan with the cells of one shard to run.
+
+    Args:
+        keep: whether the store notes how the cells were divided, so that other jobs agree.
+
+    Raises:
+        CompatbenchError: the store cannot be written.
+    """
+    cells = [item.cell for item in plan.planned]
+    means = agree_on_means(plan.store, cells, shard.count, plan.seconds_by_method, keep=keep)
+    seconds = list(map(estimate_seconds(plan, means), cells))
+    mine = divide(cells, seconds, shard.count)[shard.index - 1]
+    return replace(plan, shard=frozenset(cell.key for cell in mine))
+
+
+def estimate_seconds(plan: Plan, means: Means) -> Callable[[Cell], float]:
+    """What each cell takes beside the others, whatever the machine; above 0.
+
+    Args:
+        means: mean seconds of a finished cell by method.
+    """
+    estimate = TimeEstimate(plan.matrix, RATE, means)
+    return lambda cell: max(estimate.cell(cell), LEAST_SECONDS)
 
 
 def divide(cells: Sequence[Cell], seconds: Sequence[float], count: int) -> list[list[Cell]]:
@@ -89,22 +120,22 @@ def agree_on_means(
     """
     name = sha256_json([count, sorted(cell.key for cell in cells)])[:16]
     path = store.folder / "shards" / f"{name}.json"
+
+    def read() -> Means | None:
+        try:
+            return _MEANS.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            raise CompatbenchError(
+                f"{path}, by which the shards were divided, cannot be read; remove it when no job "
+                "of the array is running"
+            ) from None
+
     if not keep:
-        return _read_means(path) or means
-    with locked(store, path.with_suffix(".lock"), wait=True):
-        found = _read_means(path)
+        return read() or means
+    with store.locked(path.with_suffix(".lock")):
+        found = read()
         if found is None:
             write_atomic(path, json.dumps(dict(means), indent=1, sort_keys=True).encode())
     return means if found is None else found
-
-
-def _read_means(path: Path) -> Means | None:
-    try:
-        return _MEANS.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError):
-        raise CompatbenchError(
-            f"{path}, by which the shards were divided, cannot be read; remove it when no job of "
-            "the array is running"
-        ) from None

@@ -1,4 +1,4 @@
-"""A saved module on another backbone, without training: does it survive the new model?"""
+"""One module outside a run: fitted, and measured on another backbone. Does it survive there?"""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
-from compatbench.data.cards import task_cards
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import TrainingCard, task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import Shots, show_shots
+from compatbench.data.shots import Shots, check_draws, show_shots
 from compatbench.data.task import Task, load_task
-from compatbench.engine.measure import measure
-from compatbench.engine.predictions import harmonic_mean
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.device import resolve_device
+from compatbench.engine.keys import cell_key
+from compatbench.engine.matrix import read_settings
+from compatbench.engine.measure import harmonic_mean, measure
+from compatbench.engine.store import RunStore, fit_description
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
+from compatbench.method.identity import method_identity
 from compatbench.method.module import load_module
-from compatbench.method.registry import MethodRegistry
+from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.transfer import COPIED, Transfer, find_transfer
 from compatbench.transfer.copied import Copied
 from compatbench.transfer.words import Words, find_words
@@ -37,6 +44,54 @@ class Fitted(BaseModel):
     source: str
     shots: Shots
     seed: int
+
+
+def fit_module(
+    method: str,
+    task: str,
+    source: str,
+    shots: int,
+    seed: int,
+    config: dict[str, Any],
+    views: int = 1,
+    device: str = "auto",
+) -> Module:
+    """Fits a method on a source backbone and a few-shot draw of a task.
+
+    Returns:
+        The module; its ``about`` says how it was fitted, as the modules of a run do.
+
+    Raises:
+        CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
+    """
+    [shots], [seed] = check_draws([shots], [seed])
+    registry = builtin_methods()
+    names = registry.select(method)
+    if len(names) != 1:
+        raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
+    cls = registry.get(names[0])
+    settings = read_settings(cls.Config, config, f"'{names[0]}'")
+    training = read_settings(TrainingCard, {"views": views}, "fit")
+    values = settings.model_dump(mode="json")
+    trained = training.model_dump(mode="json", exclude={"max_steps"})
+    key = cell_key(method_identity(cls), values, source, task, shots, seed, trained)
+    cell = Cell(
+        key=key,
+        fit_key=key,
+        method=cls.card.name,
+        config=values,
+        task=task,
+        shots=shots,
+        seed=seed,
+        backbones=(source,),
+        test_sets=(task,),
+        training=training,
+        plugin=MethodRegistry.plugin_file(cls),
+    )
+    cache = FeatureCache(default_cache_folder())
+    worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
+    record, module = worker.fit(cell, cls(settings))
+    return Module(module.trained, module.stored, fit_description(record))
 
 
 @dataclass(frozen=True)
@@ -104,18 +159,21 @@ class Evaluation:
         return f"<Evaluation of {what}: {self.verdict}>"
 
     @property
-    def negative_flips(self) -> float | None:
-        """Share of images, in percent, that are right on the source and wrong on the target."""
+    def h(self) -> float | None:
+        """The harmonic mean of both accuracies, in percent."""
         if self.source is None or self.target is None:
             return None
-        return _percent(self.source.right & ~self.target.right)
+        return harmonic_mean(self.source.accuracy, self.target.accuracy)
+
+    @property
+    def negative_flips(self) -> float | None:
+        """Share of images, in percent, that are right on the source and wrong on the target."""
+        return _share_won(self.target, self.source)
 
     @property
     def positive_flips(self) -> float | None:
         """Share of images, in percent, that are wrong on the source and right on the target."""
-        if self.source is None or self.target is None:
-            return None
-        return _percent(~self.source.right & self.target.right)
+        return _share_won(self.source, self.target)
 
     @property
     def images(self) -> int:
@@ -152,12 +210,15 @@ class Evaluation:
             "positive_flips": self.positive_flips,
         }
 
-    @property
-    def h(self) -> float | None:
-        """The harmonic mean of both accuracies, in percent."""
-        if self.source is None or self.target is None:
-            return None
-        return harmonic_mean(self.source.accuracy, self.target.accuracy)
+
+def _percent(right: Tensor) -> float:
+    return 100 * int(right.sum()) / len(right)
+
+
+def _share_won(before: OnBackbone | None, after: OnBackbone | None) -> float | None:
+    if before is None or after is None:
+        return None
+    return _percent(~before.right & after.right)
 
 
 def evaluate_module(
@@ -197,7 +258,12 @@ def evaluate_module(
     target_backbone = load_backbone(backbone, device)
     source_backbone: Backbone | None = target_backbone
     if backbone != fitted.source:
-        source_backbone = _load_source(fitted.source, device, needed=words is None)
+        try:
+            source_backbone = load_backbone(fitted.source, device)
+        except CompatbenchError:
+            if words is None:
+                raise
+            source_backbone = None
 
     def measure_on(on: Backbone, how: Transfer) -> OnBackbone:
         with torch.no_grad():
@@ -236,15 +302,6 @@ def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
         ) from None
 
 
-def _load_source(name: str, device: str, needed: bool) -> Backbone | None:
-    try:
-        return load_backbone(name, device)
-    except CompatbenchError:
-        if needed:
-            raise
-        return None
-
-
 def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Method:
     name = fitted.method
     if name not in registry.classes and name not in registry.broken:
@@ -253,19 +310,13 @@ def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Metho
             f"--methods ./{name}.py"
         )
     cls = registry.get(name)
-    try:
-        return cls(cls.Config.model_validate(fitted.config))
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise CompatbenchError(
-            f"{path} was fitted with a setting '{field}' that the method '{name}' no longer has"
-        ) from None
+    return cls(read_settings(cls.Config, fitted.config, f"'{name}', with which {path} was fitted"))
 
 
 def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
     task = load_task(name)
     if fitted.task not in (task.name, task.parent):
-        cards = [task_cards.read(other) for other in task_cards.names()]
+        cards = map(task_cards.read, task_cards.names())
         variants = [card.name for card in cards if card.parent == fitted.task]
         also = f", or on its variants {', '.join(variants)}" if variants else ""
         raise CompatbenchError(
@@ -273,7 +324,3 @@ def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
             f"'{name}'; evaluate it on that{also}"
         )
     return task
-
-
-def _percent(right: Tensor) -> float:
-    return 100 * int(right.sum()) / len(right)
