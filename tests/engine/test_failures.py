@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.failures import (
     Failure,
     describe_death,
     kind_of,
+    note_failure,
     parse_retry,
 )
 from compatbench.engine.keys import data_key
@@ -98,9 +98,8 @@ def test_a_failure_without_a_fit_is_a_failed_record_and_is_counted(
 ) -> None:
     store = RunStore(tmp_path)
     for attempt in (1, 2, 3):
-        assert note_failure(store, cell, Failure("WorkerDied: no reason", ("a.py:1 in f",)))
-        record = store.read(cell.key)
-        assert record is not None
+        record = note_failure(store, cell, Failure("WorkerDied: no reason", ("a.py:1 in f",)))
+        assert store.read(cell.key) == record
         assert (record.status, record.failure, record.attempt) == ("failed", "killed", attempt)
         assert record.trace == ("a.py:1 in f",)
 
@@ -111,9 +110,8 @@ def test_a_failure_after_the_fit_keeps_the_fit_and_fails_what_is_left(
     store = RunStore(tmp_path)
     done = measured(cell, cell.backbones[:1])
     store.write(done)
-    assert note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
-    record = store.read(cell.key)
-    assert record is not None
+    record = note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
+    assert store.read(cell.key) == record
     assert (record.status, record.failure) == ("ok", "timeout")
     assert record.records[0] == done.records[0]
     assert [r.status for r in record.records] == ["ok", "failed"]
@@ -126,7 +124,7 @@ def test_a_failure_of_a_cell_that_is_done_is_none(cell: Cell, tmp_path: Path) ->
     store = RunStore(tmp_path)
     done = measured(cell, cell.backbones)
     store.write(done)
-    assert not note_failure(store, cell, Failure("WorkerDied: too late"))
+    assert note_failure(store, cell, Failure("WorkerDied: too late")) == done
     assert store.read(cell.key) == done
 
 

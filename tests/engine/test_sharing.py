@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord, Record
-from compatbench.engine.execute.attempt import make_worker, run_cell
 from compatbench.engine.execute.local import run_cells
 from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
+from compatbench.engine.worker import make_worker, run_cell
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_pages

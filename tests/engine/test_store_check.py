@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
-from compatbench.engine.execute.attempt import PeakMemory, note_failure
-from compatbench.engine.failures import Failure
+from compatbench.engine.execute.device import PeakMemory
+from compatbench.engine.failures import Failure, note_failure
 from compatbench.engine.measure import predict
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore

@@ -9,51 +9,111 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-
 Names = str | Sequence[str]
 
 
 def methods(names: Names = "all") -> pd.DataFrame:
     """The method adapters: name, title, depth, where they insert, paper, and the idea.
 
+    Those that cannot be loaded come last, with the reason.
+
     Raises:
         CompatbenchError: an unknown name, or a method file that cannot be loaded.
     """
-    from compatbench.engine.listing import list_methods
+    from compatbench.method.registry import builtin_methods
 
-    return list_methods(names)
+    registry = builtin_methods()
+    rows = []
+    for name in registry.select(names if isinstance(names, str) else ",".join(names)):
+        card = registry.get(name).card
+        places = ", ".join(card.places)
+        rows.append((name, card.title, card.depth, places, card.paper, card.summary))
+    if names == "all":
+        rows += [(n, "cannot be loaded", "", "", "", why) for n, why in registry.broken.items()]
+    return _frame(rows, "name", "title", "depth", "inserts", "paper", "idea")
 
 
 def tasks(names: Names = "all") -> pd.DataFrame:
-    """The tasks and their variants: name, title, kind, classes, training and test images."""
-    from compatbench.engine.listing import list_tasks
+    """The tasks and their variants: name, title, kind, classes, training and test images.
 
-    return list_tasks(names)
+    Image counts are missing where no card gives them.
+    """
+    from compatbench.data.cards import task_cards
+
+    cards = {name: task_cards.read(name) for name in task_cards.names()}
+    rows = []
+    for name in task_cards.select_names(names):
+        card = cards[name]
+        classes = card.subset or cards.get(card.parent or "", card).classes
+        kind = f"variant of {card.parent}" if card.parent else "task"
+        counts = [card.counts.get(split) for split in ("train", "test")]
+        rows.append((name, card.title, kind, len(classes), *counts))
+    frame = _frame(rows, "name", "title", "kind", "classes", "train", "test")
+    return frame.astype({"train": "Int64", "test": "Int64"})
 
 
 def backbones(names: Names = "all") -> pd.DataFrame:
     """The backbones that have a card: name, title, architecture, lineage."""
-    from compatbench.engine.listing import list_backbones
+    from compatbench.data.cards import backbone_cards
 
-    return list_backbones(names)
+    rows = []
+    for card in backbone_cards.select(names):
+        architecture = card.config or f"{card.provider}: {card.repository or card.path}"
+        rows.append((card.name, card.title, architecture, card.lineage or "trained from scratch"))
+    return _frame(rows, "name", "title", "architecture", "lineage")
 
 
 def suites(names: Names = "all") -> pd.DataFrame:
     """The suites: name, title, upgrades, tasks, shots, seeds."""
-    from compatbench.engine.listing import list_suites
+    from compatbench.data.cards import suite_cards, suite_tasks
+    from compatbench.data.shots import show_shots
 
-    return list_suites(names)
+    rows = []
+    for card in suite_cards.select(names):
+        pairs = {(path[0], target) for path in card.upgrades for target in path[1:]}
+        upgrades = " → ".join(*pairs) if len(pairs) == 1 else f"{len(pairs)} upgrades"
+        chosen = suite_tasks(card)
+        count = chosen[0] if len(chosen) == 1 else f"{len(chosen)} tasks"
+        draws = [", ".join(map(str, each)) for each in (map(show_shots, card.shots), card.seeds)]
+        rows.append((card.name, card.title, upgrades, count, *draws))
+    return _frame(rows, "name", "title", "upgrades", "tasks", "shots", "seeds")
 
 
 def transfers() -> pd.DataFrame:
     """The ways of bringing a module to a backbone: name, what each needs, and what it does."""
-    from compatbench.engine.listing import list_transfers
+    from compatbench.transfer import TRANSFERS
 
-    return list_transfers()
+    cards = [cls.card for cls in TRANSFERS.values()]
+    rows = [(card.name, card.access, card.summary) for card in cards]
+    return _frame(rows, "name", "needs", "what it does")
 
 
 def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
-    """The modules in ``runs/``: method, task, source, shots, seed, file."""
-    from compatbench.engine.listing import list_modules
+    """The modules in ``runs/``: method, task, source, shots, seed, file.
 
-    return list_modules(methods, Path(out))
+    Raises:
+        CompatbenchError: no module of a method, or a damaged file.
+    """
+    from compatbench.data.cards import select_names
+    from compatbench.data.shots import show_shots
+    from compatbench.engine.single_module import Fitted
+    from compatbench.errors import CompatbenchError
+    from compatbench.method.module import load_module
+
+    folder = Path(out) / "runs" / "modules"
+    rows = []
+    for path in sorted(folder.glob("*/*.safetensors")):
+        fitted = Fitted.model_validate(load_module(path)[1])
+        draw = (show_shots(fitted.shots), fitted.seed)
+        rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
+    if not rows:
+        raise CompatbenchError(f"{folder} holds no modules; run a suite first")
+    chosen = select_names(methods, sorted({row[0] for row in rows}), "method with a module")
+    rows = sorted(row for row in rows if row[0] in chosen)
+    return _frame(rows, "method", "task", "source", "shots", "seed", "file")
+
+
+def _frame(rows: list[tuple[object, ...]], *columns: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=pd.Index(columns))

@@ -1,4 +1,4 @@
-"""The kinds of failure of a cell: an error, too little memory, a dead process, a timeout."""
+"""How attempts at a cell fail: an error, too little memory, a dead process, a timeout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from compatbench.engine.cell import FailureKind
+from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record, describe_cell
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import PlannedCell
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
@@ -83,11 +86,7 @@ def count_oom_kills() -> int:
 
 
 def parse_retry(text: str) -> dict[FailureKind, int]:
-    """How often each kind of failure is tried again: ``oom,killed:3``; once if no number is given.
-
-    Raises:
-        CompatbenchError: an unknown kind, or a number below 1.
-    """
+    """How often each kind of failure is tried again: ``oom,killed:3``; once without a number."""
     retry: dict[FailureKind, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         found = _RETRY.fullmatch(part)
@@ -98,3 +97,46 @@ def parse_retry(text: str) -> dict[FailureKind, int]:
             )
         retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
     return retry
+
+
+def next_attempt(before: PlannedCell) -> int:
+    """The number of the attempt that follows on what the store holds of a cell."""
+    # An attempt that was interrupted is continued.
+    return 1 if before.record is None else before.record.attempt + before.failed
+
+
+def note_failure(
+    store: RunStore, cell: Cell, failure: Failure, peak_memory: int | None = None
+) -> CellRecord:
+    """Stores the failure of an attempt; the caller holds the claim, or runs the cell.
+
+    A stored fit stays: then what is still to be measured becomes failed records.
+
+    Returns:
+        What is stored now: without a failure if the cell is done after all.
+    """
+    before = PlannedCell(cell, store.read(cell.key))
+    if before.record is not None and before.done:
+        return before.record
+    peaks = [before.record.peak_memory if before.record else None, peak_memory]
+    notes = {
+        "trace": failure.trace,
+        "failure": kind_of(failure.error),
+        "attempt": next_attempt(before),
+        "peak_memory": max(filter(None, peaks), default=None),
+    }
+    if before.record is None or before.record.status == "failed":
+        record = describe_cell(cell, error=failure.error, **notes)
+    else:
+        records = {(r.backbone, r.test_set): r for r in before.record.records}
+        for backbone, test_set in before.missing:
+            records[backbone, test_set] = Record(
+                backbone=backbone,
+                test_set=test_set,
+                data=data_key(backbone, test_set),
+                status="failed",
+                reason=failure.error,
+            )
+        record = before.record.model_copy(update={**notes, "records": tuple(records.values())})
+    store.write(record)
+    return record

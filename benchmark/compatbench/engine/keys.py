@@ -31,9 +31,6 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
 
     Args:
         file: with the draw, if it is given and not made here.
-
-    Raises:
-        CompatbenchError: as ``data_key``.
     """
     images = _hash_draw(task, shots, seed, file)
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])

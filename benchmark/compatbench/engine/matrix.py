@@ -110,9 +110,6 @@ class Matrix:
             draws: few-shot draws that are given and not made here.
             missing: what to leave out: cells without their task or source, and of the others
                 the targets and variants.
-
-        Raises:
-            CompatbenchError: images or weights that cannot be had, or a broken card.
         """
         missing = missing or Missing()
         training = self.suite.training.model_dump(mode="json", exclude={"max_steps"})
@@ -244,9 +241,6 @@ def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None)
     Args:
         name: a config of the method that the suite names; it begins with what the suite
             changes of the method itself.
-
-    Raises:
-        CompatbenchError: the suite sets something the method does not know.
     """
     name = name or cls.card.name
     values: dict[str, Any] = {}
@@ -265,11 +259,7 @@ def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None)
 
 
 def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
-    """Settings, checked.
-
-    Raises:
-        CompatbenchError: one is unknown or wrong; the message says whose it is.
-    """
+    """Settings, checked."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

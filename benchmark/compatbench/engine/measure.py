@@ -182,11 +182,7 @@ def calibration_error(predictions: Predictions, targets: Tensor) -> float:
 
 
 def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key: str) -> None:
-    """Keeps all answers of a cell in one file, which tells the cell's key.
-
-    Raises:
-        CompatbenchError: the folder cannot be written.
-    """
+    """Keeps all answers of a cell in one file, which tells the cell's key."""
     tensors: dict[str, Tensor] = {}
     wheres = sorted(predictions)
     for number, where in enumerate(wheres):
@@ -196,11 +192,7 @@ def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key:
 
 
 def read_predictions(path: Path, key: str) -> dict[Where, Predictions]:
-    """The answers in a file that ``write_predictions`` wrote for the cell of this key.
-
-    Raises:
-        CompatbenchError: the file is missing, damaged, of another kind or of another cell.
-    """
+    """The answers in a file that ``write_predictions`` wrote for the cell of this key."""
     tensors, about = load_tensors(path, SCHEMA, "predictions file")
     # Files of earlier versions do not tell.
     if about.get("key", key) != key:

@@ -27,11 +27,7 @@ class Missing:
 
 
 def suite_test_sets(suite: SuiteCard, tasks: Iterable[str] | None = None) -> list[str]:
-    """The tasks of a suite, or these of them, each followed by its variants.
-
-    Raises:
-        CompatbenchError: a broken card.
-    """
+    """The tasks of a suite, or these of them, each followed by its variants."""
     chosen = suite_tasks(suite) if tasks is None else tasks
     return [name for task in chosen for name in (task, *suite_variants(suite, task))]
 
@@ -49,11 +45,7 @@ def fit_backbones(suite: SuiteCard) -> list[str]:
 
 
 def find_missing(suite: SuiteCard, tasks: Iterable[str] | None = None) -> Missing:
-    """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
-
-    Raises:
-        CompatbenchError: a broken card.
-    """
+    """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched."""
 
     def find_images(name: str) -> None:
         task = load_task(name)

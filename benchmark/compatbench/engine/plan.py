@@ -66,9 +66,6 @@ def plan_cells(
 
     Args:
         files, missing: as in ``Matrix.cells``.
-
-    Raises:
-        CompatbenchError: as ``select_matrix`` and ``Matrix.cells``.
     """
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
     return matrix.cells(files, missing)

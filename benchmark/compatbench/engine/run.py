@@ -66,12 +66,7 @@ class Compute:
                 raise CompatbenchError(f"{name} {value!r}: {rule}")
 
     def check(self) -> None:
-        """Finds out whether this machine has what is asked for.
-
-        Raises:
-            CompatbenchError: a device that is not there or that Ray cannot give, an option of
-                the other executor, or Ray is not installed.
-        """
+        """Finds out whether this machine has what is asked for."""
         if self.executor == "local":
             resolve_device(self.device)
             if self.address is not None or self.gpus_per_cell is not None:

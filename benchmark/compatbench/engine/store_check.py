@@ -57,11 +57,7 @@ class StoredFile:
 
 
 def open_store(out: Path) -> RunStore:
-    """The store of the runs in a folder.
-
-    Raises:
-        CompatbenchError: there is none.
-    """
+    """The store of the runs in a folder."""
     folder = out / "runs"
     if not folder.is_dir():
         raise CompatbenchError(f"{folder} does not exist; 'compatbench run' makes it")
@@ -69,11 +65,7 @@ def open_store(out: Path) -> RunStore:
 
 
 def list_files(store: RunStore) -> list[StoredFile]:
-    """All files of a store by path, without locks, unfinished files and what was set aside.
-
-    Raises:
-        CompatbenchError: the folder cannot be read.
-    """
+    """All files of a store by path, without locks, unfinished files and what was set aside."""
     files = [file for name in _KINDS for file in _files_below(store.folder / name, name)]
     return [file for file in files if file.path.suffix not in (_UNFINISHED, _LOCK)]
 
@@ -116,9 +108,6 @@ def list_cells(
     Returns:
         Columns ``key``, ``state``, ``method``, ``task``, ``source``, ``shots``, ``seed``,
         ``records``, ``size`` (bytes of all files of the cell) and ``age`` (seconds).
-
-    Raises:
-        CompatbenchError: a name that no cell has, or a folder that cannot be read.
     """
     files = list_files(store)
     sizes: Counter[str] = Counter()
@@ -140,11 +129,7 @@ def list_cells(
 
 
 def find_record(store: RunStore, prefix: str) -> CellRecord:
-    """The record of the one cell whose key begins like this.
-
-    Raises:
-        CompatbenchError: no cell's does, or several cells' do, or the record is damaged.
-    """
+    """The record of the one cell whose key begins like this."""
     files = [file for file in list_files(store) if file.kind == "record"]
     found = [file for file in files if file.key.startswith(prefix.lower())]
     if not found:
@@ -229,9 +214,6 @@ def find_waste(
     Args:
         draws: draws that are given and not made here.
         records: count the records of such cells, too; they are small, and are results.
-
-    Raises:
-        CompatbenchError: a broken card or method, or a folder that cannot be read.
     """
     files = list_files(store)
     unwanted = find_unwanted(read_records(files), suites, registry, draws)
@@ -294,11 +276,7 @@ def find_unwanted(
 
 
 def delete_files(files: Iterable[StoredFile]) -> None:
-    """Deletes files.
-
-    Raises:
-        CompatbenchError: one cannot be deleted.
-    """
+    """Deletes files."""
     for file in files:
         try:
             file.path.unlink(missing_ok=True)

@@ -12,13 +12,16 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
+from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
 from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.failures import describe_exception
+from compatbench.engine.execute.device import PeakMemory
+from compatbench.engine.execute.settings import Event, OnEvent, Settings
+from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import data_key
 from compatbench.engine.measure import (
     Measured,
@@ -46,33 +49,44 @@ class Worker:
         self.store = store
         self.cache = features
         self.threads = threads
+        self._memory = PeakMemory(device)
+        self._attempt = 1
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._transfer = cache(lambda name: find_transfer(name)(features.folder.parent))
 
     def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
 
-        An error in the method becomes a record; an error in the user's input or in
-        the store is raised.
-
-        Raises:
-            CompatbenchError: broken data, or a store that cannot be written.
+        An error in the method, or of the machine, becomes a record; one in the user's input or
+        in the store is raised.
         """
+        before = PlannedCell(cell, self.store.read(cell.key))
+        self._attempt = next_attempt(before)
+        self._memory.reset()
         torch.set_num_threads(self.threads)
-        with threadpool_limits(limits=self.threads):
-            return self._run(cell, on_record)
-
-    def _run(self, cell: Cell, on_record: Callable[[Record], None]) -> CellRecord:
         try:
-            method = build_method(cell)
-            fitted, module = self._fitted(cell, method)
+            with threadpool_limits(limits=self.threads):
+                return self._run(cell, on_record)
         except CompatbenchError:
             raise
         except Exception as error:
-            failure = describe_exception(error)
-            failed = describe_cell(cell, error=failure.error, trace=failure.trace)
-            self.store.write(failed)
-            return failed
+            return note_failure(self.store, cell, describe_exception(error), self._memory.read())
+
+    def _complete(self, record: CellRecord) -> CellRecord:
+        """A record with the attempt's number, its kind of failure and its peak memory."""
+        errors = record.errors
+        return record.model_copy(
+            update={
+                "attempt": self._attempt,
+                "failure": kind_of(errors[0]) if errors else None,
+                "trace": record.trace if errors else (),
+                "peak_memory": max(record.peak_memory or 0, self._memory.read() or 0) or None,
+            }
+        )
+
+    def _run(self, cell: Cell, on_record: Callable[[Record], None]) -> CellRecord:
+        method = build_method(cell)
+        fitted, module = self._fitted(cell, method)
         done = fitted if cell.key == cell.fit_key else self._begin_transfer(cell, fitted)
         missing = PlannedCell(cell, done).missing
         answers = self.store.read_predictions(cell.key) if missing else {}
@@ -86,7 +100,7 @@ class Worker:
                 records.pop((name, record.test_set), None)  # the new one comes last
                 records[name, record.test_set] = record
                 on_record(record)
-            done = done.model_copy(update={"records": tuple(records.values())})
+            done = self._complete(done.model_copy(update={"records": tuple(records.values())}))
             self.store.write(done)
         return done
 
@@ -122,6 +136,7 @@ class Worker:
 
     def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         record, module = self.fit(cell, method)
+        record = self._complete(record)
         self.store.write_module(module, record)
         self.store.write(record)
         return record, module
@@ -225,6 +240,37 @@ class Worker:
         return records
 
 
+def make_worker(settings: Settings) -> Worker:
+    """The worker in this process that the settings describe."""
+    set_memory_budget(settings.memory_budget)
+    cache = FeatureCache(settings.cache)
+    return Worker(RunStore(settings.store), cache, settings.device, settings.threads)
+
+
+def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:
+    """Claims and runs a cell, and reports what happens.
+
+    Returns:
+        The last event, which is not reported: ``finished``, or ``waiting`` if another process
+        has claimed the cell.
+    """
+    store = worker.store
+    with store.claim(cell.key) as held:
+        if not held:
+            return Event("waiting", cell)
+        error = ""
+        # Another process may have run it since it was planned.
+        if not PlannedCell(cell, store.read(cell.key)).done:
+            emit(Event("started", cell))
+            worker.cache.on_encoded = lambda *encoded: emit(Event("encoding", cell, encoded))
+            record = worker.run(cell, lambda _: emit(Event("measured", cell)))
+            error = next(iter(record.errors), "")
+        if not error:
+            # Whoever still gets the lock of the removed file reads the record, and runs nothing.
+            store.claim_path(cell.key).unlink(missing_ok=True)
+        return Event("finished", cell, error=error)
+
+
 def build_method(cell: Cell) -> Method:
     """The method of a cell with its settings; raises as ``find_method``."""
     cls = find_method(cell.method, cell.plugin)
@@ -232,11 +278,7 @@ def build_method(cell: Cell) -> Method:
 
 
 def find_method(name: str, plugin: str | None) -> type[Method]:
-    """The class of a method, from the plug-in file that it is from.
-
-    Raises:
-        CompatbenchError: the method or its file is not here.
-    """
+    """The class of a method, from the plug-in file that it is from."""
     registry = builtin_methods()
     if plugin is not None and name not in registry.classes:
         registry.add_file(Path(plugin))

@@ -26,7 +26,6 @@ from types import ModuleType
 from typing import cast
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.attempt import make_worker, run_cell
 from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.scheduler import (
     HELD_SECONDS,
@@ -38,6 +37,7 @@ from compatbench.engine.execute.scheduler import (
 )
 from compatbench.engine.execute.settings import OnEvent, Settings
 from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
+from compatbench.engine.worker import make_worker, run_cell
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 KILL_SECONDS = 10.0  # that a process may take to end when it is killed

@@ -21,7 +21,6 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.attempt import make_worker, run_cell
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.execute.ray_cluster import (
@@ -41,6 +40,7 @@ from compatbench.engine.execute.scheduler import (
 )
 from compatbench.engine.execute.settings import Event, OnEvent, Settings
 from compatbench.engine.failures import DIED, Failure
+from compatbench.engine.worker import make_worker, run_cell
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 # How often a cell may lose its worker. A cell can kill its process, and hardly its node.
@@ -65,10 +65,6 @@ def run_cells_on_ray(
     Args:
         seconds: that a cell takes, estimated; only the order depends on it.
         jobs: workers at most; None is as many as the cluster holds, while it grows and shrinks.
-
-    Raises:
-        CompatbenchError: the input is broken, the store cannot be written, or no node sees it as
-            the driver does; a node that does not is warned of. What was measured before is kept.
     """
     # Workers have current folders of their own.
     settings = replace(settings, store=settings.store.absolute(), cache=settings.cache.absolute())

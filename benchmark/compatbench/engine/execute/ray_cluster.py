@@ -50,9 +50,6 @@ def connect(address: str | None = None, threads: int = 1) -> Iterator[None]:
         address: ``HOST:PORT``, or ``auto`` for the cluster that this machine belongs to; None is
             ``RAY_ADDRESS``, or a cluster of this machine alone, which ends with the run.
         threads: of every worker.
-
-    Raises:
-        CompatbenchError: there is no such cluster, or it has another version of Ray or Python.
     """
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     if where.startswith("ray://"):
@@ -135,9 +132,6 @@ def resolve_share(device: str, gpus: float | None, threads: int) -> tuple[str, S
     Args:
         device: ``auto`` is a GPU if the cluster has any.
         gpus: of each worker; None is one, and none on processors.
-
-    Raises:
-        CompatbenchError: a share that Ray cannot give.
     """
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
@@ -161,11 +155,7 @@ def count_workers(share: Share) -> int:
 
 
 def require_workers(share: Share) -> int:
-    """Workers that the cluster holds now.
-
-    Raises:
-        CompatbenchError: it holds none.
-    """
+    """Workers that the cluster holds now."""
     workers = count_workers(share)
     if workers == 0:
         has = ray.cluster_resources()
@@ -196,11 +186,7 @@ class View:
 
 @contextmanager
 def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
-    """Puts a token into store and cache for the time of a run, and describes the driver's code.
-
-    Raises:
-        CompatbenchError: a folder cannot be written.
-    """
+    """Puts a token into store and cache for the time of a run, and describes the driver's code."""
     # The name is that of an unfinished file, as which it is cleaned up if it is left over.
     tokens = {
         folder / f".shared.{secrets.token_hex(6)}.tmp": secrets.token_bytes(16)

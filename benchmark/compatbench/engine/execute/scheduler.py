@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from compatbench.engine.cell import Cell, FailureKind
-from compatbench.engine.execute.attempt import note_failure
 from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.settings import Event, OnEvent, Settings
-from compatbench.engine.failures import TIMED_OUT, Failure, kind_of
+from compatbench.engine.failures import TIMED_OUT, Failure, kind_of, note_failure
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
@@ -107,11 +106,7 @@ class Scheduler(Generic[HandleT]):
         self._retries: Counter[tuple[str, FailureKind]] = Counter()
 
     def run(self) -> None:
-        """Runs all cells, and ends the workers.
-
-        Raises:
-            CompatbenchError: the input is broken or the store cannot be written.
-        """
+        """Runs all cells, and ends the workers."""
         try:
             while len(self._queue) or self._held or self._running():
                 while self._held and self._held[0][0] <= time.monotonic():
@@ -179,7 +174,8 @@ class Scheduler(Generic[HandleT]):
         while True:
             with self._store.claim(cell.key) as held:
                 if held:
-                    error = failure.error if note_failure(self._store, cell, failure) else ""
+                    record = note_failure(self._store, cell, failure)
+                    error = failure.error if record.errors else ""
                     self._end_attempt(Event("finished", cell, error=error))
                     return
             if time.monotonic() >= give_up:  # another process has claimed it

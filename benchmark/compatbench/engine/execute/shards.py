@@ -43,11 +43,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Reads ``3/8``.
-
-        Raises:
-            CompatbenchError: it is not of that form, or out of range.
-        """
+        """Reads ``3/8``."""
         index, slash, count = text.partition("/")
         if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
             return cls(int(index), int(count))
@@ -62,9 +58,6 @@ def take_shard(plan: Plan, shard: Shard, *, keep: bool = True) -> Plan:
 
     Args:
         keep: whether the store notes how the cells were divided, so that other jobs agree.
-
-    Raises:
-        CompatbenchError: the store cannot be written.
     """
     cells = [item.cell for item in plan.planned]
     means = agree_on_means(plan.store, cells, shard.count, plan.seconds_by_method, keep=keep)
@@ -114,9 +107,6 @@ def agree_on_means(
     Args:
         means: mean seconds of a cell by method, as known now.
         keep: whether they are stored, if they are the first.
-
-    Raises:
-        CompatbenchError: the store cannot be written.
     """
     name = sha256_json([count, sorted(cell.key for cell in cells)])[:16]
     path = store.folder / "shards" / f"{name}.json"
