@@ -206,7 +206,7 @@ def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path
     with pytest.raises(CompatbenchError, match="does not say how it was fitted"):
         evaluate(tmp_path / "anonymous.safetensors")
     saved.save(tmp_path / "old.safetensors", about | {"config": {"gone": 1}})
-    with pytest.raises(CompatbenchError, match="a setting 'gone' that the method 'taskres'"):
+    with pytest.raises(CompatbenchError, match="setting 'gone' of 'taskres', with which"):
         evaluate(tmp_path / "old.safetensors")
     saved.trained["residual"] = torch.cat([saved["residual"], saved["residual"]])
     saved.save(tmp_path / "large.safetensors", about)

@@ -113,7 +113,7 @@ def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
     return _frame(rows, "method", "task", "source", "shots", "seed", "file")
 
 
-def _frame(rows: list[tuple[object, ...]], *columns: str) -> pd.DataFrame:
+def _frame(rows: Sequence[tuple[object, ...]], *columns: str) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(rows, columns=pd.Index(columns))

@@ -152,7 +152,7 @@ class Plan:
             rows.append((*of, 1, done, failed, to_do, item is None, seconds))
         counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
         frame = pd.DataFrame(rows, columns=["method", "transfer", *counts])
-        return frame.groupby(["method", "transfer"], sort=False, as_index=False)[counts].sum()
+        return frame.groupby(["method", "transfer"], sort=False, as_index=False).sum()
 
     @property
     def seconds(self) -> float:

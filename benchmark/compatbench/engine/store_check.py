@@ -125,7 +125,8 @@ def list_cells(
         known = STATES if column == "state" else sorted(set(frame[column]))
         if rows:
             chosen &= frame[column].isin(select_names(wanted, known, column))
-    return frame[chosen].sort_values(["method", "task", "source", "shots", "seed"], kind="stable")
+    order = ["method", "task", "source", "shots", "seed"]
+    return frame.sort_values(order, kind="stable").loc[chosen]
 
 
 def find_record(store: RunStore, prefix: str) -> CellRecord:

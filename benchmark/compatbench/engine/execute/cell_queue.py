@@ -53,7 +53,7 @@ def longest_first(cells: Iterable[CellT], seconds: Callable[[CellT], float]) -> 
     return sorted(cells, key=lambda c: (seeds[c.seed], -_cost_class(seconds(c)), -c.shots))
 
 
-def group_of(cell: CellT) -> Hashable:
+def group_of(cell: Any) -> Hashable:
     """Cells of one group load the same weights and read features of the same images."""
     return cell.source, cell.task
 
