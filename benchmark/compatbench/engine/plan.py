@@ -152,7 +152,8 @@ class Plan:
             rows.append((*of, 1, done, failed, to_do, item is None, seconds))
         counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
         frame = pd.DataFrame(rows, columns=["method", "transfer", *counts])
-        return frame.groupby(["method", "transfer"], sort=False, as_index=False).sum()
+        sums = frame.groupby(["method", "transfer"], sort=False).sum()
+        return pd.DataFrame(sums).reset_index()
 
     @property
     def seconds(self) -> float:
