@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.conformance.capabilities import DRAWS, examine_method, write_size
+from compatbench.conformance.methods_page import DRAWS, examine_method, write_size
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
@@ -43,14 +43,14 @@ def test_modules_have_the_published_number_of_parameters(name: str) -> None:
 
 def test_what_is_measured_of_methods_that_are_known() -> None:
     taskres = examine_method(builtin_methods().get("taskres"))
-    assert taskres.trained == ("residual: C × 512",)
-    assert taskres.stored == ()
-    assert taskres.derived == ("zero-shot text features", "logit scale")
-    assert taskres.needs == ("feature size", "classes")
+    assert taskres.trained == ["residual: C × 512"]
+    assert taskres.stored == []
+    assert taskres.derived == ["zero-shot text features", "logit scale"]
+    assert taskres.needs == ["feature size", "classes"]
     coop = examine_method(builtin_methods().get("coop"))
-    assert coop.trained == ("context: 16 × 512",)
-    assert coop.derived == ("token embeddings", "text tower", "logit scale")
-    assert coop.needs == ("token width",)
+    assert coop.trained == ["context: 16 × 512"]
+    assert coop.derived == ["token embeddings", "text tower", "logit scale"]
+    assert coop.needs == ["token width"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The conformance kit: the rules that every method must keep, tried on small random models.
 
-``compatbench check NAME`` runs it from the command line, ``check_methods`` from a notebook, and
-``run_checks`` from a test:
+A check is a function with the decorator ``check``, in one of three files: of the fit, of what
+attach does, and of the logits. From a test:
 
     for outcome in run_checks(MyMethod):
         assert outcome.status != "fail", outcome.reason

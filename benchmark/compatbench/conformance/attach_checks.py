@@ -7,14 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
+import PIL.Image
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from compatbench.conformance.checks import CheckFailed, CheckSkipped, check, describe_error
-from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, unseen_images
+from compatbench.conformance.checks import (
+    CheckFailed,
+    CheckSkipped,
+    check,
+    describe_error,
+    require,
+)
+from compatbench.conformance.method_under_test import (
+    LABELS,
+    MethodUnderTest,
+    fits_classes,
+    relabel,
+)
 from compatbench.conformance.models import random_rotation, rotate_clip, synthetic_models
-from compatbench.conformance.tower_log import ImageTouched, no_images
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import Backbone
 from compatbench.method.module import load_module
@@ -26,15 +40,14 @@ WORDS = load_words()[::40]
 @check
 def round_trip(tested: MethodUnderTest) -> None:
     """A module that was saved and loaded gives the same logits, bit for bit."""
-    module = tested.module
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.safetensors"
-        module.save(path, {"method": tested.card.name})
+        tested.module.save(path, {"method": tested.card.name})
         loaded, _ = load_module(path)
-    if loaded.fingerprint != module.fingerprint:
-        raise CheckFailed("the module's tensors are not the same after saving and loading")
-    if not torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source)):
-        raise CheckFailed("the loaded module gives other logits than the fitted one")
+    same = loaded.fingerprint == tested.module.fingerprint
+    require(same, "the module's tensors are not the same after saving and loading")
+    same = torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source))
+    require(same, "the loaded module gives other logits than the fitted one")
 
 
 @check
@@ -43,23 +56,35 @@ def source_classifier(tested: MethodUnderTest) -> None:
     method = tested.build()
     module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
     with torch.no_grad():
-        inputs = tested.inputs(tested.source, unseen_images())
-        own = method.attach(module.detach(), tested.source, LABELS)(inputs)
+        own = method.attach(module.detach(), tested.source, LABELS)(tested.inputs(tested.source))
     found = tested.logits(tested.source, module)
-    if not torch.equal(own, found):
-        gap = float((own - found).abs().max())
-        raise CheckFailed(
-            f"logits differ by up to {gap:.2g}; keep all that attach needs in the module"
-        )
+    gap = f"logits differ by up to {float((own - found).abs().max()):.2g}"
+    require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
 
 
 @contextmanager
 def _expect_no_image(backbone: Backbone, error: Exception) -> Iterator[None]:
+    """Raises an error if an image enters the image tower, or is read from a file or the cache.
+
+    Every image enters through the tower itself or through its first convolution.
+    """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    visual = backbone.model.visual
+    assert isinstance(visual, nn.Module)
+    entries = [visual, *(part for part in visual.modules() if isinstance(part, nn.Conv2d))]
+    hooks = [entry.register_forward_pre_hook(refuse) for entry in entries]
     try:
-        with no_images(backbone):
+        with (
+            patch.multiple(FeatureCache, features=refuse, tokens=refuse),
+            patch.object(PIL.Image, "open", refuse),
+        ):
             yield
-    except ImageTouched:
-        raise error from None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @check
@@ -78,33 +103,31 @@ def module_unchanged(tested: MethodUnderTest) -> None:
     before = module.fingerprint
     for backbone in (tested.target, tested.source):
         with suppress(NotTransferable), torch.no_grad():
-            classify = tested.build().attach(module, backbone, LABELS)
-            classify(tested.inputs(backbone, unseen_images()))
-    if module.fingerprint != before:
-        raise CheckFailed("attach or the classifier writes to the module's tensors")
-    if any(tensor.requires_grad for tensor in module.tensors.values()):
-        raise CheckFailed("attach asks for gradients of the module's tensors")
+            tested.build().attach(module, backbone, LABELS)(tested.inputs(backbone))
+    same = module.fingerprint == before
+    require(same, "attach or the classifier writes to the module's tensors")
+    asks = any(tensor.requires_grad for tensor in module.tensors.values())
+    require(not asks, "attach asks for gradients of the module's tensors")
 
 
 @check
 def derived_not_stored(tested: MethodUnderTest) -> None:
     """Nothing that a backbone can derive from the class names is stored in the module."""
-    derived = list(_derived_rows(tested.source))
-    scale = tested.source.logit_scale
+    derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
     for name, tensor in tested.module.tensors.items():
         if not tensor.is_floating_point():
             continue
-        if tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4:
-            raise CheckFailed(f"'{name}' is the source's logit scale; ask the backbone for it")
+        same = tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4
+        require(not same, f"'{name}' is the source's logit scale; ask the backbone for it")
         # What is trained may begin at a derived value, but does not stay there.
         rtol, atol = (0.0, 0.0) if name in tested.module.trained else (1e-4, 1e-6)
         for matrix in (tensor, tensor.mT) if tensor.ndim > 1 else (tensor[None],):
             matrix = matrix.reshape(-1, 1, matrix.shape[-1])
             for what, rows in derived:
-                if matrix.shape[-1] != rows.shape[-1]:
-                    continue
-                if torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any():
-                    raise CheckFailed(f"'{name}' holds {what} of the source; derive it in attach")
+                same = matrix.shape[-1] == rows.shape[-1] and (
+                    torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
+                )
+                require(not same, f"'{name}' holds {what} of the source; derive it in attach")
 
 
 def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
@@ -125,25 +148,38 @@ def other_sizes(tested: MethodUnderTest) -> str:
     """A target of other sizes is refused with NotTransferable and a reason, or is served."""
     refused = []
     for what, backbone in tested.models.others.items():
-        try:
-            logits = tested.logits(backbone)
-        except NotTransferable as why:
-            if not why.reason.strip():
-                raise CheckFailed(f"another {what}: refused without a reason") from None
+        if _refusal(tested, f"another {what}", backbone):
             refused.append(what)
-            continue
-        except Exception as error:
-            raise CheckFailed(
-                f"another {what}: raise NotTransferable, not {describe_error(error)}"
-            ) from error
-        if logits.shape[1] != len(LABELS) or not torch.isfinite(logits).all():
-            raise CheckFailed(f"another {what}: served with wrong or infinite logits")
-        if names := _cut_or_padded(tested, backbone):
+        elif names := _cut_or_padded(tested, backbone):
             raise CheckFailed(
                 f"another {what}: '{names[0]}' was made for another size, yet it is served; "
                 "nothing is cut or padded to fit"
             )
     return f"refused: {', '.join(refused)}" if refused else "served on all"
+
+
+@check
+def class_subset(tested: MethodUnderTest) -> str:
+    """Fewer classes than the module was fitted for are served, or refused with a reason."""
+    labels = relabel(LABELS.names[:3])
+    why = _refusal(tested, "three of five classes", tested.source, labels)
+    return f"refused: {why}" if why else "served"
+
+
+def _refusal(
+    tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS
+) -> str:
+    """Why the module is refused; empty if it is served, which must then be right."""
+    try:
+        logits = tested.logits(backbone, labels=labels)
+    except NotTransferable as why:
+        require(why.reason.strip(), f"{what}: refused without a reason")
+        return why.reason
+    except Exception as error:
+        problem = f"{what}: raise NotTransferable, not {describe_error(error)}"
+        raise CheckFailed(problem) from error
+    require(fits_classes(logits, labels), f"{what}: served with wrong or infinite logits")
+    return ""
 
 
 def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
@@ -171,16 +207,16 @@ def turned_space(tested: MethodUnderTest) -> None:
     rotated, words = _rotated_source()
     transfer = Words(source_words=words, words_of=lambda b: encode_words(b, WORDS))
     failure = CheckFailed("through words, attach gave the image tower an image")
-    with _expect_no_image(rotated, failure), torch.no_grad():
-        classify = transfer.attach(tested.build(), tested.module, None, rotated, LABELS)
     with torch.no_grad():
-        found = classify(tested.inputs(rotated, unseen_images()))
+        with _expect_no_image(rotated, failure):
+            classify = transfer.attach(tested.build(), tested.module, None, rotated, LABELS)
+        found = classify(tested.inputs(rotated))
     gap = float((found - expected).abs().max() / expected.abs().max())
-    if not gap <= 1e-3:
-        raise CheckFailed(
-            f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; "
-            "ask the backbone for features, not its model"
-        )
+    require(
+        gap <= 1e-3,
+        f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; "
+        "ask the backbone for features, not its model",
+    )
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
-Status = Literal["pass", "fail", "skip"]
 # Tries a rule on a method; what it returns is a remark on a pass.
 Check = Callable[[MethodUnderTest], "str | None"]
 
@@ -49,16 +47,22 @@ class Outcome:
 
     method: str
     check: str
-    status: Status
+    status: Literal["pass", "fail", "skip"]
     rule: str
     reason: str
-    seconds: float
+    seconds: float = 0.0
 
 
 def check(function: Check) -> Check:
     """Registers a check under its function's name; its docstring's first line is the rule."""
     CHECKS[function.__name__.replace("_", "-")] = function
     return function
+
+
+def require(holds: object, otherwise: str) -> None:
+    """Fails the check with a reason, unless something holds."""
+    if not holds:
+        raise CheckFailed(otherwise)
 
 
 def check_methods(
@@ -95,48 +99,45 @@ def check_methods(
     for what, wanted, found in (("method", methods, names), ("check", only, checks)):
         if not found:
             raise CompatbenchError(f"'{wanted}' leaves no {what}")
-    rows = []
+    outcomes = []
     for name in names:
         for outcome in run_checks(registry.get(name), *checks):
-            rows.append(asdict(outcome))
+            outcomes.append(outcome)
             progress(outcome)
     if methods == "all":
-        rule = "the file can be loaded"
-        broken = registry.broken.items()
-        rows += [asdict(Outcome(name, "load", "fail", rule, why, 0.0)) for name, why in broken]
-    return pd.DataFrame(rows, columns=[field.name for field in fields(Outcome)])
+        for name, why in registry.broken.items():
+            outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
+    return pd.DataFrame(map(asdict, outcomes), columns=[field.name for field in fields(Outcome)])
 
 
 def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:
-    """Tries every check, or those named, on a method class, and yields each outcome when known.
-
-    One thread computes: tensors this small gain nothing from several.
-    """
-    tested = MethodUnderTest(method)
+    """Tries every check, or those named, on a method class, and yields each outcome when known."""
+    tested, threads = MethodUnderTest(method), torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors this small gain nothing from several
     try:
-        for name in names or list(CHECKS):
-            with _one_thread():
-                yield _run(name, tested)
+        for name in names or CHECKS:
+            yield _run(name, tested)
     finally:
+        torch.set_num_threads(threads)
         # The synthetic models serve the next method, too.
         tested.models.restore()
 
 
 def _run(name: str, tested: MethodUnderTest) -> Outcome:
     start = time.perf_counter()
-    status: Status = "pass"
+    status: Literal["pass", "fail", "skip"] = "fail"
     try:
         if name not in WITHOUT_MODULE:
             _ = tested.module
-        reason = CHECKS[name](tested) or ""
+        status, reason = "pass", CHECKS[name](tested) or ""
     except CheckSkipped as why:
         status, reason = "skip", str(why)
-    except CheckFailed as why:
-        status, reason = "fail", str(why)
     except NoModule:
         status, reason = "skip", "there is no module to look at; fix 'fit' first"
+    except CheckFailed as why:
+        reason = str(why)
     except Exception as error:
-        status, reason = "fail", describe_error(error)
+        reason = describe_error(error)
     finally:
         tested.models.restore(tested.source, tested.target)
     excuse = tested.card.excused.get(name)
@@ -148,26 +149,16 @@ def _run(name: str, tested: MethodUnderTest) -> Outcome:
     return Outcome(tested.card.name, name, status, rule, reason, time.perf_counter() - start)
 
 
-def quoted(names: Iterable[str], most: int = 3) -> str:
-    """Names in quotes, the first few of them."""
-    names = list(names)
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def quoted(names: Iterable[str]) -> str:
+    """Names in quotes, the first three of them."""
+    words = [f"'{name}'" for name in names]
+    more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+    return ", ".join(words[:3]) + more
 
 
 def describe_error(error: BaseException) -> str:
     """One line for an error in a method: what, and where."""
-    text = str(error).splitlines()[0] if str(error) else ""
+    [text, *_] = str(error).splitlines() or [""]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

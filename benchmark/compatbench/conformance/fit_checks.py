@@ -11,8 +11,15 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from compatbench.conformance.checks import CHECKS, CheckFailed, check, describe_error, quoted
-from compatbench.conformance.method_under_test import MethodUnderTest, relabel
+from compatbench.conformance.checks import (
+    CHECKS,
+    CheckFailed,
+    check,
+    describe_error,
+    quoted,
+    require,
+)
+from compatbench.conformance.method_under_test import MethodUnderTest, fits_classes, relabel
 from compatbench.errors import NotTransferable
 from compatbench.method import FewShotData
 
@@ -22,31 +29,26 @@ def card(tested: MethodUnderTest) -> None:
     """The card says what the method is, and a method that learns acts somewhere."""
     facts = tested.card
     for name in ("name", "title", "paper", "summary"):
-        if not getattr(facts, name):
-            raise CheckFailed(f"the card's '{name}' is empty")
-    if len(facts.summary.splitlines()) > 1:
-        raise CheckFailed("the card's 'summary' is longer than one line")
-    if unknown := facts.excused.keys() - CHECKS.keys():
-        raise CheckFailed(f"the card excuses it from {quoted(unknown)}, which is no check")
-    if (facts.depth == "none") == facts.learns:
-        raise CheckFailed(f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
+        require(getattr(facts, name), f"the card's '{name}' is empty")
+    require(len(facts.summary.splitlines()) == 1, "the card's 'summary' is longer than one line")
+    unknown = facts.excused.keys() - CHECKS.keys()
+    require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
+    contradict = f"inserts={facts.inserts!r} and learns={facts.learns} contradict"
+    require((facts.depth == "none") != facts.learns, contradict)
 
 
 @check
 def settings(tested: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
     config = tested.cls.Config
-    default = config()
-    if config.model_validate(default.model_dump(mode="json")) != default:
-        raise CheckFailed("Config() is not the same after it was written as JSON and read again")
-    try:
+    again = config.model_validate(config().model_dump(mode="json"))
+    same = "Config() is not the same after it was written as JSON and read again"
+    require(again == config(), same)
+    with suppress(ValidationError):
         config.model_validate({"no_such_setting": 1})
-    except ValidationError:
-        pass
-    else:
         raise CheckFailed("an unknown setting is accepted; keep extra='forbid'")
-    if not config.model_config.get("frozen"):
-        raise CheckFailed("settings can be changed after the fact; keep frozen=True")
+    frozen = config.model_config.get("frozen")
+    require(frozen, "settings can be changed after the fact; keep frozen=True")
 
 
 @check
@@ -54,11 +56,10 @@ def fit(tested: MethodUnderTest) -> str:
     """A fit on a few shots gives a module of finite numbers."""
     module = tested.fit()
     for name, tensor in module.tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckFailed(f"'{name}' has numbers that are not finite")
+        require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
     for name, tensor in module.trained.items():
-        if tensor.dtype != torch.float32:
-            raise CheckFailed(f"'{name}' is {tensor.dtype}; what is trained is float32")
+        what = f"'{name}' is {tensor.dtype}; what is trained is float32"
+        require(tensor.dtype == torch.float32, what)
     return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
 
 
@@ -67,13 +68,13 @@ def same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit."""
     with _disturbed_randomness():
         again = tested.fit()
-    if again.fingerprint != tested.module.fingerprint:
-        changed = [
-            name
-            for name, tensor in tested.module.tensors.items()
-            if name not in again.tensors or not torch.equal(tensor, again[name])
-        ]
-        raise CheckFailed(f"{quoted(changed)} differ; all randomness must come from `rng`")
+    changed = [
+        name
+        for name, tensor in tested.module.tensors.items()
+        if name not in again.tensors or not torch.equal(tensor, again[name])
+    ]
+    same = again.fingerprint == tested.module.fingerprint
+    require(same, f"{quoted(changed)} differ; all randomness must come from `rng`")
 
 
 @check
@@ -81,10 +82,10 @@ def other_seed(tested: MethodUnderTest) -> None:
     """Another draw of shots and another seed fit another module, if the method learns."""
     other = tested.fit(tested.draw(seed=1), seed=2)
     same = other.fingerprint == tested.module.fingerprint
-    if tested.card.learns and same:
-        raise CheckFailed("other images and another seed gave the same module")
-    if not tested.card.learns and not same:
-        raise CheckFailed("the card says learns=False, but other images gave another module")
+    if tested.card.learns:
+        require(not same, "other images and another seed gave the same module")
+    else:
+        require(same, "the card says learns=False, but other images gave another module")
 
 
 @check
@@ -94,9 +95,12 @@ def global_randomness(tested: MethodUnderTest) -> None:
         before = _random_state()
         tested.fit()
         after = _random_state()
-    same_torch = torch.equal(after[2], before[2])
-    if after[0] != before[0] or str(after[1]) != str(before[1]) or not same_torch:
-        raise CheckFailed("a global generator was used or seeded; draw from `rng`")
+    same = (
+        after[0] == before[0]
+        and str(after[1]) == str(before[1])
+        and torch.equal(after[2], before[2])
+    )
+    require(same, "a global generator was used or seeded; draw from `rng`")
 
 
 @check
@@ -107,10 +111,10 @@ def backbone_unchanged(tested: MethodUnderTest) -> None:
         with suppress(NotTransferable):
             tested.logits(backbone, module)
     for role, backbone in (("source", tested.source), ("target", tested.target)):
-        if changed := tested.models.changed(backbone):
-            raise CheckFailed(f"{quoted(changed)} of the {role} backbone changed")
-        if any(p.requires_grad or p.grad is not None for p in backbone.model.parameters()):
-            raise CheckFailed(f"the {role} backbone was left with gradients")
+        changed = tested.models.changed(backbone)
+        require(not changed, f"{quoted(changed)} of the {role} backbone changed")
+        left = any(p.requires_grad or p.grad is not None for p in backbone.model.parameters())
+        require(not left, f"the {role} backbone was left with gradients")
 
 
 @check
@@ -119,8 +123,7 @@ def data_unchanged(tested: MethodUnderTest) -> None:
     data = tested.draw()
     before = _bits(data)
     tested.fit(data)
-    if _bits(data) != before:
-        raise CheckFailed("the few-shot features or targets were written to")
+    require(_bits(data) == before, "the few-shot features or targets were written to")
 
 
 @check
@@ -145,8 +148,8 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
         logits = tested.logits(tested.source, tested.fit(data), data.labels)
     except Exception as error:
         raise CheckFailed(f"{what}: {describe_error(error)}") from error
-    if logits.shape[1] != len(data.labels) or not torch.isfinite(logits).all():
-        raise CheckFailed(f"{what}: logits {list(logits.shape)} are wrong or not finite")
+    shape = list(logits.shape)
+    require(fits_classes(logits, data.labels), f"{what}: logits {shape} are wrong or not finite")
 
 
 def _bits(data: FewShotData) -> list[bytes]:

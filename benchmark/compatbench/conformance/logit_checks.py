@@ -2,71 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.conformance.checks import CheckFailed, CheckSkipped, check
+from compatbench.backbone import Prompts
+from compatbench.conformance.checks import CheckSkipped, check, require
 from compatbench.conformance.method_under_test import (
     LABELS,
     MethodUnderTest,
     relabel,
     unseen_images,
 )
-from compatbench.conformance.tower_log import TowerLog, log_towers
-from compatbench.errors import NotTransferable
-from compatbench.method import Backbone, Module
+from compatbench.conformance.models import forget_texts
+from compatbench.files.tensors import fingerprint
+from compatbench.method import Module
 
 
 @check
 def logits(tested: MethodUnderTest) -> None:
     """Logits are float32 of shape [batch, classes], finite, and not all alike."""
-    for role, backbone in _backbones(tested):
+    wanted = (len(unseen_images()), len(LABELS))
+    for role, backbone in tested.served():
         found = tested.logits(backbone)
-        if found.shape != (len(unseen_images()), len(LABELS)):
-            raise CheckFailed(
-                f"logits of {len(unseen_images())} images and {len(LABELS)} classes on the {role} "
-                f"have shape {list(found.shape)}"
-            )
-        if found.dtype != torch.float32:
-            raise CheckFailed(f"logits on the {role} are {found.dtype}, not float32")
-        if not torch.isfinite(found).all():
-            raise CheckFailed(f"logits on the {role} are not finite")
-        if not float(found.std(1).min()) > 0:
-            raise CheckFailed(f"some image on the {role} has the same logit for all classes")
+        what = f"logits of {wanted[0]} images and {wanted[1]} classes on the {role}"
+        require(found.shape == wanted, f"{what} have shape {list(found.shape)}")
+        require(found.dtype == torch.float32, f"{what} are {found.dtype}, not float32")
+        require(found.isfinite().all(), f"{what} are not finite")
+        alike = f"some image on the {role} has the same logit for all classes"
+        require(float(found.std(1).min()) > 0, alike)
 
 
 @check
 def batch_size(tested: MethodUnderTest) -> None:
     """An image's logits do not depend on the other images of its batch."""
-    for role, backbone in _backbones(tested):
-        inputs, classify = tested.inputs(backbone, unseen_images()), tested.attach(backbone)
+    for role, backbone in tested.served():
+        inputs, classify = tested.inputs(backbone), tested.attach(backbone)
         with torch.no_grad():
             together = classify(inputs)
             # Blocks of an image tower take at least one image, and no run asks for none.
             hidden = tested.build().image_input(backbone).kind == "hidden"
             none = together[:0] if hidden else classify(inputs[:0])
             alone = torch.cat([classify(image[None]) for image in inputs])
-        if not _close(alone, together):
-            gap = float((alone - together).abs().max())
-            raise CheckFailed(f"one by one on the {role}, logits differ by up to {gap:.2g}")
-        if none.shape != (0, len(LABELS)):
-            raise CheckFailed(f"an empty batch gives logits of shape {list(none.shape)}")
+        _require_close(alone, together, f"one by one on the {role}, logits differ")
+        shape = list(none.shape)
+        require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
 
 
 @check
 def inputs_unchanged(tested: MethodUnderTest) -> None:
     """Classifying leaves the image features as they were."""
-    for role, backbone in _backbones(tested):
-        inputs = tested.inputs(backbone, unseen_images())
+    for role, backbone in tested.served():
+        inputs = tested.inputs(backbone)
         given = inputs.clone()
         with torch.no_grad():
             tested.attach(backbone)(given)
-        if not torch.equal(given, inputs):
-            raise CheckFailed(f"the classifier on the {role} writes to the features it is given")
+        same = torch.equal(given, inputs)
+        require(same, f"the classifier on the {role} writes to the features it is given")
 
 
 @check
@@ -79,24 +77,10 @@ def class_order(tested: MethodUnderTest) -> None:
         for dim, size in enumerate(tensor.shape):
             if size == len(order):
                 tensor.copy_(tensor.index_select(dim, order))
-    for role, backbone in _backbones(tested):
-        found = tested.logits(backbone, module, permuted)
-        if not _close(found, tested.logits(backbone)[:, order]):
-            raise CheckFailed(f"logits on the {role} do not follow the order of the class names")
-
-
-@check
-def class_subset(tested: MethodUnderTest) -> str:
-    """Fewer classes than the module was fitted for are served, or refused with a reason."""
-    try:
-        found = tested.logits(tested.source, labels=relabel(LABELS.names[:3]))
-    except NotTransferable as why:
-        if not why.reason.strip():
-            raise CheckFailed("three of five classes are refused without a reason") from None
-        return f"refused: {why.reason}"
-    if found.shape[1] != 3 or not torch.isfinite(found).all():
-        raise CheckFailed(f"three of five classes give logits of shape {list(found.shape)}")
-    return "served"
+    for role, backbone in tested.served():
+        found, expected = tested.logits(backbone, module, permuted), tested.logits(backbone)
+        problem = f"logits on the {role} do not follow the order of the class names; they differ"
+        _require_close(found, expected[:, order], problem)
 
 
 @check
@@ -104,27 +88,24 @@ def zero_shot_setting(tested: MethodUnderTest) -> None:
     """At its degenerate setting the method is the zero-shot classifier."""
     if not tested.card.zero_shot_at:
         raise CheckSkipped("the card declares no such setting (zero_shot_at)")
-    for _, backbone in _backbones(tested):
+    for role, backbone in tested.served():
+        module = tested.module
+        for pattern, value in tested.card.zero_shot_at.items():
+            names = [name for name in module.tensors if fnmatchcase(name, pattern)]
+            require(names, f"zero_shot_at names '{pattern}', which the module does not hold")
+            for name in names:
+                number = backbone.embed_text(value) if isinstance(value, str) else value
+                module[name][:] = number
         features = F.normalize(backbone.encode_images(unseen_images()), dim=-1)
         expected = backbone.logit_scale * features @ backbone.zero_shot(LABELS).T
-        found = tested.logits(backbone, _degenerate(tested, backbone))
-        if not _close(found, expected):
-            gap = float((found - expected).abs().max())
-            raise CheckFailed(f"logits on {backbone.name} are {gap:.2g} away from zero-shot")
+        found = tested.logits(backbone, module)
+        _require_close(found, expected, f"logits on the {role} are away from zero-shot")
 
 
-def _degenerate(tested: MethodUnderTest, backbone: Backbone) -> Module:
-    module = tested.module
-    for pattern, value in tested.card.zero_shot_at.items():
-        names = [name for name in module.tensors if fnmatchcase(name, pattern)]
-        if not names:
-            raise CheckFailed(f"zero_shot_at names '{pattern}', which the module does not hold")
-        for name in names:
-            if isinstance(value, str):
-                module[name].copy_(backbone.embed_text(value))
-            else:
-                module[name].fill_(value)
-    return module
+def _require_close(one: Tensor, other: Tensor, otherwise: str) -> None:
+    """Fails unless logits are the same up to the order in which sums were taken."""
+    gap = float((one - other).abs().max())
+    require(torch.allclose(one, other, rtol=1e-4, atol=1e-4), f"{otherwise} by up to {gap:.2g}")
 
 
 @check
@@ -134,11 +115,10 @@ def place(tested: MethodUnderTest) -> str:
     output = {"feature": "output", "classifier": "output"}
     declared = {output.get(place, place) for place in tested.card.places}
     found = observed_places(tested)
-    if found != declared:
-        more, less = sorted(found - declared), sorted(declared - found)
-        parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
-        parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
-        raise CheckFailed("; ".join(parts))
+    more, less = sorted(found - declared), sorted(declared - found)
+    parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
+    parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
+    require(not parts, "; ".join(parts))
     return tested.card.depth
 
 
@@ -158,34 +138,64 @@ def observed_places(tested: MethodUnderTest) -> set[str]:
     _, other = _classify(tested, noisy)
     # With both towers answering as before, only what is behind them can make a difference.
     after, _ = _classify(tested, noisy, replay=log)
-    changed = {
-        "text-input": log.text_inputs != other.text_inputs,
-        "text-layers": log.text_inner != other.text_inner,
-        "image-layers": log.image_hashes != other.image_hashes,
-        "output": not torch.equal(before, after),
-    }
-    return {place for place, differs in changed.items() if differs} or {"none"}
+    places = ("text-input", "text-layers", "image-layers")
+    changed = {place for place in places if log.seen[place] != other.seen[place]}
+    if not torch.equal(before, after):
+        changed.add("output")
+    return changed or {"none"}
+
+
+class TowerLog:
+    """What went through a backbone's towers, in order.
+
+    Attributes:
+        seen: by place, hashes of what a module can change there.
+        outputs: by the function that was called.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[str]] = defaultdict(list)
+        self.outputs: dict[str, list[Tensor]] = defaultdict(list)
 
 
 def _classify(
     tested: MethodUnderTest, module: Module, replay: TowerLog | None = None
 ) -> tuple[Tensor, TowerLog]:
-    inputs = tested.inputs(tested.source, unseen_images())
-    backbone, log = log_towers(tested.source, replay)
+    """Logits on the source, and what went through its towers.
+
+    Args:
+        replay: a log whose outputs the towers give again, whatever goes in.
+    """
+    inputs, backbone, log = tested.inputs(tested.source), copy.copy(tested.source), TowerLog()
+    # A text that is remembered would not go through the tower.
+    forget_texts(backbone)
+    backbone.image = copy.copy(backbone.image)
+
+    def watch(owner: object, name: str, note: Callable[..., None]) -> None:
+        encode, outputs = getattr(owner, name), log.outputs[name]
+
+        def call(*arguments: Any, **options: Any) -> Tensor:
+            past = replay.outputs[name][len(outputs)] if replay else None
+            outputs.append(encode(*arguments, **options) if past is None else past)
+            note(outputs[-1], *arguments, **options)
+            return outputs[-1]
+
+        setattr(owner, name, call)
+
+    def note_text(_: Tensor, prompts: Prompts, weights: Mapping[str, Tensor] | None = None) -> None:
+        rows = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
+        entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[rows]}
+        inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
+        if prompts.swap is not None:
+            inner["swap"] = prompts.swap.rows
+        log.seen["text-input"].append(fingerprint(entering))
+        log.seen["text-layers"].append(fingerprint(inner))
+
+    def note_image(output: Tensor, *_: object, **__: object) -> None:
+        log.seen["image-layers"].append(fingerprint({"output": output}))
+
+    watch(backbone, "encode_prompts", note_text)
+    watch(backbone.image, "encode", note_image)
+    watch(backbone.image, "encode_dense", note_image)
     with torch.no_grad():
         return tested.attach(backbone, module)(inputs), log
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Whether logits are the same up to the order in which sums were taken."""
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def _backbones(tested: MethodUnderTest) -> Iterator[tuple[str, Backbone]]:
-    """The source, and the target unless the module cannot be attached to it."""
-    yield "source", tested.source
-    try:
-        tested.attach(tested.target)
-    except NotTransferable:
-        return
-    yield "target", tested.target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compatbench.conformance.models import IMAGE_SIZE, synthetic_models
 from compatbench.data.labels import Labels
+from compatbench.errors import NotTransferable
 from compatbench.method import (
     FEATURES,
     Backbone,
@@ -37,11 +38,6 @@ STEP_LIMITS = {"max_steps": 3, "max_iterations": 20}
 
 class NoModule(Exception):
     """The method's fit does not give a module, so that nothing else can be tried."""
-
-
-def relabel(names: Sequence[str]) -> Labels:
-    """``LABELS`` with other class names."""
-    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template)
 
 
 class MethodUnderTest:
@@ -75,9 +71,8 @@ class MethodUnderTest:
         """
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
         train = self._features(counts, 2, 2 * seed)
-        return FewShotData(
-            labels, max(counts), train, self._features([val] * len(labels), 1, 2 * seed + 1)
-        )
+        held_out = self._features([val] * len(labels), 1, 2 * seed + 1)
+        return FewShotData(labels, max(counts), train, held_out)
 
     def _features(self, counts: Sequence[int], views: int, seed: int) -> FeatureSet:
         """So many images of each class, as the method is given them on the source."""
@@ -95,9 +90,9 @@ class MethodUnderTest:
             )
         return copy.deepcopy(kept[key])
 
-    def inputs(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """What the method's classifiers take for images ``[N, 3, H, W]`` on a backbone."""
-        return _encode(backbone, images, self.build().image_input(backbone))
+    def inputs(self, backbone: Backbone) -> Tensor:
+        """What the method's classifiers take for the unseen images on a backbone."""
+        return _encode(backbone, unseen_images(), self.build().image_input(backbone))
 
     @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1) -> Module:
@@ -133,9 +128,27 @@ class MethodUnderTest:
     def logits(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
     ) -> Tensor:
-        """Logits of the test images, ``[7, classes]``."""
-        inputs = self.inputs(backbone, unseen_images())
-        return self.attach(backbone, module, labels)(inputs)
+        """Logits of the unseen images, ``[7, classes]``."""
+        return self.attach(backbone, module, labels)(self.inputs(backbone))
+
+    def served(self) -> Iterator[tuple[str, Backbone]]:
+        """The source, and the target unless the module cannot be attached to it."""
+        yield "source", self.source
+        try:
+            self.attach(self.target)
+        except NotTransferable:
+            return
+        yield "target", self.target
+
+
+def relabel(names: Sequence[str]) -> Labels:
+    """``LABELS`` with other class names."""
+    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template)
+
+
+def fits_classes(logits: Tensor, labels: Labels) -> bool:
+    """Whether there is a finite logit for every class."""
+    return logits.shape[1] == len(labels) and bool(logits.isfinite().all())
 
 
 def _encode(backbone: Backbone, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:

@@ -1,13 +1,28 @@
-"""``compatbench list methods --markdown``: the capability table, ``docs/methods.md``."""
+"""The capability table, ``docs/methods.md``: what methods carry, derive and need.
+
+It is measured, by fitting and attaching them on random models, not declared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from compatbench.conformance.capabilities import Capability, examine_method
-from compatbench.method import Method
+import numpy as np
+import torch
+from torch import Tensor
+
+from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, relabel
+from compatbench.conformance.models import build_clip
+from compatbench.errors import NotTransferable
+from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
 from compatbench.method.optim import Recipe
 from compatbench.method.registry import MethodRegistry
+from compatbench.method.trained import TrainedMethod
 from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 
 HEAD = """\
@@ -16,69 +31,75 @@ HEAD = """\
 Made by `compatbench list methods --markdown > docs/methods.md`. What is carried, derived and
 needed was measured: each method was fitted and attached on small random models, and its
 sizes were taken on a random model with the widths and depths of ViT-B/16.
-"""
 
-CARRIED = """\
 ## What travels
 
 A module holds what was learned and what it keeps beside; the rest is asked of the backbone at
 hand. Where source and target differ in a size under *must be equal*, the result is *not
 transferable*. C is the number of classes, N that of training images.
 """
-
 COST = """\
+
 ## What it takes
 
 Trained parameters at the sizes of ViT-B/16, the published recipe (the default; a suite says
 where it differs), and the module at which the method is the zero-shot classifier, which
 `compatbench check` tries.
 """
+# What a method may ask of a backbone, in words.
+ASKED = {
+    "token embeddings": {"prompts", "image_prompts", "name_tokens", "embed", "embed_text"},
+    "zero-shot text features": {"zero_shot", "zero_shot_ensemble", "text_features"},
+    "text tower": {"encode_prompts"},
+    "image tower": {"image"},
+    "logit scale": {"logit_scale"},
+}
+SIZES = {"text tokens": "token width", "joint space": "feature size", "image tower": "image width"}
+# Numbers of classes and of shots that a method is tried with, to see what its module grows with.
+DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What the table says of a method; C is the number of classes, N that of training images.
+
+    Attributes:
+        trained, stored: the module's tensors with their shapes at the sizes of ViT-B/16.
+        derived: what attach asks of the backbone.
+        needs: what must be equal on source and target.
+        parameters: numbers that a fit determines at the sizes of ViT-B/16: ``2,048 + 513 · C``.
+    """
+
+    trained: list[str]
+    stored: list[str]
+    derived: list[str]
+    needs: list[str]
+    parameters: str
 
 
 def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
     """The page; the same methods give the same text."""
-    methods = [registry.get(name) for name in names]
-    found = [examine_method(method) for method in methods]
-    carried = [_carried(m, c) for m, c in zip(methods, found, strict=True)]
-    cost = [_cost(m, c) for m, c in zip(methods, found, strict=True)]
-    lines = [HEAD, CARRIED]
-    lines += table(
-        ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"],
-        carried,
-        left=range(8),
-    )
-    lines += ["", COST]
-    lines += table(
-        ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at"], cost, left=(0, 1, 3, 4)
-    )
-    lines += ["", *link_definitions([method.card.paper for method in methods])]
-    return "\n".join(lines) + "\n"
+    carried, cost, papers = [], [], []
+    for method in map(registry.get, names):
+        card, found = method.card, examine_method(method)
+        places = card.places if card.depth != "none" else ()
+        zero_shot_at = [f"{name} = {value}" for name, value in card.zero_shot_at.items()]
+        title = linked(card.title, card.paper)
+        depth = card.depth if places else NOTHING
+        lists = (places, found.trained, found.stored, found.derived, found.needs)
+        carried.append([title, f"`{card.name}`", depth, *map(_list, lists)])
+        words = [escape(card.summary), found.parameters, _recipe(method), _list(zero_shot_at)]
+        cost.append([title, *words])
+        papers.append(card.paper)
+    header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
+    lines = [HEAD, *table(header, carried, left=range(8)), COST]
+    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at"]
+    lines += table(header, cost, left=(0, 1, 3, 4))
+    return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
 
 
-def _carried(method: type[Method], found: Capability) -> list[str]:
-    card = method.card
-    return [
-        linked(card.title, card.paper),
-        f"`{card.name}`",
-        card.depth if card.depth != "none" else NOTHING,
-        _list(card.places if card.depth != "none" else ()),
-        _list(found.trained),
-        _list(found.stored),
-        _list(found.derived),
-        _list(found.needs),
-    ]
-
-
-def _cost(method: type[Method], found: Capability) -> list[str]:
-    card = method.card
-    at = [f"{name} = {value}" for name, value in card.zero_shot_at.items()]
-    return [
-        linked(card.title, card.paper),
-        escape(card.summary),
-        str(found.parameters),
-        _recipe(method),
-        _list(at),
-    ]
+def _list(items: Iterable[str]) -> str:
+    return "; ".join(map(escape, items)) or NOTHING
 
 
 def _recipe(method: type[Method]) -> str:
@@ -88,14 +109,102 @@ def _recipe(method: type[Method]) -> str:
     if not isinstance(recipe, Recipe):
         return "closed form, or a loop of its own"
     epochs = recipe.epochs
-    counts = (
-        str(epochs)
-        if isinstance(epochs, int)
-        else ", ".join(f"{count} (from {shots} shots on)" for shots, count in epochs.items())
-    )
+    if not isinstance(epochs, int):
+        epochs = ", ".join(f"{count} (from {shots} shots on)" for shots, count in epochs.items())
     name = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]
-    return f"{name} {recipe.lr:g}, batch {recipe.batch_size}, epochs {counts}, {recipe.schedule}"
+    return f"{name} {recipe.lr:g}, batch {recipe.batch_size}, epochs {epochs}, {recipe.schedule}"
 
 
-def _list(items: Iterable[str]) -> str:
-    return "; ".join(escape(item) for item in items) or NOTHING
+def examine_method(method: type[Method]) -> Capability:
+    """Fits and attaches a method on random models, and looks at what it does."""
+    modules = [_start(method, classes, shots) for classes, shots in DRAWS]
+    tested = MethodUnderTest(method)
+    return Capability(
+        trained=_shapes([module.trained for module in modules]),
+        stored=_shapes([module.stored for module in modules]),
+        derived=_derived(tested),
+        needs=_needs(tested),
+        parameters=write_size([module.parameters for module in modules]),
+    )
+
+
+@cache
+def _b16_sized() -> Backbone:
+    """A CLIP with the widths and depths of ViT-B/16."""
+    return build_clip(
+        "b16-sized", seed=7, token_width=512, embed_dim=512, image_width=768, head_width=64
+    )
+
+
+def _start(method: type[Method], classes: int, shots: int) -> Module:
+    """A module at the sizes of ViT-B/16: of a trained method before its first step."""
+    backbone, generator = _b16_sized(), torch.Generator().manual_seed(1)
+    labels = relabel((*LABELS.names, "cat", "blue car", "boat")[:classes])
+    targets = torch.arange(classes).repeat_interleave(shots)
+    views = torch.randn(2, len(targets), backbone.embed_dim, generator=generator)
+    shown = FeatureSet(views[0], views, targets)
+    data, instance = FewShotData(labels, shots, shown, shown), MethodUnderTest(method).build()
+    start = instance.init if isinstance(instance, TrainedMethod) else instance.fit
+    return start(backbone, data, generator)
+
+
+def write_size(sizes: Sequence[int]) -> str:
+    """Sizes at the ``DRAWS`` as a sum of parts that grow with C, with N, or with both."""
+    grid = np.array([[1, c, c * shots, c * c * shots] for c, shots in DRAWS])
+    factors = np.rint(np.linalg.solve(grid, sizes)).astype(int)
+    assert (grid @ factors == sizes).all(), "no sum of parts that grow with C, with N, or with both"
+    parts = []
+    for count, unit in zip(factors, ("", "C", "N", "C · N"), strict=True):
+        if count:
+            parts.append(f"{count:,} · {unit}".removesuffix(" · ").removeprefix("1 · "))
+    return " + ".join(parts) or "0"
+
+
+def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
+    """Names and shapes; tensors whose names differ in numbers alone are given once."""
+    found: dict[str, int] = {}
+    for name in groups[0]:
+        sizes = zip(*(group[name].shape for group in groups), strict=True)
+        text = f"{re.sub('[0-9]+', '*', name)}: {' × '.join(map(_symbol, sizes)) or '1'}"
+        found[text] = found.get(text, 0) + 1
+    return [f"{text} ({times} times)" if times > 1 else text for text, times in found.items()]
+
+
+def _symbol(sizes: Sequence[int]) -> str:
+    """A size as a number, or as the letter of what it grows with."""
+    small, more_images, more_classes, _ = sizes
+    if small == more_images == more_classes:
+        return f"{small:,}"
+    return "N" if more_images != small else "C"
+
+
+def _derived(tested: MethodUnderTest) -> list[str]:
+    """What is asked of a backbone while a module is attached and images are classified."""
+    inputs, module = tested.inputs(tested.source), tested.module
+    asked: set[str] = set()
+
+    class Watched(Backbone):
+        def __getattribute__(self, name: str) -> Any:
+            asked.add(name)
+            return super().__getattribute__(name)
+
+    backbone = copy.copy(tested.source)
+    backbone.__class__ = Watched
+    with torch.no_grad():
+        tested.attach(backbone, module)(inputs)
+    # What the backbone asks of itself, to answer, is not asked by the method.
+    if asked & ASKED["zero-shot text features"] and not asked & {"prompts", "image_prompts"}:
+        asked -= {"embed", "encode_prompts"}
+    return [what for what, names in ASKED.items() if names & asked]
+
+
+def _needs(tested: MethodUnderTest) -> list[str]:
+    def refuses(backbone: Backbone, classes: int = len(LABELS)) -> bool:
+        try:
+            tested.logits(backbone, labels=relabel(LABELS.names[:classes]))
+        except NotTransferable:
+            return True
+        return False
+
+    needs = [word for what, word in SIZES.items() if refuses(tested.models.others[what])]
+    return [*needs, "classes"] if refuses(tested.source, 3) else needs

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.mini import register_mini_towers
@@ -38,6 +39,7 @@ class SyntheticModels:
     """
 
     def __init__(self) -> None:
+        every_size = dict(token_width=64, embed_dim=24, image_width=64)
         self.features: dict[Hashable, FeatureSet] = {}
         self.source = build_clip("synthetic-clip", seed=1)
         self.target = build_eva_clip("synthetic-eva-clip", seed=2)
@@ -45,35 +47,24 @@ class SyntheticModels:
             "text tokens": build_clip("wider-text", seed=3, token_width=64),
             "joint space": build_clip("wider-joint", seed=4, embed_dim=24),
             "image tower": build_clip("wider-image", seed=5, image_width=64),
-            "every size": build_eva_clip(
-                "stranger", seed=6, token_width=64, embed_dim=24, image_width=64
-            ),
+            "every size": build_eva_clip("stranger", seed=6, **every_size),
         }
         self.backbones = [self.source, self.target, *self.others.values()]
-        self._original = {
-            backbone.name: {name: t.clone() for name, t in _tensors(backbone).items()}
-            for backbone in self.backbones
-        }
+        self._originals = {one.name: copy.deepcopy(_tensors(one)) for one in self.backbones}
 
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        original = self._original[backbone.name]
-        return [
-            name
-            for name, tensor in _tensors(backbone).items()
-            if name not in original or not torch.equal(tensor, original[name])
-        ]
+        now, original = _tensors(backbone), self._originals[backbone.name]
+        return [n for n in now if n not in original or not torch.equal(now[n], original[n])]
 
     def restore(self, *backbones: Backbone) -> None:
         """Puts backbones, by default all of them, back as they were made."""
         for backbone in backbones or self.backbones:
             for parameter in backbone.model.parameters():
-                parameter.requires_grad_(False)
-                parameter.grad = None
-            tensors, original = _tensors(backbone), self._original[backbone.name]
+                parameter.requires_grad_(False).grad = None
             if changed := self.changed(backbone):
                 for name in changed:
-                    tensors[name].copy_(original[name])
+                    _tensors(backbone)[name].copy_(self._originals[backbone.name][name])
                 forget_texts(backbone)
                 self.features.clear()
 
@@ -84,10 +75,9 @@ def synthetic_models() -> SyntheticModels:
     return SyntheticModels()
 
 
-def _tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
+def _tensors(backbone: Backbone) -> dict[str, Tensor]:
     """All parameters and buffers, with the causal mask, which no file holds."""
-    model = backbone.model
-    both = [*model.named_parameters(), *model.named_buffers()]
+    both = [*backbone.model.named_parameters(), *backbone.model.named_buffers()]
     return {name: tensor.detach() for name, tensor in both}
 
 
@@ -112,8 +102,7 @@ def build_clip(
     image = dict(image_size=IMAGE_SIZE, patch_size=12, layers=LAYERS)
     image |= dict(width=image_width, head_width=head_width)
     text = _text_config(token_width, head_width)
-    model = CLIP(embed_dim, image, text, quick_gelu=True)  # type: ignore[arg-type]
-    return wrap(randomise(model, seed), name)
+    return wrap(randomise(CLIP(embed_dim, image, text, quick_gelu=True), seed), name)  # type: ignore[arg-type]
 
 
 def build_eva_clip(
@@ -133,45 +122,45 @@ def build_eva_clip(
     image |= dict(timm_pool="token", timm_proj="linear")
     model = CustomTextCLIP(embed_dim, image, _text_config(token_width, HEAD_WIDTH))  # type: ignore[arg-type]
     # open_clip takes the sizes of a timm tower from timm's name for it.
-    sizes = dict(embed_dim=image_width, depth=LAYERS, num_heads=image_width // HEAD_WIDTH)
-    model.visual.trunk = timm.create_model(tower, num_classes=0, **sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = dict(embed_dim=image_width, num_heads=image_width // HEAD_WIDTH)
+    model.visual.trunk = timm.create_model(tower, num_classes=0, depth=LAYERS, **sizes)
     model.visual.head.proj = nn.Linear(image_width, embed_dim, bias=False)  # type: ignore[union-attr]
     return wrap(randomise(model, seed), name)
 
 
-def _text_config(width: int, head_width: int) -> dict[str, object]:
+def _text_config(width: int, head_width: int) -> dict[str, int]:
     sizes = dict(context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, layers=LAYERS)
     return dict(sizes, width=width, heads=width // head_width)
 
 
+@torch.no_grad()
 def randomise(model: nn.Module, seed: int) -> nn.Module:
     """Gives every parameter a value that no shortcut could pass for: no zero bias, no unit norm."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name == "logit_scale":
-                parameter.fill_(3.0 + 0.1 * seed)
-            elif parameter.ndim == 1:
-                parameter.copy_(noise * 0.2 + float("bias" not in name))
-            elif "embedding" in name:
-                parameter.copy_(noise * 0.3)
-            else:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name == "logit_scale":
+            parameter.fill_(3.0 + 0.1 * seed)
+        elif parameter.ndim == 1:
+            parameter.copy_(noise * 0.2 + float("bias" not in name))
+        elif "embedding" in name:
+            parameter.copy_(noise * 0.3)
+        else:
+            parameter.copy_(noise / parameter.shape[-1] ** 0.5)
     return model.eval().requires_grad_(False)
 
 
 def wrap(model: nn.Module, name: str) -> Backbone:
     """A model as a backbone with the mini suite's tokenizer."""
-    visual = model.visual
+    visual: Any = model.visual
     if not hasattr(visual, "preprocess_cfg"):
-        visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
+        visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
     facts = dict(name=name, title=name, config=name, weights="none.safetensors", sha256="0" * 64)
     facts |= dict(tokenizer="mini/tokenizer.txt.gz", lineage="", licence="none")
     return Backbone(BackboneCard.model_validate(facts), model, torch.device("cpu"))
 
 
-def rotate_clip(backbone: Backbone, rotation: torch.Tensor) -> Backbone:
+def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
     """A CLIP with both projections into the joint space rotated: other features, equal logits.
 
     Args:
@@ -180,14 +169,14 @@ def rotate_clip(backbone: Backbone, rotation: torch.Tensor) -> Backbone:
     rotated = copy.deepcopy(backbone)
     forget_texts(rotated)
     rotated.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
-    visual = rotated.model.visual
+    model: Any = rotated.model
     with torch.no_grad():
-        for projection in (rotated.model.text_projection, visual.proj):  # type: ignore[union-attr]
-            projection.copy_(projection @ rotation.T)  # type: ignore[operator, union-attr]
+        for projection in (model.text_projection, model.visual.proj):
+            projection.copy_(projection @ rotation.T)
     return rotated
 
 
-def random_rotation(size: int, seed: int) -> torch.Tensor:
+def random_rotation(size: int, seed: int) -> Tensor:
     """A random orthogonal matrix ``[e, e]``."""
     generator = torch.Generator().manual_seed(seed)
     return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
