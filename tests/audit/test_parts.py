@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import compatbench as cb
 from compatbench.audit.findings import Finding, summarise
-from compatbench.audit.sample import sample_cells
+from compatbench.audit.rerun import sample_cells
 from compatbench.audit.tolerance import EPSILON, choose_tolerance
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell, provenance

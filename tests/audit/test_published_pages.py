@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compatbench.audit.published_pages import check_pages
+from compatbench.audit.audit import check_pages
 from compatbench.data.cards import suite_cards
 
 ROOT = Path(__file__).parents[2]

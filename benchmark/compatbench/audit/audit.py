@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,24 +12,21 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.audit.findings import Finding
-from compatbench.audit.method_files import PLACE
-from compatbench.audit.planned_rows import rows_here
-from compatbench.audit.published_pages import check_pages
-from compatbench.audit.rerun import compare_rows, compare_seconds, run_again
-from compatbench.audit.sample import Sampled, sample_cells
-from compatbench.audit.stored_suite import StoredSuite, check_suite, read_stored_suite
+from compatbench.audit.findings import Finding, compare_file
+from compatbench.audit.rerun import Sampled, check_again, sample_cells
+from compatbench.audit.result_checks import check_suite, count_zero_shot
+from compatbench.audit.stored_suite import PLACE, StoredSuite, read_stored_suite
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.execute.device import resolve_device
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.figures.plan import FIGURES
+from compatbench.pages.figures.plan import FIGURES, drawn_figures
+from compatbench.pages.html_report import REPORT, check_report
+from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import RESULTS
-
-Progress = Callable[[str], object]
 
 
 @dataclass
@@ -54,21 +52,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        sample = [
-            {
-                "suite": one.suite,
-                "method": one.cell.name,
-                "task": one.cell.task,
-                "source": one.cell.source,
-                "shots": one.cell.shots,
-                "seed": one.cell.seed,
-                "transfer": one.cell.transfer,
-                "key": one.cell.key,
-                "part": one.part,
-                "of": one.parts,
-            }
-            for one in self.sample
-        ]
+        sample = [one.to_dict() for one in self.sample]
         return {**vars(self), "sample": sample, "findings": list(map(asdict, self.findings))}
 
     def to_frame(self) -> pd.DataFrame:
@@ -91,7 +75,7 @@ def audit_results(
     shots_files: Sequence[Path] = (),
     cache: Path | None = None,
     device: str = "auto",
-    progress: Progress = lambda _: None,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> Audit:
     """Finds out whether results are what this installation makes.
 
@@ -130,19 +114,21 @@ def audit_results(
         registry.select(methods)
     out = Path(out)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    cards, unknown = find_suites(out / RESULTS, suites)
+    cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
     features = FeatureCache(cache or default_cache_folder())
-    stored = []
+    stored: dict[str, StoredSuite] = {}
     for card in cards:
         progress(f"{card.name}: files, keys, counts")
         suite = read_stored_suite(out / RESULTS / card.name, card, registry, draws, tolerance)
-        stored.append(suite)
+        if zero_shot:
+            suite.zero_shot = count_zero_shot(suite, features, device)
+        stored[card.name] = suite
         audit.methods += len(suite.methods)
         audit.rows += len(suite.rows)
-        audit.findings += suite.findings + check_suite(suite, zero_shot, features, device)
+        audit.findings += check_suite(suite)
         if suite.missing:
-            skipped = (~rows_here(suite.rows, suite.missing)).sum()
+            skipped = len(suite.rows) - len(suite.here(suite.rows))
             audit.notes.append(
                 f"{card.name}: {skipped} rows are not checked; missing here: {suite.missing}"
             )
@@ -151,20 +137,22 @@ def audit_results(
     progress("leaderboard.md, report, figures")
     audit.findings += check_pages(out, cards)
     audit.sample = _draw_sample(stored, only, cells, seed)
-    _run_sample(audit, {suite.card.name: suite for suite in stored}, features, device, progress)
+    audit.notes += dict.fromkeys(stored[one.suite].tolerance.why for one in audit.sample)
+    with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as store:
+        for one in audit.sample:
+            progress(f"{one.suite}: runs again {one}")
+            suite = stored[one.suite]
+            audit.findings += check_again(suite, one.cell, Path(store), features, device)
     return audit
 
 
-def find_suites(
-    results: Path, wanted: Sequence[str] | None = None
+def _find_suites(
+    results: Path, wanted: Sequence[str] | None
 ) -> tuple[list[SuiteCard], list[Finding]]:
     """The suites to audit, and what is in the folder that no suite explains.
 
     Args:
         wanted: names, or YAML files, of suites; all, if none are given.
-
-    Raises:
-        CompatbenchError: there is no such folder, or no such suite.
     """
     try:
         entries = sorted(results.iterdir())
@@ -173,14 +161,11 @@ def find_suites(
             f"cannot read {results}: {error.strerror}; give the folder that holds results/ with "
             "--out, or start with 'compatbench run'"
         ) from None
-    if wanted:
-        cards = [suite_cards.read(name) for name in wanted]
-        for card in cards:
-            if not (results / card.name).is_dir():
-                raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
-        return cards, []
-    cards, findings = [], []
-    for entry in entries:
+    cards, findings = [suite_cards.read(name) for name in wanted or ()], []
+    for card in cards:
+        if not (results / card.name).is_dir():
+            raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
+    for entry in () if wanted else entries:
         if entry.is_symlink():
             findings.append(Finding(str(entry), "is a link; results are read from here only"))
         elif entry.is_dir() and entry.name in suite_cards.names():
@@ -192,42 +177,39 @@ def find_suites(
     return cards, findings
 
 
+def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
+    """Pages and figures that are not what the results give; of pages, the line that differs.
+
+    Args:
+        out: the folder with ``results/`` and ``leaderboard.md``.
+        suites: those with results; one of them may come from a file of its own.
+    """
+    if not any(suite.publish for suite in suites):
+        return []
+    own = [suite for suite in suites if suite.name not in suite_cards.names()]
+    findings, problem = [], "is not what the results give; run 'compatbench leaderboard'"
+    with warnings.catch_warnings():
+        # A folder that no suite explains is a finding of its own.
+        warnings.simplefilter("ignore", CompatbenchWarning)
+        try:
+            for path, text in render_pages(out, own[0] if own else None).items():
+                findings += compare_file(path, text, problem)
+            if (out / REPORT).exists() or drawn_figures(out / RESULTS):
+                check_report(out)
+        except CompatbenchError as error:
+            findings.append(Finding(str(out / RESULTS), str(error)))
+    return findings
+
+
 def _draw_sample(
-    stored: Sequence[StoredSuite], only: Collection[str] | None, count: int, seed: int
+    stored: dict[str, StoredSuite], only: Collection[str] | None, count: int, seed: int
 ) -> list[Sampled]:
     """Draws over all suites at once, from the cells that have rows."""
     cells, seconds = {}, {}
-    for suite in stored:
+    for name, suite in stored.items():
         seconds |= dict(zip(suite.costs["key"], suite.costs["fit_seconds"], strict=True))
         measured = set(suite.planned.merge(suite.rows[["method", *PLACE]])["key"])
         for cell in suite.cells:
             if cell.key in measured and (only is None or cell.name in only):
-                cells.setdefault(cell.key, (suite.card.name, cell))
+                cells.setdefault(cell.key, (name, cell))
     return sample_cells(list(cells.values()), seconds, count, seed)
-
-
-def _run_sample(
-    audit: Audit,
-    stored: dict[str, StoredSuite],
-    cache: FeatureCache,
-    device: str,
-    progress: Progress,
-) -> None:
-    """Runs again what was drawn, and compares."""
-    audit.notes += dict.fromkeys(stored[one.suite].tolerance.why for one in audit.sample)
-    with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as store:
-        for one in audit.sample:
-            suite, cell = stored[one.suite], one.cell
-            progress(f"{one.suite}: runs again {one}")
-            rows, costs = (
-                frame.loc[frame["method"] == cell.name] for frame in (suite.rows, suite.costs)
-            )
-            try:
-                again, seconds = run_again(cell, Path(store), cache, device)
-            except CompatbenchError as error:
-                file = rows.to_dict("records")[0]["file"]
-                audit.findings.append(Finding(file, f"{cell} cannot run: {error}"))
-                continue
-            audit.findings += compare_rows(rows, again, suite.tolerance)
-            if suite.tolerance.exact:
-                audit.findings += compare_seconds(costs, cell.key, seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 
 import pandas as pd
 
@@ -60,6 +62,20 @@ def list_findings(
     ]
 
 
+def compare_file(path: Path, expected: str, problem: str) -> list[Finding]:
+    """The first line in which a file is not, byte for byte, as expected; none if it is."""
+    try:
+        found = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        return [Finding(str(path), f"{problem}: {error}")]
+    lines = zip_longest(expected.split("\n"), found.split("\n"))
+    for number, (wanted, there) in enumerate(lines, 1):
+        if wanted != there:
+            shown = ("nothing" if line is None else line.strip() for line in (wanted, there))
+            return [Finding(str(path), problem, number, "", *shown)]
+    return []
+
+
 def summarise(findings: Iterable[Finding]) -> list[str]:
     """A line for each finding; of many alike in one file, the first and how many more."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
@@ -67,7 +83,7 @@ def summarise(findings: Iterable[Finding]) -> list[str]:
         groups.setdefault((finding.file, finding.field, finding.problem), []).append(finding)
     lines = []
     for alike in groups.values():
-        lines += [str(finding) for finding in alike[:SHOWN]]
+        lines += map(str, alike[:SHOWN])
         if len(alike) > SHOWN:
             lines.append(f"{alike[0].file}: and {len(alike) - SHOWN} more like these")
     return lines

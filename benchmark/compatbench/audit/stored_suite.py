@@ -1,57 +1,69 @@
-"""The results of one suite beside what this checkout plans for it, and the checks of both."""
+"""The results of one suite, as far as they can be read, beside what this checkout plans for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from compatbench.audit.counts import (
-    check_costs,
-    check_fits,
-    check_flips,
-    check_totals,
-    check_zero_shot,
-    count_zero_shot,
-)
-from compatbench.audit.description import check_description
-from compatbench.audit.findings import Finding
-from compatbench.audit.method_files import cost_frame, read_suite, row_frame
-from compatbench.audit.planned_rows import check_planned, plan_rows, rows_here
+from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
-from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.cell import Cell
+from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
+from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
-from compatbench.results.store import MethodResults, join_provenance
+from compatbench.results.frame import to_frame
+from compatbench.results.rows import Cost, Row, write_csv
+from compatbench.results.store import MethodResults, about_text, join_provenance, read_method
 from compatbench.transfer import TRANSFERS
+
+KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
+# What names a measurement of a method; no two rows of a file share it.
+PLACE = list(Row.order_columns)
 
 
 @dataclass
 class StoredSuite:
-    """A suite's folder, as far as it could be read, and what it should hold.
+    """A suite's folder, and what it should hold.
 
     Attributes:
-        rows, costs: of all methods, each with its ``file`` and ``line``.
+        methods: what the files hold, by method.
+        expected: the card and settings that this checkout gives the methods that it knows.
+        rows, costs: of all methods, each with its ``method``, ``file`` and ``line``.
         cells: of the methods that are known here.
-        planned: the measurements of these cells.
-        findings: what was found so far.
+        planned: the measurements of these cells, with ``key``, ``data``, ``cell`` and ``file``.
+        missing: what is not on this machine; its rows cannot be compared.
+        findings: what was found wrong while the files were read.
+        zero_shot: (backbone, test set) -> images that zero-shot has right, where computed again.
     """
 
+    folder: Path
     card: SuiteCard
     methods: dict[str, MethodResults]
-    missing: Missing
-    tolerance: Tolerance
+    expected: dict[str, MethodResults]
     rows: pd.DataFrame
     costs: pd.DataFrame
     cells: list[Cell]
     planned: pd.DataFrame
+    missing: Missing
+    tolerance: Tolerance
     findings: list[Finding]
+    zero_shot: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def here(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows whose weights and images are on this machine."""
+        backbones = rows[["source", "backbone"]].isin(list(self.missing.backbones))
+        test_sets = rows[["task", "test_set"]].isin(list(self.missing.test_sets))
+        return rows.loc[~np.hstack([backbones, test_sets]).any(axis=1)]
 
 
 def read_stored_suite(
@@ -67,43 +79,69 @@ def read_stored_suite(
         draws: draws that were given and not made.
         tolerance: images that a count may differ by, in place of the usual.
     """
-    methods, findings = read_suite(folder)
+    methods, findings = _read_methods(folder)
     for path in card.plugins:
         registry.add_file(path)
-    missing = find_missing(card)
-    cells, planned = [], [plan_rows("", [])]
+    missing, cells, expected = find_missing(card), [], {}
     for name, found in methods.items():
-        file = f"{folder / name}.csv"
         if name not in {*registry.names(), *card.configs}:
             problem = "there is no such method here; give its file with --methods"
-            findings.append(Finding(file, problem, 2, "method"))
+            findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
             continue
         suite = _as_recorded(card, found)
-        transfers = _transfers(suite, found)
-        own = plan_cells(suite, registry, [name], files=draws, missing=missing, transfers=transfers)
-        cells += own
-        planned.append(plan_rows(file, own))
-        method = registry.get(suite.base_method(name))
-        described = describe_method(suite, method, name)
-        findings += check_description(f"{folder / name}.json", described, found)
+        recorded = sorted({row.transfer for row in found.rows} & set(TRANSFERS))
+        transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
+        cells += plan_cells(
+            suite, registry, [name], files=draws, missing=missing, transfers=transfers
+        )
+        expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
     made_with = join_provenance(found.provenance for found in methods.values())
     return StoredSuite(
+        folder,
         card,
         methods,
+        expected,
+        _frame(folder, ROWS, {name: to_frame(one.rows, Row) for name, one in methods.items()}),
+        _frame(folder, COST, {name: to_frame(one.costs, Cost) for name, one in methods.items()}),
+        cells,
+        _plan_rows(folder, cells),
         missing,
         choose_tolerance(made_with, tolerance),
-        row_frame(folder, methods.values()),
-        cost_frame(folder, methods.values()),
-        cells,
-        pd.concat(planned),
         findings,
     )
 
 
-def _transfers(suite: SuiteCard, found: MethodResults) -> list[str]:
-    """The transfers that a method's file has to hold: those of the suite, and those in it."""
-    recorded = sorted({row.transfer for row in found.rows} & set(TRANSFERS))
-    return list(dict.fromkeys([*suite.transfers, *recorded]))
+def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]]:
+    """Reads every file of a folder; one that is broken is named, and the others are read."""
+    methods, findings = {}, []
+    try:
+        paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError as error:
+        return {}, [Finding(str(folder), f"cannot be read: {error.strerror}")]
+    for path in paths:
+        kind = next((kind for kind in KINDS if path.name.endswith(kind)), "")
+        name = path.name.removesuffix(kind)
+        if kind != ROWS:
+            if not kind or folder / f"{name}{ROWS}" not in paths:
+                findings.append(Finding(str(path), "no results of a method belong to this file"))
+            continue
+        try:
+            methods[name] = found = read_method(folder, name)
+        except CompatbenchError as error:
+            # The message names the place itself, if it is one.
+            place = re.match(rf"(?s)({re.escape(str(folder))}/[^:/ ]+):(\d+:)? *(.*)", str(error))
+            file, line, problem = place.groups() if place else (str(path), None, str(error))
+            findings.append(Finding(file, problem, int((line or "0:")[:-1])))
+            continue
+        texts = {
+            ROWS: write_csv(sorted(found.rows, key=lambda row: row.order), Row),
+            COST: write_csv(sorted(found.costs, key=lambda cost: cost.order), Cost),
+            DESCRIPTION: about_text(found),
+        }
+        for kind, text in texts.items():
+            file = folder / f"{name}{kind}"
+            findings += compare_file(file, text, "is not as 'compatbench run' writes it")
+    return methods, findings
 
 
 def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:
@@ -115,27 +153,26 @@ def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:
     return card.model_copy(update={"training": training})
 
 
-def check_suite(
-    suite: StoredSuite, zero_shot: bool, cache: FeatureCache, device: str
-) -> list[Finding]:
-    """Rows and costs against each other, against the plan and, if asked, against zero-shot.
-
-    Raises:
-        CompatbenchError: weights or images that cannot be read.
-    """
-    rows, counts = suite.rows, {}
-    known = rows.loc[rows["method"].isin({cell.name for cell in suite.cells})]
-    if zero_shot:
-        here = rows.loc[(rows["status"] == "ok") & rows_here(rows, suite.missing)]
-        pairs = {*zip(here["backbone"], here["test_set"], strict=True)}
-        planned = {*zip(suite.planned["backbone"], suite.planned["test_set"], strict=True)}
-        precision = suite.card.training.precision
-        counts = count_zero_shot(pairs & planned, cache, device, precision)
-    return [
-        *check_totals(rows),
-        *check_flips(rows),
-        *check_fits(rows),
-        *check_costs(rows, suite.costs),
-        *check_planned(known, suite.planned, suite.missing),
-        *check_zero_shot(rows, counts, suite.tolerance),
+def _frame(folder: Path, kind: str, files: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The lines of the files of one kind, each with its ``method``, ``file`` and ``line``."""
+    frames = [
+        frame.assign(method=name, file=f"{folder / name}{kind}", line=range(2, len(frame) + 2))
+        for name, frame in files.items()
     ]
+    empty = to_frame([], Row if kind == ROWS else Cost).assign(method="", file="", line=0)
+    return pd.concat(frames or [empty], ignore_index=True)
+
+
+def _plan_rows(folder: Path, cells: Iterable[Cell]) -> pd.DataFrame:
+    records = [
+        (
+            *(cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed),
+            *(backbone, test_set, cell.key, data_key(backbone, test_set)),
+            *(str(cell), f"{folder / cell.name}{ROWS}"),
+        )
+        for cell in cells
+        for backbone in cell.backbones
+        for test_set in cell.test_sets
+    ]
+    columns = ["method", *PLACE, "key", "data", "cell", "file"]
+    return pd.DataFrame(records, columns=columns).astype({"shots": "Int64", "seed": "Int64"})

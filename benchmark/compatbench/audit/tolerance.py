@@ -23,8 +23,8 @@ class Tolerance:
 
     Attributes:
         share: of the test images whose predictions may differ.
-        images: in place of the share, if it is given.
         why: one line for the report.
+        images: in place of the share, if it is given.
     """
 
     share: float
@@ -53,7 +53,5 @@ def choose_tolerance(made_with: Mapping[str, tuple[str, ...]], images: int | Non
     other = [name for name in names if made_with.get(name, ()) != (here[name],)]
     if not other:
         return Tolerance(0.0, "made with the versions and processor of this machine: no tolerance")
-    return Tolerance(
-        EPSILON,
-        f"made with another {', '.join(other)}: counts may differ by {EPSILON:.0%} of the images",
-    )
+    why = f"made with another {', '.join(other)}: counts may differ by {EPSILON:.0%} of the images"
+    return Tolerance(EPSILON, why)

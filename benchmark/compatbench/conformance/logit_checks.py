@@ -95,7 +95,7 @@ def zero_shot_setting(tested: MethodUnderTest) -> None:
             require(names, f"zero_shot_at names '{pattern}', which the module does not hold")
             for name in names:
                 number = backbone.embed_text(value) if isinstance(value, str) else value
-                module[name][:] = number
+                module[name][...] = number
         features = F.normalize(backbone.encode_images(unseen_images()), dim=-1)
         expected = backbone.logit_scale * features @ backbone.zero_shot(LABELS).T
         found = tested.logits(backbone, module)

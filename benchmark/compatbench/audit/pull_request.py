@@ -1,34 +1,42 @@
-"""Which methods a change touches, their checks, their results, and a verdict."""
+"""What is asked of a pull request: the checks of its methods, its results, and a verdict."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from compatbench.audit.audit import Audit, audit_results
+from compatbench.audit.base_comparison import (
+    compare_with_base,
+    comparison_tables,
+    describe_rows,
+    find_problems,
+    read_base_results,
+)
+from compatbench.audit.change import Change, find_change
 from compatbench.audit.findings import summarise
-from compatbench.audit.pull_request.base_results import compare_with_base, read_base_results
-from compatbench.audit.pull_request.changes import Touched, sort_change
-from compatbench.audit.pull_request.comparison_table import comparison_tables
-from compatbench.audit.pull_request.git import Change, find_change
-from compatbench.audit.tolerance import EPSILON
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError
+from compatbench.files.project_folders import methods_folder
+from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape
 from compatbench.pages.suite_page import RESULTS, read_suite_page
-from compatbench.results.measures import Expected
 from compatbench.results.store import read_methods
-from compatbench.transfer import COPIED, TRANSFERS
 
 SHOWN = 20  # findings in the summary
+KINDS = {
+    "benchmark/compatbench/": "harness",
+    "tasks/": "cards, data",
+    ".github/": "workflows",
+    ".ci/": "workflows",
+    "docs/": "documentation",
+    "tests/": "tests",
+}
 
 
 @dataclass
@@ -53,6 +61,23 @@ class PullRequest:
         if count > SHOWN:
             lines.append(f"- and {count - SHOWN} more")
         return "\n".join([*lines, *self.lines]) + "\n"
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a change touches.
+
+    Attributes:
+        methods: names whose own files, or those they build on, changed.
+        deleted: methods whose file was deleted.
+        results: (suite, method) pairs of which some file changed or was deleted.
+        others: kind -> number of its files that changed.
+    """
+
+    methods: list[str]
+    deleted: list[str]
+    results: set[tuple[str, str]]
+    others: dict[str, int]
 
 
 def check_pull_request(
@@ -95,24 +120,21 @@ def check_pull_request(
     device = resolve_device(device)  # a wrong one is refused before minutes of work
     change = find_change(Path(out), base)
     registry = registry or builtin_methods()
-    for name in suite_cards.names():
-        for path in suite_cards.read(name).plugins:
-            registry.add_file(path)
+    cards = [suite_cards.read(name) for name in suite_cards.names()]
+    for path in (path for card in cards for path in card.plugins):
+        registry.add_file(path)
     touched = sort_change(change, registry)
-    found = PullRequest()
-    found.lines += _describe_change(change, touched)
+    found = PullRequest(lines=_describe_change(change, touched))
     _check_methods(found, touched, registry, progress)
-    results = change.root / RESULTS
-    if not results.is_dir() or not any(path.is_dir() for path in results.iterdir()):
-        if touched.results:
+    results, suites = change.root / RESULTS, {suite for suite, _ in touched.results}
+    if not any(path.is_dir() for path in results.glob("*")):
+        if suites:
             found.problems.append("all results were removed")
         return found
-    changed = frozenset(name for _, name in touched.results) | {
-        path.stem
-        for card in map(suite_cards.read, suite_cards.names())
-        for path in (results / card.name).glob("*.csv")
-        if card.base_method(path.stem) in touched.methods
-    }
+    changed = {name for _, name in touched.results}
+    for card in cards:
+        names = {path.stem for path in (results / card.name).glob("*.csv")}
+        changed |= {name for name in names if card.base_method(name) in touched.methods}
     audit = audit_results(
         change.root,
         cells=cells,
@@ -124,30 +146,52 @@ def check_pull_request(
         device=device,
         progress=progress,
     )
-    root = f"{change.root}/"
-    found.problems += [line.replace(root, "") for line in summarise(audit.findings)]
+    findings = summarise(audit.findings)
+    found.problems += [line.replace(f"{change.root}/", "") for line in findings]
     found.lines += _describe_audit(audit)
-    names = {suite for suite, _ in touched.results}
     for suite in audit.suites:
-        methods = [name for name in changed if (results / suite / f"{name}.csv").is_file()]
-        if suite in names or methods:
+        here = any((results / suite / f"{name}.csv").is_file() for name in changed)
+        if suite in suites or here:
             _compare(found, change, suite_cards.read(suite), touched, changed)
-    for suite in sorted(names.difference(audit.suites)):
+    for suite in sorted(suites.difference(audit.suites)):
         if not (results / suite).exists():
             found.problems.append(f"all results of suite '{suite}' were removed")
     return found
 
 
+def sort_change(change: Change, registry: MethodRegistry) -> Touched:
+    """Sorts the files of a change by what they are.
+
+    Raises:
+        CompatbenchError: the methods that are installed are not those of this clone.
+    """
+    folder = change.root / "methods"
+    if methods_folder() != folder.resolve():
+        raise CompatbenchError(
+            f"the installed compatbench reads its methods from {methods_folder()}, not from "
+            f"{folder}; install this clone: pip install -e ."
+        )
+    paths = [Path(path) for path in sorted(change.changed | change.deleted)]
+    files = {(change.root / path).resolve() for path in paths}
+    results, others = set(), Counter[str]()
+    for path in paths:
+        if path.parts[0] == RESULTS and len(path.parts) == 3:
+            name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
+            results.add((path.parts[1], name))
+        elif path.parts[0] not in ("methods", RESULTS):
+            kinds = (kind for start, kind in KINDS.items() if str(path).startswith(start))
+            others[next(kinds, "other")] += 1
+    methods = [name for name in registry.names() if class_files(registry.get(name)) & files]
+    gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
+    deleted = [path.stem for path in gone if path.parent == Path("methods")]
+    return Touched(methods, deleted, results, dict(others))
+
+
 def _describe_change(change: Change, touched: Touched) -> list[str]:
-    suites: dict[str, list[str]] = {}
+    named = {"methods": touched.methods, "methods deleted": touched.deleted}
     for suite, name in sorted(touched.results):
-        suites.setdefault(f"results of {code(suite)}", []).append(name)
-    named = {"methods": touched.methods, "methods deleted": touched.deleted, **suites}
-    lines = [
-        f"- {what}: {', '.join(code(name) for name in names)}"
-        for what, names in named.items()
-        if names
-    ]
+        named.setdefault(f"results of {code(suite)}", []).append(name)
+    lines = [f"- {what}: {', '.join(map(code, names))}" for what, names in named.items() if names]
     lines += [f"- {kind}: {count} files" for kind, count in touched.others.items()]
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
     return ["", "## What changed", "", against, "", *(lines or ["- nothing"])]
@@ -166,11 +210,11 @@ def _check_methods(
     for name in touched.methods:
         progress(f"checks {name}")
         outcomes = list(run_checks(registry.get(name)))
-        failed = [one for one in outcomes if one.status == "fail"]
-        passed = sum(one.status == "pass" for one in outcomes)
-        found.lines.append(f"- {code(name)}: {passed} passed, {len(failed)} failed")
-        for one in failed:
-            found.problems.append(f"check '{one.check}' of method '{name}' fails: {one.reason}")
+        counts = Counter(one.status for one in outcomes)
+        found.lines.append(f"- {code(name)}: {counts['pass']} passed, {counts['fail']} failed")
+        for one in outcomes:
+            if one.status == "fail":
+                found.problems.append(f"check '{one.check}' of method '{name}' fails: {one.reason}")
 
 
 def _describe_audit(audit: Audit) -> list[str]:
@@ -185,15 +229,12 @@ def _describe_audit(audit: Audit) -> list[str]:
 
 
 def _compare(
-    found: PullRequest,
-    change: Change,
-    card: SuiteCard,
-    touched: Touched,
-    changed: frozenset[str],
+    found: PullRequest, change: Change, card: SuiteCard, touched: Touched, changed: set[str]
 ) -> None:
     """Adds a suite's changed methods beside the base, and what was removed of them."""
+    folder = f"{RESULTS}/{card.name}"
     try:
-        now = read_methods(change.root / RESULTS / card.name)
+        now = read_methods(change.root / folder)
         base = read_base_results(change, card.name)
         expected = read_suite_page(card, change.root).expected
     except CompatbenchError as error:
@@ -202,76 +243,18 @@ def _compare(
             found.problems.append(str(error))
         return
     names = sorted(changed.intersection([*now, *base]).difference(touched.deleted))
-    lines = ["", f"## {escape(card.title)} ({code(card.name)})", ""]
+    found.lines += ["", f"## {escape(card.title)} ({code(card.name)})", ""]
     for name in names:
         rows = compare_with_base(base.get(name), now.get(name))
-        lines.append(f"- {code(name)}: {_describe_rows(rows, name in base)}")
+        moved = describe_rows(rows) if name in base else f"new, {len(rows)} rows"
+        found.lines.append(f"- {code(name)}: {moved}")
         if name in now:
-            found.problems += _find_problems(f"results/{card.name}/{name}.csv", rows, expected)
+            problems = find_problems(rows, expected)
+            found.problems += [f"{folder}/{name}.csv: {problem}" for problem in problems]
     for name in sorted(set(base) - set(now)):
         if name in touched.deleted:
-            lines.append(f"- {code(name)}: removed with its method")
+            found.lines.append(f"- {code(name)}: removed with its method")
         else:
-            found.problems.append(
-                f"results/{card.name}/{name}.csv was removed; the method is still here"
-            )
-    lines += comparison_tables(expected, now, base, [name for name in names if name in now])
-    found.lines += lines
-
-
-def _describe_rows(rows: pd.DataFrame, known: bool) -> str:
-    counts = Counter(rows["change"])
-    if not known:
-        return f"new, {len(rows)} rows"
-    words = {
-        "within": f"within {EPSILON:.0%} of the images",
-        "beyond": "moved by more",
-        "added": "added",
-        "removed": "removed",
-    }
-    parts = [f"{counts['equal']} rows as before"]
-    parts += [f"{counts[kind]} {word}" for kind, word in words.items() if kind in counts]
-    moved = rows.query("change in ['within', 'beyond']").to_dict("records")
-    if moved:
-        largest = max(moved, key=lambda row: abs(row["images"]))
-        parts.append(f"the most by {largest['images']:+} images, {escape(_place(largest))}")
-    return ", ".join(parts)
-
-
-def _find_problems(file: str, rows: pd.DataFrame, expected: Expected) -> list[str]:
-    """Rows of the base that are gone, though the suite asks for them, and rewritten counts."""
-    problems = []
-    removed = rows.query("change == 'removed'").to_dict("records")
-    if asked := [row for row in removed if _asks_for(expected, row)]:
-        first = f"the first of {_place(asked[0])}"
-        problems.append(f"{file}: {len(asked)} rows of the base were removed, {first}")
-    forged = rows.query("change == 'beyond' and same_key").head(SHOWN)
-    for row in forged.to_dict("records"):
-        counts = f"from {row['correct_base']} to {row['correct']}"
-        problems.append(
-            f"{file}: {_place(row)}: 'correct' went {counts} under one key, which means the same "
-            "module"
-        )
-    return problems
-
-
-def _asks_for(expected: Expected, row: Mapping[str, Any]) -> bool:
-    """Whether the suite, as it is now, has a measurement."""
-    task, source, backbone = row["task"], row["source"], row["backbone"]
-    return (
-        row["transfer"] in TRANSFERS
-        and task in expected.tasks
-        and row["test_set"] in (task, *expected.variants.get(task, ()))
-        and row["shots"] in expected.shots
-        and row["seed"] in expected.seeds
-        and source in {name for pair in expected.upgrades for name in pair}
-        and (backbone == source or (source, backbone) in expected.upgrades)
-    )
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    transfer = "" if row["transfer"] == COPIED else f", by transfer '{row['transfer']}'"
-    return (
-        f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
-        f"{row['backbone']} on {row['test_set']}{transfer}"
-    )
+            problem = f"{folder}/{name}.csv was removed; the method is still here"
+            found.problems.append(problem)
+    found.lines += comparison_tables(expected, now, base, [name for name in names if name in now])

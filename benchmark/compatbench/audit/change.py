@@ -1,4 +1,4 @@
-"""The files of a change, from git's command line; nothing of the change is run."""
+"""What a working tree changes against its base, from git's command line; nothing of it is run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,11 @@ class Change:
     changed: frozenset[str]
     deleted: frozenset[str]
 
-    def read_base(self, path: str) -> bytes | None:
-        """A file as it is at the base; None if it is not there."""
-        try:
-            return _git(self.root, "cat-file", "blob", f"{self.base}:{path}")
-        except _GitFailed:
-            return None
-
-    def list_base(self, folder: str) -> list[str]:
-        """The files of a folder at the base, as paths relative to the root."""
-        options = ["-r", "-z", "--name-only", self.base, f"{folder}/"]
-        return _split(_git(self.root, "ls-tree", *options))
+    def read_base(self, folder: str) -> dict[str, bytes]:
+        """The files of a folder as they are at the base, by their path below the root."""
+        listing = ("ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
+        paths = _split(_git(self.root, *listing))
+        return {path: _git(self.root, "cat-file", "blob", f"{self.base}:{path}") for path in paths}
 
 
 class _GitFailed(CompatbenchError):
@@ -81,9 +75,10 @@ def find_change(folder: Path, base: str | None) -> Change:
 
 
 def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
-    pull_request = os.environ.get("GITHUB_BASE_REF")
-    guesses = (f"origin/{pull_request}",) if pull_request else ("origin/main", "main")
-    names = (base,) if base else guesses
+    """The name and the commit of the base."""
+    target = os.environ.get("GITHUB_BASE_REF")
+    guesses = [f"origin/{target}"] if target else ["origin/main", "main"]
+    names = [base] if base else guesses
     for name in names:
         options = ["--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
         try:
