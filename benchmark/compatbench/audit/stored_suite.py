@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.frame import to_frame
-from compatbench.results.rows import Cost, Row, write_csv
+from compatbench.results.rows import AnyRow, Cost, Row, write_csv
 from compatbench.results.store import MethodResults, about_text, join_provenance, read_method
 from compatbench.transfer import TRANSFERS
 
@@ -101,8 +102,8 @@ def read_stored_suite(
         card,
         methods,
         expected,
-        _frame(folder, ROWS, {name: to_frame(one.rows, Row) for name, one in methods.items()}),
-        _frame(folder, COST, {name: to_frame(one.costs, Cost) for name, one in methods.items()}),
+        _frame(folder, ROWS, Row, {name: one.rows for name, one in methods.items()}),
+        _frame(folder, COST, Cost, {name: one.costs for name, one in methods.items()}),
         cells,
         _plan_rows(folder, cells),
         missing,
@@ -153,14 +154,16 @@ def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:
     return card.model_copy(update={"training": training})
 
 
-def _frame(folder: Path, kind: str, files: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def _frame(
+    folder: Path, kind: str, model: type[AnyRow], files: Mapping[str, Sequence[AnyRow]]
+) -> pd.DataFrame:
     """The lines of the files of one kind, each with its ``method``, ``file`` and ``line``."""
-    frames = [
-        frame.assign(method=name, file=f"{folder / name}{kind}", line=range(2, len(frame) + 2))
-        for name, frame in files.items()
-    ]
-    empty = to_frame([], Row if kind == ROWS else Cost).assign(method="", file="", line=0)
-    return pd.concat(frames or [empty], ignore_index=True)
+    names = [name for name, lines in files.items() for _ in lines]
+    return to_frame(chain.from_iterable(files.values()), model).assign(
+        method=pd.Series(names, dtype="str"),
+        file=pd.Series([f"{folder / name}{kind}" for name in names], dtype="str"),
+        line=[number for lines in files.values() for number in range(2, len(lines) + 2)],
+    )
 
 
 def _plan_rows(folder: Path, cells: Iterable[Cell]) -> pd.DataFrame:

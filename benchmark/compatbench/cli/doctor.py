@@ -24,7 +24,7 @@ from compatbench.cli.options import (
 if TYPE_CHECKING:
     from compatbench.backbone.backbone_report import BackboneReport
     from compatbench.data.task import TaskReport
-    from compatbench.doctor.zero_shot import Comparison
+    from compatbench.doctor.published import Comparison
 
 console = Console()
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from compatbench.data.cards import select_names, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.roots import VARIABLE
 from compatbench.data.task import TaskReport, inspect_task, load_task
-from compatbench.doctor.zero_shot import Comparison, compare_zero_shot
+from compatbench.doctor.published import Comparison, compare_zero_shot
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
@@ -29,7 +29,7 @@ from compatbench.files.sizes import format_bytes
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnosis:
     """The state of datasets, backbones and the machine.
 
@@ -40,10 +40,10 @@ class Diagnosis:
     """
 
     suite: str | None
-    tasks: tuple[TaskReport, ...]
-    backbones: tuple[BackboneReport, ...]
-    machine: dict[str, str]
-    comparisons: tuple[Comparison, ...] = ()
+    tasks: list[TaskReport] = field(default_factory=list)
+    backbones: list[BackboneReport] = field(default_factory=list)
+    machine: dict[str, str] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
 
     @property
     def unusable(self) -> list[TaskReport | BackboneReport]:
@@ -62,11 +62,9 @@ class Diagnosis:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each task and backbone: ``kind``, ``name``, ``state``, ``message``, ``fix``."""
-        columns = ["kind", "name", "state", "message", "fix"]
-        reports = [("task", one) for one in self.tasks]
-        reports += [("backbone", one) for one in self.backbones]
-        rows = [{**asdict(report), "kind": kind} for kind, report in reports]
-        return pd.DataFrame(rows, columns=columns)
+        rows = [{"kind": "task", **vars(one)} for one in self.tasks]
+        rows += [{"kind": "backbone", **vars(one)} for one in self.backbones]
+        return pd.DataFrame(rows, columns=["kind", "name", "state", "message", "fix"])
 
 
 def diagnose(
@@ -105,35 +103,40 @@ def diagnose(
     test_sets = select_names(tasks, task_cards.names(), "task") if tasks else []
     models = list(backbones)
     if suite is not None:
-        card = suite_cards.read(suite)
-        test_sets += suite_test_sets(card)
-        models += suite_backbones(card)
+        test_sets += suite_test_sets(suite_cards.read(suite))
+        models += suite_backbones(suite_cards.read(suite))
     place = resolve_device(device) if verify else "cpu"
-    data, weights, comparisons = [], [], []
+    found = Diagnosis(suite)
     with planning():
         for name in dict.fromkeys(test_sets):
             progress(name)
-            data.append(inspect_task(name))
+            found.tasks.append(inspect_task(name))
         for name in dict.fromkeys(models):
             progress(name)
-            weights.append(inspect_backbone(name))
+            found.backbones.append(inspect_backbone(name))
         cache = FeatureCache(default_cache_folder())
-        for model in (one.name for one in weights if verify and one.state == "found"):
+        for model in (one.name for one in found.backbones if verify and one.state == "found"):
             backbone = load_backbone(model, place)
-            for name in (one.name for one in data if one.state == "found"):
+            for name in (one.name for one in found.tasks if one.state == "found"):
                 progress(f"{name} on {model}")
-                comparisons += compare_zero_shot(backbone, load_task(name), cache)
-        machine = describe_machine(Path(out))
-    return Diagnosis(suite, tuple(data), tuple(weights), machine, tuple(comparisons))
+                found.comparisons += compare_zero_shot(backbone, load_task(name), cache)
+        found.machine = describe_machine(Path(out))
+    return found
 
 
 def describe_machine(out: Path) -> dict[str, str]:
     """Versions, devices, folders and the room on their disks, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = [f"cpu ({cores} cores)"]
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        devices.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")
+    devices += ["mps"] * torch.backends.mps.is_available()
     cache = default_cache_folder()
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "devices": ", ".join(_devices()),
+        "devices": ", ".join(devices),
         "runs": f"{out / 'runs'} ({_free(out)} free)",
         "cache": f"{cache} ({_free(cache)} free)",
         "data": os.environ.get(VARIABLE) or f"{VARIABLE} is not set",
@@ -147,15 +150,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed" + (" (for 'hf:' backbones)" if package == "transformers" else "")
-
-
-def _devices() -> list[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [f"cpu ({cores} cores)"]
-    for i in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(i)
-        found.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")
-    return found + ["mps"] * torch.backends.mps.is_available()
 
 
 def _free(folder: Path) -> str:
