@@ -35,15 +35,8 @@ from compatbench.results.bootstrap import (
     percentile_interval,
 )
 from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
-from compatbench.studies.study_report import (
-    Row,
-    StudyReport,
-    TextTable,
-    interval_columns,
-    records,
-    task_means,
-    with_interval,
-)
+from compatbench.studies import columns
+from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 
@@ -95,7 +88,7 @@ def describe_effect(finding: Row) -> str:
     show, unit = "{:+.1f}".format, finding["unit"]
     if unit.startswith("of "):
         show, unit = (lambda value: f"{100 * value:.0f}"), f"% {unit}"
-    value, space, interval = with_interval(finding, "effect", show).partition(" ")
+    value, space, interval = columns.with_interval(finding, "effect", show).partition(" ")
     return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
 
 
@@ -162,7 +155,7 @@ class Evidence:
 
     def scores(self, names: Sequence[str], measure: Measure) -> Array:
         """Means over seeds, ``[methods, tasks]``."""
-        return np.array([task_means(self.methods[name], measure) for name in names])
+        return np.array([columns.task_means(self.methods[name], measure) for name in names])
 
     def missing(self, says: str, names: Sequence[str]) -> Row:
         """The finding that nothing can be said without these methods."""
@@ -180,7 +173,7 @@ def _finding(
     unit: str = "points",
 ) -> Row:
     """A row of the report; the verdict is that on an effect above 0, if no other is given."""
-    row = {"says": says, "data": data} | interval_columns("effect", effect)
+    row = {"says": says, "data": data} | columns.interval_columns("effect", effect)
     return row | {"unit": unit, "verdict": verdict or above(effect), "why": why}
 
 

@@ -1,8 +1,4 @@
-"""Does depth decide? The same small module at each depth of the text tower (claim 2).
-
-It is fitted on the source and attached, untouched, to the target, through the same cells,
-store and workers as any method of the benchmark; finished cells are not run again.
-"""
+"""Does depth decide? The same small module at each depth of the text tower (claim 2)."""
 
 from __future__ import annotations
 
@@ -23,23 +19,10 @@ from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, signed
 from compatbench.results.bootstrap import mean_interval, spearman_interval
 from compatbench.results.measures import harmonic_mean
-from compatbench.studies import depth_probe
+from compatbench.studies import columns, depth_probe
 from compatbench.studies.depth_probe import RATES, DepthProbe
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.studies.study_report import (
-    Row,
-    StudyReport,
-    TextTable,
-    correlation,
-    interval_columns,
-    name_layers,
-    new_figure,
-    plot_means,
-    records,
-    seed_means,
-    spread,
-    with_interval,
-)
+from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +43,10 @@ class DepthReport(StudyReport):
     """Accuracy and gain of the module at each depth, in percent and points.
 
     Attributes:
-        points: one row for each kind and place: ``kind``, ``depth``, ``place`` (``input``,
-            ``block 1`` ..., ``output``), ``parameters``; mean and standard deviation over seeds
-            of ``source``, ``target``, ``h``, ``source_gain`` and ``target_gain``, the gains over
-            the zero-shot accuracy of the same backbone; ``rates``, the learning rates that the
-            fits chose, smallest first.
+        points: one row for each ``kind`` and ``depth``: ``place`` (``input``, ``block 1`` ...,
+            ``output``), ``parameters``; mean and standard deviation over seeds of ``source``,
+            ``target``, ``h``, and of the gains over the backbone's own zero-shot accuracy,
+            ``source_gain`` and ``target_gain``; the learning ``rates`` that the fits chose.
         trends: one row for each ``kind`` and ``measure``: ``curves``, one for each task and seed;
             ``correlation``, the mean over the curves of Spearman's correlation of measure and
             depth, with an interval over the curves; ``trend`` in words.
@@ -86,7 +68,7 @@ class DepthReport(StudyReport):
                 one["kind"],
                 one["place"],
                 f"{one['parameters']:,}",
-                *[spread(one, name) for name in ("source", "target", "h")],
+                *[columns.spread(one, name) for name in ("source", "target", "h")],
                 signed(one["source_gain"]),
                 signed(one["target_gain"]),
             ]
@@ -99,7 +81,7 @@ class DepthReport(StudyReport):
         )
         notes = [
             f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
-            f"{with_interval(one, 'correlation', correlation)}"
+            f"{columns.with_interval(one, 'correlation', columns.correlation)}"
             for one in records(self.trends)
         ]
         header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
@@ -108,16 +90,16 @@ class DepthReport(StudyReport):
 
     def draw(self) -> Figure:
         """Gain on source and target against the depth of the module."""
-        figure = new_figure(9, 3.4)
+        figure = columns.new_figure(9, 3.4)
         panels = figure.subplots(1, len(KINDS), sharey=True)
         for axes, kind in zip(panels, KINDS, strict=True):
             points = [one for one in records(self.points) if one["kind"] == kind]
             axes.axhline(0, color=GREY, linewidth=1)
             for column, style in _LINES.items():
-                plot_means(axes, range(len(points)), points, column, **style)
+                columns.plot_means(axes, range(len(points)), points, column, **style)
             axes.set_title(f"{kind}, {points[0]['parameters']:,} parameters")
             axes.set_xlabel("depth in the text tower")
-            name_layers(axes, len(points))
+            columns.name_layers(axes, len(points))
         panels[0].set_ylabel("gain over zero-shot, points")
         panels[-1].legend()
         figure.suptitle(f"{self.source} → {self.target}, {self.shots} shots", fontsize=10)
@@ -137,16 +119,14 @@ def analyze_depth(
 ) -> DepthReport:
     """Fits the same small module at each depth of the text tower, and copies it to the target.
 
-    Finished fits are kept in ``runs/depth/`` and are not run again.
-
     Args:
         source, target: the old and the new model, names of ``backbones()``.
         tasks: with training images; all of the suite by default.
         shots, seeds: by default the suite's largest number of shots, and its seeds.
         steps: most optimiser steps of a fit.
         rates: learning rates, of which each fit chooses on its few-shot validation images.
-        options: ``suite``, ``device``, ``out`` (the folder of ``runs/``), ``jobs`` (worker
-            processes), and ``on_start`` and ``on_event`` as in ``run``.
+        options: ``suite``, ``device``, ``jobs`` (worker processes), ``out``, whose
+            ``runs/depth/`` keeps the fits, and ``on_start`` and ``on_event`` as in ``run``.
 
     Returns:
         A report: ``rows`` is a frame with a row per kind of module and depth.
@@ -156,25 +136,16 @@ def analyze_depth(
     """
     study = Study(source, target, **options)
     depths = count_depths(*study.backbones)
+    name = DepthProbe.card.name
     configs = {
-        f"{kind}-{depth}": {
-            "method": DepthProbe.card.name,
-            "kind": kind,
-            "depth": depth,
-            "rates": tuple(rates),
-        }
+        f"{kind}-{depth}": {"method": name, "kind": kind, "depth": depth, "rates": tuple(rates)}
         for kind in KINDS
         for depth in range(depths)
     }
     training = study.card.training.model_copy(update={"max_steps": steps})
-    matrix = study.matrix(
-        MethodRegistry({DepthProbe.card.name: DepthProbe}),
-        list(configs),
-        tasks,
-        shots,
-        seeds,
-        {"methods": configs, "training": training},
-    )
+    changes = {"methods": configs, "training": training}
+    registry = MethodRegistry({name: DepthProbe})
+    matrix = study.matrix(registry, list(configs), tasks, shots, seeds, changes)
     cells = [replace(cell, plugin=depth_probe.__file__) for cell in matrix.cells()]
     return read_depth(study.fit(matrix, cells, RunStore(Path(study.out) / "runs" / FOLDER)))
 
@@ -212,7 +183,7 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
         point = {"kind": kind, "depth": depth, "place": place}
         point["parameters"] = int(group["parameters"].iloc[0])
         for measure in MEASURES:
-            point |= seed_means(group, measure)
+            point |= columns.seed_means(group, measure)
         points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
     for kind, group in frame.groupby("kind"):
         trends += [{"kind": kind, **_trend(group, measure)} for measure in TRENDS]
@@ -251,4 +222,4 @@ def _trend(fits: pd.DataFrame, measure: str) -> Row:
     if len(found) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"
     row = {"measure": measure, "curves": len(found)}
-    return row | interval_columns("correlation", interval) | {"trend": words}
+    return row | columns.interval_columns("correlation", interval) | {"trend": words}

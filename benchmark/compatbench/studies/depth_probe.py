@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -30,6 +32,7 @@ from compatbench.method.optim import Recipe
 from compatbench.method.trained import TrainedMethod
 from compatbench.studies.tower_states import text_states
 
+Shift = Callable[[Tensor], Tensor]  # of rows ``[..., D]``
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 MOST_ROWS = 8192  # that go through the blocks at once, with all that their gradient needs
 
@@ -121,90 +124,55 @@ class DepthProbe(TrainedMethod):
                 f"the module was made for text towers of {self.config.depth - 1} blocks or more, "
                 f"not {len(anatomy.blocks)}"
             )
-        features = self._encode(anatomy, backbone, labels, _Shift(module.trained))
+        features = self._encode(anatomy, backbone, labels, partial(_shift, module.trained))
         return CosineClassifier(features, backbone.logit_scale)
 
-    def _encode(
-        self, anatomy: Anatomy, backbone: Backbone, labels: Labels, shift: _Shift
-    ) -> Tensor:
+    def _encode(self, anatomy: Anatomy, backbone: Backbone, labels: Labels, shift: Shift) -> Tensor:
         """Text features with the module in its place, not normalised, ``[C, e]``."""
-        texts, depth = labels.fill(), self.config.depth
+        texts, depth, blocks = labels.fill(), self.config.depth, anatomy.blocks
         prompts = backbone.text_prompts(texts)
         prompts.check_fits(backbone.text.context_length, backbone.text.depth)
         if not anatomy.sees_past_only or len(texts) * prompts.longest > MOST_ROWS:
             # PlainTower knows every kind of tower, and keeps within the memory budget.
             tower = PlainTower(insert(anatomy, depth, shift), learned=torch.is_grad_enabled())
             return tower.encode(prompts.to(anatomy.positions.dtype)).to(prompts.prefix.dtype)
-        start = min(depth, len(anatomy.blocks))
         if (backbone, texts) not in self._frozen:
-            self._frozen[backbone, texts] = text_states(backbone, texts)[start]
-        states = self._frozen[backbone, texts][:, : prompts.longest]
-        last = torch.tensor(prompts.lengths, device=states.device) + prompts.shared - 1
-        return encode_from(anatomy, states, last, depth, shift).to(prompts.prefix.dtype)
+            self._frozen[backbone, texts] = text_states(backbone, texts)[min(depth, len(blocks))]
+        x = self._frozen[backbone, texts][:, : prompts.longest]
+        assert anatomy.mask is not None
+        mask = anatomy.mask[: x.shape[1], : x.shape[1]]
+        x = shift(x) if depth <= len(blocks) else x
+        for block in blocks[depth:]:
+            x = block(x, attn_mask=mask)
+        last = torch.tensor(prompts.lengths, device=x.device) + prompts.shared - 1
+        rows = anatomy.ln_final(x[torch.arange(len(x), device=x.device), last])
+        features = anatomy.project(shift(rows) if depth > len(blocks) else rows)
+        return features.to(prompts.prefix.dtype)
 
 
-class _Shift(nn.Module):
-    """The probe's own function of rows ``[..., D]``."""
+def _shift(trained: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    trained = {name: tensor.to(x.dtype) for name, tensor in trained.items()}
+    if "bias" in trained:
+        return x + trained["bias"]
+    return x + x @ trained["down"] @ trained["up"]
 
-    def __init__(self, trained: dict[str, Tensor]) -> None:
+
+class _Shifted(nn.Module):
+    """A block, or norm, with a function of the rows that enter it, or else of those that leave."""
+
+    def __init__(self, block: nn.Module, shift: Shift, *, first: bool) -> None:
         super().__init__()
-        # Not parameters of this module: they are the fit's own tensors.
-        self._trained = trained
-
-    def forward(self, x: Tensor) -> Tensor:
-        trained = {name: tensor.to(x.dtype) for name, tensor in self._trained.items()}
-        if "bias" in trained:
-            return x + trained["bias"]
-        return x + x @ trained["down"] @ trained["up"]
-
-
-def encode_from(
-    anatomy: Anatomy, states: Tensor, last: Tensor, depth: int, function: nn.Module
-) -> Tensor:
-    """Features of texts from what enters a depth, ``[n, e]``, of a tower that sees past only.
-
-    Args:
-        states: what leaves the block before, ``[n, L, D]``; of the depth behind the last
-            norm, too, what leaves the last block.
-        last: each text's end-of-text row, ``[n]``.
-        function: inserted there, of rows ``[..., D]``.
-    """
-    blocks = anatomy.blocks
-    assert anatomy.mask is not None
-    mask = anatomy.mask[: states.shape[1], : states.shape[1]]
-    x = function(states) if depth <= len(blocks) else states
-    for block in blocks[depth:]:
-        x = block(x, attn_mask=mask)
-    rows = anatomy.ln_final(x[torch.arange(len(x), device=x.device), last])
-    return anatomy.project(function(rows) if depth > len(blocks) else rows)
-
-
-class _Wrapped(nn.Module):
-    """A block, or norm, with a function of the rows that enter or leave it."""
-
-    def __init__(
-        self, block: nn.Module, before: nn.Module | None = None, after: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self._block, self._before, self._after = block, before, after
+        self._block, self._shift, self._first = block, shift, first
 
     def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
-        x = self._block(self._before(x) if self._before else x, **options)
-        return self._after(x) if self._after else x
+        if self._first:
+            return self._block(self._shift(x), **options)
+        return self._shift(self._block(x, **options))
 
 
-def insert(anatomy: Anatomy, depth: int, function: nn.Module) -> Anatomy:
-    """The same tower with a function of its rows ``[..., D]`` inserted at a depth.
-
-    Args:
-        depth: 0 before the first block, i behind block i, and one more than there are
-            blocks behind the last norm.
-    """
-    blocks = list(anatomy.blocks)
-    if depth > len(blocks):
-        return dataclasses.replace(anatomy, ln_final=_Wrapped(anatomy.ln_final, after=function))
-    if depth == 0:
-        blocks[0] = _Wrapped(blocks[0], before=function)
-    else:
-        blocks[depth - 1] = _Wrapped(blocks[depth - 1], after=function)
-    return dataclasses.replace(anatomy, blocks=tuple(blocks))
+def insert(anatomy: Anatomy, depth: int, shift: Shift) -> Anatomy:
+    """The same tower with a function of its rows ``[..., D]`` inserted at a depth."""
+    parts = [*anatomy.blocks, anatomy.ln_final]
+    place = max(depth - 1, 0)
+    parts[place] = _Shifted(parts[place], shift, first=depth == 0)
+    return dataclasses.replace(anatomy, blocks=tuple(parts[:-1]), ln_final=parts[-1])

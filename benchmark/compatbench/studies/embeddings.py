@@ -21,6 +21,7 @@ from compatbench.pages.markdown import code
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Upgrade
+from compatbench.studies import columns
 from compatbench.studies.similarity import (
     linear_cka,
     mean_cosine,
@@ -29,18 +30,7 @@ from compatbench.studies.similarity import (
     procrustes_residual,
 )
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import (
-    StudyReport,
-    TextTable,
-    correlation,
-    decimals,
-    interval_columns,
-    interval_text,
-    legend_above,
-    new_figure,
-    records,
-    task_means,
-)
+from compatbench.studies.study_report import StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +68,7 @@ class EmbeddingsReport(StudyReport):
         rows = [
             [
                 one["task"],
-                *[decimals(one[name], 2) for name in names],
+                *[columns.decimals(one[name], 2) for name in names],
                 f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
             ]
             for one in records(self.geometry)
@@ -89,8 +79,8 @@ class EmbeddingsReport(StudyReport):
             rows = [
                 [
                     PREDICTORS[one["measure"]],
-                    decimals(one["correlation"], 2, "+"),
-                    interval_text(one, "correlation", correlation),
+                    columns.decimals(one["correlation"], 2, "+"),
+                    columns.interval_text(one, "correlation", columns.correlation),
                     f"{one['clear']} of {one['methods']}",
                 ]
                 for one in records(summarize_predictions(self.predictions))
@@ -103,7 +93,7 @@ class EmbeddingsReport(StudyReport):
         """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
         if self.predictions.empty:
             return None
-        figure = new_figure(7, 3.6)
+        figure = columns.new_figure(7, 3.6)
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1)
         of_methods = [one for one in records(self.predictions) if one["method"]]
@@ -119,7 +109,7 @@ class EmbeddingsReport(StudyReport):
         axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel("rank correlation with the loss, over tasks")
-        legend_above(figure, axes, columns=2)
+        columns.legend_above(figure, axes, columns=2)
         return figure
 
 
@@ -203,37 +193,31 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
     Returns:
         One row for each ``method`` (empty: the mean over methods) and ``measure``: number of
         ``tasks``, mean ``loss`` in points, and Spearman's ``correlation`` over tasks with an
-        interval, missing if it is not defined. No rows if the suite has no such upgrade, or no
-        complete method.
+        interval, if it is defined. No rows without the upgrade, or without a complete method.
     """
     known = geometry.loc[geometry["task"].isin(page.expected.tasks)]
-    losses: dict[str, list[float]] = {}
+    losses: dict[str, pd.Series] = {}
     if upgrade in page.expected.upgrades and len(known):
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
-            standing = ranked.standing
-            if standing.state == "complete" and standing.info.depth != "none":
-                lost = task_means(standing, "source_gain") - task_means(standing, "gain")
-                losses[standing.info.name] = lost[known["task"]].tolist()
+            one = ranked.standing
+            if one.state == "complete" and one.info.depth != "none":
+                lost = columns.task_means(one, "source_gain") - columns.task_means(one, "gain")
+                losses[one.info.name] = lost[known["task"]]
     if losses:
-        columns = zip(*losses.values(), strict=True)
-        losses = {"": [sum(column) / len(losses) for column in columns], **losses}
+        losses = {"": sum(losses.values()) / len(losses), **losses}
     rows = []
-    for method, values in losses.items():
-        loss = sum(values) / len(values)
+    for method, loss in losses.items():
         for measure in PREDICTORS:
-            figures = known[measure]
-            found = None if figures.isna().any() else spearman_interval(figures, values)
-            row = {"method": method, "measure": measure, "tasks": len(known), "loss": loss}
-            rows.append(row | interval_columns("correlation", found))
+            row = {"method": method, "measure": measure, "tasks": len(known)}
+            row["loss"] = sum(loss) / len(loss)
+            found = None if known[measure].isna().any() else spearman_interval(known[measure], loss)
+            rows.append(row | columns.interval_columns("correlation", found))
     return pd.DataFrame(rows)
 
 
 def summarize_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row for each figure: its correlation with the mean loss, and with each method's.
-
-    Returns:
-        ``measure``, ``correlation`` with an interval; ``clear``, the methods whose interval does
-        not contain 0, of all ``methods``.
+    """One row for each figure: its correlation with the mean loss, and of all ``methods`` those
+    that are ``clear``: whose own interval does not contain 0.
     """
     mean = predictions.loc[predictions["method"] == ""]
     each = predictions.loc[predictions["method"] != ""]

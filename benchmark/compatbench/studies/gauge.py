@@ -16,6 +16,7 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.pages.markdown import code
+from compatbench.studies import columns
 from compatbench.studies.similarity import (
     mean_cosine,
     modality_gap,
@@ -23,12 +24,13 @@ from compatbench.studies.similarity import (
     scaled_residual,
 )
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import StudyReport, TextTable, decimals, records
+from compatbench.studies.study_report import StudyReport, TextTable, records
 from compatbench.transfer.rotation import fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
 MAPS = {"none": "as it is", "words": "turned by words", "images": "turned by images"}
+# What the map and one scale leave of differences, and more.
 FIGURES = {
     "word_residual": "what is left of the words' differences",
     "image_residual": "what is left of the images' differences",
@@ -44,8 +46,7 @@ class GaugeReport(StudyReport):
     """Two joint spaces held against each other.
 
     Attributes:
-        sizes: of the joint spaces, source and target.
-        rank: directions that the words determine.
+        sizes: of the joint spaces, source and target; ``rank``: directions that the words tell.
         turn: median angle, in degrees, by which the words say that the space has turned; None
             where the sizes differ.
         agreement: of the rotations found from words and from images, trace(R_wᵀ R_i) / min(e): 1
@@ -53,11 +54,7 @@ class GaugeReport(StudyReport):
         source_gap, target_gap: distance of the mean image and the mean word of one model.
         maps: one row for each ``map`` between the spaces: ``none`` (as a copied module sees the
             target), and the rotations found from ``words`` and from ``images``, the latter for
-            this analysis alone. Columns: ``word_residual``, ``image_residual``, what the map and
-            one scale leave of the differences of words, and of test images, 0 to 1;
-            ``word_cosine``, ``image_cosine``, mean cosine of the same word, or image;
-            ``image_distance`` of the mean images of source and target; ``angle``, mean principal
-            angle, in degrees, of the directions that hold most of the words' variance.
+            this analysis alone; columns as in ``FIGURES``, residuals from 0 to 1.
     """
 
     source: str
@@ -77,7 +74,7 @@ class GaugeReport(StudyReport):
         """The figures, one column for each map."""
         maps = records(self.maps)
         rows = [
-            [title, *[decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
+            [title, *[columns.decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
             for name, title in FIGURES.items()
         ]
         sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))
@@ -124,8 +121,8 @@ def measure_gauge(
     words: WordFeatures,
 ) -> GaugeReport:
     """Compares two joint spaces by the word list and by the tasks' test images."""
-    texts = words.of(source).cpu().double(), words.of(target).cpu().double()
-    images = _image_features(source, tasks, cache), _image_features(target, tasks, cache)
+    texts = [words.of(backbone).cpu().double() for backbone in (source, target)]
+    images = [_image_features(backbone, tasks, cache) for backbone in (source, target)]
     by_words, by_images = fit_rotation(*texts), fit_rotation(*images)
     sizes = texts[0].shape[1], texts[1].shape[1]
     rotations = {"words": by_words.rotation, "images": by_images.rotation}
@@ -134,9 +131,21 @@ def measure_gauge(
         rotations = {"none": torch.eye(sizes[0]).double(), **rotations}
         angles = torch.linalg.eigvals(by_words.rotation).angle().abs()
         turn = math.degrees(float(angles.median()))
-    maps = [
-        {"map": name, **_compare(texts, images, rotation)} for name, rotation in rotations.items()
-    ]
+    maps = []
+    for name, rotation in rotations.items():
+        # In the source's coordinates, as a module sees the target.
+        turned, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
+        maps.append(
+            {
+                "map": name,
+                "word_residual": scaled_residual(texts[0], turned),
+                "image_residual": scaled_residual(images[0], pictures),
+                "word_cosine": mean_cosine(texts[0], turned),
+                "image_cosine": mean_cosine(images[0], pictures),
+                "image_distance": float((images[0].mean(0) - pictures.mean(0)).norm()),
+                "angle": float(principal_angles(texts[0], turned, LEADING).mean()),
+            }
+        )
     return GaugeReport(
         source=source.name,
         target=target.name,
@@ -151,21 +160,6 @@ def measure_gauge(
         target_gap=modality_gap(images[1], texts[1]),
         maps=pd.DataFrame(maps),
     )
-
-
-def _compare(
-    texts: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], rotation: Tensor
-) -> dict[str, float | None]:
-    # In the source's coordinates, as a module sees the target.
-    words, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
-    return {
-        "word_residual": scaled_residual(texts[0], words),
-        "image_residual": scaled_residual(images[0], pictures),
-        "word_cosine": mean_cosine(texts[0], words),
-        "image_cosine": mean_cosine(images[0], pictures),
-        "image_distance": float((images[0].mean(0) - pictures.mean(0)).norm()),
-        "angle": float(principal_angles(texts[0], words, LEADING).mean()),
-    }
 
 
 def _image_features(backbone: Backbone, tasks: Sequence[Task], cache: FeatureCache) -> Tensor:

@@ -17,18 +17,10 @@ from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.pages.figures.svg import BLUE, ORANGE
 from compatbench.pages.markdown import code
+from compatbench.studies import columns
 from compatbench.studies.similarity import linear_cka, mean_change
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import (
-    NOTHING,
-    Row,
-    StudyReport,
-    TextTable,
-    decimals,
-    name_layers,
-    new_figure,
-    records,
-)
+from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 from compatbench.studies.tower_states import Layer, image_layers, text_layers
 
 if TYPE_CHECKING:
@@ -52,13 +44,12 @@ class LayersReport(StudyReport):
         texts, images: how many inputs the features are of.
         changes: one row for each layer, text tower first, from input to output: ``tower``
             (``text`` or ``image``); ``layer`` of the source (``input``, ``block 1`` ...,
-            ``output``) and ``target_layer`` that it is compared with; ``compared``, the numbers
-            of the source's layer that have a counterpart, of the same name and in a tensor of the
-            same shape, of all its ``parameters``; ``parameter_change`` and
-            ``parameter_relative``, mean of \\|new - old\\| over them, and that as a share of the
-            mean of \\|old\\|; ``feature_change`` and ``feature_relative``, the same of the layer's
-            output, missing if the shapes differ; ``cka``, linear CKA of the layer's output, one
-            row for each input, missing if one side is the same for all inputs.
+            ``output``) and ``target_layer`` that it is compared with; ``compared``, of all its
+            ``parameters`` those with a counterpart of the same name and shape;
+            ``parameter_change``, ``parameter_relative``, mean of \\|new - old\\| over them, and
+            that as a share of the mean of \\|old\\|; ``feature_change``, ``feature_relative``, the
+            same of the layer's output, if the shapes are the same; ``cka``, linear CKA of the
+            layer's output, one row for each input, missing if one side is constant.
         notes: what could not be compared, and why.
     """
 
@@ -76,11 +67,11 @@ class LayersReport(StudyReport):
             [
                 one["tower"],
                 " → ".join(dict.fromkeys((one["layer"], one["target_layer"]))),
-                decimals(one["parameter_change"], 4),
-                _percent(one["parameter_relative"]),
-                decimals(one["feature_change"], 2),
-                _percent(one["feature_relative"]),
-                decimals(one["cka"], 2),
+                columns.decimals(one["parameter_change"], 4),
+                columns.share(one["parameter_relative"]),
+                columns.decimals(one["feature_change"], 2),
+                columns.share(one["feature_relative"]),
+                columns.decimals(one["cka"], 2),
             ]
             for one in records(self.changes)
         ]
@@ -93,7 +84,7 @@ class LayersReport(StudyReport):
 
     def draw(self) -> Figure:
         """Change of parameters and of features, absolute and relative, and CKA, by layer."""
-        figure = new_figure(9, 4.6)
+        figure = columns.new_figure(9, 4.6)
         panels = figure.subplot_mosaic([["pa", "pr", "cka"], ["fa", "fr", "cka"]])
         for place, (column, title) in _PANELS.items():
             axes, values = panels[place], self.changes[column].astype(float)
@@ -104,7 +95,7 @@ class LayersReport(StudyReport):
             axes.set_title(title)
             largest = values.max() if values.max() > 0 else 1.0
             axes.set_ylim(0, 1.02 if column == "cka" else 1.08 * largest)
-            name_layers(axes, (self.changes["tower"] == "text").sum())
+            columns.name_layers(axes, (self.changes["tower"] == "text").sum())
         panels["cka"].legend(loc="lower left")
         figure.suptitle(f"{self.source} → {self.target}", fontsize=10)
         return figure
@@ -147,20 +138,18 @@ def compare_layers(
         raise CompatbenchError(
             f"layers are compared on four prompts or more; the tasks have {len(texts)}"
         )
-    changes, notes = _compare_towers("text", text_layers(source, texts), text_layers(target, texts))
-    drawn = draw_images(tasks, images, seed)
-    count = 0
+    changes, notes = _compare_towers("text", *(text_layers(one, texts) for one in (source, target)))
+    drawn, count = draw_images(tasks, images, seed), 0
     try:
-        before, after = (image_layers(backbone, drawn(backbone)) for backbone in (source, target))
+        towers = [image_layers(backbone, drawn(backbone)) for backbone in (source, target)]
     except NotTransferable as reason:
         notes.append(f"image towers are left out: {reason.reason}")
     else:
-        found, more = _compare_towers("image", before, after)
-        changes, notes = changes + found, notes + more
-        count = len(before[0].counts)
+        found, more = _compare_towers("image", *towers)
+        changes, notes = pd.concat([changes, found], ignore_index=True), notes + more
+        count = len(towers[0][0].counts)
     names = tuple(task.name for task in tasks)
-    frame = pd.DataFrame(changes)
-    return LayersReport(source.name, target.name, names, len(texts), count, frame, tuple(notes))
+    return LayersReport(source.name, target.name, names, len(texts), count, changes, tuple(notes))
 
 
 def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backbone], list[Tensor]]:
@@ -176,7 +165,7 @@ def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backb
 
 def _compare_towers(
     tower: str, before: Sequence[Layer], after: Sequence[Layer]
-) -> tuple[list[Row], list[str]]:
+) -> tuple[pd.DataFrame, list[str]]:
     """The rows of one tower, and what could not be compared.
 
     Of towers of unequal depth, a block is compared with the one at the same share of the
@@ -185,26 +174,22 @@ def _compare_towers(
     blocks = len(before) - 2, len(after) - 2
     pairs = [(i, max(1, round(i * blocks[1] / blocks[0]))) for i in range(1, blocks[0] + 1)]
     inner = [_compare(before[i], after[j], blocks[0] == blocks[1]) for i, j in pairs]
-    changes = [_compare(before[0], after[0]), *inner, _compare(before[-1], after[-1])]
-    notes = []
+    rows = [_compare(before[0], after[0]), *inner, _compare(before[-1], after[-1])]
+    changes, notes = pd.DataFrame([{"tower": tower, **row} for row in rows]), []
     if blocks[0] != blocks[1]:
         notes.append(
             f" have {blocks[0]} and {blocks[1]} blocks: blocks are compared at the same share of "
             "the depth, by their features alone"
         )
+    some, every = changes["compared"], changes["parameters"]
     kinds = {
-        "no parameters of the same name and shape in": [
-            one for one in changes if one["parameters"] and not one["compared"]
-        ],
-        "only some parameters have a counterpart in": [
-            one for one in changes if 0 < one["compared"] < one["parameters"]
-        ],
-        "CKA alone is given where features have other shapes, in": [
-            one for one in changes if one["feature_change"] is None
-        ],
+        "no parameters of the same name and shape in": (some == 0) & (every > 0),
+        "only some parameters have a counterpart in": (some > 0) & (some < every),
+        "CKA alone is given where features have other shapes, in": changes["feature_change"].isna(),
     }
-    notes += [f": {what} {_listed(found)}" for what, found in kinds.items() if found]
-    changes = [{"tower": tower, **one} for one in changes]
+    for what, where in kinds.items():
+        if where.any():
+            notes.append(f": {what} {_listed(changes.loc[where, 'layer'].tolist())}")
     return changes, [f"{tower} towers{note}" for note in notes]
 
 
@@ -220,29 +205,24 @@ def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
         "compared": sum(old.weights[name].numel() for name in common),
         "parameters": sum(tensor.numel() for tensor in old.weights.values()),
     }
-    weights = features = (None, None)
+    sides = {"parameter": [], "feature": []}
     if common:
-        weights = mean_change(*(_flat(layer, common) for layer in (old, new)))
+        sides["parameter"] = [
+            torch.cat([layer.weights[name].float().flatten() for name in common])
+            for layer in (old, new)
+        ]
     if old.states.shape[-1] == new.states.shape[-1] and torch.equal(old.counts, new.counts):
-        features = mean_change(old.rows, new.rows)
-    row["parameter_change"], row["parameter_relative"] = weights
-    row["feature_change"], row["feature_relative"] = features
+        sides["feature"] = [old.rows, new.rows]
+    for name, both in sides.items():
+        change = mean_change(*both) if both else (None, None)
+        row[f"{name}_change"], row[f"{name}_relative"] = change
     return row | {"cka": linear_cka(old.means, new.means)}
 
 
-def _flat(layer: Layer, names: Sequence[str]) -> Tensor:
-    return torch.cat([layer.weights[name].float().flatten() for name in names])
-
-
-def _listed(changes: Sequence[Row]) -> str:
+def _listed(names: list[str]) -> str:
     """``input, blocks 1 to 6, output``."""
-    names = [one["layer"] for one in changes]
     blocks = [int(name.removeprefix("block ")) for name in names if name.startswith("block ")]
     if len(blocks) > 1 and blocks[-1] - blocks[0] == len(blocks) - 1:
         first = names.index(f"block {blocks[0]}")
         names[first : first + len(blocks)] = [f"blocks {blocks[0]} to {blocks[-1]}"]
     return ", ".join(names)
-
-
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.0f} %"

@@ -29,17 +29,9 @@ from compatbench.method.registry import builtin_methods
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.pages.markdown import NOTHING, code, percent
 from compatbench.results.measures import average, harmonic_mean
+from compatbench.studies import columns
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.studies.study_report import (
-    Row,
-    StudyReport,
-    TextTable,
-    new_figure,
-    plot_means,
-    records,
-    seed_means,
-    spread,
-)
+from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 from compatbench.transfer import Transfer
 from compatbench.transfer.copied import Copied
 from compatbench.transfer.rotated_backbone import RotatedBackbone
@@ -91,7 +83,7 @@ class StressReport(StudyReport):
         for one in points:
             name = one["method"]
             row = rows.setdefault(name, [name, percent(one["source"])])
-            row.append(spread(one, "target"))
+            row.append(columns.spread(one, "target"))
         notes = []
         if self.kind == "turned":
             flipped = max(one["flipped"] for one in points)
@@ -106,7 +98,7 @@ class StressReport(StudyReport):
 
     def draw(self) -> Figure:
         """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
-        figure = new_figure(9, 3.8)
+        figure = columns.new_figure(9, 3.8)
         panels = figure.subplots(1, 2, sharey=True)
         points = records(self.points)
         zero_shot = {one["change"]: one["zero_shot"] for one in points}
@@ -118,7 +110,8 @@ class StressReport(StudyReport):
                 own = [one for one in own if one["target"] is not None]
                 if own:
                     changes = [one["change"] for one in own]
-                    plot_means(axes, changes, own, "target", color=colour, fmt="o-", label=name)
+                    style = {"color": colour, "fmt": "o-", "label": name}
+                    columns.plot_means(axes, changes, own, "target", **style)
             axes.set_title("words" if suffix else "copied")
             angles = RANDOM in zero_shot
             axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
@@ -283,8 +276,9 @@ class StressTest:
             for suffix in ("", THROUGH_WORDS) if served else ("",):
                 found, reason = self._measure(fits, change, by_words=bool(suffix))
                 point = {"method": name + suffix, "change": change.name}
-                point |= seed_means(found[found["turn"] == 0], "source")
-                point |= seed_means(found, "target", "turn") | seed_means(found, "h", "turn")
+                point |= columns.seed_means(found[found["turn"] == 0], "source")
+                for column in ("target", "h"):
+                    point |= columns.seed_means(found, column, "turn")
                 yield point | shared | {"reason": reason}
 
     def _measure(

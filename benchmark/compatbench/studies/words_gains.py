@@ -16,19 +16,8 @@ from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Standing, Upgrade
-from compatbench.studies.study_report import (
-    Row,
-    StudyReport,
-    TextTable,
-    interval_columns,
-    legend_above,
-    mean_columns,
-    new_figure,
-    records,
-    spread,
-    task_means,
-    with_interval,
-)
+from compatbench.studies import columns
+from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,9 +45,9 @@ class GainsReport(StudyReport):
             rows = [
                 [
                     one["title"],
-                    *[spread(one, name) for name in ("source", "copied", "words")],
-                    *[with_interval(one, name) for name in ("gain", "over_zero_shot")],
-                    *[spread(one, name) for name in ("copied_h", "words_h")],
+                    *[columns.spread(one, name) for name in ("source", "copied", "words")],
+                    *[columns.with_interval(one, name) for name in ("gain", "over_zero_shot")],
+                    *[columns.spread(one, name) for name in ("copied_h", "words_h")],
                 ]
                 for one in found
             ]
@@ -71,7 +60,7 @@ class GainsReport(StudyReport):
         """From copied to ``words``, a line for each method, and the target's zero-shot."""
         shown = self._known()
         most = max(len(found) for _, found in shown)
-        figure = new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
+        figure = columns.new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (pair, found) in zip(panels, shown, strict=True):
             ordered = sorted(found, key=lambda one: one["words"])
@@ -86,7 +75,7 @@ class GainsReport(StudyReport):
             axes.set_xlim(left=0)
             axes.set_xlabel("accuracy on the target, %")
             axes.set_title(" → ".join(pair))
-        legend_above(figure, panels[0], columns=3)
+        columns.legend_above(figure, panels[0], columns=3)
         return figure
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
@@ -143,12 +132,12 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
 
 
 def _compare(copied: Standing, words: Standing) -> Row:
-    row = mean_columns("source", copied.mean("source"))
+    row = columns.mean_columns("source", copied.mean("source"))
     for name, standing in (("copied", copied), ("words", words)):
-        row |= mean_columns(name, standing.mean("target"))
-        row |= mean_columns(f"{name}_h", standing.mean("h"))
-    before, after = task_means(copied, "target"), task_means(words, "target")
-    row["zero_shot"] = before.mean() - task_means(copied, "gain").mean()
-    row |= interval_columns("gain", mean_interval(after - before))
-    over = task_means(words, "gain")
-    return row | interval_columns("over_zero_shot", mean_interval(over))
+        row |= columns.mean_columns(name, standing.mean("target"))
+        row |= columns.mean_columns(f"{name}_h", standing.mean("h"))
+    before, after = columns.task_means(copied, "target"), columns.task_means(words, "target")
+    row["zero_shot"] = before.mean() - columns.task_means(copied, "gain").mean()
+    row |= columns.interval_columns("gain", mean_interval(after - before))
+    over = columns.task_means(words, "gain")
+    return row | columns.interval_columns("over_zero_shot", mean_interval(over))
