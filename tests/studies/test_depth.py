@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from tiny_models import MakeData, image_config, randomise, text_config, tiny_cli
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.text.prompts import Prompts
 from compatbench.conformance import run_checks
 from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
@@ -62,32 +62,16 @@ def test_a_probe_before_its_first_step_is_zero_shot(
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_a_bias_is_one_of_the_towers_own(depth: int, backbone: Backbone, labels: Labels) -> None:
-    bias = module("bias", backbone.text.width)["bias"]
-    prompts = backbone.text_prompts(labels.fill())
-    changed: dict[str, Tensor] = {}
-    if depth == 0:
-        moved = prompts.prefix + bias, prompts.suffix + bias
-        prompts = Prompts(*moved, prompts.lengths)
-    else:
-        name = "ln_final.bias"
-        if depth <= backbone.text.depth:
-            name = f"transformer.resblocks.{depth - 1}.mlp.c_proj.bias"
-        changed = {name: backbone.text.weights[name] + bias}
-    expected = F.normalize(backbone.encode_prompts(prompts, changed), dim=-1)
-    torch.testing.assert_close(weights("bias", depth, backbone, labels), expected)
-
-
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_a_map_is_what_hooks_in_the_models_own_forward_make_of_it(
-    depth: int, backbone: Backbone, labels: Labels
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_probe_is_what_hooks_in_the_models_own_forward_make_of_it(
+    kind: str, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = backbone.model
     tower = getattr(model, "text", model)
-    mapped = module("map", backbone.text.width)
+    own = module(kind, backbone.text.width)
 
     def change(x: Tensor) -> Tensor:
-        return x + x @ (mapped["down"] @ mapped["up"])
+        return x + (own["bias"] if kind == "bias" else x @ (own["down"] @ own["up"]))
 
     blocks = tower.transformer.resblocks
     if depth == 0:
@@ -97,18 +81,11 @@ def test_a_map_is_what_hooks_in_the_models_own_forward_make_of_it(
         hook = part.register_forward_hook(lambda _, __, out: change(out))
     features = model.encode_text(backbone.tokenizer(list(labels.fill())))
     hook.remove()
-    found = weights("map", depth, backbone, labels)
-    torch.testing.assert_close(found, F.normalize(features, dim=-1), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_large_towers_go_another_way_to_the_same_features(
-    kind: str, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    short = weights(kind, depth, backbone, labels)
-    monkeypatch.setattr(depth_probe, "MOST_ROWS", 1)
-    torch.testing.assert_close(weights(kind, depth, backbone, labels), short)
+    expected = F.normalize(features, dim=-1)
+    for most_rows in (depth_probe.MOST_ROWS, 1):  # large towers go another way
+        monkeypatch.setattr(depth_probe, "MOST_ROWS", most_rows)
+        found = weights(kind, depth, backbone, labels)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pool", ["argmax", "first", "last"])
@@ -133,14 +110,11 @@ def test_a_fit_learns_at_every_depth(
 ) -> None:
     method = probe(kind, depth, max_steps=40, rates=(0.03,))
     fitted = method.fit(clip, data, torch.Generator().manual_seed(1))
-
-    def loss(of: Module) -> float:
-        logits = method.attach(of, clip, labels)(data.train.plain)
-        return float(F.cross_entropy(logits, data.train.targets))
-
     start = method.init(clip, data, torch.Generator().manual_seed(1))
     with torch.no_grad():
-        assert loss(fitted) < loss(start) - 0.1
+        logits = [method.attach(one, clip, labels)(data.train.plain) for one in (fitted, start)]
+    after, before = (float(F.cross_entropy(one, data.train.targets)) for one in logits)
+    assert after < before - 0.1
 
 
 @pytest.mark.slow
@@ -186,17 +160,12 @@ PAIR = ("mini-clip", "mini-eva-clip")
 
 def report(correct: dict[str, list[int]], *seeds: int) -> DepthReport:
     """Of fits of 100 images, zero-shot 40 and 50; ``correct`` is by backbone and depth."""
-    fits = []
-    for kind in KINDS:
-        for depth in range(4):
-            for task in ("mini-weather", "mini-food"):
-                config = {"kind": kind, "depth": depth}
-                fits += [fit(config, task, seed, correct, depth) for seed in seeds]
-    return read_depth(fits)
+    places = product(KINDS, range(4), ("mini-weather", "mini-food"), seeds)
+    return read_depth([fit(*place, correct) for place in places])
 
 
-def fit(config: dict, task: str, seed: int, correct: dict[str, list[int]], depth: int) -> Fit:
-    name = DepthProbe.card.name
+def fit(kind: str, depth: int, task: str, seed: int, correct: dict[str, list[int]]) -> Fit:
+    config, name = {"kind": kind, "depth": depth}, DepthProbe.card.name
     cell = Cell("", "", name, config, task, 4, seed, PAIR, (task,), TrainingCard())
     measured = tuple(
         Record(

@@ -57,8 +57,7 @@ def test_figures_are_those_of_the_features(
 def test_joint_spaces_of_two_sizes_have_no_cosine(
     clip: Backbone, stranger: Backbone, cache: FeatureCache
 ) -> None:
-    task = load_task("mini-food")
-    found = measure_geometry(clip, stranger, task, cache)
+    found = measure_geometry(clip, stranger, load_task("mini-food"), cache)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
 

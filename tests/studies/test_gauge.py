@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -16,17 +14,16 @@ from compatbench.conformance.models import EMBED_DIM, rotate_clip, synthetic_mod
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
+from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.studies.gauge import measure_gauge
 from compatbench.studies.stress import StressTest, narrow, random_rotation
 from compatbench.studies.study import Fit
 from compatbench.studies.study_report import records
-from compatbench.transfer.rotated_backbone import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
 
 TASK = load_task("mini-weather")
-CLASSES = len(TASK.labels)
 IMAGES = len(TASK.split("test"))
 
 
@@ -38,19 +35,17 @@ def _few_words(monkeypatch: pytest.MonkeyPatch) -> None:
 class FakeCache:
     """Features that stand for the test images, the same for all backbones but for their turn."""
 
-    def __init__(self, source: Backbone, rotation: Tensor | None = None) -> None:
+    def __init__(self, source: Backbone, rotation: Tensor) -> None:
         generator = torch.Generator().manual_seed(3)
         weights = source.zero_shot(TASK.labels)
         targets = torch.tensor([sample.label for sample in TASK.split("test")])
         noise = 0.01 * torch.randn(IMAGES, EMBED_DIM, generator=generator)
         self._features = 3 * (weights[targets] + noise)
-        self._source = source
-        self._rotation = rotation
+        self._source, self._rotation = source, rotation
 
     def features(self, backbone: Backbone, *_: object) -> Tensor:
-        if backbone is self._source or self._rotation is None:
-            return self._features
-        return self._features @ self._rotation.T
+        own = backbone is self._source
+        return self._features if own else self._features @ self._rotation.T
 
 
 def test_a_turn_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -> None:
@@ -101,76 +96,71 @@ def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
     assert report.sizes == (EMBED_DIM, target.embed_dim)
 
 
-def fitted(source: Backbone, *names: str) -> list[Fit]:
-    """Modules made by hand: a probe whose weights are the source's zero-shot ones, and prompts."""
+def stress_test(*names: str, rotation: Tensor | None = None) -> StressTest:
+    """Modules on a target that is its source, rotated.
+
+    Made by hand: a probe whose weights are the source's zero-shot ones, and prompts.
+    """
+    source = synthetic_models().source
+    bias = torch.zeros(len(TASK.labels))
     modules = {
-        "linear_probe": Module(
-            {"weight": source.zero_shot(TASK.labels), "bias": torch.zeros(CLASSES)}
-        ),
+        "linear_probe": Module({"weight": source.zero_shot(TASK.labels), "bias": bias}),
         "coop": Module({"context": source.embed_text("a photo of a")}),
     }
-    found = []
+    fits = []
     for name in names:
-        cls = builtin_methods().get(name)
-        backbones, sets = (source.name,), (TASK.name,)
-        cell = Cell(name, name, name, {}, TASK.name, 1, 1, backbones, sets, TrainingCard())
-        found.append(Fit(cell, cls(), modules[name]))
-    return found
-
-
-@pytest.fixture(scope="module")
-def stressed() -> pd.DataFrame:
-    source = synthetic_models().source
-    twin = rotate_clip(source, torch.eye(EMBED_DIM))  # a target that is its source, unturned
-    cache: Any = FakeCache(source)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compatbench.transfer.words.load_words", lambda: load_words()[::40])
-        modules = fitted(source, "linear_probe", "coop")
-        test = StressTest(source, twin, modules, cache, WordFeatures(None))
-        return test.report("turned", test.turned([0.0, 90.0, None], turns=3)).points
+        where = (source.name,), (TASK.name,)
+        cell = Cell(name, name, name, {}, TASK.name, 1, 1, *where, TrainingCard())
+        fits.append(Fit(cell, builtin_methods().get(name)(), modules[name]))
+    rotation = torch.eye(EMBED_DIM) if rotation is None else rotation
+    cache: Any = FakeCache(source, rotation)
+    return StressTest(source, rotate_clip(source, rotation), fits, cache, WordFeatures(None))
 
 
 def targets(points: pd.DataFrame, method: str) -> list[float]:
     return points[points["method"] == method]["target"].tolist()
 
 
-def test_no_turn_changes_zero_shot_nor_prompts(stressed: pd.DataFrame) -> None:
-    assert set(stressed["flipped"]) == {0}
-    assert stressed["zero_shot"].nunique() == 1
-    assert len(set(targets(stressed, "coop"))) == 1
-    assert "coop (words)" not in set(stressed["method"])
-
-
-def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not(
-    stressed: pd.DataFrame,
-) -> None:
-    unturned, *copied = targets(stressed, "linear_probe")
+def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not() -> None:
+    test = stress_test("linear_probe", "coop")
+    points = test.report("turned", test.turned([0.0, 90.0, None], turns=3)).points
+    unturned, *copied = targets(points, "linear_probe")
     assert unturned > 90
     assert all(value < unturned - 20 for value in copied)
-    assert all(abs(value - unturned) <= 0.5 for value in targets(stressed, "linear_probe (words)"))
-    probe = stressed[stressed["method"] == "linear_probe (words)"].iloc[-1]
+    assert all(abs(value - unturned) <= 0.5 for value in targets(points, "linear_probe (words)"))
+    probe = points[points["method"] == "linear_probe (words)"].iloc[-1]
     assert (probe["change"], probe["h"]) == ("random", pytest.approx(unturned, abs=0.5))
+    # No turn changes zero-shot, nor prompts.
+    assert set(points["flipped"]) == {0}
+    assert points["zero_shot"].nunique() == len(set(targets(points, "coop"))) == 1
+    assert "coop (words)" not in set(points["method"])
+
+
+TURN = random_rotation(EMBED_DIM, None, seed=5).float()
 
 
 def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
-    test = turned_twin()
+    test = stress_test("linear_probe", rotation=TURN)
     report = test.report("sizes", test.narrowed([EMBED_DIM - 4]))
     copied, words = records(report.points)
     assert copied["target"] is None
     assert f"features of size {EMBED_DIM}, not {EMBED_DIM - 4}" in copied["reason"]
-    assert words["target"] > 10 * 100 / CLASSES
+    assert words["target"] > 10 * 100 / len(TASK.labels)
     assert words["change"] == str(EMBED_DIM - 4)
     [table] = report.tables()
     assert table.rows[1][2] == "–"
     assert "not transferable" in table.notes[0]
+    with pytest.raises(CompatbenchError, match=f"has {EMBED_DIM} directions; give fewer"):
+        test.report("sizes", test.narrowed([EMBED_DIM]))
 
 
-def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
-        patch.setattr("compatbench.studies.stress.FEWER", (4, 1))
-        test = turned_twin()
-        points = test.report("words", test.by_words()).points
+def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
+    monkeypatch.setattr("compatbench.studies.stress.FEWER", (4, 1))
+    test = stress_test("linear_probe", rotation=TURN)
+    points = test.report("words", test.by_words()).points
     changes = list(points["change"].unique())
     assert changes[:2] == ["23", "92"]
     assert changes[-1].endswith("of few tokens")
@@ -178,22 +168,11 @@ def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model() -> None:
     assert max(targets(points, "linear_probe")) < 70
 
 
-def turned_twin() -> StressTest:
-    """A probe whose target is its source, turned."""
-    source = synthetic_models().source
-    rotation = random_rotation(EMBED_DIM, None, seed=5).float()
-    cache: Any = FakeCache(source, rotation)
-    modules = fitted(source, "linear_probe")
-    return StressTest(source, rotate_clip(source, rotation), modules, cache, WordFeatures(None))
-
-
 def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:
     backbone = synthetic_models().source
     words = WordFeatures(None).of(backbone)
     changed = narrow(backbone, words, 5)
-    assert isinstance(changed, RotatedBackbone)
     assert changed.embed_dim == 5
     kept = changed.rotate(words - words.mean(0)).square().sum()
     variances = torch.linalg.svdvals((words - words.mean(0)).double()).square()
     assert float(kept) == pytest.approx(float(variances[:5].sum()), rel=1e-4)
-    assert math.isclose(float(F.normalize(words, dim=-1).norm(dim=-1).mean()), 1, rel_tol=1e-5)

@@ -1,4 +1,4 @@
-"""Layers that have moved, and only those, show it; shapes that differ are said so."""
+"""Layers are what the models' own blocks compute; what has moved, and only that, shows it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_clip, wrap
-from torch import nn
+from open_clip.model import CLIP
+from tiny_models import image_config, randomise, text_config, tiny_clip, wrap
+from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
 from compatbench.data.task import load_task
@@ -17,8 +18,84 @@ from compatbench.errors import CompatbenchError
 from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies.layers import LayersReport, compare_layers, draw_images
 from compatbench.studies.study_report import records
+from compatbench.studies.tower_states import image_layers, text_layers
 
 TASKS = [load_task("mini-weather"), load_task("mini-food")]
+TEXTS = ("a photo of a dog.", "a photo of a red apple.", "a photo of a hippopotamus.")
+
+
+def test_text_layers_go_from_input_to_the_text_feature(backbone: Backbone) -> None:
+    layers = text_layers(backbone, TEXTS)
+    blocks = [f"block {i + 1}" for i in range(backbone.text.depth)]
+    assert [layer.name for layer in layers] == ["input", *blocks, "output"]
+    assert torch.equal(layers[-1].rows, backbone.text_features(TEXTS))
+    # Padding counts nowhere, and hooks are gone afterwards.
+    assert len(layers[1].rows) == sum(backbone.text_prompts(TEXTS).lengths)
+    assert not any(module._forward_hooks for module in backbone.model.modules())
+    assert not any(module._forward_pre_hooks for module in backbone.model.modules())
+
+
+def test_text_states_are_those_of_one_text_run_block_by_block(backbone: Backbone) -> None:
+    model: Any = backbone.model
+    tower = getattr(model, "text", model)
+    layers = text_layers(backbone, TEXTS)
+    shared = backbone.text_prompts(TEXTS).shared
+    for i, text in enumerate(TEXTS):
+        ids = [
+            backbone.tokenizer.sot_token_id,
+            *backbone.tokens(text),
+            backbone.tokenizer.eot_token_id,
+        ]
+        x = tower.token_embedding(torch.tensor([ids])) + tower.positional_embedding[: len(ids)]
+        mask = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
+        for layer, block in zip(layers, [None, *tower.transformer.resblocks], strict=False):
+            x = x if block is None else block(x, attn_mask=mask)
+            own = layer.states[i, : layer.counts[i]]
+            torch.testing.assert_close(own, x[0, shared:], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(layer.means[i], own.mean(0))
+
+
+def test_image_states_are_what_the_models_own_blocks_give(backbone: Backbone) -> None:
+    visual: Any = backbone.model.visual
+    size = backbone.preprocess_settings["size"]
+    images = torch.randn(35, 3, size, size, generator=torch.Generator().manual_seed(1))
+    blocks = visual.trunk.blocks if hasattr(visual, "trunk") else visual.transformer.resblocks
+    seen: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]
+    features = visual(images)
+    for hook in hooks:
+        hook.remove()
+    layers = image_layers(backbone, list(images))
+    for layer, own in zip(layers[1:], [*seen, features[:, None]], strict=True):
+        torch.testing.assert_close(layer.states, own, atol=1e-4, rtol=1e-4)
+
+
+def test_every_parameter_belongs_to_one_layer(backbone: Backbone) -> None:
+    model: Any = backbone.model
+    size = backbone.preprocess_settings["size"]
+    images = image_layers(backbone, [torch.zeros(3, size, size)])
+    texts = text_layers(backbone, TEXTS)
+    total = sum(p.numel() for name, p in model.named_parameters() if name != "logit_scale")
+    found = [t.numel() for layer in (*texts, *images) for t in layer.weights.values()]
+    assert sum(found) == total
+    assert {"token_embedding", "positional_embedding"} == set(texts[0].weights)
+    assert "ln_final.weight" in texts[-1].weights
+    assert any("norm" in name or "ln_post" in name for name in images[-1].weights)
+    assert not any("norm.weight" in name for name in images[0].weights)
+
+
+def test_a_text_that_is_too_long_is_refused(clip: Backbone) -> None:
+    with pytest.raises(CompatbenchError, match="does not fit"):
+        text_layers(clip, (*TEXTS, "a photo of " + "many " * 40))
+
+
+def test_a_bidirectional_tower_is_opened_too() -> None:
+    text = text_config(no_causal_mask=True, pool_type="last")
+    odd = wrap(randomise(CLIP(16, image_config(), text), 1), "last-pooled")  # type: ignore[arg-type]
+    odd.model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment, union-attr]
+    layers = text_layers(odd, TEXTS)
+    torch.testing.assert_close(layers[-1].rows, odd.text_features(TEXTS))
+    assert len(layers) == odd.text.depth + 2
 
 
 def analyze(source: Backbone, target: Backbone) -> LayersReport:
@@ -120,30 +197,25 @@ def test_too_few_prompts_are_refused(clip: Backbone, monkeypatch: pytest.MonkeyP
 
 
 def test_the_same_images_are_drawn_evenly_for_both(clip: Backbone) -> None:
-    first, again = (draw_images(TASKS, 5, seed=1)(clip) for _ in range(2))
-    other = draw_images(TASKS, 5, seed=2)(clip)
+    first, again, other = (torch.stack(draw_images(TASKS, 5, i)(clip)) for i in (1, 1, 2))
     assert len(first) == len(other) == 5
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
     everything = draw_images(TASKS, 100_000, seed=1)(clip)
     assert len(everything) == sum(len(task.split("test")) for task in TASKS)
 
 
 @pytest.mark.slow
-def test_the_real_architectures_are_opened_layer_by_layer() -> None:
+def test_the_real_architectures_are_opened_layer_by_layer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """ViT-B/16 and EVA02-B/16 as open_clip builds them, with random weights."""
     import open_clip
 
-    logging.disable(logging.WARNING)
-    try:
-        models = [
-            open_clip.create_model(name, pretrained=None)
-            for name in ("ViT-B-16-quickgelu", "EVA02-B-16")
-        ]
-    finally:
-        logging.disable(logging.NOTSET)
+    caplog.set_level(logging.ERROR)
     source, target = (
-        wrap(model.eval().requires_grad_(False), f"b16-{i}") for i, model in enumerate(models)
+        wrap(open_clip.create_model(name, pretrained=None).eval().requires_grad_(False), name)
+        for name in ("ViT-B-16-quickgelu", "EVA02-B-16")
     )
     report = compare_layers(source, target, TASKS[:1], images=4)
     layers = ["input", *[f"block {i}" for i in range(1, 13)], "output"]

@@ -1,8 +1,4 @@
-"""The depth probe: one small module that can be inserted at any depth of the text tower.
-
-It is a method like those in ``methods/``, but it is not ranked: it holds everything but the
-depth fixed.
-"""
+"""The depth probe: a method, not ranked, with a small module for any depth of the text tower."""
 
 from __future__ import annotations
 
@@ -92,8 +88,7 @@ class DepthProbe(TrainedMethod):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """Fits at every rate and keeps the one that does best on the validation images.
 
-        ``rate`` is stored in the module. Without validation images, or with one rate, the
-        first is taken.
+        The module has the ``rate``. Without validation images, the first is taken.
         """
         state = rng.get_state()
         fitted: dict[float, Module] = {}

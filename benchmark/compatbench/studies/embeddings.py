@@ -146,15 +146,11 @@ def measure_geometry(
     features of the task's first template, image figures of the test images' class means.
 
     Returns:
-        ``task``, ``classes``; ``token_cosine``, ``text_cosine``: mean over classes of the
-        cosine between old and new, if the widths are equal; ``*_procrustes``: what the best
-        rotation and scale leave of the difference, 0 to 1; ``*_cka``: linear CKA over the
-        classes; ``*_neighbours``: share of the nearest other classes that stay the same;
-        ``source_gap``, ``target_gap``: distance of the means of normalised image and text
-        features; ``gap_change``.
-
-    Raises:
-        CompatbenchError: a prompt too long for a text tower, or images that cannot be read.
+        ``task``, ``classes``; ``*_cosine``: mean over classes of the cosine between old and new;
+        ``*_procrustes``: what the best rotation and scale leave of the difference, 0 to 1;
+        ``*_cka``: linear CKA over the classes; ``*_neighbours``: share of the nearest other
+        classes that stay the same; ``source_gap``, ``target_gap``, ``gap_change``: distance of
+        the means of normalised image and text features.
     """
     labels, models, samples = task.labels, (source, target), list(task.split("test"))
     texts = [F.normalize(one.text_features(labels.fill()).cpu(), dim=-1) for one in models]

@@ -18,13 +18,9 @@ def linear_cka(x: Tensor, y: Tensor) -> float | None:
 
     Kornblith et al. (arXiv:1905.00414), with the unbiased estimate of HSIC (Song et al.,
     JMLR 13, 2012): the plain one tends to 1 where there are fewer inputs than features.
-    1: the same up to rotation and scale; about 0: unrelated.
-
-    Returns:
-        None where it is not defined: fewer than four inputs, or one side is constant.
+    1: the same up to rotation and scale; about 0: unrelated. None where it is not defined: fewer
+    than four inputs, or one side is constant.
     """
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} inputs on one side, {len(y)} on the other")
     if len(x) < 4:
         return None
     k, l = _centred_gram(x), _centred_gram(y)  # noqa: E741
@@ -46,10 +42,8 @@ def _centred_gram(x: Tensor) -> Tensor:
 def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     """The unbiased estimate of HSIC, up to a factor that cancels, of Gram matrices ``[n, n]``."""
     n = len(k)
-    both = (k * l).sum()
     apart = k.sum() * l.sum() / ((n - 1) * (n - 2))
-    mixed = 2 * (k.sum(0) @ l.sum(0)) / (n - 2)
-    return both + apart - mixed
+    return (k * l).sum() + apart - 2 * (k.sum(0) @ l.sum(0)) / (n - 2)
 
 
 def procrustes_residual(x: Tensor, y: Tensor) -> float | None:
@@ -90,9 +84,8 @@ def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
 
 def mean_cosine(x: Tensor, y: Tensor) -> float | None:
     """Mean cosine of each row of ``x`` with that of ``y``, ``[n, d]``; None of two widths."""
-    if x.shape != y.shape:
-        return None
-    return float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean())
+    same = x.shape == y.shape
+    return float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean()) if same else None
 
 
 def neighbour_overlap(x: Tensor, y: Tensor, neighbours: int) -> float | None:

@@ -63,11 +63,10 @@ class StressReport(StudyReport):
         kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (the rotation is found from
             parts of the word list).
         points: one row for each ``method`` (with `` (words)`` if its modules were attached
-            through words) and ``change`` (the largest angle in degrees or ``random``, the
-            narrower size, or the words): mean and standard deviation, over turns and seeds, of
-            ``source``, ``target`` and ``h``, the last two missing if the method is not
-            transferable, for which ``reason`` is given; ``zero_shot`` of the changed target;
-            ``flipped``, the most zero-shot answers that one of the turns changed.
+            through words) and ``change`` (largest angle or ``random``, size, or words): mean and
+            standard deviation, over turns and seeds, of ``source``, and of ``target`` and ``h``
+            if the method is transferable, or else the ``reason``; ``zero_shot`` of the changed
+            target; ``flipped``, the most zero-shot answers that one of the turns changed.
     """
 
     source: str
@@ -103,12 +102,11 @@ class StressReport(StudyReport):
         points = records(self.points)
         zero_shot = {one["change"]: one["zero_shot"] for one in points}
         names = dict.fromkeys(one["method"].removesuffix(THROUGH_WORDS) for one in points)
+        points = [one for one in points if one["target"] is not None]
         for axes, suffix in zip(panels, ("", THROUGH_WORDS), strict=True):
             axes.plot([*zero_shot], [*zero_shot.values()], "--", color=GREY, label="zero-shot")
             for name, colour in zip(names, cycle(COLOURS), strict=False):
-                own = [one for one in points if one["method"] == name + suffix]
-                own = [one for one in own if one["target"] is not None]
-                if own:
+                if own := [one for one in points if one["method"] == name + suffix]:
                     changes = [one["change"] for one in own]
                     style = {"color": colour, "fmt": "o-", "label": name}
                     columns.plot_means(axes, changes, own, "target", **style)
@@ -233,11 +231,7 @@ class StressTest:
             yield Change(name, [RotatedBackbone(self.target, matrix) for matrix in matrices])
 
     def narrowed(self, sizes: Sequence[int]) -> Iterator[Change]:
-        """The target with a joint space of each size.
-
-        Raises:
-            CompatbenchError: a size that is not smaller.
-        """
+        """The target with a joint space of each size; an error if one is not smaller."""
         size = self.target.embed_dim
         if wide := [one for one in sizes if one >= size]:
             raise CompatbenchError(
@@ -252,8 +246,7 @@ class StressTest:
         words = load_words()
         short = [i for i, word in enumerate(words) if len(self.source.tokens(word)) <= MOST_TOKENS]
         unchanged = [RotatedBackbone(self.target, torch.eye(self.target.embed_dim))]
-        for step in FEWER:
-            rows = range(0, len(words), step)
+        for rows in (range(0, len(words), step) for step in FEWER):
             yield Change(f"{len(rows):,}", unchanged, rows)
         yield Change(f"{len(short):,} of few tokens", unchanged, short)
 

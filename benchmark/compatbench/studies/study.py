@@ -78,11 +78,7 @@ class Study:
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone]:
-        """Source and target, loaded.
-
-        Raises:
-            CompatbenchError: an unknown name, or weights or a device that are not here.
-        """
+        """Source and target, loaded; an error if a name is unknown, or weights are not here."""
         device = resolve_device(self.device)
         return load_backbone(self.source, device), load_backbone(self.target, device)
 
@@ -95,11 +91,7 @@ class Study:
         return WordFeatures(default_cache_folder())
 
     def load_tasks(self, wanted: Names | None) -> list[Task]:
-        """The tasks that names and globs mean, by default those of the suite.
-
-        Raises:
-            CompatbenchError: an unknown name, or a broken card.
-        """
+        """The tasks that names and globs mean, by default those of the suite."""
         chosen = suite_tasks(self.card) if wanted is None else task_cards.select_names(wanted)
         return [load_task(name) for name in chosen]
 
@@ -115,8 +107,7 @@ class Study:
         """The cells of methods on this upgrade and on tasks that have training images.
 
         Args:
-            tasks: by default the suite's.
-            shots, seeds: by default the suite's largest number of shots, and its seeds.
+            tasks, shots, seeds: by default the suite's, and its largest number of shots.
             changes: of the suite's card.
 
         Raises:

@@ -51,8 +51,7 @@ def write_sections(
 
     Args:
         only: names and globs of the sections.
-        tasks: names and globs of the depth study's tasks.
-        steps: most optimiser steps of the depth study's fits.
+        tasks, steps: of the depth study.
 
     Yields:
         The name of each section that was written.

@@ -24,7 +24,7 @@ class TextTable:
     """A table with a line above it and notes below; cells are plain text.
 
     Attributes:
-        head: Markdown that has no markup but code; empty is none.
+        head: Markdown that has no markup but code.
         left: columns of text; all others hold numbers and are aligned right.
         markup: column -> how its cells are written in Markdown; the others are escaped.
     """

@@ -74,11 +74,7 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
 
 @torch.no_grad()
 def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
-    """What enters the first block, and what leaves each, padding included, ``[n, L, D]``.
-
-    Raises:
-        CompatbenchError: as ``text_layers``.
-    """
+    """What enters the first block, and what leaves each, padding included, ``[n, L, D]``."""
     model = backbone.model
     blocks = examine(model, backbone.name).blocks
     backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
@@ -124,11 +120,7 @@ def _layers(
     weights: Mapping[str, Tensor],
     after: Collection[str],
 ) -> list[Layer]:
-    """Input, blocks and output of a tower.
-
-    Args:
-        after: weights behind the blocks; all others outside the blocks come before them.
-    """
+    """The layers of a tower; weights outside its blocks come before them, if not ``after``."""
     groups: list[dict[str, Tensor]] = [{} for _ in range(len(states) + 1)]
     for name, tensor in weights.items():
         tower, in_block, rest = name.partition("blocks.")

@@ -25,20 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GainsReport(StudyReport):
-    """Copied modules against those brought along by ``words``, for each upgrade.
-
-    Attributes:
-        gains: upgrade -> one row for each method, see ``compare_transfers``.
-    """
+    """Copied modules against those brought along by ``words``: ``compare_transfers`` by upgrade."""
 
     gains: Mapping[Upgrade, pd.DataFrame]
 
     def tables(self) -> list[TextTable]:
-        """One table for each upgrade that has results.
-
-        Raises:
-            CompatbenchError: none has.
-        """
+        """One table for each upgrade that has results; an error if none has."""
         header = ["Method", "Source", "Copied", "Words", "Gain", "Over zero-shot", "H copied"]
         tables = []
         for pair, found in self._known():
@@ -89,11 +81,7 @@ class GainsReport(StudyReport):
 
 
 def study_gains(suite: SuiteCard, out: str | Path = ".") -> GainsReport:
-    """What ``words`` gains on a suite's upgrades, and on others of the suites shown under it.
-
-    Args:
-        out: folder of ``results/``.
-    """
+    """What ``words`` gains on a suite's upgrades, and on others of the suites shown under it."""
     gains: dict[Upgrade, pd.DataFrame] = {}
     cards = map(suite_cards.read, suite_cards.names())
     sections = [one for one in cards if one.publish == "section" and one.extends == suite.name]
@@ -107,14 +95,12 @@ def study_gains(suite: SuiteCard, out: str | Path = ".") -> GainsReport:
 
 
 def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataFrame:
-    """The methods that are complete with both transfers.
+    """The methods that are complete with both transfers, the largest gain first, in percent.
 
     Returns:
-        One row for each method, the largest gain first, in percent: ``method``, ``title``; mean
-        and standard deviation over seeds of ``source``, ``copied``, ``words``, ``copied_h`` and
-        ``words_h``; ``zero_shot`` of the target; ``gain``, accuracy on the target through
-        ``words`` minus copied, and ``over_zero_shot``, through ``words`` minus the target's
-        zero-shot, in points with an interval over the tasks.
+        ``method``, ``title``; mean and standard deviation over seeds of ``source``, ``copied``,
+        ``words``, ``copied_h`` and ``words_h``; ``zero_shot`` of the target; and, with an interval
+        over the tasks, what ``words`` is above copied, ``gain``, and above it, ``over_zero_shot``.
     """
     rows = []
     for method in page.transferred.get("words", []):
