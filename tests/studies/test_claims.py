@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -36,84 +36,19 @@ def method(
     return make_method(info, make_pairs(figures, method=name))
 
 
-def findings(
-    *methods: MethodResults, expected: Expected = EXPECTED, claim: int | None = None
-) -> list[Row]:
-    page = make_page(*methods, expected=expected)
-    found = records(check_claims(page, ("old", "new"), 4).findings)
-    return [one for one in found if claim in (None, one["claim"])]
+def findings(claim: int, *methods: MethodResults, expected: Expected = EXPECTED) -> list[Row]:
+    report = check_claims(make_page(*methods, expected=expected), ("old", "new"), 4)
+    return [one for one in records(report.findings) if one["claim"] == claim]
 
 
-def verdicts(claim: int, *methods: MethodResults, **options: Expected) -> list[str]:
-    return [one["verdict"] for one in findings(*methods, claim=claim, **options)]
+def verdicts(found: list[Row]) -> list[str]:
+    return [{"supported": "yes", "contradicted": "no"}.get(one["verdict"], "?") for one in found]
 
 
 def many(kind: MethodInfo, count: int, source: int, target: int) -> list[MethodResults]:
-    return [
-        method(f"{kind.depth}{source}-{target}-{i}", kind, source, target) for i in range(count)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("failing", "holding", "verdict"),
-    [(4, 2, "supported"), (1, 5, "contradicted"), (0, 3, "contradicted"), (3, 0, "supported")],
-)
-def test_many_fail_if_a_third_does(failing: int, holding: int, verdict: str) -> None:
-    methods = [*many(DEEP, failing, 55, 50), *many(DEEP, holding, 55, 70)]
-    (found,) = findings(*methods, claim=1)
-    assert found["verdict"] == verdict
-    assert found["effect"] == pytest.approx(failing / (failing + holding))
-    assert found["data"].startswith(f"{failing} of {failing + holding} methods")
-
-
-def test_methods_that_do_not_do_well_on_the_source_do_not_count_as_failing() -> None:
-    (found,) = findings(*many(DEEP, 5, 35, 30), *many(DEEP, 2, 55, 70), claim=1)
-    assert found["data"].startswith("0 of 2 methods")
-    (none,) = findings(*many(DEEP, 5, 35, 30), claim=1)
-    assert (none["verdict"], none["effect"]) == ("not decided", None)
-
-
-def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
-    swing = (15, -15, 15, -15, 1, -3)
-    methods = [method(f"m{i}", DEEP, 60, 60, swing) for i in range(4)]
-    assert verdicts(1, *methods) == ["not decided"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shallow", "deep", "gain", "loss"),
-    [
-        ([(4, 55, 68)], [(5, 55, 50)], "supported", "supported"),
-        ([(4, 55, 50)], [(5, 55, 68)], "contradicted", "contradicted"),
-        # A gain may be higher although as much is lost.
-        ([(4, 60, 70)], [(5, 50, 60)], "supported", "not decided"),
-        # Methods that differ among themselves.
-        ([(2, 55, 75), (2, 55, 45)], [(2, 55, 72), (2, 55, 44)], "not decided", "not decided"),
-        # One kind alone.
-        ([], [(4, 55, 50)], "not decided", "not decided"),
-    ],
-)
-def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
-    shallow: list[tuple[int, int, int]], deep: list[tuple[int, int, int]], gain: str, loss: str
-) -> None:
-    groups = [(SHALLOW, one) for one in shallow] + [(DEEP, one) for one in deep]
-    methods = [method for kind, (count, *both) in groups for method in many(kind, count, *both)]
-    assert verdicts(2, *methods) == [gain, loss]
-
-
-@pytest.mark.slow
-def test_a_verdict_that_rests_on_one_method_is_none() -> None:
-    shallow = many(SHALLOW, 4, 55, 65)
-    deep = [method(f"d{i}", DEEP, 55, target) for i, target in enumerate((60, 60, 60, 66))]
-    found = findings(*shallow, *deep, claim=2)[0]
-    assert found["effect_low"] > 0
-    assert found["verdict"] == "not decided"
-    assert found["why"] == (
-        "the interval says supported, but without any one of 3 methods it does not"
-    )
-    # One more of the many, and it rests on none.
-    more = findings(*shallow, *deep, method("d4", DEEP, 55, 60), claim=2)[0]
-    assert (more["verdict"], more["why"]) == ("supported", "")
+    """Methods with the same accuracies on source and target."""
+    names = [f"{kind.depth}{source}-{target}-{i}" for i in range(count)]
+    return [method(name, kind, source, target) for name in names]
 
 
 def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[MethodResults]:
@@ -122,72 +57,118 @@ def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[MethodResul
 
 
 @pytest.mark.parametrize(
-    ("others", "rival", "among_all", "at_the_input"),
+    ("failing", "holding", "verdict"), [(4, 2, "yes"), (1, 5, "no"), (0, 3, "no"), (3, 0, "yes")]
+)
+def test_many_fail_if_a_third_does(failing: int, holding: int, verdict: str) -> None:
+    (found,) = findings(1, *many(DEEP, failing, 55, 50), *many(DEEP, holding, 55, 70))
+    assert verdicts([found]) == [verdict]
+    assert found["effect"] == pytest.approx(failing / (failing + holding))
+    assert found["data"].startswith(f"{failing} of {failing + holding} methods")
+
+
+def test_methods_that_do_not_do_well_on_the_source_do_not_count_as_failing() -> None:
+    (found,) = findings(1, *many(DEEP, 5, 35, 30), *many(DEEP, 2, 55, 70))
+    assert found["data"].startswith("0 of 2 methods")
+    (none,) = findings(1, *many(DEEP, 5, 35, 30))
+    assert (none["verdict"], none["effect"]) == ("not decided", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shallow", "deep", "expected"),
     [
-        ((55, 60), (50, 55), "supported", "supported"),
-        ((55, 60), (75, 75), "contradicted", "supported"),
-        ((75, 75), (50, 55), "contradicted", "contradicted"),
-        ((60, 70), (50, 55), "not decided", "not decided"),
+        ([(4, 55, 68)], [(5, 55, 50)], ["yes", "yes"]),
+        ([(4, 55, 50)], [(5, 55, 68)], ["no", "no"]),
+        # A gain may be higher although as much is lost.
+        ([(4, 60, 70)], [(5, 50, 60)], ["yes", "?"]),
+        # Methods that differ among themselves.
+        ([(2, 55, 75), (2, 55, 45)], [(2, 55, 72), (2, 55, 44)], ["?", "?"]),
+        # One kind alone.
+        ([], [(4, 55, 50)], ["?", "?"]),
+    ],
+)
+def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
+    shallow: list[tuple[int, int, int]], deep: list[tuple[int, int, int]], expected: list[str]
+) -> None:
+    groups = [(SHALLOW, *one) for one in shallow] + [(DEEP, *one) for one in deep]
+    assert verdicts(findings(2, *(one for group in groups for one in many(*group)))) == expected
+
+
+@pytest.mark.slow
+def test_a_verdict_that_rests_on_one_method_is_none() -> None:
+    shallow = many(SHALLOW, 4, 55, 65)
+    deep = [method(f"d{i}", DEEP, 55, target) for i, target in enumerate((60, 60, 60, 66))]
+    found = findings(2, *shallow, *deep)[0]
+    assert found["effect_low"] > 0
+    assert found["verdict"] == "not decided"
+    assert found["why"] == (
+        "the interval says supported, but without any one of 3 methods it does not"
+    )
+    # One more of the many, and it rests on none.
+    more = findings(2, *shallow, *deep, method("d4", DEEP, 55, 60))[0]
+    assert (more["verdict"], more["why"]) == ("supported", "")
+
+
+@pytest.mark.parametrize(
+    ("others", "rival", "expected"),
+    [
+        ((55, 60), (50, 55), ["yes", "yes"]),
+        ((55, 60), (75, 75), ["no", "yes"]),
+        ((75, 75), (50, 55), ["no", "no"]),
+        ((60, 70), (50, 55), ["?", "?"]),
     ],
 )
 def test_the_best_is_the_best_of_all(
-    others: tuple[int, int], rival: tuple[int, int], among_all: str, at_the_input: str
+    others: tuple[int, int], rival: tuple[int, int], expected: list[str]
 ) -> None:
-    methods = [*four((60, 70), others), method("probe", DEEP, *rival)]
-    assert verdicts(3, *methods) == [among_all, at_the_input]
+    found = findings(3, *four((60, 70), others), method("probe", DEEP, *rival))
+    assert verdicts(found) == expected
 
 
-@pytest.mark.parametrize(
-    ("target", "verdict"), [(64, "supported"), (62, "contradicted"), (60, "contradicted")]
-)
+@pytest.mark.parametrize(("target", "verdict"), [(64, "yes"), (62, "no"), (60, "no")])
 def test_gains_are_held_against_those_reported(target: int, verdict: str) -> None:
     """The baselines have 60 on both; a gain of 4 is more than reported, of 2 less."""
-    found = findings(*four((target, target), (60, 60)), claim=4)
-    assert [one["verdict"] for one in found] == [verdict, verdict]
+    found = findings(4, *four((target, target), (60, 60)))
+    assert verdicts(found) == [verdict, verdict]
     assert [one["effect"] for one in found] == pytest.approx([target - 60] * 2)
 
 
-def with_variants(
-    figures: Mapping[str, int], families: int = 1
-) -> tuple[Expected, list[MethodResults]]:
-    """Methods with so many right on every variant, on both backbones."""
-    tasks = TASKS[:families]
-    variants = {task: (f"{task}-a", f"{task}-b", f"{task}-c") for task in tasks}
-    methods = []
-    for name, right in figures.items():
-        base = method(name, SHALLOW, 60, 60)
-        rows = [
-            make_row(right + by, method=name, task=task, test_set=one, seed=seed, backbone=where)
-            for task in tasks
-            for one, by in zip(variants[task], (0, 1, -1), strict=True)
-            for seed, where in product((1, 2), ("old", "new"))
-        ]
-        methods.append(make_method(base.info, [*base.rows, *rows]))
-    return replace(EXPECTED, variants=variants), methods
-
-
 @pytest.mark.parametrize(
-    ("own", "others", "expected"),
+    ("own", "others", "families", "expected"),
     [
-        (66, 62, ["supported", "supported"]),
-        (55, 62, ["contradicted", "contradicted"]),
-        (60, 55, ["not decided", "supported"]),
+        (66, 62, 1, ["yes", "yes"]),
+        (55, 62, 1, ["no", "no"]),
+        (60, 55, 1, ["?", "yes"]),
+        (66, 62, 2, ["yes", "yes"]),
     ],
 )
 def test_variants_are_held_against_zero_shot_and_against_the_baselines(
-    own: int, others: int, expected: list[str]
+    own: int, others: int, families: int, expected: list[str]
 ) -> None:
-    suite, methods = with_variants(dict.fromkeys(NAMES, others) | {"contcoop": own})
-    assert verdicts(5, *methods, expected=suite) == expected
-    assert "3 variants of 1 task" in findings(*methods, expected=suite, claim=5)[0]["data"]
+    """Methods with so many right on every variant, on both backbones."""
+    variants = {task: (f"{task}-a", f"{task}-b", f"{task}-c") for task in TASKS[:families]}
+    methods = []
+    for base in four((60, 60), (60, 60)):
+        name = base.info.name
+        rows = [
+            make_row(right + by, method=name, task=task, test_set=one, seed=seed, backbone=where)
+            for right in [own if name == "contcoop" else others]
+            for task, of in variants.items()
+            for one, by in zip(of, (0, 1, -1), strict=True)
+            for seed, where in product((1, 2), ("old", "new"))
+        ]
+        methods.append(make_method(base.info, [*base.rows, *rows]))
+    found = findings(5, *methods, expected=replace(EXPECTED, variants=variants))
+    assert verdicts(found) == expected
+    assert found[0]["data"].startswith(f"{3 * families} variants of {families} task")
+    # Two families have the same mean, so nothing is left to vary between them.
+    assert (found[0]["effect_high"] == pytest.approx(found[0]["effect_low"])) == (families == 2)
 
 
-def test_several_families_count_once_each() -> None:
-    suite, methods = with_variants(dict.fromkeys(NAMES, 62) | {"contcoop": 66}, families=2)
-    found = findings(*methods, expected=suite, claim=5)[0]
-    assert found["data"].startswith("6 variants of 2 tasks")
-    # Both families have the same mean, so nothing is left to vary between them.
-    assert (found["effect_low"], found["effect_high"]) == (pytest.approx(6), pytest.approx(6))
+def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
+    swing = (15, -15, 15, -15, 1, -3)
+    found = findings(1, *(method(f"m{i}", DEEP, 60, 60, swing) for i in range(4)))
+    assert verdicts(found) == ["?"]
 
 
 def test_a_missing_cell_gives_no_mean_and_is_shown() -> None:
@@ -212,7 +193,7 @@ def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
         for row in refused.rows
     ]
     methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), make_method(refused.info, rows)]
-    first = findings(*methods, claim=1)[0]
+    first = findings(1, *methods)[0]
     assert first["data"].startswith("3 of 6 methods")
     assert "1 method whose modules cannot be attached (0 shallow, 1 deep)" in first["why"]
 
@@ -220,9 +201,9 @@ def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
 def test_one_task_decides_nothing() -> None:
     expected = replace(EXPECTED, tasks=TASKS[:1])
     methods = [*four((80, 80), (60, 60)), *many(DEEP, 3, 55, 50)]
-    found = findings(*methods, expected=expected)
-    assert {one["verdict"] for one in found} == {"not decided"}
-    assert all(one["effect_low"] is None for one in found)
+    found = check_claims(make_page(*methods, expected=expected), ("old", "new"), 4).findings
+    assert set(found["verdict"]) == {"not decided"}
+    assert found["effect_low"].isna().all()
 
 
 def test_verdicts_go_by_the_interval() -> None:
@@ -245,9 +226,9 @@ def test_the_table_shows_effect_interval_and_verdict() -> None:
 
 def test_zero_shot_and_methods_of_this_project_take_no_part() -> None:
     floor = make_method(ZEROSHOT, make_pairs({(t, 1): (90, 90) for t in TASKS}, method="zeroshot"))
-    assert verdicts(3, *four((60, 70), (55, 60)), floor) == ["supported", "supported"]
+    assert verdicts(findings(3, *four((60, 70), (55, 60)), floor)) == ["yes", "yes"]
     published = [method(name, SHALLOW, 55, 65) for name in NAMES]
     own = method("own", replace(DEEP, paper="compatbench"), 90, 90)
-    assert findings(*published, own) == findings(*published)
+    assert findings(3, *published, own) == findings(3, *published)
     report = check_claims(make_page(*published, own, expected=EXPECTED), ("old", "new"), 4)
     assert (report.complete, report.methods) == (4, 4)
