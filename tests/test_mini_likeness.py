@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from compatbench.pages.marked_sections import fill_section
+from compatbench.pages.markdown import fill_section
 from compatbench.tasks.mini.build import likeness
 
 

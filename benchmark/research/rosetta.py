@@ -23,8 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from compatbench.data.cards import suite_cards, suite_tasks
-from compatbench.pages.markdown import NOTHING, escape, signed, table
-from compatbench.pages.marked_sections import fill_section
+from compatbench.pages.markdown import NOTHING, escape, fill_section, signed, table
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Expected, Standing, Upgrade, compute_standing
 from compatbench.results.store import MethodResults, read_results

@@ -14,17 +14,22 @@ import pytest
 from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from synthetic_results import make_page
 
-from compatbench.pages.figures.compact_svg import SVG, compact_svg, inline_svg
-from compatbench.pages.figures.curves import shots_curves
-from compatbench.pages.figures.label_placement import place_labels
-from compatbench.pages.figures.pareto import pareto_front, with_cost
-from compatbench.pages.figures.paths import path_lines
-from compatbench.pages.figures.plan import plan_figures, zero_shot_accuracies
-from compatbench.pages.figures.scatter import named_methods
-from compatbench.pages.figures.style import COLOUR_VARIABLES, is_current, new_figure, report_style
-from compatbench.pages.figures.svg import render_svg
+from compatbench.pages.figures.line_figures import path_lines, shots_curves
+from compatbench.pages.figures.plan import is_current, plan_figures, zero_shot_accuracies
+from compatbench.pages.figures.ranking_figures import named_methods, pareto_front, with_cost
+from compatbench.pages.figures.style import place_labels
+from compatbench.pages.figures.svg import (
+    COLOURS,
+    SVG,
+    compact_svg,
+    hover,
+    inline_svg,
+    render_svg,
+    svg_style,
+)
 from compatbench.pages.ranking import RankingRow, ranking_rows
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
@@ -70,16 +75,15 @@ def test_another_process_gives_the_same_bytes(figures: dict[str, bytes]) -> None
 def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
     walk = replace(long_page(), name="walk", paths=(("old", "new", "other"),))
     kinds = ("scatter", "matrix", "ranks", "pareto")
-    assert names(replace(small_page(), sections=(walk,))) == [
+    assert names(small_page(), walk) == [
         *(f"tiny-{kind}-1" for kind in kinds),
         *(f"walk-{kind}-2" for kind in kinds),
-        *("walk-shots-1", "walk-shots-2", "walk-decay-1", "walk-steps-1"),
+        *("walk-shots-1", "walk-shots-2", "walk-decay-1"),
     ]
 
 
 def test_what_cannot_be_drawn_says_why() -> None:
     one = small_page(results=replace(small_page().results, methods={}))
-    assert plan_figures([one]) == []
     alone = with_more(one, method(info("coop"), 60, 40))
     missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
     assert missing == {
@@ -138,7 +142,6 @@ def test_the_digest_tells_old_data_from_another_drawing() -> None:
     older = re.sub(rb"by matplotlib \S+", b"by matplotlib 3.8.0", redrawn)
     assert is_current(older, first)
     assert not is_current(older, second)
-    assert not is_current(re.sub(rb"H \d", b"H 9", older), first)
 
 
 @pytest.mark.slow
@@ -158,10 +161,10 @@ def test_only_the_figure_of_costs_changes_with_the_times() -> None:
 
 
 def drawn() -> bytes:
-    with report_style():
-        figure = new_figure(3, 2)
+    with svg_style("report"):
+        figure = Figure((3, 2))
         axes = figure.subplots()
-        axes.plot([0.123456, 7], [3.1, 2.98765432], "o-", gid="hover-0")
+        axes.plot([0.123456, 7], [3.1, 2.98765432], "o-", gid=hover("T <&> 1.2345"))
         axes.set_title("1.23456789 <b>")
         return render_svg(figure)
 
@@ -169,7 +172,7 @@ def drawn() -> bytes:
 def test_tidying_moves_nothing_that_can_be_seen() -> None:
     old, new = (
         ElementTree.fromstring(drawn()),
-        ElementTree.fromstring(compact_svg(drawn(), ["T"], "L")),
+        ElementTree.fromstring(compact_svg(drawn(), "L")),
     )
     paths = [
         [
@@ -184,30 +187,30 @@ def test_tidying_moves_nothing_that_can_be_seen() -> None:
     texts = [[e.text for e in root.iter(f"{{{SVG}}}text")] for root in (old, new)]
     assert texts[0] == texts[1]
     assert "1.23456789 <b>" in texts[1]
-    assert [e.text for e in new.iter(f"{{{SVG}}}title")] == ["T"]
-    assert len(compact_svg(drawn(), ["T"], "L")) < 0.6 * len(drawn())
+    assert [e.text for e in new.iter(f"{{{SVG}}}title")] == ["T <&> 1.2345"]
+    assert len(compact_svg(drawn(), "L")) < 0.6 * len(drawn())
 
 
 def test_every_reference_in_the_page_finds_its_element() -> None:
-    svg = compact_svg(drawn(), ["T"], "L")
-    markup, sheet = inline_svg(svg, "f7", COLOUR_VARIABLES)
+    svg = compact_svg(drawn(), "L")
+    markup, sheet = inline_svg(svg, "f7")
     ids = re.findall(r' id="([^"]+)"', markup)
     references = re.findall(r'(?:href="#|url\(#)([^")]+)', markup)
     assert references
     assert set(references) <= set(ids)
     assert len(set(ids)) == len(ids)
-    classes = set(re.findall(r'class="([^"]+)"', markup)) - {"hover", "f7"}
-    assert classes <= set(re.findall(r"^\.f7 \.(\w+)\{", sheet, re.MULTILINE))
+    classes = set(re.findall(r'class="([^"]+)"', markup)) - {"hover"}
+    assert classes <= set(re.findall(r'^\[id="f7"\] \.(\w+)\{', sheet, re.MULTILINE))
     assert "<style" not in markup
-    assert not any(colour in sheet for colour in COLOUR_VARIABLES)
+    assert not any(colour in sheet for colour in COLOURS.values())
 
 
 @pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6, unique=True))
 def test_labels_stay_inside_and_off_each_other_where_there_is_room(points) -> None:
-    with report_style():
-        figure = new_figure(6, 6)
+    with svg_style("report"):
+        figure = Figure((6, 6))
         axes = figure.subplots()
         axes.set_xlim(-0.2, 1.2)
         axes.set_ylim(-0.2, 1.2)
@@ -263,7 +266,7 @@ def test_the_front_the_ends_and_the_founding_papers_method_are_named() -> None:
 
 def test_costs_are_known_or_left_out() -> None:
     rows = list(rows_of(small_page()).values())
-    seconds = [(row.title, cost) for row, cost, _ in with_cost(rows, "seconds")]
+    seconds = [(row.title, cost) for row, cost, _ in with_cost(rows, "fit_seconds")]
     assert seconds == [
         ("Zero-shot", 0), ("Tip-Adapter", 0.1), ("Linear probe", 1), ("CoOp", 20),
     ]  # fmt: skip

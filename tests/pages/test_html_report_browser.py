@@ -52,7 +52,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawings = plan_figures(pages)
     figures = {one.name: one.render() for one in drawings if not one.missing}
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_report(pages, drawings, figures, {}), encoding="utf-8")
+    path.write_text(render_report(pages, drawings, figures), encoding="utf-8")
     return path
 
 

@@ -28,11 +28,12 @@ from synthetic_results import (
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.pages.leaderboard import BEGIN, END, SHOWN, render_leaderboard, render_pages
+from compatbench.pages.leaderboard import SHOWN, render_leaderboard, render_pages
 from compatbench.pages.markdown import escape, one_line, percent, signed, table
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.store import MethodInfo, MethodResults, write_results
 
+BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
-from compatbench.pages.marked_sections import fill_section, find_sections
+from compatbench.pages.markdown import fill_section, find_sections
 
 NAMES = ("layers", "depth", "claims")
 

@@ -15,8 +15,7 @@ from synthetic_results import (
 )
 
 from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.ranking_tables import average_ranks
-from compatbench.pages.suite_tables import path_table, retained_table
+from compatbench.pages.tables import average_ranks, path_table, retained_table
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
 
@@ -46,12 +45,7 @@ def test_average_ranks_are_shown_with_their_groups() -> None:
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
     assert "1.7 or more apart (Nemenyi, 5 %)" in text
     rows = [cells_of(line) for line in table[2:]]
-    assert [row[1:] for row in rows] == [
-        ["1.0", "a"],
-        ["2.0", "a b"],
-        ["3.0", "b c"],
-        ["4.0", "c"],
-    ]
+    assert [row[1:] for row in rows] == [["1.0", "a"], ["2.0", "a b"], ["3.0", "b c"], ["4.0", "c"]]
 
 
 def test_the_table_shows_gains_share_and_interval() -> None:

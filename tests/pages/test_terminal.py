@@ -16,14 +16,14 @@ from compatbench.cli.progress import restriction_of
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.suite_page import Restriction, SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.pages.terminal import print_ranking, ranking_renderable
 from compatbench.results.rows import Row
 
 
-def shown(page: SuitePage, only: Restriction | None = None, width: int = 80) -> str:
+def shown(page: SuitePage, width: int = 80) -> str:
     console = Console(width=width, file=StringIO(), record=True)
-    print_ranking(console, page, only)
+    print_ranking(console, page)
     return console.export_text()
 
 
@@ -82,8 +82,7 @@ def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
         expected=replace(TWO_BY_TWO, seeds=(1, 2, 3)),
     )
     assert "70.0" not in shown(page)  # incomplete as a whole
-    only = Restriction(tasks=["dogs"], seeds=[2], methods=["coop", "zeroshot"])
-    text = shown(page, only)
+    text = shown(page.restrict(tasks=["dogs"], seeds=[2], methods=["coop", "zeroshot"]))
     assert "Old model → New model, 4 shots, 1 of 2 tasks, 1 of 3 seeds" in text
     coop = next(line for line in text.splitlines() if "CoOp" in line)
     # The other seeds and the cats are not there, and do not count.
@@ -102,7 +101,7 @@ def test_shots_that_the_suite_does_not_have_are_ranked_if_asked_for() -> None:
         expected=replace(TWO_BY_TWO, shots=(16,)),
     )
     assert "Probe: 8 rows missing" not in shown(page)
-    text = shown(page, Restriction(shots=[8], methods=["coop", "zeroshot"]))
+    text = shown(page.restrict(shots=[8], methods=["coop", "zeroshot"]))
     assert text.splitlines()[0].strip() == "Old model → New model, 8 shots"
     coop, floor = (line for line in text.splitlines() if "CoOp" in line or "Zero-shot" in line)
     assert coop.split()[2:] == ["65.0", "±", "0.0", "45.0", "±", "0.0", "53.2", "±", "0.0", "-15.0"]
@@ -111,7 +110,7 @@ def test_shots_that_the_suite_does_not_have_are_ranked_if_asked_for() -> None:
     assert "48.0" in floor
     assert "16 shots" not in text
     assert "missing" not in text
-    assert "Probe: 8 rows missing" in " ".join(shown(page, Restriction(shots=[8])).split())
+    assert "Probe: 8 rows missing" in " ".join(shown(page.restrict(shots=[8])).split())
 
 
 def test_a_seed_and_a_task_that_the_suite_does_not_have_are_named() -> None:
@@ -119,7 +118,7 @@ def test_a_seed_and_a_task_that_the_suite_does_not_have_are_named() -> None:
         make_row(correct, task="birds", seed=7, backbone=backbone)
         for backbone, correct in (("old", 70), ("new", 50))
     ]
-    text = shown(make_page(make_method(COOP, rows)), Restriction(tasks=["birds"], seeds=[7]))
+    text = shown(make_page(make_method(COOP, rows)).restrict(tasks=["birds"], seeds=[7]))
     assert "4 shots, tasks birds, seeds 7" in text
     assert "70.0" in text
     assert "missing" not in text
@@ -129,15 +128,14 @@ def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
     text = shown(long_page())
     assert "Old model → New model, 4 shots, through words" in text
     assert "Method 03 (words)" in text
-    only = Restriction(methods=["m03"])
-    assert shown(long_page(), only).count("words 1") == 2  # upgrades
+    assert shown(long_page().restrict(methods=["m03"])).count("words 1") == 2  # upgrades
 
 
 def test_only_transfers_that_were_asked_for_are_shown() -> None:
-    copied = shown(long_page(), Restriction(transfers=["copied"]))
+    copied = shown(long_page().restrict(transfers=["copied"]))
     assert "through words" not in copied
     assert "Method 03" in copied
-    words = shown(long_page(), Restriction(transfers=["words"]))
+    words = shown(long_page().restrict(transfers=["words"]))
     titles = [line for line in words.splitlines() if "→" in line]
     assert titles
     assert all("through words" in line for line in titles)
@@ -153,12 +151,12 @@ def test_a_run_asks_for_what_its_options_select() -> None:
         transfers=["words"],
     )
     only = restriction_of(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
-    assert (only.methods, only.transfers) == ({"linear_probe"}, {"words"})
-    assert (only.shots, only.seeds) == ((8,), (7,))
+    assert (only["methods"], only["transfers"]) == ({"linear_probe"}, {"words"})
+    assert (only["shots"], only["seeds"]) == ((8,), (7,))
 
 
 def test_a_live_display_gets_what_is_measured_so_far() -> None:
     page = make_page(make_method(info("coop", "CoOp"), part_of_suite(["cats"], [1])))
     console = Console(width=80, file=StringIO(), record=True)
-    console.print(ranking_renderable(page, 80, Restriction(tasks=["cats"], seeds=[1])))
+    console.print(ranking_renderable(page.restrict(tasks=["cats"], seeds=[1]), 80))
     assert "60.0" in console.export_text()

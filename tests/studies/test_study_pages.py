@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compatbench.data.cards import suite_cards
-from compatbench.pages.marked_sections import fill_section, find_sections
+from compatbench.pages.markdown import fill_section, find_sections
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.measures import harmonic_mean
 from compatbench.results.store import SuiteResults

@@ -276,9 +276,9 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     Raises:
         CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
-    from compatbench.pages.html_report import check_report, write_report
+    from compatbench.pages.html_report import make_report
 
-    return check_report(Path(out)) if check else write_report(Path(out))
+    return make_report(Path(out), check)
 
 
 def _check_folders(out: Path) -> None:

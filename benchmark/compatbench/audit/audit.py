@@ -23,10 +23,9 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.figures.plan import FIGURES, drawn_figures
-from compatbench.pages.html_report import REPORT, check_report
-from compatbench.pages.leaderboard import render_pages
-from compatbench.pages.suite_page import RESULTS
+from compatbench.pages.html_report import REPORT, make_report
+from compatbench.pages.leaderboard import drawn_figures, render_pages
+from compatbench.pages.suite_page import FIGURES, RESULTS
 
 
 @dataclass
@@ -194,8 +193,8 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
         try:
             for path, text in render_pages(out, own[0] if own else None).items():
                 findings += compare_file(path, text, problem)
-            if (out / REPORT).exists() or drawn_figures(out / RESULTS):
-                check_report(out)
+            if (out / REPORT).exists() or drawn_figures(out):
+                make_report(out, check=True)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings

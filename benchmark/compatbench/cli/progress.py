@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,7 +22,7 @@ from compatbench.engine.execute.settings import Event
 from compatbench.engine.plan import Plan
 
 if TYPE_CHECKING:
-    from compatbench.pages.suite_page import Restriction, SuitePage
+    from compatbench.pages.suite_page import SuitePage
 
 RANKING_SECONDS = 5.0  # between two looks at the ranking
 PACE_SECONDS = 30.0  # of cells, before their pace is used: the first ones load libraries
@@ -172,7 +172,7 @@ class RunProgress:
         measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
         page = read_suite_page(plan.suite, self._out, measured)
         if (part := _largest_part(page, restriction_of(plan))) is not None:
-            self._ranking = ranking_renderable(page, self._console.width, part)
+            self._ranking = ranking_renderable(page.restrict(**part), self._console.width)
         # A look at many records takes a moment: a fiftieth of the time at most.
         took = time.monotonic() - now
         self._rank_at = now + max(RANKING_SECONDS, 50 * took)
@@ -197,30 +197,29 @@ class RunProgress:
         return seconds / self._workers
 
 
-def _largest_part(page: SuitePage, asked: Restriction) -> Restriction | None:
+def _largest_part(page: SuitePage, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The part of what was asked for with the most methods that can be ranked already.
 
     Seeds are run one after the other, so it has the first seeds, and the methods that are
     finished for these; None if no method is finished for any.
     """
-    best: tuple[int, Restriction] | None = None
-    seeds = list(asked.seeds or page.expected.seeds)
+    best: tuple[int, dict[str, Any]] | None = None
+    seeds = list(asked["seeds"])
     for count in range(len(seeds), 0, -1):
-        part = replace(asked, seeds=seeds[:count])
-        narrowed = page.restrict(part)
+        part = asked | {"seeds": seeds[:count]}
+        narrowed = page.restrict(**part)
         upgrade, shots = narrowed.expected.upgrades[0], max(narrowed.expected.shots)
         ranks = narrowed.ranks(upgrade, shots)
         done = {one.standing.info.name for one in ranks if one.standing.state == "complete"}
         if done and (best is None or len(done) > best[0]):
-            best = len(done), replace(part, methods=done)
+            best = len(done), part | {"methods": done}
     return None if best is None else best[1]
 
 
-def restriction_of(plan: Plan) -> Restriction:
-    """What was asked for, so that exactly that is shown."""
-    from compatbench.pages.suite_page import Restriction
-
+def restriction_of(plan: Plan) -> dict[str, Any]:
+    """What was asked for, as ``SuitePage.restrict`` takes it, so that exactly that is shown."""
     matrix = plan.matrix
     names = {choice.name for choice in matrix.choices}
     transfers = {choice.transfer for choice in matrix.choices}
-    return Restriction(matrix.tasks, matrix.seeds, matrix.shots, names, transfers)
+    drawn = dict(tasks=matrix.tasks, seeds=matrix.seeds, shots=matrix.shots)
+    return drawn | dict(methods=names, transfers=transfers)

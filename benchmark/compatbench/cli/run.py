@@ -326,7 +326,7 @@ def _print_results(plan: Plan, out: Path) -> None:
     from compatbench.pages.terminal import print_ranking
 
     suite = plan.suite
-    print_ranking(console, read_suite_page(suite, out), restriction_of(plan))
+    print_ranking(console, read_suite_page(suite, out).restrict(**restriction_of(plan)))
     written = f"results in {out / 'results' / suite.name}/, modules in {out / 'runs' / 'modules'}/"
     if suite.publish:
         written = f"{out / 'leaderboard.md'}, {written}"

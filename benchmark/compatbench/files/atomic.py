@@ -46,6 +46,11 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
         raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def holds(path: Path, content: bytes) -> bool:
+    """Whether a file exists and has exactly this content."""
+    return path.is_file() and path.read_bytes() == content
+
+
 def remove_remains(folder: Path) -> None:
     """Removes the temporary files of killed writers; nobody may be writing in the folder.
 

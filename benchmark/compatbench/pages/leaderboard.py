@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.pages import markdown, ranking_tables, suite_tables
-from compatbench.pages.figures.plan import drawn_figures
+from compatbench.files.atomic import holds, write_atomic
+from compatbench.pages import markdown, tables
 from compatbench.pages.ranking import explain_unranked, rows_of
-from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page, suites_with_results
+from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
 from compatbench.pages.templates import template
 from compatbench.results.gaps import find_disagreements
 from compatbench.results.measures import Upgrade
@@ -26,16 +24,12 @@ from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import check_name
 
 LEADERBOARD = "leaderboard.md"
-README = "README.md"
 SHOWN = 10  # methods in the README's table, besides the floor
-BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
+SECTION = "leaderboard"  # between these markers the README has its table
 
 
 def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
-    """The pages that a folder's results give, by path.
-
-    These are ``leaderboard.md`` and, if a ``README.md`` has a place marked for it, the README
-    with the first rows of the first suite's ranking.
+    """``leaderboard.md`` and, if a ``README.md`` has a place marked for it, its short ranking.
 
     Args:
         also: a suite from a file of its own, which is not among the installed ones.
@@ -43,14 +37,14 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     Raises:
         CompatbenchError: no results, a broken card or results file.
     """
-    pages = _published_pages(out, also)
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, drawn_figures(out / RESULTS))}
-    readme = out / README
+    pages = published_pages(out, also)
+    if not pages:
+        raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, drawn_figures(out))}
+    readme = out / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
-        rendered[readme] = before + BEGIN + _summary(pages[0]) + END + after
+    if f"<!-- {SECTION}:" in text:
+        rendered[readme] = markdown.fill_section(text, SECTION, _summary(pages[0]))
     return rendered
 
 
@@ -61,8 +55,13 @@ def write_pages(out: Path, also: SuiteCard | None = None) -> None:
         CompatbenchError: as ``render_pages``, or a folder that cannot be written.
     """
     for path, text in render_pages(out, also).items():
-        if not path.is_file() or path.read_bytes() != text.encode():
+        if not holds(path, text.encode()):
             write_atomic(path, text.encode())
+
+
+def drawn_figures(out: Path) -> frozenset[str]:
+    """The names of the figures that exist in ``results/figures/``."""
+    return frozenset(path.stem for path in (out / RESULTS / FIGURES).glob("*.svg"))
 
 
 def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:
@@ -81,7 +80,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         suites=suites,
         figures=figures,
         links=markdown.link_definitions(papers),
-        tables={**vars(suite_tables), **vars(ranking_tables)},
+        tables=vars(tables),
         is_first_of_source=_is_first_of_source,
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
@@ -96,11 +95,11 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
 def extra_parts(page: SuitePage) -> list[str]:
     """What a suite measures besides rankings, in the order in which pages show it."""
     parts = {
-        "paths": bool(page.paths),
+        "paths": page.paths,
         "shots": len(page.expected.shots) > 1,
-        "ablation": any(one.info.name in page.configs for one in page.copied),
+        "ablation": page.configs.keys() & page.results.methods,
         "retained": page.expected.retrained,
-        "groups": bool(page.groups),
+        "groups": page.groups,
     }
     return [name for name, there in parts.items() if there]
 
@@ -157,31 +156,10 @@ def _summary(page: SuitePage) -> str:
         f"{page.path_title(upgrade)}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
         f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
         "",
-        *ranking_tables.ranking_table(rows, top=SHOWN),
+        *tables.ranking_table(rows, top=SHOWN),
         "",
     ]
     if len(rows) > len(shown):
         rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
         lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
-    links = markdown.link_definitions(row.figures["paper"] for row in shown)
-    return "\n".join([*lines, *links]) + "\n"
-
-
-def _published_pages(out: Path, also: SuiteCard | None) -> list[SuitePage]:
-    """The suites that have results and are published, each with its sections, by name."""
-    known = suites_with_results(out, also)
-    sections: dict[str, list[SuitePage]] = {}
-    for suite in known:
-        if suite.publish == "section" and suite.extends in suite_cards.names():
-            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
-    shown = {suite.name: suite for suite in known if suite.publish is True}
-    # A section may have results before its suite has any.
-    for name in sections:
-        shown.setdefault(name, suite_cards.read(name))
-    pages = [
-        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
-        for name in sorted(shown)
-    ]
-    if not pages:
-        raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
-    return pages
+    return "\n".join([*lines, *markdown.link_definitions(row.figures["paper"] for row in shown)])

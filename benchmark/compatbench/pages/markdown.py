@@ -1,4 +1,4 @@
-"""Markdown that no text of a card or result can break: escaping, tables, number formats."""
+"""Markdown that no text of a card or result can break: escaping, tables, numbers, sections."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.results.bootstrap import Interval
@@ -42,7 +44,7 @@ def escape(text: str, longest: int = _LONGEST) -> str:
 
 
 def escape_summary(text: str) -> str:
-    """Text inside a ``<summary>`` element of a Markdown page."""
+    """Text as a ``<summary>`` element of a Markdown page shows it."""
     return html.escape(_MAIL.sub(" @ ", one_line(text)), quote=False)
 
 
@@ -77,26 +79,21 @@ def table(
     Args:
         left: columns of text; all others hold numbers and are aligned right.
     """
-    left = set(left)
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
-
-    def draw(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return [draw(header), draw(rule), *[draw(row) for row in lines[1:]]]
+    columns = list(zip(header, *rows, strict=True))
+    for i, column in enumerate(columns):
+        width = max(3, *map(len, column))
+        if i in left:
+            cells, rule = [cell.ljust(width) for cell in column], "-" * width
+        else:
+            cells, rule = [cell.rjust(width) for cell in column], "-" * (width - 1) + ":"
+        columns[i] = (cells[0], rule, *cells[1:])
+    return [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
 
 
 def is_best(values: Sequence[float | None]) -> list[bool]:
     """Whether each value is the highest of its column, as shown with one decimal."""
-    shown = [None if value is None else _rounded(value) for value in values]
-    best = max((value for value in shown if value is not None), default=None)
-    return [value is not None and value == best for value in shown]
+    best = percent(max((value for value in values if value is not None), default=None))
+    return [value is not None and percent(value) == best for value in values]
 
 
 def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]:
@@ -107,14 +104,14 @@ def bold_best(values: Sequence[float | None], cells: Sequence[str]) -> list[str]
 
 def percent(value: float | None) -> str:
     """One decimal, never ``-0.0``."""
-    return NOTHING if value is None else f"{_rounded(value):.1f}"
+    # Adding 0 makes -0.0 the 0 that it is.
+    return NOTHING if value is None else f"{round(value, 1) + 0:.1f}"
 
 
 def signed(value: float | None) -> str:
     """One decimal with its sign; ``0.0`` has none."""
-    if value is None:
-        return NOTHING
-    return f"{_rounded(value):+.1f}" if _rounded(value) else "0.0"
+    text = percent(value)
+    return text if text in (NOTHING, "0.0") or text.startswith("-") else f"+{text}"
 
 
 def spread(mean: Mean | None) -> str:
@@ -138,5 +135,33 @@ def bounds(interval: Interval | None, show: Callable[[float | None], str] = perc
     return f"{show(interval.low)} to {show(interval.high)}"
 
 
-def _rounded(value: float) -> float:
-    return round(value, 1) + 0.0
+def find_sections(text: str, known: Sequence[str]) -> list[str]:
+    """The known generated sections that a page has markers for, in the order of ``known``.
+
+    A section stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
+
+    Raises:
+        CompatbenchError: the page has none, or the markers of one are not a pair.
+    """
+    found = [name for name in known if f"<!-- {name}:" in text]
+    if not found:
+        begin, end = f"<!-- {known[0]}:begin -->", f"<!-- {known[0]}:end -->"
+        raise CompatbenchError(
+            f"the page has no markers to write between, such as '{begin}' and '{end}'"
+        )
+    for name in found:
+        fill_section(text, name, "")
+    return found
+
+
+def fill_section(text: str, name: str, content: str) -> str:
+    """The page with new content between the markers of one of its sections.
+
+    Raises:
+        CompatbenchError: the markers are not a pair.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    parts = re.split(f"({begin}\n|{end})", text)
+    if parts[1::2] != [f"{begin}\n", end]:
+        raise CompatbenchError(f"the page needs '{begin}' once, and '{end}' once below it")
+    return f"{parts[0]}{begin}\n{content.strip()}\n{end}{parts[4]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from compatbench.data.cards.suite import COPIED
 from compatbench.data.shots import count_shots
@@ -19,7 +19,7 @@ from compatbench.results.ranks import Ranked
 Kind = Literal["floor", "shallow", "deep", "transferred"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RankingRow:
     """A method in the ranking of an upgrade.
 
@@ -33,10 +33,11 @@ class RankingRow:
     standing: Standing
     place: int
 
-    @property
-    def rank(self) -> str:
-        """Its place among methods of the same transfer; empty if it has no H."""
-        return self.figures["rank"]
+    def __repr__(self) -> str:
+        """Its rounded figures, but no times: these differ from run to run."""
+        means = [self.value(measure) for measure in ("source", "target", "h", "gain")]
+        by_task = [(self.value("h", t), self.value("gain", t)) for t in self.standing.tasks]
+        return repr((self.title, self.kind, self.figures["rank"], means, by_task))
 
     @property
     def transfer(self) -> str:
@@ -45,10 +46,8 @@ class RankingRow:
 
     @property
     def kind(self) -> Kind:
-        if self.transfer:
-            return "transferred"
         depth = self.figures["depth"]
-        return "floor" if depth == "none" else depth
+        return "transferred" if self.transfer else "floor" if depth == "none" else depth
 
     @property
     def title(self) -> str:
@@ -56,42 +55,21 @@ class RankingRow:
         title = one_line(self.figures["title"], longest=40) or self.figures["method"]
         return f"{title} ({self.transfer})" if self.transfer else title
 
-    def mean(self, column: str) -> Mean | None:
-        """A figure with its spread over seeds, if it has one."""
-        value = self.figures[column]
-        return None if value is None else Mean(value, self.figures.get(f"{column}_std"))
-
-    def value(self, column: str) -> float | None:
-        """A figure with four decimals, so that none depends on the last digit of a sum."""
-        return round_mean(self.mean(column))
-
-    def task_value(self, measure: Measure, task: str) -> float | None:
-        """The same of one task."""
+    def value(self, measure: Measure, task: str | None = None) -> float | None:
+        """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
         return round_mean(self.standing.mean(measure, task))
 
-    @property
-    def parameters(self) -> int | None:
-        """Of its largest module."""
-        return self.figures["parameters"]
 
-    @property
-    def seconds(self) -> float | None:
-        """Mean wall clock of a fit; None for a method that fits nothing."""
-        return self.figures["fit_seconds"]
-
-
-def round_mean(mean: Mean | None) -> float | None:
+def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
     # Adding 0 makes -0.0 the 0 that it is.
-    return None if mean is None else round(mean.value, 4) + 0.0
+    return None if mean is None else round(mean.value, digits) + 0.0
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What a cell shows, what it is sorted by (None is last), and a shorter text."""
+class Cell(NamedTuple):
+    """What a cell shows, and what it is sorted by; None is last."""
 
     text: str
     value: float | str | None
-    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,8 +79,8 @@ class Column:
     Attributes:
         explanation: what it holds, for readers who point at it.
         cell: makes the cell of a row.
-        descending: how the first click sorts: descending for what is better the higher.
         bold: the measure whose best value is highlighted.
+        descending: how the first click sorts, as for what is in bold.
         text: whether it is aligned left.
         markdown: whether the leaderboard shows it.
         min_width: characters that a terminal must have to show it; None is never.
@@ -111,8 +89,8 @@ class Column:
     title: str
     explanation: str
     cell: Callable[[RankingRow], Cell]
-    descending: bool = True
     bold: Measure | None = None
+    descending: bool = False
     text: bool = False
     markdown: bool = True
     min_width: int | None = 0
@@ -120,7 +98,7 @@ class Column:
 
 def ranking_rows(page: SuitePage, upgrade: Upgrade, shots: int) -> list[RankingRow]:
     """All methods on an upgrade: the untouched modules first, then those of each transfer."""
-    transfers = (COPIED, *page.transferred)
+    transfers = (COPIED, *page.results.transferred)
     return rows_of([one for name in transfers for one in page.ranks(upgrade, shots, name)])
 
 
@@ -137,94 +115,90 @@ def format_parameters(row: RankingRow) -> str:
 
 def _rank(row: RankingRow) -> Cell:
     # Other transfers are ranked among themselves.
-    rank = f"{row.transfer} {row.rank}".strip() if row.rank else NOTHING
-    return Cell(rank, row.place)
+    rank = row.figures["rank"]
+    return Cell(f"{row.transfer} {rank}".strip() if rank else NOTHING, row.place)
 
 
 def _text(text: str) -> Cell:
     return Cell(text, text)
 
 
-def _mean(row: RankingRow, column: str, instead: str = "") -> Cell:
+def _depth(row: RankingRow) -> Cell:
+    return _text(row.figures["depth"] if row.kind != "floor" else NOTHING)
+
+
+def _mean(measure: Measure, instead: str = "") -> Callable[[RankingRow], Cell]:
     """A mean with its spread; a state stands in place of a mean that it explains."""
-    mean = row.mean(column)
-    if mean is None:
-        return Cell(instead if instead == row.figures["state"] else NOTHING, None, NOTHING)
-    return Cell(spread(mean), round(mean.value, 3) + 0.0, percent(mean.value))
+
+    def cell(row: RankingRow) -> Cell:
+        mean, state = row.standing.mean(measure), row.figures["state"]
+        text = instead if mean is None and instead == state else spread(mean)
+        return Cell(text, round_mean(mean, 3))
+
+    return cell
+
+
+def _plain(measure: Measure, show: Callable[[float | None], str]) -> Callable[[RankingRow], Cell]:
+    """A mean without its spread."""
+    return lambda row: Cell(show(row.value(measure)), round_mean(row.standing.mean(measure), 3))
 
 
 def _interval(row: RankingRow) -> Cell:
-    low, high = row.figures["h_low"], row.figures["h_high"]
-    if low is None or high is None:
-        return Cell(NOTHING, None)
-    return Cell(bounds(Interval(row.figures["h"], low, high)), round(low, 3))
+    h, low, high = (row.figures[name] for name in ("h", "h_low", "h_high"))
+    interval = None if low is None else Interval(h, low, high)
+    return Cell(bounds(interval), interval and round(interval.low, 3))
 
 
-def _signed(row: RankingRow, column: str, show: Callable[[float | None], str]) -> Cell:
-    value = row.value(column)
-    return Cell(show(value), None if value is None else round(value, 3) + 0.0)
+def _seconds(row: RankingRow) -> Cell:
+    seconds = row.figures["fit_seconds"]
+    return Cell(duration(seconds), seconds and round(seconds, 4))
 
 
 COLUMNS = (
-    Column("Rank", "=: shared, H differs by no more than chance", _rank, descending=False),
-    Column("Method", "links to its paper", lambda row: _text(row.title), False, text=True),
-    Column(
-        "Depth",
-        "where the module acts",
-        lambda row: _text(row.figures["depth"] if row.kind != "floor" else NOTHING),
-        descending=False,
-        text=True,
-        min_width=110,
-    ),
+    Column("Rank", "=: shared, H differs by no more than chance", _rank),
+    Column("Method", "links to its paper", lambda row: _text(row.title), text=True),
+    Column("Depth", "where the module acts", _depth, text=True, min_width=110),
     Column(
         "Source",
         "accuracy on the model it was trained for, percent",
-        lambda row: _mean(row, "source"),
+        _mean("source"),
         bold="source",
         min_width=46,
     ),
     Column(
         "Target",
         "accuracy of the same module on the new model, percent",
-        lambda row: _mean(row, "target", "not transferable"),
+        _mean("target", "not transferable"),
         bold="target",
     ),
     Column(
         "H",
         "harmonic mean of source and target, per dataset and seed, then averaged",
-        lambda row: _mean(row, "h", "incomplete"),
+        _mean("h", "incomplete"),
         bold="h",
     ),
-    Column("95 % of H", "bootstrap over datasets", _interval, min_width=None),
+    Column("95 % of H", "bootstrap over datasets", _interval, descending=True, min_width=None),
     Column(
         "Gain",
         "target accuracy minus the target's zero-shot, points",
-        lambda row: _signed(row, "gain", signed),
+        _plain("gain", signed),
+        descending=True,
     ),
     Column(
         "NFR",
         "negative flip rate: right before, wrong now, percent",
-        lambda row: _signed(row, "nfr", percent),
-        descending=False,
+        _plain("negative_flips", percent),
         markdown=False,
         min_width=None,
     ),
     Column(
         "Parameters",
         "numbers that the fit determined",
-        lambda row: Cell(format_parameters(row), row.parameters),
-        descending=False,
+        lambda row: Cell(format_parameters(row), row.figures["parameters"]),
         markdown=False,
         min_width=96,
     ),
-    Column(
-        "Fit",
-        "mean seconds of one fit on one core",
-        lambda row: Cell(duration(row.seconds), row.seconds and round(row.seconds, 4)),
-        descending=False,
-        markdown=False,
-        min_width=96,
-    ),
+    Column("Fit", "mean seconds of one fit on one core", _seconds, markdown=False, min_width=96),
 )
 
 
@@ -232,20 +206,15 @@ def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
     """Title, state and explanation of the methods of a ranking that have no H."""
     found = []
     for row in rows:
-        figures = row.figures
-        state, cells = figures["state"], figures["cells"]
-        if state == "not transferable":
-            refused = figures["refused"]
-            where = f"all {cells}" if refused == cells else f"{refused} of {cells}"
-            source = percent(row.value("source"))
-            reasons = "; ".join(map(one_line, figures["reasons"])) or "no reason given"
-            text = f"in {where} cells (source {source}): {reasons}"
-        elif state == "incomplete":
-            measured = figures["measured"]
-            text = f"with {measured} of {cells} cells measured, so no mean is given"
-        else:
-            continue
-        found.append((row.title, state, text))
+        one, cells = row.figures, row.figures["cells"]
+        if one["state"] == "not transferable":
+            where = f"all {cells}" if one["refused"] == cells else f"{one['refused']} of {cells}"
+            reasons = "; ".join(map(one_line, one["reasons"])) or "no reason given"
+            text = f"in {where} cells (source {percent(row.value('source'))}): {reasons}"
+            found.append((row.title, one["state"], text))
+        elif one["state"] == "incomplete":
+            text = f"with {one['measured']} of {cells} cells measured, so no mean is given"
+            found.append((row.title, one["state"], text))
     return found
 
 

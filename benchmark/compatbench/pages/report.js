@@ -26,10 +26,7 @@
 
   // What has no figure is last, whichever way the rest goes; equals stay in the order of ranks.
   function compare(a, b) {
-    const [x, y] = [a, b].map(({ cells }) => {
-      const cell = cells[sorting.column];
-      return cell.length > 1 ? cell[1] : cell[0];
-    });
+    const [x, y] = [a, b].map(({ cells }) => cells[sorting.column][1]);
     if (x === null || y === null) return (x === null) - (y === null);
     const order = typeof x === "string" ? x.localeCompare(y, "en") : x - y;
     return (sorting.down ? -order : order) || a.cells[0][1] - b.cells[0][1];

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from compatbench.data.cards import (
     SuiteCard,
@@ -35,27 +35,11 @@ RESULTS = "results"
 FIGURES = "figures"  # below results/
 
 
-@dataclass(frozen=True)
-class TaskFacts:
+class TaskFacts(NamedTuple):
     """A task or variant, as the page names it."""
 
     title: str
     licence: str
-
-
-@dataclass(frozen=True)
-class Restriction:
-    """What was asked for, in the suite or beside it; None stands for all that the suite has.
-
-    Attributes:
-        methods: names of methods and configs.
-    """
-
-    tasks: Collection[str] | None = None
-    seeds: Collection[int] | None = None
-    shots: Collection[int] | None = None
-    methods: Collection[str] | None = None
-    transfers: Collection[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class SuitePage:
         note: what a reader must know first.
         tasks: name -> facts, of tasks and of variants.
         backbones: name -> title.
-        views: cached augmentations per training image; 1 is the plain view alone.
+        views: of each training image in the cache; 1 is the plain one alone.
         max_steps: most optimiser steps a fit may take; None is no cap.
         groups: title -> upgrades, of a suite that keeps kinds of upgrades apart.
         paths: the upgrade paths of more than one target.
@@ -96,18 +80,9 @@ class SuitePage:
         return list(self.results.methods.values())
 
     @property
-    def transferred(self) -> dict[str, list[MethodResults]]:
-        """Methods whose modules reach the target through another transfer, by its name."""
-        return {name: list(of.values()) for name, of in self.results.transferred.items()}
-
-    @property
     def measured(self) -> list[MethodResults]:
         """All methods that have results, those of other transfers last."""
         return self.results.all
-
-    def method(self, name: str, transfer: str = COPIED) -> MethodResults:
-        """The results of a method through a transfer."""
-        return self.results.of(transfer)[name]
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
@@ -127,28 +102,26 @@ class SuitePage:
         """How these methods do on one upgrade."""
         return [compute_standing(method, self.expected, upgrade, shots) for method in methods]
 
-    def restrict(self, only: Restriction) -> SuitePage:
-        """The page of what was asked for: means are taken over exactly that."""
+    def restrict(
+        self,
+        tasks: Collection[str] | None = None,
+        seeds: Collection[int] | None = None,
+        shots: Collection[int] | None = None,
+        methods: Collection[str] | None = None,
+        transfers: Collection[str] | None = None,
+    ) -> SuitePage:
+        """The page of what is asked for, in the suite or beside it: means are over exactly that."""
+        kept: dict[str, dict[str, MethodResults]] = {COPIED: {}}
+        for transfer in (COPIED, *self.results.transferred):
+            if transfers is None or transfer in transfers:
+                known = self.results.of(transfer).items()
+                kept[transfer] = {n: one for n, one in known if methods is None or n in methods}
+        results = replace(self.results, methods=kept.pop(COPIED), transferred=kept)
         expected = replace(
             self.expected,
-            tasks=_asked(only.tasks, self.expected.tasks),
-            seeds=_asked(only.seeds, self.expected.seeds),
-            shots=_asked(only.shots, self.expected.shots),
-        )
-
-        def keep(transfer: str) -> dict[str, MethodResults]:
-            if only.transfers is not None and transfer not in only.transfers:
-                return {}
-            methods = self.results.of(transfer)
-            return {
-                n: one for n, one in methods.items() if only.methods is None or n in only.methods
-            }
-
-        others = {transfer: keep(transfer) for transfer in self.results.transferred}
-        results = replace(
-            self.results,
-            methods=keep(COPIED),
-            transferred={transfer: methods for transfer, methods in others.items() if methods},
+            tasks=_asked(tasks, self.expected.tasks),
+            seeds=_asked(seeds, self.expected.seeds),
+            shots=_asked(shots, self.expected.shots),
         )
         whole = self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
@@ -196,21 +169,18 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
     Raises:
         CompatbenchError: a broken card or results file.
     """
-    if results is None:
-        results = read_results(out / RESULTS / suite.name)
     tasks = suite_tasks(suite)
     variants = {task: suite_variants(suite, task) for task in tasks}
-    names = [name for task in tasks for name in (task, *variants[task])]
-    cards = {name: task_cards.read(name) for name in names}
+    cards = [task_cards.read(name) for task in tasks for name in (task, *variants[task])]
     upgrades = upgrade_pairs(suite.upgrades)
     return SuitePage(
         name=suite.name,
         title=suite.title,
         note=suite.note,
-        tasks={name: TaskFacts(card.title, card.licence) for name, card in cards.items()},
+        tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
         expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants, suite.retrained),
-        results=results,
+        results=read_results(out / RESULTS / suite.name) if results is None else results,
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
@@ -233,12 +203,32 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     """
     suites = []
     for folder in sorted(path for path in (out / RESULTS).glob("*") if path.is_dir()):
-        name = folder.name
-        if name in suite_cards.names():
-            suites.append(suite_cards.read(name))
-        elif also is not None and name == also.name:
+        if folder.name in suite_cards.names():
+            suites.append(suite_cards.read(folder.name))
+        elif also is not None and folder.name == also.name:
             suites.append(also)
-        elif name != FIGURES:
+        elif folder.name != FIGURES:
             message = f"{folder} is left out: no suite has that name"
             warnings.warn(message, CompatbenchWarning, 2)
     return suites
+
+
+def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
+    """The suites that are published and have results, each with its sections, by name.
+
+    Raises:
+        CompatbenchError: a broken card or results file.
+    """
+    known = suites_with_results(out, also)
+    sections: dict[str, list[SuitePage]] = {}
+    for suite in known:
+        if suite.publish == "section" and suite.extends in suite_cards.names():
+            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+    shown = {suite.name: suite for suite in known if suite.publish is True}
+    # A section may have results before its suite has any.
+    for name in sections:
+        shown.setdefault(name, suite_cards.read(name))
+    return [
+        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
+        for name in sorted(shown)
+    ]

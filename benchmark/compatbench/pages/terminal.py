@@ -9,28 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from compatbench.data.shots import count_shots
-from compatbench.pages.markdown import is_best, one_line
-from compatbench.pages.ranking import (
-    COLUMNS,
-    RankingRow,
-    explain_unranked,
-    gap_rows,
-    ranking_rows,
-)
-from compatbench.pages.suite_page import Restriction, SuitePage
+from compatbench.pages.markdown import is_best, one_line, percent
+from compatbench.pages.ranking import COLUMNS, RankingRow, explain_unranked, gap_rows, ranking_rows
+from compatbench.pages.suite_page import SuitePage
 
 _SPREAD_WIDTH = 76  # a narrower terminal shows means without their spread
 
 
-def print_ranking(console: Console, page: SuitePage, only: Restriction | None = None) -> None:
-    """Prints the ranking of every upgrade, and what failed or is missing.
-
-    Args:
-        only: the part of the suite to take means over; by default the whole suite, at its
-            largest number of shots.
-    """
-    if only is not None:
-        page = page.restrict(only)
+def print_ranking(console: Console, page: SuitePage) -> None:
+    """Prints the ranking of every upgrade at the most shots, and what failed or is missing."""
     console.print(ranking_renderable(page, console.width))
     for title, kind, count, _, reason in gap_rows(page):
         rows = "1 row" if count == "1" else f"{count} rows"
@@ -38,16 +25,12 @@ def print_ranking(console: Console, page: SuitePage, only: Restriction | None = 
         console.print(Text(text, style="red" if kind == "failed" else "yellow"))
 
 
-def ranking_renderable(
-    page: SuitePage, width: int, only: Restriction | None = None
-) -> RenderableType:
+def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
     """The ranking of every upgrade, as far as it is measured, for a terminal or a live display.
 
     Args:
         width: of the terminal, in characters.
     """
-    if only is not None:
-        page = page.restrict(only)
     shots = max(page.expected.shots)
     parts: list[RenderableType] = []
     for upgrade in page.expected.upgrades:
@@ -66,31 +49,28 @@ def ranking_renderable(
 
 
 def _table(rows: Sequence[RankingRow], width: int) -> Table:
+    columns = [one for one in COLUMNS if one.min_width is not None and one.min_width <= width]
     shown: dict[str, list[Text]] = {}
-    for column in COLUMNS:
-        if column.min_width is None or column.min_width > width:
-            continue
-        cells = [column.cell(row) for row in rows]
-        short = width < _SPREAD_WIDTH
-        texts = [Text(cell.short if cell.short and short else cell.text) for cell in cells]
+    for column in columns:
+        shown[column.title] = [Text(column.cell(row).text) for row in rows]
         if column.bold:
-            bests = is_best([row.value(column.bold) for row in rows])
-            for text, best in zip(texts, bests, strict=True):
+            values = [row.value(column.bold) for row in rows]
+            if width < _SPREAD_WIDTH:
+                shown[column.title] = [Text(percent(value)) for value in values]
+            for text, best in zip(shown[column.title], is_best(values), strict=True):
                 text.stylize("bold green" if best else "")
-        shown[column.title] = texts
     for text, row in zip(shown["Method"], rows, strict=True):
         text.append(" (floor)" if row.kind == "floor" else "")
     # The names of methods take the room that the numbers leave.
     widths = {title: max(len(title), *map(len, texts)) for title, texts in shown.items()}
     room = width - sum(widths.values()) + widths["Method"] - 2 * (len(widths) - 1)
     table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        if column.title in shown:
-            justify = "left" if column.text else "right"
-            most = max(room, 8) if column.title == "Method" else None
-            table.add_column(
-                column.title, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most
-            )
+    for column in columns:
+        justify = "left" if column.text else "right"
+        most = max(room, 8) if column.title == "Method" else None
+        table.add_column(
+            column.title, justify=justify, no_wrap=True, overflow="ellipsis", max_width=most
+        )
     for line in zip(*shown.values(), strict=True):
         table.add_row(*line)
     return table

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.pages.marked_sections import fill_section, find_sections
+from compatbench.pages.markdown import fill_section, find_sections
 from compatbench.results.measures import upgrade_pairs
 from compatbench.studies.claims import analyze_claims
 from compatbench.studies.depth import analyze_depth

@@ -103,7 +103,7 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
         over the tasks, what ``words`` is above copied, ``gain``, and above it, ``over_zero_shot``.
     """
     rows = []
-    for method in page.transferred.get("words", []):
+    for method in page.results.transferred.get("words", {}).values():
         plain = page.results.methods.get(method.info.name)
         if plain is None:
             continue

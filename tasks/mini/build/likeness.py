@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from compatbench.pages.marked_sections import fill_section
+from compatbench.pages.markdown import fill_section
 from compatbench.results.store import read_results
 
 from .reading import read_card

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import Any, Literal
+from importlib.metadata import version
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from compatbench.data.shots import count_shots
-from compatbench.pages.figures.curves import draw_shots, shots_curves
-from compatbench.pages.figures.matrix import draw_matrix
-from compatbench.pages.figures.pareto import draw_pareto, with_cost
-from compatbench.pages.figures.paths import draw_decay, draw_steps, path_lines
-from compatbench.pages.figures.rank_diagram import draw_rank_diagram
-from compatbench.pages.figures.scatter import draw_scatter
-from compatbench.pages.figures.style import Hover, draw_svg
+from compatbench.files.hashes import sha256_bytes
+from compatbench.pages.figures.line_figures import draw_decay, draw_shots, path_lines, shots_curves
+from compatbench.pages.figures.ranking_figures import (
+    draw_matrix,
+    draw_pareto,
+    draw_ranks,
+    draw_scatter,
+    with_cost,
+)
+from compatbench.pages.figures.svg import compact_svg, render_svg, svg_style
 from compatbench.pages.markdown import one_line
 from compatbench.pages.ranking import RankingRow, ranking_rows
-from compatbench.pages.suite_page import FIGURES, SuitePage
+from compatbench.pages.suite_page import SuitePage
 from compatbench.results.intervals import rank_datasets
 from compatbench.results.measures import Upgrade
 
-Section = Literal["scatter", "matrix", "ranks", "pareto", "shots", "decay", "steps"]
-
-TITLES: dict[Section, str] = {
+TITLES = {
     "scatter": "Source against target",
     "matrix": "Upgrade matrix",
     "ranks": "Critical differences",
     "pareto": "What a good H costs",
     "shots": "More images",
     "decay": "Along a path of upgrades",
-    "steps": "Step by step",
 }
 _INCOMPLETE = "no method has all of its cells yet"
+_SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) -->\n\Z")
 
 
 @dataclass(frozen=True)
@@ -42,107 +45,118 @@ class PlannedFigure:
     """A figure that can be drawn, or the reason why it cannot.
 
     Attributes:
-        name: of its file, without ``.svg``; ``mini-scatter-1`` is of the suite's first upgrade.
+        suite: with ``section`` and ``number``, the name of its file.
+        section: of the report; a key of ``TITLES``.
+        number: of the suite's upgrade or path, from 1.
         heading: what of: an upgrade or a path, and shots.
-        draw: makes the matplotlib figure.
-        facts: all that it shows, for its digest.
+        draw: draws ``shown``, which has a ``repr`` that is always the same.
         missing: why there is nothing to draw; empty if there is.
     """
 
-    name: str
-    section: Section
+    suite: str
+    section: str
+    number: int
     heading: str
-    draw: Callable[[Hover], Any]
-    facts: Any
+    draw: Callable[..., Figure]
+    shown: tuple[Any, ...]
     missing: str = ""
 
+    @property
+    def name(self) -> str:
+        """``mini-scatter-1``: of its file, without ``.svg``."""
+        return f"{self.suite}-{self.section}-{self.number}"
+
     def render(self) -> bytes:
-        """The SVG."""
+        """The SVG, with a digest of its data and the version of matplotlib at its end."""
         label = f"{TITLES[self.section]}: {self.heading}"
-        return draw_svg(self.draw, self.facts, self.name, label)
+        with svg_style("report", salt=self.name), warnings.catch_warnings():
+            # Text stays text in the file, so a glyph that the measuring font lacks is no loss.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            svg = compact_svg(render_svg(self.draw(*self.shown)), label)
+        digest = sha256_bytes(repr(self.shown).encode())
+        return f"{svg}<!-- drawn from {digest} by matplotlib {version('matplotlib')} -->\n".encode()
 
 
-def drawn_figures(results: Path) -> frozenset[str]:
-    """The names of the figures beside the results."""
-    return frozenset(path.stem for path in (results / FIGURES).glob("*.svg"))
+def is_current(committed: bytes, rendered: bytes) -> bool:
+    """Whether a file shows what the results give now.
+
+    The same data give the same bytes with the same matplotlib. Another version may place
+    a tick differently; then the digest of the data decides.
+    """
+    old, new = _SIGNATURE.search(committed), _SIGNATURE.search(rendered)
+    if old is None or new is None or old[2] == new[2]:
+        return committed == rendered
+    return old[1] == new[1]
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
-    """Every figure that the suites' results give, and those of the sections under them.
+    """Every figure that the suites' results give.
 
     An upgrade at one number of shots has its figures once, from the first suite that has it: a
     suite that measures the same for another purpose adds only its own figures.
     """
     figures: list[PlannedFigure] = []
     seen: set[tuple[Upgrade, int]] = set()
-    for page in chain.from_iterable((one, *one.sections) for one in pages):
-        if not page.measured:
-            continue
+    for page in pages:
         shots = max(page.expected.shots)
         for number, upgrade in enumerate(page.expected.upgrades, 1):
             if (upgrade, shots) not in seen:
                 seen.add((upgrade, shots))
                 figures += _of_upgrade(page, upgrade, shots, number)
-        figures += _of_shots(page)
-        figures += _of_paths(page)
+        figures += [*_of_shots(page), *_of_paths(page)]
     return figures
 
 
 def _of_upgrade(
     page: SuitePage, upgrade: Upgrade, shots: int, number: int
 ) -> Iterator[PlannedFigure]:
-    tasks = page.expected.tasks
-    titles = [one_line(page.task_title(task), 24) for task in tasks]
-    rows = ranking_rows(page, upgrade, shots)
+    rows, tasks = ranking_rows(page, upgrade, shots), page.expected.tasks
     complete = [row for row in rows if row.value("h") is not None]
     plain = [row for row in complete if not row.transfer]
-    zero_shot = zero_shot_accuracies(rows)
     missing = "" if plain else _INCOMPLETE
-    facts = (titles, zero_shot, [_facts(row, tasks) for row in rows])
-    tested = rank_datasets(page.ranks(upgrade, shots))
-    by_name = {row.figures["method"]: row for row in plain}
-    ranked = [by_name[one.info.name] for one in tested[0]] if tested else []
-    too_few = "" if tested else (
-        "the test needs three methods with all of their cells, and two datasets; there are "
-        f"{len(plain)} and {len(tasks)}"
-    )  # fmt: skip
-    test = tested[1] if tested else None
-    costs = [with_cost(plain, what) for what in ("parameters", "seconds")]
-    shown_costs = [[(row.title, cost) for row, cost, _ in points] for points in costs]
-    parts: tuple[tuple[Section, Callable, tuple, Any, str], ...] = (
-        ("scatter", draw_scatter, (complete, zero_shot), facts, missing),
-        ("matrix", draw_matrix, (rows, tasks, titles), facts, ""),
-        ("ranks", draw_rank_diagram, (ranked, test), facts, too_few),
-        ("pareto", draw_pareto, (plain,), (facts, shown_costs), missing),
-    )
+    too_few, ranked = "", ()
+    if tested := rank_datasets(page.ranks(upgrade, shots)):
+        by_name = {row.figures["method"]: row for row in plain}
+        best_first, test = [by_name[one.info.name] for one in tested[0]], tested[1]
+        ranks = [round(rank, 4) for rank in test.ranks]
+        ranked = (best_first, ranks, round(test.critical_difference, 4), test.datasets)
+    else:
+        too_few = (
+            "the test needs three methods with all of their cells, and two datasets; there are "
+            f"{len(plain)} and {len(tasks)}"
+        )
+    titles = [one_line(page.task_title(task), 24) for task in tasks]
+    costs = (with_cost(plain, "parameters"), with_cost(plain, "fit_seconds"))
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
-    for section, draw, shown, of, why in parts:
-        name = f"{page.name}-{section}-{number}"
-        yield PlannedFigure(name, section, heading, partial(draw, *shown), of, why)
+
+    def planned(
+        section: str, draw: Callable[..., Figure], shown: tuple[Any, ...], missing: str
+    ) -> PlannedFigure:
+        return PlannedFigure(page.name, section, number, heading, draw, shown, missing)
+
+    yield planned("scatter", draw_scatter, (complete, zero_shot_accuracies(rows)), missing)
+    yield planned("matrix", draw_matrix, (rows, tasks, titles), "")
+    yield planned("ranks", draw_ranks, ranked, too_few)
+    yield planned("pareto", draw_pareto, costs, missing)
 
 
 def _of_shots(page: SuitePage) -> Iterator[PlannedFigure]:
-    counts = tuple(sorted(page.expected.shots))
-    if len(counts) < 2:
-        return
-    for number, upgrade in enumerate(page.expected.upgrades, 1):
+    counts = sorted(page.expected.shots)
+    for number, upgrade in enumerate(page.expected.upgrades if len(counts) > 1 else (), 1):
         curves = shots_curves(page, upgrade)
         rows = [row for count in counts for row in ranking_rows(page, upgrade, count)]
         shown = (curves, counts, zero_shot_accuracies(rows))
         heading, missing = one_line(page.path_title(upgrade)), "" if curves else _INCOMPLETE
-        name, draw = f"{page.name}-shots-{number}", partial(draw_shots, *shown)
-        yield PlannedFigure(name, "shots", heading, draw, shown, missing)
+        yield PlannedFigure(page.name, "shots", number, heading, draw_shots, shown, missing)
 
 
 def _of_paths(page: SuitePage) -> Iterator[PlannedFigure]:
-    parts: tuple[tuple[Section, Callable], ...] = (("decay", draw_decay), ("steps", draw_steps))
     for number, path in enumerate(page.paths, 1):
-        shown = (path_lines(page, path), [one_line(page.backbone_title(name), 60) for name in path])
-        shots = count_shots(max(page.expected.shots))
-        heading, missing = f"{' → '.join(shown[1])}, {shots}", "" if shown[0] else _INCOMPLETE
-        for section, draw in parts:
-            name = f"{page.name}-{section}-{number}"
-            yield PlannedFigure(name, section, heading, partial(draw, *shown), shown, missing)
+        lines = path_lines(page, path)
+        backbones = [one_line(page.backbone_title(name), 60) for name in path]
+        heading = f"{' → '.join(backbones)}, {count_shots(max(page.expected.shots))}"
+        shown, missing = (lines, backbones), "" if lines else _INCOMPLETE
+        yield PlannedFigure(page.name, "decay", number, heading, draw_decay, shown, missing)
 
 
 def zero_shot_accuracies(rows: Sequence[RankingRow]) -> tuple[float, float] | None:
@@ -150,14 +164,6 @@ def zero_shot_accuracies(rows: Sequence[RankingRow]) -> tuple[float, float] | No
     for row in rows:
         source, source_gain = row.value("source"), row.value("source_gain")
         target, gain = row.value("target"), row.value("gain")
-        if source is None or source_gain is None or target is None or gain is None:
-            continue
-        return round(source - source_gain, 4), round(target - gain, 4)
+        if None not in (source, source_gain, target, gain):
+            return round(source - source_gain, 4), round(target - gain, 4)  # type: ignore[operator]
     return None
-
-
-def _facts(row: RankingRow, tasks: Sequence[str]) -> tuple:
-    """What the figures show of a method, without times, which differ from run to run."""
-    means = [row.value(measure) for measure in ("source", "target", "h", "gain")]
-    by_task = [(row.task_value("h", task), row.task_value("gain", task)) for task in tasks]
-    return row.title, row.kind, row.rank, means, by_task

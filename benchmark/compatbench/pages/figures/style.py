@@ -1,23 +1,20 @@
-"""What figures of the report look like, and how a figure becomes an SVG file."""
+"""What the figures of the report share: marks, legends, and names beside marks."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
-from compatbench.files.hashes import sha256_bytes
-from compatbench.pages.figures.compact_svg import HOVER, compact_svg
-from compatbench.pages.figures.svg import BLUE, COLOURS, GREEN, ORANGE, render_svg, svg_style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from compatbench.pages.figures.svg import BLUE, GREEN, GREY, INK, ORANGE
 from compatbench.pages.ranking import Kind
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
 
 # Shape and colour say the same, for readers who can tell only one of them apart.
 MARKS: dict[Kind, tuple[str, str, str]] = {
@@ -27,76 +24,11 @@ MARKS: dict[Kind, tuple[str, str, str]] = {
     "transferred": ("^", GREEN, "through a transfer"),
 }
 
-# What report.css calls the colours of a figure; it has one of each for light and dark schemes.
-COLOUR_VARIABLES = {
-    INK: "var(--ink)",
-    FAINT: "var(--line)",
-    PAPER: "var(--paper)",
-    **{colour: f"var(--{name})" for name, colour in COLOURS.items()},
-}
+_DISTANCES = (5.0, 11.0, 19.0, 29.0, 41.0)  # points
+_DIRECTIONS = 16
+_NEAR = 12.0
 
-_SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) -->\n\Z")
-_TITLE = re.compile(rb"<title>.*?</title>", re.DOTALL)
-
-
-class Hover:
-    """The titles that show when a reader points at a mark.
-
-    ``gid=hover("CoOp: H 49.2")`` gives a mark its title.
-    """
-
-    def __init__(self) -> None:
-        self.titles: list[str] = []
-
-    def __call__(self, title: str) -> str:
-        self.titles.append(title)
-        return f"{HOVER}{len(self.titles) - 1}"
-
-
-@contextmanager
-def report_style(salt: str = "compatbench") -> Iterator[None]:
-    """The style of the report's figures; ``salt`` as for ``svg_style``."""
-    with svg_style("report", salt=salt), warnings.catch_warnings():
-        # Text stays text in the file, so a glyph that the measuring font lacks is no loss.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches; its pixels are the SVG's points, so that text can be measured."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=72, layout="constrained")
-
-
-def draw_svg(draw: Callable[[Hover], Figure], facts: object, name: str, label: str) -> bytes:
-    """A figure as SVG, with a digest of its data and the version of matplotlib at its end.
-
-    Args:
-        facts: all that the figure shows, with a ``repr`` that is always the same.
-        name: differs from that of any other figure of a page.
-        label: what the figure shows, for readers who do not see it.
-    """
-    hover = Hover()
-    with report_style(name):
-        svg = render_svg(draw(hover))
-    by = f"{sha256_bytes(repr(facts).encode())} by matplotlib {version('matplotlib')}"
-    return f"{compact_svg(svg, hover.titles, label)}<!-- drawn from {by} -->\n".encode()
-
-
-def is_current(committed: bytes, rendered: bytes) -> bool:
-    """Whether a file shows what the results give now.
-
-    The same data give the same bytes with the same matplotlib. Another version may place
-    a tick differently; then the digest of the data and the titles of the marks decide.
-    """
-    signatures = [_SIGNATURE.search(svg) for svg in (committed, rendered)]
-    if not all(signatures):
-        return False
-    (digest, drawn_by), (expected, version_here) = (found.groups() for found in signatures if found)
-    if drawn_by == version_here:
-        return committed == rendered
-    return digest == expected and _TITLE.findall(committed) == _TITLE.findall(rendered)
+Boxes = NDArray[np.float64]  # [boxes, (left, bottom, right, top)]
 
 
 def shorten(title: str, longest: int = 28) -> str:
@@ -104,20 +36,73 @@ def shorten(title: str, longest: int = 28) -> str:
     return title if len(title) <= longest else title[: longest - 1] + "…"
 
 
-def add_legend(figure: Figure, handles: Iterable[tuple[str, str, str]], columns: int = 9) -> None:
-    """One legend above the axes, of marks given by shape, colour and label."""
-    from matplotlib.lines import Line2D
-
+def add_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
+    """One legend above the axes, of the marks of these kinds."""
+    there = set(kinds)
     lines = [
         Line2D([], [], linestyle="", marker=mark, color=colour, label=label, markersize=5)
-        for mark, colour, label in handles
+        for kind, (mark, colour, label) in MARKS.items()
+        if kind in there
     ]
-    figure.legend(
-        handles=lines, loc="outside upper left", ncols=min(len(lines), columns), handletextpad=0.2
-    )
+    figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), handletextpad=0.2)
 
 
-def add_kind_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
-    """The legend of the marks of these kinds."""
-    there = set(kinds)
-    add_legend(figure, [mark for kind, mark in MARKS.items() if kind in there])
+def place_labels(
+    axes: Axes,
+    labels: Sequence[tuple[float, float, str]],
+    marks: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Writes each label where it covers least, the first with the best choice.
+
+    adjustText, which moves all labels at once, draws from NumPy's global random state and left
+    labels on top of each other in our figures; this search always gives the same result.
+
+    Args:
+        labels: x, y and text; one that has to go far gets a thin line to its mark.
+        marks: x and y of all marks that labels should not cover.
+        line: the corners of a line that they should not cover.
+    """
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()  # settles the layout, so that data have places
+    frame = np.array([axes.get_window_extent(renderer).extents])
+    spots = axes.transData.transform(np.reshape(marks, (-1, 2)))
+    for start, end in pairwise(axes.transData.transform(np.reshape(line, (-1, 2)))):
+        count = 2 + int(np.abs(end - start).max() // 6)
+        spots = np.vstack([spots, np.linspace(start, end, count)])
+    texts = [text.get_window_extent(renderer).extents for text in axes.texts]
+    taken = np.vstack([np.hstack([spots - 3, spots + 3]), *texts])
+    thin = dict(arrowstyle="-", color=GREY, linewidth=0.5, shrinkA=0, shrinkB=3)
+    for x, y, name in labels:
+        text = axes.annotate(
+            name, (x, y), (0, 0), textcoords="offset points", fontsize=8, color=INK, arrowprops=thin
+        )
+        text.set_in_layout(False)
+        place = axes.transData.transform((x, y))
+        size = np.array(Text.get_window_extent(text, renderer).size)  # without the line
+        boxes, distances = _candidates(place, size)
+        outside = size.prod() - _overlaps(boxes, frame)[:, 0]
+        badness = _overlaps(boxes, taken).sum(axis=1) + 4 * outside + distances
+        best = int(badness.argmin())
+        taken = np.vstack([taken, boxes[best]])
+        text.xyann = tuple(boxes[best, :2] - place)
+        if text.arrow_patch is not None:
+            text.arrow_patch.set_visible(bool(distances[best] > _NEAR))
+
+
+def _candidates(place: Boxes, size: Boxes) -> tuple[Boxes, Boxes]:
+    """Boxes of a text around a mark, the nearest first, and the distance of each."""
+    angles = 2 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+    directions = np.tile(np.stack([np.cos(angles), np.sin(angles)], axis=1), (len(_DISTANCES), 1))
+    distances = np.repeat(_DISTANCES, _DIRECTIONS)
+    corners = place + distances[:, None] * directions + size * (directions - 1) / 2
+    return np.hstack([corners, corners + size]), distances
+
+
+def _overlaps(boxes: Boxes, others: Boxes) -> Boxes:
+    """The areas that boxes share, ``[boxes, others]``."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2)

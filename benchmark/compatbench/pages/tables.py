@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from string import ascii_lowercase
 from typing import Any, Literal
 
 from compatbench.data.shots import show_shots
@@ -15,47 +16,116 @@ from compatbench.pages.markdown import (
     code,
     duration,
     escape,
+    linked,
     percent,
     signed,
+    spread,
     table,
 )
 from compatbench.pages.ranking import (
+    COLUMNS,
+    RankingRow,
     format_parameters,
     gap_rows,
     ranking_rows,
+    rows_of,
 )
-from compatbench.pages.ranking_tables import Table, method_cell, value
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.intervals import paired_interval
-from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing, mean_of_all
+from compatbench.results.intervals import paired_interval, rank_datasets
+from compatbench.results.measures import (
+    Mean,
+    Measure,
+    Standing,
+    Upgrade,
+    compute_standing,
+    mean_of_all,
+)
 from compatbench.results.paths import change_per_step, changes, follow_path
+from compatbench.results.rank_tests import ALPHA, rank_cliques
 from compatbench.results.retained import compute_retained
 from compatbench.results.store import MethodResults, join_provenance
+
+Table = list[str]
+
+
+def ranking_table(rows: Sequence[RankingRow], top: int | None = None) -> Table:
+    """The ranking, by H.
+
+    Args:
+        top: show only so many methods and the floor.
+    """
+    columns = [column for column in COLUMNS if column.markdown]
+    shown = []
+    for column in columns:
+        texts = [column.cell(row).text for row in rows]
+        if column.title == "Method":
+            texts = [_method(row.standing) for row in rows]
+        elif column.bold:
+            texts = bold_best([row.value(column.bold) for row in rows], texts)
+        shown.append(texts)
+    lines = [
+        line
+        for i, (line, row) in enumerate(zip(zip(*shown, strict=True), rows, strict=True))
+        if top is None or i < top or row.kind == "floor"
+    ]
+    left = [i for i, column in enumerate(columns) if column.text]
+    return table([column.title for column in columns], lines, left)
+
+
+def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int) -> Table:
+    """Modules attached through a transfer, ranked among themselves, beside untouched ones."""
+    untouched = {one.info.name: one for one in _standings(page, upgrade, shots)}
+    rows = []
+    for one in page.ranks(upgrade, shots, transfer):
+        through, plain = one.standing, untouched.get(one.standing.info.name)
+        before = {m: plain and _value(plain.mean(m)) for m in ("target", "h", "gain")}
+        cells = [one.rank or NOTHING, _method(through), spread(through.mean("source"))]
+        cells += [f"{percent(before[m])} → {spread(through.mean(m))}" for m in ("target", "h")]
+        cells += [f"{signed(before['gain'])} → {signed(_value(through.mean('gain')))}"]
+        rows.append(cells)
+    return table(["Rank", "Method", "Source", "Target", "H", "Gain"], rows, left=(1,))
+
+
+def average_ranks(page: SuitePage, upgrade: Upgrade, shots: int) -> tuple[str, Table] | None:
+    """Friedman's test in a sentence, and the average ranks as a table.
+
+    Methods that share a letter cannot be told apart by Nemenyi's critical difference.
+    """
+    found = rank_datasets(page.ranks(upgrade, shots))
+    if found is None:
+        return None
+    standings, test = found
+    groups: list[list[str]] = [[] for _ in standings]
+    for number, clique in enumerate(rank_cliques(test.ranks, test.critical_difference)):
+        again, letter = divmod(number, len(ascii_lowercase))  # the 27th is a2
+        for method in clique:
+            groups[method].append(ascii_lowercase[letter] + (str(again + 1) if again else ""))
+    rows = [
+        [_method(one), f"{rank:.1f}", " ".join(letters) or NOTHING]
+        for one, rank, letters in zip(standings, test.ranks, groups, strict=True)
+    ]
+    p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+    differ = "the methods differ" if test.p_value < ALPHA else "the methods cannot be told apart"
+    text = (
+        f"By rank on each of {test.datasets} datasets, {differ} (Friedman's test, χ² = "
+        f"{test.statistic:.1f}, {p_value}). Two of these {len(standings)} methods differ if their "
+        f"average ranks are {test.critical_difference:.1f} or more apart (Nemenyi, 5 %)."
+    )
+    return text, table(["Method", "Average rank", "Group"], rows, left=(0, 2))
 
 
 def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """What the upgrade changes for users of the old module: flips, calibration, harmed datasets."""
     rows = []
-    for one in _standings(page, upgrade, shots):
-        relative, harmed = one.relative_flips, one.harmed
-        worst = NOTHING
-        if harmed is not None:
-            worst = f"{signed(harmed[2])} ({escape(page.task_title(harmed[1]))})"
-        flips = [one.mean(m) for m in ("negative_flips", "positive_flips", "inconsistent_errors")]
-        negative, positive, inconsistent = (percent(value(mean)) for mean in flips)
-        before, after = (percent(value(one.mean(m))) for m in ("source_ece", "target_ece"))
-        rows.append(
-            [
-                method_cell(one),
-                negative,
-                positive,
-                NOTHING if relative is None else f"{relative:.2f}",
-                inconsistent,
-                f"{before} → {after}",
-                NOTHING if harmed is None else f"{harmed[0]} of {len(page.expected.tasks)}",
-                worst,
-            ]
-        )
+    for row in rows_of(page.ranks(upgrade, shots)):
+        one, harmed, worst = row.figures, NOTHING, NOTHING
+        if one["harmed"] is not None:
+            harmed = f"{one['harmed']} of {len(page.expected.tasks)}"
+            worst = f"{signed(one['worst_gain'])} ({escape(page.task_title(one['worst_task']))})"
+        relative = NOTHING if one["relative_nfr"] is None else f"{one['relative_nfr']:.2f}"
+        nfr, pfr, inconsistent = (percent(one[name]) for name in ("nfr", "pfr", "inconsistent"))
+        ece = f"{percent(one['source_ece'])} → {percent(one['target_ece'])}"
+        rows.append([_method(row.standing), nfr, pfr, relative, inconsistent, ece, harmed, worst])
     header = ["Method", "NFR", "PFR", "Relative NFR", "Inconsistent", "ECE", "Harmed", "Worst"]
     return table(header, rows)
 
@@ -72,24 +142,19 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
     """``source → target`` accuracy on a task, on each of its variants, and on these in mean."""
     standings = _standings(page, upgrade, shots)
     test_sets = (task, *page.expected.variants[task])
-    sides: list[list[list[str]]] = []  # [side, column, method]
     on_sets = [
         [
-            compute_standing(
-                page.method(one.info.name), page.expected, upgrade, shots, (task, name)
-            )
+            compute_standing(one.results, page.expected, upgrade, shots, (task, name))
             for one in standings
         ]
         for name in test_sets
     ]
+    sides: list[list[list[str]]] = []  # [side, column, method]
     for measure in ("source", "target"):
-        values = [[value(one.mean(measure)) for one in on_set] for on_set in on_sets]
+        values = [[_value(one.mean(measure)) for one in on_set] for on_set in on_sets]
         values.append([mean_of_all(line) for line in zip(*values[1:], strict=True)])
-        sides.append([bold_best(column, list(map(percent, column))) for column in values])
-    columns = [
-        [f"{before} → {after}" for before, after in zip(*both, strict=True)]
-        for both in zip(*sides, strict=True)
-    ]
+        sides.append([_bold_percent(column) for column in values])
+    columns = [list(map(" → ".join, zip(*both, strict=True))) for both in zip(*sides, strict=True)]
     titles = [escape(page.task_title(name)) for name in test_sets]
     return _by_method(standings, columns, [*titles, "Mean of variants"])
 
@@ -104,13 +169,12 @@ def path_table(
     show = percent if figure == "accuracy" else signed
     rows = []
     for one in _standings(page, (path[0], path[-1]), shots):
-        method = page.method(one.info.name)
-        steps = follow_path(method, page.expected, path, shots)
-        values = [value(getattr(step, figure)) for step in steps]
+        steps = follow_path(one.results, page.expected, path, shots)
+        values = [_value(getattr(step, figure)) for step in steps]
         cells = [show(values[0])]
         for after, change in zip(values[1:], changes(values), strict=True):
             cells.append(show(after) + (f" ({signed(change)})" if change is not None else ""))
-        rows.append([method_cell(one), *cells, signed(change_per_step(values))])
+        rows.append([_method(one), *cells, signed(change_per_step(values))])
     titles = [escape(page.backbone_title(name)) for name in path]
     return table(["Method", *titles, "Per step"], rows)
 
@@ -119,7 +183,7 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: Measure) -> Table:
     """A measure by number of training images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
     standings = _standings(page, upgrade, counts[-1])
-    methods = [page.method(one.info.name) for one in standings]
+    methods = [one.results for one in standings]
     columns = [_column(page.standings(methods, upgrade, count), measure) for count in counts]
     return _by_method(standings, columns, [str(show_shots(count)) for count in counts])
 
@@ -129,23 +193,21 @@ def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
     A difference is in bold if its 95 % interval does not contain 0.
     """
-    methods, rows = {one.info.name: one for one in page.copied}, []
+    methods, rows = page.results.methods, []
     for name, base_name in page.configs.items():
         config, base = methods.get(name), methods.get(base_name)
         if config is None:
             continue
-        if base is None:
-            rows.append([escape(config.info.title), *[NOTHING] * 5])
-            continue
-        both = page.standings([config, base], upgrade, shots)
-        found = [paired_interval(both[0], both[1], m) for m in ("source", "target", "h")]
-        marks = ["**" if one is not None and one.sign else "" for one in found]
-        shown = [
-            f"{mark}{signed(one.value if one else None)}{mark}"
-            for mark, one in zip(marks, found, strict=True)
-        ]
-        title, changed = escape(config.info.title), _changed_settings(config, base)
-        rows.append([title, changed, *shown, bounds(found[2], signed)])
+        cells = [NOTHING] * 5
+        if base is not None:
+            cells, interval = [_changed_settings(config, base)], None
+            both = page.standings([config, base], upgrade, shots)
+            for measure in ("source", "target", "h"):
+                interval = paired_interval(both[0], both[1], measure)
+                mark = "**" if interval is not None and interval.sign else ""
+                cells.append(f"{mark}{signed(interval and interval.value)}{mark}")
+            cells.append(bounds(interval, signed))
+        rows.append([escape(config.info.title), *cells])
     header = ["Config", "Change", "Source", "Target", "H", "95 % of H"]
     return table(header, rows, left=(0, 1))
 
@@ -155,11 +217,10 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     rows = []
     for one in _standings(page, upgrade, shots):
         if one.info.learns:
-            method = page.method(one.info.name)
-            found = compute_retained(method, page.expected, upgrade, shots)
-            gains = [signed(value(mean)) for mean in (found.attached, found.retrained)]
+            found = compute_retained(one.results, page.expected, upgrade, shots)
+            gains = [signed(_value(mean)) for mean in (found.attached, found.retrained)]
             kept = NOTHING if found.kept is None else f"{_whole(found.kept.value)} %"
-            rows.append([method_cell(one), *gains, kept, bounds(found.kept, _whole)])
+            rows.append([_method(one), *gains, kept, bounds(found.kept, _whole)])
     return table(["Method", "Old module", "Retrained", "Kept", "95 % of kept"], rows)
 
 
@@ -167,17 +228,11 @@ def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """What every method takes, and the name by which commands know it."""
     rows = []
     for row in ranking_rows(page, upgrade, shots):
-        rows.append(
-            [
-                method_cell(row.standing, row.transfer),
-                code(row.figures["method"]),
-                format_parameters(row),
-                _bytes(row.figures["module_bytes"]),
-                duration(row.seconds),
-                duration(row.figures["evaluate_seconds"]),
-                _bytes(row.figures["peak_memory"]),
-            ]
-        )
+        one = row.figures
+        method, name = _method(row.standing, row.transfer), code(one["method"])
+        sizes = [_bytes(one[name]) for name in ("module_bytes", "peak_memory")]
+        times = [duration(one[name]) for name in ("fit_seconds", "evaluate_seconds")]
+        rows.append([method, name, format_parameters(row), sizes[0], *times, sizes[1]])
     header = ["Method", "Name", "Parameters", "Module", "Fit", "Evaluate", "Peak memory"]
     return table(header, rows, left=(0, 1))
 
@@ -193,7 +248,7 @@ def settings_table(page: SuitePage) -> Table:
         [code(setting), recipe, suite, escape(", ".join(sorted(titles)), longest=400)]
         for (setting, recipe, suite), titles in sorted(shared.items())
     ]
-    return table(["Setting", "Published", "This suite", "Methods"], rows, (0, 1, 2, 3))
+    return table(["Setting", "Published", "This suite", "Methods"], rows, left=range(4))
 
 
 def gap_table(page: SuitePage) -> Table | None:
@@ -226,15 +281,29 @@ def _standings(page: SuitePage, upgrade: Upgrade, shots: int) -> list[Standing]:
     return [one.standing for one in page.ranks(upgrade, shots)]
 
 
-def _column(standings: Iterable[Standing], measure: Measure, task: str | None = None) -> list[str]:
-    values = [value(one.mean(measure, task)) for one in standings]
+def _method(standing: Standing, transfer: str = "") -> str:
+    """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
+    title = linked(standing.info.title, standing.info.paper)
+    note = "floor" if standing.info.depth == "none" else escape(transfer)
+    return f"{title} ({note})" if note else title
+
+
+def _value(mean: Mean | None) -> float | None:
+    return None if mean is None else mean.value
+
+
+def _bold_percent(values: Sequence[float | None]) -> list[str]:
     return bold_best(values, [percent(one) for one in values])
+
+
+def _column(standings: Iterable[Standing], measure: Measure, task: str | None = None) -> list[str]:
+    return _bold_percent([_value(one.mean(measure, task)) for one in standings])
 
 
 def _by_method(
     standings: Sequence[Standing], columns: Sequence[Sequence[str]], titles: Sequence[str]
 ) -> Table:
-    rows = zip(map(method_cell, standings), *columns, strict=True)
+    rows = zip(map(_method, standings), *columns, strict=True)
     return table(["Method", *titles], [list(row) for row in rows])
 
 
@@ -260,4 +329,4 @@ def _bytes(size: int | None) -> str:
 
 
 def _whole(share: float | None) -> str:
-    return NOTHING if share is None else f"{round(share) + 0:.0f}"
+    return NOTHING if share is None else str(round(share))
