@@ -11,7 +11,7 @@ from honest_results import SUITE
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
-from compatbench.cli.new_method import fill_template
+from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.cli.progress import format_seconds
+from compatbench.cli.output import format_seconds
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods

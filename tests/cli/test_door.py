@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
-from compatbench.cli.new_method import fill_template, find_checkout
+from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods
@@ -53,7 +53,7 @@ def test_check_shows_every_check_of_one_method() -> None:
     result = invoke("check", "taskres")
     assert result.exit_code == 0
     assert "same-seed" in result.output
-    assert "failed" not in result.output
+    assert "1 of 1 methods pass" in result.output
 
 
 def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_new_method_passes_its_checks_and_runs_as_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     assert "wrote my_affine.py" in invoke("new-method", "my_affine").output
-    assert "my_affine: 24 passed" in invoke("check", "./my_affine.py").output
+    assert "1 of 1 methods pass" in invoke("check", "./my_affine.py").output
     builtin_methods.cache_clear()
     run = invoke("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
     assert run.exit_code == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
 from compatbench.cli.progress import RunProgress
@@ -46,13 +45,10 @@ def test_a_failure_is_told_at_once_and_kept() -> None:
     assert "failed coop · task · 4 shots · seed 0: RuntimeError: [bold]no luck" in out.getvalue()
 
 
-def test_the_first_cells_load_libraries_and_do_not_slow_the_estimate(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_first_cells_load_libraries_and_do_not_slow_the_estimate() -> None:
     now = 0.0
-    monkeypatch.setattr("compatbench.cli.progress.time.monotonic", lambda: now)
     cells = make_cells(4)
-    progress = RunProgress(Console(file=io.StringIO()))
+    progress = RunProgress(Console(file=io.StringIO(), get_time=lambda: now))
     progress.begin(cells, 1, lambda cell: 1.0)
     for cell, end, left in zip(cells, (20.0, 80.0), (3.0, 2 * 40.0), strict=False):
         progress.on_event(Event("started", cell))

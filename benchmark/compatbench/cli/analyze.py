@@ -21,7 +21,7 @@ from compatbench.cli.options import (
     complete_tasks,
     read_numbers,
 )
-from compatbench.cli.tables import plain_table
+from compatbench.cli.output import plain_table
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _fit_options(suite: str, out: Path, jobs: int | None, device: str) -> Iterat
             "out": out,
             "jobs": jobs,
             "device": device,
-            "on_start": progress.start,
+            "on_start": progress.start_plan,
             "on_event": progress.on_event,
         }
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import compatbench
-from compatbench.cli.analyze import app as analyze_app
-from compatbench.cli.analyze import claims
-from compatbench.cli.audit import audit
-from compatbench.cli.cache import app as cache_app
-from compatbench.cli.check import check
-from compatbench.cli.ci import ci
-from compatbench.cli.data import app as data_app
-from compatbench.cli.doctor import doctor
-from compatbench.cli.evaluate import evaluate
-from compatbench.cli.list import list_
-from compatbench.cli.new_method import new_method
-from compatbench.cli.report import leaderboard, report
-from compatbench.cli.run import plan, run
-from compatbench.cli.runs import app as runs_app
+from compatbench.cli import (
+    analyze,
+    authoring,
+    evaluate,
+    inventory,
+    options,
+    results,
+    run,
+    stores,
+)
+from compatbench.cli.output import say
 
 app = typer.Typer(
     name="compatbench",
@@ -35,12 +31,11 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
-console = Console()
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"compatbench {compatbench.__version__}", highlight=False)
+        say(f"compatbench {compatbench.__version__}")
         raise typer.Exit
 
 
@@ -54,19 +49,22 @@ def _common(
     pass
 
 
-app.command()(run)
-app.command()(plan)
-app.command()(evaluate)
-app.command()(leaderboard)
-app.command()(report)
-app.command("list")(list_)
-app.command()(doctor)
-app.command()(check)
-app.command("new-method")(new_method)
-app.command()(audit)
-app.command()(ci)
-app.command()(claims)
-app.add_typer(analyze_app, name="analyze")
-app.add_typer(cache_app, name="cache")
-app.add_typer(data_app, name="data")
-app.add_typer(runs_app, name="runs")
+for function in (
+    run.run,
+    run.plan,
+    evaluate.evaluate,
+    results.leaderboard,
+    results.report,
+    inventory.list_,
+    inventory.doctor,
+    authoring.check,
+    authoring.new_method,
+    results.audit,
+    results.ci,
+    analyze.claims,
+):
+    options.command(app)(function)
+app.add_typer(analyze.app, name="analyze")
+app.add_typer(stores.cache_app, name="cache")
+app.add_typer(inventory.data_app, name="data")
+app.add_typer(stores.runs_app, name="runs")

@@ -1,200 +1,169 @@
-"""Options that several commands share, and how the shell completes them."""
+"""Commands and their options: a command is a function, and its docstring is its help."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from enum import Enum
+from collections.abc import Callable
+from copy import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
-from compatbench.data.shots import LARGEST_SEED, read_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import method_files
 
-
-class Precision(str, Enum):
-    """What frozen towers can compute in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
+Function = TypeVar("Function", bound=Callable[..., None])
 
 
-class ExecutorName(str, Enum):
-    """What can run cells."""
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
+    """Registers a function as a command, whose help is the function's docstring.
 
-    local = "local"
-    ray = "ray"
+    A parameter without a default is an argument, any other an option. Its help is its entry below
+    ``Args:``, or what ``SHARED`` says of an option that several commands have.
+    """
 
+    def register(function: Function) -> Function:
+        text, _, entries = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+        helps = dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", entries, re.MULTILINE))
+        signature = inspect.signature(function, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            settings = dict(SHARED.get(parameter.name, {}))
+            names = settings.pop("names", ())
+            if parameter.name in helps:
+                settings["help"] = " ".join(helps[parameter.name].split())
+            kind, *given = get_args(parameter.annotation) or (None,)
+            if given and isinstance(given[0], typer.models.ParameterInfo):
+                info = copy(given[0])
+                info.help = settings.get("help", info.help)
+            else:
+                kind = parameter.annotation
+                if kind is bool and not parameter.default:
+                    names = names or (f"--{parameter.name.replace('_', '-')}",)  # and no --no-
+                required = parameter.default is parameter.empty
+                info = typer.Argument(**settings) if required else typer.Option(*names, **settings)
+            parameters.append(parameter.replace(annotation=Annotated[kind, info]))
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+        default = function.__name__.strip("_").replace("_", "-")
+        app.command(name or default, help="\n\n".join(paragraphs))(function)
+        return function
 
-def complete_methods(incomplete: str) -> list[str]:
-    names = sorted(path.stem for path in method_files())
-    return [name for name in ["all", *names] if name.startswith(incomplete)]
-
-
-def complete_suites(incomplete: str) -> list[str]:
-    return [name for name in suite_cards.names() if name.startswith(incomplete)]
-
-
-def complete_tasks(incomplete: str) -> list[str]:
-    return [name for name in ["all", *task_cards.names()] if name.startswith(incomplete)]
-
-
-def complete_backbones(incomplete: str) -> list[str]:
-    model, slash, _ = incomplete.partition("/")
-    names = [*backbone_cards.names(), "local-dir:", "hf:"]
-    if slash:
-        from compatbench.backbone.load.open_clip_models import tags_of
-
-        names = [f"{model}/{tag}" for tag in tags_of(model)]
-    return [name for name in names if name.startswith(incomplete)]
-
-
-SuiteOption = Annotated[
-    str,
-    typer.Option(
-        "--suite",
-        help="Suite: a name (see 'compatbench list suites') or a YAML file.",
-        autocompletion=complete_suites,
-    ),
-]
-MethodsOption = Annotated[
-    str,
-    typer.Option(
-        "--methods",
-        help="Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
-        "of a method file ('./mine.py'), which is run as code.",
-        autocompletion=complete_methods,
-    ),
-]
-TasksOption = Annotated[
-    str,
-    typer.Option(
-        "--tasks",
-        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions.",
-        autocompletion=complete_tasks,
-    ),
-]
-SeedsOption = Annotated[
-    str | None,
-    typer.Option("--seeds", help="Seeds, such as '1,2'.", show_default="the suite's"),
-]
-ShotsOption = Annotated[
-    str | None,
-    typer.Option("--shots", help="Shots, such as '4,8' or 'all'.", show_default="the suite's"),
-]
-TransfersOption = Annotated[
-    str | None,
-    typer.Option(
-        "--transfers",
-        help="How modules reach the targets, such as 'copied,words' (see 'list transfers').",
-        show_default="the suite's: copied",
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option("--out", help="Folder for runs/, results/ and leaderboard.md.", file_okay=False),
-]
+    return register
 
 
-ShotsFileOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--shots-file",
-        help="File of 'data shots' with the images to train on, in place of the draw of its "
-        "task, shots and seed; may be repeated.",
-        dir_okay=False,
-    ),
-]
-ShardOption = Annotated[
-    str | None,
-    typer.Option(
-        "--shard",
-        metavar="I/N",
-        help="The I-th of N parts of the work, about equal in time, such as '3/8': one for each "
-        "job of an array. The results of all parts add up.",
-    ),
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
-]
+def _completes(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
 
 
-def _set(variable: str, wanted: bool) -> bool:
+complete_suites = _completes(suite_cards.names)
+complete_tasks = _completes(lambda: ["all", *task_cards.names()])
+complete_methods = _completes(lambda: ["all", *sorted(path.stem for path in method_files())])
+complete_backbones = _completes(lambda: [*backbone_cards.names(), "local-dir:", "hf:"])
+
+
+def _sets(variable: str) -> Callable[[bool], bool]:
     """Sets an environment variable, which worker processes inherit."""
-    if wanted:
-        os.environ[variable] = "1"
-    return wanted
+
+    def set_if_wanted(wanted: bool) -> bool:
+        if wanted:
+            os.environ[variable] = "1"
+        return wanted
+
+    return set_if_wanted
 
 
-OfflineOption = Annotated[
-    bool,
-    typer.Option(
-        "--offline",
-        help="Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
-        callback=lambda wanted: _set("HF_HUB_OFFLINE", wanted),
-    ),
-]
-TrustPickleOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-pickle",
-        help="Read checkpoints even if that runs code in them; only for files from people you "
-        "trust.",
-        callback=lambda wanted: _set("COMPATBENCH_TRUST_PICKLE", wanted),
-    ),
-]
-
-
-def _take_roots(options: list[str] | None) -> list[str]:
+def _set_data_roots(folders: list[str] | None) -> list[str] | None:
     from compatbench.data.roots import set_data_roots
 
-    set_data_roots(options or [])
-    return options or []
+    set_data_roots(folders or [])
+    return folders
 
 
-DataRootOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data-root",
-        metavar="FOLDER | TASK=FOLDER",
-        help="Folder of all datasets, or of one task's; may be repeated.",
-        show_default="COMPATBENCH_DATA, COMPATBENCH_DATA_<TASK>",
-        callback=_take_roots,
-    ),
-]
+SHARED: dict[str, dict[str, Any]] = {
+    "suite": {
+        "help": "Suite: a name (see 'compatbench list suites') or a YAML file.",
+        "autocompletion": complete_suites,
+    },
+    "methods": {
+        "help": "Methods: names, globs, 'all', comma lists, exclusions ('all,!coop'), or the path "
+        "of a method file ('./mine.py'), which is run as code.",
+        "autocompletion": complete_methods,
+    },
+    "tasks": {
+        "help": "Tasks: names, globs, 'all', comma lists, exclusions.",
+        "autocompletion": complete_tasks,
+    },
+    "task": {"autocompletion": complete_tasks},
+    "backbone": {"autocompletion": complete_backbones},
+    "seeds": {"help": "Seeds, such as '1,2'; by default the suite's."},
+    "shots": {"help": "Shots, such as '4,8' or 'all'; by default the suite's."},
+    "transfers": {
+        "help": "How modules reach the targets, such as 'copied,words' (see 'list transfers'); by "
+        "default the suite's, most often 'copied'."
+    },
+    "out": {"help": "Folder for runs/, results/ and leaderboard.md."},
+    "shots_file": {
+        "help": "File of 'data shots' with the images to train on, in place of the draw of its "
+        "task, shots and seed; may be repeated.",
+    },
+    "shard": {
+        "help": "The I-th of N parts of the work, about equal in time, such as '3/8': one for each "
+        "job of an array. The results of all parts add up.",
+        "metavar": "I/N",
+    },
+    "jobs": {"names": ("--jobs", "-j"), "min": 1},
+    "device": {"help": "Where to compute: auto, cpu, cuda, cuda:1, mps."},
+    "data_root": {
+        "help": "Folder of all datasets, or of one task's; may be repeated. By default "
+        "COMPATBENCH_DATA and COMPATBENCH_DATA_<TASK>.",
+        "metavar": "FOLDER | TASK=FOLDER",
+        "callback": _set_data_roots,
+    },
+    "offline": {
+        "help": "Fetch nothing: weights must be on this machine. HF_HUB_OFFLINE=1 says the same.",
+        "callback": _sets("HF_HUB_OFFLINE"),
+    },
+    "trust_pickle": {
+        "help": "Read checkpoints even if that runs code in them; only for files from people you "
+        "trust.",
+        "callback": _sets("COMPATBENCH_TRUST_PICKLE"),
+    },
+    "as_json": {"help": "Print JSON.", "names": ("--json",)},
+    "threads": {"min": 1},
+    **{name: {"min": 0} for name in ("cells", "days", "gpus_per_cell", "seed", "tolerance")},
+}
+SuiteOption = Annotated[str, typer.Option(**SHARED["suite"])]
+SeedsOption = Annotated[str | None, typer.Option(**SHARED["seeds"])]
+OutOption = Annotated[Path, typer.Option(**SHARED["out"])]
+DeviceOption = Annotated[str, typer.Option(**SHARED["device"])]
 
 
-def read_numbers(
-    option: str, text: str | None, least: int, most: int | None = None
-) -> tuple[int, ...] | None:
-    """A comma list of numbers from the command line."""
+def split(text: str | None) -> list[Any] | None:
+    """The parts of a comma list; what they may be is checked by what they are given to."""
     if text is None:
         return None
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
+    """A comma list of numbers from the command line."""
     try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
+        numbers = None if text is None else tuple(int(part) for part in split(text) or ())
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < least:
+    if numbers is not None and (not numbers or min(numbers) < least):
         raise CompatbenchError(
             f"{option} '{text}': give numbers of at least {least}, separated by commas"
         )
-    if most is not None and max(numbers) > most:
-        raise CompatbenchError(f"{option} '{text}': give numbers of at most {most}")
     return numbers
-
-
-def read_seeds_option(text: str | None) -> tuple[int, ...] | None:
-    """Seeds from the command line."""
-    return read_numbers("--seeds", text, least=0, most=LARGEST_SEED)
-
-
-def read_names(text: str | None) -> list[str] | None:
-    """A comma list of names from the command line."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_seconds(option: str, text: str | None) -> float | None:
@@ -206,11 +175,3 @@ def read_seconds(option: str, text: str | None) -> float | None:
     if not seconds:
         raise CompatbenchError(f"{option} '{text}': give a time such as 90s, 10m or 2h")
     return seconds
-
-
-def read_shots_option(text: str | None) -> tuple[int, ...] | None:
-    """Numbers of shots from the command line, of which one may be ``all``."""
-    if text is None:
-        return None
-    numbers = ",".join(str(read_shots(part)) for part in text.split(","))
-    return read_numbers("--shots", numbers, least=1)

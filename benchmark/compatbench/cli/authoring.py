@@ -1,0 +1,127 @@
+"""``compatbench new-method`` and ``compatbench check``: for those who write a method."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+from rich.text import Text
+
+from compatbench.cli.output import console, print_frame, say
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
+_TEMPLATE = Path(__file__).with_name("new_method.py.txt")
+
+
+def new_method(name: str) -> None:
+    """Write a commented method file that works as it is, to be made into yours.
+
+    It goes to methods/ in a checkout, and to this folder elsewhere.
+
+    Args:
+        name: Such as 'my_method'.
+    """
+    checkout = find_checkout(Path.cwd())
+    _check_name(name, inside=checkout is not None)
+    path = (checkout / "methods" if checkout else Path()) / f"{name}.py"
+    if path.exists():
+        raise CompatbenchError(f"{path} exists; choose another name, or delete it first")
+    write_atomic(path, fill_template(name).encode())
+    wanted = name if checkout else f"./{path}"
+    shown = path.relative_to(checkout) if checkout else path
+    say(escape(f"wrote {shown}: a method that works; make it yours"))
+    say(f"  compatbench check {wanted}")
+    say(f"  compatbench run --suite smoke --methods {wanted}")
+
+
+def find_checkout(folder: Path) -> Path | None:
+    """The repository's root, if a folder is it or lies in it."""
+    files = ("methods/__init__.py", "benchmark/compatbench/__init__.py")
+    for root in (folder, *folder.parents):
+        if all((root / file).is_file() for file in files):
+            return root
+    return None
+
+
+def fill_template(name: str) -> str:
+    """The text of a new method file."""
+    title = " ".join(word.capitalize() for word in name.split("_") if word)
+    text = _TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
+    return text.replace("CLASS", title.replace(" ", ""))
+
+
+def _check_name(name: str, inside: bool) -> None:
+    from compatbench.method.registry import builtin_methods
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
+        raise CompatbenchError(
+            f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
+            "first, as in 'my_method'"
+        )
+    registry = builtin_methods()
+    if name in registry.classes or name in registry.broken:
+        raise CompatbenchError(f"a method is named '{name}' already; choose another name")
+    if not inside and find_spec(name) is not None:
+        raise CompatbenchError(
+            f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
+        )
+
+
+def check(
+    methods: str,
+    only: str = "all",
+) -> None:
+    """Check that a method keeps the rules, on tiny synthetic models; exit with 1 if not.
+
+    Fits are cut to a few steps, so that a method takes seconds on one core. One method gets a
+    table of its checks; of several, each gets a line, and their failures are listed at the end.
+
+    Args:
+        methods: What to check: a name, a glob, 'all', a comma list with exclusions, or the path
+            of a method file ('./mine.py'), which is run as code.
+        only: Checks to try: names, globs, exclusions.
+    """
+    import pandas as pd
+
+    from compatbench import api
+
+    with console.status("") as status:
+        found = api.check_methods(
+            methods, only, progress=lambda one: status.update(f"{one.method}: {one.check}")
+        )
+    failed = found["status"] == "fail"
+    names = found["method"].unique()
+    shown = found if len(names) == 1 else found[failed]
+    if len(shown):
+        print_frame(_explain(shown).drop(columns="method" if len(names) == 1 else []))
+    counts = pd.crosstab(found["method"], found["status"]).reindex(names)
+    counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
+    seconds = found.groupby("method")["seconds"].sum().round(1)
+    print_frame(counts.assign(seconds=seconds).reset_index())
+    good = len(names) - found.loc[failed, "method"].nunique()
+    say(f"{good} of {len(names)} methods pass")
+    if failed.any():
+        raise typer.Exit(1)
+
+
+def _explain(found: pd.DataFrame) -> pd.DataFrame:
+    """The checks, of those that are passed with the rule, of others with the reason."""
+    reasons = found["reason"]
+    rules = found["rule"] + reasons.map(lambda reason: f" ({reason})" if reason else "")
+    shown = {
+        "": [Text(status, style=STYLES[status]) for status in found["status"]],
+        "rule, or reason": reasons.where(found["status"] != "pass", rules),
+        "seconds": found["seconds"].round(1),
+    }
+    return found[["method", "check"]].assign(**shown)

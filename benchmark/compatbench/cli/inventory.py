@@ -1,0 +1,190 @@
+"""``compatbench doctor`` and ``data shots``: what is here, and the images that cells learn from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from compatbench.cli import options
+from compatbench.cli.output import console, print_facts, print_frame, say
+from compatbench.data.cards import backbone_cards, suite_cards, task_cards
+from compatbench.data.shots import LARGEST_SEED
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from compatbench.doctor.published import Comparison
+
+WIDE = 120
+HIDDEN = {"methods": ["paper", "idea"], "suites": ["title"]}  # in a terminal narrower than WIDE
+data_app = typer.Typer(no_args_is_help=True, help="Look at the datasets, and share few-shot draws.")
+MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
+AGREES = {None: "[dim]not compared[/]", True: "[green]agrees[/]", False: "[red]disagrees[/]"}
+
+
+def doctor(
+    suite: str | None = None,
+    task: list[str] | None = None,
+    backbone: list[str] | None = None,
+    out: Path = Path(),
+    data_root: list[str] | None = None,
+    verify: bool = False,
+    device: str = "auto",
+    trust_pickle: bool = False,
+) -> None:
+    """Tell whether a suite can run here, and what to do where it cannot.
+
+    Shows, for every dataset, what is there, what is missing and the fix; for every backbone, its
+    weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
+    nothing. Exits with 1 if something is missing or wrong.
+
+    Args:
+        suite: Look at all that a suite needs: its name or a YAML file; by default mini, if
+            neither a task nor a backbone is given.
+        task: Look at a task's images: a name or a glob; may be repeated.
+        backbone: Look at a backbone: a card's name, MODEL/TAG, or a file; may be repeated.
+        verify: Also run zero-shot on every pair of a task and a backbone that are here, and
+            compare it with published figures.
+    """
+    from compatbench import api
+
+    with console.status("") as status:
+        found = api.diagnose(
+            suite,
+            task or (),
+            backbone or (),
+            out=out,
+            verify=verify,
+            device=device,
+            progress=status.update,
+        )
+    for each in (*found.tasks, *found.backbones):
+        say(f"{MARKS[each.state]} [bold]{escape(each.name)}[/] ")
+        print_facts({k: v for k, v in asdict(each).items() if k not in ("name", "state")})
+    say("[bold]Machine[/]")
+    print_facts(found.machine)
+    if verify:
+        say("[bold]Zero-shot[/], top-1 or mean per-class recall in percent")
+        for one in found.comparisons:
+            say(f"  {_describe_comparison(one)}")
+        if not found.comparisons:
+            say("  no task and backbone are both here, so nothing was run")
+    what = escape(f"suite '{found.suite}'" if found.suite else "what was asked for")
+    if found.ready:
+        say(f"[green]Ready[/]: {what} can run here.")
+        return
+    bad, parts = len(found.unusable), []
+    if bad:
+        total = len(found.tasks) + len(found.backbones)
+        parts.append(f"{bad} of {total} parts are missing or wrong")
+    if found.disagreeing:
+        parts.append(f"{len(found.disagreeing)} figures disagree with what is published")
+    verdict = "cannot run here as it is" if bad else "can run, but must not be trusted yet"
+    say(f"[red]Not ready[/]: {what} {verdict}; {', and '.join(parts)}.")
+    raise typer.Exit(1)
+
+
+def _describe_comparison(one: Comparison) -> str:
+    where, figure = f"{escape(one.task)} on {escape(one.backbone)}", one.figure
+    if figure is None:
+        return f"{where}: {one.measured:.2f}; {one.reason}"
+    metric = "top-1" if figure.metric == "top1" else "recall"
+    loose = one.agrees is False and figure.loose
+    mark = "[yellow]differs[/]" if loose else AGREES[one.agrees]
+    limit = f" (within {figure.tolerance:g})" if one.comparable else ""
+    published = f"published {figure.value:.2f} by {figure.source}"
+    return f"{where}: {metric} {one.measured:.2f}, {published}: {mark}{limit}; {one.reason}"
+
+
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
+    cards = {"tasks": task_cards, "backbones": backbone_cards, "suites": suite_cards}
+    if (chosen := cards.get(str(context.params.get("kind")))) is None:
+        return options.complete_methods(incomplete)
+    return [name for name in chosen.names() if name.startswith(incomplete)]
+
+
+def list_(
+    kind: Annotated[
+        Literal["methods", "tasks", "backbones", "suites", "transfers", "modules"],
+        typer.Argument(),
+    ],
+    names: Annotated[str, typer.Argument(autocompletion=_complete)] = "all",
+    markdown: bool = False,
+    out: Path = Path(),
+) -> None:
+    """List methods, tasks, backbones, suites, transfers or the modules in runs/.
+
+    A terminal of 120 columns or more shows papers and ideas of the methods, too.
+
+    Args:
+        kind: What to list.
+        names: Names, globs, comma lists.
+        markdown: Methods as the capability table docs/methods.md.
+    """
+    from compatbench import api
+
+    if markdown:
+        if kind != "methods":
+            raise CompatbenchError(f"--markdown is for methods, not for {kind}")
+        from compatbench.conformance.methods_page import render_methods
+        from compatbench.method.registry import builtin_methods
+
+        registry = builtin_methods()
+        print(render_methods(registry, registry.select(names)), end="")  # a console would wrap it
+    elif kind == "modules":
+        print_frame(api.modules(names, out), whole=250)
+    elif kind == "transfers":
+        print_frame(api.transfers())
+    else:
+        hidden = HIDDEN.get(kind, []) if console.width < WIDE else []
+        print_frame(getattr(api, kind)(names).drop(columns=hidden))
+
+
+@options.command(data_app, "shots")
+def export_shots(
+    task: str,
+    shots: int = 16,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 1,
+    out: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
+    compare: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
+    data_root: list[str] | None = None,
+) -> None:
+    """Export the few-shot draw of a task, shots and seed: CoOp's, made again from the split.
+
+    The file lists each image's path and label, and the hash of the split that they were drawn
+    from. 'compatbench run --shots-file FILE' trains on the images of a file, so that two labs
+    use the same ones even where their folders would give other draws.
+
+    Args:
+        task: The task to draw from.
+        shots: Images of every class.
+        seed: Seed of the draw.
+        out: File to write; by default the terminal.
+        compare: A file of somebody else's: is it the same draw?
+    """
+    from compatbench.data.draws import draw_shots, export_draw
+    from compatbench.data.task import load_task
+    from compatbench.files.atomic import write_atomic
+
+    loaded = load_task(task)
+    if loaded.parent is not None:
+        raise CompatbenchError(
+            f"'{task}' is a variant, from which nothing is learned; draw from '{loaded.parent}'"
+        )
+    draw = draw_shots(loaded, shots, seed)
+    about = f"{len(draw.train)} training and {len(draw.val)} validation images, {draw.sha256[:12]}"
+    if compare is not None:
+        theirs = draw_shots(loaded, shots, seed, compare)
+        if theirs != draw:
+            hashes = f"{theirs.sha256[:12]}, here {draw.sha256[:12]}"
+            say(escape(f"{compare} is another draw ({hashes}), of images that are all here"))
+            raise typer.Exit(1)
+        say(escape(f"{compare} is the same draw: {about}"))
+    elif out is None:
+        print(export_draw(loaded, draw, shots, seed), end="")  # the console would wrap it
+    else:
+        write_atomic(out, export_draw(loaded, draw, shots, seed).encode())
+        say(escape(f"wrote {out}: {about}"))

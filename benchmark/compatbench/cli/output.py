@@ -1,0 +1,103 @@
+"""Lines and frames on a terminal; one console of each stream serves all commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+console = Console(highlight=False)
+error_console = Console(highlight=False, stderr=True)
+
+
+def say(text: str, to: Console = console, style: str = "") -> None:
+    """Prints a line of markup, which the terminal may wrap, so that it can be copied whole."""
+    to.print(text, soft_wrap=True, style=style)
+
+
+def print_json(data: Any) -> None:
+    """Prints JSON; not through the console, which would wrap and colour it."""
+    print(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def plain_table() -> Table:
+    """A table without lines."""
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def print_frame(frame: pd.DataFrame, right: Collection[str] = (), whole: int = 0) -> None:
+    """Prints a frame; cells may be texts of rich.
+
+    Args:
+        right: columns of text that are aligned right, as numbers are.
+        whole: columns that the table takes even on a narrower terminal, which then wraps it: a
+            path or a key is to be copied.
+    """
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype
+
+    table = plain_table()
+    for number, name in enumerate(frame.columns):
+        numeric = is_numeric_dtype(frame[name].dtype) or name in right
+        table.add_column(
+            str(name),
+            justify="right" if numeric else "left",
+            no_wrap=numeric or number == 0,
+            overflow="fold",
+        )
+    for row in frame.itertuples(index=False):
+        cells = ("" if pd.isna(value) else value for value in row)
+        table.add_row(*(each if isinstance(each, Text) else escape(str(each)) for each in cells))
+    wide = Console(file=console.file, width=whole) if console.width < whole else console
+    wide.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Prints what is known of one thing, a line for each fact that is known.
+
+    On a terminal what is wrapped keeps its indent; elsewhere a line is a line.
+    """
+    for name, value in facts.items():
+        if value in (None, "", (), [], {}):
+            continue
+        line = escape(f"{name}: {_in_words(value)}")
+        if console.is_terminal:
+            console.print(Padding(line, (0, 0, 0, 2)))
+        else:
+            say(f"  {line}")
+
+
+def _in_words(value: Any) -> str:
+    """A value as people write it: ``yes``, ``50,000``, ``0.481 0.458``, ``train 12, test 3``."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
+    if isinstance(value, (list, tuple)):
+        lines = any(isinstance(each, str) for each in value)
+        return ("\n" if lines else " ").join(map(_in_words, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in words: ``40 s``, ``3 min``, ``2 h 10 min``, ``5 days``."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 72:
+        return f"{hours} h {minutes % 60} min"
+    return f"{round(hours / 24):,} days"

@@ -1,0 +1,167 @@
+"""The commands over ``results/``: ``report``, ``leaderboard``, ``audit`` and ``ci``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from compatbench.cli.output import error_console, print_json, say
+from compatbench.errors import CompatbenchError
+
+
+def report(out: Path = Path(), check: bool = False) -> None:
+    """Make results/report.html and results/figures/ from results/, byte for byte.
+
+    The page needs no other file: open it in a browser, mail it, put it on any server. It has a
+    leaderboard to sort and filter, the upgrade matrix, source against target accuracy, average
+    ranks with critical differences, what a good H costs, and, where a suite measures them,
+    curves over shots and along paths of upgrades.
+
+    Nothing is trained and no weights are needed. A figure for which there are no results is left
+    out, and the page says what would make it. The suites 'mini', 'mini-shots' and 'mini-paths'
+    together give every figure.
+
+    Args:
+        check: Write nothing; fail if the page or a figure is not up to date.
+    """
+    from compatbench import api
+
+    made = api.report(out, check)
+    for line in made.left_out:
+        say(escape(line))
+    verb, page = "is up to date" if check else "written", list(made.files)[-1]
+    say(escape(f"{page} {verb}, {len(made.files) - 1} figures beside it"))
+
+
+def leaderboard(out: Path = Path(), check: bool = False) -> None:
+    """Make leaderboard.md and its figures again from results/, byte for byte.
+
+    The figures and the page of all results are those of 'compatbench report'.
+
+    Args:
+        check: Write nothing; fail if a page or figure is not up to date.
+    """
+    from compatbench import api
+
+    for path in api.leaderboard(out, check):
+        say(escape(f"{path} is up to date"))
+
+
+def audit(
+    out: Path = Path(),
+    suite: list[str] | None = None,
+    cells: int = 5,
+    seed: int | None = None,
+    tolerance: int | None = None,
+    zero_shot: bool = True,
+    methods: str | None = None,
+    shots_file: list[Path] | None = None,
+    data_root: list[str] | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
+) -> None:
+    """Tell whether results are what this checkout makes; exit with 1 if a number is not.
+
+    Every file is read; every row's key and data are computed again from the method's code, its
+    settings, the weights and the images; totals, zero-shot, flips, costs, settings and
+    leaderboard.md must agree with each other and with what is computed here. Then some cells
+    are run again from nothing. A number that is forged or stale is named with its file, line
+    and field. Nothing is written but the feature cache.
+
+    Args:
+        suite: Suite to look at: a name, or the YAML file of one that is not installed; may be
+            repeated. By default every folder.
+        cells: Cells to run again, drawn at random.
+        seed: Seed of the draw; by default a new one, which is printed.
+        tolerance: Images by which a count may differ when it is computed again; by default none
+            on the machine that made it, 2 % of the images elsewhere.
+        zero_shot: Compute zero-shot again: quick, where the images' features are cached.
+        methods: Files of methods that are not among 'list methods' ('./mine.py'), which are run
+            as code.
+    """
+    from compatbench import api
+    from compatbench.audit import summarise
+
+    found = api.audit_results(
+        out,
+        suite,
+        cells=cells,
+        seed=seed,
+        tolerance=tolerance,
+        zero_shot=zero_shot,
+        methods=methods,
+        shots_files=shots_file or (),
+        device=device,
+        progress=lambda line: None if as_json else say(escape(line), style="dim"),
+    )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        for line in summarise(found.findings):
+            say(f"[bold red]wrong[/] {escape(line)}")
+        for note in found.notes:
+            say(f"[yellow]note[/] {escape(note)}")
+        say(
+            f"suites: {len(found.suites)}, method files: {found.methods}, rows: {found.rows:,}; "
+            f"cells run again: {len(found.sample)} (--seed {found.seed}); "
+            f"findings: {len(found.findings)}"
+        )
+    if found.findings:
+        raise typer.Exit(1)
+
+
+def ci(
+    out: Path = Path(),
+    base: str | None = None,
+    cells: int = 3,
+    seed: int | None = None,
+    summary: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
+    device: str = "auto",
+) -> None:
+    """Do what is asked of a pull request; exit with 1 if something keeps it from being merged.
+
+    Finds what changed against the base; checks the changed methods; audits all results, and runs
+    some cells of the changed methods again; lists how figures moved against the base, of which
+    no row may be missing; compares the changed methods with zero-shot, KgCoOp, ContCoOp and their
+    own figures at the base; and tells whether leaderboard.md is up to date. Runs the code of the
+    methods in this clone, and needs neither a network nor any token.
+
+    Args:
+        base: Branch, tag or commit to compare with; by default origin/$GITHUB_BASE_REF, then
+            origin/main, then main.
+        cells: Cells of the changed methods to run again.
+        seed: Seed of the draw; by default a new one, which is printed.
+        summary: File that the Markdown summary is added to; by default $GITHUB_STEP_SUMMARY, or
+            the terminal.
+    """
+    from compatbench import api
+
+    found = api.check_pull_request(
+        out,
+        base,
+        cells=cells,
+        seed=seed,
+        device=device,
+        progress=lambda line: say(escape(line), error_console, "dim"),
+    )
+    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    path = summary or (Path(step_summary) if step_summary else None)
+    if path is None:
+        print(found.summary, end="")
+    else:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(found.summary)
+        except OSError as error:
+            raise CompatbenchError(f"cannot write {path}: {error.strerror}") from None
+    for problem in found.problems:
+        say(f"[bold red]wrong[/] {escape(problem)}", error_console)
+    say(f"problems: {len(found.problems)}", error_console)
+    if found.problems:
+        raise typer.Exit(1)

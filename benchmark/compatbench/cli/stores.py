@@ -1,0 +1,207 @@
+"""``compatbench runs`` and ``compatbench cache``: look at, verify and clean what is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from compatbench.cli import options
+from compatbench.cli.output import format_seconds, print_facts, print_frame, say
+from compatbench.files.sizes import format_bytes, parse_bytes
+
+runs_app = typer.Typer(no_args_is_help=True, help="Look at, verify and clean the store of a run.")
+cache_app = typer.Typer(no_args_is_help=True, help="Look at and clean the cache of image features.")
+DAY = 86400
+
+
+@options.command(runs_app, "ls")
+def list_runs(
+    methods: str = "all",
+    tasks: str = "all",
+    state: str = "all",
+    out: Path = Path(),
+) -> None:
+    """List cells: how each ended, its size on disk and its age.
+
+    Args:
+        methods: Names, globs, lists.
+        state: Of ok, not transferable, error, oom, killed, timeout: names, globs, exclusions.
+    """
+    from compatbench.data.shots import show_shots
+    from compatbench.engine.store_check import list_cells, open_store
+
+    store = open_store(out)
+    cells = list_cells(store, methods, tasks, state)
+    size = format_bytes(cells["size"].sum())
+    shown = {
+        "key": cells["key"].str[:12],
+        "shots": cells["shots"].map(show_shots),
+        "size": cells["size"].map(format_bytes),
+        "age": cells["age"].map(format_seconds),
+    }
+    print_frame(cells.assign(**shown), right=("shots", "size", "age"), whole=160)
+    say(f"{len(cells)} cells, {size}, in {store.folder}")
+
+
+@options.command(runs_app, "show")
+def show_run(key: str, out: Path = Path()) -> None:
+    """Show all that is stored of one cell.
+
+    Args:
+        key: The beginning of a cell's key, as 'ls' shows it.
+    """
+    import pandas as pd
+
+    from compatbench.data.shots import show_shots
+    from compatbench.engine.store_check import find_record, open_store
+
+    store = open_store(out)
+    record = find_record(store, key)
+    module = store.module_path(record.key)
+    hidden = {"key", "schema_version", "status", "attempt", "records"}
+    say(f"[bold]{record.key}[/]")
+    print_facts(
+        {"state": f"{record.state}, attempt {record.attempt}"}
+        | record.model_dump(exclude=hidden)
+        | {"shots": show_shots(record.shots), "module_file": module if module.is_file() else None}
+        | {"peak_memory": format_bytes(record.peak_memory) if record.peak_memory else None}
+    )
+    if record.records:
+        rows = pd.DataFrame([each.model_dump(exclude={"data"}) for each in record.records])
+        print_frame(rows.convert_dtypes().dropna(axis="columns", how="all").round(3), whole=160)
+
+
+@options.command(runs_app, "verify")
+def verify_runs(out: Path = Path()) -> None:
+    """Compare every file with its checksum and its name; exit with 1 if one is not right.
+
+    Nothing is moved. A run sets such a file aside when it needs it, and makes it again.
+    """
+    from compatbench.engine.store_check import find_problems, list_files, open_store
+
+    files = list_files(open_store(out))
+    _say_damaged(find_problems(files), len(files), "files")
+
+
+@options.command(runs_app)
+def gc(
+    delete: bool = False,
+    days: float = 7,
+    records: bool = False,
+    suite: list[str] | None = None,
+    methods: list[str] | None = None,
+    shots_file: list[Path] | None = None,
+    out: Path = Path(),
+) -> None:
+    """Find files that serve no plan any more: modules and predictions of cells that changed.
+
+    A cell is unwanted if its method, settings, images or weights are here and give another key
+    now, in every installed suite. Records stay, unless --records says otherwise: they are small,
+    and are results. Files set aside as damaged, and remains of killed processes, go as well.
+
+    Args:
+        delete: Delete; without, only say what would go.
+        days: Leave what is younger.
+        records: Delete the records of unwanted cells, too.
+        suite: YAML file of a further suite whose cells are wanted; may be repeated.
+        methods: File of a further method; may be repeated.
+        shots_file: File with a draw that is wanted; may be repeated.
+    """
+    from compatbench.data.cards import suite_cards
+    from compatbench.data.draws import read_draws
+    from compatbench.engine.store_check import delete_files, find_waste, open_store
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods()
+    for file in methods or ():
+        registry.add_file(Path(file))
+    suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
+    draws = read_draws(shots_file or ())
+    waste = find_waste(open_store(out), suites, registry, draws, records=records)
+    total = 0
+    for what, found in (
+        (f"of {waste.cells} unwanted cells", waste.files),
+        ("damaged, or left by killed processes", waste.remains),
+    ):
+        old = [file for file in found if file.age >= days * DAY]
+        if delete:
+            delete_files(old)
+        total += len(old)
+        size = format_bytes(sum(file.size for file in old))
+        young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
+        say(f"{len(old)} files {what}, {size}{young}")
+    if delete:
+        say(f"deleted {total} files")
+    elif total:
+        say("nothing was deleted; --delete does")
+
+
+@options.command(cache_app, "ls")
+def list_cache() -> None:
+    """List what the cache holds, by backbone and task."""
+    import pandas as pd
+
+    from compatbench.data.cache_files import default_cache_folder, list_entries
+
+    folder = default_cache_folder()
+    rows = [
+        (str(entry.about.get("backbone", "?")), str(entry.about.get("task", "?")), entry.size)
+        for entry in list_entries(folder)
+    ]
+    entries = pd.DataFrame(rows, columns=["backbone", "task", "size"])
+    if len(entries):
+        groups = entries.groupby(["backbone", "task"])["size"].agg(entries="count", size="sum")
+        groups["size"] = groups["size"].map(format_bytes)
+        print_frame(groups.reset_index(), right=("size",))
+    say(f"{len(entries)} entries, {format_bytes(entries['size'].sum())}, in {folder}")
+
+
+@options.command(cache_app, "verify")
+def verify_cache() -> None:
+    """Read every entry and hold it against its checksum; exit with 1 if one is damaged.
+
+    Damaged entries are computed again when they are needed.
+    """
+    from compatbench.data.cache_files import default_cache_folder, list_entries, read_entry
+
+    entries = list_entries(default_cache_folder())
+    damaged = {
+        one.path: "its checksum is another" for one in entries if read_entry(one.path) is None
+    }
+    _say_damaged(damaged, len(entries), "entries")
+
+
+@options.command(cache_app)
+def prune(
+    size: str | None = None,
+    days: float | None = None,
+    everything: Annotated[bool, typer.Option("--all")] = False,
+) -> None:
+    """Delete entries, the oldest first. Nothing is lost: they are computed again when needed.
+
+    Args:
+        size: Keep at most this much, such as '10G'.
+        days: Delete what is older than this.
+        everything: Delete every entry.
+    """
+    from compatbench.data.cache_files import default_cache_folder, prune_entries
+    from compatbench.errors import CompatbenchError
+
+    if size is None and days is None and not everything:
+        raise CompatbenchError("cache prune: say what to delete: --size 10G, --days 30, or --all")
+    most_bytes = 0 if everything else None if size is None else parse_bytes(size)
+    seconds = None if days is None else days * DAY
+    deleted = prune_entries(default_cache_folder(), most_bytes, seconds)
+    say(f"deleted {len(deleted)} entries, {format_bytes(sum(entry.size for entry in deleted))}")
+
+
+def _say_damaged(damaged: dict[Path, str], total: int, kind: str) -> None:
+    """Names what is damaged, and ends with exit code 1 if anything is."""
+    for path, why in damaged.items():
+        say(f"[red]damaged[/] {escape(str(path))}: {escape(why)}")
+    say(f"{total - len(damaged)} of {total} {kind} are intact")
+    if damaged:
+        raise typer.Exit(1)
