@@ -102,13 +102,13 @@ def check(
         )
     failed = found["status"] == "fail"
     names = found["method"].unique()
-    shown = found if len(names) == 1 else found[failed]
+    shown = found if len(names) == 1 else found.query("status == 'fail'")
     if len(shown):
         print_frame(_explain(shown).drop(columns="method" if len(names) == 1 else []))
     counts = pd.crosstab(found["method"], found["status"]).reindex(names)
     counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
-    seconds = found.groupby("method")["seconds"].sum().round(1)
-    print_frame(counts.assign(seconds=seconds).reset_index())
+    counts["seconds"] = found.groupby("method")["seconds"].sum()
+    print_frame(counts.round({"seconds": 1}).reset_index())
     good = len(names) - found.loc[failed, "method"].nunique()
     say(f"{good} of {len(names)} methods pass")
     if failed.any():

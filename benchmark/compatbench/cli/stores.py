@@ -153,9 +153,9 @@ def list_cache() -> None:
     ]
     entries = pd.DataFrame(rows, columns=["backbone", "task", "size"])
     if len(entries):
-        groups = entries.groupby(["backbone", "task"])["size"].agg(entries="count", size="sum")
-        groups["size"] = groups["size"].map(format_bytes)
-        print_frame(groups.reset_index(), right=("size",))
+        groups = entries.groupby(["backbone", "task"], as_index=False)
+        shown = groups.agg(entries=("size", "count"), size=("size", "sum"))
+        print_frame(shown.assign(size=shown["size"].map(format_bytes)), right=("size",))
     say(f"{len(entries)} entries, {format_bytes(entries['size'].sum())}, in {folder}")
 
 
