@@ -24,8 +24,7 @@ from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import read_shots_file
 from compatbench.data.labels import Classes
-from compatbench.data.sources.layouts import read_split
-from compatbench.data.sources.webdataset import read_webdataset
+from compatbench.data.sources.layouts import read_split, read_webdataset
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import Predictions, read_predictions, write_predictions
 from compatbench.engine.store import RunStore

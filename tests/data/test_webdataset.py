@@ -13,7 +13,7 @@ from data.trees import picture
 
 from compatbench.data.cards.task import WebdatasetSource
 from compatbench.data.labels import Classes
-from compatbench.data.sources.webdataset import read_webdataset
+from compatbench.data.sources.layouts import read_webdataset
 from compatbench.errors import CompatbenchError
 
 CARD = WebdatasetSource.model_validate({"kind": "webdataset", "folder": "pets", "train": "train"})

@@ -22,10 +22,8 @@ FEATURES = "features"  # the cache's folder of entries, and the name of the tens
 
 def default_cache_folder() -> Path:
     """``$COMPATBENCH_CACHE``, or ``compatbench`` in the user's cache folder."""
-    if folder := os.environ.get("COMPATBENCH_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "compatbench"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("COMPATBENCH_CACHE") or base / "compatbench")
 
 
 def describe_entry(backbone: str, task: str, images: int, view: int) -> dict[str, Any]:
@@ -53,9 +51,8 @@ def read_entry(path: Path) -> Tensor | None:
             values = read_header(path, (file.metadata() or {}).get(KEY))
     except (SafetensorError, OSError, ValueError, RecursionError):
         return None
-    if values.pop("header", None) != _header_checksum(values, features):
-        return None
-    return features if values.get("sha256") == _checksum(features) else None
+    intact = values.pop("header", None) == _header_checksum(values, features)
+    return features if intact and values.get("sha256") == _checksum(features) else None
 
 
 def _header_checksum(values: dict[str, Any], features: Tensor) -> str:
@@ -71,18 +68,12 @@ def _checksum(features: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the cache.
-
-    Attributes:
-        about: the entry's description; empty if its header cannot be read.
-        size: bytes on disk.
-        age: seconds since it was written.
-    """
+    """One file of the cache."""
 
     path: Path
-    about: dict[str, Any]
-    size: int
-    age: float
+    about: dict[str, Any]  # its description; empty if its header cannot be read
+    size: int  # bytes on disk
+    age: float  # seconds since it was written
 
 
 def list_entries(folder: Path) -> list[Entry]:
@@ -99,7 +90,6 @@ def list_entries(folder: Path) -> list[Entry]:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """An entry's description, from the header alone."""
     from safetensors import SafetensorError, safe_open
 
     try:

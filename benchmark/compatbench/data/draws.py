@@ -58,7 +58,7 @@ def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> D
 def draw_few_shot(
     train: Sequence[Item], val: Sequence[Item] | None, shots: int, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """Draws the few-shot training and validation items of a seed.
+    """Draws the few-shot training and validation items of a seed, grouped by class.
 
     One stream of Python's ``random`` serves both, training first; classes are
     visited in the order of their first appearance; a class with fewer items than
@@ -68,13 +68,11 @@ def draw_few_shot(
         val: None for a task without validation images. They are then drawn from the
             training images that are left over, by the same stream, and never from the
             test images, as CoOp does for ImageNet.
-
-    Returns:
-        The training items and the validation items, grouped by class.
     """
     generator = random.Random(seed)
     chosen = _draw(train, range(len(train)), shots, generator)
-    few, held_out = [train[i] for i in chosen], min(shots, MOST_VALIDATION_SHOTS)
+    few = [train[i] for i in chosen]
+    held_out = min(shots, MOST_VALIDATION_SHOTS)
     if val is not None:
         return few, [val[i] for i in _draw(val, range(len(val)), held_out, generator)]
     left = sorted(set(range(len(train))).difference(chosen))
@@ -94,13 +92,7 @@ def _draw(
 
 
 class ShotsFile(BaseModel):
-    """The content of a file with a draw.
-
-    Attributes:
-        split: hash of the whole split that was drawn from; may be left out if made by hand.
-        sha256: of the draw.
-        train, val: the images, each with its path as the split lists it, and its label.
-    """
+    """The content of a file with a draw; the hashes may be left out if it is made by hand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -108,9 +100,9 @@ class ShotsFile(BaseModel):
     task: str
     shots: int = Field(ge=1)
     seed: int = Field(ge=0)
-    split: str | None = None
-    sha256: str | None = None
-    train: list[tuple[str, int]]
+    split: str | None = None  # hash of the whole split that was drawn from
+    sha256: str | None = None  # of the draw
+    train: list[tuple[str, int]]  # each image's path as the split lists it, and its label
     val: list[tuple[str, int]]
 
     @model_validator(mode="after")
@@ -132,8 +124,9 @@ class ShotsFile(BaseModel):
         """The task, shots and seed."""
         return self.task, self.shots, self.seed
 
-    def __str__(self) -> str:
-        return f"a draw of {self.shots} shots of '{self.task}' with seed {self.seed}"
+
+def _describe(task: str, shots: int, seed: int) -> str:
+    return f"a draw of {shots} shots of '{task}' with seed {seed}"
 
 
 def split_hash(task: Task) -> str:
@@ -169,17 +162,16 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
     for path in (path.resolve() for path in paths):
         file = read_shots_file(path)
         if files.setdefault(file.name, path) != path:
-            raise CompatbenchError(f"{path} and {files[file.name]} are both {file}; give one")
+            both = f"{path} and {files[file.name]} are both {_describe(*file.name)}"
+            raise CompatbenchError(f"{both}; give one")
         _import_draw(path, load_task(file.task), file.shots, file.seed)
     return files
 
 
 def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
     file = read_shots_file(path)
-    if file.name != (task.name, shots, seed):
-        raise CompatbenchError(
-            f"{path} is {file}, not of {shots} shots of '{task.name}' with seed {seed}"
-        )
+    if file.name != (wanted := (task.name, shots, seed)):
+        raise CompatbenchError(f"{path} is {_describe(*file.name)}, not {_describe(*wanted)}")
     if file.split not in (None, found := split_hash(task)):
         raise CompatbenchError(
             f"{path} was drawn from another split of '{task.name}' "
@@ -193,12 +185,9 @@ def _find(path: Path, name: str, rows: Sequence[tuple[str, int]], task: Task) ->
     wanted = dict(rows)
     found = {sample.id: sample for sample in task.split(name) if sample.id in wanted}
     for image, label in rows:
+        where = f"{path}: {image!r} of '{name}'"
         if image not in found:
-            raise CompatbenchError(
-                f"{path}: {image!r} of '{name}' is not among the images to draw from"
-            )
-        if found[image].label != label:
-            raise CompatbenchError(
-                f"{path}: {image!r} has label {label}, here {found[image].label}"
-            )
+            raise CompatbenchError(f"{where} is not among the images to draw from")
+        if (here := found[image].label) != label:
+            raise CompatbenchError(f"{where} has label {label}, here {here}")
     return tuple(found[image] for image in wanted)

@@ -98,21 +98,27 @@ class FeatureCache:
             self._entry(Images(backbone, task, encoded[i : i + PART], view or View(), wanted))
             for i in range(0, len(encoded), PART)
         ]
-        return StoredRows(
-            parts, torch.arange(len(encoded)) if rows is None else rows, backbone.device
-        )
+        rows = torch.arange(len(encoded)) if rows is None else rows
+        return StoredRows(parts, rows, backbone.device)
 
     def _entry(self, images: Images) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
         path = self.folder / images.key[:2] / f"{images.key}.safetensors"
-        entry = read_entry(path) if (found := path.is_file()) else None
+        entry = read_entry(path)
         if entry is not None:
             return entry
-        if found:
-            warnings.warn(
-                f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=2
-            )
-        with _locked(path):
+        if path.is_file():
+            what = f"{path} is damaged and is computed again"
+            warnings.warn(what, CompatbenchWarning, stacklevel=2)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock")).acquire()
+        except OSError as error:
+            raise CompatbenchError(
+                f"cannot write the feature cache {path.parent}: {error.strerror}; "
+                "set COMPATBENCH_CACHE to a folder that can be written"
+            ) from None
+        with lock:
             # Another process may have computed it while this one waited.
             entry = read_entry(path)
             if entry is None:
@@ -166,19 +172,6 @@ def _cover(
         return samples, None
     places = {sample.id: i for i, sample in enumerate(split)}
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
-
-
-def _locked(path: Path) -> FileLock:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        raise CompatbenchError(
-            f"cannot write the feature cache {path.parent}: {error.strerror}; "
-            "set COMPATBENCH_CACHE to a folder that can be written"
-        ) from None
-    return lock
 
 
 @dataclass(frozen=True)

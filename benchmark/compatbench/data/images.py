@@ -24,16 +24,16 @@ class DataMissing(CompatbenchError):
     """A task's images are not on this machine, or not where they are looked for."""
 
 
+class WrongClasses(CompatbenchError):
+    """The classes on the disk are not the card's, or not in its order."""
+
+
 class FileMissing(CompatbenchError):
     """A dataset's folder exists, but the file or folder ``path`` in it does not."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is missing; see docs/datasets.md")
         self.path = path
-
-
-class WrongClasses(CompatbenchError):
-    """The classes on the disk are not the card's, or not in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class ImageSource:
         if not base.is_dir():
             raise FileMissing(base)
         self.base = base
-        self.samples = {split: samples.get(split, ()) for split in SPLITS}
+        self.samples: dict[Any, Sequence[Any]] = {s: samples.get(s, ()) for s in SPLITS}
         self._sizes: dict[str, int] = {}
 
     def check_files(self) -> None:
@@ -81,30 +81,25 @@ class ImageSource:
         images take a second; an image that was replaced by one of exactly as many bytes is not
         noticed. A file that is missing is a ``CompatbenchError``.
         """
-        sizes = [(sample.id, self._size(sample)) for sample in samples]
-        return sha256_json([sizes, ENGINE_VERSION])
-
-    def _size(self, sample: Sample) -> int:
-        if isinstance(sample, Member):
-            return sample.size
-        if sample.id not in self._sizes:
-            path = self.base / sample.id
-            try:
-                self._sizes[sample.id] = os.stat(path).st_size
-            except OSError as error:
-                raise unreadable(path, error) from None
-        return self._sizes[sample.id]
+        for sample in samples:
+            if sample.id not in self._sizes:
+                path = self.base / sample.id
+                try:
+                    size = sample.size if isinstance(sample, Member) else os.stat(path).st_size
+                except OSError as error:
+                    raise unreadable(path, error) from None
+                self._sizes[sample.id] = size
+        return sha256_json([[(s.id, self._sizes[s.id]) for s in samples], ENGINE_VERSION])
 
     def image(self, sample: Any) -> Image.Image:
         """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
 
         One that is missing, damaged or no image is a ``CompatbenchError``.
         """
-        path = self.base / sample.id
+        path, part = self.base / sample.id, (0, -1)
         if isinstance(sample, Member):
-            content = read_bytes(sample.shard, sample.start, sample.size)
-        else:
-            content = read_bytes(path)
+            path, part = sample.shard, (sample.start, sample.size)
+        content = read_bytes(path, *part)
         try:
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
@@ -113,7 +108,7 @@ class ImageSource:
         except Exception as error:  # the decoders raise anything on a damaged file
             reason = (str(error) or type(error).__name__).splitlines()[0]
         what = f"cannot be decoded ({reason})" if content else "is empty"
-        raise CompatbenchError(f"image {path} {what}; fetch it again")
+        raise CompatbenchError(f"image {self.base / sample.id} {what}; fetch it again")
 
 
 def unreadable(path: Path, error: Exception) -> CompatbenchError:

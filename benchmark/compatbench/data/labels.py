@@ -36,19 +36,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a source must know of a task's classes, in label order.
-
-    Attributes:
-        task: the task's name.
-        names: as prompts write them.
-        ids: as the card's ``folders`` has them; the names, if it has none.
-        folders: on the disk.
-    """
+    """What a source must know of a task's classes, in label order."""
 
     task: str
-    names: tuple[str, ...]
-    ids: tuple[str, ...]
-    folders: tuple[str, ...]
+    names: tuple[str, ...]  # as prompts write them
+    ids: tuple[str, ...]  # as the card's ``folders`` has them; the names, if it has none
+    folders: tuple[str, ...]  # on the disk
 
     def check(
         self, found: Sequence[str], where: Path, expected: Sequence[str] = (), exact: bool = True

@@ -1,8 +1,8 @@
 """Where a user's datasets are.
 
 ``COMPATBENCH_DATA`` is the folder that holds all of them, each under its card's ``folder``;
-``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either for one
-command. Both are environment variables, so worker processes see what the command was given.
+``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either of these
+environment variables for one command, so worker processes see what it was given.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ def find_dataset(task: str, folder: str) -> Path:
             f"task '{task}': no folder of datasets is set; give --data-root, or set {VARIABLE}"
         )
     if not found.is_dir():
-        raise DataMissing(
-            f"task '{task}': there is no folder {found}; put the dataset there, or give its "
-            f"place: --data-root {task}=FOLDER"
-        )
+        where = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
+        raise DataMissing(f"task '{task}': there is no folder {found}; {where}")
     if not os.access(found, os.R_OK | os.X_OK):
         raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
     return found

@@ -11,24 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.cards.task import (
-    ClassFoldersSource,
-    CoopSplitSource,
-    DrawingsSource,
-    FgvcSource,
-    WebdatasetSource,
-)
-from compatbench.data.images import (
-    SPLITS,
-    DataMissing,
-    FileMissing,
-    ImageSource,
-    Sample,
-    WrongClasses,
-)
+from compatbench.data.images import DataMissing, FileMissing, ImageSource, Sample, WrongClasses
 from compatbench.data.labels import CLASS_NAMES, Classes, Labels
-from compatbench.data.roots import VARIABLE, dataset_folder, variable_of
-from compatbench.data.sources import open_source
+from compatbench.data.roots import VARIABLE, dataset_folder, find_dataset, variable_of
+from compatbench.data.sources.drawings import Drawings
+from compatbench.data.sources.layouts import READERS
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
@@ -96,14 +83,13 @@ class Task:
 
     def _problems(self) -> Iterator[str]:
         """What of the images does not agree with the card."""
-        for split, expected in {**dict.fromkeys(SPLITS, 0), **self.card.counts}.items():
-            counts = Counter(sample.label for sample in self.source.samples[split])
-            if (found := sum(counts.values())) != expected:
+        for split, samples in self.source.samples.items():
+            counts = Counter(sample.label for sample in samples)
+            if (found := len(samples)) != (expected := self.card.counts.get(split, 0)):
                 yield f"{split} has {found} images, its card counts {expected}"
             if max(counts, default=0) >= len(self.labels):
                 yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
-        for split, least in self.card.least_per_class.items():
-            counts = Counter(sample.label for sample in self.source.samples[split])
+            least = self.card.least_per_class.get(split, 0)
             for label, name in enumerate(self.labels.names):
                 if (found := counts[label]) < least:
                     yield f"{split} has {found} images of '{name}', its card says {least} at least"
@@ -124,7 +110,15 @@ def load_task(name: str) -> Task:
 def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
     labels, classes, parent_labels = _describe_classes(card)
-    return Task(card, labels, open_source(card, classes), parent_labels)
+    return Task(card, labels, _open(card, classes), parent_labels)
+
+
+def _open(card: TaskCard, classes: Classes) -> ImageSource:
+    """The images of a task; none is opened yet."""
+    source = card.source
+    if source.kind == "drawings":
+        return Drawings(tasks_folder() / source.split)
+    return READERS[source.kind](find_dataset(card.name, source.folder), source, classes)
 
 
 def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
@@ -152,36 +146,26 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
 
 
 def _is_numbered(card: TaskCard) -> bool:
-    return isinstance(card.source, ClassFoldersSource) and card.source.numbered
+    return card.source.kind == "class-folders" and card.source.numbered
 
 
 @dataclass(frozen=True)
 class TaskReport:
     """The state of a task's images on this machine.
 
-    Attributes:
-        name: the task's, or the variant's.
-        state: ``missing`` if there is no data root or no folder; ``wrong`` if the folder
-            exists and something in it is not as the card says.
-        folder: where the images were looked for; None if no data root is set.
-        found: images by split, as far as the split could be read.
-        expected: images by split, as the card counts them.
-        missing_file: the first file that is listed and does not exist.
-        class_order: whether names and order of the classes are the card's; None if nothing
-            on the disk says.
-        message: what is wrong, in one line; empty if all is well.
-        fix: what to do about it, in one line; empty if all is well.
+    It is ``missing`` if there is no data root or no folder, and ``wrong`` if the folder exists
+    and something in it is not as the card says.
     """
 
-    name: str
+    name: str  # the task's, or the variant's
     state: Literal["found", "missing", "wrong"]
-    folder: Path | None
-    found: Mapping[str, int] = field(default_factory=dict)
-    expected: Mapping[str, int] = field(default_factory=dict)
-    missing_file: Path | None = None
-    class_order: bool | None = None
-    message: str = ""
-    fix: str = ""
+    folder: Path | None  # where the images were looked for; None if no data root is set
+    expected: Mapping[str, int]  # images by split, as the card counts them
+    found: Mapping[str, int] = field(default_factory=dict)  # as far as the split could be read
+    missing_file: Path | None = None  # the first that is listed and does not exist
+    class_order: bool | None = None  # whether it is the card's; None if nothing on the disk says
+    message: str = ""  # what is wrong, in one line
+    fix: str = ""  # what to do about it, in one line
 
 
 def inspect_task(name: str) -> TaskReport:
@@ -194,18 +178,18 @@ def inspect_task(name: str) -> TaskReport:
     card = task_cards.read(name)
     labels, classes, parent_labels = _describe_classes(card)
     folder: Path | None = tasks_folder()
-    if not isinstance(card.source, DrawingsSource):
+    if card.source.kind != "drawings":
         folder = dataset_folder(name, card.source.folder)
-    report = TaskReport(name, "wrong", folder, expected={**card.counts})
+    report = TaskReport(name, "wrong", folder, {**card.counts})
     fix = "fetch it again, see docs/datasets.md; the files that are there can stay"
     try:
-        source = open_source(card, classes)
-        found = {split: len(source.samples[split]) for split in SPLITS if source.samples[split]}
+        source = _open(card, classes)
+        found = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
-        unnamed = isinstance(card.source, WebdatasetSource) or _is_numbered(card)
+        unnamed = card.source.kind == "webdataset" or _is_numbered(card)
         told = not unnamed or (folder is not None and (folder / CLASS_NAMES).is_file())
         report = replace(report, found=found, class_order=told or None)
-        if isinstance(card.source, (CoopSplitSource, FgvcSource)):
+        if card.source.kind in ("coop-split", "fgvc"):
             source.check_files()
         Task(card, labels, source, parent_labels)
     except DataMissing as error:

@@ -13,17 +13,11 @@ from compatbench.files.hashes import sha256_bytes
 
 @dataclass(frozen=True)
 class View:
-    """Which view of an image is meant.
+    """Which view of an image is meant."""
 
-    Attributes:
-        number: 0 is the plain view; 1, 2, ... are augmentations.
-        crop_scale: least and largest share of the area that a random crop keeps.
-        flip: whether half the augmentations are mirrored.
-    """
-
-    number: int = 0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
+    number: int = 0  # 0 is the plain view; 1, 2, ... are augmentations
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
+    flip: bool = True  # whether half the augmentations are mirrored
 
     @property
     def settings(self) -> list[object]:
@@ -33,10 +27,8 @@ class View:
     def apply(self, image: Image.Image, sample_id: str, size: int) -> Image.Image:
         """The view of an image, before the backbone's own preprocessing.
 
-        An augmentation is ``size`` pixels wide and high, the backbone's input size.
-
-        The draw depends on the image's identity and on the view's number alone, so
-        that an image looks the same in every few-shot draw that holds it.
+        An augmentation is ``size`` pixels wide and high. It depends on the image's identity and
+        the view alone, so that an image looks the same in every few-shot draw that holds it.
         """
         if self.number == 0:
             return image
@@ -62,6 +54,6 @@ def _random_box(
             left = int(generator.integers(0, width - w + 1))
             top = int(generator.integers(0, height - h + 1))
             return left, top, left + w, top + h
-    side = min(width, height)
+    side = min(size)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side

@@ -23,11 +23,7 @@ AnyCard = TypeVar("AnyCard", bound=CardModel)
 
 
 class Catalog(Generic[AnyCard]):
-    """The cards of one kind: one YAML file each, read on demand.
-
-    A card's name is its file's name, so a listing reads no file, and a broken card is an
-    error only when it is asked for.
-    """
+    """The cards of one kind, each a YAML file of its name, read only when it is asked for."""
 
     def __init__(self, kind: str, model: type[AnyCard], folder: Callable[[], Path]) -> None:
         self.kind = kind
@@ -52,13 +48,12 @@ class Catalog(Generic[AnyCard]):
         path = folder / f"{name}.yaml"
         card = read_card(path, self._model)
         if (given := getattr(card, "name", name)) != name:
-            raise CompatbenchError(
-                f"{path}: field 'name' is '{given}'; it must equal the file's name"
-            )
+            problem = f"field 'name' is '{given}'; it must equal the file's name"
+            raise CompatbenchError(f"{path}: {problem}")
         return card
 
     def select_names(self, wanted: str | Sequence[str]) -> list[str]:
-        """The names that a selection means; see ``compatbench.data.cards.select_names``."""
+        """The names of the cards that a selection means."""
         return select_names(wanted, self._some_names(), self.kind)
 
     def select(self, wanted: str | Sequence[str]) -> list[AnyCard]:
@@ -78,11 +73,7 @@ suite_cards = Catalog("suite", SuiteCard, lambda: tasks_folder() / "suites")
 
 
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:
-    """The names of the suite's tasks, without variants.
-
-    Raises:
-        CompatbenchError: an unknown task, or a broken card.
-    """
+    """The names of the suite's tasks, without variants."""
     tasks = [name for name, parent in _parents(tasks_folder()).items() if parent is None]
     return tuple(select_names(suite.tasks, tasks, "task"))
 

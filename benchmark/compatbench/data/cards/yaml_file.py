@@ -88,9 +88,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (yaml.YAMLError, LookupError, ValueError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of its own constructors escape for scalars such as `!!int ''`.
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or (str(error) or "a value").splitlines()[0]
-        raise CompatbenchError(f"{path}:{line}: not valid YAML: {problem}") from None
+        where = f"{path}:{mark.line + 1 if mark else 1}"
+        raise CompatbenchError(f"{where}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise CompatbenchError(f"{path}:1: a card is a mapping of fields to values")
     if isinstance(plugins := values.get("plugins"), list):

@@ -1,18 +1,26 @@
-"""Layouts of datasets as files: class folders, CoOp's split files, FGVC-Aircraft's text files."""
+"""Layouts of datasets: class folders, CoOp's split files, FGVC's text files, tar shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
 
-from compatbench.data.cards.task import ClassFoldersSource, CoopSplitSource, FgvcSource
+from compatbench.data.cards.task import (
+    ClassFoldersSource,
+    CoopSplitSource,
+    FgvcSource,
+    WebdatasetSource,
+)
 from compatbench.data.images import (
     SPLITS,
     ImageSource,
+    Member,
     Sample,
     WrongClasses,
     read_json,
@@ -23,6 +31,7 @@ from compatbench.data.labels import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+MOST_LABEL_BYTES = 32  # in a tar shard
 
 
 def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> ImageSource:
@@ -118,17 +127,17 @@ def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         CompatbenchError: the file is missing or breaks its format.
     """
     rows: dict[str, Rows] = dict(read_json(path, SplitFile))
-    names: dict[int, str] = {}
-    for _, label, name in (row for split in SPLITS for row in rows[split]):
-        if names.setdefault(label, name) != name:
-            raise WrongClasses(f"{path}: label {label} is both {names[label]!r} and {name!r}")
-    if not names:
+    classes = sorted({(label, name) for split in SPLITS for _, label, name in rows[split]})
+    if not classes:
         raise CompatbenchError(f"{path} lists no image")
-    for label in range(len(names)):
-        if label not in names:
-            raise WrongClasses(f"{path}: no image has label {label}, but some have {max(names)}")
+    for number, (label, name) in enumerate(classes):
+        if label < number:
+            both = f"both {classes[number - 1][1]!r} and {name!r}"
+            raise WrongClasses(f"{path}: label {label} is {both}")
+        if label > number:
+            raise WrongClasses(f"{path}: no image has label {number}, but some have {label}")
     samples = {split: [Sample(image, label) for image, label, _ in rows[split]] for split in SPLITS}
-    return samples, [names[label] for label in range(len(names))]
+    return samples, [name for _, name in classes]
 
 
 def read_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> ImageSource:
@@ -155,3 +164,75 @@ def read_variants(path: Path, variants: Sequence[str]) -> list[Sample]:
             raise CompatbenchError(f"{path}: {line!r}: {variant!r} is not in variants.txt")
         samples.append(Sample(f"{image}.jpg", labels[variant]))
     return samples
+
+
+def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> ImageSource:
+    """Images that are read from their place in uncompressed tar files.
+
+    None is extracted, links are refused, and names only tell images apart.
+    """
+    if (names := folder / CLASS_NAMES).is_file():
+        classes.check(read_lines(names), names, exact=False)
+    places = {split: place for split in SPLITS if (place := getattr(card, split))}
+    samples = {split: list(_read_shards(folder, place)) for split, place in places.items()}
+    for member in (member for members in samples.values() for member in members):
+        if member.label >= (count := len(classes.names)):
+            raise CompatbenchError(
+                f"{folder}: {member.id} has label {member.label}; the card has {count} classes"
+            )
+    return ImageSource(folder, samples)
+
+
+def _read_shards(folder: Path, place: str) -> Iterator[Member]:
+    listing = folder / place / "nshards.txt"
+    text = " ".join(read_lines(listing))
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise CompatbenchError(f"{listing}: it holds the number of shards")
+    for number in range(int(text)):
+        yield from _read_shard(folder, f"{place}/{number}.tar")
+
+
+def _read_shard(folder: Path, name: str) -> Iterator[Member]:
+    """The images of one shard, in its order; their identities begin with its name."""
+    path = folder / name
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        # "r:" takes plain tars only: a compressed one would have to be unpacked.
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                stem, _, extension = member.name.rpartition(".")
+                if extension not in ("webp", "png", "jpg", "jpeg", "cls"):
+                    continue
+                if not member.isreg() or member.issparse() or not member.name.isprintable():
+                    raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
+                if extension == "cls":
+                    file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
+                    text = file.read().decode("ascii", "replace").strip() if file else ""
+                    if not (text.isascii() and text.isdigit()):
+                        raise CompatbenchError(f"{path}: {member.name!r} holds no label: {text!r}")
+                    labels[stem] = int(text)
+                elif stem in images:
+                    raise CompatbenchError(f"{path}: there are two images {stem!r}")
+                else:
+                    images[stem] = member.offset_data, member.size
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 1024, 0))
+            whole = file.read() == bytes(1024)  # as every tar ends
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if alone := next(iter(images.keys() ^ labels.keys()), None):
+        what = "label" if alone in images else "image"
+        raise CompatbenchError(f"{path}: {alone!r} has no {what}")
+    if not whole:
+        raise CompatbenchError(f"{path} is cut short; fetch it again")
+    for stem, (start, size) in images.items():
+        yield Member(f"{name}/{stem}", labels[stem], path, start, size)
+
+
+READERS: dict[str, Callable[..., ImageSource]] = {
+    "class-folders": read_class_folders,
+    "coop-split": read_coop,
+    "fgvc": read_fgvc,
+    "webdataset": read_webdataset,
+}
