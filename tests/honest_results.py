@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
+from compatbench.pages.leaderboard import write_pages
 
 SUITE = """\
 name: tiny
@@ -59,6 +60,10 @@ class Workplace:
         wanted = ["--suite", self.suite, "--out", str(self.folder), "--jobs", "1"]
         result = invoke("run", *wanted, *options)
         assert result.exit_code == 0, result.output
+
+    def publish(self) -> None:
+        """Makes the leaderboard of the results as they are."""
+        write_pages(self.folder, suite_cards.read(self.suite))
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         """Changes a file of the results, which must really change."""

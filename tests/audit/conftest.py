@@ -21,6 +21,21 @@ from compatbench.pages.leaderboard import write_pages
 
 __all__ = ["clone", "forged", "forged_words", "honest", "honest_words", "repository"]
 
+Change = Callable[[str], str]
+
+
+def set_field(line: int | None, column: str, change: Callable[[str], object]) -> Change:
+    """Changes one field of a line (1 is the header), or of all lines."""
+
+    def edit(text: str) -> str:
+        header, *rows = (part.split(",") for part in text.splitlines())
+        for row in rows if line is None else rows[line - 2 : line - 1]:
+            row[header.index(column)] = str(change(row[header.index(column)]))
+        return "".join(",".join(row) + "\n" for row in (header, *rows))
+
+    return edit
+
+
 METHODS = ("zeroshot", "taskres", "simpleshot", "coop")
 
 
@@ -68,6 +83,18 @@ class Clone:
         after = change(before)
         assert after != before
         file.write_text(after)
+
+    def remove(self, method: str) -> None:
+        """Removes the results of a method."""
+        for kind in ("csv", "cost.csv", "json"):
+            (self.results / f"{method}.{kind}").unlink()
+
+    def commit_to_base(self) -> None:
+        """Makes the clone as it is the base of a new branch."""
+        git(self.root, "checkout", "-q", "main")
+        git(self.root, "add", "-A")
+        git(self.root, "commit", "-q", "-m", "Add what is here")
+        git(self.root, "checkout", "-q", "-b", "newer")
 
     def publish(self) -> None:
         """Makes the leaderboard of the results as they are."""

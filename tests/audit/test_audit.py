@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 
 import pytest
 from honest_results import Workplace
 
-Change = Callable[[str], str]
-
-
-def set_field(line: int, column: str, change: Callable[[str], object]) -> Change:
-    """Changes one field of a line (1 is the header)."""
-
-    def edit(text: str) -> str:
-        lines = text.splitlines()
-        index = lines[0].split(",").index(column)
-        fields = lines[line - 1].split(",")
-        fields[index] = str(change(fields[index]))
-        lines[line - 1] = ",".join(fields)
-        return "\n".join(lines) + "\n"
-
-    return edit
+from .conftest import Change, set_field
 
 
 def drop_line(line: int) -> Change:
@@ -197,14 +182,7 @@ def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
 @pytest.mark.slow
 def test_zero_shot_that_all_files_agree_on_is_computed_again(forged: Workplace) -> None:
     for name in ("zeroshot", "taskres", "simpleshot", "coop"):
-        path = forged.results / f"{name}.csv"
-        lines = path.read_text().splitlines()
-        index = lines[0].split(",").index("zero_shot_correct")
-        for number, line in enumerate(lines[1:], 1):
-            fields = line.split(",")
-            fields[index] = str(int(fields[index]) - 1)
-            lines[number] = ",".join(fields)
-        path.write_text("\n".join(lines) + "\n")
+        forged.edit(f"{name}.csv", set_field(None, "zero_shot_correct", lambda v: int(v) - 1))
     assert "zero_shot_correct" not in forged.audit("--no-zero-shot").output
     result = forged.audit()
     assert result.exit_code == 1
@@ -232,7 +210,7 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
     forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
     forged.edit("simpleshot.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
     forged.edit("coop.cost.csv", lambda text: re.sub(r",(\d+\.\d+),", ",7200.0,", text))
-    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    forged.publish()
     assert forged.audit().exit_code == 0
     result = forged.audit(cells=7)
     assert result.exit_code == 1, result.output
@@ -243,20 +221,13 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
     assert re.search(r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?", result.output)
 
 
-def rendered(place: Workplace) -> str:
-    from compatbench.data.cards import suite_cards
-    from compatbench.pages.leaderboard import render_pages
-
-    card = suite_cards.read(place.suite)
-    return render_pages(place.folder, card)[place.folder / "leaderboard.md"]
-
-
 @pytest.mark.slow
-def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
-    result = forged.audit(cells=7)
+def test_cells_run_again_give_what_is_stored(forged_words: Workplace) -> None:
+    result = forged_words.audit(cells=9)
     assert result.exit_code == 0, result.output
-    assert "cells run again: 7 (--seed 7); findings: 0" in result.output
+    assert "cells run again: 9 (--seed 7); findings: 0" in result.output
     assert "made with the versions and processor of this machine: no tolerance" in result.output
+    assert "runs again taskres (words) · mini-weather" in result.output
 
 
 @pytest.mark.slow
@@ -267,7 +238,7 @@ def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workpla
         )
     forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
     forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
-    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    forged.publish()
     result = forged.audit(cells=7)
     assert result.exit_code == 0, result.output
     assert "made with another torch: counts may differ by 2% of the images" in result.output
@@ -304,27 +275,17 @@ def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
 
 @pytest.mark.slow
 def test_rows_of_another_transfer_are_audited_as_their_own(forged_words: Workplace) -> None:
-    forged, honest = forged_words, forged_words.audit(cells=9)
-    assert honest.exit_code == 0, honest.output
-    assert "runs again taskres (words) · mini-weather" in honest.output
+    forged = forged_words
     # Line 7 is of seed 1 on the target; one image more is right, and the flips still fit.
     forged.edit("taskres.csv", set_field(7, "correct", lambda v: int(v) + 1))
     forged.edit("taskres.csv", set_field(7, "positive_flips", lambda v: int(v) + 1))
-    (forged.folder / "leaderboard.md").write_text(rendered(forged))
+    forged.publish()
     assert forged.audit().exit_code == 0
     problem = "taskres.csv:7: 'correct': the cell was run again and gave another number"
     assert problem in forged.audit(cells=9).output
 
 
 WORDS_FORGERIES: dict[str, tuple[Change, str]] = {
-    "accuracy raised": (
-        set_field(7, "correct", lambda v: int(v) + 3),
-        "taskres.csv:7: 'negative_flips': the flips do not lead",
-    ),
-    "key edited": (
-        set_field(7, "key", flip_hex),
-        "taskres.csv:7: 'key': is not what this checkout computes",
-    ),
     "row deleted": (
         drop_line(7),
         r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",

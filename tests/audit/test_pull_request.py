@@ -15,7 +15,7 @@ from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 
-from .conftest import Clone, git
+from .conftest import Clone, git, set_field
 
 
 def test_nothing_stands_against_a_change_of_words(clone: Clone) -> None:
@@ -121,10 +121,7 @@ def test_an_outside_method_whose_code_changed_is_stale(
     suite = clone.root / "tasks" / "suites" / "tiny.yaml"
     suite.write_text(SUITE + "plugins: [../../outside/mine.py]\n")
     clone.run("mine")
-    git(clone.root, "checkout", "-q", "main")
-    git(clone.root, "add", "-A")
-    git(clone.root, "commit", "-q", "-m", "Add a method from outside")
-    git(clone.root, "checkout", "-q", "-b", "newer")
+    clone.commit_to_base()
     assert clone.check(base="main").problems == []
     clone.edit(f"outside/{file}", lambda text: text.replace(old, new))
     ci = clone.check(base="main")
@@ -136,10 +133,7 @@ def test_an_outside_method_whose_code_changed_is_stale(
 @pytest.mark.slow
 def test_removed_rows_of_another_transfer_are_named(clone: Clone) -> None:
     clone.run("taskres", "--transfers", "words")
-    git(clone.root, "checkout", "-q", "main")
-    git(clone.root, "add", "-A")
-    git(clone.root, "commit", "-q", "-m", "Add rows")
-    git(clone.root, "checkout", "-q", "-b", "newer")
+    clone.commit_to_base()
     assert clone.check(base="main").problems == []
     rows = (clone.results / "taskres.csv").read_text().splitlines(keepends=True)
     keys = {line.split(",")[-2] for line in rows if line.startswith("taskres,words,")}
@@ -156,8 +150,7 @@ def test_removed_rows_of_another_transfer_are_named(clone: Clone) -> None:
 def test_a_removed_row_and_a_removed_file_are_named(clone: Clone) -> None:
     clone.edit("results/tiny/taskres.csv", lambda text: text.rsplit("\n", 2)[0] + "\n")
     clone.edit("results/tiny/taskres.cost.csv", lambda text: text.rsplit("\n", 2)[0] + "\n")
-    for kind in ("csv", "cost.csv", "json"):
-        (clone.results / f"simpleshot.{kind}").unlink()
+    clone.remove("simpleshot")
     clone.publish()
     problems = "\n".join(clone.check().problems)
     assert (
@@ -179,10 +172,7 @@ def test_a_config_of_a_changed_method_changes_with_it(clone: Clone) -> None:
     suite = clone.root / "tasks" / "suites" / "tiny.yaml"
     suite.write_text(SUITE + settings)
     clone.run("taskres+slow")
-    git(clone.root, "checkout", "-q", "main")
-    git(clone.root, "add", "-A")
-    git(clone.root, "commit", "-q", "-m", "Add a config")
-    git(clone.root, "checkout", "-q", "-b", "newer")
+    clone.commit_to_base()
     clone.edit("methods/taskres.py", new_version)
     ci = clone.check(base="main")
     assert any("taskres+slow.csv:2: 'key'" in problem for problem in ci.problems), ci.problems
@@ -191,8 +181,7 @@ def test_a_config_of_a_changed_method_changes_with_it(clone: Clone) -> None:
 
 def test_a_method_may_go_with_its_results(clone: Clone) -> None:
     (clone.root / "methods" / "simpleshot.py").unlink()
-    for kind in ("csv", "cost.csv", "json"):
-        (clone.results / f"simpleshot.{kind}").unlink()
+    clone.remove("simpleshot")
     clone.publish()
     ci = clone.check()
     assert ci.problems == []
@@ -200,19 +189,10 @@ def test_a_method_may_go_with_its_results(clone: Clone) -> None:
     assert "- `simpleshot`: removed with its method" in ci.summary
 
 
-def raise_accuracy(text: str) -> str:
-    """Five more images right on both sides, so that all flips still fit."""
-    lines = text.splitlines()
-    column = lines[0].split(",").index("correct")
-    for number in range(1, len(lines)):
-        fields = lines[number].split(",")
-        fields[column] = str(int(fields[column]) + 20)
-        lines[number] = ",".join(fields)
-    return "\n".join(lines) + "\n"
-
-
 def test_other_numbers_under_the_same_key_are_named(clone: Clone) -> None:
-    clone.edit("results/tiny/taskres.csv", raise_accuracy)
+    # Twenty more images right on both sides, so that all flips still fit.
+    more = set_field(None, "correct", lambda v: int(v) + 20)
+    clone.edit("results/tiny/taskres.csv", more)
     clone.publish()
     ci = clone.check()
     assert len(ci.problems) == 4, ci.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,22 +34,20 @@ def card(tested: MethodUnderTest) -> None:
     require(len(facts.summary.splitlines()) == 1, "the card's 'summary' is longer than one line")
     unknown = facts.excused.keys() - CHECKS.keys()
     require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
-    contradict = f"inserts={facts.inserts!r} and learns={facts.learns} contradict"
-    require((facts.depth == "none") != facts.learns, contradict)
+    acts = facts.depth != "none"
+    require(acts == facts.learns, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
 
 
 @check
 def settings(tested: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
     config = tested.cls.Config
-    again = config.model_validate(config().model_dump(mode="json"))
-    same = "Config() is not the same after it was written as JSON and read again"
-    require(again == config(), same)
+    same = config.model_validate(config().model_dump(mode="json")) == config()
+    require(same, "Config() is not the same after it was written as JSON and read again")
     with suppress(ValidationError):
         config.model_validate({"no_such_setting": 1})
         raise CheckFailed("an unknown setting is accepted; keep extra='forbid'")
-    frozen = config.model_config.get("frozen")
-    require(frozen, "settings can be changed after the fact; keep frozen=True")
+    require(config.model_config.get("frozen"), "settings can be changed; keep frozen=True")
 
 
 @check
@@ -57,9 +56,8 @@ def fit(tested: MethodUnderTest) -> str:
     module = tested.fit()
     for name, tensor in module.tensors.items():
         require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
-    for name, tensor in module.trained.items():
-        what = f"'{name}' is {tensor.dtype}; what is trained is float32"
-        require(tensor.dtype == torch.float32, what)
+        right = tensor.dtype == torch.float32 or name not in module.trained
+        require(right, f"'{name}' is {tensor.dtype}; what is trained is float32")
     return f"{module.parameters:,} parameters, {module.bytes:,} bytes"
 
 
@@ -92,14 +90,9 @@ def other_seed(tested: MethodUnderTest) -> None:
 def global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
     with _disturbed_randomness():
-        before = _random_state()
+        before = pickle.dumps(_random_state())
         tested.fit()
-        after = _random_state()
-    same = (
-        after[0] == before[0]
-        and str(after[1]) == str(before[1])
-        and torch.equal(after[2], before[2])
-    )
+        same = pickle.dumps(_random_state()) == before
     require(same, "a global generator was used or seeded; draw from `rng`")
 
 
@@ -159,7 +152,7 @@ def _bits(data: FewShotData) -> list[bytes]:
 
 
 def _random_state() -> tuple[Any, ...]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+    return random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()
 
 
 @contextmanager
@@ -174,4 +167,4 @@ def _disturbed_randomness() -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        torch.set_rng_state(torch.from_numpy(before[2]))
