@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compatbench as cb
+from compatbench.audit.audit import check_pages
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.rerun import sample_cells
 from compatbench.audit.tolerance import EPSILON, choose_tolerance
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
 
@@ -163,3 +165,16 @@ def test_wrong_arguments_are_one_line(
     (tmp_path / "results").mkdir()
     with pytest.raises(CompatbenchError, match=message):
         invoke("audit", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["report.html", "figures/mini-scatter-1.svg"])
+def test_a_picture_or_report_that_was_edited_is_named(name: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "results", tmp_path / "results")
+    for page in ("leaderboard.md", "README.md"):
+        shutil.copy(root / page, tmp_path / page)
+    path = tmp_path / "results" / name
+    path.write_bytes(path.read_bytes().replace(b"</svg>", b"<text>mine</text></svg>", 1))
+    [finding] = check_pages(tmp_path, [suite_cards.read("mini")])
+    assert f"results/{name} is not what results/ gives" in finding.problem

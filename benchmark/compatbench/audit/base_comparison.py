@@ -18,10 +18,8 @@ from compatbench.data.shots import count_shots
 from compatbench.errors import CompatbenchError
 from compatbench.pages.markdown import code, escape, percent, signed, spread, table
 from compatbench.pages.suite_page import RESULTS
-from compatbench.results.frame import to_frame
 from compatbench.results.measures import Expected, compute_standing
-from compatbench.results.rows import Row
-from compatbench.results.store import MethodResults, check_name, read_methods, split_transfers
+from compatbench.results.store import MethodResults, SuiteResults, check_name, read_results
 from compatbench.transfer import COPIED, TRANSFERS
 
 # The floor, the strongest plain method, and the method of the founding paper.
@@ -36,8 +34,8 @@ WORDS = {
 SHOWN = 20  # problems of one file
 
 
-def read_base_results(change: Change, suite: str) -> Mapping[str, MethodResults]:
-    """A suite's results, by method and by all transfers, as they are at the base.
+def read_base_results(change: Change, suite: str) -> SuiteResults:
+    """A suite's results as they are at the base.
 
     Raises:
         CompatbenchError: the base's own files are broken.
@@ -48,23 +46,24 @@ def read_base_results(change: Change, suite: str) -> Mapping[str, MethodResults]
         for path, content in change.read_base(f"{RESULTS}/{suite}").items():
             (folder / check_name(Path(path).name, "file")).write_bytes(content)
         try:
-            return read_methods(folder)
+            return read_results(folder)
         except CompatbenchError as error:
             message = str(error).replace(f"{place}/", "")
             raise CompatbenchError(f"at the base '{change.name}': {message}") from None
 
 
-def compare_with_base(before: MethodResults | None, after: MethodResults | None) -> pd.DataFrame:
-    """A method's rows in a suite on both sides, by place.
+def compare_with_base(before: SuiteResults, after: SuiteResults) -> pd.DataFrame:
+    """The rows of a suite on both sides, by method and place.
 
     Returns:
-        One row for each place, with its fields, ``correct`` and ``correct_base``, ``images`` (how
-        many more are right; all of them, if one side has no number), ``same_key`` (whether it is
-        the same module on the same data) and ``change``: ``added``, ``removed``, ``equal``,
-        ``within`` what rounding on another machine may cause, or ``beyond`` that.
+        One row for each measurement, with ``correct`` and ``correct_base``, ``images`` (how many
+        more are right; all of them, if one side has no number), ``same_key`` (whether it is the
+        same module on the same data) and ``change``: ``added``, ``removed``, ``equal``, ``within``
+        what rounding on another machine may cause, or ``beyond`` that.
     """
-    old, new = (to_frame(side.rows if side else [], Row) for side in (before, after))
-    both = old.merge(new, how="outer", on=PLACE, suffixes=("_base", ""), indicator=True)
+    both = before.frame.merge(
+        after.frame, how="outer", on=["method", *PLACE], suffixes=("_base", ""), indicator=True
+    )
     total = both["total"].fillna(both["total_base"]).fillna(1)
     unlike = (both["status"] != both["status_base"]).astype("Int64")
     both["images"] = (both["correct"] - both["correct_base"]).fillna(unlike * total)
@@ -133,13 +132,12 @@ def comparison_tables(
     base: Mapping[str, MethodResults],
     methods: Sequence[str],
 ) -> list[str]:
-    """A table for each upgrade of a suite, of copied modules, at its largest number of shots.
+    """A table for each upgrade of a suite, at its largest number of shots.
 
     Args:
-        results, base: the methods' rows, of all transfers.
+        results, base: the methods' rows with copied modules.
         methods: whose figures may have changed; they stand beside fixed references.
     """
-    results, base = _select_copied(results), _select_copied(base)
     shots = max(expected.shots)
     shown = [name for name in dict.fromkeys([*methods, *REFERENCES]) if name in results]
     lines: list[str] = []
@@ -164,9 +162,3 @@ def comparison_tables(
         title = f"{code(upgrade[0])} → {code(upgrade[1])}, {count_shots(shots)}:"
         lines += ["", title, "", *table(HEADER, rows)]
     return lines
-
-
-def _select_copied(methods: Mapping[str, MethodResults]) -> dict[str, MethodResults]:
-    """The rows of copied modules, of every method that has some."""
-    parts = {name: split_transfers(whole) for name, whole in methods.items()}
-    return {name: part[COPIED] for name, part in parts.items() if COPIED in part}

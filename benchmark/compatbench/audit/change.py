@@ -101,12 +101,9 @@ def _git(folder: Path, *arguments: str) -> bytes:
     command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise CompatbenchError(
-            "'git' was not found; install it, or add its folder to PATH"
-        ) from None
     except OSError as error:
-        raise CompatbenchError(f"'git' cannot be run: {error.strerror}") from None
+        problem = f"'git' was not found; install it, or add its folder to PATH ({error.strerror})"
+        raise CompatbenchError(problem) from None
     if done.returncode:
         text = done.stderr.decode(errors="replace").strip().splitlines()
         raise _GitFailed(f"git {arguments[0]} failed: {text[0] if text else done.returncode}")

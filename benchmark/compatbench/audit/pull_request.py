@@ -26,7 +26,6 @@ from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape
 from compatbench.pages.suite_page import RESULTS, read_suite_page
-from compatbench.results.store import read_methods
 
 SHOWN = 20  # findings in the summary
 KINDS = {
@@ -234,27 +233,26 @@ def _compare(
     """Adds a suite's changed methods beside the base, and what was removed of them."""
     folder = f"{RESULTS}/{card.name}"
     try:
-        now = read_methods(change.root / folder)
-        base = read_base_results(change, card.name)
-        expected = read_suite_page(card, change.root).expected
+        base, page = read_base_results(change, card.name), read_suite_page(card, change.root)
     except CompatbenchError as error:
         # What is broken now is among the audit's findings; the base's own is not.
         if not found.problems:
             found.problems.append(str(error))
         return
-    names = sorted(changed.intersection([*now, *base]).difference(touched.deleted))
+    now, old = ({one.info.name for one in results.all} for results in (page.results, base))
+    compared = compare_with_base(base, page.results)
     found.lines += ["", f"## {escape(card.title)} ({code(card.name)})", ""]
-    for name in names:
-        rows = compare_with_base(base.get(name), now.get(name))
-        moved = describe_rows(rows) if name in base else f"new, {len(rows)} rows"
+    for name in sorted(changed & (now | old) - set(touched.deleted)):
+        rows = compared.loc[compared["method"] == name]
+        moved = describe_rows(rows) if name in old else f"new, {len(rows)} rows"
         found.lines.append(f"- {code(name)}: {moved}")
         if name in now:
-            problems = find_problems(rows, expected)
+            problems = find_problems(rows, page.expected)
             found.problems += [f"{folder}/{name}.csv: {problem}" for problem in problems]
-    for name in sorted(set(base) - set(now)):
+    for name in sorted(old - now):
         if name in touched.deleted:
             found.lines.append(f"- {code(name)}: removed with its method")
         else:
-            problem = f"{folder}/{name}.csv was removed; the method is still here"
-            found.problems.append(problem)
-    found.lines += comparison_tables(expected, now, base, [name for name in names if name in now])
+            found.problems.append(f"{folder}/{name}.csv was removed; the method is still here")
+    methods = sorted(changed & now - set(touched.deleted))
+    found.lines += comparison_tables(page.expected, page.results.methods, base.methods, methods)
