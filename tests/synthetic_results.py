@@ -10,37 +10,22 @@ from compatbench.data.cards.suite import COPIED
 from compatbench.files.hashes import sha256_json
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.measures import Expected
-from compatbench.results.rows import Cost, Row
+from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import MethodInfo, MethodResults, SuiteResults
 
 ZERO_SHOT = {"old": 40, "new": 60}
-
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
 PROBE = MethodInfo("linear_probe", "Linear probe", "arXiv:2103.00020", "deep", ("classifier",))
 ZEROSHOT = MethodInfo("zeroshot", "Zero-shot", "arXiv:2103.00020", "none", ("none",), learns=False)
-
-TWO_BY_TWO = Expected(
-    tasks=("cats", "dogs"), shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),), variants={}
-)
+TWO_BY_TWO = Expected(("cats", "dogs"), shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
 
 
 def make_row(correct: int | None = 50, **changes: Any) -> Row:
     """A row of 100 images; with ``correct=None``, pass ``status``."""
-    values: dict[str, Any] = {
-        "method": "coop",
-        "task": "cats",
-        "source": "old",
-        "backbone": "old",
-        "shots": 4,
-        "seed": 1,
-        "status": "ok",
-        "parameters": 8192,
-        "module_bytes": 32768,
-    } | changes
-    values.setdefault("test_set", values["task"])
-    values.setdefault(
-        "key", sha256_json([values[part] for part in ("method", "task", "source", "shots", "seed")])
-    )
+    values: dict[str, Any] = dict(method="coop", task="cats", source="old", backbone="old")
+    values |= dict(shots=4, seed=1, status="ok", parameters=8192, module_bytes=32768) | changes
+    fit = [values[part] for part in ("method", "task", "source", "shots", "seed")]
+    values = {"test_set": values["task"], "key": sha256_json(fit)} | values
     values.setdefault("data", sha256_json([values["backbone"], values["test_set"]]))
     if correct is not None:
         zero_shot = ZERO_SHOT.get(values["backbone"], 50)
@@ -63,25 +48,25 @@ def make_method(
     info: MethodInfo, rows: Iterable[Row], seconds: float = 0.4, **changes: Any
 ) -> MethodResults:
     """A method's results, with a cost for every row."""
-    rows = tuple(rows)
-    costs = tuple(
-        Cost(
-            key=row.key,
-            backbone=row.backbone,
-            test_set=row.test_set,
-            fit_seconds=seconds,
-            evaluate_seconds=0.1,
-        )
-        for row in rows
-    )
-    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, rows, costs)
+    frame = to_frame(rows, Row)
+    costs = frame[Cost.place].assign(fit_seconds=seconds, evaluate_seconds=0.1)
+    costs["peak_memory"] = to_frame([], Cost)["peak_memory"]
+    results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, frame, costs)
     return replace(results, **changes)
+
+
+def lines_of(results: MethodResults) -> list[Row]:
+    """The rows of a method one by one."""
+    records = results.rows.astype(object).to_dict("records")
+    return [
+        Row(**{name: value for name, value in one.items() if value == value and value is not None})
+        for one in records
+    ]
 
 
 def through_words(copied: MethodResults) -> MethodResults:
     """The same results, of modules that are brought along through words."""
-    rows = tuple(row.model_copy(update={"transfer": "words"}) for row in copied.rows)
-    return replace(copied, rows=rows, transfer="words")
+    return replace(copied, rows=copied.rows.assign(transfer="words"), transfer="words")
 
 
 def make_suite(*methods: MethodResults) -> SuiteResults:

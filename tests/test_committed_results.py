@@ -11,7 +11,6 @@ from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
-from compatbench.results.rows import Row
 from compatbench.transfer.words import OUTPUT_PLACES
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,9 +40,9 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
         for backbone in cell.backbones
         for test_set in cell.test_sets
     }
-    rows = [row for method in results.all for row in method.rows]
-    assert {(row.key, row.backbone, row.test_set, row.data) for row in rows} == expected
-    assert {row.status for row in rows} <= {"ok", "not transferable"}
+    places = results.frame[["key", "backbone", "test_set", "data"]]
+    assert set(places.itertuples(index=False, name=None)) == expected
+    assert set(results.frame["status"]) <= {"ok", "not transferable"}
 
 
 def test_every_method_is_ranked(page) -> None:
@@ -61,14 +60,8 @@ def test_what_acts_on_features_alone_is_measured_through_words_too(page) -> None
 
 
 def zero_shot(page, task: str, backbone: str) -> float:
-    [row] = [
-        row
-        for row in page.results.methods["zeroshot"].rows
-        if (row.test_set, row.backbone) == (task, backbone)
-    ]
-    assert isinstance(row, Row)
-    assert row.accuracy is not None
-    return row.accuracy
+    table = page.results.methods["zeroshot"].table.set_index(["test_set", "backbone"])
+    return table["accuracy"].loc[(task, backbone)]
 
 
 @pytest.mark.parametrize(

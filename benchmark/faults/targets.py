@@ -32,7 +32,7 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module
 from compatbench.method.module import load_module
-from compatbench.results.rows import AnyRow, Cost, Row, read_csv, write_csv
+from compatbench.results.rows import Cost, Row, read_csv, to_frame, write_csv
 from compatbench.results.store import MethodInfo, MethodResults, read_method, write_results
 
 KEY, DATA = "5" * 64, "d" * 64
@@ -80,14 +80,15 @@ def _about(folder: Path) -> bytes:
     info = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
     config = {"recipe": {"lr": 0.002, "epochs": {"1": 50}}, "position": "end"}
     made = {"torch": ("2.6",), "processor": ("x",)}
-    results = MethodResults(info, config, {"lr": (1, 2)}, made, _rows(), _costs())
+    rows, costs = to_frame(_rows(), Row), to_frame(_costs(), Cost)
+    results = MethodResults(info, config, {"lr": (1, 2)}, made, rows, costs)
     write_results(folder / "tiny", results)
     return (folder / "tiny" / "coop.json").read_bytes()
 
 
 def _read_about(file: Path) -> MethodResults:
-    (file.parent / "coop.csv").write_text(write_csv(_rows(), Row))
-    (file.parent / "coop.cost.csv").write_text(write_csv(_costs(), Cost))
+    (file.parent / "coop.csv").write_bytes(_csv(_rows()))
+    (file.parent / "coop.cost.csv").write_bytes(_csv(_costs()))
     return read_method(file.parent, "coop")
 
 
@@ -121,8 +122,8 @@ def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:
     return good
 
 
-def _csv(rows: list[AnyRow], model: type[AnyRow]) -> bytes:
-    return write_csv(rows, model).encode()
+def _csv(lines: list[Row] | list[Cost]) -> bytes:
+    return write_csv(to_frame(lines, type(lines[0]))).encode()
 
 
 MODULE = Module({"context": torch.tensor([[1.5, -2.0]])}, {"labels": torch.tensor([0, 1])})
@@ -214,8 +215,8 @@ TARGETS = (
     Target("task card", "card.yaml", *_card("mini-weather.yaml", TaskCard)),
     Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
     Target("suite card", "card.yaml", *_card("suites/mini.yaml", SuiteCard)),
-    Target("rows", "r.csv", lambda _: _csv(_rows(), Row), lambda file: read_csv(file, Row)),
-    Target("costs", "c.csv", lambda _: _csv(_costs(), Cost), lambda file: read_csv(file, Cost)),
+    Target("rows", "r.csv", lambda _: _csv(_rows()), lambda file: read_csv(file, Row)),
+    Target("costs", "c.csv", lambda _: _csv(_costs()), lambda file: read_csv(file, Cost)),
     Target("settings", "coop.json", _about, _read_about),
     Target("record", "record.json", _good_record, _read_record, sealed=True),
     Target("module", "m", _saved(_save_module), _read_module, sealed=True),

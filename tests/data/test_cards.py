@@ -393,3 +393,13 @@ def test_a_long_list_of_known_names_is_cut() -> None:
     message = unknown_name("zz", [f"name{i:02}" for i in range(40)], "task")
     assert message.endswith("name10, name11, ...")
     assert unknown_name("coop", [], "method") == "no method named 'coop'; known: none"
+
+
+def test_groups_are_read_from_the_titles_of_upgrades() -> None:
+    suite = suite_cards.read("lineage")
+    assert len(suite.groups) == 2
+    assert [path for paths in suite.groups.values() for path in paths] == list(suite.upgrades)
+    assert SuiteCard.model_validate(suite.model_dump()) == suite
+    pair = ["mini-clip", "mini-eva-clip"]
+    with pytest.raises(ValueError, match="is in two groups: 'a' and 'b'"):
+        SuiteCard.model_validate(suite.model_dump() | {"upgrades": {"a": [pair], "b": [pair]}})

@@ -15,7 +15,7 @@ from compatbench.engine.missing import Missing
 from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
-from compatbench.results.rows import Row, read_csv, write_csv
+from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
 REGISTRY = builtin_methods()
 
@@ -150,7 +150,8 @@ def test_all_shots_is_a_word_in_files_and_the_largest_number_in_between(tmp_path
             "data": "1" * 64,
         }
     )
-    text = write_csv([row], Row)
+    frame = to_frame([row], Row)
+    text = write_csv(frame)
     assert ",all,1,failed," in text
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
-    assert read_csv(tmp_path / "rows.csv", Row) == [row]
+    assert read_csv(tmp_path / "rows.csv", Row).equals(frame)

@@ -19,6 +19,7 @@ from synthetic_results import (
     PROBE,
     TWO_BY_TWO,
     ZEROSHOT,
+    lines_of,
     make_method,
     make_page,
     make_pairs,
@@ -50,14 +51,14 @@ def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
 def whole_page() -> SuitePage:
     refused = MethodInfo("visual", "Visual prompt", "", "deep", ("image-layers",))
     gone = MethodInfo("gone", "Gone", "a book", "deep", ("feature",))
-    rows = [row for row in flat(refused, 60, 50).rows if row.backbone == "old"] + [
+    rows = [row for row in lines_of(flat(refused, 60, 50)) if row.backbone == "old"] + [
         make_row(
             None, method="visual", task=task, seed=seed, backbone="new",
             status="not transferable", reason="width 128, not 192",
         )
         for task, seed in CELLS
     ]  # fmt: skip
-    broken = list(flat(gone, 55, 55).rows)
+    broken = lines_of(flat(gone, 55, 55))
     broken[0] = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
     return make_page(
         flat(ZEROSHOT, 40, 60),
@@ -160,7 +161,7 @@ def test_the_breakage_table_has_flips_calibration_and_harmed_datasets() -> None:
 
 
 def test_a_method_that_is_refused_on_some_datasets_has_no_h_and_stands_below_all_others() -> None:
-    rows = list(flat(PROBE, 98, 98).rows)
+    rows = lines_of(flat(PROBE, 98, 98))
     rows = [row for row in rows if (row.task, row.backbone) != ("dogs", "new")] + [
         make_row(
             None, method="linear_probe", task="dogs", seed=seed, backbone="new",
@@ -259,8 +260,8 @@ def test_settings_and_provenance_are_joined() -> None:
 
 def test_rows_that_disagree_on_zero_shot_accuracy_are_named() -> None:
     other = flat(PROBE, 60, 50)
-    rows = [other.rows[0].model_copy(update={"zero_shot_correct": 41}), *other.rows[1:]]
-    text = render_leaderboard([make_page(flat(COOP, 60, 50), replace(other, rows=tuple(rows)))])
+    rows = other.rows.assign(zero_shot_correct=[41, *other.rows["zero_shot_correct"][1:]])
+    text = render_leaderboard([make_page(flat(COOP, 60, 50), replace(other, rows=rows))])
     assert "`old` on `cats`" in section(text, "### Rows that disagree")
 
 
@@ -279,8 +280,9 @@ def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None
     methods = list(page.results.methods.values())
     rng.shuffle(methods)
     shuffled = [
-        replace(one, rows=tuple(rng.sample(one.rows, len(one.rows))), costs=one.costs[::-1])
+        replace(one, rows=one.rows.iloc[rng.sample(range(n), n)], costs=one.costs[::-1])
         for one in methods
+        if (n := len(one.rows))
     ]
     again = replace(page, results=make_page(*shuffled).results)
     assert render_leaderboard([again]) == render_leaderboard([page])
@@ -304,7 +306,7 @@ INJECTIONS = [
 
 def hostile_page(text: str) -> SuitePage:
     info = replace(COOP, title=text)
-    rows = list(flat(info, 60, 50).rows)
+    rows = lines_of(flat(info, 60, 50))
     rows[0] = make_row(None, status="failed", reason=text)
     rows[-1] = make_row(
         None, task="dogs", seed=2, backbone="new", status="not transferable", reason=text

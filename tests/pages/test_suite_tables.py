@@ -97,7 +97,7 @@ def test_shots_stand_side_by_side_the_fewest_first() -> None:
     ]
     assert cells_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
     coop = page.results.methods["coop"]
-    rows = tuple(row for row in coop.rows if (row.shots, row.task) != (4, "dogs"))
+    rows = coop.rows.query("shots != 4 or task != 'dogs'")
     page = with_methods(page, coop=replace(coop, rows=rows))
     assert cells_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from figure_pages import info, long_page, method
 from rich.console import Console
-from synthetic_results import COOP, TWO_BY_TWO, make_method, make_page, make_row
+from synthetic_results import COOP, TWO_BY_TWO, lines_of, make_method, make_page, make_row
 
 from compatbench.cli.progress import restriction_of
 from compatbench.data.cards import suite_cards
@@ -70,7 +70,7 @@ def test_files_cannot_add_markup() -> None:
 
 
 def part_of_suite(tasks: Iterable[str], seeds: Iterable[int]) -> list[Row]:
-    whole = method(info("coop", "CoOp"), 60, 40).rows
+    whole = lines_of(method(info("coop", "CoOp"), 60, 40))
     return [row for row in whole if row.task in tasks and row.seed in seeds]
 
 

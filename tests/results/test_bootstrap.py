@@ -1,25 +1,44 @@
-"""Intervals against scipy, against what is known of them, and under what must not matter."""
+"""Intervals against scipy, against what is known of them, and by hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from synthetic_results import (
+    COOP,
+    TWO_BY_TWO,
+    ZERO_SHOT,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+    make_suite,
+    through_words,
+)
 
 from compatbench.results.bootstrap import (
     Interval,
+    compute_retained,
     crossed_interval,
+    dataset_means,
     draw_resamples,
     family_means,
     mean_interval,
+    measure_interval,
+    paired_interval,
     ratio_interval,
     spearman_interval,
 )
+from compatbench.results.measures import Expected, Mean, Standing, compute_standing
+from compatbench.results.ranking_table import find_gaps
+from compatbench.results.ranks import rank_upgrades
+from compatbench.results.store import MethodResults
 
 figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
 
@@ -165,16 +184,124 @@ def test_there_is_no_ratio_to_a_mean_that_is_not_clearly_positive(below: list[fl
     assert ratio_interval([1.0] * len(below), below) is None
 
 
-@pytest.mark.parametrize(
-    ("compute", "message"),
-    [
-        (lambda: mean_interval([]), "one or more"),
-        (lambda: spearman_interval([1, 2, 3], [1, 2]), "as many"),
-        (lambda: ratio_interval([1.0, 2.0], [1.0]), "as many"),
-    ],
-)
-def test_figures_that_are_missing_or_do_not_pair_are_refused(
-    compute: Callable[[], object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        compute()
+UPGRADE = ("old", "new")
+CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
+
+
+def standing(values: list[int], left_out: int = 0) -> Standing:
+    """Source and target accuracy, and so H, are the value, one per task; seed 2 has two more."""
+    tasks = tuple("abcdefgh"[: len(values)])
+    figures = {
+        (task, seed): (value + 2 * (seed - 1),) * 2
+        for task, value in zip(tasks, values, strict=True)
+        for seed in (1, 2)
+    }
+    rows = make_pairs(figures)  # type: ignore[arg-type]
+    expected = replace(TWO_BY_TWO, tasks=tasks)
+    results = make_method(COOP, rows[: len(rows) - left_out])
+    return compute_standing(results, expected, UPGRADE, 4)
+
+
+def test_a_missing_cell_leaves_no_interval_and_one_dataset_no_bounds() -> None:
+    assert measure_interval(standing([40, 60], left_out=1), "h") is None
+    alone = measure_interval(standing([50]), "h")
+    assert alone is not None
+    assert alone.low == -math.inf
+
+
+def test_a_paired_interval_is_that_of_the_differences() -> None:
+    one, other = standing([50, 61, 72, 80]), standing([48, 60, 70, 79])
+    found = paired_interval(one, other, "h")
+    assert found is not None
+    assert (found.low, found.value, found.high) == (pytest.approx(1), 1.5, pytest.approx(2))
+    assert paired_interval(one, standing([50, 60, 70, 80], left_out=1), "h") is None
+
+
+def test_a_task_counts_once_however_many_upgrades_are_joined() -> None:
+    expected = Expected(("cats", "dogs"), (4,), (1,), (UPGRADE, ("old", "newer")))
+    rows = [
+        make_row(right, task=task, backbone=backbone)
+        for backbone, both in (("old", (50, 70)), ("new", (50, 70)), ("newer", (50, 30)))
+        for task, right in zip(("cats", "dogs"), both, strict=True)
+    ]
+    [ranked] = rank_upgrades([make_method(COOP, rows)], expected, expected.upgrades, 4)
+    found = measure_interval(ranked.standing, "target")
+    assert dataset_means(ranked.standing, "target") == {"cats": 50, "dogs": 50}
+    assert found == Interval(50, 50, 50)
+    assert ranked.standing.mean("target") == Mean(50)
+
+
+EXPECTED = replace(TWO_BY_TWO, retrained=True)
+# Of 100 images, on a target whose zero-shot has 60 right: attached, and retrained there.
+ATTACHED = dict(zip(CELLS, (62, 70, 64, 68), strict=True))
+RETRAINED = dict(zip(CELLS, (64, 88, 68, 84), strict=True))
+
+
+def with_retrained(attached: dict, retrained: dict) -> MethodResults:
+    rows = make_pairs({cell: (50, correct) for cell, correct in attached.items()})
+    rows += [
+        make_row(correct, task=task, seed=seed, source="new", backbone="new")
+        for (task, seed), correct in retrained.items()
+    ]
+    return make_method(COOP, rows)
+
+
+def retained_of(
+    attached: dict, retrained: dict
+) -> tuple[Mean | None, Mean | None, Interval | None]:
+    return compute_retained(with_retrained(attached, retrained), EXPECTED, UPGRADE, 4)
+
+
+def test_the_share_that_is_kept_is_the_ratio_of_two_mean_gains() -> None:
+    attached, retrained, kept = retained_of(ATTACHED, RETRAINED)
+    assert attached is not None
+    assert retrained is not None
+    assert kept is not None
+    assert attached.value == pytest.approx(6)  # 2, 10, 4, 8
+    assert retrained.value == pytest.approx(16)  # 4, 28, 8, 24
+    assert kept.value == pytest.approx(37.5)  # not the mean of 50 % and 34.6 %
+    # Two datasets: the resamples are cats alone, dogs alone, and both.
+    assert (kept.low, kept.high) == (pytest.approx(100 * 9 / 26), pytest.approx(100 * 3 / 6))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_missing_cell_leaves_no_share(place: int) -> None:
+    sides = [ATTACHED, RETRAINED]
+    sides[place] = {cell: sides[place][cell] for cell in CELLS[:-1]}
+    *gains, kept = retained_of(*sides)
+    assert [gain is None for gain in gains] == [place == 0, place == 1]
+    assert kept is None
+
+
+@pytest.mark.parametrize("right", [(60, 60), (50, 90), (61, 59), (40, 40)])
+def test_there_is_no_share_of_a_gain_that_is_not_clear(right: tuple[int, int]) -> None:
+    retrained = {(task, seed): right[task == "dogs"] for task, seed in CELLS}
+    assert retained_of(ATTACHED, retrained)[2] is None
+
+
+def counts(least: int) -> st.SearchStrategy[dict[tuple[str, int], int]]:
+    return st.fixed_dictionaries(dict.fromkeys(CELLS, st.integers(least, 100)))
+
+
+@given(counts(0), counts(ZERO_SHOT["new"] + 1))
+def test_the_share_times_the_retrained_gain_is_the_old_gain(old: dict, right: dict) -> None:
+    attached, retrained, kept = retained_of(old, right)
+    assert attached is not None
+    assert retrained is not None
+    assert kept is not None
+    assert kept.value * retrained.value / 100 == pytest.approx(attached.value)
+    assert kept.low - 1e-9 <= kept.value <= kept.high + 1e-9
+
+
+def test_retrained_rows_are_asked_for_and_are_no_upgrade() -> None:
+    whole = with_retrained(ATTACHED, RETRAINED)
+    assert find_gaps(make_suite(whole), EXPECTED).empty
+    [ranked] = make_page(whole, expected=EXPECTED).ranks(UPGRADE, 4)
+    assert ranked.standing.state == "complete"
+    fewer = make_suite(replace(whole, rows=whole.rows[:-1]))
+    [gap] = find_gaps(fewer, EXPECTED).to_dict("records")
+    assert (gap["task"], gap["seed"], gap["backbone"]) == ("dogs", 2, "new, retrained")
+    words = through_words(make_method(COOP, make_pairs(dict.fromkeys(CELLS, (50, 60)))))
+    assert find_gaps(make_suite(words), EXPECTED).empty
+    # A suite that does not retrain does not ask for them.
+    assert find_gaps(fewer, TWO_BY_TWO).empty

@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pairs, make_row
 
-from compatbench.results.costs import evaluate_seconds, fit_seconds, module_bytes, peak_memory
 from compatbench.results.measures import (
     Expected,
     Standing,
+    changes,
     compute_standing,
+    follow_path,
     harmonic_mean,
+    mean_of_all,
     mean_over_seeds,
     upgrade_pairs,
 )
+from compatbench.results.ranking_table import all_figures
+from compatbench.results.ranks import Ranked
 from compatbench.results.rows import Row
 
 # (task, seed) -> correct of 100 on source, on target.
@@ -28,8 +32,13 @@ FIGURES = {
 percents = st.floats(0, 100)
 
 
-def standing_of(rows: list[Row], expected: Expected = TWO_BY_TWO) -> Standing:
-    return compute_standing(make_method(COOP, rows), expected, ("old", "new"), 4)
+def standing_of(rows: list[Row], **changes: object) -> Standing:
+    return compute_standing(make_method(COOP, rows, **changes), TWO_BY_TWO, ("old", "new"), 4)
+
+
+def values(standing: Standing, *measures: str) -> list[float | None]:
+    means = [standing.mean(measure) for measure in measures]  # type: ignore[arg-type]
+    return [mean and mean.value for mean in means]
 
 
 @pytest.mark.parametrize(
@@ -53,84 +62,62 @@ def test_h_is_taken_per_dataset_and_seed_then_averaged() -> None:
     assert h is not None
     assert h.value == pytest.approx(45.5)  # seeds: 36 and 55
     assert h.std == pytest.approx(19 / 2**0.5)  # ddof = 1
-    assert standing.state == "complete"
-    assert standing.coverage == (4, 4)
-
-
-def test_h_of_the_averages_is_another_figure() -> None:
-    h = standing_of(make_pairs(FIGURES)).h_of_averages
-    assert h is not None
-    first, second = 2 * 70 * 25 / 95, 2 * 70 * 47.5 / 117.5
-    assert h.value == pytest.approx((first + second) / 2)
+    assert (standing.state, standing.coverage) == ("complete", (4, 4))
 
 
 def test_means_per_measure_and_per_task() -> None:
     standing = standing_of(make_pairs(FIGURES))
-    values = {
-        measure: mean.value
-        for measure in ("source", "target", "gain", "source_gain")
-        if (mean := standing.mean(measure))
-    }
     # Zero-shot is 40 on the old model and 60 on the new one.
-    assert values == pytest.approx(
-        {"source": 70, "target": 36.25, "gain": -23.75, "source_gain": 30}
-    )
+    found = values(standing, "source", "target", "gain", "source_gain")
+    assert found == pytest.approx([70, 36.25, -23.75, 30])
     dogs = standing.mean("h", "dogs")
     assert dogs is not None
     assert dogs.value == pytest.approx(46)
 
 
 def test_one_seed_has_no_spread() -> None:
-    assert mean_over_seeds([[10.0, 20.0]]) is not None
-    assert mean_over_seeds([[10.0, 20.0]]).std is None  # type: ignore[union-attr]
-    assert mean_over_seeds([]) is None
-    assert mean_over_seeds([[]]) is None
+    mean = mean_over_seeds([[10.0, 20.0]])
+    assert mean is not None
+    assert (mean.value, mean.std) == (15, None)
+    assert mean_over_seeds([]) is mean_over_seeds([[]]) is None
 
 
-@pytest.mark.parametrize("backbone", ["old", "new"])
-def test_a_missing_row_leaves_no_mean(backbone: str) -> None:
-    rows = [
-        row
-        for row in make_pairs(FIGURES)
-        if (row.task, row.seed, row.backbone) != ("cats", 2, backbone)
-    ]
-    standing = standing_of(rows)
-    assert standing.mean("h") is None
-    assert standing.h_of_averages is None
-    assert standing.mean("h", "cats") is None
+@pytest.mark.parametrize(
+    ("backbone", "side", "other"), [("old", *("source", "target")), ("new", *("target", "source"))]
+)
+def test_a_missing_row_leaves_no_mean(backbone: str, side, other) -> None:
+    standing = standing_of(
+        [
+            row
+            for row in make_pairs(FIGURES)
+            if (row.task, row.seed, row.backbone) != ("cats", 2, backbone)
+        ]
+    )
+    assert standing.mean("h") is standing.mean("h", "cats") is standing.mean(side) is None
     assert standing.mean("h", "dogs") is not None
-    assert standing.mean("source" if backbone == "old" else "target") is None
-    assert standing.mean("target" if backbone == "old" else "source") is not None
-    assert standing.coverage == (3, 4)
-    assert standing.state == "incomplete"
+    assert standing.mean(other) is not None
+    assert (standing.state, standing.coverage) == ("incomplete", (3, 4))
 
 
 def test_a_failed_row_leaves_no_mean() -> None:
     rows = make_pairs(FIGURES)[1:]
-    rows.append(make_row(None, status="failed", reason="RuntimeError: no"))
+    rows.append(make_row(None, status="failed", reason="RuntimeError: no", parameters=0))
     standing = standing_of(rows)
     assert standing.mean("h") is None
-    assert standing.coverage == (3, 4)
-    assert standing.state == "incomplete"
-    assert standing.parameters == (8192, 8192)
+    assert (standing.state, standing.coverage) == ("incomplete", (3, 4))
+    figures = all_figures(Ranked("", standing))
+    assert figures["parameters"] == figures["parameters_low"] == 8192
 
 
 def test_a_module_that_cannot_be_attached_is_a_state_of_its_own() -> None:
     rows = [row for row in make_pairs(FIGURES) if row.backbone == "old"]
-    rows += [
-        make_row(
-            None, task=task, seed=seed, backbone="new", status="not transferable", reason="sizes"
-        )
-        for task, seed in FIGURES
-    ]
+    refused = dict(backbone="new", status="not transferable", reason="sizes")
+    rows += [make_row(None, task=task, seed=seed, **refused) for task, seed in FIGURES]
     standing = standing_of(rows)
-    assert standing.state == "not transferable"
-    assert standing.reasons == ("sizes",)
-    assert standing.coverage == (4, 4)
-    assert standing.mean("h") is None
-    source = standing.mean("source")
-    assert source is not None
-    assert source.value == pytest.approx(70)
+    assert (standing.state, standing.coverage) == ("not transferable", (4, 4))
+    figures = all_figures(Ranked("", standing))
+    assert (figures["reasons"], figures["refused"]) == (("sizes",), 4)
+    assert values(standing, "h", "source") == [None, pytest.approx(70)]
 
 
 def test_rows_that_the_suite_does_not_ask_for_are_passed_over() -> None:
@@ -148,21 +135,28 @@ def test_a_method_that_learns_nothing_has_one_seed_at_any_shots() -> None:
         standing = compute_standing(results, expected, ("old", "new"), shots)
         h = standing.mean("h")
         assert h is not None
-        assert (h.value, h.std) == (pytest.approx(48), None)
-        assert standing.coverage == (2, 2)
+        assert (h.value, h.std, standing.coverage) == (pytest.approx(48), None, (2, 2))
 
 
-def test_fit_time_is_per_fit_and_known_for_all_or_not_at_all() -> None:
+def test_of_a_method_that_learns_nothing_a_draw_that_did_not_fail_counts() -> None:
+    failed = make_row(None, method="zeroshot", seed=1, status="failed", reason="no")
+    results = make_method(ZEROSHOT, [failed, make_row(40, method="zeroshot", seed=2)])
+    assert results.find_row("cats", "old", "old", "cats", 4, 1) == 1
+    assert results.find_row("cats", "old", "new", "cats", 4, 1) == -1
+
+
+def test_costs_are_known_of_all_cells_or_not_at_all() -> None:
     rows = make_pairs(FIGURES)
-    whole = make_method(COOP, rows, seconds=0.4)
-    standing = compute_standing(whole, TWO_BY_TWO, ("old", "new"), 4)
-    assert fit_seconds(standing) == pytest.approx(0.4)
-    half = make_method(COOP, rows, costs=whole.costs[:2])
-    assert fit_seconds(compute_standing(half, TWO_BY_TWO, ("old", "new"), 4)) is None
-
-
-def test_every_step_of_a_path_is_measured_with_the_first_module() -> None:
-    assert upgrade_pairs([("a", "b", "c"), ("a", "b")]) == (("a", "b"), ("a", "c"))
+    costs = make_method(COOP, rows).costs.astype({"evaluate_seconds": float})
+    new = costs["backbone"] == "new"
+    costs.loc[new, "evaluate_seconds"] = 0.2
+    costs.loc[new, "peak_memory"] = [1001, 1003, 1005, 1007]
+    names = ["fit_seconds", "evaluate_seconds", "peak_memory", "module_bytes"]
+    for count, expected in [(8, [0.4, 0.2, 1007, 32768]), (6, [None, None, None, 32768])]:
+        figures = all_figures(Ranked("1", standing_of(rows, costs=costs[:count])))
+        assert [figures[name] for name in names] == pytest.approx(expected)
+    figures = all_figures(Ranked("1", standing_of(rows)))
+    assert (figures["fit_seconds"], figures["peak_memory"]) == (pytest.approx(0.4), None)
 
 
 def with_flips(
@@ -188,30 +182,13 @@ ANSWERS = {
     ("cats", 2): (50, 10, 10, 30),
     ("dogs", 2): (30, 20, 30, 20),
 }
+FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 
 
 def test_flips_and_calibration_by_hand() -> None:
     standing = standing_of(with_flips(ANSWERS))
-    values = {
-        measure: mean.value
-        for measure in (
-            "negative_flips",
-            "positive_flips",
-            "inconsistent_errors",
-            "source_ece",
-            "target_ece",
-        )
-        if (mean := standing.mean(measure))
-    }
-    assert values == pytest.approx(
-        {
-            "negative_flips": 15,
-            "positive_flips": 20,
-            "inconsistent_errors": 11.25,
-            "source_ece": 4,
-            "target_ece": 10,
-        }
-    )
+    found = values(standing, *FLIPS, "source_ece", "target_ece")
+    assert found == pytest.approx([15, 20, 11.25, 4, 10])
     # Source 70, 50, 60, 50; target 60, 70, 60, 60. Independent errors would flip
     # 28, 15, 24 and 20 images: 60 did of an expected 87.
     assert standing.relative_flips == pytest.approx(60 / 87)
@@ -227,12 +204,8 @@ def test_harmed_datasets_and_the_worst_by_hand() -> None:
 
 def test_flips_that_were_lost_leave_no_figure() -> None:
     rows = with_flips(ANSWERS)
-    lost: dict[str, None] = dict.fromkeys(
-        ("negative_flips", "positive_flips", "inconsistent_errors")
-    )
-    standing = standing_of([*rows[:-1], rows[-1].model_copy(update=lost)])
-    assert standing.mean("negative_flips") is None
-    assert standing.relative_flips is None
+    standing = standing_of([*rows[:-1], rows[-1].model_copy(update=dict.fromkeys(FLIPS))])
+    assert standing.mean("negative_flips") is standing.relative_flips is None
     assert standing.mean("h") is not None
 
 
@@ -253,38 +226,52 @@ def split_of_100(draw: st.DrawFn) -> tuple[int, int, int, int]:
 @given(st.lists(split_of_100(), min_size=4, max_size=4))
 def test_means_keep_what_holds_of_every_cell(splits: list[tuple[int, int, int, int]]) -> None:
     standing = standing_of(with_flips(dict(zip(ANSWERS, splits, strict=True))))
-    source, target, h, lost, won = (
-        standing.mean(measure)
-        for measure in ("source", "target", "h", "negative_flips", "positive_flips")
-    )
-    assert source
-    assert target
-    assert h
-    assert lost
-    assert won
-    assert target.value - source.value == pytest.approx(won.value - lost.value)
-    assert h.value <= 2 * min(source.value, target.value) + 1e-9
-    assert h.value <= max(source.value, target.value) + 1e-9
-    averages = standing.h_of_averages
-    assert averages is not None
-    assert h.value <= averages.value + 1e-9  # H is concave
+    found = values(standing, "source", "target", "h", "negative_flips", "positive_flips")
+    source, target, h, lost, won = (value for value in found if value is not None)
+    assert target - source == pytest.approx(won - lost)
+    assert h <= 2 * min(source, target) + 1e-9
+    assert h <= max(source, target) + 1e-9
+    assert h <= harmonic_mean(source, target) + 1e-9  # H is concave
 
 
-def test_costs_are_known_of_all_cells_or_not_at_all() -> None:
-    rows = make_pairs(FIGURES)
-    whole = make_method(COOP, rows)
-    costs = [
-        cost.model_copy(update={"evaluate_seconds": 0.2, "peak_memory": 1000 + number})
-        if cost.backbone == "new"
-        else cost
-        for number, cost in enumerate(whole.costs)
+PATH = ("old", "middle", "new")
+# (backbone, task) -> images right of 100, at seed 1; two more at seed 2. Zero-shot has 40 right
+# on the old model, 50 on the middle one and 60 on the new one.
+RIGHT = {
+    ("old", "cats"): 60,
+    ("old", "dogs"): 70,
+    ("middle", "cats"): 58,
+    ("middle", "dogs"): 66,
+    ("new", "cats"): 63,
+    ("new", "dogs"): 61,
+}
+
+
+@pytest.mark.parametrize("leave_out", [None, ("middle", "dogs")])
+def test_every_step_of_a_path_has_its_accuracy_and_its_gain(
+    leave_out: tuple[str, str] | None,
+) -> None:
+    expected = Expected(("cats", "dogs"), (4,), (1, 2), upgrade_pairs([PATH]))
+    rows = [
+        make_row(right + 2 * (seed - 1), task=task, seed=seed, backbone=backbone)
+        for (backbone, task), right in RIGHT.items()
+        for seed in (1, 2)
+        if (backbone, task) != leave_out
     ]
-    measured = make_method(COOP, rows, costs=tuple(costs))
-    standing = compute_standing(measured, TWO_BY_TWO, ("old", "new"), 4)
-    assert evaluate_seconds(standing) == pytest.approx(0.2)
-    assert peak_memory(standing) == 1007
-    assert module_bytes(standing) == 32768
-    for partial in (make_method(COOP, rows, costs=tuple(costs[:6])), whole):
-        assert peak_memory(compute_standing(partial, TWO_BY_TWO, ("old", "new"), 4)) is None
-    half = make_method(COOP, rows, costs=tuple(costs[:6]))
-    assert evaluate_seconds(compute_standing(half, TWO_BY_TWO, ("old", "new"), 4)) is None
+    found = follow_path(make_method(COOP, rows), expected, PATH, 4)
+    accuracies, gains = ([m and m.value for m in found[name]] for name in ("accuracy", "gain"))
+    known = [None, 2**0.5][leave_out is None]
+    assert [m and m.std for m in found["accuracy"]] == pytest.approx([2**0.5, known, 2**0.5])
+    if leave_out is None:
+        assert accuracies == pytest.approx([66, 63, 63])
+        assert gains == pytest.approx([26, 13, 3])
+        assert changes(gains) == pytest.approx([-13, -10])
+        assert mean_of_all(changes(gains)) == pytest.approx(-11.5)
+    else:
+        assert [value is None for value in accuracies] == [False, True, False]
+        assert changes(gains) == [None, None]
+        assert mean_of_all(changes(gains)) is None
+
+
+def test_every_step_of_a_path_is_measured_with_the_first_module() -> None:
+    assert upgrade_pairs([("a", "b", "c"), ("a", "b")]) == (("a", "b"), ("a", "c"))

@@ -18,7 +18,7 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.intervals import measure_interval
+from compatbench.results.bootstrap import measure_interval
 from compatbench.results.ranking_table import Results
 
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]

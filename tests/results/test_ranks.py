@@ -1,45 +1,78 @@
+"""Places and ties by hand; rank tests against scipy and the worked example of Demšar (2006)."""
+
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pairs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic_results import (
+    COOP,
+    PROBE,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+    through_words,
+)
 
-from compatbench.results.measures import Standing, compute_standing
-from compatbench.results.ranks import rank_methods, tied_groups
-from compatbench.results.store import MethodInfo
+from compatbench.pages.suite_page import SuitePage
+from compatbench.results.measures import Expected, Standing, compute_standing, harmonic_mean
+from compatbench.results.ranks import (
+    Ranked,
+    average_ranks,
+    critical_difference,
+    rank_cliques,
+    rank_datasets,
+    rank_methods,
+    rank_test,
+    rank_upgrades,
+    tied_groups,
+)
+from compatbench.results.store import MethodInfo, MethodResults
 
 CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
+UPGRADE = ("old", "new")
 
 
 def standing(name: str, values: list[int], info: MethodInfo = COOP) -> Standing:
     """Source and target accuracy are equal, so H is the value itself."""
     figures = {cell: (value, value) for cell, value in zip(CELLS, values, strict=False)}
     results = make_method(replace(info, name=name), make_pairs(figures, method=name))
-    return compute_standing(results, TWO_BY_TWO, ("old", "new"), 4)
+    return compute_standing(results, TWO_BY_TWO, UPGRADE, 4)
 
 
-def ranks(*standings: Standing) -> list[tuple[str, str]]:
-    return [(one.rank, one.standing.info.name) for one in rank_methods(standings)]
+def places(ranks: list[Ranked]) -> list[tuple[str, str]]:
+    return [(one.rank, one.standing.info.name) for one in ranks]
 
 
-def test_places_go_by_h_and_skip_after_a_tie() -> None:
-    assert ranks(
-        standing("low", [20, 20, 20, 20]),
-        standing("mixed", [54, 66, 53, 66]),  # against 'best': +6 -6 +7 -6
-        standing("best", [60, 60, 60, 60]),
-        standing("next", [50, 51, 50, 51]),
-    ) == [("1=", "best"), ("1=", "mixed"), ("3", "next"), ("4", "low")]
-
-
-def test_equal_figures_are_tied_and_go_by_name() -> None:
-    assert ranks(standing("b", [50] * 4), standing("a", [50] * 4)) == [("1=", "a"), ("1=", "b")]
-
-
-def test_a_small_but_steady_difference_is_no_tie() -> None:
-    assert ranks(standing("a", [51, 61, 71, 81]), standing("b", [50, 60, 70, 80])) == [
-        ("1", "a"),
-        ("2", "b"),
-    ]
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (  # places skip after a tie; 'mixed' against 'best': +6 -6 +7 -6
+            {
+                "low": [20, 20, 20, 20],
+                "mixed": [54, 66, 53, 66],
+                "best": [60, 60, 60, 60],
+                "next": [50, 51, 50, 51],
+            },
+            [("1=", "best"), ("1=", "mixed"), ("3", "next"), ("4", "low")],
+        ),
+        ({"b": [50] * 4, "a": [50] * 4}, [("1=", "a"), ("1=", "b")]),
+        # A small but steady difference is no tie.
+        ({"a": [51, 61, 71, 81], "b": [50, 60, 70, 80]}, [("1", "a"), ("2", "b")]),
+    ],
+)
+def test_places_go_by_h(values: dict[str, list[int]], expected: list[tuple[str, str]]) -> None:
+    standings = [standing(name, figures) for name, figures in values.items()]
+    assert places(rank_methods(standings)) == expected
+    assert places(rank_methods(standings[::-1])) == expected
 
 
 def test_the_best_of_a_group_is_compared_so_that_ties_do_not_chain() -> None:
@@ -52,23 +85,188 @@ def test_the_best_of_a_group_is_compared_so_that_ties_do_not_chain() -> None:
 
 def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
     floor = standing("zeroshot", [50, 50], ZEROSHOT)
-    assert ranks(floor, standing("a", [60, 61, 62, 63])) == [("1", "a"), ("2", "zeroshot")]
+    ranked = rank_methods([floor, standing("a", [60, 61, 62, 63])])
+    assert places(ranked) == [("1", "a"), ("2", "zeroshot")]
 
 
 def test_one_cell_alone_shows_no_tie() -> None:
     expected = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,))
-    standings = [
-        compute_standing(
-            make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name)),
-            expected,
-            ("old", "new"),
-            4,
-        )
+    methods = [
+        make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name))
         for name, h in (("a", 50), ("b", 51))
     ]
-    assert ranks(*standings) == [("1", "b"), ("2", "a")]
+    assert places(rank_upgrades(methods, expected, (UPGRADE,), 4)) == [("1", "b"), ("2", "a")]
 
 
-def test_the_order_of_the_methods_does_not_matter() -> None:
-    standings = [standing(f"m{i}", [40 + i, 60 - i, 50, 45 + i]) for i in range(5)]
-    assert ranks(*standings) == ranks(*reversed(standings))
+def test_a_map_changes_no_place_of_an_untouched_module() -> None:
+    def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
+        figures = dict.fromkeys(CELLS, (source, target))
+        return make_method(info, make_pairs(figures, method=info.name))
+
+    plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
+    alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
+    expected = places(rank_methods([compute_standing(m, TWO_BY_TWO, UPGRADE, 4) for m in plain]))
+    assert places(alone.ranks(UPGRADE, 4)) == places(beside.ranks(UPGRADE, 4)) == expected
+
+
+# Of 100 images, by (backbone, task).
+RIGHT = {
+    ("old", "cats"): 50,
+    ("old", "dogs"): 60,
+    ("kin", "cats"): 70,
+    ("kin", "dogs"): 40,
+    ("cousin", "cats"): 30,
+    ("cousin", "dogs"): 20,
+    ("stranger", "cats"): 10,
+    ("stranger", "dogs"): 5,
+}
+
+
+@pytest.mark.parametrize("leave_out", ["", "cousin"])
+def test_a_group_s_means_are_over_its_own_upgrades_and_datasets(leave_out: str) -> None:
+    rows = [
+        make_row(correct, task=task, backbone=backbone)
+        for (backbone, task), correct in RIGHT.items()
+        if backbone != leave_out
+    ]
+    kin, strangers = (("old", "kin"), ("old", "cousin")), (("old", "stranger"),)
+    expected = Expected(("cats", "dogs"), (4,), (1,), (*kin, *strangers))
+    methods = [make_method(COOP, rows)]
+    [ranked] = rank_upgrades(methods, expected, kin, 4)
+    [other] = rank_upgrades(methods, expected, strangers, 4)
+    assert other.standing.state == "complete"
+    if leave_out:
+        assert ranked.standing.state == "incomplete"
+        return
+    pairs = [(RIGHT["old", t], RIGHT[b, t]) for b in ("kin", "cousin") for t in ("cats", "dogs")]
+    h, target = ranked.standing.mean("h"), ranked.standing.mean("target")
+    assert h is not None
+    assert target is not None
+    assert h.value == pytest.approx(sum(harmonic_mean(*pair) for pair in pairs) / 4)
+    assert target.value == pytest.approx(40)
+
+
+TASKS = tuple("abcdefgh")
+EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
+
+
+def on_eight(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResults:
+    """H is the value, one per task; seed 2 has two more."""
+    figures = {
+        (task, seed): (value + 2 * (seed - 1),) * 2
+        for task, value in zip(TASKS, values, strict=True)
+        for seed in ((1, 2) if info.learns else (1,))
+    }
+    return make_method(replace(info, name=name, title=name), make_pairs(figures, method=name))  # type: ignore[arg-type]
+
+
+def ranked_page() -> SuitePage:
+    floor = on_eight("zeroshot", [49 + i for i in range(8)], ZEROSHOT)
+    next_, best = (on_eight(n, [h + i for i in range(8)]) for n, h in (("next", 50), ("best", 60)))
+    return make_page(next_, on_eight("worst", [10] * 8), best, floor, expected=EIGHT)
+
+
+def test_average_ranks_and_friedman_are_worked_through() -> None:
+    found = rank_datasets(ranked_page().ranks(UPGRADE, 4))
+    assert found is not None
+    standings, test = found
+    # The same order on every dataset; the floor, which has no second seed, is 2 below 'next'.
+    assert [one.info.name for one in standings] == ["best", "next", "zeroshot", "worst"]
+    assert test.ranks == (1, 2, 3, 4)
+    # Demšar: 12 N / (k (k + 1)) · (Σ R² - k (k + 1)² / 4) = 12 · 8 / 20 · (30 - 25) = 24.
+    assert test.statistic == pytest.approx(24)
+    assert test.p_value == pytest.approx(stats.chi2.sf(24, df=3))
+    # Table 5: q = 2.569 for four methods at 5 %.
+    assert test.critical_difference == pytest.approx(2.569 * math.sqrt(20 / 48), abs=1e-3)
+
+
+def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
+    methods = list(ranked_page().results.methods.values())
+    assert rank_datasets(make_page(*methods[:2], expected=EIGHT).ranks(UPGRADE, 4)) is None
+    one = replace(EIGHT, tasks=TASKS[:1])
+    assert rank_datasets(make_page(*methods, expected=one).ranks(UPGRADE, 4)) is None
+    broken = replace(methods[0], rows=methods[0].rows[:-1])
+    found = rank_datasets(make_page(broken, *methods[1:], expected=EIGHT).ranks(UPGRADE, 4))
+    assert found is not None
+    assert "next" not in [one.info.name for one in found[0]]
+
+
+# Table 6 there: area under the curve of four variants of C4.5 on fourteen data sets. Two
+# figures of the last row but one are printed alike, but were ranked before rounding.
+DEMSAR = np.array(
+    [
+        [0.763, 0.768, 0.771, 0.798],
+        [0.599, 0.591, 0.590, 0.569],
+        [0.954, 0.971, 0.968, 0.967],
+        [0.628, 0.661, 0.654, 0.657],
+        [0.882, 0.888, 0.886, 0.898],
+        [0.936, 0.931, 0.916, 0.931],
+        [0.661, 0.668, 0.609, 0.685],
+        [0.583, 0.583, 0.563, 0.625],
+        [0.775, 0.838, 0.866, 0.875],
+        [1.000, 1.000, 1.000, 1.000],
+        [0.940, 0.962, 0.965, 0.962],
+        [0.619, 0.666, 0.614, 0.669],
+        [0.972, 0.981, 0.97501, 0.975],
+        [0.957, 0.978, 0.946, 0.970],
+    ]
+).T
+
+tables = st.integers(3, 6).flatmap(
+    lambda methods: st.lists(
+        st.lists(st.integers(0, 9), min_size=methods, max_size=methods), min_size=2, max_size=8
+    )
+)
+
+
+def test_the_worked_example_gives_the_published_figures() -> None:
+    found = rank_test(DEMSAR)
+    assert found.ranks == pytest.approx((3.143, 2.000, 2.893, 1.964), abs=5e-4)
+    # The published 9.28 is without the correction for ties.
+    k, n = DEMSAR.shape
+    plain = 12 * n / (k * (k + 1)) * (sum(r * r for r in found.ranks) - k * (k + 1) ** 2 / 4)
+    assert plain == pytest.approx(9.28, abs=5e-3)
+    assert found.statistic > plain
+    assert found.p_value < 0.05
+    assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
+    assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.12, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "by_methods"),
+    [
+        (15, {3: 0.86, 5: 1.58, 7: 2.33, 10: 3.50}),
+        (11, {3: 1.00, 5: 1.84, 7: 2.72, 10: 4.08}),
+    ],
+)
+def test_critical_differences_are_the_known_ones(
+    datasets: int, by_methods: dict[int, float]
+) -> None:
+    found = {k: critical_difference(k, datasets) for k in by_methods}
+    assert found == pytest.approx(by_methods, abs=6e-3)
+
+
+@given(tables)
+def test_ranks_are_shared_out_whatever_the_scores_and_their_order(table: list[list[int]]) -> None:
+    by_method = np.array(table).T
+    ranks, methods = average_ranks(by_method), len(by_method)
+    assert sum(ranks) == pytest.approx(methods * (methods + 1) / 2)
+    assert average_ranks(by_method * 3 + 1) == pytest.approx(ranks)
+    assert average_ranks(-by_method) == pytest.approx([methods + 1 - rank for rank in ranks])
+    found, turned = rank_test(by_method), rank_test(by_method[::-1, ::-1])
+    assert turned.statistic == pytest.approx(found.statistic)
+    assert turned.p_value == pytest.approx(found.p_value)
+    assert turned.ranks == pytest.approx(found.ranks[::-1])
+
+
+def test_methods_that_never_differ_are_never_told_apart() -> None:
+    found = rank_test(np.full((4, 6), 50.0))
+    assert (found.statistic, found.p_value) == (0.0, 1.0)
+    assert rank_cliques(found.ranks, found.critical_difference) == [[0, 1, 2, 3]]
+
+
+def test_cliques_are_the_largest_and_overlap() -> None:
+    assert rank_cliques([3.0, 1.0, 2.2, 5.0], difference=1.5) == [[1, 2], [2, 0]]
+    assert rank_cliques([1.0, 2.0, 3.0], difference=0.5) == []
+    # As near as the difference is apart, as Nemenyi has it.
+    assert rank_cliques([1.0, 2.0], difference=1.0) == []

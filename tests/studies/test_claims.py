@@ -7,7 +7,16 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from synthetic_results import COOP, PROBE, ZEROSHOT, make_method, make_page, make_pairs, make_row
+from synthetic_results import (
+    COOP,
+    PROBE,
+    ZEROSHOT,
+    lines_of,
+    make_method,
+    make_page,
+    make_pairs,
+    make_row,
+)
 
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Expected
@@ -157,7 +166,7 @@ def test_variants_are_held_against_zero_shot_and_against_the_baselines(
             for one, by in zip(of, (0, 1, -1), strict=True)
             for seed, where in product((1, 2), ("old", "new"))
         ]
-        methods.append(make_method(base.info, [*base.rows, *rows]))
+        methods.append(make_method(base.info, [*lines_of(base), *rows]))
     found = findings(5, *methods, expected=replace(EXPECTED, variants=variants))
     assert verdicts(found) == expected
     assert found[0]["data"].startswith(f"{3 * families} variants of {families} task")
@@ -190,7 +199,7 @@ def test_modules_that_cannot_be_attached_are_counted_not_averaged() -> None:
         row
         if row.backbone == "old"
         else make_row(None, method="lfa", task=row.task, seed=row.seed, backbone="new", **why)
-        for row in refused.rows
+        for row in lines_of(refused)
     ]
     methods = [*many(SHALLOW, 3, 55, 68), *many(DEEP, 3, 55, 50), make_method(refused.info, rows)]
     first = findings(1, *methods)[0]

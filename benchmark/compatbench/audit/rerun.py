@@ -18,8 +18,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.results.collect import rows_of
-from compatbench.results.frame import FLIPS, to_frame
-from compatbench.results.rows import Row
+from compatbench.results.rows import FLIPS, Row, to_frame
 
 EXACT = ("status", "parameters", "module_bytes")
 COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)

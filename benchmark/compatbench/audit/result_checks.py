@@ -57,7 +57,7 @@ def check_provenance(suite: StoredSuite) -> Iterator[Finding]:
         found = suite.methods[method]
         file, field = f"{suite.folder / method}{DESCRIPTION}", f"provenance.{name}"
         values = found.provenance.get(name, ())
-        if found.rows and not values:
+        if len(found.rows) and not values:
             problem = "is missing; every result says what it was made with"
             yield Finding(file, problem, 0, field)
         for value in values:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,13 @@ from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
-from compatbench.results.frame import to_frame
-from compatbench.results.rows import AnyRow, Cost, Row, write_csv
-from compatbench.results.store import MethodResults, about_text, join_provenance, read_method
+from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.store import MethodResults, file_texts, join_provenance, read_method
 from compatbench.transfer import TRANSFERS
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
-PLACE = list(Row.order_columns)
+PLACE = Row.place
 
 
 @dataclass
@@ -90,7 +88,7 @@ def read_stored_suite(
             findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
             continue
         suite = _as_recorded(card, found)
-        recorded = sorted({row.transfer for row in found.rows} & set(TRANSFERS))
+        recorded = sorted({*found.rows["transfer"]} & set(TRANSFERS))
         transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
         cells += plan_cells(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers
@@ -134,12 +132,7 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
             file, line, problem = place.groups() if place else (str(path), None, str(error))
             findings.append(Finding(file, problem, int((line or "0:")[:-1])))
             continue
-        texts = {
-            ROWS: write_csv(sorted(found.rows, key=lambda row: row.order), Row),
-            COST: write_csv(sorted(found.costs, key=lambda cost: cost.order), Cost),
-            DESCRIPTION: about_text(found),
-        }
-        for kind, text in texts.items():
+        for kind, text in file_texts(found).items():
             file = folder / f"{name}{kind}"
             findings += compare_file(file, text, "is not as 'compatbench run' writes it")
     return methods, findings
@@ -155,15 +148,14 @@ def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:
 
 
 def _frame(
-    folder: Path, kind: str, model: type[AnyRow], files: Mapping[str, Sequence[AnyRow]]
+    folder: Path, kind: str, model: type[Row | Cost], files: Mapping[str, pd.DataFrame]
 ) -> pd.DataFrame:
     """The lines of the files of one kind, each with its ``method``, ``file`` and ``line``."""
-    names = [name for name, lines in files.items() for _ in lines]
-    return to_frame(chain.from_iterable(files.values()), model).assign(
-        method=pd.Series(names, dtype="str"),
-        file=pd.Series([f"{folder / name}{kind}" for name in names], dtype="str"),
-        line=[number for lines in files.values() for number in range(2, len(lines) + 2)],
-    )
+    parts = [
+        lines.assign(method=name, file=f"{folder / name}{kind}", line=range(2, len(lines) + 2))
+        for name, lines in {"": to_frame([], model), **files}.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _plan_rows(folder: Path, cells: Iterable[Cell]) -> pd.DataFrame:

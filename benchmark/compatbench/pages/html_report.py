@@ -34,7 +34,7 @@ from compatbench.pages.suite_page import (
     suites_with_results,
 )
 from compatbench.pages.templates import read_source, template
-from compatbench.results.rows import Cost, Row, write_csv
+from compatbench.results.rows import write_csv
 from compatbench.results.store import check_name, join_provenance
 
 REPORT = Path(RESULTS, "report.html")
@@ -169,7 +169,7 @@ def _gaps(pages: Sequence[SuitePage]) -> list[list[str]]:
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
     methods = page.measured
-    texts = [write_csv(one.rows, Row) + write_csv(one.costs, Cost) for one in methods]
+    texts = [write_csv(one.rows) + write_csv(one.costs) for one in methods]
     return (
         one_line(page.title),
         page.name,

@@ -18,8 +18,8 @@ from compatbench.pages import markdown, tables
 from compatbench.pages.ranking import explain_unranked, rows_of
 from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
 from compatbench.pages.templates import template
-from compatbench.results.gaps import find_disagreements
 from compatbench.results.measures import Upgrade
+from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import check_name
 

@@ -11,9 +11,8 @@ from compatbench.data.shots import count_shots
 from compatbench.pages.markdown import NOTHING, bounds, duration, one_line, percent, signed, spread
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
-from compatbench.results.gaps import find_gaps
 from compatbench.results.measures import Mean, Measure, Standing, Upgrade
-from compatbench.results.ranking_table import all_figures
+from compatbench.results.ranking_table import all_figures, find_gaps
 from compatbench.results.ranks import Ranked
 
 Kind = Literal["floor", "shallow", "deep", "transferred"]
@@ -221,9 +220,11 @@ def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
 def gap_rows(page: SuitePage) -> list[tuple[str, str, str, str, str]]:
     """Method, kind, number of rows, first place and reason of all that failed or is missing."""
     rows = []
-    for gap in find_gaps(page.results, page.expected):
-        task, test_set, shots, seed, backbone = gap.places[0]
+    gaps = find_gaps(page.results, page.expected)
+    for _, same in gaps.groupby(["method", "title", "kind", "reason"], sort=False):
+        one = same.iloc[0]
+        task, test_set = one["task"], one["test_set"]
         where = task if test_set == task else f"{task}/{test_set}"
-        first = f"{where}, {count_shots(shots)}, seed {seed}, on {backbone}"
-        rows.append((gap.title, gap.kind, f"{len(gap.places):,}", first, gap.reason))
+        first = f"{where}, {count_shots(one['shots'])}, seed {one['seed']}, on {one['backbone']}"
+        rows.append((one["title"], one["kind"], f"{len(same):,}", first, one["reason"]))
     return rows

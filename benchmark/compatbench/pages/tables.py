@@ -31,18 +31,18 @@ from compatbench.pages.ranking import (
     rows_of,
 )
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.intervals import paired_interval, rank_datasets
+from compatbench.results.bootstrap import compute_retained, paired_interval
 from compatbench.results.measures import (
     Mean,
     Measure,
     Standing,
     Upgrade,
+    changes,
     compute_standing,
+    follow_path,
     mean_of_all,
 )
-from compatbench.results.paths import change_per_step, changes, follow_path
-from compatbench.results.rank_tests import ALPHA, rank_cliques
-from compatbench.results.retained import compute_retained
+from compatbench.results.ranks import ALPHA, rank_cliques, rank_datasets
 from compatbench.results.store import MethodResults, join_provenance
 
 Table = list[str]
@@ -169,12 +169,12 @@ def path_table(
     show = percent if figure == "accuracy" else signed
     rows = []
     for one in _standings(page, (path[0], path[-1]), shots):
-        steps = follow_path(one.results, page.expected, path, shots)
-        values = [_value(getattr(step, figure)) for step in steps]
-        cells = [show(values[0])]
-        for after, change in zip(values[1:], changes(values), strict=True):
+        means = follow_path(one.results, page.expected, path, shots)[figure]
+        values = [_value(mean) for mean in means]
+        cells, steps = [show(values[0])], changes(values)
+        for after, change in zip(values[1:], steps, strict=True):
             cells.append(show(after) + (f" ({signed(change)})" if change is not None else ""))
-        rows.append([_method(one), *cells, signed(change_per_step(values))])
+        rows.append([_method(one), *cells, signed(mean_of_all(steps))])
     titles = [escape(page.backbone_title(name)) for name in path]
     return table(["Method", *titles, "Per step"], rows)
 
@@ -217,10 +217,10 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     rows = []
     for one in _standings(page, upgrade, shots):
         if one.info.learns:
-            found = compute_retained(one.results, page.expected, upgrade, shots)
-            gains = [signed(_value(mean)) for mean in (found.attached, found.retrained)]
-            kept = NOTHING if found.kept is None else f"{_whole(found.kept.value)} %"
-            rows.append([_method(one), *gains, kept, bounds(found.kept, _whole)])
+            *gains, kept = compute_retained(one.results, page.expected, upgrade, shots)
+            shown = [signed(_value(mean)) for mean in gains]
+            share = NOTHING if kept is None else f"{_whole(kept.value)} %"
+            rows.append([_method(one), *shown, share, bounds(kept, _whole)])
     return table(["Method", "Old module", "Retrained", "Kept", "95 % of kept"], rows)
 
 

@@ -15,6 +15,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compatbench.results.measures import (
+    Expected,
+    Mean,
+    Measure,
+    Standing,
+    Upgrade,
+    compute_standing,
+)
+from compatbench.results.store import MethodResults
+
 RESAMPLES = 2000
 SEED = 20895
 LEVEL = 95.0  # percent
@@ -50,93 +60,40 @@ def draw_resamples(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> 
     return drawn
 
 
-def percentile_interval(value: float, resampled: ArrayLike, level: float = LEVEL) -> Interval:
-    """The middle ``level`` percent of what the resamples gave; those without a figure are left out.
-
-    Raises:
-        ValueError: no resample has a figure.
-    """
+def percentile_interval(value: float, resampled: ArrayLike) -> Interval:
+    """The middle 95 percent of what the resamples gave; those without a figure are left out."""
     found = np.asarray(resampled, dtype=float)
-    found = found[np.isfinite(found)]
-    if len(found) == 0:
-        raise ValueError("no resample has a figure")
-    outside = (100 - level) / 2
-    low, high = np.percentile(found, [outside, 100 - outside])
+    outside = (100 - LEVEL) / 2
+    low, high = np.percentile(found[np.isfinite(found)], [outside, 100 - outside])
     return Interval(value, float(low), float(high))
 
 
-def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """The mean of one figure per unit ``[units]``; paired differences are such figures.
-
-    Raises:
-        ValueError: there are no values.
-    """
+def mean_interval(values: ArrayLike) -> Interval:
+    """The mean of one figure per unit ``[units]``; paired differences are such figures."""
     values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError("a mean needs one figure for each of one or more units")
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean)
-    return percentile_interval(mean, values[draw_resamples(len(values))].mean(axis=1), level)
+    return percentile_interval(mean, values[draw_resamples(len(values))].mean(axis=1))
 
 
-def ratio_interval(
-    numerators: ArrayLike, denominators: ArrayLike, level: float = LEVEL
-) -> Interval | None:
+def ratio_interval(numerators: ArrayLike, denominators: ArrayLike) -> Interval | None:
     """The ratio of the means of paired figures ``[units]``, with an interval over the units.
 
     Returns:
         None if the denominators' mean is not clearly positive: its own interval reaches 0, or
         one unit alone is known.
-
-    Raises:
-        ValueError: there are no values, or not as many on one side as on the other.
     """
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if above.shape != below.shape:
-        raise ValueError("a ratio needs as many figures on one side as on the other")
-    if mean_interval(below, level).sign != 1:
+    if mean_interval(below).sign != 1:
         return None
     draws = draw_resamples(len(below))
     means = above[draws].mean(axis=1), below[draws].mean(axis=1)
     resampled = np.divide(*means, out=np.full(len(draws), np.nan), where=means[1] > 0)
-    return percentile_interval(float(above.mean() / below.mean()), resampled, level)
+    return percentile_interval(float(above.mean() / below.mean()), resampled)
 
 
-def crossed_interval(
-    tables: Sequence[ArrayLike], statistic: Callable[..., float], level: float = LEVEL
-) -> Interval:
-    """A statistic of tables whose rows and columns are both samples.
-
-    Columns (datasets) are the same in all tables and are drawn together; the rows (methods)
-    of each table are drawn by themselves. So what differs from method to method counts as
-    chance, too, not only what differs from dataset to dataset.
-
-    Args:
-        tables: each ``[rows, columns]``, with the same number of columns.
-        statistic: of all tables, in the same order.
-
-    Raises:
-        ValueError: a table is empty, or the tables have different columns.
-    """
-    arrays = [np.asarray(table, dtype=float) for table in tables]
-    widths = {array.shape[1] if array.ndim == 2 else -1 for array in arrays}
-    if len(widths) != 1 or min(array.size for array in arrays) == 0:
-        raise ValueError("tables need one or more rows, and the same columns")
-    value = float(statistic(*arrays))
-    (columns,) = widths
-    if columns == 1:
-        return Interval(value)
-    on_columns = draw_resamples(columns)
-    on_rows = [draw_resamples(len(array), seed=SEED + i) for i, array in enumerate(arrays, start=1)]
-    resampled = []
-    for i, drawn in enumerate(on_columns):
-        parts = [array[rows[i]][:, drawn] for array, rows in zip(arrays, on_rows, strict=True)]
-        resampled.append(statistic(*parts))
-    return percentile_interval(value, resampled, level)
-
-
-def spearman_interval(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Interval | None:
+def spearman_interval(x: ArrayLike, y: ArrayLike) -> Interval | None:
     """Spearman's rank correlation of pairs ``[units]``, with an interval over the units.
 
     Returns:
@@ -145,14 +102,12 @@ def spearman_interval(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Inter
     from scipy.stats import rankdata
 
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError("a correlation needs as many figures on one side as on the other")
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     rho = float(_row_correlation(rankdata(x)[None], rankdata(y)[None])[0])
     draws = draw_resamples(len(x))
     resampled = _row_correlation(rankdata(x[draws], axis=1), rankdata(y[draws], axis=1))
-    return percentile_interval(rho, resampled, level)
+    return percentile_interval(rho, resampled)
 
 
 def _row_correlation(a: Array, b: Array) -> Array:
@@ -163,16 +118,84 @@ def _row_correlation(a: Array, b: Array) -> Array:
     return np.divide(products, norms, out=np.full(len(a), np.nan), where=norms > 0)
 
 
+def crossed_interval(tables: Sequence[Array], statistic: Callable[..., float]) -> Interval:
+    """A statistic of tables whose rows and columns are both samples.
+
+    Columns (datasets) are the same in all tables, each ``[rows, columns]``, and are drawn
+    together; the rows (methods) of each table are drawn by themselves. So what differs from
+    method to method counts as chance, too, not only what differs from dataset to dataset.
+    """
+    value, columns = float(statistic(*tables)), tables[0].shape[1]
+    if columns == 1:
+        return Interval(value)
+    on_rows = [draw_resamples(len(table), seed=SEED + i) for i, table in enumerate(tables, 1)]
+    resampled = []
+    for i, drawn in enumerate(draw_resamples(columns)):
+        parts = [table[rows[i]][:, drawn] for table, rows in zip(tables, on_rows, strict=True)]
+        resampled.append(statistic(*parts))
+    return percentile_interval(value, resampled)
+
+
 def family_means(values: Mapping[str, float], parents: Mapping[str, str]) -> dict[str, float]:
     """One figure per family: the mean of a task and its variants, under the task's name.
 
     They share one trained module, so they are not independent, and a family counts once.
-
-    Args:
-        values: task or variant -> figure.
-        parents: variant -> its task; whatever is not in it is a task.
+    Whatever has no parent is a task.
     """
     families: dict[str, list[float]] = {}
     for name, value in values.items():
         families.setdefault(parents.get(name, name), []).append(value)
     return {name: math.fsum(group) / len(group) for name, group in families.items()}
+
+
+def dataset_means(standing: Standing, measure: Measure) -> dict[str, float] | None:
+    """A measure per dataset, in mean over seeds and over the upgrades that were joined.
+
+    A task counts once, however many upgrades it was measured on: all come from one set of
+    modules. None if anything is missing.
+    """
+    means = {task: standing.mean(measure, task) for task in standing.tasks}
+    values = {task: mean.value for task, mean in means.items() if mean is not None}
+    if not values or len(values) < len(means) or (standing.rows["target"] < 0).any():
+        return None
+    return family_means(values, dict(zip(standing.tasks, standing.datasets, strict=True)))
+
+
+def measure_interval(standing: Standing, measure: Measure) -> Interval | None:
+    """The mean of a measure over datasets with its 95 % interval; None if anything is missing."""
+    means = dataset_means(standing, measure)
+    return None if means is None else mean_interval(list(means.values()))
+
+
+def paired_interval(one: Standing, other: Standing, measure: Measure) -> Interval | None:
+    """The mean difference ``one`` − ``other`` over datasets; None if anything is missing."""
+    own, theirs = dataset_means(one, measure), dataset_means(other, measure)
+    if own is None or theirs is None:
+        return None
+    return mean_interval([own[dataset] - theirs[dataset] for dataset in own])
+
+
+def compute_retained(
+    results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> tuple[Mean | None, Mean | None, Interval | None]:
+    """What the old module keeps of the gain of one retrained on the target.
+
+    The share is the ratio of two means over datasets and seeds, not the mean of ratios: on a
+    dataset where retraining gains next to nothing the ratio is next to anything, and one such
+    dataset would decide the mean.
+
+    Returns:
+        The gain of the old module over the target's zero-shot in points, the same of a module
+        fitted on the target, and the first as a share of the second in percent; None if any cell
+        is missing, and no share of a gain whose 95 % interval over datasets reaches 0.
+    """
+    attached = compute_standing(results, expected, upgrade, shots)
+    # A module that was fitted on the target is its own source.
+    retrained = compute_standing(results, expected, (upgrade[1], upgrade[1]), shots)
+    own, anew = dataset_means(attached, "gain"), dataset_means(retrained, "gain")
+    kept = None
+    if own is not None and anew is not None:
+        kept = ratio_interval(list(own.values()), list(anew.values()))
+    if kept is not None:
+        kept = Interval(100 * kept.value, 100 * kept.low, 100 * kept.high)
+    return attached.mean("gain"), retrained.mean("gain"), kept

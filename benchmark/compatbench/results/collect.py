@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from compatbench.data.cards import SuiteCard
-from compatbench.data.cards.suite import COPIED
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
@@ -17,59 +19,43 @@ from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
-from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
-from compatbench.results.rows import Cost, Row
+from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import (
+    MethodInfo,
+    MethodResults,
+    SuiteResults,
     join_provenance,
     merge_results,
     read_methods,
-    split_transfers,
+    split_results,
     write_results,
 )
 
 
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
-    fit: dict[str, object] = {
-        "method": cell.name,
-        "transfer": cell.transfer,
-        "task": cell.task,
-        "source": cell.source,
-        "shots": cell.shots,
-        "seed": cell.seed,
-        "key": cell.key,
-        "parameters": record.parameters,
-        "module_bytes": record.module_bytes,
-    }
+    fit = {name: getattr(cell, name) for name in ("transfer", "task", "source", "shots", "seed")}
+    fit |= {"method": cell.name, "key": cell.key}
+    fit |= {"parameters": record.parameters, "module_bytes": record.module_bytes}
     measured = {(r.backbone, r.test_set, r.data): r for r in record.records}
+    failure = {"status": "failed", "reason": record.error}
     rows = []
-    for backbone in cell.backbones:
-        for test_set in cell.test_sets:
-            data = data_key(backbone, test_set)
-            where = {"backbone": backbone, "test_set": test_set, "data": data}
-            if record.status == "failed":
-                outcome: dict[str, object] = {"status": "failed", "reason": record.error}
-            elif (found := measured.get((backbone, test_set, data))) is not None:
-                outcome = found.model_dump(exclude={*where, "seconds"})
-            else:
-                continue
-            rows.append(Row.model_validate(fit | where | outcome))
+    for backbone, test_set in product(cell.backbones, cell.test_sets):
+        where = (backbone, test_set, data_key(backbone, test_set))
+        outcome = dict(zip(("backbone", "test_set", "data"), where, strict=True))
+        if record.status == "failed":
+            rows.append(Row.model_validate(fit | outcome | failure))
+        elif where in measured:
+            found = measured[where].model_dump(exclude={"seconds"})
+            rows.append(Row.model_validate(fit | found))
     return rows
 
 
 def costs_of(record: CellRecord) -> list[Cost]:
     """What each record of a cell took."""
+    fit = {name: getattr(record, name) for name in ("key", "fit_seconds", "peak_memory")}
     return [
-        Cost.model_validate(
-            {
-                "key": record.key,
-                "backbone": r.backbone,
-                "test_set": r.test_set,
-                "fit_seconds": record.fit_seconds,
-                "evaluate_seconds": r.seconds,
-                "peak_memory": record.peak_memory,
-            }
-        )
+        Cost(backbone=r.backbone, test_set=r.test_set, evaluate_seconds=r.seconds, **fit)
         for r in record.records
         if r.data == data_key(r.backbone, r.test_set)
     ]
@@ -92,17 +78,15 @@ def collect_results(
         folder: ``results/<suite>/``.
         draws: few-shot draws that are given and not made here; their rows take the place of
             others of the same task, shots and seed.
-
-    Raises:
-        CompatbenchError: a broken results file, or a folder that cannot be written.
     """
     missing = find_missing(suite)
     before = read_methods(folder)
     for name, new in _measured_methods(suite, registry, planned).items():
         old = before.get(name)
-        rows = _current_rows(suite, registry, name, old.rows if old else (), draws, missing)
-        old = old and replace(old, rows=rows)
-        keys = {row.key for row in (*rows, *new.rows)}
+        if old is not None:
+            rows = _current_rows(suite, registry, name, old.rows, draws, missing)
+            old = replace(old, rows=rows)
+        keys = {*new.rows["key"], *(old.rows["key"] if old else ())}
         write_results(folder, merge_results(old, new, keys))
 
 
@@ -110,14 +94,8 @@ def measured_so_far(
     suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell]
 ) -> SuiteResults:
     """The results that the records of planned cells give, without those of earlier runs."""
-    methods: dict[str, MethodResults] = {}
-    transferred: dict[str, dict[str, MethodResults]] = {}
-    for name, whole in _measured_methods(suite, registry, planned).items():
-        for transfer, part in split_transfers(whole).items():
-            group = methods if transfer == COPIED else transferred.setdefault(transfer, {})
-            if part.rows:
-                group[name] = part
-    return SuiteResults(suite.name, methods, transferred)
+    methods = _measured_methods(suite, registry, planned).values()
+    return split_results(suite.name, [one for one in methods if len(one.rows)])
 
 
 def _measured_methods(
@@ -133,8 +111,8 @@ def _measured_methods(
         found[name] = replace(
             describe_method(suite, registry.get(suite.base_method(name)), name),
             provenance=join_provenance([record.provenance for _, record in measured]),
-            rows=tuple(row for cell, record in measured for row in rows_of(cell, record)),
-            costs=tuple(cost for _, record in measured for cost in costs_of(record)),
+            rows=to_frame([row for one in measured for row in rows_of(*one)], Row),
+            costs=to_frame([cost for _, record in measured for cost in costs_of(record)], Cost),
         )
     return found
 
@@ -143,41 +121,32 @@ def _current_rows(
     suite: SuiteCard,
     registry: MethodRegistry,
     name: str,
-    rows: Sequence[Row],
+    rows: pd.DataFrame,
     draws: ShotsFiles | None,
     missing: Missing,
-) -> tuple[Row, ...]:
+) -> pd.DataFrame:
     """A method's rows without those of methods, weights or images that have changed.
 
     Rows of shots and seeds that were asked for beside the suite's stay as well.
     """
-    if not rows:
-        return ()
-    shots = sorted({*suite.shots, *(row.shots for row in rows)})
-    seeds = sorted({*suite.seeds, *(row.seed for row in rows)})
-    transfers = sorted({row.transfer for row in rows})
+    shots = sorted({*suite.shots, *rows["shots"]})
+    seeds = sorted({*suite.seeds, *rows["seed"]})
+    transfers = sorted(set(rows["transfer"]))
     cells = plan_cells(suite, registry, [name], "all", seeds, shots, draws, missing, transfers)
     current = {
-        (cell.key, data_key(backbone, test_set))
+        (cell.key, data_key(*where))
         for cell in cells
-        for backbone in cell.backbones
-        for test_set in cell.test_sets
+        for where in product(cell.backbones, cell.test_sets)
     }
-    return tuple(
-        row
-        for row in rows
-        if (row.key, row.data) in current
-        # What is not here cannot be compared; another machine has measured it.
-        or {row.backbone, row.source} & set(missing.backbones)
-        or {row.task, row.test_set} & set(missing.test_sets)
-    )
+    same = [pair in current for pair in zip(rows["key"], rows["data"], strict=True)]
+    # What is not here cannot be compared; another machine has measured it.
+    elsewhere = rows[["backbone", "source"]].isin(list(missing.backbones)).any(axis=1)
+    elsewhere |= rows[["task", "test_set"]].isin(list(missing.test_sets)).any(axis=1)
+    return rows.loc[elsewhere | pd.Series(same, index=rows.index, dtype=bool)]
 
 
 def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
-    """What ``<method>.json`` says of a method in a suite: its info, config and differences.
-
-    Args:
-        name: the method's, or that of a config of it.
+    """What ``<method>.json`` says of a method, or of a config of it, in a suite.
 
     Raises:
         CompatbenchError: the suite sets something the method does not know.
@@ -189,7 +158,7 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
     card = method.card
     title = card.title if name == card.name else name
     info = MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
-    return MethodResults(info, config, differs, provenance={}, rows=(), transfer=None)
+    return MethodResults(info, config, differs, {}, to_frame([], Row), transfer=None)
 
 
 def _differences(

@@ -6,38 +6,29 @@ and seed, averaged over datasets, and then over seeds. All figures are in percen
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
+from math import fsum, isnan, nan
+from statistics import stdev
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compatbench.data.cards.suite import COPIED
 from compatbench.results.store import MethodInfo, MethodResults
 
+Side = Literal["source", "target"]
 Measure = Literal[
-    "source",
-    "target",
-    "h",
-    "gain",
-    "source_gain",
-    "negative_flips",
-    "positive_flips",
-    "inconsistent_errors",
-    "source_ece",
-    "target_ece",
-]
-State = Literal["complete", "not transferable", "incomplete"]
+    "source", "target", "h", "gain", "source_gain", "source_ece", "target_ece",
+    "negative_flips", "positive_flips", "inconsistent_errors",
+]  # fmt: skip
 Upgrade = tuple[str, str]
 Figures = NDArray[np.float64]
-Positions = NDArray[np.intp]
 
-# Measure -> on which backbone, and the column of the frame; H needs both sides.
-_COLUMNS: dict[Measure, tuple[Literal["source", "target"], str]] = {
+# Measure -> on which backbone, and the column of the table; H needs both sides.
+_COLUMNS: dict[Measure, tuple[Side, str]] = {
     "source": ("source", "accuracy"),
     "target": ("target", "accuracy"),
     "gain": ("target", "gain"),
@@ -52,20 +43,14 @@ _COLUMNS: dict[Measure, tuple[Literal["source", "target"], str]] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """What a suite asks for, so that what is missing is known to be missing.
-
-    Attributes:
-        upgrades: (source, target) pairs; ``upgrade_pairs`` makes them from paths.
-        variants: task -> its variants in the suite; tasks without any may be left out.
-        retrained: whether modules are also fitted on every target.
-    """
+    """What a suite asks for, so that what is missing is known to be missing."""
 
     tasks: tuple[str, ...]
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     upgrades: tuple[Upgrade, ...]
-    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    retrained: bool = False
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
+    retrained: bool = False  # whether modules are also fitted on every target
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
         """The seeds a method is run for: one only, if it learns nothing."""
@@ -82,8 +67,7 @@ class Mean:
 
 def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
     """Upgrade paths as (source, target) pairs: every target is measured with the first's module."""
-    pairs = [(path[0], target) for path in paths for target in path[1:]]
-    return tuple(dict.fromkeys(pairs))
+    return tuple(dict.fromkeys((path[0], target) for path in paths for target in path[1:]))
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -108,35 +92,19 @@ def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mea
     if table.size == 0 or np.isnan(table).any():
         return None
     per_seed = [average(row) for row in table.tolist()]
-    std = statistics.stdev(per_seed) if len(per_seed) > 1 else None
-    return Mean(average(per_seed), std)
+    return Mean(average(per_seed), stdev(per_seed) if len(per_seed) > 1 else None)
+
+
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """The mean of ``values``; None if any is missing (None or NaN), or if there are none."""
+    found = [nan if value is None else value for value in values]
+    mean = average(found) if found else nan
+    return None if isnan(mean) else mean
 
 
 def average(values: Sequence[float]) -> float:
-    """The mean of one or more values, the same in any order."""
-    # fsum is exact, so the order of the rows cannot show in the last digit.
-    return math.fsum(values) / len(values)
-
-
-def mean_of_all(values: Sequence[float | None]) -> float | None:
-    """The mean of ``values``; None if any of them is missing, or if there are none."""
-    present = [value for value in values if value is not None]
-    return average(present) if present and len(present) == len(values) else None
-
-
-def find_row(results: MethodResults, place: tuple[str, str, int, int, str, str]) -> int:
-    """The position of a row in the frame, or −1 if it is missing.
-
-    Of a method that learns nothing, a row of any shots and seed will do.
-
-    Args:
-        place: task, source, shots, seed, backbone and test set.
-    """
-    if results.info.learns:
-        return results.positions.get((results.transfer or COPIED, *place), -1)
-    task, source, _, _, backbone, test_set = place
-    found = results.any_draw.get((task, source, backbone, test_set), ())
-    return min(found, key=lambda row: results.column("status")[row] == "failed", default=-1)
+    """The mean of one or more values, the same in any order, for ``fsum`` is exact."""
+    return fsum(values) / len(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,21 +112,16 @@ class Standing:
     """A method on one upgrade at one number of shots.
 
     Attributes:
-        tasks: a name for each column; different where upgrades are joined.
-        datasets: the task of each column.
-        seeds: one for each line.
-        source_rows, target_rows: positions in the frame of ``results``, ``[seeds, tasks]``;
-            −1 where the row is missing.
+        tasks, datasets: a name, and the task, of each column; they differ if upgrades are joined.
+        rows: positions in the table of ``results``, ``[seeds, tasks]``; −1 where one is missing.
     """
 
     results: MethodResults
     upgrade: Upgrade
-    shots: int
     tasks: tuple[str, ...]
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
-    source_rows: Positions
-    target_rows: Positions
+    rows: Mapping[Side, NDArray[np.intp]]
 
     @property
     def info(self) -> MethodInfo:
@@ -166,18 +129,15 @@ class Standing:
 
     @property
     def title(self) -> str:
-        """The method's title; with the transfer, where the module is not attached as it is."""
         return self.results.title
 
-    @property
-    def transfer(self) -> str:
-        """How the modules were brought to the target."""
-        return self.results.transfer or COPIED
+    def column(self, side: Side, name: str) -> NDArray[Any]:
+        """A column of the table at the rows of one side, ``[seeds, tasks]``."""
+        return self.results.column(name)[self.rows[side]]
 
-    def column(self, side: Literal["source", "target"], name: str) -> NDArray[Any]:
-        """A column of the frame at the rows of one side, ``[seeds, tasks]``; see there."""
-        rows = self.source_rows if side == "source" else self.target_rows
-        return self.results.column(name)[rows]
+    def both(self, name: str) -> NDArray[Any]:
+        """The same on source and target, ``[2, seeds, tasks]``."""
+        return np.stack([self.column("source", name), self.column("target", name)])
 
     def figures(self, measure: Measure) -> Figures:
         """A measure in percent, ``[seeds, tasks]``; NaN where a row it needs has no number.
@@ -190,62 +150,34 @@ class Standing:
         return self.column(*_COLUMNS[measure])
 
     @cached_property
-    def _statuses(self) -> NDArray[Any]:
-        """``[2, seeds, tasks]``: of source and target; empty where the row is missing."""
-        return np.stack([self.column("source", "status"), self.column("target", "status")])
+    def refusals(self) -> NDArray[np.bool_]:
+        """Whether the module could not be attached, ``[2, seeds, tasks]``."""
+        return self.both("status") == "not transferable"
 
     @cached_property
-    def state(self) -> State:
-        if (self._statuses == "not transferable").any():
+    def state(self) -> Literal["complete", "not transferable", "incomplete"]:
+        if self.refusals.any():
             return "not transferable"
         return "incomplete" if self.mean("h") is None else "complete"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the module could not be attached: each reason once, sorted."""
-        reasons = np.stack([self.column("source", "reason"), self.column("target", "reason")])
-        return tuple(sorted(set(reasons[self._statuses == "not transferable"])))
-
-    @property
-    def refused(self) -> int:
-        """Cells whose module could not be attached."""
-        return int((self._statuses == "not transferable").any(axis=0).sum())
-
-    @property
     def coverage(self) -> tuple[int, int]:
         """Cells with a result, and cells expected; a refusal is a result."""
-        done = np.isin(self._statuses, ("ok", "not transferable")).all(axis=0)
+        done = (self.refusals | (self.both("status") == "ok")).all(axis=0)
         return int(done.sum()), done.size
-
-    @property
-    def parameters(self) -> tuple[int, int] | None:
-        """The smallest and the largest module's parameters; they may differ by dataset."""
-        counts = self.column("source", "parameters")[self._statuses[0] == "ok"]
-        return (int(counts.min()), int(counts.max())) if counts.size else None
 
     def mean(self, measure: Measure, task: str | None = None) -> Mean | None:
         """A measure over all tasks, or of one task; None if anything of it is missing."""
         if (measure, task) not in self._means:
-            figures = self.figures(measure)
-            if task is not None:
-                figures = figures[:, [name == task for name in self.tasks]]
-            self._means[measure, task] = mean_over_seeds(figures)
+            columns = slice(None) if task is None else [self.tasks.index(task)]
+            self._means[measure, task] = mean_over_seeds(self.figures(measure)[:, columns])
         return self._means[measure, task]
 
     @cached_property
     def _means(self) -> dict[tuple[Measure, str | None], Mean | None]:
         return {}
 
-    @property
-    def h_of_averages(self) -> Mean | None:
-        """H of the average accuracies, in place of the average of H; some papers print this."""
-        if self.mean("h") is None:
-            return None
-        sides = self.figures("source").tolist(), self.figures("target").tolist()
-        pairs = zip(*sides, strict=True)
-        return mean_over_seeds([[harmonic_mean(average(a), average(b))] for a, b in pairs])
-
-    @property
+    @cached_property
     def relative_flips(self) -> float | None:
         """Negative flips as a multiple of those of independent errors (arXiv:2011.09161).
 
@@ -254,23 +186,22 @@ class Standing:
         """
         flips = self.figures("negative_flips")
         expected = self.figures("source") * (100 - self.figures("target")) / 100
-        if np.isnan([flips, expected]).any():
-            return None
-        total = math.fsum(expected.flat)
-        return math.fsum(flips.flat) / total if total else None
+        total = fsum(expected.flat)
+        ratio = fsum(flips.flat) / total if total else nan
+        return None if isnan(ratio) else ratio
 
-    @property
+    @cached_property
     def harmed(self) -> tuple[int, str, float] | None:
         """On how many datasets the old module is worse than none, and the worst of all.
 
         Returns:
-            The number of datasets whose mean gain over seeds is below 0, and the task with
-            the least gain with that gain; None if any gain is missing.
+            How many have a mean gain below 0, the task with the least gain, and that gain; None
+            if any gain is missing.
         """
-        if self.mean("gain") is None:
-            return None
         means = [(self.mean("gain", task), task) for task in self.tasks]
         gains = [(mean.value, task) for mean, task in means if mean is not None]
+        if not gains or len(gains) < len(means):
+            return None
         worst, task = min(gains)
         return sum(gain < 0 for gain, _ in gains), task, worst
 
@@ -287,19 +218,38 @@ def compute_standing(
     Args:
         test_set: (task, variant) to look at one test set alone, in place of every task's own.
     """
-    source, target = upgrade
-    sets = [test_set] if test_set else [(task, task) for task in expected.tasks]
-    seeds = expected.seeds_of(results.info)
-    at_source, at_target = (
-        np.array(
-            [
-                find_row(results, (task, source, shots, seed, backbone, name))
-                for seed in seeds
-                for task, name in sets
-            ],
-            dtype=np.intp,
-        ).reshape(len(seeds), len(sets))
-        for backbone in (source, target)
-    )
-    tasks = tuple(task for task, _ in sets)
-    return Standing(results, upgrade, shots, tasks, tasks, seeds, at_source, at_target)
+    tasks = (test_set[0],) if test_set else expected.tasks
+    sets = (test_set[1],) if test_set else tasks
+    seeds, rows = expected.seeds_of(results.info), {}
+    for side, backbone in zip(("source", "target"), upgrade, strict=True):
+        found = [
+            results.find_row(task, upgrade[0], backbone, name, shots, seed)
+            for seed in seeds
+            for task, name in zip(tasks, sets, strict=True)
+        ]
+        rows[side] = np.array(found, dtype=np.intp).reshape(len(seeds), len(tasks))
+    return Standing(results, upgrade, tasks, tasks, seeds, rows)
+
+
+def follow_path(
+    results: MethodResults, expected: Expected, path: Sequence[str], shots: int
+) -> dict[Literal["accuracy", "gain"], list[Mean | None]]:
+    """The module of ``path``'s source at the source and at every target, in order.
+
+    Accuracy is in percent, gain over each model's own zero-shot in points, both in mean over
+    datasets and seeds; None if anything of a step is missing.
+    """
+    source, *targets = path
+    steps = [compute_standing(results, expected, (source, target), shots) for target in targets]
+    return {
+        "accuracy": [steps[0].mean("source"), *(one.mean("target") for one in steps)],
+        "gain": [steps[0].mean("source_gain"), *(one.mean("gain") for one in steps)],
+    }
+
+
+def changes(values: Sequence[float | None]) -> list[float | None]:
+    """What every step after the first changes; None beside a step without a figure."""
+    return [
+        None if before is None or after is None else after - before
+        for before, after in pairwise(values)
+    ]

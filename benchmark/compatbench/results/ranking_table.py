@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 
 from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.results.costs import evaluate_seconds, fit_seconds, module_bytes, peak_memory
-from compatbench.results.gaps import find_gaps
-from compatbench.results.intervals import measure_interval
-from compatbench.results.measures import Expected, Measure, Standing, Upgrade
+from compatbench.results.bootstrap import measure_interval
+from compatbench.results.measures import Expected, Measure, Standing, Upgrade, mean_of_all
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import SuiteResults
+from compatbench.results.store import MethodResults, SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
@@ -27,25 +26,39 @@ def _mean(measure: Measure, part: Literal["value", "std"] = "value") -> Callable
     return lambda one: (mean := one.mean(measure)) and getattr(mean, part)
 
 
-def _bound(one: Standing, side: Literal["low", "high"]) -> float | None:
-    interval = measure_interval(one, "h")
-    return getattr(interval, side) if interval is not None and interval.bounded else None
+def _of_fits(name: str, choose: Callable[..., float]) -> Callable[[Standing], int | None]:
+    """The least or the most of a figure among the fits that gave a module."""
+
+    def of(one: Standing) -> int | None:
+        values = one.column("source", name)[one.column("source", "status") == "ok"]
+        return int(choose(values)) if values.size else None
+
+    return of
 
 
-# Every column of a ranking but the rank, its type and where it comes from: the figures that are
-# looked at most stand first.
+def _peak_memory(one: Standing) -> int | None:
+    """Most bytes that any of the cells held; known for all of them, or not at all."""
+    by_cell = np.fmax(*one.both("peak_memory"))
+    return int(by_cell.max()) if by_cell.size and not np.isnan(by_cell).any() else None
+
+
+def _reasons(one: Standing) -> tuple[str, ...]:
+    return tuple(sorted(set(one.both("reason")[one.refusals])))
+
+
+# Every column of a ranking but the rank and the interval, its type and where it comes from: the
+# figures that are looked at most stand first.
 _COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
     "method": (_TEXT, lambda one: one.info.name),
     "source": (_REAL, _mean("source")),
     "target": (_REAL, _mean("target")),
     "h": (_REAL, _mean("h")),
     "gain": (_REAL, _mean("gain")),
-    "h_low": (_REAL, lambda one: _bound(one, "low")),
-    "h_high": (_REAL, lambda one: _bound(one, "high")),
+    "h_low": (_REAL, lambda one: None),
+    "h_high": (_REAL, lambda one: None),
     "source_std": (_REAL, _mean("source", "std")),
     "target_std": (_REAL, _mean("target", "std")),
     "h_std": (_REAL, _mean("h", "std")),
-    "h_of_averages": (_REAL, lambda one: (mean := one.h_of_averages) and mean.value),
     "source_gain": (_REAL, _mean("source_gain")),
     "nfr": (_REAL, _mean("negative_flips")),
     "pfr": (_REAL, _mean("positive_flips")),
@@ -56,21 +69,29 @@ _COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
     "harmed": (_COUNT, lambda one: one.harmed and one.harmed[0]),
     "worst_task": (_TEXT, lambda one: one.harmed and one.harmed[1]),
     "worst_gain": (_REAL, lambda one: one.harmed and one.harmed[2]),
-    "parameters": (_COUNT, lambda one: one.parameters and one.parameters[1]),
-    "parameters_low": (_COUNT, lambda one: one.parameters and one.parameters[0]),
-    "module_bytes": (_COUNT, module_bytes),
-    "fit_seconds": (_REAL, lambda one: fit_seconds(one) if one.info.learns else None),
-    "evaluate_seconds": (_REAL, evaluate_seconds),
-    "peak_memory": (_COUNT, peak_memory),
+    "parameters": (_COUNT, _of_fits("parameters", max)),
+    "parameters_low": (_COUNT, _of_fits("parameters", min)),
+    "module_bytes": (_COUNT, _of_fits("module_bytes", max)),
+    "fit_seconds": (
+        _REAL,
+        lambda one: (
+            mean_of_all(one.column("source", "fit_seconds").flat) if one.info.learns else None
+        ),
+    ),
+    "evaluate_seconds": (
+        _REAL,
+        lambda one: mean_of_all(one.column("target", "evaluate_seconds").flat),
+    ),
+    "peak_memory": (_COUNT, _peak_memory),
     "cells": (_COUNT, lambda one: one.coverage[1]),
     "measured": (_COUNT, lambda one: one.coverage[0]),
-    "refused": (_COUNT, lambda one: one.refused),
-    "reasons": (_TEXT, lambda one: one.reasons),
+    "refused": (_COUNT, lambda one: int(one.refusals.any(axis=0).sum())),
+    "reasons": (_TEXT, _reasons),
     "title": (_TEXT, lambda one: one.info.title),
     "paper": (_TEXT, lambda one: one.info.paper),
     "depth": (_TEXT, lambda one: one.info.depth),
     "learns": ("bool", lambda one: one.info.learns),
-    "transfer": (_TEXT, lambda one: one.transfer),
+    "transfer": (_TEXT, lambda one: one.results.transfer),
     "state": (_TEXT, lambda one: one.state),
 }
 
@@ -91,12 +112,12 @@ class Results:
 
     def __repr__(self) -> str:
         counts = f"{len(self.suite.methods)} methods, {len(self.expected.tasks)} tasks"
-        upgrades = ", ".join(" → ".join(upgrade) for upgrade in self.expected.upgrades)
+        upgrades = ", ".join(map(_show, self.expected.upgrades))
         return f"<Results of '{self.suite.name}': {counts}; {upgrades}>"
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per measurement: counts, and accuracy and gain in percent and points."""
+        """One row per measurement: counts, accuracy and gain in percent and points, and costs."""
         return self.suite.frame
 
     def restrict(
@@ -114,8 +135,7 @@ class Results:
         narrowed = {name: tuple(values) for name, values in asked.items() if values is not None}
         for name, values in narrowed.items():
             column = {"tasks": "task", "seeds": "seed", "shots": "shots"}[name]
-            measured = set(self.frame[column]) if len(self.frame) else set()
-            self._check(name, values, {*getattr(self.expected, name), *measured})
+            self._check(name, values, {*getattr(self.expected, name), *self.frame[column]})
         return replace(self, expected=replace(self.expected, **narrowed))
 
     def ranked(
@@ -161,20 +181,13 @@ class Results:
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
 
     def gaps(self) -> pd.DataFrame:
-        """Every failed or missing measurement that the suite asks for, one row each."""
-        columns = ["method", "title", "kind", "reason"]
-        columns += ["task", "test_set", "shots", "seed", "backbone"]
-        rows = [
-            (gap.method, gap.title, gap.kind, gap.reason, *place)
-            for gap in find_gaps(self.suite, self.expected)
-            for place in gap.places
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        """Every failed or missing measurement that the suite asks for; see ``find_gaps``."""
+        return find_gaps(self.suite, self.expected)
 
     def _check(self, kind: str, wanted: Iterable[Any], known: Collection[Any]) -> None:
         for value in wanted:
             if value not in known:
-                here = ", ".join(_show(one) for one in known)
+                here = ", ".join(map(_show, known))
                 where = f"results of '{self.suite.name}', {kind}"
                 raise CompatbenchError(f"{where}: '{_show(value)}' is not one of {here}")
 
@@ -204,4 +217,63 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
 def all_figures(one: Ranked) -> dict[str, Any]:
     """A row of ``ranking_frame``; what is missing is None."""
     figures = {name: value(one.standing) for name, (_, value) in _COLUMNS.items()}
+    interval = measure_interval(one.standing, "h")
+    if interval is not None and interval.bounded:
+        figures |= {"h_low": interval.low, "h_high": interval.high}
     return {"rank": one.rank, **figures}
+
+
+def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
+    """Every failed or missing measurement that the suite asks for, one row each.
+
+    Columns: ``method`` and ``title``, with the transfer if it is not ``copied``; ``kind``,
+    ``failed`` or ``missing``, and ``reason``; ``task``, ``test_set``, ``shots``, ``seed`` and
+    ``backbone``, said to be ``retrained`` of a module that was fitted on it as a target. A module
+    that cannot be attached is a result, no gap. Rows are in the order of methods and reasons.
+    """
+    columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
+    gaps: list[tuple[object, ...]] = []
+    for one in sorted(results.all, key=lambda one: (one.info.name, one.transfer != COPIED)):
+        found = []
+        statuses, reasons = one.column("status"), one.column("reason")
+        for row, place in _expected_rows(one, expected):
+            if row < 0:
+                found.append((one.info.name, one.title, "missing", "", *place))
+            elif statuses[row] == "failed":
+                found.append((one.info.name, one.title, "failed", reasons[row], *place))
+        gaps += sorted(found, key=lambda gap: gap[:4])
+    return pd.DataFrame(gaps, columns=columns)
+
+
+def find_disagreements(results: SuiteResults) -> list[tuple[str, str]]:
+    """(backbone, test set) pairs whose zero-shot accuracy is not the same in all rows.
+
+    It does not depend on the method, so a difference means that rows were made with
+    other weights, other images, or on a machine that rounds otherwise.
+    """
+    kinds = results.frame.query("status == 'ok'").drop_duplicates(
+        ["backbone", "test_set", "zero_shot_correct", "total"]
+    )
+    twice = kinds[kinds.duplicated(["backbone", "test_set"])]
+    return sorted(set(zip(twice["backbone"], twice["test_set"], strict=True)))
+
+
+def _expected_rows(
+    results: MethodResults, expected: Expected
+) -> Iterator[tuple[int, tuple[str, str, int, int, str]]]:
+    """Every measurement that the suite asks of a method: its row, or −1, and its place."""
+    paths: dict[str, dict[str, None]] = {}
+    for source, target in expected.upgrades:
+        paths.setdefault(source, {source: None})[target] = None
+    if expected.retrained and results.info.learns and results.transfer == COPIED:
+        for _, target in expected.upgrades:
+            paths.setdefault(target, {target: None})
+    for source, backbones in paths.items():
+        for shots in expected.shots if results.info.learns else expected.shots[:1]:
+            for task in expected.tasks:
+                for test_set in (task, *expected.variants.get(task, ())):
+                    for seed in expected.seeds_of(results.info):
+                        for backbone in backbones:
+                            row = results.find_row(task, source, backbone, test_set, shots, seed)
+                            where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
+                            yield row, (task, test_set, shots, seed, where)

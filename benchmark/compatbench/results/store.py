@@ -10,20 +10,140 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards.suite import COPIED, ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.results.method_results import MethodInfo, MethodResults, SuiteResults
-from compatbench.results.rows import AnyRow, Cost, Row, read_csv, write_csv
+from compatbench.results.rows import (
+    Cost,
+    Row,
+    first_problem,
+    places_of,
+    read_csv,
+    to_frame,
+    with_figures,
+    write_csv,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A method's card, as far as the leaderboard needs it; see ``MethodCard``."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: ConfigName
+    title: str
+    paper: str
+    depth: Literal["none", "shallow", "deep"]
+    inserts: tuple[str, ...]
+    learns: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResults:
+    """All that is known of one method in one suite, by one transfer or by all.
+
+    Attributes:
+        config: the resolved settings, as JSON values.
+        differs: settings that the suite changed: name -> (published recipe, suite).
+        provenance: name -> every version, or processor, that some row was made with.
+        rows, costs: the lines of the files (``Row``, ``Cost``) as frames.
+        transfer: of the rows; None if they are of every transfer, as in the method's file.
+    """
+
+    info: MethodInfo
+    config: Mapping[str, Any]
+    differs: Mapping[str, tuple[Any, Any]]
+    provenance: Mapping[str, tuple[str, ...]]
+    rows: pd.DataFrame
+    costs: pd.DataFrame = field(default_factory=lambda: to_frame([], Cost))
+    transfer: str | None = COPIED
+
+    @property
+    def title(self) -> str:
+        """The method's title; with the transfer, where the module is not attached as it is."""
+        plain = self.transfer in (COPIED, None)
+        return self.info.title if plain else f"{self.info.title} ({self.transfer})"
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows with their figures (see ``with_figures``) and what they took."""
+        return with_figures(self.rows, self.costs)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of the table, of floats or of text, ``[rows + 1]``.
+
+        The last entry is NaN, or an empty text, so that position −1 has none.
+        """
+        if name not in self._columns:
+            values = self.table[name]
+            dtype, nothing = (object, "") if values.dtype == "str" else (float, np.nan)
+            self._columns[name] = np.append(values.to_numpy(dtype, na_value=nothing), nothing)
+        return self._columns[name]
+
+    @cached_property
+    def _positions(self) -> dict[tuple[object, ...], int]:
+        names = ["task", "source", "backbone", "test_set", "shots", "seed"]
+        columns = [self.rows[name].tolist() for name in names[: 6 if self.info.learns else 4]]
+        places = list(zip(*columns, strict=True))
+        failed = (self.rows["status"] == "failed").to_numpy()
+        # Of several draws the first counts, one that has not failed before others.
+        order = [*np.flatnonzero(failed)[::-1], *np.flatnonzero(~failed)[::-1]]
+        return {places[number]: number for number in order}
+
+    def find_row(
+        self, task: str, source: str, backbone: str, test_set: str, shots: int, seed: int
+    ) -> int:
+        """The position of a row, or −1; of what learns nothing, any shots and seed will do."""
+        draw = (shots, seed) if self.info.learns else ()
+        return self._positions.get((task, source, backbone, test_set, *draw), -1)
+
+
+@dataclass(frozen=True)
+class SuiteResults:
+    """The results of a suite.
+
+    Attributes:
+        methods: method -> its rows with modules that are attached as they are, by name.
+        transferred: transfer -> method -> its rows with modules that are brought along so.
+    """
+
+    name: str
+    methods: Mapping[str, MethodResults]
+    transferred: Mapping[str, Mapping[str, MethodResults]] = field(default_factory=dict)
+
+    def of(self, transfer: str) -> Mapping[str, MethodResults]:
+        """Method -> its rows by one transfer."""
+        return self.methods if transfer == COPIED else self.transferred.get(transfer, {})
+
+    @property
+    def all(self) -> list[MethodResults]:
+        """The results of every method by every transfer, those copied first."""
+        transfers = [COPIED, *sorted(self.transferred)]
+        return [one for name in transfers for one in self.of(name).values()]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every row, with accuracies and gains in percent, and with times and memory."""
+        empty = with_figures(to_frame([], Row), to_frame([], Cost))
+        return pd.concat([empty, *(one.table for one in self.all)], ignore_index=True)
 
 
 class _About(BaseModel):
@@ -39,16 +159,12 @@ class _About(BaseModel):
 
 
 def check_name(name: str, what: str) -> str:
-    """The name, if it can be one component of a path.
-
-    Raises:
-        CompatbenchError: it holds a separator, starts with a dot, or is too long.
-    """
-    if not _NAME.fullmatch(name):
-        raise CompatbenchError(
-            f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
-        )
-    return name
+    """The name, if it can be one component of a path."""
+    if _NAME.fullmatch(name):
+        return name
+    raise CompatbenchError(
+        f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
+    )
 
 
 def read_results(folder: Path) -> SuiteResults:
@@ -58,71 +174,64 @@ def read_results(folder: Path) -> SuiteResults:
         CompatbenchError: a file that is broken, missing, a link, or named unsafely, or
             two rows for one measurement.
     """
-    methods: dict[str, MethodResults] = {}
-    transferred: dict[str, dict[str, MethodResults]] = {}
-    for name, whole in read_methods(folder).items():
+    return split_results(folder.name, read_methods(folder).values())
+
+
+def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
+    """A suite's results by transfer, of methods with all their transfers."""
+    parts: dict[str, dict[str, MethodResults]] = {}
+    for whole in methods:
         for transfer, part in split_transfers(whole).items():
-            group = methods if transfer == COPIED else transferred.setdefault(transfer, {})
-            group[name] = part
-    return SuiteResults(folder.name, methods, transferred)
+            parts.setdefault(transfer, {})[whole.info.name] = part
+    return SuiteResults(name, parts.pop(COPIED, {}), parts)
 
 
 def read_methods(folder: Path) -> dict[str, MethodResults]:
-    """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them.
-
-    Raises:
-        CompatbenchError: as ``read_results``.
-    """
+    """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them."""
     check_name(folder.name, "suite")
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
     # Dot files are the remains of an interrupted write, or the system's.
-    methods = [
-        _check_method(name.removesuffix(".csv"))
-        for name in names
-        if name.endswith(".csv") and not name.endswith(".cost.csv") and not name.startswith(".")
-    ]
-    return {method: read_method(folder, method) for method in methods}
+    tables = [name for name in names if name.endswith(".csv") and not name.startswith(".")]
+    methods = [name.removesuffix(".csv") for name in tables if not name.endswith(".cost.csv")]
+    return {method: read_method(folder, _check_method(method)) for method in methods}
 
 
 def read_method(folder: Path, method: str) -> MethodResults:
-    """One method of ``results/<suite>/`` with all its transfers.
-
-    Raises:
-        CompatbenchError: as ``read_results``.
-    """
-    path, cost_path, about_path = (
-        folder / f"{method}{end}" for end in (".csv", ".cost.csv", ".json")
-    )
+    """One method of ``results/<suite>/`` with all its transfers."""
+    path, cost_path = folder / f"{method}.csv", folder / f"{method}.cost.csv"
+    about_path = folder / f"{method}.json"
     for file in (path, cost_path, about_path):
         if file.is_symlink():
             raise CompatbenchError(f"{file} is a link; results are read from their own folder only")
-    about = _read_about(about_path)
+    try:
+        about = _About.model_validate_json(about_path.read_bytes())
+    except OSError as error:
+        raise CompatbenchError(f"cannot read {about_path}: {error.strerror}") from None
+    except ValidationError as error:
+        where, message = first_problem(error)
+        raise CompatbenchError(f"{about_path}: '{where or 'file'}': {message}") from None
     if about.method.name != method:
         raise CompatbenchError(f"{about_path}: the method's name must be '{method}'")
-    results = MethodResults(
-        about.method,
-        about.config,
-        about.differs,
-        about.provenance,
-        tuple(read_csv(path, Row)),
-        tuple(read_csv(cost_path, Cost)) if cost_path.exists() else (),
-        transfer=None,
-    )
-    _check_rows(results, path)
-    return results
+    rows = read_csv(path, Row)
+    costs = read_csv(cost_path, Cost) if cost_path.exists() else to_frame([], Cost)
+    described = about.method, about.config, about.differs, about.provenance
+    return _checked(MethodResults(*described, rows, costs, transfer=None), path)
 
 
 def split_transfers(whole: MethodResults) -> dict[str, MethodResults]:
     """A method's results by transfer; without any row, of copied modules."""
+    transfers = whole.rows["transfer"]
+    names = sorted({*transfers.tolist()}) or [COPIED]
+    if len(names) == 1:
+        return {names[0]: replace(whole, transfer=names[0])}
     parts = {}
-    for transfer in sorted({row.transfer for row in whole.rows}) or [COPIED]:
-        rows = tuple(row for row in whole.rows if row.transfer == transfer)
-        keys = {row.key for row in rows}
-        costs = tuple(cost for cost in whole.costs if cost.key in keys)
-        parts[transfer] = replace(whole, rows=rows, costs=costs, transfer=transfer)
+    for name in names:
+        rows = whole.rows[transfers == name]
+        costs = whole.costs[whole.costs["key"].isin(rows["key"])]
+        parts[name] = replace(whole, rows=rows, costs=costs, transfer=name)
     return parts
 
 
@@ -138,17 +247,24 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
     """
     check_name(folder.name, "suite")
     method = _check_method(results.info.name)
-    _check_rows(results, folder / f"{method}.csv")
-    contents = {
-        f"{method}.json": about_text(results),
-        f"{method}.cost.csv": write_csv(sorted(results.costs, key=lambda cost: cost.order), Cost),
-        f"{method}.csv": write_csv(sorted(results.rows, key=lambda row: row.order), Row),
+    changed = []
+    for end, text in file_texts(_checked(results, folder / f"{method}.csv")).items():
+        path = folder / f"{method}{end}"
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
+            write_atomic(path, text.encode())
+            changed.append(path)
+    return changed
+
+
+def file_texts(results: MethodResults) -> dict[str, str]:
+    """The content of a method's files by the ends of their names, the rows last."""
+    about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
+    about |= {"schema_version": 1, "method": asdict(results.info)}
+    return {
+        ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+        ".cost.csv": write_csv(results.costs.sort_values(Cost.place)),
+        ".csv": write_csv(results.rows.sort_values(Row.place)),
     }
-    return [
-        folder / name
-        for name, content in contents.items()
-        if _write_if_new(folder / name, content.encode())
-    ]
 
 
 def merge_results(
@@ -161,19 +277,23 @@ def merge_results(
     holds. Of two lines of ``new`` for one measurement the later counts. Info, config and differs
     are those of ``new``.
     """
-    rows = _merge(old.rows if old else (), new.rows, valid_keys, _has_result)
-    keys = {row.key for row in rows} & valid_keys
-    costs = _merge(old.costs if old else (), new.costs, keys, lambda _: True)
-    parts = [new.provenance]
-    if old and set(rows) - set(new.rows):
-        parts.append(old.provenance)
-    transfers = {row.transfer for row in rows} or {new.transfer}
+    old = old or replace(new, rows=new.rows[:0], costs=new.costs[:0])
+    kept = old.rows.loc[old.rows["key"].isin(valid_keys)]
+    rows = pd.concat([kept, new.rows], keys=["old", "new"], names=["origin", None])
+    done = rows["status"] != "failed"
+    has_result = done.groupby([rows[name] for name in (*Row.place, "key")]).transform("any")
+    rows = rows.loc[done | ~has_result].drop_duplicates(Row.place, keep="last")
+    rows = rows.sort_values(Row.place)
+    keys = valid_keys.intersection(rows["key"])
+    costs = pd.concat([old.costs.loc[old.costs["key"].isin(keys)], new.costs])
+    costs = costs.drop_duplicates(Cost.place, keep="last").sort_values(Cost.place)
+    made = [new, old] if "old" in rows.index.get_level_values("origin") else [new]
     return replace(
         new,
-        rows=tuple(rows),
-        costs=tuple(costs),
-        provenance=join_provenance(parts),
-        transfer=transfers.pop() if len(transfers) == 1 else None,
+        rows=rows.reset_index(drop=True),
+        costs=costs.reset_index(drop=True),
+        provenance=join_provenance(one.provenance for one in made),
+        transfer=None,
     )
 
 
@@ -188,67 +308,19 @@ def join_provenance(
     return {name: tuple(sorted(joined[name])) for name in sorted(joined)}
 
 
-def _has_result(row: Row) -> bool:
-    return row.status != "failed"
-
-
-def _merge(
-    old: Iterable[AnyRow],
-    new: Iterable[AnyRow],
-    valid_keys: set[str],
-    has_result: Callable[[AnyRow], bool],
-) -> list[AnyRow]:
-    merged = {line.order: line for line in old if line.key in valid_keys}
-    for line in new:
-        before = merged.get(line.order)
-        if before and before.key == line.key and has_result(before) and not has_result(line):
-            continue
-        merged[line.order] = line
-    return sorted(merged.values(), key=lambda line: line.order)
-
-
 def _check_method(name: str) -> str:
     if name.endswith(".cost"):
         raise CompatbenchError(f"method {name!r} may not end in '.cost'; its files would clash")
     return check_name(name, "method")
 
 
-def _read_about(path: Path) -> _About:
-    try:
-        return _About.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CompatbenchError(f"{path}: '{field}': {first['msg']}") from None
-
-
-def about_text(results: MethodResults) -> str:
-    """``<method>.json``: the same results give the same text."""
-    about = {
-        "schema_version": 1,
-        "method": asdict(results.info),
-        "config": dict(results.config),
-        "differs": dict(results.differs),
-        "provenance": join_provenance([results.provenance]),
-    }
-    return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _check_rows(results: MethodResults, path: Path) -> None:
-    strangers = {row.method for row in results.rows} - {results.info.name}
+def _checked(results: MethodResults, path: Path) -> MethodResults:
+    """The results, if all rows are the method's, and no two lines are for one measurement."""
+    strangers = {*results.rows["method"].tolist()} - {results.info.name}
     if strangers:
         raise CompatbenchError(f"{path}: a row of method '{min(strangers)}'")
-    for lines in (results.rows, results.costs):
-        orders = Counter(line.order for line in lines)
-        twice = [order for order, count in orders.items() if count > 1]
+    for places in (places_of(results.rows, Row), places_of(results.costs, Cost)):
+        twice = [place for place, count in Counter(places).items() if count > 1]
         if twice:
             raise CompatbenchError(f"{path}: two lines for {', '.join(map(str, twice[0]))}")
-
-
-def _write_if_new(path: Path, content: bytes) -> bool:
-    if path.is_file() and not path.is_symlink() and path.read_bytes() == content:
-        return False
-    write_atomic(path, content)
-    return True
+    return results

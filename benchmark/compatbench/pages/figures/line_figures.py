@@ -15,8 +15,7 @@ from compatbench.pages.figures.style import MARKS, add_legend, shorten
 from compatbench.pages.figures.svg import BLUE, GREY, RED, hover
 from compatbench.pages.ranking import Kind, ranking_rows, round_mean
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.measures import Upgrade
-from compatbench.results.paths import follow_path
+from compatbench.results.measures import Upgrade, follow_path
 
 _COLUMNS = 6
 _DOTTED = (0, (1, 2))
@@ -96,8 +95,8 @@ def path_lines(page: SuitePage, path: Sequence[str]) -> list[PathLine]:
     shots = max(page.expected.shots)
     lines = []
     for row in ranking_rows(page, (path[0], path[-1]), shots):
-        steps = follow_path(row.standing.results, page.expected, path, shots)
-        gains = [gain for step in steps if (gain := round_mean(step.gain)) is not None]
+        means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
+        gains = [gain for mean in means if (gain := round_mean(mean)) is not None]
         if len(gains) == len(path):
             lines.append(PathLine(row.title, row.kind, tuple(gains)))
     return sorted(lines, key=lambda one: (-one.gains[-1], one.title))

@@ -25,8 +25,8 @@ from compatbench.pages.figures.svg import compact_svg, render_svg, svg_style
 from compatbench.pages.markdown import one_line
 from compatbench.pages.ranking import RankingRow, ranking_rows
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.intervals import rank_datasets
 from compatbench.results.measures import Upgrade
+from compatbench.results.ranks import rank_datasets
 
 TITLES = {
     "scatter": "Source against target",

@@ -18,7 +18,7 @@ from compatbench.pages.figures.style import MARKS, add_legend, place_labels, sho
 from compatbench.pages.figures.svg import BLUE, FAINT, GREY, INK, RED, hover
 from compatbench.pages.markdown import signed
 from compatbench.pages.ranking import RankingRow
-from compatbench.results.rank_tests import rank_cliques
+from compatbench.results.ranks import rank_cliques
 
 FOUNDING_PAPER = "arXiv:2412.20895"
 
