@@ -14,6 +14,7 @@ from compatbench.conformance.models import EMBED_DIM, rotate_clip, synthetic_mod
 from compatbench.data.cards import TrainingCard
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell
+from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
@@ -111,7 +112,8 @@ def stress_test(*names: str, rotation: Tensor | None = None) -> StressTest:
     for name in names:
         where = (source.name,), (TASK.name,)
         cell = Cell(name, name, name, {}, TASK.name, 1, 1, *where, TrainingCard())
-        fits.append(Fit(cell, builtin_methods().get(name)(), modules[name]))
+        method = builtin_methods().get(name)()
+        fits.append(Fit(cell, method, modules[name], describe_cell(cell)))
     rotation = torch.eye(EMBED_DIM) if rotation is None else rotation
     cache: Any = FakeCache(source, rotation)
     return StressTest(source, rotate_clip(source, rotation), fits, cache, WordFeatures(None))

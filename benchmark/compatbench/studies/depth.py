@@ -178,17 +178,19 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
     """
     first, frame = fits[0].cell, pd.DataFrame([_measured(fit) for fit in fits])
     points, trends = [], []
-    for (kind, depth), group in frame.groupby(["kind", "depth"]):
-        place = {0: "input", frame["depth"].max(): "output"}.get(depth, f"block {depth}")
-        point = {"kind": kind, "depth": depth, "place": place}
-        point["parameters"] = int(group["parameters"].iloc[0])
-        for measure in MEASURES:
-            point |= columns.seed_means(group, measure)
-        points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
-    for kind, group in frame.groupby("kind"):
-        trends += [{"kind": kind, **_trend(group, measure)} for measure in TRENDS]
+    for kind, of_kind in frame.groupby("kind"):
+        trends += [{"kind": kind, **_trend(of_kind, measure)} for measure in TRENDS]
+        for depth, group in of_kind.groupby("depth"):
+            place = {0: "input", frame["depth"].max(): "output"}.get(depth, f"block {depth}")
+            point: Row = {"kind": kind, "depth": depth, "place": place}
+            point["parameters"] = int(group["parameters"].iloc[0])
+            for measure in MEASURES:
+                point |= columns.seed_means(group, measure)
+            points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
+    source, target = first.backbones
     return DepthReport(
-        *first.backbones,
+        source,
+        target,
         tuple(frame["task"].unique()),
         first.shots,
         tuple(frame["seed"].unique()),
@@ -208,8 +210,11 @@ def _measured(fit: Fit) -> Row:
         if record is None or record.status != "ok":
             why = f": {record.reason}" if record else ""
             raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
-        row[side] = 100 * record.correct / record.total
-        row[f"{side}_gain"] = 100 * (record.correct - record.zero_shot_correct) / record.total
+        correct, zero_shot, total = record.correct, record.zero_shot_correct, record.total
+        assert correct is not None
+        assert zero_shot is not None
+        assert total
+        row |= {side: 100 * correct / total, f"{side}_gain": 100 * (correct - zero_shot) / total}
     return row | {"h": harmonic_mean(row["source"], row["target"])}
 
 

@@ -96,11 +96,10 @@ class EmbeddingsReport(StudyReport):
         figure = columns.new_figure(7, 3.6)
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1)
-        of_methods = [one for one in records(self.predictions) if one["method"]]
+        of_methods = self.predictions[self.predictions["method"] != ""].set_index("measure")
         summaries = records(summarize_predictions(self.predictions))[::-1]
         for row, one in enumerate(summaries):
-            each = [m["correlation"] for m in of_methods if m["measure"] == one["measure"]]
-            each = [value for value in each if value is not None]
+            each = of_methods.loc[[one["measure"]], "correlation"].dropna()
             axes.plot(each, [row - 0.25] * len(each), "|", color=SKY, label="each method")
             if (mean := one["correlation"]) is not None:
                 error = [[mean - one["correlation_low"]], [one["correlation_high"] - mean]]
@@ -164,10 +163,10 @@ def measure_geometry(
     row: dict[str, str | float | None] = {"task": task.name, "classes": len(labels)}
     row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
     row["text_cosine"] = mean_cosine(*texts)
-    for name, both in (("text", texts), ("image", means)):
-        row[f"{name}_procrustes"] = procrustes_residual(*both)
-        row[f"{name}_cka"] = linear_cka(*both)
-        row[f"{name}_neighbours"] = neighbour_overlap(*both, NEIGHBOURS)
+    for name, (old, new) in (("text", texts), ("image", means)):
+        row[f"{name}_procrustes"] = procrustes_residual(old, new)
+        row[f"{name}_cka"] = linear_cka(old, new)
+        row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
     before, after = map(modality_gap, images, texts)
     return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
 
@@ -200,7 +199,8 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
                 lost = columns.task_means(one, "source_gain") - columns.task_means(one, "gain")
                 losses[one.info.name] = lost[known["task"]]
     if losses:
-        losses = {"": sum(losses.values()) / len(losses), **losses}
+        total = sum(losses.values(), pd.Series(0.0, known["task"]))
+        losses = {"": total / len(losses), **losses}
     rows = []
     for method, loss in losses.items():
         for measure in PREDICTORS:

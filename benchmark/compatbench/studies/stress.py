@@ -207,21 +207,19 @@ def narrow(backbone: Backbone, words: Tensor, size: int) -> RotatedBackbone:
     return RotatedBackbone(backbone, leading)
 
 
+@dataclass
 class StressTest:
     """Measures fitted modules on changed targets, sharing what they have in common."""
 
-    def __init__(
-        self,
-        source: Backbone,
-        target: Backbone,
-        fits: Sequence[Fit],
-        cache: FeatureCache,
-        words: WordFeatures,
-    ) -> None:
-        self.source, self.target, self.fits = source, target, fits
-        self._cache, self._words = cache, words
-        self._tasks = {fit.cell.task: load_task(fit.cell.task) for fit in fits}
-        self._on_source = {id(fit): self._accuracy(fit, Copied(), source) for fit in fits}
+    source: Backbone
+    target: Backbone
+    fits: Sequence[Fit]
+    cache: FeatureCache
+    words: WordFeatures
+
+    def __post_init__(self) -> None:
+        self._tasks = {fit.cell.task: load_task(fit.cell.task) for fit in self.fits}
+        self._on_source = [self._accuracy(fit, Copied(), self.source) for fit in self.fits]
 
     def turned(self, angles: Sequence[float | None], turns: int) -> Iterator[Change]:
         """The target rotated by each angle, in degrees."""
@@ -239,7 +237,7 @@ class StressTest:
                 "give fewer"
             )
         for size in sizes:
-            yield Change(str(size), [narrow(self.target, self._words.of(self.target), size)])
+            yield Change(str(size), [narrow(self.target, self.words.of(self.target), size)])
 
     def by_words(self) -> Iterator[Change]:
         """The target as it is; ``words`` has fewer words, or those that the source knows best."""
@@ -263,32 +261,30 @@ class StressTest:
 
     def _points(self, change: Change, shared: Row) -> Iterator[Row]:
         """Each method on a changed target: its means, and why it has none."""
-        for name in dict.fromkeys(fit.cell.name for fit in self.fits):
-            fits = [fit for fit in self.fits if fit.cell.name == name]
-            served = Words().serves(fits[0].method.card)
-            for suffix in ("", THROUGH_WORDS) if served else ("",):
-                found, reason = self._measure(fits, change, by_words=bool(suffix))
+        for name, card in {fit.cell.name: fit.method.card for fit in self.fits}.items():
+            for suffix in ("", THROUGH_WORDS) if Words().serves(card) else ("",):
+                found, reason = self._measure(name, change, by_words=bool(suffix))
                 point = {"method": name + suffix, "change": change.name}
-                point |= columns.seed_means(found[found["turn"] == 0], "source")
+                point |= columns.seed_means(found.query("turn == 0"), "source")
                 for column in ("target", "h"):
                     point |= columns.seed_means(found, column, "turn")
                 yield point | shared | {"reason": reason}
 
-    def _measure(
-        self, fits: Sequence[Fit], change: Change, *, by_words: bool
-    ) -> tuple[pd.DataFrame, str]:
+    def _measure(self, name: str, change: Change, *, by_words: bool) -> tuple[pd.DataFrame, str]:
         """Accuracies of one method's modules, in percent; or why they cannot be attached."""
         rows, reason = [], ""
         for turn, backbone in enumerate(change.targets):
             transfer: Transfer = Copied()
             if by_words:
                 part = slice(None) if change.words is None else list(change.words)
-                turned = backbone.rotate(self._words.of(self.target))
+                turned = backbone.rotate(self.words.of(self.target))
                 words = F.normalize(turned, dim=-1)[part]
-                own = self._words.of(self.source)[part]
+                own = self.words.of(self.source)[part]
                 transfer = Words(source_words=own, words_of=lambda _, words=words: words)
-            for fit in fits:
-                source, target = self._on_source[id(fit)], math.nan
+            for fit, source in zip(self.fits, self._on_source, strict=True):
+                if fit.cell.name != name:
+                    continue
+                target = math.nan
                 try:
                     target = self._accuracy(fit, transfer, backbone)
                 except NotTransferable as why:
@@ -304,14 +300,14 @@ class StressTest:
         task = self._tasks[fit.cell.task]
         classifier = transfer.attach(fit.method, fit.module, None, backbone, task.labels)
         wanted = fit.method.image_input(backbone)
-        return _percent(measure(classifier, backbone, task, self._cache, wanted).right)
+        return _percent(measure(classifier, backbone, task, self.cache, wanted).right)
 
     @torch.no_grad()
     def _zero_shot(self, backbone: Backbone) -> tuple[Tensor, float]:
         """The answers for all test images, and the accuracy, a mean over the tasks."""
         answers, accuracies = [], []
         for task in self._tasks.values():
-            features = read_features(backbone, task, self._cache)
+            features = read_features(backbone, task, self.cache)
             answers.append((features @ backbone.zero_shot(task.labels).T).argmax(-1).cpu())
             targets = torch.tensor([sample.label for sample in task.split("test")])
             accuracies.append(_percent(answers[-1] == targets))

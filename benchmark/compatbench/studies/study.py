@@ -48,7 +48,7 @@ class Fit:
     cell: Cell
     method: Method
     module: Module
-    record: CellRecord | None = None
+    record: CellRecord
 
 
 @dataclass(frozen=True)
