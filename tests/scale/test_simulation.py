@@ -15,29 +15,23 @@ def job(seconds: float, task: str = "pets", **values: object) -> Job:
     return replace(Job("clip", task, 1, 1, "coop", seconds), **values)
 
 
-def test_one_worker_takes_the_sum() -> None:
-    outcome = simulate([job(1), job(2), job(4)], 1, Site())
-    assert outcome.makespan == 7
-    assert outcome.spent["compute"] == 7
-    assert outcome.idle == 0
-
-
-def test_two_workers_share_a_group() -> None:
-    # 4 on one; 2, 1 and 1 on the other.
-    outcome = simulate([job(1), job(1), job(2), job(4)], 2, Site())
-    assert outcome.makespan == 4
-
-
-def test_the_longest_cell_bounds_any_number_of_workers() -> None:
-    outcome = simulate([job(1), job(1), job(10)], 100, Site())
-    assert outcome.makespan == 10
-    assert outcome.idle == 100 * 10 - 12
-
-
-def test_a_long_cell_of_another_group_begins_early() -> None:
-    # If the worker of the cheap group finished that first, it would take 4 + 8.
-    cells = [job(8, "cars"), job(8, "cars"), *(job(1, "pets") for _ in range(4))]
-    assert simulate(cells, 2, Site()).makespan == 10
+@pytest.mark.parametrize(
+    ("cells", "workers", "makespan"),
+    [
+        ([job(1), job(2), job(4)], 1, 7),
+        # Two share a group: 4 on one; 2, 1 and 1 on the other.
+        ([job(1), job(1), job(2), job(4)], 2, 4),
+        # The longest cell bounds any number of workers.
+        ([job(1), job(1), job(10)], 100, 10),
+        # If the worker of the cheap group finished that first, it would take 4 + 8.
+        ([job(8, "cars"), job(8, "cars"), *(job(1, "pets") for _ in range(4))], 2, 10),
+    ],
+)
+def test_cells_are_shared_out(cells: list[Job], workers: int, makespan: float) -> None:
+    outcome = simulate(cells, workers, Site())
+    work = sum(cell.seconds for cell in cells)
+    assert (outcome.makespan, outcome.spent["compute"]) == (makespan, work)
+    assert outcome.idle == workers * makespan - work
 
 
 def test_weights_are_loaded_once_by_each_worker() -> None:
@@ -65,14 +59,8 @@ def test_features_are_encoded_once_and_waited_for() -> None:
     cells = [job(1, features=("train",)) for _ in range(4)]
     outcome = simulate(cells, 2, Site(encode_seconds={"train": 5}))
     assert outcome.makespan == 5 + 2
-    assert outcome.spent == {
-        "compute": 4,
-        "encode": 5,
-        "wait": 5,
-        "load": 0,
-        "store": 0,
-        "lost": 0,
-    }
+    nothing = dict.fromkeys(("load", "store", "lost"), 0)
+    assert outcome.spent == {"compute": 4, "encode": 5, "wait": 5, **nothing}
 
 
 def test_records_are_written_at_the_rate_of_the_store() -> None:
@@ -132,11 +120,6 @@ def test_no_schedule_beats_its_bounds_and_none_is_twice_as_long(
     # No worker idles while a cell waits (Graham's bound).
     assert outcome.makespan <= (work / workers + longest) * (1 + 1e-9)
     assert outcome.spent["compute"] == pytest.approx(work)
-
-
-@given(jobs)
-def test_one_worker_that_never_dies_takes_the_sum(cells: list[Job]) -> None:
-    assert simulate(cells, 1, Site()).makespan == pytest.approx(sum(c.seconds for c in cells))
 
 
 @given(jobs, st.integers(1, 6), st.integers(0, 5))
