@@ -12,25 +12,23 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one line and exit code 2."""
-    _quiet_libraries()
+    # Our own warnings are one line each; those of libraries are for their developers.
+    logging.basicConfig(level=logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", CompatbenchWarning)
+    warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
     from compatbench.cli.app import app
 
     try:
-        app(standalone_mode=True)
+        app()
     except CompatbenchError as error:
-        print(f"compatbench: {error}", file=sys.stderr)
+        _print_error(str(error))
         sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _quiet_libraries() -> None:
-    """Our own warnings are one line each; those of libraries are for their developers."""
-    logging.basicConfig(level=logging.ERROR)
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("always", CompatbenchWarning)
-    warnings.showwarning = lambda message, *_: print(
-        f"compatbench: warning: {message}", file=sys.stderr
-    )
+def _print_error(text: str) -> None:
+    print(f"compatbench: {text}", file=sys.stderr)

@@ -7,16 +7,7 @@ from typing import Annotated
 import typer
 
 import compatbench
-from compatbench.cli import (
-    analyze,
-    authoring,
-    evaluate,
-    inventory,
-    options,
-    results,
-    run,
-    stores,
-)
+from compatbench.cli import analyze, authoring, inventory, options, results, run, stores
 from compatbench.cli.output import say
 
 app = typer.Typer(
@@ -52,7 +43,7 @@ def _common(
 for function in (
     run.run,
     run.plan,
-    evaluate.evaluate,
+    run.evaluate,
     results.leaderboard,
     results.report,
     inventory.list_,

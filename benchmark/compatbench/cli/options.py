@@ -166,12 +166,9 @@ def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] |
     return numbers
 
 
-def read_seconds(option: str, text: str | None) -> float | None:
+def read_seconds(text: str) -> float:
     """A time from the command line, in seconds: ``90``, ``90s``, ``10m``, ``1.5h``."""
-    if text is None:
-        return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not seconds:
-        raise CompatbenchError(f"{option} '{text}': give a time such as 90s, 10m or 2h")
-    return seconds
+    if match is None:
+        raise CompatbenchError(f"--timeout '{text}': give a time such as 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +15,9 @@ from compatbench.errors import CompatbenchError
 def report(out: Path = Path(), check: bool = False) -> None:
     """Make results/report.html and results/figures/ from results/, byte for byte.
 
-    The page needs no other file: open it in a browser, mail it, put it on any server. It has a
-    leaderboard to sort and filter, the upgrade matrix, source against target accuracy, average
-    ranks with critical differences, what a good H costs, and, where a suite measures them,
-    curves over shots and along paths of upgrades.
-
-    Nothing is trained and no weights are needed. A figure for which there are no results is left
-    out, and the page says what would make it. The suites 'mini', 'mini-shots' and 'mini-paths'
-    together give every figure.
+    The page needs no other file: open it in a browser, mail it, put it on any server. Nothing is
+    trained and no weights are needed. A figure for which there are no results is left out, and
+    the page says what would make it; 'mini', 'mini-shots' and 'mini-paths' give every figure.
 
     Args:
         check: Write nothing; fail if the page or a figure is not up to date.
@@ -68,11 +62,10 @@ def audit(
 ) -> None:
     """Tell whether results are what this checkout makes; exit with 1 if a number is not.
 
-    Every file is read; every row's key and data are computed again from the method's code, its
-    settings, the weights and the images; totals, zero-shot, flips, costs, settings and
-    leaderboard.md must agree with each other and with what is computed here. Then some cells
-    are run again from nothing. A number that is forged or stale is named with its file, line
-    and field. Nothing is written but the feature cache.
+    Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
+    leaderboard.md must agree with each other and with what is computed here. Then some cells are
+    run again from nothing. A number that is forged or stale is named with its file, line and
+    field. Nothing is written but the feature cache.
 
     Args:
         suite: Suite to look at: a name, or the YAML file of one that is not installed; may be
@@ -121,24 +114,22 @@ def ci(
     base: str | None = None,
     cells: int = 3,
     seed: int | None = None,
-    summary: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
+    summary: Annotated[Path | None, typer.Option(envvar="GITHUB_STEP_SUMMARY")] = None,
     device: str = "auto",
 ) -> None:
     """Do what is asked of a pull request; exit with 1 if something keeps it from being merged.
 
-    Finds what changed against the base; checks the changed methods; audits all results, and runs
-    some cells of the changed methods again; lists how figures moved against the base, of which
-    no row may be missing; compares the changed methods with zero-shot, KgCoOp, ContCoOp and their
-    own figures at the base; and tells whether leaderboard.md is up to date. Runs the code of the
-    methods in this clone, and needs neither a network nor any token.
+    Checks the methods that changed against the base; audits all results, and runs some cells of
+    these methods again; lists how figures moved, of which no row may be missing; and tells
+    whether leaderboard.md is up to date. Runs the code of the methods in this clone, and needs
+    neither a network nor any token.
 
     Args:
         base: Branch, tag or commit to compare with; by default origin/$GITHUB_BASE_REF, then
             origin/main, then main.
         cells: Cells of the changed methods to run again.
         seed: Seed of the draw; by default a new one, which is printed.
-        summary: File that the Markdown summary is added to; by default $GITHUB_STEP_SUMMARY, or
-            the terminal.
+        summary: File that the Markdown summary is added to; by default the terminal.
     """
     from compatbench import api
 
@@ -150,16 +141,14 @@ def ci(
         device=device,
         progress=lambda line: say(escape(line), error_console, "dim"),
     )
-    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    path = summary or (Path(step_summary) if step_summary else None)
-    if path is None:
+    if summary is None:
         print(found.summary, end="")
     else:
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with summary.open("a", encoding="utf-8") as file:
                 file.write(found.summary)
         except OSError as error:
-            raise CompatbenchError(f"cannot write {path}: {error.strerror}") from None
+            raise CompatbenchError(f"cannot write {summary}: {error.strerror}") from None
     for problem in found.problems:
         say(f"[bold red]wrong[/] {escape(problem)}", error_console)
     say(f"problems: {len(found.problems)}", error_console)

@@ -1,26 +1,25 @@
-"""``compatbench run`` and ``compatbench plan``."""
+"""The commands that measure: ``compatbench run``, ``plan`` and ``evaluate``."""
 
 from __future__ import annotations
 
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import console, format_seconds, print_frame, say
+from compatbench.cli.output import console, format_seconds, print_frame, print_json, say
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
+    from compatbench.engine.single_module import Evaluation
 
-MANY_FAILURES = 10
 STOPPED = 130  # exit code of a command that was stopped, as shells have it
 
 
@@ -108,7 +107,7 @@ def run(
                     jobs=jobs,
                     threads=threads,
                     memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
-                    timeout=options.read_seconds("--timeout", timeout),
+                    timeout=None if timeout is None else options.read_seconds(timeout),
                     retry=parse_retry(retry),
                     address=address,
                     gpus_per_cell=gpus_per_cell,
@@ -122,7 +121,7 @@ def run(
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))
-        for cell, error in results.failures[:MANY_FAILURES]:
+        for cell, error in results.failures[:10]:
             say(f"[red]failed[/] {escape(str(cell))}: {escape(error)}")
         if results.failures:
             count = f"{len(results.failures)} of {len(plan.to_do)} cells failed"
@@ -186,6 +185,42 @@ def plan(
         say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
 
 
+def evaluate(
+    module: Path,
+    backbone: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
+    task: str | None = None,
+    methods: str | None = None,
+    transfer: str = "copied",
+    data_root: list[str] | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
+) -> None:
+    """Show whether a saved module survives a new model; nothing is trained.
+
+    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
+    that were right before and are wrong now.
+
+    Args:
+        module: A module that 'run' has left in runs/modules/.
+        backbone: The new model: a name of 'list backbones', or MODEL/TAG of open_clip,
+            MODEL@FILE, local-dir:FOLDER, hf:FOLDER.
+        task: The test set: the module's task, which is the default, or a variant of it.
+        methods: The method's file, if it is not among 'list methods'; it is run as code.
+        transfer: How the module reaches the new model: 'copied', or 'words', which rotates the
+            new model's joint space by words alone. With the words-*.safetensors that 'run'
+            leaves beside its modules, 'words' does not need the source model.
+    """
+    from compatbench import api
+
+    found = api.evaluate(module, backbone, task, transfer=transfer, methods=methods, device=device)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print_evaluation(found)
+
+
 def _print_costs(plan: Plan, device: str) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
     import pandas as pd
@@ -229,27 +264,60 @@ def _say_left_out(plan: Plan) -> None:
 def _say_summary(plan: Plan, workers: int) -> None:
     """One line: what the suite is, and how much of it is left."""
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total
-    what = f" of {len(plan.planned):,} in this shard" if plan.shard is not None else ""
+    done, what = mine - left, ""
+    if plan.shard is not None:
+        what = f" of {len(plan.planned):,} in this shard"
     parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
-    if not left and total == mine:
-        parts.append("all done")
-    else:
-        parts.append(f"{mine - left:,} done")
-        if total > mine:
-            parts.append(f"{total - mine:,} without images or weights")
-        parts.append(f"{left:,} to do")
-        if workers and left + total - mine:
-            many = f"{workers} worker{'s' if workers > 1 else ''}"
-            parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
+    if total > mine:
+        parts.append(f"{total - mine:,} without images or weights")
+    if workers and done < total:
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
     say(", ".join(parts))
+
+
+def _print_evaluation(found: Evaluation) -> None:
+    import pandas as pd
+
+    from compatbench.data.shots import count_shots
+    from compatbench.pages.markdown import percent, signed
+
+    fitted, source, target = found.fitted, found.source, found.target
+    through = "" if found.transfer == "copied" else f", through {found.transfer}"
+    draw = f"{count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
+    say(escape(f"{fitted.method}, {draw}{through}"))
+    say(escape(f"tested on {found.images:,} images of {found.test_set}; top-1 in percent"))
+    columns = ["", f"{fitted.source} (source)", found.backbone]
+    sides = [source, target]
+    rows = [
+        ("with the module", *(percent(side and side.accuracy) for side in sides)),
+        ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
+        ("gain", *(signed(side and side.gain) for side in sides)),
+    ]
+    print_frame(pd.DataFrame(rows, columns=columns), right=columns[1:])
+    if target is None:
+        say(f"[yellow]not transferable[/]: {escape(found.reason)}")
+        return
+    verdict = {
+        "helps": f"[green]still helps[/]: {signed(target.gain)} over zero-shot",
+        "no help": f"is [yellow]no better than zero-shot[/] on {escape(found.backbone)}",
+        "harms": f"is [yellow]worse than zero-shot[/] on {escape(found.backbone)}",
+    }[found.verdict]
+    flips = f"{escape(fitted.source)} is not here, so flips and H are not known."
+    if source is not None:
+        flips = (
+            f"{percent(found.negative_flips)} % of the images were right before and are wrong "
+            f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
+        )
+    say(f"The module {verdict}. {flips}")
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Ends a command cleanly with exit code 130 on Ctrl-C, or when a batch system ends it."""
-    main = threading.current_thread() is threading.main_thread()
     # As Ctrl-C: the handler raises KeyboardInterrupt.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -261,5 +329,4 @@ def _stoppable() -> Iterator[None]:
         )
         raise typer.Exit(STOPPED) from None
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)

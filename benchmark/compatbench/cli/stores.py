@@ -19,10 +19,7 @@ DAY = 86400
 
 @options.command(runs_app, "ls")
 def list_runs(
-    methods: str = "all",
-    tasks: str = "all",
-    state: str = "all",
-    out: Path = Path(),
+    methods: str = "all", tasks: str = "all", state: str = "all", out: Path = Path()
 ) -> None:
     """List cells: how each ended, its size on disk and its age.
 
@@ -61,14 +58,13 @@ def show_run(key: str, out: Path = Path()) -> None:
     store = open_store(out)
     record = find_record(store, key)
     module = store.module_path(record.key)
-    hidden = {"key", "schema_version", "status", "attempt", "records"}
-    say(f"[bold]{record.key}[/]")
-    print_facts(
-        {"state": f"{record.state}, attempt {record.attempt}"}
-        | record.model_dump(exclude=hidden)
-        | {"shots": show_shots(record.shots), "module_file": module if module.is_file() else None}
-        | {"peak_memory": format_bytes(record.peak_memory) if record.peak_memory else None}
-    )
+    facts = record.model_dump(exclude={"key", "schema_version", "records"}) | {
+        "shots": show_shots(record.shots),
+        "peak_memory": format_bytes(record.peak_memory) if record.peak_memory else None,
+        "module_file": module if module.is_file() else None,
+    }
+    say(f"[bold]{record.key}[/] {record.state}, attempt {record.attempt}")
+    print_facts(facts)
     if record.records:
         rows = pd.DataFrame([each.model_dump(exclude={"data"}) for each in record.records])
         print_frame(rows.convert_dtypes().dropna(axis="columns", how="all").round(3), whole=160)
@@ -121,22 +117,17 @@ def gc(
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
     draws = read_draws(shots_file or ())
     waste = find_waste(open_store(out), suites, registry, draws, records=records)
-    total = 0
-    for what, found in (
-        (f"of {waste.cells} unwanted cells", waste.files),
-        ("damaged, or left by killed processes", waste.remains),
-    ):
+    kinds = {
+        f"of {waste.cells} unwanted cells": waste.files,
+        "damaged, or left by killed processes": waste.remains,
+    }
+    for what, found in kinds.items():
         old = [file for file in found if file.age >= days * DAY]
         if delete:
             delete_files(old)
-        total += len(old)
-        size = format_bytes(sum(file.size for file in old))
         young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
-        say(f"{len(old)} files {what}, {size}{young}")
-    if delete:
-        say(f"deleted {total} files")
-    elif total:
-        say("nothing was deleted; --delete does")
+        say(f"{len(old)} files {what}, {format_bytes(sum(file.size for file in old))}{young}")
+    say("deleted" if delete else "nothing was deleted; --delete does")
 
 
 @options.command(cache_app, "ls")
