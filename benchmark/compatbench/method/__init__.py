@@ -22,24 +22,10 @@ from compatbench.errors import NotTransferable
 from compatbench.method.module import Module
 
 __all__ = [
-    "DENSE",
-    "FEATURES",
-    "Backbone",
-    "Classifier",
-    "CosineClassifier",
-    "FeatureSet",
-    "FewShotData",
-    "ImageInput",
-    "Labels",
-    "Method",
-    "MethodCard",
-    "MethodConfig",
-    "Module",
-    "NotTransferable",
-    "Rows",
-    "require_blocks",
-    "require_shape",
-]
+    "DENSE", "FEATURES", "Backbone", "Classifier", "CosineClassifier", "FeatureSet", "FewShotData",
+    "ImageInput", "Labels", "Method", "MethodCard", "MethodConfig", "Module", "NotTransferable",
+    "Rows", "require_blocks", "require_shape",
+]  # fmt: skip
 
 Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
 Depth = Literal["none", "shallow", "deep"]
@@ -69,8 +55,8 @@ class MethodCard:
         prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
             not depend on the image; for estimates as well.
         zero_shot_at: the module at which the method is the zero-shot classifier, if there is
-            one: for each tensor the number that fills it, or the words it holds the token
-            embeddings of. Other tensors are as they were fitted.
+            one: for each tensor that differs from the fitted one the number that fills it, or
+            the words it holds the token embeddings of.
         excused: checks of the conformance kit that the method cannot pass by its nature,
             each with the reason.
     """
@@ -193,7 +179,7 @@ class Method(ABC):
         """What this method's classifiers take for an image on a backbone: its features.
 
         A method that acts inside the image tower takes the tokens that enter the first
-        block it touches; the frozen part before that is computed once and cached.
+        block it touches; what is before that is computed once and cached.
 
         Raises:
             NotTransferable: the backbone's image tower cannot give it.
@@ -223,7 +209,7 @@ class Method(ABC):
 
 
 def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
-    """The named tensor, if its size along ``dim`` is what the backbone or the labels need.
+    """The named tensor, if its size along ``dim`` fits the backbone or the labels as it is.
 
     Raises:
         NotTransferable: the sizes differ; they are never padded or cut to fit.
@@ -235,11 +221,7 @@ def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1
 
 
 def require_blocks(count: int, depth: int, tower: str) -> None:
-    """Refuses a module that acts in more blocks than a backbone's text or image tower has.
-
-    Raises:
-        NotTransferable: ``count``, of the module, is more than ``depth``, of the tower.
-    """
+    """Refuses a module that acts in more blocks (``count``) than a tower has (``depth``)."""
     if count > depth:
         raise NotTransferable(
             f"the module was made for {tower} towers of {count} blocks or more, not {depth}"

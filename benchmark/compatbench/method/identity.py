@@ -11,16 +11,14 @@ from pathlib import Path
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
 from compatbench.method import Method
-from compatbench.method.local_imports import local_files
-from compatbench.method.plugin import is_plugin
+from compatbench.method.plugin import is_plugin, local_files
 
 
 def method_identity(cls: type[Method]) -> str:
     """The part of a key that stands for a method's code.
 
-    For a method of compatbench: its version and those of the methods that it is a subclass of.
-    For any other: a hash of its code and of the data files of its card, read from disk, and the
-    versions of our methods that it is a subclass of.
+    The versions of our methods that it is, or is a subclass of; for any other method before them
+    a hash of its code and of the data files of its card, read from disk.
 
     Raises:
         CompatbenchError: code from outside that cannot be read whole: an import of a local
@@ -42,11 +40,7 @@ def method_identity(cls: type[Method]) -> str:
 
 
 def class_files(cls: type[Method]) -> set[Path]:
-    """The Python files that make a method: its own, those of its bases, and what they import.
-
-    Raises:
-        CompatbenchError: an import of a local module that is not there.
-    """
+    """The Python files that make a method: its own, those of its bases, and what they import."""
     return {file for base in _method_classes(cls) for file in _own_files(base)}
 
 
@@ -61,11 +55,7 @@ def _own_files(cls: type[Method]) -> set[Path]:
 
 
 def class_file(cls: type[Method]) -> Path:
-    """The file that defines a method.
-
-    Raises:
-        CompatbenchError: it was defined in an interactive session.
-    """
+    """The file that defines a method."""
     try:
         return Path(inspect.getfile(cls)).resolve()
     except (TypeError, OSError):
@@ -76,7 +66,7 @@ def class_file(cls: type[Method]) -> Path:
 
 
 def hash_code(path: Path) -> str:
-    """The SHA-256 of a Python file's syntax tree, without comments, docstrings and layout.
+    """The SHA-256 of a file's syntax tree, without comments, docstrings and layout.
 
     Of a file that is not Python: of its bytes.
     """
@@ -88,10 +78,7 @@ def hash_code(path: Path) -> str:
 
 
 def _plain(node: object) -> object:
-    """A syntax tree as nested lists, the same in all versions of Python.
-
-    ``ast.dump`` is not: new versions add empty fields.
-    """
+    """A syntax tree as nested lists; ``ast.dump`` differs between versions of Python."""
     if isinstance(node, list):
         return [_plain(item) for item in node]
     if not isinstance(node, ast.AST):

@@ -16,7 +16,7 @@ SCHEMA = "compatbench-module-2"
 
 
 class Module:
-    """Named tensors, some trained and some merely stored, as a fit left them.
+    """Named tensors as a fit left them.
 
     Nothing that can be derived from a backbone and class names belongs here: a
     derived buffer carried along would turn the target's classifier into the source's.
@@ -80,10 +80,7 @@ class Module:
         return Module(trained, stored, self.about)
 
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
-        """Writes a safetensors file with ``about`` (JSON) and a checksum in its header.
-
-        Args:
-            about: in place of the module's own.
+        """Writes a safetensors file with a checksum, and ``about``, or the module's own, as JSON.
 
         Raises:
             CompatbenchError: the folder cannot be written.
@@ -104,9 +101,5 @@ def load_module(path: Path) -> tuple[Module, dict[str, Any]]:
         trained, about = set(words["trained"]), dict(words["about"])
     except (KeyError, TypeError, ValueError):
         raise CompatbenchError(f"{path} is not a compatbench module") from None
-    module = Module(
-        {name: tensor for name, tensor in tensors.items() if name in trained},
-        {name: tensor for name, tensor in tensors.items() if name not in trained},
-        about,
-    )
-    return module, about
+    found = {name: tensors.pop(name) for name in list(tensors) if name in trained}
+    return Module(found, tensors, about), about

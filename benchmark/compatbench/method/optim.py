@@ -64,16 +64,8 @@ def build_optimizer(
 
     Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
     """
-    groups: list[Any] = list(parameters)
+    groups, rates = list(parameters), {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
     cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return cls(
-        groups,
-        lr=recipe.lr,
-        betas=recipe.betas,
-        eps=recipe.eps,
-        weight_decay=recipe.weight_decay,
-    )
+    return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)

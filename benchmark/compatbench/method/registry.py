@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from compatbench.method import Method, MethodCard
 from compatbench.method.identity import class_file
 from compatbench.method.plugin import is_plugin, load_file, plain_names
 
-ENTRY_POINTS = "compatbench.methods"
+_NO_METHOD = "defines no method: a Method subclass with a card"
 
 
 @dataclass
@@ -49,10 +49,7 @@ class MethodRegistry:
         return self.classes[name]
 
     def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
-        """The names that a selection means; parts that end in ``.py`` are loaded as files.
-
-        Args:
-            also: more names that may be meant, such as a suite's configs of methods.
+        """The names that a selection means, ``also`` among them; ``.py`` files are loaded.
 
         Raises:
             CompatbenchError: an unknown name, or a file that cannot be loaded.
@@ -75,8 +72,6 @@ class MethodRegistry:
     def add_file(self, path: Path) -> list[str]:
         """Loads a method file, running its code, and returns the names it defines.
 
-        It may import the modules beside it.
-
         Raises:
             CompatbenchError: the file is missing, fails to load, or defines no method.
         """
@@ -85,11 +80,24 @@ class MethodRegistry:
         try:
             module = load_file(path)
         except Exception as error:
-            raise CompatbenchError(describe_import_error(error, path)) from None
+            raise CompatbenchError(_describe_import_error(error, path)) from None
         found = _methods_in(module)
         if not found:
-            raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
+            raise CompatbenchError(f"{path} {_NO_METHOD}")
         return self._add(found)
+
+    def load(
+        self, name: str, path: Path, load: Callable[[], object], needs_method: bool = False
+    ) -> None:
+        """Adds what is loaded; an error is remembered under the name."""
+        try:
+            found = _methods_in(load())
+        except Exception as error:
+            self.broken[name] = _describe_import_error(error, path)
+            return
+        if needs_method and not found:
+            self.broken[name] = f"{path} {_NO_METHOD}"
+        self._add(found)
 
     def _add(self, found: Sequence[type[Method]]) -> list[str]:
         for cls in found:
@@ -123,7 +131,7 @@ def _has_card(value: object) -> TypeGuard[type[Method]]:
     )
 
 
-def describe_import_error(error: Exception, path: Path) -> str:
+def _describe_import_error(error: Exception, path: Path) -> str:
     """One line for a file that failed to load: where, and what."""
     if isinstance(error, SyntaxError):
         # A file that is no text has no lines.
@@ -147,21 +155,8 @@ def builtin_methods() -> MethodRegistry:
     """
     registry = MethodRegistry()
     for path in method_files():
-        try:
-            module = importlib.import_module(f"compatbench.methods.{path.stem}")
-        except Exception as error:
-            registry.broken[path.stem] = describe_import_error(error, path)
-        else:
-            registry._add(_methods_in(module))
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            found = _methods_in(entry.load())
-        except Exception as error:
-            registry.broken[entry.name] = describe_import_error(error, Path(entry.value))
-            continue
-        if not found:
-            registry.broken[entry.name] = (
-                f"{entry.value} defines no method: a Method subclass with a card"
-            )
-        registry._add(found)
+        module = f"compatbench.methods.{path.stem}"
+        registry.load(path.stem, path, partial(importlib.import_module, module))
+    for entry in entry_points(group="compatbench.methods"):
+        registry.load(entry.name, Path(entry.value), entry.load, needs_method=True)
     return registry

@@ -27,10 +27,8 @@ class Batch:
     Attributes:
         features: image features under one training view, not normalised, ``[batch, e]``.
         targets: labels, ``[batch]``.
-        backbone: the source.
-        labels: class names and templates, for teachers.
-        tokens: where ``image_input`` names something else than features, that, under the
-            same view, ``[batch, ...]``.
+        backbone, labels: the source, and class names and templates, for teachers.
+        tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
         other_view: features of the same images under the next training view, ``[batch, e]``.
         rng: the fit's generator, for what a loss draws.
     """
@@ -72,10 +70,7 @@ class TrainedMethod(Method):
         """The module before the first step."""
 
     def loss(self, classifier: Any, batch: Batch) -> Tensor:
-        """The loss of a batch; cross-entropy unless a method says otherwise.
-
-        ``classifier`` is what the method's own ``attach`` returned.
-        """
+        """The loss of a batch, of the classifier that the method's own ``attach`` returned."""
         return F.cross_entropy(classifier(batch.inputs), batch.targets)
 
     def epochs(self, shots: int, per_epoch: int) -> int:
@@ -107,32 +102,19 @@ class TrainedMethod(Method):
         return None
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Runs the recipe from ``init`` and returns the module after the last step.
-
-        Or the average of the modules after each epoch, where ``epoch_weights`` has weights.
-        """
-        module, train_set = self.init(backbone, data, rng), data.train
-        steps = self.plan_steps(data.shots, len(train_set))
+        """Runs the recipe from ``init``; the module after the last step, or that of averages."""
+        module, images, labels = self.init(backbone, data, rng), data.train, data.labels
+        steps = self.plan_steps(data.shots, len(images))
 
         def loss(epoch: int, rows: Tensor) -> Tensor:
-            view, next_view = (i % len(train_set.views) for i in (epoch, epoch + 1))
-            tokens = None if train_set.view_inputs is None else train_set.inputs(rows, view)
-            batch = Batch(
-                train_set.views[view][rows],
-                train_set.targets[rows],
-                backbone,
-                data.labels,
-                tokens,
-                train_set.views[next_view][rows],
-                rng,
-            )
-            return self.loss(self.attach(module, backbone, data.labels), batch)
+            view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
+            features, other = images.views[view][rows], images.views[next_view][rows]
+            tokens = None if images.view_inputs is None else images.inputs(rows, view)
+            batch = Batch(features, images.targets[rows], backbone, labels, tokens, other, rng)
+            return self.loss(self.attach(module, backbone, labels), batch)
 
-        weights = self.epoch_weights(steps[0])
-        images = len(train_set)
-        return train(
-            module, loss, self.config.recipe, steps, images, rng, self.rate_factor, weights
-        )
+        recipe, weights = self.config.recipe, self.epoch_weights(steps[0])
+        return train(module, loss, recipe, steps, len(images), rng, self.rate_factor, weights)
 
 
 def train(
@@ -148,8 +130,8 @@ def train(
     """Moves a module's trained tensors by a recipe; a method of several stages calls it for each.
 
     Args:
-        loss: of an epoch, and of the rows of the images of a batch, ``[batch]``. It sees the
-            tensors of ``module`` as they are at that step.
+        loss: of an epoch, and of the rows of a batch's images, ``[batch]``; it sees the tensors
+            of ``module`` as they are at that step.
         steps: epochs, and steps in each.
         images: how many there are to draw batches from, in a new order each epoch.
         rate_factor: how many times the recipe's learning rate a tensor has, by its name.
@@ -159,12 +141,9 @@ def train(
     groups: dict[float, list[Tensor]] = {}
     for name, tensor in trained.items():
         groups.setdefault(rate_factor(name), []).append(tensor.requires_grad_(True))
+    recipes = {factor: recipe.model_copy(update={"lr": factor * recipe.lr}) for factor in groups}
     optimizer = build_optimizer(
-        recipe,
-        [
-            {"params": tensors, "recipe": recipe.model_copy(update={"lr": factor * recipe.lr})}
-            for factor, tensors in groups.items()
-        ],
+        recipe, [{"params": groups[factor], "recipe": recipes[factor]} for factor in groups]
     )
     device = next(iter(trained.values())).device
     sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
@@ -172,9 +151,8 @@ def train(
         order = torch.randperm(images, generator=rng).to(device)
         for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    group["recipe"], epoch, epochs, step, epochs * per_epoch
-                )
+                where = (epoch, epochs, step, epochs * per_epoch)
+                group["lr"] = learning_rate(group["recipe"], *where)
             start = step % per_epoch * recipe.batch_size
             optimizer.zero_grad()
             loss(epoch, order[start : start + recipe.batch_size]).backward()
