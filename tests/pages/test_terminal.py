@@ -17,7 +17,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import SuitePage
-from compatbench.pages.terminal import print_ranking, ranking_renderable
+from compatbench.pages.terminal import print_ranking
 from compatbench.results.rows import Row
 
 
@@ -28,26 +28,17 @@ def shown(page: SuitePage, width: int = 80) -> str:
 
 
 def refused_page() -> SuitePage:
-    refusals = [
-        make_row(
-            None, method="r", task=task, seed=seed, backbone="new", status="not transferable",
-            reason="width 128, not 192",
-        )
-        for task in ("cats", "dogs") for seed in (1, 2)
-    ]  # fmt: skip
-    sources = [replace_row(row, backbone="old") for row in refusals]
+    places = [(task, seed) for task in ("cats", "dogs") for seed in (1, 2)]
+    refused = dict(status="not transferable", reason="width 128, not 192", backbone="new")
+    rows = [make_row(60, method="r", task=task, seed=seed) for task, seed in places]
+    rows += [make_row(None, method="r", task=task, seed=seed, **refused) for task, seed in places]
     failed = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
     return make_page(
         method(info("coop", "CoOp, a title of many words and letters", "shallow"), 60, 50),
         method(info("zeroshot", "Zero-shot", "none"), 35, 55),
-        make_method(info("r", "Refused"), [*sources, *refusals]),
+        make_method(info("r", "Refused"), rows),
         make_method(info("gone", "Gone"), [failed]),
     )
-
-
-def replace_row(row: Row, **changes: object) -> Row:
-    ok = {"status": "ok", "reason": "", "correct": 60, "total": 100, "zero_shot_correct": 40}
-    return row.model_copy(update=ok | changes)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
@@ -129,9 +120,6 @@ def test_transfers_are_ranked_in_a_table_of_their_own() -> None:
     assert "Old model → New model, 4 shots, through words" in text
     assert "Method 03 (words)" in text
     assert shown(long_page().restrict(methods=["m03"])).count("words 1") == 2  # upgrades
-
-
-def test_only_transfers_that_were_asked_for_are_shown() -> None:
     copied = shown(long_page().restrict(transfers=["copied"]))
     assert "through words" not in copied
     assert "Method 03" in copied
@@ -153,10 +141,3 @@ def test_a_run_asks_for_what_its_options_select() -> None:
     only = restriction_of(SimpleNamespace(matrix=matrix))  # type: ignore[arg-type]
     assert (only["methods"], only["transfers"]) == ({"linear_probe"}, {"words"})
     assert (only["shots"], only["seeds"]) == ((8,), (7,))
-
-
-def test_a_live_display_gets_what_is_measured_so_far() -> None:
-    page = make_page(make_method(info("coop", "CoOp"), part_of_suite(["cats"], [1])))
-    console = Console(width=80, file=StringIO(), record=True)
-    console.print(ranking_renderable(page.restrict(tasks=["cats"], seeds=[1]), 80))
-    assert "60.0" in console.export_text()

@@ -107,9 +107,8 @@ def extra_parts(page: SuitePage) -> list[str]:
 def section_order(pages: Sequence[SuitePage]) -> list[SuitePage]:
     """Suites in the order of the parts that they add, then by name."""
     order = ("paths", "shots", "ablation", "retained", "groups", "ranking")
-    return sorted(
-        pages, key=lambda page: (order.index((extra_parts(page) or order[-1:])[0]), page.name)
-    )
+    first = {page.name: next(iter(extra_parts(page)), "ranking") for page in pages}
+    return sorted(pages, key=lambda page: (order.index(first[page.name]), page.name))
 
 
 def _commands(page: SuitePage) -> list[tuple[str, str]]:

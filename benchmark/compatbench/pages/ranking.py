@@ -102,7 +102,7 @@ def ranking_rows(page: SuitePage, upgrade: Upgrade, shots: int) -> list[RankingR
 
 
 def rows_of(ranks: Sequence[Ranked]) -> list[RankingRow]:
-    """The rows of rankings, one after the other."""
+    """The rows of rankings, one ranking after the other."""
     return [RankingRow(all_figures(one), one.standing, i) for i, one in enumerate(ranks, 1)]
 
 

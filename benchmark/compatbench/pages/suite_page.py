@@ -160,11 +160,7 @@ def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
-    """A suite with its results in a folder.
-
-    Args:
-        out: the folder that holds ``results/``.
-        results: in place of those in the folder.
+    """A suite with its results in the folder that holds ``results/``, or with these in their place.
 
     Raises:
         CompatbenchError: a broken card or results file.
@@ -198,7 +194,6 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     """The suites that have a folder of results, by name; warns of folders of unknown suites.
 
     Args:
-        out: the folder that holds ``results/``.
         also: a suite from a file of its own, which is not among the installed ones.
     """
     suites = []

@@ -26,11 +26,7 @@ def print_ranking(console: Console, page: SuitePage) -> None:
 
 
 def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
-    """The ranking of every upgrade, as far as it is measured, for a terminal or a live display.
-
-    Args:
-        width: of the terminal, in characters.
-    """
+    """The ranking of every upgrade, as far as it is measured, in so many characters."""
     shots = max(page.expected.shots)
     parts: list[RenderableType] = []
     for upgrade in page.expected.upgrades:

@@ -25,8 +25,6 @@ FOUNDING_PAPER = "arXiv:2412.20895"
 # A method farther from the median than this many median deviations is named at the edge, not
 # drawn to scale: one that lost everything would press all others into a corner.
 _FAR = 6.0
-_BEST = 3
-_WORST = 2
 
 Costed = tuple[RankingRow, float, float]  # cost, H
 
@@ -50,39 +48,33 @@ def draw_scatter(rows: Sequence[RankingRow], zero_shot: tuple[float, float] | No
         axes.axvline(zero_shot[0], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.axhline(zero_shot[1], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
     placed = [(min(max(x, left), right), min(max(y, low), high)) for x, y in points]
-    untouched = {}
+    untouched, inside, far = {}, {}, []
     for row, point, shown in zip(rows, points, placed, strict=True):
-        name = row.figures["method"]
+        name, accuracies = row.figures["method"], f"source {point[0]:.1f}, target {point[1]:.1f}"
+        if shown == point:
+            inside[row] = (*shown, row.title)
+        else:
+            far.append(f"{row.title} ({point[0]:.1f}, {point[1]:.1f})")
         if not row.transfer:
             untouched[name] = shown
         elif name in untouched:
             axes.plot(*zip(untouched[name], shown, strict=True), color=GREY, linewidth=0.5)
         mark, colour, _ = MARKS[row.kind]
-        accuracies = f"source {point[0]:.1f}, target {point[1]:.1f}"
         axes.plot(
             *shown,
             mark,
             color=colour,
             markersize=4.5,
-            markerfacecolor=colour if shown == point else "none",
+            markerfacecolor=colour if row in inside else "none",
             markeredgewidth=0.8,
             clip_on=False,
             gid=hover(f"{row.title}: {accuracies}, H {row.value('h') or 0.0:.1f}"),
         )
     add_legend(figure, [row.kind for row in rows])
-    far = [
-        f"{row.title} ({x:.1f}, {y:.1f})"
-        for row, (x, y), shown in zip(rows, points, placed, strict=True)
-        if shown != (x, y)
-    ]
     if far:
         note = textwrap.fill(f"Hollow, off the scale: {', '.join(far)}", 88)
         figure.supxlabel(note, fontsize=7.5, color=GREY, x=0.02, ha="left")
-    inside = {
-        row: shown for row, shown, at in zip(rows, placed, points, strict=True) if shown == at
-    }
-    labels = [(*inside[row], row.title) for row in named_methods(rows) if row in inside]
-    place_labels(axes, labels, placed)
+    place_labels(axes, [inside[row] for row in named_methods(rows) if row in inside], placed)
     return figure
 
 
@@ -100,18 +92,14 @@ def named_methods(rows: Sequence[RankingRow]) -> list[RankingRow]:
         for row, point in zip(plain, points, strict=True)
         if not ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
     ]
-    ends = [*plain[-_WORST:], *plain[:_BEST]] if len(plain) > _BEST + _WORST else plain
+    ends = [*plain[-2:], *plain[:3]] if len(plain) > 5 else plain
     own = [row for row in plain if row.figures["paper"] == FOUNDING_PAPER]
     floor = [row for row in plain if row.kind == "floor"][-1:]
-    return list(dict.fromkeys([*front, *ends, *own, *floor, *through[:_BEST]]))
+    return list(dict.fromkeys([*front, *ends, *own, *floor, *through[:3]]))
 
 
 def _range(values: Sequence[float], room: float) -> tuple[float, float]:
-    """The least and most that an axis shows: all values but those far from the rest.
-
-    Args:
-        room: to leave above them, as a share.
-    """
+    """The ends of an axis for all values but those far from the rest; room above is a share."""
     distances = np.abs(np.array(values) - np.median(values))
     near = np.array(values)[distances <= _FAR * max(float(np.median(distances)), 1.0)]
     low, high = float(near.min()), float(near.max())
@@ -133,11 +121,7 @@ def _draw_contours(axes: Axes) -> None:
 
 
 def draw_matrix(rows: Sequence[RankingRow], tasks: Sequence[str], titles: Sequence[str]) -> Figure:
-    """Gain over the target's zero-shot by method and dataset: blue helps, red harms.
-
-    Args:
-        titles: of the tasks.
-    """
+    """Gain over the target's zero-shot by method and dataset: blue helps, red harms."""
     columns, names = [*titles, "mean"], [shorten(row.title) for row in rows]
     room = (0.3 + 0.068 * max(map(len, names)), 0.5 + 0.045 * max(map(len, columns)))
     figure = Figure((room[0] + 0.48 * len(columns), room[1] + 0.165 * len(rows)))
@@ -154,15 +138,8 @@ def draw_matrix(rows: Sequence[RankingRow], tasks: Sequence[str], titles: Sequen
                 cell = Affine2D().scale(0.97, 0.93).translate(left, top)
                 shade = (BLUE if (gain or 0.0) > 0 else RED, round(strength / 40, 3))
                 shades.setdefault(shade, []).append(Path.unit_rectangle().transformed(cell))
-            axes.text(
-                left + 0.5,
-                top + 0.5,
-                signed(gain),
-                fontsize=7,
-                ha="center",
-                va="center_baseline",
-                color=GREY if gain is None else INK,
-            )
+            text = axes.text(left + 0.5, top + 0.5, signed(gain), fontsize=7, ha="center")
+            text.set(va="center_baseline", color=GREY if gain is None else INK)
     # All cells of a shade as one shape: a third of the bytes.
     for (colour, alpha), cells in shades.items():
         whole = Path.make_compound_path(*cells)

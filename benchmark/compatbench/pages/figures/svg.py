@@ -118,11 +118,7 @@ def compact_svg(svg: bytes, label: str) -> str:
 
 
 def inline_svg(svg: str, name: str) -> tuple[str, str]:
-    """A compact figure as markup for a page, and the rules of its style sheet.
-
-    Args:
-        name: the id of the element of the page that it stands in.
-    """
+    """A compact figure as markup for the element with this id, and the rules of its style."""
     before, sheet, after = re.split(r"</?style[^>]*>", svg)
     for variable, colour in _VARIABLES.items():
         sheet = sheet.replace(colour, f"var(--{variable})")

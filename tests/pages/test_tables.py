@@ -1,10 +1,9 @@
-"""What a suite measures besides rankings: shots, ablations, transfers, sections of other suites."""
+"""The tables besides the ranking, cell by cell, and the parts of a page that show them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from synthetic_results import (
     COOP,
     TWO_BY_TWO,
@@ -12,13 +11,21 @@ from synthetic_results import (
     make_method,
     make_page,
     make_pairs,
+    make_row,
     through_words,
 )
 
-from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
 from compatbench.pages.suite_page import SuitePage
-from compatbench.pages.tables import ablation_table, shots_table, transfer_table
+from compatbench.pages.tables import (
+    ablation_table,
+    average_ranks,
+    path_table,
+    retained_table,
+    shots_table,
+    transfer_table,
+)
+from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
 
 UPGRADE = ("old", "new")
@@ -161,7 +168,69 @@ def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results()
     assert text.index("| contcoop+cross") < text.index("#### Failed and missing")
 
 
-def test_a_section_must_say_whose_it_is() -> None:
-    values = suite_cards.read("smoke").model_dump() | {"publish": "section"}
-    with pytest.raises(ValueError, match="which suite it extends"):
-        SuiteCard.model_validate(values)
+def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
+    figures = dict.fromkeys(CELLS, (source, target))
+    return make_method(info, make_pairs(figures, method=info.name))
+
+
+def test_average_ranks_are_shown_with_their_groups() -> None:
+    tasks = tuple("abcdefgh")
+    methods = []
+    for name, right in (("best", 60), ("next", 50), ("third", 40), ("worst", 10)):
+        figures = {(task, 1): (right + i, right + i) for i, task in enumerate(tasks)}
+        methods.append(make_method(replace(COOP, name=name), make_pairs(figures, method=name)))
+    page = make_page(*methods, expected=Expected(tasks, (4,), (1,), (UPGRADE,)))
+    found = average_ranks(page, UPGRADE, 4)
+    assert found is not None
+    text, table = found
+    assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
+    assert "1.7 or more apart (Nemenyi, 5 %)" in text
+    rows = cells_of(table[2:])
+    assert [row[1:] for row in rows] == [["1.0", "a"], ["2.0", "a b"], ["3.0", "b c"], ["4.0", "c"]]
+
+
+def test_the_table_shows_gains_share_and_interval() -> None:
+    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
+    # Of 100 images, on a target whose zero-shot has 60 right: attached, and retrained there.
+    attached = zip(CELLS, [(50, 62), (50, 70), (50, 64), (50, 68)], strict=True)
+    retrained = [
+        make_row(right, task=task, seed=seed, source="new", backbone="new")
+        for (task, seed), right in zip(CELLS, (64, 88, 68, 84), strict=True)
+    ]
+    coop = make_method(COOP, [*make_pairs(dict(attached)), *retrained])
+    page = make_page(coop, floor, expected=replace(TWO_BY_TWO, retrained=True))
+    *_, row = cells_of(retained_table(page, UPGRADE, 4))
+    assert row == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38 %", "35 to 50"]
+    assert len(retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
+
+
+def test_the_table_shows_what_each_step_changes() -> None:
+    path = ("old", "middle", "new")
+    # Zero-shot has 40 right on the old model, 50 on the middle one and 60 on the new one.
+    right = {"old": (60, 70), "middle": (58, 66), "new": (63, 61)}
+    rows = [
+        make_row(correct + 2 * (seed - 1), task=task, seed=seed, backbone=backbone)
+        for backbone, both in right.items()
+        for task, correct in zip(("cats", "dogs"), both, strict=True)
+        for seed in (1, 2)
+    ]
+    expected = replace(TWO_BY_TWO, upgrades=upgrade_pairs([path]))
+    page = make_page(make_method(COOP, rows), expected=expected, paths=(path,))
+    header, _, row = cells_of(path_table(page, path, 4, "gain"))
+    assert header == ["Method", "Old model", "middle", "New model", "Per step"]
+    assert row == ["[CoOp][2109.01134]", "+26.0", "+13.0 (-13.0)", "+3.0 (-10.0)", "-11.5"]
+    accuracies = path_table(page, path, 4, "accuracy")[-1]
+    assert "63.0 (-3.0)" in accuracies
+    assert "63.0 (0.0)" in accuracies
+    text = render_leaderboard([page])
+    assert "### Step by step" in text
+    assert "Step by step" not in render_leaderboard([replace(page, paths=())])
+
+
+def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
+    page = make_page(flat(COOP, 60, 50), groups={"Kin": (UPGRADE,), "Strangers": (UPGRADE,)})
+    text = render_leaderboard([page])
+    assert "### By kind of upgrade" in text
+    summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
+    assert text.index(summaries[0]) < text.index(summaries[1])
+    assert "By kind of upgrade" not in render_leaderboard([replace(page, groups={})])
