@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from compatbench.backbone import Backbone
 
 
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random numbers of the size of embeddings, whose gradient is wanted."""
+    generator = torch.Generator().manual_seed(seed)
+    return (0.3 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
+
+
 def text_tower(backbone: Backbone) -> Any:
     """open_clip's module with the text tower's parts."""
     return getattr(backbone.model, "text", backbone.model)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.load.checkpoint import read_tensors
-from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 State = dict[str, Tensor]
@@ -160,7 +159,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_torchscript_archive_equals_its_state_dict(tmp_path: Path) -> None:
     script = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     torch.jit.save(script, tmp_path / "w.pt")
-    found = read_torchscript(tmp_path / "w.pt")
+    found = read_tensors(tmp_path / "w.pt")
     expected = script.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

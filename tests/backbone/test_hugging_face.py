@@ -14,8 +14,9 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
 from compatbench.backbone.backbone_report import inspect_backbone
-from compatbench.backbone.hf.preprocessing import read_preprocessing
-from compatbench.backbone.hf.towers import FAMILIES
+from compatbench.backbone.build import build_architecture
+from compatbench.backbone.hf import FAMILIES
+from compatbench.backbone.load import read_backbone
 from compatbench.errors import CompatbenchError, NotTransferable
 
 transformers = pytest.importorskip("transformers")
@@ -191,10 +192,17 @@ def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
     assert report.image_size == 64
 
 
+def build(folder: Path, **settings: Any) -> Any:
+    """The architecture in a folder, with other settings of its images."""
+    config = transformers.AutoConfig.for_model("clip", **CONFIGS["clip"])
+    config.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
+    return build_architecture(read_backbone(f"hf:{folder}"))
+
+
 def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
-    settings = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
-    found = read_preprocessing(tmp_path, "x")
+    model = build(tmp_path, rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
+    found = model.visual.preprocess_cfg
     assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
 
 
@@ -203,6 +211,7 @@ def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
     [
         (dict(do_center_crop=True, crop_size=20), "cropped to"),
         (dict(size={"shortest_edge": 64}), "keep their shape"),
+        (dict(do_resize=False), "keep their size"),
         (dict(resample=0), "interpolation 0"),
         (dict(size={}), "does not say"),
     ],
@@ -210,9 +219,8 @@ def test_an_offset_of_pixels_is_part_of_mean_and_std(tmp_path: Path) -> None:
 def test_a_transform_that_cannot_be_done_exactly_is_refused(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
     with pytest.raises(CompatbenchError, match=message):
-        read_preprocessing(tmp_path, "x")
+        build(tmp_path, **settings)
 
 
 def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:

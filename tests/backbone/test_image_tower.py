@@ -169,7 +169,7 @@ def test_replaced_weights_are_those_that_count(visual: Any) -> None:
 def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> None:
     visual: Any = TOWERS[name]()
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    found = tower.encode_dense(tower.embed(images))
+    found = tower.encode(tower.embed(images), dense=True)
     assert_same(found[:, 0], visual(images))
     if name.startswith("clip"):
         tokens = visual.ln_post(visual.transformer(visual._embeds(images)))
@@ -184,14 +184,14 @@ def test_dense_features_see_the_prompts_and_need_a_pooled_row() -> None:
     visual: Any = TOWERS["clip"]()
     tower, images = ImageTower(visual, "tiny"), pixels(visual)
     prompts = [draw(2, tower.width, seed=i) for i in range(2)]
-    dense = tower.encode_dense(tower.embed(images), prompts=prompts)
+    dense = tower.encode(tower.embed(images), prompts=prompts, dense=True)
     assert dense.shape == (3, 5, 16)
     assert_same(dense[:, 0], tower.encode(tower.embed(images), prompts=prompts))
-    assert (dense - tower.encode_dense(tower.embed(images))).abs()[:, 1:].max() > 1e-4
+    assert (dense - tower.encode(tower.embed(images), dense=True)).abs()[:, 1:].max() > 1e-4
 
     tower = ImageTower(TOWERS["clip-attention-pool"](), "tiny")
     with pytest.raises(NotTransferable, match="pools by attention"):
-        tower.encode_dense(tower.embed(images))
+        tower.encode(tower.embed(images), dense=True)
 
 
 def _resnet() -> nn.Module:
@@ -235,8 +235,6 @@ def test_prompts_without_a_place_are_refused(clip: Backbone) -> None:
         tower.check_prompts([torch.zeros(2, 33)])
     with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
         tower.check_prompts([torch.zeros(2, 32)] * 3)
-    with pytest.raises(NotTransferable, match="3 blocks or more, not 2"):
-        tower.check_prompts([torch.zeros(2, 32)] * 2, block=1)
     with pytest.raises(NotTransferable, match=r"from block 2 on.* has 2"):
         tower.embed(torch.zeros(1, 3, 24, 24), 2)
     tower.check_prompts([torch.zeros(2, 32)] * 2)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from open_clip_reference import draw
 from tiny_models import tiny_clip, wrap
 from torch import Tensor
 
@@ -21,11 +22,6 @@ LENGTHS = (3, 1, 9, 4, 4, 2, 7, 5) * 12
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 64 rows, the least there is: several for the classes above."""
     monkeypatch.setattr(causal_module, "CACHE", 1)
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (0.3 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
 
 
 def make_prompts(kind: str) -> tuple[Prompts, list[Tensor]]:
@@ -97,26 +93,18 @@ def bytes_kept(encode: Callable[[], Tensor], backbone: Backbone) -> int:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["shared", "images"])
-def test_the_estimate_is_close_to_what_autograd_keeps(
+def test_the_estimate_is_close_to_what_is_kept_and_a_budget_of_zero_keeps_almost_nothing(
     clip: Backbone, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prompts = make_prompts(kind)[0].to(torch.float32)
     estimates: list[int] = []
-    monkeypatch.setattr(
-        memory_module, "_room", lambda wanted, _: estimates.append(wanted) or wanted
-    )
-    prompts, _ = make_prompts(kind)
-    kept = bytes_kept(lambda: clip.encode_prompts(prompts.to(torch.float32)), clip)
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_module, "_room", lambda wanted, _: estimates.append(wanted) or wanted)
+        kept = bytes_kept(lambda: clip.encode_prompts(prompts), clip)
     assert 0.75 < kept / estimates[0] < 1.1
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_a_budget_of_zero_keeps_almost_nothing(clip: Backbone) -> None:
-    prompts = make_prompts("shared")[0].to(torch.float32)
-    kept = []
-    for budget in (10**12, 0):
-        with memory_budget(budget):
-            kept.append(bytes_kept(lambda: clip.encode_prompts(prompts), clip))
-    assert kept[1] < 0.1 * kept[0]
+    if kind == "shared":
+        with memory_budget(0):
+            assert bytes_kept(lambda: clip.encode_prompts(prompts), clip) < 0.1 * kept
 
 
 @pytest.mark.parametrize(
@@ -134,11 +122,8 @@ def test_which_pieces_keep_their_activations(
     monkeypatch.setattr(memory_module, "free_memory", lambda _: 50)
     with memory_budget(budget):
         assert SelectiveCheckpoint([10] * 4, torch.device("cpu"), learned).kept == kept
-
-
-def test_a_small_problem_does_not_look_at_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("looked"))
-    SelectiveCheckpoint([10, 10], torch.device("cpu"), learned=True)
+    SelectiveCheckpoint([5, 5], torch.device("cpu"), learned=True)  # too small a problem
 
 
 def test_free_memory_is_that_of_the_machine_or_its_container(

@@ -11,7 +11,7 @@ import torch
 from loading_models import IMAGE, alone, small_models  # noqa: F401
 from safetensors.torch import save_file
 from test_hugging_face import LABELS, write_tokenizer
-from test_other_towers import coca
+from test_other_towers import coca, own_features
 from tiny_models import randomise, wrap
 
 from compatbench.backbone import Backbone, load_backbone
@@ -38,11 +38,6 @@ def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
     found = load_backbone(f"local-dir:{tmp_path}")
     return Backbone(found.card, found.model.double(), found.device)
-
-
-def own_features(backbone: Backbone, texts: list[str]) -> torch.Tensor:
-    model: Any = backbone.model
-    return model.encode_text(backbone.tokenizer(texts))
 
 
 def test_texts_equal_encode_text(backbone: Backbone) -> None:

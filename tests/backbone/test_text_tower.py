@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip_reference import assert_same, encode_contexts, encode_texts, run_tower
+from open_clip_reference import assert_same, draw, encode_contexts, encode_texts, run_tower
 from tiny_models import CONTEXT_LENGTH, tiny_clip, wrap
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels, Prompts, memory_budget
+from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.prompts import Swap, move_names
-from compatbench.backbone.text.tower import TextTower
 from compatbench.errors import CompatbenchError
 
 # 1 to 8 tokens, in no order, with repeated lengths.
@@ -46,11 +47,6 @@ def labels_of(names: tuple[str, ...]) -> Labels:
 LABELS = labels_of(RAGGED)
 
 
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (0.3 * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
-
-
 def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
@@ -73,11 +69,8 @@ def test_contexts_equal_the_full_forward(
     assert_same(found, encode_contexts(backbone64, names, context), [context])
 
 
-@pytest.mark.parametrize("shape", [(4, 32), (len(RAGGED), 4, 32)], ids=["shared", "own"])
-def test_contexts_equal_the_full_forward_in_single_precision(
-    backbone: Backbone, shape: tuple[int, ...]
-) -> None:
-    context = draw(*shape, dtype=torch.float32)
+def test_single_precision_is_close_too(backbone: Backbone) -> None:
+    context = draw(len(RAGGED), 4, 32, dtype=torch.float32)
     found = backbone.encode_prompts(backbone.prompts(LABELS, context))
     expected = encode_contexts(backbone, RAGGED, context)
     assert found.dtype == torch.float32
@@ -89,13 +82,11 @@ def test_contexts_equal_the_full_forward_in_single_precision(
 @pytest.mark.parametrize(
     "texts",
     [
-        tuple(f"a photo of a {name}." for name in RAGGED),
         ("",),
         ("", "dog"),
         ("dog", "dog"),
         ("dog", "dog tree"),
         ("dog tree", "dog"),
-        ("dog", "tree"),
         (" ".join(["dog"] * (CONTEXT_LENGTH - 2)), "dog"),
     ],
 )
@@ -125,18 +116,6 @@ def test_any_prompts_equal_the_full_forward(
     ]
     last = torch.tensor([shared + n - 1 for n in lengths])
     assert_same(found, run_tower(clip64.model, torch.stack(rows), last), [prefix, suffix])
-
-
-@pytest.mark.slow
-@given(order=st.permutations(range(len(RAGGED))), own=st.booleans())
-def test_features_follow_the_classes_when_these_are_permuted(
-    clip64: Backbone, order: list[int], own: bool
-) -> None:
-    context = draw(len(RAGGED), 4, 32) if own else draw(4, 32)
-    features = clip64.encode_prompts(clip64.prompts(LABELS, context))
-    permuted = labels_of(tuple(RAGGED[i] for i in order))
-    found = clip64.encode_prompts(clip64.prompts(permuted, context[order] if own else context))
-    torch.testing.assert_close(found, features[order], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows", [[4], [4, 4], [2, 2], [1, 3]], ids=str)
@@ -175,19 +154,15 @@ def test_moved_names_equal_the_full_forward(backbone64: Backbone, own: bool, bef
     assert_same(backbone64.encode_prompts(moved), expected, [context])
 
 
-@pytest.mark.parametrize("budget", [2**40, 0], ids=["kept", "computed again"])
-@pytest.mark.parametrize(("block", "rows"), [(1, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize(
+    ("block", "rows", "budget"), [(1, 1, 0), (1, 4, 2**40), (2, 4, 0), (2, 4, 2**40)]
+)
 @pytest.mark.parametrize("chunk_rows", [1, 40, 400])
 def test_rows_replaced_for_each_class_equal_the_full_forward(
-    tower: Backbone,
-    block: int,
-    rows: int,
-    budget: int,
-    chunk_rows: int,
-    monkeypatch: pytest.MonkeyPatch,
+    tower: Backbone, block: int, rows: int, budget: int, chunk_rows: int, monkeypatch: Any
 ) -> None:
     """TCP: rows 1 to m of every class are replaced before one block."""
-    for kind in ("causal", "plain"):
+    for kind in ("causal", "tower"):
         monkeypatch.setattr(f"compatbench.backbone.text.{kind}.chunk_rows", lambda _: chunk_rows)
     context, own = draw(len(RAGGED), 4, 32), draw(len(RAGGED), rows, 32, seed=1)
     prompts = dataclasses.replace(tower.prompts(LABELS, context), swap=Swap(block, own))
@@ -200,10 +175,10 @@ def test_rows_replaced_for_each_class_equal_the_full_forward(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(deep=(torch.zeros(2, 32),) * 3), r"3 blocks after the first .* of 3 blocks"),
-        (dict(deep=(torch.zeros(4, 32),)), r"replace 4 rows .* share only 0"),
-        (dict(swap=Swap(0, torch.zeros(len(RAGGED), 4, 32))), "inner block 0 .* 3 blocks"),
-        (dict(swap=Swap(3, torch.zeros(len(RAGGED), 4, 32))), "inner block 3 .* 3 blocks"),
+        (dict(deep=(torch.zeros(2, 32),) * 3), "2 rows before 3 blocks .* of 3"),
+        (dict(deep=(torch.zeros(4, 32),)), "4 rows before 1 blocks have no place in 0 shared"),
+        (dict(swap=Swap(0, torch.zeros(len(RAGGED), 4, 32))), "before block 0 .* of 3"),
+        (dict(swap=Swap(3, torch.zeros(len(RAGGED), 4, 32))), "before block 3 .* of 3"),
         (dict(swap=Swap(1, torch.zeros(len(RAGGED), 7, 32))), "7 rows for each of 9 classes"),
         (dict(swap=Swap(1, torch.zeros(2, 4, 32))), "4 rows for each of 2 classes"),
     ],
@@ -263,4 +238,4 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("build", UNSUPPORTED.values(), ids=UNSUPPORTED)
 def test_a_tower_of_no_known_kind_is_refused(build: Callable[[], nn.Module]) -> None:
     with pytest.raises(CompatbenchError, match=r"'odd': its text tower is not supported"):
-        TextTower(build(), "odd")
+        examine(build(), "odd")

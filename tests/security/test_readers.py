@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from compatbench.backbone.load.checkpoint import read_tensors
-from compatbench.backbone.load.torchscript import read_torchscript
 from compatbench.data.cache_files import list_entries, read_entry
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import CompatbenchError
@@ -70,7 +69,7 @@ def test_a_torchscript_tree_makes_nothing_but_tensors(tmp_path: Path) -> None:
         archive.writestr("s/constants.pkl", b"")
         archive.writestr("s/data.pkl", pickle.dumps(Evil(target)))
     with pytest.raises(CompatbenchError, match="holds more than tensors"):
-        read_torchscript(tmp_path / "s.pt")
+        read_tensors(tmp_path / "s.pt")
     assert not target.exists()
 
 
@@ -80,7 +79,7 @@ def test_an_archive_that_would_unpack_without_end_is_refused(tmp_path: Path) -> 
         archive.writestr("s/data.pkl", bytes(50_000_000))
     assert (tmp_path / "s.pt").stat().st_size < 100_000
     with pytest.raises(CompatbenchError, match=r"s/data\.pkl is compressed"):
-        read_torchscript(tmp_path / "s.pt")
+        read_tensors(tmp_path / "s.pt")
 
 
 OUTSIDE = ["../x", "/etc/x", "a/../../x", "a\\..\\x", "..", ".hidden", "a\0b", "a\nb", ""]

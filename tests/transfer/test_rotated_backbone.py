@@ -9,7 +9,7 @@ from random_matrices import orthonormal
 from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
 from compatbench.conformance.method_under_test import LABELS, unseen_images
 from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
-from compatbench.transfer.rotated_backbone import RotatedBackbone
+from compatbench.transfer.rotation import RotatedBackbone
 
 SIZES = [EMBED_DIM - 6, EMBED_DIM, EMBED_DIM + 5]
 
@@ -70,8 +70,8 @@ def test_it_is_the_model_whose_projections_are_turned() -> None:
     assert torch.allclose(turned.zero_shot(LABELS), real.zero_shot(LABELS), atol=1e-5)
     for block in (0, 5):
         hidden = real.encode_images(images, ImageInput("hidden", block))
-        expected = real.image.encode_dense(hidden, block=block)
-        found = turned.image.encode_dense(hidden, block=block)
+        expected = real.image.encode(hidden, block=block, dense=True)
+        found = turned.image.encode(hidden, block=block, dense=True)
         assert torch.allclose(found, expected, atol=1e-4)
 
 

@@ -14,8 +14,8 @@ from compatbench.transfer.words import (
     TEMPLATE,
     WordFeatures,
     encode_words,
+    find_words,
     load_words,
-    read_words,
     save_words,
     words_hash,
 )
@@ -103,20 +103,17 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
         assert torch.equal(WordFeatures(tmp_path).of(backbone), first)
 
 
-def test_carried_word_features_come_back_as_they_were(tmp_path: Path) -> None:
-    features, path = torch.randn(5, 3), tmp_path / "words-a.safetensors"
-    save_words(path, features, {"source": "a"})
-    found, about = read_words(path)
-    assert torch.equal(found, features)
-    assert about["source"] == "a"
-
-
-def test_word_features_of_another_list_are_refused(
+def test_carried_word_features_come_back_as_they_were_and_only_with_their_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, before = tmp_path / "words-a.safetensors", words_hash()
-    save_words(path, torch.randn(5, 3), {"source": "a"})
+    source, features = synthetic_models().source, torch.randn(5, 3)
+    save_words(tmp_path, source, features)
+    module, before = tmp_path / "cell" / "module.safetensors", words_hash()
+    found = find_words(module, source.name)
+    assert found is not None
+    assert torch.equal(found, features)
+    assert find_words(module, "another") is None
     monkeypatch.setattr("compatbench.transfer.words.load_words", lambda: SOME)
     assert words_hash() != before
     with pytest.raises(CompatbenchError, match="another word list"):
-        read_words(path)
+        find_words(module, source.name)

@@ -111,7 +111,7 @@ def test_a_residual_is_carried_forward_by_the_same_turn() -> None:
     assert turn is not None
     features = target.encode_images(unseen_images())
     text = target.text_features(LABELS.fill())
-    weights = text + method.config.alpha * turn.forward(module["residual"])  # type: ignore[attr-defined]
+    weights = text + method.config.alpha * module["residual"] @ turn.rotation.float()  # type: ignore[attr-defined]
     cosines = F.normalize(features, dim=-1) @ F.normalize(weights, dim=-1).T
     found = attach(method, module, target)(features)
     assert torch.allclose(found, target.logit_scale * cosines, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatbench.backbone.build import build_model, build_tokenizer
+from compatbench.backbone.build import build_model, build_tokenizer, examine_tokenizer
 from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights_hash import weights_key
+from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.prompts import Prompts, pad_rows
-from compatbench.backbone.text.tokens import examine_tokenizer
 from compatbench.backbone.text.tower import TextTower
 from compatbench.data.cards import BackboneCard
 from compatbench.data.labels import Labels
@@ -69,12 +70,9 @@ class Backbone:
     features) is computed here, so that a method gets it for every backbone.
 
     Attributes:
-        name: as it was given.
         weights_key: hash of what decides its features, besides preprocessing and precision.
-        embed_dim: size e of the joint space.
         token_width: width D of the text tower's token embeddings.
         logit_scale: the checkpoint's own factor s on cosine similarities.
-        text: the text tower.
     """
 
     def __init__(
@@ -86,10 +84,11 @@ class Backbone:
         self.device = device
         self.weights_key = weights_key or card.sha256 or ""
         self.dtype = next(model.visual.parameters()).dtype  # type: ignore[union-attr]
-        self.text = TextTower(model, card.name)
-        self.tokenizer = build_tokenizer(card, self.text.context_length)
+        anatomy = examine(model, card.name)
+        self.tokenizer = build_tokenizer(card, anatomy.context_length)
         self.text_tokens = examine_tokenizer(self.tokenizer, card.name)
-        self.text.pad_with(self.text_tokens.pad)
+        # open_clip assumes a padding token, which may not be the tokenizer's.
+        self.text = TextTower(dataclasses.replace(anatomy, pad=self.text_tokens.pad))
         self.token_width = self.text.width
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
         self._text_features: dict[tuple[str, ...], Tensor] = {}
@@ -137,7 +136,7 @@ class Backbone:
             # Some towers also return their tokens (CoCa).
             return self._widen(features[0] if isinstance(features, tuple) else features)
         if wanted.kind == "dense":
-            return self.image.encode_dense(self.image.embed(images))
+            return self.image.encode(self.image.embed(images), dense=True)
         return self.image.embed(images, wanted.block)
 
     def tokens(self, text: str) -> list[int]:
@@ -171,27 +170,28 @@ class Backbone:
         Raises:
             CompatbenchError: the number of contexts is not that of the classes.
         """
-        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
-        start = self._embed_start()
-        first = len(start)
+        start, suffix, lengths = self._around(labels)
         if context.ndim == 2:
             prefix = torch.cat([start, context])
-            return Prompts(prefix, suffix, lengths, tuple(deep), start=first)
+            return Prompts(prefix, suffix, lengths, tuple(deep), start=len(start))
         if len(context) != len(labels.names):
             raise CompatbenchError(
                 f"{len(context)} contexts were given for {len(labels.names)} classes"
             )
-        length = context.shape[1]
         own = torch.cat([context, suffix], dim=1)
-        lengths = tuple(n + length for n in lengths)
-        return Prompts(start, own, lengths, tuple(deep), start=first)
+        lengths = tuple(n + context.shape[1] for n in lengths)
+        return Prompts(start, own, lengths, tuple(deep), start=len(start))
 
     def image_prompts(self, labels: Labels, contexts: Tensor) -> Prompts:
         """CoCoOp's prompts: every class with the context of every image, ``[B, M, D]``."""
-        suffix, lengths = self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
-        start = self._embed_start()
+        start, suffix, lengths = self._around(labels)
         prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts], dim=1)
         return Prompts(prefix, suffix, lengths, start=len(start))
+
+    def _around(self, labels: Labels) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """What stands before and after a context, ``[start, D]`` and ``[C, n, D]``."""
+        start = self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
+        return start, *self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
         """Plain texts as prompts; the tokens with which all of them begin are the prefix."""
@@ -204,8 +204,8 @@ class Backbone:
             suffix = self.embed(pad_rows([row[shared:] for row in ids]))
             prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
             lengths = tuple(len(row) - shared for row in ids)
-            first = len(self.text_tokens.start)
-            self._text_prompts[texts] = Prompts(prefix, suffix, lengths, start=first)
+            start = len(self.text_tokens.start)
+            self._text_prompts[texts] = Prompts(prefix, suffix, lengths, start=start)
         return self._text_prompts[texts]
 
     def encode_prompts(
@@ -246,10 +246,6 @@ class Backbone:
         """The mean of the normalised features of all templates, normalised again, ``[C, e]``."""
         features = [self.zero_shot(labels, template) for template in labels.templates]
         return F.normalize(torch.stack(features).mean(0), dim=-1)
-
-    def _embed_start(self) -> Tensor:
-        """Embeddings of the start-of-text tokens, ``[start, D]``; there may be none."""
-        return self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
 
     def _embed_rows(self, texts: tuple[str, ...], end: bool) -> tuple[Tensor, tuple[int, ...]]:
         key = (*texts, str(end))

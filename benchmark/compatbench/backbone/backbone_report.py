@@ -11,7 +11,6 @@ from torch import nn
 from compatbench.backbone.build import build_architecture, fit_weights
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.open_clip_models import check_release, model_config, release_facts
-from compatbench.backbone.load.transformers_folder import model_files
 from compatbench.backbone.load.weights_file import find_weights
 from compatbench.backbone.load.weights_hash import hash_weights, locate_weights
 from compatbench.data.cards import BackboneCard
@@ -20,44 +19,28 @@ from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """What is known about a backbone before it is used.
+    """What is known about a backbone before it is used."""
 
-    Attributes:
-        name: as it was given.
-        title: of its card; the name, if it has none.
-        state: ``found``; ``missing``: its weights are not on this machine; ``wrong``: they
-            are damaged or of another architecture, or the name is wrong.
-        path: the weights file, or the model's folder.
-        sha256: of the weights file.
-        activation: of the text tower's MLPs, such as ``QuickGELU``.
-        activation_right: whether the weights were trained with it; None if that is unknown,
-            as for a file that was named without its tag.
-        preprocessing: how an image becomes a tensor: size, mean, std, interpolation,
-            resize mode.
-        image_size: side of an image, in pixels.
-        token_width: width D of the text tower's token embeddings.
-        embed_dim: size e of the joint space.
-        context_length: tokens of the longest text.
-        parameters: of the whole model.
-        message: what is wrong or missing, in one line; empty if nothing is.
-        fix: what to do about it, in one line; empty if nothing.
-    """
-
-    name: str
-    title: str
+    name: str  # as it was given
+    title: str  # of its card; the name, if it has none
+    # ``missing``: its weights are not on this machine; ``wrong``: they are damaged or of another
+    # architecture, or the name is wrong.
     state: Literal["found", "missing", "wrong"]
-    path: Path | None = None
-    sha256: str | None = None
-    activation: str = ""
+    path: Path | None = None  # the weights file, or the model's folder
+    sha256: str | None = None  # of the weights file
+    activation: str = ""  # of the text tower's MLPs, such as ``QuickGELU``
+    # Whether the weights were trained with it; None if that is unknown, as for a file that was
+    # named without its tag.
     activation_right: bool | None = None
+    # How an image becomes a tensor: size, mean, std, interpolation, resize mode.
     preprocessing: dict[str, Any] = field(default_factory=dict)
-    image_size: int | None = None
-    token_width: int | None = None
-    embed_dim: int | None = None
-    context_length: int | None = None
-    parameters: int | None = None
-    message: str = ""
-    fix: str = ""
+    image_size: int | None = None  # side of an image, in pixels
+    token_width: int | None = None  # width D of the text tower's token embeddings
+    embed_dim: int | None = None  # size e of the joint space
+    context_length: int | None = None  # tokens of the longest text
+    parameters: int | None = None  # of the whole model
+    message: str = ""  # what is wrong or missing, in one line; empty if nothing is
+    fix: str = ""  # what to do about it
 
 
 def inspect_backbone(name: str) -> BackboneReport:
@@ -70,18 +53,17 @@ def inspect_backbone(name: str) -> BackboneReport:
     facts: dict[str, Any] = {"name": name, "title": name, "state": "wrong"}
     try:
         card = read_backbone(name)
-        facts |= {"title": card.title, **_describe_activation(card)}
+        is_open_clip = card.provider == "open_clip"
+        facts |= {"title": card.title, **(_activation(card) if is_open_clip else {})}
         check_release(card)
         model = build_architecture(card, device="meta")
-        facts |= _describe_model(model, card)
-        if card.provider == "hf":
-            weights = model_files(card)[0]
-            facts |= {"path": weights.parent, "sha256": hash_weights(weights)}
-        else:
-            facts["path"] = find_weights(card)
-            locate_weights(card)
-            facts["sha256"] = hash_weights(facts["path"])
-            fit_weights(model, facts["path"], card)
+        facts |= _sizes(model, card)
+        weights = find_weights(card)
+        facts["path"] = weights if is_open_clip else weights.parent
+        locate_weights(card)
+        facts["sha256"] = hash_weights(weights)
+        if is_open_clip:
+            fit_weights(model, weights, card)
         facts["state"] = "found"
     except MissingWeights as error:
         facts |= {"state": "missing", "message": error.problem, "fix": error.fix}
@@ -92,12 +74,12 @@ def inspect_backbone(name: str) -> BackboneReport:
     return BackboneReport(**facts)
 
 
-def _describe_activation(card: BackboneCard) -> dict[str, Any]:
+def _activation(card: BackboneCard) -> dict[str, Any]:
     """For a model of open_clip; that of transformers is part of its configuration."""
-    config = model_config(card) if card.provider == "open_clip" else None
-    if config is None:
+    config, release = model_config(card), release_facts(card)
+    if not config:
         return {}
-    quick, release = bool(config.get("quick_gelu", False)), release_facts(card)
+    quick = bool(config.get("quick_gelu", False))
     right = bool(release.get("quick_gelu", False)) == quick if release else None
     return {
         "activation": "QuickGELU" if quick else "GELU",
@@ -105,7 +87,7 @@ def _describe_activation(card: BackboneCard) -> dict[str, Any]:
     }
 
 
-def _describe_model(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
+def _sizes(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
     if card.provider == "hf":
         tower: Any = model.text_anatomy()  # type: ignore[operator]
         config: Any = model.visual.model.config.text_config  # type: ignore[union-attr]
@@ -113,7 +95,7 @@ def _describe_model(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
         facts["embed_dim"] = tower.projection.out_features
     else:
         tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
-        facts = {"embed_dim": (model_config(card) or {}).get("embed_dim")}
+        facts = {"embed_dim": model_config(card).get("embed_dim")}
     settings: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
     size = settings["size"]
     return {

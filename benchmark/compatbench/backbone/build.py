@@ -1,31 +1,30 @@
-"""Builds a frozen model from a backbone card; weights are read without running code."""
+"""Builds a frozen model and its tokenizer from a backbone card; no code in a file is run."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.hf import model as hf_model
-from compatbench.backbone.load.checkpoint import read_tensors
-from compatbench.backbone.load.environment import hub_cache
+from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
+from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
 from compatbench.backbone.load.open_clip_models import (
     model_config,
     open_clip_name,
     preprocessing,
+    quiet,
     uses_quick_gelu,
     wrong_activation,
 )
-from compatbench.backbone.load.state_dict import fit_tensors, is_openai
+from compatbench.backbone.load.weights_file import hub_cache
 from compatbench.backbone.load.weights_hash import locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError
+from compatbench.errors import BackboneError, first_line
 from compatbench.files.project_folders import tasks_folder
 
 
@@ -37,7 +36,7 @@ def build_model(card: BackboneCard) -> nn.Module:
             were made with another activation than the model's.
     """
     if card.provider == "hf":
-        return hf_model.load_model(card)
+        return build_hf_model(card)
     path = locate_weights(card)
     model = build_architecture(card)
     model.load_state_dict(fit_weights(model, path, card), strict=True)
@@ -57,10 +56,10 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
 
     if card.provider == "hf":
         with torch.device(device):
-            return hf_model.build_architecture(card)
+            return build_hf_model(card, weights=False)
     register_mini_towers(tasks_folder())
     name = open_clip_name(card)
-    with _quiet(), torch.device(device):
+    with quiet(), torch.device(device):
         try:
             return open_clip.create_model(
                 name,
@@ -73,7 +72,7 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
             )
         except (RuntimeError, ValueError, TypeError, KeyError, OSError, ImportError) as error:
             raise BackboneError(
-                f"backbone '{card.name}': open_clip cannot build '{name}': {_first_line(error)}",
+                f"backbone '{card.name}': open_clip cannot build '{name}': {first_line(error)}",
                 "correct the name, or the open_clip_config.json of the folder",
             ) from None
 
@@ -109,12 +108,12 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
             )
         return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
     if card.provider == "hf":
-        return hf_model.load_tokenizer(card, context_length)
+        return load_hf_tokenizer(card, context_length)
     name = open_clip_name(card)
     if card.config is not None and card.config not in open_clip.list_models():
         return SimpleTokenizer(context_length=context_length)  # a model made in memory
     try:
-        with _quiet():
+        with quiet():
             return open_clip.get_tokenizer(
                 name, context_length=context_length, cache_dir=str(hub_cache())
             )
@@ -124,24 +123,57 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
             "pip install 'compatbench[hf]'",
         ) from None
     except (OSError, ValueError) as error:
-        text: dict[str, Any] = (model_config(card) or {}).get("text_cfg", {})
+        text: dict[str, Any] = model_config(card).get("text_cfg", {})
         repository = text.get("hf_tokenizer_name") or name
         raise BackboneError(
             f"backbone '{card.name}': the tokenizer of {repository} is not on this machine: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             f"where there is a network: hf download {repository} --include 'token*'",
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+@dataclass(frozen=True)
+class TextTokens:
+    """How texts become token ids."""
+
+    encode: Callable[[str], list[int]]  # the ids of a text, without special tokens
+    start: tuple[int, ...]  # ids before every text; none for towers such as SigLIP's
+    end: tuple[int, ...]  # ids after it
+    pad: int  # id that fills the context
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
+    """Finds out how one of open_clip's tokenizers works.
+
+    Raises:
+        BackboneError: it puts tokens elsewhere than before and after a text.
+    """
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    if isinstance(tokenizer, SimpleTokenizer):
+        start, end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
+        return TextTokens(lambda text: list(tokenizer.encode(text)), start, end, pad=0)
+    if not isinstance(tokenizer, HFTokenizer) or tokenizer.tokenizer_mode:
+        kind = getattr(tokenizer, "tokenizer_mode", "") or type(tokenizer).__name__
+        raise _refusal(name, f"'{kind}' is not supported")
+    inner: Any = tokenizer.tokenizer
+
+    def encode(text: str, around: bool = False) -> list[int]:
+        return list(inner(tokenizer.clean_fn(text), add_special_tokens=around).input_ids)
+
+    bare, whole = encode("a"), encode("a", around=True)
+    places = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+    if not bare or len(places) != 1 or inner.pad_token_id is None:
+        raise _refusal(name, "special tokens change how it splits a text, or it has no padding")
+    around = [
+        0 if tokenizer.strip_sep_token and token == inner.sep_token_id else token for token in whole
+    ]
+    before, behind = around[: places[0]], around[places[0] + len(bare) :]
+    return TextTokens(encode, tuple(before), tuple(behind), inner.pad_token_id)
+
+
+def _refusal(name: str, reason: str) -> BackboneError:
+    return BackboneError(
+        f"backbone '{name}': its tokenizer cannot be used: {reason}",
+        "use a model with CLIP's tokenizer or one of transformers'",
+    )

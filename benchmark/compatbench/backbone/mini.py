@@ -1,9 +1,7 @@
 """The miniature CLIP and EVA-CLIP towers, built by open_clip and timm themselves.
 
-open_clip reads the size of a CLIP image tower from its config, but the size of
-a timm tower from the name of a timm model. The EVA-02 tower of the mini suite
-is therefore registered with timm under such a name; everything else is plain
-open_clip.
+open_clip reads the size of a CLIP image tower from its config, but the size of a timm tower from
+the name of a timm model. So the mini suite's EVA-02 tower is registered under such a name.
 """
 
 from __future__ import annotations
@@ -12,7 +10,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-CONFIG_FOLDER = Path("mini") / "configs"
+# The EVA-02 block (arXiv:2303.11331): SwiGLU with a norm inside, a norm before the attention's
+# output projection, and rotary positions.
+_EVA02 = dict(
+    img_size=48,
+    patch_size=12,
+    embed_dim=128,
+    depth=6,
+    num_heads=4,
+    qkv_fused=False,
+    mlp_ratio=4 * 2 / 3,
+    swiglu_mlp=True,
+    scale_mlp=True,
+    scale_attn_inner=True,
+    use_rot_pos_emb=True,
+    ref_feat_shape=(4, 4),
+    global_pool="token",
+)
 
 
 @cache
@@ -22,22 +36,10 @@ def register_mini_towers(tasks_folder: Path) -> None:
     from timm.models import register_model
     from timm.models.eva import Eva
 
-    def eva02_mini_patch12_clip_48(pretrained: bool = False, **kwargs: Any) -> Eva:
+    def eva02_mini_patch12_clip_48(pretrained: bool = False, **settings: Any) -> Eva:
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-            kwargs.pop(key, None)
-        sizes = {"img_size": 48, "patch_size": 12, "embed_dim": 128, "depth": 6, "num_heads": 4}
-        # The EVA-02 block (arXiv:2303.11331): SwiGLU with a norm inside, a norm
-        # before the attention's output projection, and rotary positions.
-        block = dict(
-            qkv_fused=False,
-            mlp_ratio=4 * 2 / 3,
-            swiglu_mlp=True,
-            scale_mlp=True,
-            scale_attn_inner=True,
-            use_rot_pos_emb=True,
-            ref_feat_shape=(4, 4),
-        )
-        model = Eva(**{**sizes, **block, "global_pool": "token", **kwargs})
+            settings.pop(key, None)
+        model = Eva(**{**_EVA02, **settings})  # type: ignore[arg-type]
         facts = dict(
             input_size=(3, 48, 48),
             num_classes=0,
@@ -54,4 +56,4 @@ def register_mini_towers(tasks_folder: Path) -> None:
     # timm files a model under the module that defines it, which must be importable.
     eva02_mini_patch12_clip_48.__module__ = __name__
     register_model(eva02_mini_patch12_clip_48)
-    open_clip.add_model_config(tasks_folder / CONFIG_FOLDER)
+    open_clip.add_model_config(tasks_folder / "mini" / "configs")

@@ -196,6 +196,5 @@ def _classify(
 
     watch(backbone, "encode_prompts", note_text)
     watch(backbone.image, "encode", note_image)
-    watch(backbone.image, "encode_dense", note_image)
     with torch.no_grad():
         return tested.attach(backbone, module)(inputs), log

@@ -21,7 +21,7 @@ from compatbench.data.task import Sample, Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
-from compatbench.transfer.rotated_backbone import RotatedBackbone
+from compatbench.transfer.rotation import RotatedBackbone
 
 SCHEMA = "compatbench-predictions-1"
 BINS = 15

@@ -28,8 +28,7 @@ from compatbench.method import Method, Module
 from compatbench.method.identity import method_identity
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.transfer import COPIED, Transfer, find_transfer
-from compatbench.transfer.copied import Copied
+from compatbench.transfer import COPIED, Copied, Transfer, find_transfer
 from compatbench.transfer.words import Words, find_words
 
 

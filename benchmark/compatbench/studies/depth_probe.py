@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from compatbench.backbone.text.anatomy import Anatomy, examine
-from compatbench.backbone.text.plain import PlainTower
+from compatbench.backbone.text.tower import PlainTower
 from compatbench.method import (
     Backbone,
     CosineClassifier,

@@ -32,9 +32,8 @@ from compatbench.results.measures import average, harmonic_mean
 from compatbench.studies import columns
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.studies.study_report import Row, StudyReport, TextTable, records
-from compatbench.transfer import Transfer
-from compatbench.transfer.copied import Copied
-from compatbench.transfer.rotated_backbone import RotatedBackbone
+from compatbench.transfer import Copied, Transfer
+from compatbench.transfer.rotation import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, Words, load_words
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Ways of bringing a fitted module to another backbone, one file each.
+"""Ways of bringing a fitted module to another backbone.
 
 A new one is a class with a card and ``attach``, named in ``TRANSFERS``.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.transfer.copied import Copied
-from compatbench.transfer.transfer import Access, Transfer, TransferCard
+from compatbench.transfer.transfer import Access, Copied, Transfer, TransferCard
 from compatbench.transfer.words import Words
 
-__all__ = ["COPIED", "TRANSFERS", "Access", "Transfer", "TransferCard", "find_transfer"]
+__all__ = ["COPIED", "TRANSFERS", "Access", "Copied", "Transfer", "TransferCard", "find_transfer"]
 
 TRANSFERS: dict[str, type[Transfer]] = {cls.card.name: cls for cls in (Copied, Words)}
 

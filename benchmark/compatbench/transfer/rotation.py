@@ -1,11 +1,18 @@
-"""The rotation between two joint spaces that the same texts determine, in closed form."""
+"""The rotation between two joint spaces, and a backbone in rotated coordinates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, ImageInput, ImageTower, Prompts
+from compatbench.files.hashes import sha256_json
+from compatbench.files.tensors import fingerprint
 
 # A direction counts towards the rank if its singular value exceeds this share of the largest.
 NEGLIGIBLE = 1e-6
@@ -21,11 +28,11 @@ class Rotation:
     Attributes:
         rotation: R ``[e_s, e_t]``, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if
             e_s >= e_t; float64.
-        source_mean: weighted mean of the source's features, ``[e_s]``.
+        source_mean: mean of the source's features, ``[e_s]``.
         target_mean: the same of the target's, ``[e_t]``.
         residual: what rotation and one scale leave of the differences, 0 to 1: with σ the
             singular values of A_cᵀ B_c, 1 - (Σ σ)² / (‖A_c‖² ‖B_c‖²).
-        rank: directions that the texts determine.
+        rank: directions that the texts determine; all, if as many as the smaller space has.
     """
 
     rotation: Tensor
@@ -34,57 +41,26 @@ class Rotation:
     residual: float
     rank: int
 
-    @property
-    def determined(self) -> bool:
-        """Whether the texts determine the whole rotation."""
-        return self.rank == min(self.rotation.shape)
 
-    def back(self, features: Tensor, centred: bool = False) -> Tensor:
-        """Target features ``[..., e_t]`` in the source's coordinates, f Rᵀ ``[..., e_s]``.
-
-        Args:
-            centred: rotate about the means of the texts: (f - m_t) Rᵀ + m_s.
-        """
-        rotation = self.rotation.to(features)
-        if not centred:
-            return features @ rotation.T
-        source, target = self.source_mean.to(features), self.target_mean.to(features)
-        return (features - target) @ rotation.T + source
-
-    def forward(self, features: Tensor, centred: bool = False) -> Tensor:
-        """Source features ``[..., e_s]`` in the target's coordinates, f R ``[..., e_t]``."""
-        rotation = self.rotation.to(features)
-        if not centred:
-            return features @ rotation
-        source, target = self.source_mean.to(features), self.target_mean.to(features)
-        return (features - source) @ rotation + target
-
-
-def fit_rotation(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Rotation:
-    """The semi-orthogonal R that minimises Σ_v w_v ‖(a_v - ā) R - (b_v - b̄)‖², or maximises the
+def fit_rotation(source: Tensor, target: Tensor) -> Rotation:
+    """The semi-orthogonal R that minimises Σ_v ‖(a_v - ā) R - (b_v - b̄)‖², or maximises the
     matching inner products where the sizes differ (orthogonal Procrustes, Schönemann 1966).
 
-    With U S Vᵀ the singular value decomposition of A_cᵀ diag(w) B_c, R = U Vᵀ. Directions that
+    With U S Vᵀ the singular value decomposition of A_cᵀ B_c / V, R = U Vᵀ. Directions that
     the texts do not determine are matched by number, which is arbitrary but the same every time.
 
     Args:
         source: features of V texts on the source, ``[V, e_s]``.
         target: features of the same texts on the target, ``[V, e_t]``.
-        weights: one per text, ``[V]``, not negative; equal by default.
 
     Raises:
-        ValueError: shapes that do not fit, weights that are negative or all zero, or one side
-            is constant.
+        ValueError: shapes that do not fit, or one side is constant.
     """
     if source.ndim != 2 or target.ndim != 2 or len(source) != len(target):
         raise ValueError(f"features {[*source.shape]} and {[*target.shape]} are not of one list")
     # On the processor, for not every accelerator has double precision.
     a, b = source.detach().cpu().double(), target.detach().cpu().double()
-    w = torch.ones(len(a)) if weights is None else weights
-    w = w.to(a)
-    if w.shape != (len(a),) or bool((w < 0).any()) or not float(w.sum()) > 0:
-        raise ValueError("weights must be one number per text, not negative, and not all zero")
-    w = (w / w.sum())[:, None]
+    w = a.new_full((len(a), 1), 1 / len(a))
     source_mean, target_mean = (w * a).sum(0), (w * b).sum(0)
     a, b = a - source_mean, b - target_mean
     product = a.T @ (w * b)
@@ -101,3 +77,70 @@ def fit_rotation(source: Tensor, target: Tensor, weights: Tensor | None = None) 
         residual=max(0.0, 1 - float(s.sum()) ** 2 / sizes),
         rank=int((s > NEGLIGIBLE * largest).sum()),
     )
+
+
+class RotatedBackbone(Backbone):
+    """A backbone in other coordinates: text and image features times Rᵀ, ``[..., e_s]``.
+
+    With RᵀR = I (a rotation, or a narrower space put into a wider one) inner products are those of
+    the backbone, and so is its zero-shot classifier. With R Rᵀ = I alone (a wider space) features
+    are projected onto as many directions as there are. Model and tokenizer are shared with it.
+
+    Args:
+        backbone: the one that is rotated.
+        rotation: R, ``[e_s, e_t]`` with its e_t.
+
+    Attributes:
+        unrotated: the backbone itself.
+    """
+
+    def __init__(self, backbone: Backbone, rotation: Tensor) -> None:
+        vars(self).update(vars(backbone))
+        # These were computed in the backbone's own coordinates.
+        for name in ("embed_dim", "image", "encode_prompts"):
+            vars(self).pop(name, None)
+        self._text_features = {}
+        self.unrotated = backbone
+        self.rotation = rotation.float().to(backbone.device)
+        self.weights_key = sha256_json([backbone.weights_key, fingerprint({"r": self.rotation})])
+
+    def rotate(self, features: Tensor) -> Tensor:
+        """Features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
+        return features @ self.rotation.T.to(features)
+
+    @cached_property
+    def image(self) -> ImageTower:
+        """The image tower, with its features rotated.
+
+        Raises:
+            NotTransferable: nothing can be inserted into a tower of this kind.
+        """
+        return _RotatedTower(self.unrotated.image, self.rotation)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
+        """As a backbone; what lies inside the tower is not in the joint space and stays."""
+        encoded = self.unrotated.encode_images(images, wanted)
+        return encoded if wanted.kind == "hidden" else self.rotate(encoded)
+
+    @torch.no_grad()
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """As a backbone; what the unrotated backbone has encoded is not encoded again."""
+        if texts not in self._text_features:
+            self._text_features[texts] = self.rotate(self.unrotated.text_features(texts))
+        return self._text_features[texts]
+
+    def encode_prompts(
+        self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """As a backbone."""
+        return self.rotate(self.unrotated.encode_prompts(prompts, weights))
+
+
+class _RotatedTower(ImageTower):
+    def __init__(self, tower: ImageTower, rotation: Tensor) -> None:
+        vars(self).update(vars(tower))
+        self._rotation = rotation
+
+    def encode(self, hidden: Tensor, **inserted: Any) -> Tensor:
+        return super().encode(hidden, **inserted) @ self._rotation.T

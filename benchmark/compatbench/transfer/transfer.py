@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.data.cards.suite import COPIED
 from compatbench.method import Classifier, Method, MethodCard, Module
 
 # What a transfer needs besides the module.
@@ -80,3 +81,19 @@ class Transfer(ABC):
         Raises:
             NotTransferable: the module has no meaning on the target.
         """
+
+
+class Copied(Transfer):
+    """Attaches the module as it is; the headline of the benchmark."""
+
+    card = TransferCard(COPIED, access="none", summary="The module is attached untouched.")
+
+    def attach(
+        self,
+        method: Method,
+        module: Module,
+        source: Backbone | None,
+        target: Backbone,
+        labels: Labels,
+    ) -> Classifier:
+        return method.attach(module, target, labels)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.transfer.rotated_backbone import RotatedBackbone
-from compatbench.transfer.rotation import Rotation, fit_rotation
+from compatbench.transfer.rotation import RotatedBackbone, Rotation, fit_rotation
 from compatbench.transfer.transfer import Transfer, TransferCard
 
 TEMPLATE = "a photo of a {}."
@@ -79,7 +77,7 @@ class Words(Transfer):
         words = self.words_of(source)
         self.words_of(target)
         if modules is not None:
-            _save_beside(modules, source, words)
+            save_words(modules, source, words)
 
     def attach(
         self,
@@ -109,11 +107,10 @@ def find_rotation(source: Tensor, target: Tensor) -> Rotation | None:
     Returns:
         None if both are the same model's, so that there is nothing to rotate.
     """
-    if source.shape == target.shape:
-        gap = float((source - target.to(source)).abs().max())
-        if gap <= SAME:
-            return None
-    return fit_rotation(source, target.to(source))
+    target = target.to(source)
+    if source.shape == target.shape and float((source - target).abs().max()) <= SAME:
+        return None
+    return fit_rotation(source, target)
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +163,8 @@ class WordFeatures:
         Raises:
             CompatbenchError: the cache cannot be written.
         """
-        key = _key(backbone)
+        facts = [backbone.weights_key, backbone.card.config, str(backbone.dtype), ENGINE_VERSION]
+        key = sha256_json(["words", words_hash(), *facts])
         if key not in self._memory:
             self._memory[key] = self._read(backbone, key)
         return self._memory[key].to(backbone.device)
@@ -186,49 +184,18 @@ class WordFeatures:
         return features
 
 
-def _key(backbone: Backbone) -> str:
-    return sha256_json(
-        [
-            "words",
-            words_hash(),
-            backbone.weights_key,
-            backbone.card.config,
-            str(backbone.dtype),
-            ENGINE_VERSION,
-        ]
-    )
+def save_words(folder: Path, source: Backbone, features: Tensor) -> None:
+    """Leaves a source's word features ``[V, e]`` beside the modules that were fitted on it.
 
-
-def save_words(path: Path, features: Tensor, about: Mapping[str, Any]) -> None:
-    """Writes a source's word features ``[V, e]``, so that the transfer needs no source model.
+    With them the transfer needs no source model.
 
     Raises:
         CompatbenchError: the folder cannot be written.
     """
-    save_tensors(path, {"words": features}, SCHEMA, {**about, "words": words_hash()})
-
-
-def read_words(path: Path) -> tuple[Tensor, dict[str, Any]]:
-    """What ``save_words`` wrote: the features ``[V, e]`` and what is said of them.
-
-    Raises:
-        CompatbenchError: the file is missing or damaged, or was made from another word list.
-    """
-    tensors, about = load_tensors(path, SCHEMA, "file of word features")
-    if about.get("words") != words_hash() or "words" not in tensors:
-        raise CompatbenchError(
-            f"{path} was made from another word list than this version's; run the module's suite "
-            "again, or leave the file out where the source model is at hand"
-        )
-    return tensors["words"], about
-
-
-def _save_beside(folder: Path, source: Backbone, words: Tensor) -> None:
-    """Leaves a source's word features beside the modules that were fitted on it."""
     about = {"source": source.name, "weights": source.weights_key, "dtype": str(source.dtype)}
     path = folder / f"words-{sha256_json([about, words_hash()])[:16]}.safetensors"
     if not path.is_file():
-        save_words(path, words, about)
+        save_tensors(path, {"words": features}, SCHEMA, {**about, "words": words_hash()})
 
 
 def find_words(module: Path, source: str) -> Tensor | None:
@@ -239,7 +206,12 @@ def find_words(module: Path, source: str) -> Tensor | None:
     """
     for folder in (module.parent, module.parent.parent):
         for path in sorted(folder.glob("words-*.safetensors")):
-            features, about = read_words(path)
+            tensors, about = load_tensors(path, SCHEMA, "file of word features")
+            if about.get("words") != words_hash() or "words" not in tensors:
+                raise CompatbenchError(
+                    f"{path} was made from another word list than this version's; run the module's "
+                    "suite again, or leave the file out where the source model is at hand"
+                )
             if about.get("source") == source:
-                return features
+                return tensors["words"]
     return None

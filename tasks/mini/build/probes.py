@@ -28,7 +28,7 @@ def image_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
 def patch_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
     """Unit features of the patches, float [N, patches, dim], projected as the class token is."""
     tower = ImageTower(model.visual, "mini")
-    parts = [tower.encode_dense(tower.embed(part))[:, 1:] for part in images.split(256)]
+    parts = [tower.encode(tower.embed(part), dense=True)[:, 1:] for part in images.split(256)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
 

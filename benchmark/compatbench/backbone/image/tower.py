@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.image.anatomy import ImageAnatomy, examine_image_tower
-from compatbench.backbone.text.replaced_weights import replace_parameters
+from compatbench.backbone.image.anatomy import examine_image_tower
+from compatbench.backbone.text.anatomy import replace_parameters
 from compatbench.errors import NotTransferable
 
 Projection = Literal["q", "k", "v"]
@@ -23,16 +23,13 @@ Updates = Mapping[tuple[int, Projection], Callable[[Tensor], Tensor]]
 class ImageInput:
     """What a classifier takes of an image: how far the frozen tower has computed it.
 
-    Attributes:
-        kind: ``features``: the image features, ``[batch, e]``; ``hidden``: the tokens that
-            enter a block, ``[batch, tokens, d]``, for methods that act in that block or in
-            later ones; ``dense``: the image feature, and behind it each patch projected like
-            it, ``[batch, 1 + patches, e]``.
-        block: the block, counted from 0, that hidden tokens enter.
+    ``features``: the image features, ``[batch, e]``; ``hidden``: the tokens that enter a block,
+    ``[batch, tokens, d]``, for methods that act in that block or in later ones; ``dense``: the
+    image feature, and behind it each patch projected like it, ``[batch, 1 + patches, e]``.
     """
 
     kind: Literal["features", "hidden", "dense"] = "features"
-    block: int = 0
+    block: int = 0  # counted from 0, that hidden tokens enter
 
 
 FEATURES = ImageInput("features")
@@ -57,7 +54,7 @@ class ImageTower:
     def __init__(self, visual: nn.Module, name: str) -> None:
         self._visual = visual
         self._name = name
-        self._anatomy: ImageAnatomy = examine_image_tower(visual, name)
+        self._anatomy = examine_image_tower(visual, name)
         self.width = self._anatomy.width
         self.depth = len(self._anatomy.blocks)
         self.tokens = self._anatomy.tokens
@@ -89,6 +86,7 @@ class ImageTower:
         prompts: Sequence[Tensor] = (),
         updates: Updates | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        dense: bool = False,
     ) -> Tensor:
         """Image features, not normalised, ``[batch, e]``; float32 from a bfloat16 tower.
 
@@ -103,27 +101,28 @@ class ImageTower:
             updates: added to projections of attention, such as LoRA's.
             weights: replaces the tower's own parameters of these names, which are those of
                 ``model.visual.named_parameters()``.
+            dense: give the image feature, and behind it each patch, which goes through last
+                norm and projection as the pooled row does, ``[batch, 1 + patches, e]``
+                (PLOT, arXiv:2210.01253, section 3.2).
         """
-        return self._widen(self._run(hidden, block, prompts, updates, weights, dense=False))
+        x, anatomy = hidden, self._anatomy
+        if weights:
+            anatomy = examine_image_tower(replace_parameters(self._visual, weights), self._name)
+        last = 1 if anatomy.class_pooled and not dense else self.tokens
+        for i in range(block, self.depth):
+            if i - block < len(prompts):
+                own = prompts[i - block].to(x.dtype).expand(len(x), -1, -1)
+                x = torch.cat([x[:, : self.tokens], own], dim=1)
+            added = {part: f for (place, part), f in (updates or {}).items() if place == i}
+            x = anatomy.blocks[i](x, added, last if i == self.depth - 1 else x.shape[1])
+        features = anatomy.finish(x)
+        if dense:
+            patches = anatomy.project(x[:, anatomy.extra :])
+            features = torch.cat([features[:, None], patches], dim=1)
+        return features.float() if features.dtype == torch.bfloat16 else features
 
-    def encode_dense(
-        self,
-        hidden: Tensor,
-        *,
-        block: int = 0,
-        prompts: Sequence[Tensor] = (),
-        updates: Updates | None = None,
-        weights: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """The image feature, then each patch projected like it, ``[batch, 1 + patches, e]``.
-
-        A patch goes through last norm and projection as the pooled row does (PLOT,
-        arXiv:2210.01253, section 3.2). Arguments as for ``encode``.
-        """
-        return self._widen(self._run(hidden, block, prompts, updates, weights, dense=True))
-
-    def check_prompts(self, prompts: Sequence[Tensor], block: int = 0) -> None:
-        """Refuses prompts that have no place in this tower.
+    def check_prompts(self, prompts: Sequence[Tensor]) -> None:
+        """Refuses prompts of the first block and those that follow that have no place here.
 
         Raises:
             NotTransferable: they have another width, or there are too few blocks for them.
@@ -133,35 +132,8 @@ class ImageTower:
                 f"the module was made for image tokens of width {prompts[0].shape[-1]}, "
                 f"not {self.width}"
             )
-        if len(prompts) > self.depth - block:
+        if len(prompts) > self.depth:
             raise NotTransferable(
-                f"the module was made for image towers of {block + len(prompts)} blocks or more, "
+                f"the module was made for image towers of {len(prompts)} blocks or more, "
                 f"not {self.depth}"
             )
-
-    def _run(
-        self,
-        x: Tensor,
-        start: int,
-        prompts: Sequence[Tensor],
-        updates: Updates | None,
-        weights: Mapping[str, Tensor] | None,
-        dense: bool,
-    ) -> Tensor:
-        anatomy = self._anatomy
-        if weights:
-            anatomy = examine_image_tower(replace_parameters(self._visual, weights), self._name)
-        last = 1 if anatomy.class_pooled and not dense else self.tokens
-        for i in range(start, self.depth):
-            if i - start < len(prompts):
-                own = prompts[i - start].to(x.dtype).expand(len(x), -1, -1)
-                x = torch.cat([x[:, : self.tokens], own], dim=1)
-            added = {part: f for (block, part), f in (updates or {}).items() if block == i}
-            x = anatomy.blocks[i](x, added, last if i == self.depth - 1 else x.shape[1])
-        feature = anatomy.finish(x)
-        if not dense:
-            return feature
-        return torch.cat([feature[:, None], anatomy.project(x[:, anatomy.extra :])], dim=1)
-
-    def _widen(self, x: Tensor) -> Tensor:
-        return x.float() if x.dtype == torch.bfloat16 else x

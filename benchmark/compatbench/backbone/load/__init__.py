@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from compatbench.backbone.load.environment import (
-    OFFLINE,
-    TRUST_PICKLE,
-    WEIGHTS_FOLDER,
-    is_offline,
-)
 from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.weights_file import find_weights
+from compatbench.backbone.load.weights_file import WEIGHTS_FOLDER, find_weights, is_offline
 from compatbench.backbone.load.weights_hash import (
     is_planning,
     locate_weights,
@@ -18,8 +12,6 @@ from compatbench.backbone.load.weights_hash import (
 )
 
 __all__ = [
-    "OFFLINE",
-    "TRUST_PICKLE",
     "WEIGHTS_FOLDER",
     "find_weights",
     "is_offline",

@@ -1,25 +1,35 @@
-"""Reads the tensors of a checkpoint, in any format, without running code that is in it."""
+"""Reads the tensors of a checkpoint, in any format and under any of the usual names.
+
+No code that is in a file is run, unless the user allows it.
+"""
 
 from __future__ import annotations
 
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from compatbench.backbone.load.environment import trusts_pickle
-from compatbench.backbone.load.torchscript import is_torchscript, read_torchscript
-from compatbench.errors import BackboneError, CompatbenchWarning
+from compatbench.backbone.load.weights_file import is_set
+from compatbench.errors import BackboneError, CompatbenchWarning, first_line
 
+TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
 # Entries under which training scripts keep the weights, and prefixes of wrapped models.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_ema", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")
 # A dictionary with fewer tensors may hold a step counter beside the weights.
 _FEWEST = 4
+# Numbers that OpenAI's archives keep among the weights.
+_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+_TEXT = ("positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final")
+_BUFFERS = ("attn_mask", "position_ids")
+_SHOWN = 3
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -34,10 +44,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors = _find_tensors(_read(path))
+    except BackboneError:
+        raise
     except OSError as error:
         raise BackboneError(
             f"cannot read weights {path}: {error.strerror or error}", "correct the path or the file"
         ) from None
+    # A damaged file makes the readers raise errors of any kind.
+    except Exception as error:
+        raise _damaged(path, first_line(error)) from None
     if not tensors:
         raise BackboneError(
             f"{path} holds no weights",
@@ -50,18 +65,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> object:
+    """What a file holds, by what it begins with."""
+    from safetensors.torch import load_file
+
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise BackboneError(f"{path} is a git-lfs pointer, not the weights", "run 'git lfs pull'")
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return load_file(path)
     if zipfile.is_zipfile(path):
-        try:
-            scripted = is_torchscript(path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise _damaged(path, error) from None
-        return read_torchscript(path) if scripted else _read_pickle(path)
+        return _read_zip(path)
     if start.startswith(b"PK"):
         raise _damaged(path, "its end is missing")
     if start.startswith(b"\x80"):
@@ -72,33 +86,15 @@ def _read(path: Path) -> object:
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise _damaged(path, error) from None
-
-
 def _read_pickle(path: Path) -> object:
+    """Tensors alone; a file that needs code in it to be run only if the user allows that."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
-            raise _damaged(path, error) from None
-        return _read_code(path, _what_is_refused(error))
-    except OSError:
-        raise
-    # A damaged stream makes torch raise errors of any kind.
-    except Exception as error:
-        raise _damaged(path, error) from None
-
-
-def _read_code(path: Path, what: str) -> object:
-    """Reads a file that needs code in it to be run, if the user allows that."""
-    if not trusts_pickle():
+            raise
+        what = _what_is_refused(error)
+    if not is_set(TRUST_PICKLE):
         raise BackboneError(
             f"{path} holds more than tensors, and reading it would run code that is in it ({what})",
             "if you trust who made it, say --trust-pickle; better, save its state_dict alone",
@@ -108,11 +104,7 @@ def _read_code(path: Path, what: str) -> object:
         CompatbenchWarning,
         stacklevel=2,
     )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    # Code from a file may raise anything.
-    except Exception as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def _what_is_refused(error: Exception) -> str:
@@ -126,7 +118,7 @@ def _what_is_refused(error: Exception) -> str:
 
 def _find_tensors(found: object) -> dict[str, Tensor]:
     """The named tensors, out of what a training script put around them."""
-    if isinstance(found, torch.nn.Module):
+    if isinstance(found, nn.Module):
         found = found.state_dict()
     if not isinstance(found, Mapping):
         return {}
@@ -137,9 +129,173 @@ def _find_tensors(found: object) -> dict[str, Tensor]:
     return tensors
 
 
-def _damaged(path: Path, why: object) -> BackboneError:
-    reason = (str(why).splitlines() or ["nothing can be read"])[0].strip()
+def _damaged(path: Path, reason: str) -> BackboneError:
+    size = path.stat().st_size
     return BackboneError(
-        f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes): {reason}",
-        "fetch it again",
+        f"{path} is damaged or incomplete ({size:,} bytes): {reason}", "fetch it again"
+    )
+
+
+def _read_zip(path: Path) -> object:
+    """A zip file of PyTorch; from a TorchScript archive the tensors alone.
+
+    OpenAI published CLIP as such archives. ``torch.jit.load`` would compile their program and
+    run its ``__setstate__``. Here the pickled tree of modules is read with an unpickler that
+    makes tensors, containers and inert nodes, and nothing else.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if not any(name.endswith("/constants.pkl") for name in names):
+            return _read_pickle(path)
+        [tree] = [name for name in names if name.endswith("/data.pkl")]
+        with _open_stored(archive, tree) as file:
+            found = _TorchScriptUnpickler(file, archive, tree.removesuffix("data.pkl")).load()
+        return dict(_walk(found, ""))
+
+
+def _open_stored(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Opens a member that is not compressed: one that is could unpack to any size."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return archive.open(name)
+
+
+class _Node:
+    """A module of the archive: its attributes, and none of its code."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes: dict[str, Any] = state if isinstance(state, dict) else {}
+
+
+def _first_argument(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _rebuild(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+_ALLOWED: dict[str, Any] = {
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_parameter": _first_argument,
+    "collections.OrderedDict": OrderedDict,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+}
+for _name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Bool"):
+    _ALLOWED[f"torch.{_name}Storage"] = getattr(torch, _name.lower())
+
+
+class _TorchScriptUnpickler(pickle.Unpickler):
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(file)
+        self._archive, self._root = archive, root
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return _Node
+        if module == "torch.jit._pickle":  # lists and dictionaries with the types of their items
+            return _first_argument
+        if f"{module}.{name}" not in _ALLOWED:
+            raise BackboneError(
+                f"{self._archive.filename} is a TorchScript archive that holds more than tensors: "
+                f"it asks for {module}.{name}",
+                "save the state_dict of its module as safetensors, and give that file",
+            )
+        return _ALLOWED[f"{module}.{name}"]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage as a flat tensor, ``[numel]``."""
+        _, dtype, key, _, count = pid
+        if key not in self._storages:
+            with _open_stored(self._archive, f"{self._root}data/{key}") as file:
+                content = bytearray(file.read())
+            self._storages[key] = torch.frombuffer(content, dtype=dtype, count=count)
+        return self._storages[key]
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, _Node):
+        for part, inner in value.attributes.items():
+            yield from _walk(inner, f"{name}.{part}" if name else part)
+
+
+def is_openai(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors come from one of OpenAI's archives."""
+    return all(name in tensors for name in _NUMBERS)
+
+
+def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+    """The tensors by the names that open_clip's model has for them.
+
+    Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),
+    and those of EVA-CLIP's authors, which timm translates. Only the shape of a single number
+    may change.
+
+    Args:
+        what: the file and the backbone, for the message.
+
+    Raises:
+        BackboneError: they are of another architecture.
+    """
+    wanted = model.state_dict()
+    found = {name: t for name, t in tensors.items() if name not in _NUMBERS}
+    if "visual.blocks.0.norm1.weight" in found and "visual.trunk.pos_embed" in wanted:
+        found = _translate_eva(found, model, what)
+    if "text.positional_embedding" in wanted and "positional_embedding" in found:
+        found = {f"text.{n}" if n.split(".")[0] in _TEXT else n: t for n, t in found.items()}
+    elif "positional_embedding" in wanted and "text.positional_embedding" in found:
+        found = {name.removeprefix("text."): t for name, t in found.items()}
+    # Buffers that models of other versions kept in their files.
+    found = {n: t for n, t in found.items() if n in wanted or n.split(".")[-1] not in _BUFFERS}
+    for name in wanted.keys() & {"logit_scale", "logit_bias"} & found.keys():
+        if found[name].numel() == wanted[name].numel() == 1:
+            found[name] = found[name].reshape(wanted[name].shape)
+    for name in (name for name in wanted if name in found):
+        _check_shape(name, found[name], wanted[name], what)
+    problems = []
+    for word, names in (
+        ("lack", [name for name in wanted if name not in found]),
+        ("also hold", [name for name in found if name not in wanted]),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            problems.append(f"{word} {', '.join(names[:_SHOWN])}{more}")
+    if problems:
+        raise _mismatch(what, f"they {', and '.join(problems)}")
+    return found
+
+
+def _translate_eva(tensors: dict[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+    from timm.models.eva import checkpoint_filter_fn
+
+    trunk: nn.Module = model.visual.trunk  # type: ignore[assignment, union-attr]
+    # timm would silently resize the positions of another image size.
+    for part in ("pos_embed", "patch_embed.proj.weight"):
+        name = f"visual.{part}"
+        if name not in tensors:
+            raise _mismatch(what, f"they lack {name}")
+        _check_shape(name, tensors[name], trunk.state_dict()[part], what)
+    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    rest = {name: t for name, t in tensors.items() if name not in image}
+    translated = checkpoint_filter_fn(image, trunk)
+    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}
+
+
+def _check_shape(name: str, found: Tensor, wanted: Tensor, what: str) -> None:
+    if found.shape != wanted.shape:
+        raise _mismatch(
+            what, f"{name} is {list(found.shape)} there, and {list(wanted.shape)} in the model"
+        )
+
+
+def _mismatch(what: str, why: str) -> BackboneError:
+    return BackboneError(
+        f"{what}: the weights do not fit the architecture: {why}",
+        "give the model that they were made for",
     )

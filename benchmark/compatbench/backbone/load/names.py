@@ -11,9 +11,9 @@ from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
 from compatbench.errors import BackboneError, CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
-HUGGING_FACE = "hf:"
+_HUGGING_FACE = "hf:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-KINDS_OF_NAMES = (
+_KINDS_OF_NAMES = (
     "name a card ('compatbench list backbones'), MODEL/TAG of open_clip, MODEL@FILE or "
     "MODEL/TAG@FILE for a checkpoint, local-dir:FOLDER, or hf:FOLDER"
 )
@@ -43,8 +43,8 @@ def read_backbone(name: str) -> BackboneCard:
     if name.startswith(LOCAL_DIR):
         folder = _folder(name, name.removeprefix(LOCAL_DIR), "open_clip_config.json")
         return _make_card(name, path=folder)
-    if name.startswith(HUGGING_FACE):
-        place = name.removeprefix(HUGGING_FACE)
+    if name.startswith(_HUGGING_FACE):
+        place = name.removeprefix(_HUGGING_FACE)
         if _REPOSITORY.fullmatch(place) and not Path(place).is_dir():
             return _make_card(name, provider="hf", repository=place)
         return _make_card(name, provider="hf", path=_folder(name, place, "config.json"))
@@ -57,7 +57,7 @@ def read_backbone(name: str) -> BackboneCard:
             f"'{name}' is an architecture without weights",
             f"give {name}/TAG (known tags: {', '.join(tags_of(name)) or 'none'}) or {name}@FILE",
         )
-    raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), KINDS_OF_NAMES)
+    raise BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), _KINDS_OF_NAMES)
 
 
 def _read_release(name: str) -> BackboneCard:
@@ -66,7 +66,7 @@ def _read_release(name: str) -> BackboneCard:
     model, slash, tag = release.partition("/")
     if model not in model_names():
         problem = unknown_name(model, model_names(), "open_clip model")
-        raise BackboneError(f"backbone '{name}': {problem}", KINDS_OF_NAMES)
+        raise BackboneError(f"backbone '{name}': {problem}", _KINDS_OF_NAMES)
     if slash and tag not in tags_of(model):
         raise BackboneError(
             f"backbone '{name}': {unknown_name(tag, tags_of(model), f'tag of {model}')}",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from compatbench.backbone.mini import register_mini_towers
@@ -26,6 +29,22 @@ def tags_of(model: str) -> list[str]:
     from open_clip.pretrained import list_pretrained_tags_by_model
 
     return list_pretrained_tags_by_model(model)
+
+
+def open_clip_name(card: BackboneCard) -> str:
+    """The name by which open_clip builds a card's model."""
+    return card.config or f"{LOCAL_DIR}{card.path}"
+
+
+def model_config(card: BackboneCard) -> dict[str, Any]:
+    """open_clip's configuration of a card's model; empty if there is none that can be read."""
+    import open_clip
+
+    register_mini_towers(tasks_folder())
+    try:
+        return open_clip.get_model_config(open_clip_name(card)) or {}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def release_facts(card: BackboneCard) -> dict[str, Any]:
@@ -62,6 +81,11 @@ def check_release(card: BackboneCard) -> None:
         raise wrong_activation(card, f"the weights '{card.tag}'", quick)
 
 
+def uses_quick_gelu(card: BackboneCard) -> bool:
+    """Whether a card's model is built with QuickGELU."""
+    return bool(model_config(card).get("quick_gelu", False))
+
+
 def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
     """The error for weights that were trained with another activation than the model's."""
     config = card.config or ""
@@ -74,27 +98,6 @@ def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneE
     )
 
 
-def uses_quick_gelu(card: BackboneCard) -> bool:
-    """Whether a card's model is built with QuickGELU."""
-    return bool((model_config(card) or {}).get("quick_gelu", False))
-
-
-def open_clip_name(card: BackboneCard) -> str:
-    """The name by which open_clip builds a card's model."""
-    return card.config or f"{LOCAL_DIR}{card.path}"
-
-
-def model_config(card: BackboneCard) -> dict[str, Any] | None:
-    """open_clip's configuration of a card's model, if there is one that can be read."""
-    import open_clip
-
-    register_mini_towers(tasks_folder())
-    try:
-        return open_clip.get_model_config(open_clip_name(card))
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
     """How images were preprocessed when the weights were trained; None for open_clip's default.
 
@@ -104,13 +107,16 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
         BackboneError: they do not agree.
     """
     from open_clip.pretrained import get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    if card.tag is not None:
-        return _preprocessing_of(release_facts(card))
-    if card.config is None or card.weights is not None:
+    if card.config is None or (card.tag is None and card.weights is not None):
         return None
-    tags = tags_of(card.config)
-    found = [_preprocessing_of(get_pretrained_cfg(card.config, tag)) for tag in tags]
+    tags = tags_of(card.config) if card.tag is None else [card.tag]
+    found = []
+    for tag in tags:
+        settings = merge_preprocess_dict(PreprocessCfg(), get_pretrained_cfg(card.config, tag))
+        del settings["size"]  # the model's
+        found.append(settings)
     if any(settings != found[0] for settings in found):
         raise BackboneError(
             f"backbone '{card.name}': the weights of '{card.config}' were made with different "
@@ -120,9 +126,11 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _preprocessing_of(facts: dict[str, Any]) -> dict[str, Any]:
-    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-
-    settings = merge_preprocess_dict(PreprocessCfg(), facts)
-    del settings["size"]  # the model's
-    return settings
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

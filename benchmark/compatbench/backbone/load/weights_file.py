@@ -1,78 +1,119 @@
-"""Finds the weights file of a backbone on this machine, or downloads it."""
+"""Finds the weights of a backbone on this machine, or downloads them.
+
+Environment variables are read when they are needed, so that worker processes follow them, too.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from compatbench.backbone.load.environment import (
-    OFFLINE,
-    WEIGHTS_FOLDER,
-    hub_cache,
-    is_offline,
-    weights_folder,
-)
 from compatbench.backbone.load.open_clip_models import release_facts
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError, MissingWeights
+from compatbench.errors import BackboneError, MissingWeights, first_line
 from compatbench.files.project_folders import tasks_folder
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-IN_REPOSITORY = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-IN_FOLDER = (
+OFFLINE = "HF_HUB_OFFLINE"
+WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"
+
+CONFIG = "config.json"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_IN_REPOSITORY = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_IN_FOLDER = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "model.safetensors",
     "pytorch_model.bin",
 )
-TIMEOUT = 10  # seconds
+_OF_TRANSFORMERS = ("*.safetensors", "pytorch_model*.bin")
+_BESIDE = ("*.json", "*.txt", "*.model")
+_TIMEOUT = 10  # seconds
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def is_offline() -> bool:
+    """Whether downloads are forbidden: ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``."""
+    return is_set(OFFLINE) or is_set("TRANSFORMERS_OFFLINE")
+
+
+def hub_cache() -> Path:
+    """The cache of the Hugging Face hub, from the hub's own variables."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the weights of an open_clip release are published.
+class _Wanted:
+    """A file that is looked for."""
 
-    Attributes:
-        repository: on the Hugging Face hub; may be empty.
-        files: names of the weights there, the preferred one first.
-        url: address of a file elsewhere; may be empty.
-    """
+    backbone: str  # whose it is
+    title: str  # of the file
+    repository: str  # on the Hugging Face hub; may be empty
+    files: tuple[str, ...]  # names of the file there, the preferred one first
+    how_to_get: str
+    url: str = ""  # address of a file elsewhere
+    own: tuple[str, ...] = ()  # other names under which people have the file
+    named: tuple[str, ...] = ()  # names that the user may have given to it
 
-    repository: str
-    files: tuple[str, ...]
-    url: str
-
-    @classmethod
-    def of(cls, card: BackboneCard) -> Source:
-        facts = release_facts(card)
-        owner, _, rest = facts.get("hf_hub", "").partition("/")
-        name, _, file = rest.partition("/")
-        repository = f"{owner}/{name}" if name else card.repository
-        files = IN_REPOSITORY
-        if file:
-            files = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
-        return cls(repository, files, facts.get("url", ""))
-
-    def __str__(self) -> str:
-        return f"{self.files[0]} of {self.repository}" if self.repository else Path(self.url).name
-
-    @property
-    def how_to_get(self) -> str:
-        """What a user does to have the weights."""
-        get = f"fetch {self.url},"
+    def places(self) -> Iterator[tuple[str, list[Path]]]:
+        """Where to look, in words, with the files that would do."""
+        if given := os.environ.get(WEIGHTS_FOLDER):
+            root, last = Path(given).expanduser(), self.repository.rpartition("/")[-1]
+            folders = (self.repository, last) if self.repository else ()
+            names = [*self.named, *(f"{f}/{file}" for file in self.files for f in folders)]
+            places = [root / name for name in names] + self._in_hub_cache(root)
+            yield f"{WEIGHTS_FOLDER}={root}", places + [root / name for name in self.own]
         if self.repository:
-            get = f"where there is a network: hf download {self.repository} {self.files[0]};"
-        return f"{get} or put the file into a folder that {WEIGHTS_FOLDER} names"
+            yield str(hub_cache()), self._in_hub_cache(hub_cache())
+        if self.url:
+            cache = Path.home() / ".cache" / "clip"
+            yield str(cache), [cache / name for name in self.own]
+
+    def _in_hub_cache(self, cache: Path) -> list[Path]:
+        from huggingface_hub import try_to_load_from_cache
+
+        files = self.files if self.repository else ()
+        found = (try_to_load_from_cache(self.repository, file, cache_dir=cache) for file in files)
+        return [Path(path) for path in found if isinstance(path, str)]
+
+    def search(self, fits: Callable[[Path], bool], fetch: Callable[[_Wanted], Path] | None) -> Path:
+        """The first file that fits; if there is none and the user is not offline, it is fetched.
+
+        Raises:
+            MissingWeights: no file fits, or the download failed.
+        """
+        looked = []
+        for place, candidates in self.places():
+            looked.append(place)
+            if found := next((path for path in candidates if fits(path)), None):
+                return found
+        missing = f"backbone '{self.backbone}': {self.title} is not on this machine"
+        if fetch is None or is_offline():
+            why = f", and nothing may be fetched ({OFFLINE})" if fetch else ""
+            missing = f"{missing}{why}; looked in {', '.join(looked)}"
+            raise MissingWeights(missing, self.how_to_get)
+        try:
+            return fetch(self)
+        # The hub raises the errors of its HTTP library, which differs between versions.
+        except Exception as error:
+            reason = first_line(error).strip(" .")
+            missing = f"{missing} and cannot be fetched: {reason}"
+            raise MissingWeights(missing, self.how_to_get) from None
 
 
 def find_weights(card: BackboneCard, download: bool = False) -> Path:
-    """The file that holds a card's weights.
+    """The file that holds a card's weights; of a model of transformers in several, the first.
 
     Looks at, in this order: the card's own file or path; ``COMPATBENCH_WEIGHTS``; the cache
     of the Hugging Face hub; ``~/.cache/clip``; and, if ``download`` is set and the user is
@@ -82,6 +123,8 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         MissingWeights: the file is in none of these places, or the download failed.
         BackboneError: a folder without weights.
     """
+    if card.provider == "hf":
+        return model_files(card, download)[0]
     if card.weights is not None:
         path = tasks_folder() / card.weights
         if not path.is_file():
@@ -92,46 +135,40 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         return path
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
-    source = Source.of(card)
-    fetch = partial(_download, source) if download else None
-    places = _places(card, source)
-    return search_weights(card, str(source), places, Path.is_file, fetch, source.how_to_get)
+    facts = release_facts(card)
+    owner, _, rest = facts.get("hf_hub", "").partition("/")
+    name, _, file = rest.partition("/")
+    repository, url = f"{owner}/{name}" if name else card.repository, facts.get("url", "")
+    files = _IN_REPOSITORY
+    if file:
+        files = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
+    get = f"fetch {url},"
+    if repository:
+        get = f"where there is a network: hf download {repository} {files[0]};"
+    stems = [*([card.name] if "/" not in card.name else []), f"{card.config}-{card.tag}"]
+    wanted = _Wanted(
+        card.name,
+        title=f"{files[0]} of {repository}" if repository else Path(url).name,
+        repository=repository,
+        files=files,
+        how_to_get=f"{get} or put the file into a folder that {WEIGHTS_FOLDER} names",
+        url=url,
+        own=(*([Path(url).name] if url else []), *card.files),
+        named=tuple(f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES),
+    )
+    return wanted.search(Path.is_file, _download_release if download else None)
 
 
-def search_weights(
-    card: BackboneCard,
-    what: str,
-    places: Iterable[tuple[str, list[Path]]],
-    fits: Callable[[Path], bool],
-    fetch: Callable[[], Path] | None,
-    how_to_get: str,
-) -> Path:
-    """The first path that fits; if there is none and the user is not offline, it is fetched.
+def _download_release(wanted: _Wanted) -> Path:
+    """Downloads a release into the cache in which it is looked for."""
+    from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
 
-    Args:
-        what: is looked for, in words.
-        places: in words, each with the paths to try.
-        fetch: downloads it, and returns its path; None if nothing may be downloaded.
-        how_to_get: what the user can do if it is missing.
-
-    Raises:
-        MissingWeights: no path fits, or the download failed.
-    """
-    looked = []
-    for place, candidates in places:
-        looked.append(place)
-        if found := next((path for path in candidates if fits(path)), None):
-            return found
-    missing = f"backbone '{card.name}': {what} is not on this machine"
-    if fetch is None or is_offline():
-        why = f", and nothing may be fetched ({OFFLINE})" if fetch else ""
-        raise MissingWeights(f"{missing}{why}; looked in {', '.join(looked)}", how_to_get)
-    try:
-        return fetch()
-    # The hub raises the errors of its HTTP library, which differs between versions.
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
-        raise MissingWeights(f"{missing} and cannot be fetched: {reason}", how_to_get) from None
+    if not wanted.repository:
+        return Path(download_pretrained_from_url(wanted.url))
+    check_network()
+    # open_clip prefers the safetensors file of that name, if there is one.
+    repository, file = wanted.repository, wanted.files[-1]
+    return Path(download_pretrained_from_hf(repository, file, cache_dir=str(hub_cache())))
 
 
 def check_network() -> None:
@@ -145,19 +182,7 @@ def check_network() -> None:
     place = urlsplit(ENDPOINT)
     if place.hostname and not getproxies():
         port = place.port or (80 if place.scheme == "http" else 443)
-        socket.create_connection((place.hostname, port), timeout=TIMEOUT).close()
-
-
-def _download(source: Source) -> Path:
-    """Downloads a release into the cache in which it is looked for."""
-    from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
-
-    if not source.repository:
-        return Path(download_pretrained_from_url(source.url))
-    check_network()
-    # open_clip prefers the safetensors file of that name, if there is one.
-    repository, file = source.repository, source.files[-1]
-    return Path(download_pretrained_from_hf(repository, file, cache_dir=str(hub_cache())))
+        socket.create_connection((place.hostname, port), timeout=_TIMEOUT).close()
 
 
 def _find_in_path(card: BackboneCard, path: Path) -> Path:
@@ -166,50 +191,80 @@ def _find_in_path(card: BackboneCard, path: Path) -> Path:
         return path
     if not path.is_dir():
         raise MissingWeights(f"backbone '{card.name}': {path} is missing", "correct the path")
-    found = [path / name for name in IN_FOLDER if (path / name).is_file()]
-    if not found:
-        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-        if len(found) > 1:
-            raise BackboneError(
-                f"backbone '{card.name}': {path} holds several checkpoints, "
-                f"{', '.join(p.name for p in found)}",
-                f"rename the right one to {IN_FOLDER[0]}",
-            )
+    found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
+    found = found or sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
     if not found:
         raise MissingWeights(
-            f"backbone '{card.name}': {path} holds no weights", f"put {IN_FOLDER[0]} there"
+            f"backbone '{card.name}': {path} holds no weights", f"put {_IN_FOLDER[0]} there"
+        )
+    if len(found) > 1 and found[0].name not in _IN_FOLDER:
+        raise BackboneError(
+            f"backbone '{card.name}': {path} holds several checkpoints, "
+            f"{', '.join(p.name for p in found)}",
+            f"rename the right one to {_IN_FOLDER[0]}",
         )
     return found[0]
 
 
-def _places(card: BackboneCard, source: Source) -> Iterator[tuple[str, list[Path]]]:
-    """Where to look, in words, with the files that would do."""
-    if root := weights_folder():
-        yield f"{WEIGHTS_FOLDER}={root}", [*_in_weights_folder(root, card, source)]
-    if source.repository:
-        yield str(hub_cache()), _in_hub_cache(hub_cache(), source)
-    if source.url:
-        cache = Path.home() / ".cache" / "clip"
-        names = dict.fromkeys((Path(source.url).name, *card.files))
-        yield str(cache), [cache / name for name in names]
+def model_files(card: BackboneCard, download: bool = False) -> list[Path]:
+    """All files of a model of transformers that decide its features, weights first.
+
+    Raises:
+        MissingWeights: the folder is not on this machine, or holds no weights.
+    """
+    folder = model_folder(card, download)
+    weights = _weights_in(folder)
+    if not weights:
+        raise MissingWeights(
+            f"backbone '{card.name}': {folder} holds no weights", "put model.safetensors there"
+        )
+    return [*weights, *(path for pattern in _BESIDE for path in sorted(folder.glob(pattern)))]
 
 
-def _in_weights_folder(root: Path, card: BackboneCard, source: Source) -> Iterator[Path]:
-    stems = [card.name] if "/" not in card.name else []
-    stems += [f"{card.config}-{card.tag}"]
-    yield from (root / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
-    if source.repository:
-        owner, _, name = source.repository.partition("/")
-        for file in source.files:
-            yield from (root / owner / name / file, root / name / file)
-        yield from _in_hub_cache(root, source)
-    if source.url:
-        yield root / Path(source.url).name
-    yield from (root / name for name in card.files)
+def model_folder(card: BackboneCard, download: bool = False) -> Path:
+    """The folder of a model of transformers, found in the same places.
+
+    Raises:
+        MissingWeights: the folder is in none of these places, or the download failed.
+    """
+    if card.path is not None:
+        folder = Path(card.path).expanduser()
+        if not (folder / CONFIG).is_file():
+            raise MissingWeights(
+                f"backbone '{card.name}': {folder / CONFIG} is missing", "correct the path"
+            )
+        return folder
+    repository = card.repository
+    plain = "/" not in card.name and ":" not in card.name
+    wanted = _Wanted(
+        card.name,
+        title=repository,
+        repository=repository,
+        files=(CONFIG,),
+        how_to_get=f"where there is a network: hf download {repository}; or put its files "
+        f"into a folder {repository} below one that {WEIGHTS_FOLDER} names",
+        named=(f"{card.name}/{CONFIG}",) if plain else (),
+    )
+    return wanted.search(
+        lambda config: config.is_file() and bool(_weights_in(config.parent)),
+        _download_model if download else None,
+    ).parent
 
 
-def _in_hub_cache(cache: Path, source: Source) -> list[Path]:
-    from huggingface_hub import try_to_load_from_cache
+def _weights_in(folder: Path) -> list[Path]:
+    """The weights files, safetensors if there are any."""
+    return next((found for p in _OF_TRANSFORMERS if (found := sorted(folder.glob(p)))), [])
 
-    found = (try_to_load_from_cache(source.repository, f, cache_dir=cache) for f in source.files)
-    return [Path(path) for path in found if isinstance(path, str)]
+
+def _download_model(wanted: _Wanted) -> Path:
+    from huggingface_hub import snapshot_download
+
+    check_network()
+    for weights in _OF_TRANSFORMERS:
+        patterns = [*_BESIDE, weights]
+        folder = snapshot_download(
+            wanted.repository, cache_dir=hub_cache(), allow_patterns=patterns
+        )
+        if _weights_in(Path(folder)):
+            return Path(folder) / CONFIG
+    raise FileNotFoundError("the repository holds no weights")

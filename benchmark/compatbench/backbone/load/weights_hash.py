@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from compatbench.backbone.load.open_clip_models import check_release, preprocessing
-from compatbench.backbone.load.transformers_folder import model_files
-from compatbench.backbone.load.weights_file import Source, find_weights
+from compatbench.backbone.load.open_clip_models import check_release, preprocessing, release_facts
+from compatbench.backbone.load.weights_file import find_weights, model_files
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.engine_version import ENGINE_VERSION
@@ -44,19 +43,15 @@ def is_planning() -> bool:
 def locate_weights(card: BackboneCard) -> Path:
     """The weights file of a card, downloaded if necessary, checked against published hashes.
 
-    Of a model of transformers in several files, the first.
-
     Raises:
         MissingWeights: the file is not here and cannot be downloaded.
         BackboneError: the file is damaged, or belongs to another model than the card's.
     """
-    if card.provider == "hf":
-        return model_files(card, download=not _planning)[0]
     if card.weights is None:  # weights beside the card are no release of open_clip's
         check_release(card)
     path = find_weights(card, download=not _planning)
     if card.path is None and card.weights is None:
-        check_published_hash(path, Source.of(card).url)
+        check_published_hash(path, release_facts(card).get("url", ""))
     if card.sha256 is not None and hash_weights(path) != card.sha256:
         raise BackboneError(
             f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "

@@ -1,9 +1,17 @@
-"""The structure of a text tower, read from its modules and never from its name."""
+"""The structure of a text tower, read from its modules and never from its name.
+
+A method can change the tower itself (biases, low-rank updates): ``replace`` gives the same tower
+with other weights. The frozen model is never modified, and gradients reach whatever the weights
+were computed from.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +19,29 @@ from torch import Tensor, nn
 from compatbench.backbone.text.standard_block import is_standard
 from compatbench.errors import CompatbenchError
 
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of a text tower, and how they are put together.
-
-    Attributes:
-        positions: positional embedding, one row for each row of the transformer, ``[L, D]``.
-        mask: the causal mask, ``[L, L]``, or None for a bidirectional tower.
-        pool: which row is the feature: ``argmax`` and ``eos`` (both the end-of-text token),
-            ``first`` or ``last``. If there is a class token, it is pooled instead.
-        pad: token id of the padding.
-        class_token: appended after the padding (CoCa), ``[D]``.
-        shifted_class_mask: CoCa's mask of padding is one column off, as its weights expect.
-        pad_mask: padding is hidden from the other rows of a bidirectional tower.
-        pads_by_place: padding is everything after the text (transformers); otherwise it is
-            every token with the id of padding.
-        standard_blocks: all blocks are pre-norm blocks around ``nn.MultiheadAttention``.
-    """
+    """The parts of a text tower, and how they are put together."""
 
     token_embedding: nn.Embedding
-    positions: Tensor
+    positions: Tensor  # one row for each row of the transformer, ``[L, D]``
     blocks: tuple[nn.Module, ...]
     ln_final: nn.Module
     projection: nn.Module | Tensor | None
-    mask: Tensor | None
+    mask: Tensor | None  # the causal mask, ``[L, L]``, or None for a bidirectional tower
+    # Which row is the feature: ``argmax`` and ``eos`` (both the end-of-text token), ``first`` or
+    # ``last``. If there is a class token, it is pooled instead.
     pool: str
-    pad: int
-    class_token: Tensor | None = None
-    shifted_class_mask: bool = False
-    pad_mask: bool = False
+    pad: int  # token id of the padding
+    class_token: Tensor | None = None  # appended after the padding (CoCa), ``[D]``
+    shifted_class_mask: bool = False  # CoCa's mask is one column off, as its weights expect
+    pad_mask: bool = False  # padding is hidden from the other rows of a bidirectional tower
+    # Padding is everything after the text (transformers), not every token with its id.
     pads_by_place: bool = False
-    standard_blocks: bool = False
+    standard_blocks: bool = False  # all are pre-norm blocks around ``nn.MultiheadAttention``
 
     @property
     def context_length(self) -> int:
@@ -68,6 +67,78 @@ class Anatomy:
         if isinstance(self.projection, nn.Module):
             return self.projection(rows)
         return rows @ self.projection
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights behind the embeddings, by open_clip's names within the text tower.
+
+        The same part has the same name in every model, such as
+        ``transformer.resblocks.0.attn.in_proj_bias``.
+        """
+        found = {
+            f"{part}.{name}": tensor.detach()
+            for part, module in self._parts().items()
+            for name, tensor in module.named_parameters()
+        }
+        if isinstance(self.projection, Tensor):
+            found["text_projection"] = self.projection.detach()
+        return found
+
+    def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
+        """The same tower with some weights replaced; the model itself is left as it is.
+
+        Raises:
+            CompatbenchError: the tower has no weight of such a name and shape.
+        """
+        known = self.weights()
+        for name, tensor in weights.items():
+            if name not in known:
+                raise CompatbenchError(f"the text tower has no weight '{name}'")
+            if tensor.shape != known[name].shape:
+                raise CompatbenchError(
+                    f"the text tower's weight '{name}' has shape {list(known[name].shape)}, "
+                    f"not {list(tensor.shape)}"
+                )
+        replaced = {
+            part: replace_parameters(module, _under(part, weights))
+            for part, module in self._parts().items()
+        }
+        own = weights.get("text_projection", self.projection)
+        projection = replaced.pop("text_projection", own)
+        *blocks, ln_final = replaced.values()
+        return dataclasses.replace(
+            self, blocks=tuple(blocks), ln_final=ln_final, projection=projection
+        )
+
+    def _parts(self) -> dict[str, nn.Module]:
+        """The modules that hold the weights, by what their parameters' names begin with."""
+        parts = {f"transformer.resblocks.{i}": block for i, block in enumerate(self.blocks)}
+        parts["ln_final"] = self.ln_final
+        if isinstance(self.projection, nn.Module):
+            parts["text_projection"] = self.projection
+        return parts
+
+
+def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
+    """A module that shares everything with the given one but the parameters named.
+
+    Unlike ``torch.func.functional_call`` it lasts: a checkpointed piece that is computed
+    again during the backward pass sees the same parameters.
+    """
+    if not parameters:
+        return module
+    own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
+    children = {
+        name: child and replace_parameters(child, _under(name, parameters))
+        for name, child in module._modules.items()
+    }
+    changed = copy.copy(module)
+    vars(changed).update(_parameters=module._parameters | own, _modules=children)
+    return changed
+
+
+def _under(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
 
 
 def examine(model: nn.Module, name: str) -> Anatomy:
@@ -97,50 +168,39 @@ def examine(model: nn.Module, name: str) -> Anatomy:
             pad=getattr(tower, "pad_id", 0),
             standard_blocks=all(is_standard(b) for b in tower.transformer.resblocks),
         )
-        context_length = tower.context_length
+        odd = _odd_part(anatomy, tower)
     except AttributeError as error:
-        raise _refusal(name, f"it has no '{error.name}'") from None
-    odd = _odd_part(anatomy, tower.transformer)
-    if not odd and anatomy.context_length != context_length:
-        odd = f"it has {len(anatomy.positions)} positions for {context_length} tokens"
+        odd = f"it has no '{error.name}'"
     if odd:
-        raise _refusal(name, odd)
+        raise CompatbenchError(f"backbone '{name}': its text tower is not supported: {odd}")
     return anatomy
 
 
-def _refusal(name: str, reason: str) -> CompatbenchError:
-    return CompatbenchError(f"backbone '{name}': its text tower is not supported: {reason}")
-
-
-def _odd_part(anatomy: Anatomy, transformer: nn.Module) -> str | None:
+def _odd_part(anatomy: Anatomy, tower: Any) -> str | None:
     """What is not supported about a tower, if anything."""
     from open_clip.transformer import Transformer
 
-    if type(transformer) is not Transformer or not transformer.batch_first:
+    if type(tower.transformer) is not Transformer or not tower.transformer.batch_first:
         return "its transformer is not open_clip's"
     if not anatomy.blocks or not all(_is_known(block) for block in anatomy.blocks):
         return "its blocks are not open_clip's"
     # Its values are checked: the attribute may hold any mask.
-    if anatomy.mask is not None and not _is_causal(anatomy.mask):
+    mask = anatomy.mask
+    if mask is not None and not torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1)):
         return "its attention mask is not the causal one"
     if anatomy.pool not in ("argmax", "eos", "first", "last"):
         return f"it is pooled by '{anatomy.pool}'"
+    if anatomy.context_length != tower.context_length:
+        return f"it has {len(anatomy.positions)} positions for {tower.context_length} tokens"
     return None
-
-
-def _is_causal(mask: Tensor) -> bool:
-    future = torch.ones_like(mask).triu(1).bool()
-    return bool(torch.isneginf(mask).eq(future).all() and (mask[~future] == 0).all())
 
 
 def _is_known(block: nn.Module) -> bool:
     from open_clip.transformer import Attention, CustomResidualAttentionBlock
 
-    if is_standard(block):
-        return True
     attention = getattr(block, "attn", None)
     # open_clip's own scaled cosine attention does not run.
-    return (
+    return is_standard(block) or (
         type(block) is CustomResidualAttentionBlock
         and type(attention) is Attention
         and attention.logit_scale is None

@@ -62,13 +62,11 @@ class SelectiveCheckpoint:
         # The backward pass begins with the last piece: what is kept should be needed first,
         # so that it is freed when the other pieces are computed again.
         self.kept = [room >= left for left in accumulate(reversed(sizes))][::-1]
-        self._next = 0
+        self._pieces = iter(self.kept)
 
     def run(self, function: Callable[..., T], *arguments: object) -> T:
         """Runs the next piece."""
-        kept = self.kept[self._next]
-        self._next += 1
-        if kept:
+        if next(self._pieces):
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
 
@@ -80,32 +78,32 @@ def _room(wanted: int, device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are available on a device."""
+    """Bytes that are available on a device, or to this process on the machine."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What torch has reserved and does not use is free as well.
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + unused
-    limits = [_machine_memory(), _group_memory()]
-    return min(limit for limit in limits if limit is not None)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(_machine_memory(), _group_memory())
 
 
 def _machine_memory() -> int:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+        return _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    except (OSError, KeyError):
         return 4 * 2**30  # no such file outside Linux
 
 
-def _group_memory() -> int | None:
+def _group_memory() -> float:
     """What the container's own limit leaves (control groups, version 2)."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         # Cached files count as used, but make way.
-        return max(0, limit - used + int(facts["inactive_file"]))
+        return max(0, limit - used + _fields(folder / "memory.stat")["inactive_file"])
     except (OSError, ValueError, KeyError):
-        return None  # no such files, or "max": no limit
+        return torch.inf  # no such files, or "max": no limit
+
+
+def _fields(path: Path) -> dict[str, int]:
+    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}

@@ -8,13 +8,16 @@ group instead of once per class, and that is what costs.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from compatbench.backbone.text.standard_block import attend
 
 GROUP = 32
 """Rows of a group that hold several suffixes; longer suffixes make longer groups."""
@@ -22,35 +25,16 @@ GROUP = 32
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Groups that go through the tower together; it equals itself alone.
+    """Groups that go through the tower together; it equals itself alone."""
 
-    Attributes:
-        source: packed row ``r`` is row ``source[r]`` of the suffixes ``[n * S, D]``, ``[R]``.
-        position: position of each packed row in its prompt, ``[R]``.
-        last: packed row of each end-of-text token, ``[classes]``.
-        mask: what is added to the scores, ``[groups, 1, size, P + size]``.
-    """
-
-    source: Tensor
-    position: Tensor
-    last: Tensor
-    mask: Tensor
-
-    @property
-    def groups(self) -> int:
-        return self.mask.shape[0]
+    source: Tensor  # packed row ``r`` is row ``source[r]`` of the suffixes ``[n * S, D]``, ``[R]``
+    position: Tensor  # of each packed row in its prompt, ``[R]``
+    last: Tensor  # packed row of each end-of-text token, ``[classes]``
+    mask: Tensor  # what is added to the scores, ``[groups, size, P + size]``
 
     @property
     def rows(self) -> int:
         return self.source.shape[0]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """All chunks; ``torch.cat(features)[restore]`` is in the caller's order, ``[n]``."""
-
-    chunks: tuple[Chunk, ...]
-    restore: Tensor
 
 
 @lru_cache(maxsize=64)
@@ -61,8 +45,8 @@ def pack(
     chunk_rows: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> Layout:
-    """The layout of suffixes of these lengths; remembered, as a fit asks for it at every step.
+) -> tuple[list[Chunk], Tensor]:
+    """Chunks of suffixes of these lengths; remembered, as a fit asks for it at every step.
 
     Args:
         lengths: rows of each suffix.
@@ -70,27 +54,29 @@ def pack(
         stride: rows S between one suffix and the next where they come from.
         chunk_rows: about how many packed rows a chunk holds.
         dtype, device: of the masks and indices.
+
+    Returns:
+        The chunks, and where each class is in ``torch.cat(features)``, ``[n]``.
     """
     size, groups = _best_groups(lengths)
     count = max(1, round(len(groups) * size / chunk_rows))
     bounds = [len(groups) * i // count for i in range(count + 1)]
-    parts = [groups[a:b] for a, b in pairwise(bounds) if b > a]
-    order = [i for group in groups for i in group]
-    restore = torch.empty(len(order), dtype=torch.long)
-    restore[torch.tensor(order)] = torch.arange(len(order))
-    chunks = tuple(_chunk(part, lengths, size, shared, stride, dtype, device) for part in parts)
-    return Layout(chunks, restore.to(device))
+    chunks = []
+    for part in (groups[a:b] for a, b in pairwise(bounds) if b > a):
+        tensors = _pack_groups(part, lengths, size, shared, stride, dtype)
+        chunks.append(Chunk(*(tensor.to(device) for tensor in tensors)))
+    restore = torch.tensor([i for group in groups for i in group]).argsort()
+    return chunks, restore.to(device)
 
 
-def _chunk(
+def _pack_groups(
     groups: list[list[int]],
     lengths: tuple[int, ...],
     size: int,
     shared: int,
     stride: int,
     dtype: torch.dtype,
-    device: torch.device,
-) -> Chunk:
+) -> tuple[Tensor, ...]:
     # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
     # It sees the prefix and itself, and nothing sees it.
     source = torch.full((len(groups), size), groups[0][0] * stride)
@@ -100,21 +86,16 @@ def _chunk(
     for g, group in enumerate(groups):
         row = 0
         for i in group:
-            part = slice(row, row + lengths[i])
-            source[g, part] = i * stride + torch.arange(lengths[i])
-            position[g, part] = shared + torch.arange(lengths[i])
+            part, rows = slice(row, row + lengths[i]), torch.arange(lengths[i])
+            source[g, part] = i * stride + rows
+            position[g, part] = shared + rows
             owner[g, part] = i
             row += lengths[i]
             last.append(g * size + row - 1)
-    own = (owner[:, :, None] == owner[:, None, :]) & torch.ones(size, size).tril().bool()
-    seen = torch.cat([torch.ones(len(groups), size, shared, dtype=torch.bool), own], dim=-1)
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)[:, None]
-    return Chunk(
-        source.flatten().to(device),
-        position.flatten().to(device),
-        torch.tensor(last, device=device),
-        mask.to(device),
-    )
+    own = (owner[:, :, None] == owner[:, None, :]).tril()
+    hidden = F.pad(~own, (shared, 0))
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
+    return source.flatten(), position.flatten(), torch.tensor(last), mask
 
 
 def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:
@@ -129,19 +110,79 @@ def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:
 
 def _fill(lengths: tuple[int, ...], size: int) -> list[list[int]]:
     """First-fit decreasing: groups of classes whose suffixes fit ``size`` rows."""
-    waiting: dict[int, list[int]] = defaultdict(list)
+    waiting = {length: [] for length in sorted(set(lengths), reverse=True)}
     for i in reversed(range(len(lengths))):
         waiting[lengths[i]].append(i)
-    decreasing = sorted(waiting, reverse=True)
-    groups: list[list[int]] = []
-    left = len(lengths)
+    groups, left = [], len(lengths)
     while left:
-        group: list[int] = []
-        room = size
-        for length in decreasing:
-            while waiting[length] and length <= room:
-                group.append(waiting[length].pop())
+        group, room = [], size
+        for length, classes in waiting.items():
+            while classes and length <= room:
+                group.append(classes.pop())
                 room -= length
         left -= len(group)
         groups.append(group)
     return groups
+
+
+def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last: bool) -> Tensor:
+    """The output of attention, ``[B, rows, D]``, from projections ``[B, P + R, 3D]``.
+
+    Args:
+        qkv: of the prefix's rows, then of the chunk's.
+        with_prefix: whether the prefix's rows are queries, too, before the chunk's.
+        last: whether the end-of-text rows are the only queries.
+    """
+    images, rows, _ = qkv.shape
+    size = chunk.mask.shape[1]
+    prefix_groups = with_prefix and not last and rows > chunk.rows
+    mask, queries, output = _plan(chunk, images, heads, prefix_groups, last)
+    parts = qkv.view(images, rows, 3, heads, -1)
+    prefix, own = parts.split([rows - chunk.rows, chunk.rows], dim=1)
+    if prefix_groups:
+        padding = -prefix.shape[1] % size
+        own = torch.cat([F.pad(prefix, (0, 0, 0, 0, 0, 0, 0, padding)), own], dim=1)
+    # [3, B, groups, heads, rows of a group, D / heads]
+    own = own.view(images, -1, size, *own.shape[2:]).permute(3, 0, 1, 4, 2, 5)
+    query, groups = own[0], own.shape[2]
+    if queries is not None:
+        query = parts[:, :, 0].index_select(1, queries.flatten())
+        query = query.unflatten(1, queries.shape).transpose(2, 3)
+    shared = prefix[:, None, :, 1:].permute(3, 0, 1, 4, 2, 5).expand(-1, -1, groups, -1, -1, -1)
+    key, value = torch.cat([shared, own[1:]], dim=4).flatten(1, 3)
+    mixed = attend(query.flatten(0, 2), key, value, mask)
+    mixed = mixed.view(query.shape).transpose(2, 3).flatten(3).flatten(1, 2)
+    return mixed if output is None else mixed.index_select(1, output)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    chunk: Chunk, images: int, heads: int, prefix_groups: bool, last: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The mask of all groups, ``[B * groups * heads, S, K]``.
+
+    Then, if these are not all, the rows that are the queries of each group, ``[groups, S]``, and
+    which queries are no padding.
+    """
+    mask, device = chunk.mask.cpu(), chunk.mask.device
+    groups, size, keys = mask.shape
+    shared = keys - size
+    queries = output = None
+    if last:
+        ends = chunk.last.cpu()
+        own = [ends[ends // size == group] for group in range(groups)]
+        padded = pad_sequence(own, batch_first=True, padding_value=-1)
+        output = (padded.flatten() >= 0).nonzero()[:, 0].to(device)
+        rows = torch.where(padded < 0, padded[:, :1], padded)
+        mask = mask.take_along_dim((rows % size)[..., None], dim=1)
+        queries = (rows + shared).to(device)
+    elif prefix_groups:
+        padding = -shared % size
+        row = torch.arange(shared + padding).view(-1, size, 1)
+        seen = (torch.arange(keys) <= row) & (torch.arange(keys) < shared)
+        mask = torch.cat([mask.new_zeros(seen.shape).masked_fill(~seen, -torch.inf), mask])
+        kept = torch.ones(shared + padding + groups * size, dtype=torch.bool)
+        kept[shared : shared + padding] = False
+        output = kept.nonzero()[:, 0].to(device) if padding else None
+    mask = mask[None, :, None].expand(images, -1, heads, -1, -1).flatten(0, 2)
+    return mask.to(device), queries, output

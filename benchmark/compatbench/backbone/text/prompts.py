@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -14,19 +14,10 @@ from compatbench.errors import CompatbenchError, NotTransferable
 
 @dataclass(frozen=True)
 class Swap:
-    """Rows of each class's prompt, replaced in an inner block (TCP, arXiv:2311.18231, 3.2).
+    """Rows of each class's prompt, replaced in an inner block (TCP, arXiv:2311.18231, 3.2)."""
 
-    Attributes:
-        block: before this block, counted from 0, the rows are replaced.
-        rows: replaces the first m rows of every suffix, ``[n, m, D]``.
-    """
-
-    block: int
-    rows: Tensor
-
-    def fill(self, stride: int) -> Tensor:
-        """The rows at their places among all suffixes, zeros elsewhere, ``[n * S, D]``."""
-        return F.pad(self.rows, (0, 0, 0, stride - self.rows.shape[1])).flatten(0, 1)
+    block: int  # before this block, counted from 0, the rows are replaced
+    rows: Tensor  # replace the first m rows of every suffix, ``[n, m, D]``
 
 
 @dataclass(frozen=True)
@@ -35,24 +26,18 @@ class Prompts:
 
     Prompt ``i`` is ``prefix`` followed by the first ``lengths[i]`` rows of ``suffix[i]``;
     its last row is the end-of-text token. Rows beyond that are padding, never read.
-
-    Attributes:
-        prefix: rows that all prompts share, start-of-text first, ``[P, D]``; or one such
-            prefix for each of B images, ``[B, P, D]`` (CoCoOp, arXiv:2203.05557).
-        suffix: rows of each prompt after the prefix, right-padded, ``[n, S, D]``.
-        lengths: rows of each suffix that count, each at least 1.
-        deep: replaces the m rows after start-of-text before blocks 1, 2, ..., each ``[m, D]``
-            (MaPLe, arXiv:2210.03117, section 3.2); the rows lie in the prefix.
-        swap: replaces the first rows of the suffixes in an inner block.
-        start: number of start-of-text rows in the prefix; 0 for towers such as SigLIP's.
     """
 
+    # Rows that all prompts share, start-of-text first, ``[P, D]``; or one such prefix for each
+    # of B images, ``[B, P, D]`` (CoCoOp, arXiv:2203.05557).
     prefix: Tensor
-    suffix: Tensor
-    lengths: tuple[int, ...]
+    suffix: Tensor  # rows of each prompt after the prefix, right-padded, ``[n, S, D]``
+    lengths: tuple[int, ...]  # rows of each suffix that count, each at least 1
+    # Replaces the m rows after start-of-text before blocks 1, 2, ..., each ``[m, D]`` (MaPLe,
+    # arXiv:2210.03117, section 3.2); the rows lie in the prefix.
     deep: tuple[Tensor, ...] = ()
     swap: Swap | None = None
-    start: int = 1
+    start: int = 1  # start-of-text rows in the prefix; 0 for towers such as SigLIP's
 
     @property
     def shared(self) -> int:
@@ -64,14 +49,24 @@ class Prompts:
         """Rows of the longest prompt."""
         return self.shared + max(self.lengths)
 
+    @property
+    def prefixes(self) -> Tensor:
+        """The prefix of each image, ``[B, P, D]``; one if all share it."""
+        return self.prefix if self.prefix.ndim == 3 else self.prefix[None]
+
+    def unflatten(self, features: Tensor) -> Tensor:
+        """Features ``[B, n, e]`` of all prefixes as the caller wants them."""
+        return features if self.prefix.ndim == 3 else features[0]
+
     def to(self, dtype: torch.dtype) -> Prompts:
         """The same prompts in a tower's precision."""
-        if self.prefix.dtype == dtype:
-            return self
-        deep = tuple(tensor.to(dtype) for tensor in self.deep)
-        swap = self.swap and Swap(self.swap.block, self.swap.rows.to(dtype))
-        prefix, suffix = self.prefix.to(dtype), self.suffix.to(dtype)
-        return Prompts(prefix, suffix, self.lengths, deep, swap, self.start)
+        return dataclasses.replace(
+            self,
+            prefix=self.prefix.to(dtype),
+            suffix=self.suffix.to(dtype),
+            deep=tuple(rows.to(dtype) for rows in self.deep),
+            swap=self.swap and Swap(self.swap.block, self.swap.rows.to(dtype)),
+        )
 
     @property
     def need_gradients(self) -> bool:
@@ -87,47 +82,40 @@ class Prompts:
             CompatbenchError: a prompt is too long, or ``deep`` or ``swap`` have no place.
             NotTransferable: ``deep`` needs start-of-text, which the tower does not have.
         """
-        if self.longest > context_length:
-            raise CompatbenchError(
-                f"a prompt of {self.longest} tokens does not fit the text tower's "
-                f"{context_length}; use fewer context tokens or a shorter class name"
-            )
         if self.deep and self.start != 1:
             raise NotTransferable(
                 "prompts of inner blocks follow start-of-text, which this text tower does not have"
             )
-        if len(self.deep) >= blocks:
-            raise CompatbenchError(
-                f"deep prompts for {len(self.deep)} blocks after the first were given to a "
-                f"text tower of {blocks} blocks"
+        problem, swap = "", self.swap
+        most, shortest = max((len(rows) for rows in self.deep), default=0), min(self.lengths)
+        if self.longest > context_length:
+            problem = (
+                f"a prompt of {self.longest} tokens does not fit the text tower's "
+                f"{context_length}; use fewer context tokens or a shorter class name"
             )
-        longest = max((len(rows) for rows in self.deep), default=0)
-        if self.deep and longest >= self.shared:
-            raise CompatbenchError(
-                f"deep prompts replace {longest} rows after start-of-text, but the prompts "
-                f"share only {self.shared - 1}"
+        elif self.deep and (len(self.deep) >= blocks or most >= self.shared):
+            problem = (
+                f"deep prompts of {most} rows before {len(self.deep)} blocks have no place in "
+                f"{self.shared - 1} shared rows and the blocks after the first of {blocks}"
             )
-        if self.swap is not None:
-            self._check_swap(self.swap, blocks)
-
-    def _check_swap(self, swap: Swap, blocks: int) -> None:
-        if not 0 < swap.block < blocks:
-            raise CompatbenchError(
-                f"prompts of inner block {swap.block} were given to a text tower of {blocks} blocks"
+        elif swap and not (
+            0 < swap.block < blocks
+            and len(swap.rows) == len(self.lengths)
+            and swap.rows.shape[1] < shortest
+        ):
+            problem = (
+                f"{swap.rows.shape[1]} rows for each of {len(swap.rows)} classes before block "
+                f"{swap.block} have no place in {len(self.lengths)} suffixes, the shortest of "
+                f"{shortest} rows, and the blocks after the first of {blocks}"
             )
-        count, shortest = swap.rows.shape[1], min(self.lengths)
-        if len(swap.rows) != len(self.lengths) or count >= shortest:
-            raise CompatbenchError(
-                f"{count} rows for each of {len(swap.rows)} classes cannot replace those of "
-                f"{len(self.lengths)} suffixes, the shortest of {shortest} rows"
-            )
+        if problem:
+            raise CompatbenchError(problem)
 
 
 def replace_rows(x: Tensor, rows: Tensor, start: int = 1) -> Tensor:
     """``x``, ``[B, L, D]``, with rows from ``start`` on replaced: ``[m, D]`` or ``[B, m, D]``."""
-    count = rows.shape[-2]
-    first, _, last = x.split([start, count, x.shape[1] - start - count], dim=1)
-    return torch.cat([first, rows.expand(len(x), -1, -1), last], dim=1)
+    end = start + rows.shape[-2]
+    return torch.cat([x[:, :start], rows.expand(len(x), -1, -1), x[:, end:]], dim=1)
 
 
 def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int) -> Prompts:
@@ -141,16 +129,15 @@ def move_names(prompts: Prompts, names: Sequence[int], context: int, before: int
     """
     prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
     rows = torch.cat([prefix, prompts.suffix], dim=1)
-    first, order = prompts.start, []
+    first, behind, order = prompts.start + before, prompts.start + context, []
     for count in names:
-        name, end = range(first + context, first + context + count), rows.shape[1]
-        head, tail = range(first + before), range(first + before, first + context)
-        order.append([*head, *name, *tail, *range(name.stop, end)])
+        name, tail = range(behind, behind + count), range(first, behind)
+        order.append([*range(first), *name, *tail, *range(name.stop, rows.shape[1])])
     index = torch.tensor(order, device=rows.device)[..., None]
     moved = rows.take_along_dim(index, dim=1)
-    shared = min(prompts.shared, first + before)
+    shared = min(prompts.shared, first)
     lengths = tuple(n + prompts.shared - shared for n in prompts.lengths)
-    return Prompts(prompts.prefix[:shared], moved[:, shared:], lengths, start=first)
+    return Prompts(prompts.prefix[:shared], moved[:, shared:], lengths, start=prompts.start)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -1,50 +1,44 @@
-"""The text tower of a model, run from token embeddings, exactly and without redundant work."""
+"""The text tower of a model, run from token embeddings.
+
+Towers without a causal mask attend to the padding (MobileCLIP-S), or are pooled at the
+last row (SigLIP, CLIPA), or at a class token behind the padding (CoCa). They are run whole:
+what they compute for a prompt is what open_clip computes for it, padding included.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compatbench.backbone.text.anatomy import Anatomy, examine
-from compatbench.backbone.text.causal import CausalTower
-from compatbench.backbone.text.plain import PlainTower
-from compatbench.backbone.text.prompts import Prompts
-from compatbench.backbone.text.replaced_weights import named_weights, replace_weights
+from compatbench.backbone.text.anatomy import Anatomy
+from compatbench.backbone.text.causal import CausalTower, chunk_rows
+from compatbench.backbone.text.memory import SelectiveCheckpoint
+from compatbench.backbone.text.prompts import Prompts, replace_rows
 
 
 class TextTower:
-    """A frozen text tower of open_clip, whatever its kind.
+    """A frozen text tower, whatever its kind.
 
     Attributes:
         context_length: tokens of the longest text.
         width: width D of the token embeddings.
         depth: number of transformer blocks.
-
-    Raises:
-        CompatbenchError: a tower of this kind is not supported.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
-        self._anatomy = examine(model, name)
-        self._tower = _build_tower(self._anatomy)
-        self.context_length: int = self._anatomy.context_length
-        self.width: int = self._anatomy.positions.shape[1]
-        self.depth = len(self._anatomy.blocks)
-
-    def pad_with(self, token: int) -> None:
-        """Sets the padding token, if the tokenizer's is not the one that open_clip assumes."""
-        if token != self._anatomy.pad:
-            self._anatomy = dataclasses.replace(self._anatomy, pad=token)
-            self._tower = _build_tower(self._anatomy)
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._anatomy = anatomy
+        self._tower = _build_tower(anatomy)
+        self.context_length: int = anatomy.context_length
+        self.width: int = anatomy.positions.shape[1]
+        self.depth = len(anatomy.blocks)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The frozen weights of blocks, last norm and projection, by open_clip's names."""
-        return named_weights(self._anatomy)
+        return self._anatomy.weights()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
@@ -69,10 +63,101 @@ class TextTower:
         if weights:
             cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
             learned = torch.is_grad_enabled() and any(t.requires_grad for t in cast.values())
-            tower = _build_tower(replace_weights(self._anatomy, cast), learned)
+            tower = _build_tower(self._anatomy.replace(cast), learned)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)
 
 
 def _build_tower(anatomy: Anatomy, learned: bool = False) -> CausalTower | PlainTower:
-    shared = anatomy.sees_past_only and anatomy.standard_blocks
-    return (CausalTower if shared else PlainTower)(anatomy, learned)
+    fast = anatomy.sees_past_only and anatomy.standard_blocks
+    return (CausalTower if fast else PlainTower)(anatomy, learned)
+
+
+class PlainTower:
+    """Runs padded prompts through every row of the context, by the tower's own blocks.
+
+    Rows after the end of text are left out only if no row sees them.
+
+    Args:
+        learned: whether gradients of the tower's own weights will be needed.
+    """
+
+    def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
+        self._anatomy = anatomy
+        self._learned = learned
+
+    def encode(self, prompts: Prompts) -> Tensor:
+        """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
+        anatomy, count = self._anatomy, len(prompts.lengths)
+        length = prompts.longest if anatomy.padding_unseen else anatomy.context_length
+        step = max(1, chunk_rows(anatomy) // length)
+        parts = [slice(i, min(i + step, count)) for i in range(0, count, step)]
+        positions = anatomy.positions
+        # No more than an estimate for custom blocks.
+        values = (length + 1) * positions.shape[1] * (10 + 4) * len(anatomy.blocks)
+        sizes = [(part.stop - part.start) * values * positions.element_size() for part in parts]
+        checkpoint = SelectiveCheckpoint(
+            sizes * len(prompts.prefixes), positions.device, self._learned or prompts.need_gradients
+        )
+        features = [
+            checkpoint.run(self._run, length, prompts, prefix[None], part)
+            for prefix in prompts.prefixes
+            for part in parts
+        ]
+        return prompts.unflatten(torch.cat(features).unflatten(0, (-1, count)))
+
+    def _run(self, length: int, prompts: Prompts, prefix: Tensor, part: slice) -> Tensor:
+        """Features of a few classes with one prefix ``[1, P, D]``, ``[n, e]``."""
+        anatomy = self._anatomy
+        deep, swap, shared = prompts.deep, prompts.swap, prompts.shared
+        lengths = torch.tensor(prompts.lengths[part], device=prefix.device)
+        x = self._pad(length, prefix, prompts.suffix[part], lengths)
+        hidden = None
+        if anatomy.pads_by_place:
+            hidden = torch.arange(length, device=x.device) >= shared + lengths[:, None]
+        elif anatomy.pad_mask or anatomy.class_token is not None:
+            # All rows that look like padding, as open_clip compares token ids, and a text may
+            # hold the id of the padding.
+            hidden = (x == anatomy.token_embedding.weight[anatomy.pad]).all(-1)
+        if anatomy.class_token is not None:
+            x = torch.cat([x, anatomy.class_token.expand(len(x), 1, -1)], dim=1)
+        x = x + anatomy.positions[: x.shape[1]]
+        mask = self._mask(x.shape[1], hidden)
+        for i, block in enumerate(anatomy.blocks):
+            if 0 < i <= len(deep):
+                x = replace_rows(x, deep[i - 1])
+            if swap is not None and i == swap.block:
+                x = replace_rows(x, swap.rows[part], shared)
+            x = block(x, attn_mask=mask)
+        if anatomy.class_token is not None or anatomy.pool == "last":
+            rows = x[:, -1]
+        elif anatomy.pool == "first":
+            rows = x[:, 0]
+        else:
+            rows = x[torch.arange(len(x), device=x.device), shared + lengths - 1]
+        return anatomy.project(anatomy.ln_final(rows))
+
+    def _pad(self, length: int, prefix: Tensor, suffix: Tensor, lengths: Tensor) -> Tensor:
+        """Prompts padded with the embedding of the padding token, ``[n, length, D]``."""
+        padding = self._anatomy.token_embedding.weight[self._anatomy.pad]
+        shared, count = prefix.shape[1], len(suffix)
+        suffix = suffix[:, : length - shared]
+        inside = torch.arange(suffix.shape[1], device=suffix.device) < lengths[:, None]
+        suffix = torch.where(inside[..., None], suffix, padding)
+        rest = padding.expand(count, length - shared - suffix.shape[1], -1)
+        return torch.cat([prefix.expand(count, -1, -1), suffix, rest], dim=1)
+
+    def _mask(self, length: int, hidden: Tensor | None) -> Tensor | None:
+        """What is added to the scores, ``[length, length]`` or one for every head of every text."""
+        anatomy = self._anatomy
+        mask = None if anatomy.mask is None else anatomy.mask[:length, :length]
+        if hidden is None:
+            return mask
+        if anatomy.class_token is not None:
+            shown = hidden.new_zeros(len(hidden), 1)
+            parts = [shown, hidden] if anatomy.shifted_class_mask else [hidden, shown]
+            hidden = torch.cat(parts, dim=1)
+        padding = torch.zeros(hidden.shape, dtype=anatomy.positions.dtype, device=hidden.device)
+        padding = padding.masked_fill(hidden, -torch.inf)[:, None].expand(-1, length, -1)
+        heads: int = anatomy.blocks[0].attn.num_heads  # type: ignore[assignment, union-attr]
+        padding = padding.repeat_interleave(heads, dim=0)
+        return padding if mask is None else mask + padding

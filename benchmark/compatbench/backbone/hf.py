@@ -1,0 +1,298 @@
+"""Models of transformers as backbones: CLIP, SigLIP, ALIGN, FLAVA and BLIP.
+
+They are built from a folder; no code in it is run. A text tower is run from token embeddings by
+``PlainTower``, through its own layers. Towers of BERT's kind (ALIGN, BLIP) normalise the input of
+the first layer, which is treated as part of that layer, and hide padding from all rows, so padding
+need not be computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compatbench.backbone.load.weights_file import CONFIG, model_folder
+from compatbench.backbone.text.anatomy import Anatomy
+from compatbench.data.cards import BackboneCard
+from compatbench.errors import BackboneError, first_line
+
+PREPROCESSING = "preprocessor_config.json"
+_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
+
+
+def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel:
+    """The card's model, float32, in evaluation mode, no gradients.
+
+    Args:
+        weights: load them, downloaded if necessary; otherwise they are random, on torch's
+            current default device.
+
+    Raises:
+        BackboneError: the model is of a type that is not supported; its files are missing,
+            damaged or of another architecture; or transformers is not installed.
+    """
+    folder = model_folder(card, download=weights)
+    family, settings = _read_folder(folder, card)
+    transformers, missing = _import_transformers(card), []
+    cls = getattr(transformers, family.model)
+    try:
+        if weights:
+            model, facts = cls.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+            missing = sorted(facts["missing_keys"])
+        else:
+            model = cls(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+    # transformers raises errors of every kind for files that are damaged or do not fit.
+    except Exception as error:
+        problem = f"transformers cannot load {folder} as {family.model}: {first_line(error)}"
+        raise _error(card, problem) from None
+    if missing:
+        raise _error(
+            card,
+            f"the weights in {folder} lack {len(missing)} tensors of {family.model}, such as "
+            f"{missing[0]}",
+            "give the folder of a model that was trained to compare images with texts",
+        )
+    return HuggingFaceModel(model, family, settings).eval().requires_grad_(False)
+
+
+def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
+    """The tokenizer in the model's folder, as open_clip wraps it.
+
+    Raises:
+        BackboneError: its files are missing or damaged.
+    """
+    from open_clip.tokenizer import HFTokenizer
+
+    folder = model_folder(card)
+    _import_transformers(card)
+    try:
+        return HFTokenizer(str(folder), context_length=context_length)
+    except Exception as error:
+        problem = f"no tokenizer can be read from {folder}: {first_line(error)}"
+        raise _error(card, problem, "fetch the model's tokenizer files") from None
+
+
+def _import_transformers(card: BackboneCard) -> Any:
+    try:
+        import transformers
+    except ImportError:
+        problem = f"backbone '{card.name}' needs the package transformers"
+        raise BackboneError(problem, "pip install 'compatbench[hf]'") from None
+    return transformers
+
+
+def _read_folder(folder: Path, card: BackboneCard) -> tuple[Family, dict[str, Any]]:
+    """Which family of models the configuration names, and how images are preprocessed."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = str(config["model_type"])
+    except _UNREADABLE as error:
+        raise _error(card, f"cannot read {folder / CONFIG}: {error}") from None
+    if found not in FAMILIES:
+        supported = f"supported: {', '.join(FAMILIES)}"
+        raise _error(card, f"models of type '{found}' are not supported", supported)
+    path = folder / PREPROCESSING
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        inexact, settings = _inexact_part(values), _translate(values)
+    except _UNREADABLE as error:
+        problem = f"{path} does not say how an image becomes a tensor: {error}"
+        raise _error(card, problem, f"fetch the model's own {PREPROCESSING}") from None
+    if inexact:
+        problem = f"{path} asks for what cannot be done exactly: {inexact}"
+        raise _error(card, problem, "use a model whose images are resized to its own size")
+    return FAMILIES[found], settings
+
+
+def _error(card: BackboneCard, problem: str, fix: str = "fetch the model again") -> BackboneError:
+    return BackboneError(f"backbone '{card.name}': {problem}", fix)
+
+
+def _inexact_part(values: dict[str, Any]) -> str | None:
+    """What an image processor does that open_clip's transform does not do exactly, if anything."""
+    size, squash = _size(values["size"])
+    if values.get("do_center_crop", False):
+        crop, _ = _size(values.get("crop_size", values["size"]))
+        if crop != size:
+            return f"images of {size} are cropped to {crop}"
+    elif not squash:
+        return "images keep their shape"
+    if not values.get("do_resize", True):
+        return "images keep their size"
+    if values.get("resample", 3) not in _INTERPOLATIONS:
+        return f"interpolation {values['resample']}"
+    return None
+
+
+def _translate(values: dict[str, Any]) -> dict[str, Any]:
+    """open_clip's settings for those of an image processor."""
+    size, squash = _size(values["size"])
+    # A pixel p of 0 to 255 becomes (p * factor - offset - mean) / std.
+    scale = 255 * values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 255
+    offset = 1.0 if values.get("rescale_offset", False) else 0.0
+    mean, std = values["image_mean"], values["image_std"]
+    if not values.get("do_normalize", True):
+        mean, std = [0.0] * 3, [1.0] * 3
+    return {
+        "size": size,
+        "mode": "RGB",
+        "mean": tuple((value + offset) / scale for value in mean),
+        "std": tuple(value / scale for value in std),
+        "interpolation": _INTERPOLATIONS.get(values.get("resample", 3)),
+        "resize_mode": "squash" if squash else "shortest",
+        "fill_color": 0,
+    }
+
+
+def _size(value: Any) -> tuple[tuple[int, int], bool]:
+    """Height and width, and whether both are given, so that images may change their shape."""
+    if isinstance(value, int):
+        return (value, value), False
+    if "shortest_edge" in value:
+        return (value["shortest_edge"], value["shortest_edge"]), False
+    return (value["height"], value["width"]), True
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of transformers' models is put together."""
+
+    model: str  # name of the class
+    text: Callable[[Any], Anatomy]  # from a model to the anatomy of its text tower
+    # From a model and images ``[batch, 3, H, W]`` to features ``[batch, e]``.
+    image: Callable[[Any, Tensor], Tensor]
+    log_scale: Callable[[Any], Tensor]  # the logarithm of its factor on cosine similarities
+
+
+class HuggingFaceModel(nn.Module):
+    """A model of transformers with the parts that a backbone asks for."""
+
+    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.visual = _Visual(model, family, preprocess_cfg)
+        self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
+        self._family = family
+
+    def text_anatomy(self) -> Anatomy:
+        """The parts of the text tower."""
+        return self._family.text(self.visual.model)
+
+
+class _Visual(nn.Module):
+    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess_cfg = preprocess_cfg
+        self._family = family
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._family.image(self.model, images)
+
+
+class _Layer(nn.Module):
+    """A layer, called like open_clip's blocks; ``norm`` comes before the first of BERT's."""
+
+    def __init__(self, layer: nn.Module, heads: int, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.norm = layer, norm
+        self.attn = SimpleNamespace(num_heads=heads)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x)
+        # One mask for all, or one for every head of every text.
+        if attn_mask is not None and attn_mask.ndim == 2:
+            attn_mask = attn_mask[None, None]
+        elif attn_mask is not None:
+            attn_mask = attn_mask.unflatten(0, (len(x), self.attn.num_heads))
+        out = self.layer(x, attention_mask=attn_mask)
+        return out[0] if isinstance(out, tuple) else out
+
+
+def _encoder_text(model: Any, *, projection: nn.Module, causal: bool, pool: str) -> Anatomy:
+    """CLIP's and SigLIP's text towers."""
+    text, config = model.text_model, model.config.text_config
+    positions = text.embeddings.position_embedding.weight
+    mask = None
+    if causal:
+        mask = positions.new_full((len(positions), len(positions)), -torch.inf).triu(1)
+    return Anatomy(
+        token_embedding=text.embeddings.token_embedding,
+        positions=positions,
+        blocks=tuple(_Layer(layer, config.num_attention_heads) for layer in text.encoder.layers),
+        ln_final=text.final_layer_norm,
+        projection=projection,
+        mask=mask,
+        pool=pool,
+        pad=config.pad_token_id or 0,
+    )
+
+
+def _bert_text(text: Any, config: Any, projection: nn.Module) -> Anatomy:
+    """BERT: a class token comes first; its row after the last layer is projected (no pooler)."""
+    embeddings, heads = text.embeddings, config.num_attention_heads
+    positions = embeddings.position_embeddings.weight
+    if (types := getattr(embeddings, "token_type_embeddings", None)) is not None:
+        positions = positions + types.weight[0]
+    first, *others = text.encoder.layer
+    return Anatomy(
+        token_embedding=embeddings.word_embeddings,
+        positions=positions,
+        blocks=(
+            _Layer(first, heads, embeddings.LayerNorm),
+            *(_Layer(layer, heads) for layer in others),
+        ),
+        ln_final=getattr(text, "layernorm", nn.Identity()),
+        projection=projection,
+        mask=None,
+        pool="first",
+        pad=config.pad_token_id or 0,
+        pad_mask=True,
+        pads_by_place=True,
+    )
+
+
+FAMILIES = {
+    "clip": Family(
+        "CLIPModel",
+        lambda m: _encoder_text(m, projection=m.text_projection, causal=True, pool="eos"),
+        lambda m, x: m.visual_projection(m.vision_model(pixel_values=x).pooler_output),
+        lambda m: m.logit_scale,
+    ),
+    "siglip": Family(
+        "SiglipModel",
+        lambda m: _encoder_text(m, projection=m.text_model.head, causal=False, pool="last"),
+        lambda m, x: m.vision_model(pixel_values=x).pooler_output,
+        lambda m: m.logit_scale.reshape(()),
+    ),
+    "align": Family(
+        "AlignModel",
+        lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
+        lambda m, x: m.vision_model(pixel_values=x).pooler_output,
+        lambda m: -m.temperature.log(),
+    ),
+    "flava": Family(
+        "FlavaModel",
+        lambda m: _bert_text(m.text_model, m.config.text_config, m.text_projection),
+        lambda m, x: m.image_projection(m.image_model(pixel_values=x).last_hidden_state[:, 0]),
+        lambda m: m.logit_scale.clamp(0, math.log(100)),
+    ),
+    # Its published weights leave the temperature out; the configuration has its initial value.
+    "blip": Family(
+        "BlipForImageTextRetrieval",
+        lambda m: _bert_text(m.text_encoder, m.config.text_config, m.text_proj),
+        lambda m, x: m.vision_proj(m.vision_model(pixel_values=x).last_hidden_state[:, 0]),
+        lambda m: torch.tensor(float(m.config.logit_scale_init_value)),
+    ),
+}

@@ -1,1 +1,0 @@
-"""Models of transformers as backbones: CLIP, SigLIP, ALIGN, FLAVA and BLIP."""
