@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from open_clip_reference import encode_texts
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -36,10 +37,9 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
         if rope is None:
             x = block(x)
             continue
-        table = rope[i] if visual.trunk.rope_mixed else rope
-        still = torch.zeros(*table.shape[:-2], x.shape[1] - own, table.shape[-1]).to(x)
-        still[..., table.shape[-1] // 2 :] = 1  # sine 0, cosine 1
-        x = block(x, rope=torch.cat([table, still], dim=-2))
+        still = torch.zeros(*rope.shape[:-2], x.shape[1] - own, rope.shape[-1]).to(x)
+        still[..., rope.shape[-1] // 2 :] = 1  # sine 0, cosine 1
+        x = block(x, rope=torch.cat([rope, still], dim=-2))
     x = x[:, :own]
     if clip:
         return visual._pool(x)[0] @ visual.proj
@@ -50,17 +50,8 @@ def run_text_tower(
     backbone: Backbone, names: Sequence[str], words: str, prompts: Sequence[Tensor]
 ) -> Tensor:
     """Words before the name, the first of which are ``prompts[0]``; replaced before each block."""
-    tower: Any = getattr(backbone.model, "text", backbone.model)
-    ids = backbone.tokenizer([f"{words} {name}." for name in names])
-    x, count = tower.token_embedding(ids), len(prompts[0])
-    for i, block in enumerate(tower.transformer.resblocks):
-        if i < len(prompts):
-            own = prompts[i].expand(len(x), -1, -1)
-            x = torch.cat([x[:, :1], own, x[:, 1 + count :]], dim=1)
-        x = x + tower.positional_embedding if i == 0 else x
-        x = block(x, attn_mask=tower.attn_mask)
-    pooled = tower.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)]
-    return pooled @ tower.text_projection
+    texts = [f"{words} {name}." for name in names]
+    return encode_texts(backbone, texts, prompts[0], dict(enumerate(prompts[1:], start=1)))
 
 
 def draw_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:

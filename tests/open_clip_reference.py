@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from open_clip.coca_model import CoCa
+from torch import Tensor
 
 from compatbench.backbone import Backbone
 
@@ -22,52 +23,58 @@ def text_tower(backbone: Backbone) -> Any:
     return getattr(backbone.model, "text", backbone.model)
 
 
-def encode_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """``encode_text`` of the model on token ids padded to the whole context."""
-    return backbone.model.encode_text(backbone.tokenizer(list(texts)))  # type: ignore[operator, union-attr]
+def encode_texts(
+    backbone: Backbone,
+    texts: Sequence[str],
+    context: Tensor | None = None,
+    replaced: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """``encode_text`` of the model on token ids padded to the whole context.
+
+    Args:
+        context: overwrites the embeddings after start-of-text, ``[M, D]`` or ``[C, M, D]``.
+        replaced: for a block, what overwrites the rows after start-of-text before it.
+    """
+    model, tower = backbone.model, text_tower(backbone)
+
+    def overwrite(x: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.expand(len(x), -1, -1)
+        return torch.cat([x[:, :1], rows, x[:, 1 + rows.shape[1] :]], dim=1)
+
+    hooks = [
+        tower.transformer.resblocks[block].register_forward_pre_hook(
+            lambda _, given, rows=rows: overwrite(given[0], rows)
+        )
+        for block, rows in (replaced or {}).items()
+    ]
+    if context is not None:
+        hooks.append(
+            tower.token_embedding.register_forward_hook(lambda *x: overwrite(x[2], context))
+        )
+    try:
+        options = {"normalize": False} if isinstance(model, CoCa) else {}
+        return model.encode_text(backbone.tokenizer(list(texts)), **options)  # type: ignore[operator]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def encode_contexts(
     backbone: Backbone,
     names: Sequence[str],
     context: Tensor,
-    *,
-    before: int | None = None,
     replaced: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
-    """CoOp's prompt learner: placeholders are tokenised, then overwritten by the context.
-
-    Args:
-        context: ``[M, D]`` for all classes, or ``[C, M, D]``.
-        before: rows of the context before the name, the others come after it; default all.
-        replaced: for a block, what replaces the rows after start-of-text before it.
-    """
-    length, tower = context.shape[-2], text_tower(backbone)
-    before = length if before is None else before
-    ids = backbone.tokenizer([" ".join(["X"] * length) + f" {name}." for name in names])
-    rows = []
-    for c, name in enumerate(names):
-        words = tower.token_embedding(ids[c])
-        own = context if context.ndim == 2 else context[c]
-        end = 1 + length + len(backbone.tokenizer.encode(name))
-        parts = [words[:1], own[:before], words[1 + length : end], own[before:], words[end:]]
-        rows.append(torch.cat(parts))
-    return run_tower(tower, torch.stack(rows), ids.argmax(-1), replaced)
+    """CoOp's prompt learner: placeholders are tokenised, then overwritten by the context."""
+    placeholders = " ".join(["X"] * context.shape[-2])
+    return encode_texts(backbone, [f"{placeholders} {name}." for name in names], context, replaced)
 
 
-def run_tower(
-    tower: nn.Module, embeddings: Tensor, last: Tensor, replaced: Mapping[int, Tensor] | None = None
-) -> Tensor:
+def run_tower(tower: Any, embeddings: Tensor, last: Tensor) -> Tensor:
     """Features of embeddings ``[n, T, D]`` that fill the context, read at row ``last[i]``."""
-    parts: Any = tower
-    x = embeddings + parts.positional_embedding
-    for i, block in enumerate(parts.transformer.resblocks):
-        if replaced and i in replaced:
-            own = replaced[i].expand(len(x), -1, -1)
-            x = torch.cat([x[:, :1], own, x[:, 1 + own.shape[1] :]], dim=1)
-        x = block(x, attn_mask=parts.attn_mask)
-    x = parts.ln_final(x)
-    return x[torch.arange(len(x)), last] @ parts.text_projection
+    x = embeddings + tower.positional_embedding
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask))
+    return x[torch.arange(len(x)), last] @ tower.text_projection
 
 
 def assert_same(found: Tensor, expected: Tensor, inputs: Sequence[Tensor]) -> None:
@@ -75,6 +82,7 @@ def assert_same(found: Tensor, expected: Tensor, inputs: Sequence[Tensor]) -> No
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     generator = torch.Generator().manual_seed(9)
     weight = torch.randn(expected.shape, generator=generator, dtype=expected.dtype)
-    gradients = [torch.autograd.grad((weight * x).sin().sum(), inputs) for x in (found, expected)]
+    losses = [(weight * features).sin().sum() for features in (found, expected)]
+    gradients = [torch.autograd.grad(loss, inputs, retain_graph=True) for loss in losses]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
     assert all(gradient.abs().max() > 0 for gradient in gradients[1])

@@ -24,10 +24,14 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
     full, low = pair
     labels = load_task(TASK).labels
     context = torch.zeros(4, low.token_width, requires_grad=True)
-    features = low.encode_prompts(low.prompts(labels, context))
-    features.sum().backward()
+    weights = {n: w.float().requires_grad_() for n, w in low.text.weights.items() if "bias" in n}
+    features = low.encode_prompts(low.prompts(labels, context), weights)
+    features.square().sum().backward()
     assert context.grad is not None
     assert bool(torch.isfinite(context.grad).all())
+    for weight in weights.values():
+        assert weight.grad is not None
+        assert weight.grad.dtype == torch.float32
     images = low.encode_images(torch.zeros(1, 3, 48, 48))
     for tensor in (features, context.grad, images, low.embed_text("rain"), low.zero_shot(labels)):
         assert tensor.dtype == torch.float32

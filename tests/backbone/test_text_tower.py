@@ -145,13 +145,18 @@ def test_prompts_of_images_equal_one_full_forward_each(
 
 @pytest.mark.parametrize("before", [0, 1, 2, 4])
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
-def test_moved_names_equal_the_full_forward(backbone64: Backbone, own: bool, before: int) -> None:
-    context = draw(len(RAGGED), 4, 32) if own else draw(4, 32)
-    prompts = backbone64.prompts(LABELS, context)
-    moved = move_names(prompts, backbone64.name_tokens(LABELS)[1], 4, before)
+def test_moved_names_equal_the_texts_that_they_spell(
+    backbone64: Backbone, own: bool, before: int
+) -> None:
+    words, names = ["dog", "tree", "blue", "red"], RAGGED[:7]
+    context, labels = backbone64.embed_text(" ".join(words)), labels_of(names)
+    prompts = backbone64.prompts(labels, context.expand(len(names), -1, -1) if own else context)
+    moved = move_names(prompts, backbone64.name_tokens(labels)[1], 4, before)
     assert moved.shared == (1 if own else 1 + before)
-    expected = encode_contexts(backbone64, RAGGED, context, before=before)
-    assert_same(backbone64.encode_prompts(moved), expected, [context])
+    head, tail = " ".join(words[:before]), " ".join(words[before:])
+    expected = encode_texts(backbone64, [f"{head} {name} {tail}." for name in names])
+    found = backbone64.encode_prompts(moved)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,8 @@ def test_all_weights_behind_the_embeddings_have_open_clips_names(backbone: Backb
     "name",
     [
         None,  # all
-        "transformer.resblocks.0.ln_1.bias",
         "transformer.resblocks.1.attn.in_proj_weight",
-        "transformer.resblocks.2.attn.out_proj.bias",
-        "transformer.resblocks.1.mlp.c_fc.bias",
-        "transformer.resblocks.1.mlp.c_proj.weight",
-        "ln_final.weight",
+        "transformer.resblocks.2.mlp.c_fc.bias",
         "text_projection",
     ],
 )
@@ -108,20 +104,6 @@ def test_the_model_is_left_as_it_was(clip: Backbone) -> None:
     assert all(torch.equal(before[name], t) for name, t in clip.model.state_dict().items())
     assert all(parameter.grad is None for parameter in clip.model.parameters())
     assert torch.equal(clip.encode_prompts(clip.text_prompts(TEXTS)), features)
-
-
-def test_a_bfloat16_tower_takes_float32_weights() -> None:
-    backbone = wrap(tiny_clip().bfloat16(), "low")
-    name = "transformer.resblocks.0.mlp.c_fc.bias"
-    delta = torch.full_like(backbone.text.weights[name], 0.5, dtype=torch.float32)
-    delta.requires_grad_()
-    weights = {name: backbone.text.weights[name] + delta}
-    features = backbone.encode_prompts(backbone.text_prompts(TEXTS), weights)
-    features.square().sum().backward()
-    assert features.dtype == torch.float32
-    assert delta.grad is not None
-    assert delta.grad.dtype == torch.float32
-    assert delta.grad.abs().max() > 0
 
 
 def test_unknown_weights_are_refused(clip: Backbone) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,9 +42,6 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         device: of torch, such as ``cpu`` or ``cuda:0``.
         precision: ``fp32`` or ``bf16``, of the frozen towers. What leaves them (features,
             token embeddings) is float32 in both cases.
-
-    Returns:
-        The backbone, in evaluation mode; no parameter has a gradient.
 
     Raises:
         CompatbenchError: no such backbone or precision, or weights that are missing, damaged,
@@ -200,7 +198,9 @@ class Backbone:
                 [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end]
                 for text in texts
             ]
-            shared = _common_prefix(ids)
+            # Each text keeps at least one token of its own.
+            columns = zip(*(row[:-1] for row in ids), strict=False)
+            shared = len([*takewhile(lambda column: len(set(column)) == 1, columns)])
             suffix = self.embed(pad_rows([row[shared:] for row in ids]))
             prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
             lengths = tuple(len(row) - shared for row in ids)
@@ -213,11 +213,8 @@ class Backbone:
     ) -> Tensor:
         """Text features of prompts, not normalised; differentiable in prompts and weights.
 
-        Args:
-            weights: replaces ``text.weights`` of these names.
-
-        Returns:
-            ``[n, e]``, or ``[B, n, e]`` for prompts of B images.
+        Returns ``[n, e]``, or ``[B, n, e]`` for prompts of B images. ``weights`` replaces those
+        of these names among ``text.weights``.
         """
         if prompts.prefix.ndim == 3 and len(prompts.prefix) == 0:  # prompts of no image
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
@@ -254,12 +251,3 @@ class Backbone:
             ids = [[*self.tokens(text), *tail] for text in texts]
             self._name_rows[key] = self.embed(pad_rows(ids)), tuple(len(row) for row in ids)
         return self._name_rows[key]
-
-
-def _common_prefix(rows: list[list[int]]) -> int:
-    """How many leading tokens all rows share, leaving each row at least one of its own."""
-    most = min(len(row) for row in rows) - 1
-    shared = 0
-    while shared < most and len({row[shared] for row in rows}) == 1:
-        shared += 1
-    return shared

@@ -23,23 +23,16 @@ UNDETERMINED = 1e-12
 
 @dataclass(frozen=True)
 class Rotation:
-    """Target ≈ source · R, both centred.
+    """Target ≈ source · R, both centred."""
 
-    Attributes:
-        rotation: R ``[e_s, e_t]``, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if
-            e_s >= e_t; float64.
-        source_mean: mean of the source's features, ``[e_s]``.
-        target_mean: the same of the target's, ``[e_t]``.
-        residual: what rotation and one scale leave of the differences, 0 to 1: with σ the
-            singular values of A_cᵀ B_c, 1 - (Σ σ)² / (‖A_c‖² ‖B_c‖²).
-        rank: directions that the texts determine; all, if as many as the smaller space has.
-    """
-
+    # R ``[e_s, e_t]``, float64, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if e_s >= e_t.
     rotation: Tensor
-    source_mean: Tensor
-    target_mean: Tensor
+    source_mean: Tensor  # of the source's features, ``[e_s]``
+    target_mean: Tensor  # of the target's, ``[e_t]``
+    # What rotation and one scale leave of the differences, 0 to 1: with σ the singular values of
+    # A_cᵀ B_c, 1 - (Σ σ)² / (‖A_c‖² ‖B_c‖²).
     residual: float
-    rank: int
+    rank: int  # directions that the texts determine
 
 
 def fit_rotation(source: Tensor, target: Tensor) -> Rotation:
@@ -49,9 +42,7 @@ def fit_rotation(source: Tensor, target: Tensor) -> Rotation:
     With U S Vᵀ the singular value decomposition of A_cᵀ B_c / V, R = U Vᵀ. Directions that
     the texts do not determine are matched by number, which is arbitrary but the same every time.
 
-    Args:
-        source: features of V texts on the source, ``[V, e_s]``.
-        target: features of the same texts on the target, ``[V, e_t]``.
+    Args: features of V texts on the source, ``[V, e_s]``, and of the same on the target.
 
     Raises:
         ValueError: shapes that do not fit, or one side is constant.
@@ -85,16 +76,10 @@ class RotatedBackbone(Backbone):
     With RᵀR = I (a rotation, or a narrower space put into a wider one) inner products are those of
     the backbone, and so is its zero-shot classifier. With R Rᵀ = I alone (a wider space) features
     are projected onto as many directions as there are. Model and tokenizer are shared with it.
-
-    Args:
-        backbone: the one that is rotated.
-        rotation: R, ``[e_s, e_t]`` with its e_t.
-
-    Attributes:
-        unrotated: the backbone itself.
     """
 
     def __init__(self, backbone: Backbone, rotation: Tensor) -> None:
+        """``backbone`` is kept as ``unrotated``; R is ``[e_s, e_t]`` with its e_t."""
         vars(self).update(vars(backbone))
         # These were computed in the backbone's own coordinates.
         for name in ("embed_dim", "image", "encode_prompts"):
@@ -110,11 +95,7 @@ class RotatedBackbone(Backbone):
 
     @cached_property
     def image(self) -> ImageTower:
-        """The image tower, with its features rotated.
-
-        Raises:
-            NotTransferable: nothing can be inserted into a tower of this kind.
-        """
+        """The image tower, with its features rotated."""
         return _RotatedTower(self.unrotated.image, self.rotation)
 
     @torch.no_grad()

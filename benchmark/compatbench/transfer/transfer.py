@@ -17,19 +17,12 @@ Access = Literal["none", "words"]
 
 @dataclass(frozen=True)
 class TransferCard:
-    """What a transfer is, for lists and for the leaderboard.
+    """What a transfer is, for lists and for the leaderboard."""
 
-    Attributes:
-        name: the name that the command line and results use.
-        access: what it needs besides the module; a ranking compares equal access alone.
-        summary: the idea in one line.
-        version: raised with every change of the numbers that it gives; part of the key.
-    """
-
-    name: str
-    access: Access
-    summary: str
-    version: int = 1
+    name: str  # that the command line and results use
+    access: Access  # what it needs besides the module; a ranking compares equal access alone
+    summary: str  # the idea in one line
+    version: int = 1  # raised with every change of the numbers that it gives; part of the key
 
 
 class Transfer(ABC):

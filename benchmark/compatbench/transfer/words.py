@@ -40,9 +40,7 @@ class Words(Transfer):
     """Attaches a module in the coordinates of its source.
 
     The module and the method stay as they are. The target is rotated instead: with R found from
-    words, the method is given text and image features times Rᵀ. Where the target's space is as
-    wide as the source's or narrower, inner products and so the target's own zero-shot part are
-    unchanged. Where it is wider, Rᵀ projects onto as many directions as the source has.
+    words, the method is given text and image features times Rᵀ; see ``RotatedBackbone``.
 
     Args:
         source_words: the source's word features ``[V, e_s]``, if they are known without it.
@@ -128,9 +126,6 @@ def words_hash() -> str:
 def encode_words(backbone: Backbone, words: tuple[str, ...] | None = None) -> Tensor:
     """Text features of the words in ``a photo of a {}.``, normalised, ``[V, e]``.
 
-    Args:
-        words: others than the word list.
-
     Raises:
         CompatbenchError: a word does not fit the text tower's context.
     """
@@ -147,10 +142,9 @@ def encode_words(backbone: Backbone, words: tuple[str, ...] | None = None) -> Te
 
 
 class WordFeatures:
-    """Text features of the word list by backbone, kept in the cache beside image features.
+    """Text features of the word list by backbone, kept in a cache beside image features.
 
-    Args:
-        cache: the cache's folder; None keeps them in memory alone.
+    Without a cache's folder they are kept in memory alone.
     """
 
     def __init__(self, cache: Path | None) -> None:

@@ -91,8 +91,7 @@ class EvaBlock:
         attention = self._block.attn
         start, patches = attention.num_prefix_tokens, rope.shape[-2]
         before, own, behind = y.tensor_split([start, start + patches], dim=2)
-        half = {"half": True} if getattr(attention, "rotate_half", False) else {}
-        return torch.cat([before, apply_rot_embed_cat(own, rope, **half), behind], dim=2)
+        return torch.cat([before, apply_rot_embed_cat(own, rope), behind], dim=2)
 
 
 def _add(projected: tuple[Tensor, ...], added: Added, x: Tensor) -> list[Tensor]:
@@ -159,14 +158,9 @@ class EvaAnatomy:
         self.width = trunk.embed_dim
         self.extra = trunk.num_prefix_tokens
         self.tokens = self.extra + trunk.patch_embed.num_patches
-        self.blocks = [EvaBlock(block, self._rope_of(i)) for i, block in enumerate(trunk.blocks)]
+        rope = None if trunk.rope is None else trunk.rope.get_embed
+        self.blocks = [EvaBlock(block, rope) for block in trunk.blocks]
         self.class_pooled = trunk.global_pool == "token" and trunk.attn_pool is None
-
-    def _rope_of(self, block: int) -> Callable[[], Tensor] | None:
-        rope = self._trunk.rope
-        if rope is None:
-            return None
-        return (lambda: rope.get_embed()[block]) if self._trunk.rope_mixed else rope.get_embed
 
     def embed(self, images: Tensor) -> Tensor:
         x, _ = self._trunk._pos_embed(self._trunk.patch_embed(images))
@@ -231,13 +225,15 @@ def _odd_eva_part(trunk: Any) -> str | None:
         return f"it is pooled by '{trunk.global_pool}'"
     if trunk.dynamic_img_size:
         return "its images have no fixed size"
-    if trunk.rope is not None and not hasattr(trunk.rope, "feat_shape"):
-        return "its rotary positions have no fixed grid"
+    if trunk.rope is not None and (trunk.rope_mixed or not hasattr(trunk.rope, "feat_shape")):
+        return "its rotary positions are not EVA-CLIP's"
     for block in trunk.blocks:
         if type(block) not in (EvaBlock, EvaBlockPostNorm):
             return "its blocks are not timm's EVA blocks"
         if type(block.attn) not in (EvaAttention, AttentionRope):
             return "its attention is not timm's EVA attention"
+        if getattr(block.attn, "rotate_half", False):
+            return "its rotary positions are not EVA-CLIP's"
         if getattr(block.attn, "gate", None) is not None:
             return "its attention is gated"
         if getattr(block.attn, "num_kv_groups", 1) != 1:

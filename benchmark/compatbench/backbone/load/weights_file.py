@@ -32,7 +32,7 @@ _IN_FOLDER = (
     "pytorch_model.bin",
 )
 _OF_TRANSFORMERS = ("*.safetensors", "pytorch_model*.bin")
-_BESIDE = ("*.json", "*.txt", "*.model")
+BESIDE = ("*.json", "*.txt", "*.model")
 _TIMEOUT = 10  # seconds
 
 
@@ -127,17 +127,13 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         return model_files(card, download)[0]
     if card.weights is not None:
         path = tasks_folder() / card.weights
-        if not path.is_file():
-            raise MissingWeights(
-                f"backbone '{card.name}': weights {path} are missing",
-                "restore the file (git checkout, or reinstall)",
-            )
-        return path
+        if path.is_file():
+            return path
+        raise _missing(card, f"weights {path} are", "restore the file (git checkout, or reinstall)")
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
     facts = release_facts(card)
-    owner, _, rest = facts.get("hf_hub", "").partition("/")
-    name, _, file = rest.partition("/")
+    owner, name, file = (*facts.get("hf_hub", "").split("/", 2), "", "", "")[:3]
     repository, url = f"{owner}/{name}" if name else card.repository, facts.get("url", "")
     files = _IN_REPOSITORY
     if file:
@@ -157,6 +153,10 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         named=tuple(f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES),
     )
     return wanted.search(Path.is_file, _download_release if download else None)
+
+
+def _missing(card: BackboneCard, what: str, fix: str = "correct the path") -> MissingWeights:
+    return MissingWeights(f"backbone '{card.name}': {what} missing", fix)
 
 
 def _download_release(wanted: _Wanted) -> Path:
@@ -190,13 +190,11 @@ def _find_in_path(card: BackboneCard, path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise MissingWeights(f"backbone '{card.name}': {path} is missing", "correct the path")
+        raise _missing(card, f"{path} is")
     found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
     found = found or sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
     if not found:
-        raise MissingWeights(
-            f"backbone '{card.name}': {path} holds no weights", f"put {_IN_FOLDER[0]} there"
-        )
+        raise _no_weights(card, path, _IN_FOLDER[0])
     if len(found) > 1 and found[0].name not in _IN_FOLDER:
         raise BackboneError(
             f"backbone '{card.name}': {path} holds several checkpoints, "
@@ -206,6 +204,10 @@ def _find_in_path(card: BackboneCard, path: Path) -> Path:
     return found[0]
 
 
+def _no_weights(card: BackboneCard, folder: Path, file: str) -> MissingWeights:
+    return MissingWeights(f"backbone '{card.name}': {folder} holds no weights", f"put {file} there")
+
+
 def model_files(card: BackboneCard, download: bool = False) -> list[Path]:
     """All files of a model of transformers that decide its features, weights first.
 
@@ -213,12 +215,9 @@ def model_files(card: BackboneCard, download: bool = False) -> list[Path]:
         MissingWeights: the folder is not on this machine, or holds no weights.
     """
     folder = model_folder(card, download)
-    weights = _weights_in(folder)
-    if not weights:
-        raise MissingWeights(
-            f"backbone '{card.name}': {folder} holds no weights", "put model.safetensors there"
-        )
-    return [*weights, *(path for pattern in _BESIDE for path in sorted(folder.glob(pattern)))]
+    if not (weights := _weights_in(folder)):
+        raise _no_weights(card, folder, "model.safetensors")
+    return [*weights, *(path for pattern in BESIDE for path in sorted(folder.glob(pattern)))]
 
 
 def model_folder(card: BackboneCard, download: bool = False) -> Path:
@@ -230,9 +229,7 @@ def model_folder(card: BackboneCard, download: bool = False) -> Path:
     if card.path is not None:
         folder = Path(card.path).expanduser()
         if not (folder / CONFIG).is_file():
-            raise MissingWeights(
-                f"backbone '{card.name}': {folder / CONFIG} is missing", "correct the path"
-            )
+            raise _missing(card, f"{folder / CONFIG} is")
         return folder
     repository = card.repository
     plain = "/" not in card.name and ":" not in card.name
@@ -245,10 +242,8 @@ def model_folder(card: BackboneCard, download: bool = False) -> Path:
         f"into a folder {repository} below one that {WEIGHTS_FOLDER} names",
         named=(f"{card.name}/{CONFIG}",) if plain else (),
     )
-    return wanted.search(
-        lambda config: config.is_file() and bool(_weights_in(config.parent)),
-        _download_model if download else None,
-    ).parent
+    fits = lambda config: config.is_file() and bool(_weights_in(config.parent))  # noqa: E731
+    return wanted.search(fits, _download_model if download else None).parent
 
 
 def _weights_in(folder: Path) -> list[Path]:
@@ -261,7 +256,7 @@ def _download_model(wanted: _Wanted) -> Path:
 
     check_network()
     for weights in _OF_TRANSFORMERS:
-        patterns = [*_BESIDE, weights]
+        patterns = [*BESIDE, weights]
         folder = snapshot_download(
             wanted.repository, cache_dir=hub_cache(), allow_patterns=patterns
         )

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from compatbench.backbone.load.open_clip_models import check_release, preprocessing, release_facts
-from compatbench.backbone.load.weights_file import find_weights, model_files
+from compatbench.backbone.load.weights_file import BESIDE, find_weights, model_files
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.engine_version import ENGINE_VERSION
@@ -21,7 +21,6 @@ from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, 
 _planning = False
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CONFIGURATION = ("*.json", "*.model", "*.txt")
 
 
 @contextlib.contextmanager
@@ -79,7 +78,7 @@ def weights_key(card: BackboneCard) -> str:
             return sha256_json([{path.name: hash_weights(path) for path in files}, ENGINE_VERSION])
         path, beside = locate_weights(card), {}
         if card.config is None:
-            found = (other for pattern in _CONFIGURATION for other in path.parent.glob(pattern))
+            found = (other for pattern in BESIDE for other in path.parent.glob(pattern))
             beside = {other.name: hash_weights(other) for other in found}
         return sha256_json([hash_weights(path), beside, preprocessing(card), ENGINE_VERSION])
     except MissingWeights:

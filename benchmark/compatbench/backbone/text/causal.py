@@ -42,11 +42,7 @@ def chunk_rows(anatomy: Anatomy) -> int:
 
 
 class CausalTower:
-    """Runs standard blocks over packed rows, as the module's docstring describes.
-
-    Args:
-        learned: whether gradients of the tower's own weights will be needed.
-    """
+    """Runs standard blocks over packed rows; ``learned`` is as for ``PlainTower``."""
 
     def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
         self._anatomy = anatomy
@@ -122,11 +118,8 @@ class _Block(StandardBlock):
     ) -> tuple[Tensor, Tensor]:
         """The block's output, and the projections of the prefix, ``[B, P, 3D]``.
 
-        Args:
-            x: the first ``shared`` rows are the prefix; without any, ``kept`` replaces it.
-            chunk: what the rows behind the prefix are.
-            kept: the projections that this block returned for the prefix.
-            last: compute the end-of-text rows only; the output is ``[B, n, D]``.
+        The first ``shared`` rows of x are the prefix; without any, ``kept``, which this block
+        returned for it, replaces them. ``last``: the end-of-text rows alone are computed.
         """
         qkv = self.project(self.block.ln_1(x))
         if kept is None:

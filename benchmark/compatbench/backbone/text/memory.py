@@ -50,15 +50,15 @@ class SelectiveCheckpoint:
 
     Args:
         sizes: bytes of activations of each piece, in the order in which they will be run.
-        device: where they are.
         learned: whether there will be a backward pass.
-
-    Attributes:
-        kept: whether each piece keeps its activations.
     """
 
     def __init__(self, sizes: list[int], device: torch.device, learned: bool) -> None:
-        room = _room(sum(sizes), device) if learned else sum(sizes)
+        room = sum(sizes)
+        if learned and _budget is not None:
+            room = _budget
+        elif learned and room > ALWAYS:
+            room = int(SHARE * free_memory(device))
         # The backward pass begins with the last piece: what is kept should be needed first,
         # so that it is freed when the other pieces are computed again.
         self.kept = [room >= left for left in accumulate(reversed(sizes))][::-1]
@@ -69,12 +69,6 @@ class SelectiveCheckpoint:
         if next(self._pieces):
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
-
-
-def _room(wanted: int, device: torch.device) -> int:
-    if _budget is not None:
-        return _budget
-    return wanted if wanted <= ALWAYS else int(SHARE * free_memory(device))
 
 
 def free_memory(device: torch.device) -> int:

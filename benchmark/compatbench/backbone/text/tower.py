@@ -77,8 +77,7 @@ class PlainTower:
 
     Rows after the end of text are left out only if no row sees them.
 
-    Args:
-        learned: whether gradients of the tower's own weights will be needed.
+    ``learned`` tells whether gradients of the tower's own weights will be needed.
     """
 
     def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
