@@ -1,4 +1,4 @@
-"""Models of transformers equal their own forward, from tiny folders that are written here."""
+"""Models and tokenizers of transformers equal their own forward, from tiny folders made here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
+from loading_models import IMAGE, alone, small_models  # noqa: F401
+from open_clip_reference import encode_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_other_towers import coca
+from tiny_models import randomise, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels, load_backbone
@@ -17,6 +22,7 @@ from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.hf import FAMILIES
 from compatbench.backbone.load import read_backbone
+from compatbench.backbone.text.prompts import move_names
 from compatbench.errors import CompatbenchError, NotTransferable
 
 transformers = pytest.importorskip("transformers")
@@ -238,3 +244,72 @@ def test_another_type_of_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CompatbenchError, match="type 'bert' are not supported; supported: clip"):
         load_backbone(f"hf:{tmp_path}")
+
+
+INNER = dict(context_length=16, vocab_size=16, width=16, heads=2, layers=2)
+INNER |= dict(hf_tokenizer_name="beside", no_causal_mask=True, pool_type="last")
+TOKENIZERS = {
+    "siglip": INNER | dict(proj_bias=True, tokenizer_kwargs=dict(clean="canonicalize")),
+    "align": INNER | dict(tokenizer_kwargs=dict(strip_sep_token=True)),  # CLIPA
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def of_open_clip(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
+    """A model's folder with its tokenizer: without start-of-text, and with a class token."""
+    config = dict(
+        embed_dim=8, vision_cfg=IMAGE, text_cfg=TOKENIZERS[request.param], custom_text=True
+    )
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    write_tokenizer(tmp_path, request.param)
+    model = randomise(open_clip.create_model(f"local-dir:{tmp_path}"), 1)
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    found = load_backbone(f"local-dir:{tmp_path}")
+    return Backbone(found.card, found.model.double(), found.device)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_prompts_that_spell_a_text_equal_that_text(of_open_clip: Backbone, own: bool) -> None:
+    texts = ["a photo of a dog.", "red apple", "tree"]
+    found = of_open_clip.text_features(tuple(texts))
+    torch.testing.assert_close(found, encode_texts(of_open_clip, texts), rtol=1e-10, atol=1e-10)
+    context = of_open_clip.embed_text("a photo")
+    if own:
+        context = context.expand(3, -1, -1)
+    prompts = of_open_clip.prompts(LABELS, context)
+    found = of_open_clip.encode_prompts(prompts)
+    expected = encode_texts(of_open_clip, [f"a photo {name}." for name in LABELS.names])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    moved = move_names(prompts, of_open_clip.name_tokens(LABELS)[1], context=2, before=1)
+    expected = encode_texts(of_open_clip, [f"a {name} photo." for name in LABELS.names])
+    torch.testing.assert_close(of_open_clip.encode_prompts(moved), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_prompts_of_images_equal_those_of_each(of_open_clip: Backbone) -> None:
+    contexts = torch.randn(2, 3, 16, dtype=torch.float64)
+    found = of_open_clip.encode_prompts(of_open_clip.image_prompts(LABELS, contexts))
+    each = [
+        of_open_clip.encode_prompts(of_open_clip.prompts(LABELS, context)) for context in contexts
+    ]
+    torch.testing.assert_close(found, torch.stack(each), rtol=1e-10, atol=1e-10)
+    none = of_open_clip.encode_prompts(of_open_clip.image_prompts(LABELS, contexts[:0]))
+    assert none.shape == (0, 3, 8)
+
+
+def test_a_tokenizer_whose_files_are_missing_is_told(
+    of_open_clip: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(CompatbenchError, match="tokenizer") as caught:
+        load_backbone(f"local-dir:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_images_of_coca_equal_encode_image() -> None:
+    model: Any = coca()
+    model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)
+    backbone = wrap(model, "tiny-coca")
+    images = torch.randn(2, 3, 24, 24)
+    expected = model.encode_image(images, normalize=False)
+    torch.testing.assert_close(backbone.encode_images(images), expected)

@@ -62,12 +62,11 @@ def test_the_methods_on_features_are_those_that_can_be_aligned() -> None:
     assert {"coop", "kgcoop", "contcoop", "zeroshot", "clip_lora", "plot"} <= set(INPUT_SIDE)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", INVARIANT)
-def test_a_turn_does_not_exist_for_what_acts_in_the_towers(name: str, seed: int) -> None:
+def test_a_turn_does_not_exist_for_what_acts_in_the_towers(name: str) -> None:
     subject, module = fitted(name)
     expected = subject.logits(subject.source, module)
-    found = subject.logits(turned_source(seed), module)
+    found = subject.logits(turned_source(seed=1), module)
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,7 +24,7 @@ class TransferCard:
     version: int = 1  # raised with every change of the numbers that it gives; part of the key
 
 
-class Transfer(ABC):
+class Transfer:
     """Attaches modules to a backbone that they were not fitted on.
 
     Args:
@@ -54,9 +53,7 @@ class Transfer(ABC):
         Raises:
             CompatbenchError: the cache or the folder cannot be written.
         """
-        return
 
-    @abstractmethod
     def attach(
         self,
         method: Method,
@@ -65,7 +62,7 @@ class Transfer(ABC):
         target: Backbone,
         labels: Labels,
     ) -> Classifier:
-        """The classifier that the module is on ``target``.
+        """The classifier that the module is on ``target``; by default, the module as it is.
 
         Args:
             source: the backbone that the module was fitted on; None where it is not at hand
@@ -74,19 +71,10 @@ class Transfer(ABC):
         Raises:
             NotTransferable: the module has no meaning on the target.
         """
+        return method.attach(module, target, labels)
 
 
 class Copied(Transfer):
     """Attaches the module as it is; the headline of the benchmark."""
 
     card = TransferCard(COPIED, access="none", summary="The module is attached untouched.")
-
-    def attach(
-        self,
-        method: Method,
-        module: Module,
-        source: Backbone | None,
-        target: Backbone,
-        labels: Labels,
-    ) -> Classifier:
-        return method.attach(module, target, labels)

@@ -36,7 +36,7 @@ class ClipBlock(StandardBlock):
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = q[:, :, :rows]
         if qkv.device.type == "cpu" and qkv.shape[1] <= FEW_TOKENS:
-            mixed = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view(q.shape)
+            mixed = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), None).view(q.shape)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v)
         return self.finish(x[:, :rows], _merge(mixed))

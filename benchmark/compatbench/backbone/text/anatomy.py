@@ -170,8 +170,8 @@ def examine(model: nn.Module, name: str) -> Anatomy:
         )
         odd = _odd_part(anatomy, tower)
     except AttributeError as error:
-        odd = f"it has no '{error.name}'"
-    if odd:
+        anatomy, odd = None, f"it has no '{error.name}'"
+    if anatomy is None or odd:
         raise CompatbenchError(f"backbone '{name}': its text tower is not supported: {odd}")
     return anatomy
 

@@ -77,7 +77,7 @@ def free_memory(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What torch has reserved and does not use is free as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_machine_memory(), _group_memory())
+    return int(min(_machine_memory(), _group_memory()))
 
 
 def _machine_memory() -> int:

@@ -54,18 +54,12 @@ class StandardBlock:
         return x + block.ls_2(_quick_mlp(block.mlp, normed) if self._quick else block.mlp(normed))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+class _Attend(torch.autograd.Function):
     """Attention of groups: queries ``[G, S, d]``, keys and values ``[G, K, d]``.
 
-    On small groups faster than torch's own.
-
-    Args:
-        mask: what is added to the scores, ``[G, S, K]``.
+    ``mask`` is added to the scores, ``[G, S, K]``. On small groups faster than torch's own.
     """
-    return _Attend.apply(query, key, value, mask)  # type: ignore[return-value]
 
-
-class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         ctx.scale = query.shape[-1] ** -0.5
@@ -87,6 +81,9 @@ class _Attend(torch.autograd.Function):
         d_query = _scaled_product(scores, key, ctx.scale)
         d_key = _scaled_product(scores.mT, query, ctx.scale)
         return d_query, d_key, torch.bmm(shares.mT, gradient), None
+
+
+attend = _Attend.apply
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
