@@ -80,14 +80,6 @@ def test_a_last_smaller_batch_is_dropped_unless_it_is_the_only_one(
     assert [len(batch.targets) for batch in method.batches] == [size] * steps * 2
 
 
-def test_views_are_cycled_by_epoch(clip: Backbone, labels: Labels, make_data: MakeData) -> None:
-    data = make_data(clip, labels, views=3)
-    method = toy(epochs=7, batch_size=15)
-    method.fit(clip, data, seeded())
-    for epoch, batch in enumerate(method.batches):
-        assert sorted(which_images(batch, data.train.views[epoch % 3])) == list(range(15))
-
-
 @pytest.mark.parametrize(
     ("shots", "cap", "steps"),
     [
@@ -149,75 +141,67 @@ def test_a_whole_fit_equals_the_formula(clip64: Backbone, data64: FewShotData) -
     torch.testing.assert_close(found, weight, rtol=1e-12, atol=1e-12)
 
 
-def test_the_rate_of_every_step_is_the_schedule_s(
-    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[float] = []
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
+    """The rate of every step of SGD, and the first tensor after it."""
+    taken: list[tuple[float, Tensor]] = []
     step = torch.optim.SGD.step
 
     def watch(self: torch.optim.SGD, closure: None = None) -> None:
-        used.append(self.param_groups[0]["lr"])
         step(self, closure)
+        [group] = self.param_groups
+        taken.append((group["lr"], group["params"][0].detach().clone()))
 
     monkeypatch.setattr(torch.optim.SGD, "step", watch)
-    method = toy(schedule="cosine-step")
+    return taken
+
+
+@pytest.mark.parametrize("schedule", ["cosine-step", "cosine-epoch"])
+def test_the_rate_of_every_step_is_the_schedule_s(
+    clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]], schedule: str
+) -> None:
+    method = toy(schedule=schedule)
     method.fit(clip, data, seeded())
-    assert used == [learning_rate(method.config.recipe, 0, 4, s, 12) for s in range(12)]  # type: ignore[attr-defined]
-    used.clear()
-    method = toy()
-    method.fit(clip, data, seeded())
-    assert used == [learning_rate(method.config.recipe, s // 3, 4) for s in range(12)]  # type: ignore[attr-defined]
+    recipe: Recipe = method.config.recipe  # type: ignore[attr-defined]
+    expected = [learning_rate(recipe, step // 3, 4, step, 12) for step in range(12)]
+    assert [rate for rate, _ in steps] == expected
 
 
 def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
-    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
+    clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]]
 ) -> None:
-    rates: list[float] = []
-
-    def watch(recipe: Recipe, *where: int) -> float:
-        rates.append(learning_rate(recipe, *where))
-        return rates[-1]
-
-    monkeypatch.setattr("compatbench.method.trained.learning_rate", watch)
     recipe = Recipe(batch_size=1, epochs=20)
     images = len(data.train)
     Toy(Toy.Config(recipe=recipe, max_steps=images)).fit(clip, data, seeded())
     per_epoch = math.ceil(images / 10)
-    assert rates.count(recipe.warmup_lr) == per_epoch
-    assert len(rates) == images // per_epoch * per_epoch
+    assert [rate for rate, _ in steps].count(recipe.warmup_lr) == per_epoch
+    assert len(steps) == images // per_epoch * per_epoch
 
 
 def test_modules_after_each_epoch_are_averaged_where_weights_are_given(
-    clip: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
+    clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]], monkeypatch
 ) -> None:
-    after: list[Tensor] = []
-    step = torch.optim.SGD.step
-
-    def watch(self: torch.optim.SGD, closure: None = None) -> None:
-        step(self, closure)
-        after.append(self.param_groups[0]["params"][0].detach().clone())
-
-    monkeypatch.setattr(torch.optim.SGD, "step", watch)
     shares = [0.2, 0.5, 0.0, 0.3]
     method = toy()
     monkeypatch.setattr(method, "epoch_weights", lambda epochs: shares[:epochs])
     found = method.fit(clip, data, seeded())
-    assert len(after) == 12
-    ends = after[2::3]
+    assert len(steps) == 12
+    ends = [after for _, after in steps[2::3]]
     expected = 0.2 * ends[0] + 0.5 * ends[1] + 0.3 * ends[3]
     torch.testing.assert_close(found["weight"], expected)
     assert not found["weight"].requires_grad
 
 
-def test_a_batch_knows_its_images_under_the_next_view(
+def test_views_are_cycled_by_epoch_and_a_batch_knows_its_images_under_the_next(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
     data = make_data(clip, labels, views=3)
-    method = toy(epochs=4)
+    method = toy(epochs=7, batch_size=15)
     method.fit(clip, data, seeded())
-    for step, batch in enumerate(method.batches):
-        epoch = step // 3
+    assert len(method.batches) == 7
+    for epoch, batch in enumerate(method.batches):
         rows = which_images(batch, data.train.views[epoch % 3])
+        assert sorted(rows) == list(range(15))
         assert batch.other_view is not None
         assert torch.equal(batch.other_view, data.train.views[(epoch + 1) % 3][rows])
         assert batch.inputs is batch.features

@@ -64,7 +64,8 @@ def build_optimizer(
 
     Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
     """
-    groups, rates = list(parameters), {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    groups: list[Any] = list(parameters)
+    rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
     cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

@@ -1,0 +1,103 @@
+"""Steps of every optimiser, the learning rate and the epochs, against formulas written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from compatbench.method.optim import Recipe, build_optimizer, learning_rate
+
+START = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+GRADIENTS = [
+    torch.tensor([0.3, -0.1, 2.0], dtype=torch.float64),
+    torch.tensor([-0.2, 0.4, 1.0], dtype=torch.float64),
+]
+
+
+def take_steps(recipe: Recipe, rates: tuple[float, float] = (0.1, 0.1)) -> Tensor:
+    parameter = START.clone().requires_grad_()
+    optimizer = build_optimizer(recipe, [parameter])
+    for rate, gradient in zip(rates, GRADIENTS, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("first_rate", [0.1, 1e-5])
+def test_sgd_carries_momentum_of_gradients_not_of_rates_and_fresh_decay(first_rate: float) -> None:
+    """A rate that changes between steps scales the whole velocity, as in PyTorch and Dassl."""
+    recipe = Recipe(lr=0.1, momentum=0.9, weight_decay=0.01)
+    velocity = GRADIENTS[0] + 0.01 * START
+    after_one = START - first_rate * velocity
+    velocity = 0.9 * velocity + (GRADIENTS[1] + 0.01 * after_one)
+    found = take_steps(recipe, (first_rate, 0.1))
+    torch.testing.assert_close(found, after_one - 0.1 * velocity, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_two_steps_of_adam_with_its_own_kind_of_decay(optimizer: str) -> None:
+    lr, eps, decay, first, second = 0.1, 1e-4, 0.2, 0.8, 0.95
+    settings = {"optimizer": optimizer, "lr": lr, "eps": eps, "weight_decay": decay}
+    recipe = Recipe.model_validate(settings | {"betas": (first, second)})
+    x, m, v = START.clone(), torch.zeros(3).double(), torch.zeros(3).double()
+    for t, gradient in enumerate(GRADIENTS, start=1):
+        if optimizer == "adam":  # coupled: the decay is part of the gradient
+            gradient = gradient + decay * x
+        else:  # decoupled: the decay shrinks the parameter itself
+            x = x - lr * decay * x
+        m = first * m + (1 - first) * gradient
+        v = second * v + (1 - second) * gradient**2
+        x = x - lr * (m / (1 - first**t)) / ((v / (1 - second**t)).sqrt() + eps)
+    torch.testing.assert_close(take_steps(recipe), x, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"), [(0, 1e-5), (1, 2e-3), (2, 1.9995e-3), (98, 4.44e-6), (99, 1.97e-6)]
+)
+def test_coop_s_schedule_has_dassl_s_figures(epoch: int, rate: float) -> None:
+    assert learning_rate(Recipe(), epoch, epochs=100) == pytest.approx(rate, rel=2e-3)
+
+
+def test_the_cosine_starts_after_warm_up_and_never_reaches_zero() -> None:
+    rates = [learning_rate(Recipe(lr=1.0), epoch, epochs=50) for epoch in range(50)]
+    expected = [(1 + math.cos(math.pi * (j - 1) / 50)) / 2 for j in range(1, 50)]
+    assert rates[1:] == pytest.approx(expected, abs=1e-15)
+    assert rates[-1] > 0
+
+
+def test_warm_up_can_last_longer_or_be_left_out() -> None:
+    longer = Recipe(warmup_epochs=3, warmup_lr=1e-4)
+    assert [learning_rate(longer, j, 10) for j in range(4)] == [1e-4, 1e-4, 1e-4, 2e-3]
+    assert learning_rate(Recipe(warmup_epochs=0), 0, 10) == 2e-3
+
+
+def test_the_step_cosine_falls_at_every_step_from_the_full_rate() -> None:
+    recipe = Recipe(lr=1e-3, schedule="cosine-step")
+    rates = [learning_rate(recipe, step // 4, 20, step, 80) for step in range(80)]
+    expected = [1e-3 * (1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)]
+    assert rates == pytest.approx(expected)
+    assert rates[0] == 1e-3
+
+
+@given(epochs=st.integers(1, 300), epoch=st.integers(0, 299))
+def test_no_rate_is_negative_or_above_the_base(epochs: int, epoch: int) -> None:
+    assert 0 <= learning_rate(Recipe(), epoch % epochs, epochs) <= 2e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("lr", 0), ("lr", -1), ("momentum", 1), ("epochs", 0), ("batch_size", 0)),
+        *(("optimizer", "lion"), ("learning_rate", 1), ("weight_decay", -1)),
+    ],
+)
+def test_settings_without_meaning_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate({name: value})
