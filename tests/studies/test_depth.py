@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +20,15 @@ from compatbench.data.cards import TrainingCard
 from compatbench.data.labels import Labels
 from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
+from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Module
+from compatbench.method.registry import builtin_methods
 from compatbench.pages.figures.svg import render_svg, svg_style
 from compatbench.studies import depth_probe
 from compatbench.studies.depth import KINDS, DepthReport, count_depths, read_depth
 from compatbench.studies.depth_probe import DepthProbe
-from compatbench.studies.study import Fit
+from compatbench.studies.study import Fit, Study
 from compatbench.studies.study_report import records
 
 DEPTHS = range(5)  # of a tower of three blocks
@@ -224,3 +227,15 @@ def test_towers_of_two_sizes_are_refused(clip: Backbone, wider_text: Backbone) -
     for other, what in ((wider_text, r"width \(32 and 48\)"), (deeper, r"blocks \(3 and 6\)")):
         with pytest.raises(CompatbenchError, match=what):
             count_depths(clip, other)
+
+
+def test_a_fit_that_failed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compatbench.studies.study.run_plan", lambda *_: None)
+    study, store = Study(*PAIR), RunStore(tmp_path)
+    matrix = study.matrix(builtin_methods(), "coop", "mini-food", 1, [1])
+    [cell] = matrix.cells()
+    with pytest.raises(CompatbenchError, match=r"the fit of coop.* failed: it was not run"):
+        study.fit(matrix, [cell], store)
+    store.write(describe_cell(cell, error="ValueError: no"))
+    with pytest.raises(CompatbenchError, match=r"the fit of coop.* failed: ValueError: no"):
+        study.fit(matrix, [cell], store)

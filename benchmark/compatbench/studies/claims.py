@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
 from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
 from compatbench.results.bootstrap import (
@@ -36,6 +36,7 @@ from compatbench.results.bootstrap import (
 )
 from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
 from compatbench.studies import columns
+from compatbench.studies.study import read_suite
 from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 Verdict = Literal["supported", "contradicted", "not decided"]
@@ -104,8 +105,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    card = suite_cards.read(suite) if isinstance(suite, str) else suite
-    page = read_suite_page(card, Path(out))
+    page = read_suite_page(read_suite(suite), Path(out))
     if not page.results.methods:
         raise CompatbenchError(
             f"{Path(out) / RESULTS / page.name} holds no results; start with "
@@ -144,11 +144,13 @@ class Evidence:
         self.seeds = _count(page.expected.seeds, "seed")
         self.tasks = f"{_count(page.expected.tasks, 'task')}, {self.seeds}"
         refused = [one.info.depth for one in self.ranked if one.state == "not transferable"]
-        shallow = refused.count("shallow")
-        self.not_counted = (
-            f"not counted: {_count(refused, 'method')} whose modules cannot be attached "
-            f"({shallow} shallow, {len(refused) - shallow} deep)"
-        ) * bool(refused)
+        self.not_counted = ""
+        if refused:
+            shallow = refused.count("shallow")
+            self.not_counted = (
+                f"not counted: {_count(refused, 'method')} whose modules cannot be attached "
+                f"({shallow} shallow, {len(refused) - shallow} deep)"
+            )
 
     def of_depth(self, depth: str) -> list[str]:
         return [name for name, one in self.methods.items() if one.info.depth == depth]
@@ -293,10 +295,12 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
             complete[name] = found
     families = set(parents.values())
     data = f"{len(parents)} variants of {_count(families, 'task')}, {evidence.seeds}"
-    why = (
-        "variants of one task share one module, so the interval tells of other variants, not "
-        "of other tasks"
-    ) * (len(families) == 1)
+    why = ""
+    if len(families) == 1:
+        why = (
+            "variants of one task share one module, so the interval tells of other variants, not "
+            "of other tasks"
+        )
     sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
         "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),
         "h": ("ContCoOp's H is higher than the baselines' mean", NAMED, "points of H"),

@@ -30,6 +30,11 @@ from compatbench.transfer.words import WordFeatures
 Names = str | Sequence[str]
 
 
+def read_suite(suite: str | SuiteCard) -> SuiteCard:
+    """The card of a suite by its name; a card is given back."""
+    return suite_cards.read(suite) if isinstance(suite, str) else suite
+
+
 class StudyOptions(TypedDict, total=False):
     """What every analysis can be told; see ``Study``."""
 
@@ -74,7 +79,7 @@ class Study:
 
     @cached_property
     def card(self) -> SuiteCard:
-        return suite_cards.read(self.suite) if isinstance(self.suite, str) else self.suite
+        return read_suite(self.suite)
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone]:
@@ -133,14 +138,14 @@ class Study:
         planned = Plan(matrix, tuple(plan(cells, store)), store, {}, Missing())
         compute = Compute(device=self.device, jobs=self.jobs)
         run_plan(planned, compute, self.on_start, self.on_event)
-        return [_read_fit(cell, store, matrix.registry) for cell in cells]
-
-
-def _read_fit(cell: Cell, store: RunStore, registry: MethodRegistry) -> Fit:
-    record = store.read(cell.key)
-    module = store.read_module(record) if record is not None else None
-    if record is None or module is None:
-        why = record.error if record is not None else "it was not run"
-        raise CompatbenchError(f"the fit of {cell} failed: {why}")
-    cls = registry.get(cell.method)
-    return Fit(cell, cls(cls.Config.model_validate(cell.config)), module, record)
+        fits = []
+        for cell in cells:
+            record = store.read(cell.key)
+            module = store.read_module(record) if record is not None else None
+            if record is None or module is None:
+                why = record.error if record is not None else "it was not run"
+                raise CompatbenchError(f"the fit of {cell} failed: {why}")
+            cls = matrix.registry.get(cell.method)
+            method = cls(cls.Config.model_validate(cell.config))
+            fits.append(Fit(cell, method, module, record))
+        return fits

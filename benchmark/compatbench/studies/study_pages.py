@@ -19,7 +19,7 @@ from compatbench.studies.embeddings import analyze_embeddings
 from compatbench.studies.gauge import analyze_gauge
 from compatbench.studies.layers import analyze_layers
 from compatbench.studies.stress import analyze_stress
-from compatbench.studies.study import Study, StudyOptions
+from compatbench.studies.study import StudyOptions, read_suite
 from compatbench.studies.study_report import StudyReport
 from compatbench.studies.words_gains import study_gains
 
@@ -80,7 +80,7 @@ def _sections(
     tasks: str | None, steps: int, options: StudyOptions
 ) -> dict[str, Callable[[], Sequence[StudyReport]]]:
     """What each section shows."""
-    suite, out = Study("", "", **options).card, options.get("out", ".")
+    suite, out = read_suite(options.get("suite", "mini")), options.get("out", ".")
     pairs = upgrade_pairs(suite.upgrades)
     first, seeds = pairs[0], suite.seeds[:1]
     stress = partial(analyze_stress, methods=STRESS_METHODS, seeds=seeds, **options)
