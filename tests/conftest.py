@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -34,16 +35,30 @@ def _one_thread_of_numpy() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def clip() -> Backbone:
-    """The source: a CLIP of token width 32 and embedding size 16."""
-    return wrap(tiny_clip(), "tiny-clip")
+# The models by their names: the source, a CLIP of token width 32 and embedding size 16, and its
+# upgrade, an EVA-CLIP of the same sizes; targets of which one size or both differ; and a backbone
+# with the widths of ViT-B/16, for published parameter counts.
+MODELS = {
+    "clip": tiny_clip,
+    "eva": tiny_eva_clip,
+    "wider_text": partial(tiny_clip, seed=3, width=48),
+    "wider_joint": partial(tiny_clip, seed=4, embed_dim=24),
+    "stranger": partial(tiny_eva_clip, seed=5, width=48, embed_dim=24),
+    "b16_sized": partial(tiny_clip, seed=6, width=512, embed_dim=512, heads=8, layers=1),
+    "clip64": lambda: tiny_clip().double(),
+    "eva64": lambda: tiny_eva_clip().double(),
+}
 
 
-@pytest.fixture(scope="session")
-def eva() -> Backbone:
-    """The upgrade: an EVA-CLIP of the source's sizes."""
-    return wrap(tiny_eva_clip(), "tiny-eva-clip")
+def _model_fixture(name: str) -> Any:
+    @pytest.fixture(scope="session", name=name)
+    def model() -> Backbone:
+        return wrap(MODELS[name](), name)
+
+    return model
+
+
+clip, eva, wider_text, wider_joint, stranger, b16_sized, clip64, eva64 = map(_model_fixture, MODELS)
 
 
 @pytest.fixture(scope="session", params=["clip", "eva"])
@@ -52,46 +67,10 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="session")
-def clip64(clip: Backbone) -> Backbone:
-    """The source in double precision."""
-    return wrap(copy.deepcopy(clip.model).double(), "tiny-clip-64")
-
-
-@pytest.fixture(scope="session")
-def eva64(eva: Backbone) -> Backbone:
-    """The upgrade in double precision."""
-    return wrap(copy.deepcopy(eva.model).double(), "tiny-eva-clip-64")
-
-
 @pytest.fixture(scope="session", params=["clip64", "eva64"])
 def backbone64(request: pytest.FixtureRequest) -> Backbone:
     """Either model of the pair in double precision."""
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="session")
-def wider_text() -> Backbone:
-    """A target whose token embeddings alone have another width."""
-    return wrap(tiny_clip(seed=3, width=48), "wider-text")
-
-
-@pytest.fixture(scope="session")
-def wider_joint() -> Backbone:
-    """A target whose joint space alone has another size."""
-    return wrap(tiny_clip(seed=4, embed_dim=24), "wider-joint")
-
-
-@pytest.fixture(scope="session")
-def stranger() -> Backbone:
-    """A target of which both sizes differ."""
-    return wrap(tiny_eva_clip(seed=5, width=48, embed_dim=24), "stranger")
-
-
-@pytest.fixture(scope="session")
-def b16_sized() -> Backbone:
-    """A backbone with the widths of ViT-B/16, for published parameter counts."""
-    return wrap(tiny_clip(seed=6, width=512, embed_dim=512, heads=8, layers=1), "b16-sized")
 
 
 @pytest.fixture

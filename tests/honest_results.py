@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +80,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """Results as ``run`` writes them; not to be changed."""
     folder = tmp_path_factory.mktemp("honest")
     (folder / "tiny.yaml").write_text(SUITE)
-    builtin_methods.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+    with _cached(folder):
         Workplace(folder).run("--methods", METHODS)
     assert "tiny" not in suite_cards.names()
     return Workplace(folder)
@@ -91,29 +90,31 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 def honest_words(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """The same with rows of TaskRes through words; not to be changed."""
     place = _copy(honest, tmp_path_factory.mktemp("words"))
-    builtin_methods.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    with _cached(honest.folder):
         place.run("--methods", "taskres", "--transfers", "words")
     return place
 
 
 @pytest.fixture
-def forged(honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def forged(honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
-    builtin_methods.cache_clear()
-    return _copy(honest, tmp_path)
+    with _cached(honest.folder):
+        yield _copy(honest, tmp_path)
 
 
 @pytest.fixture
-def forged_words(
-    honest: Workplace, honest_words: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workplace:
+def forged_words(honest: Workplace, honest_words: Workplace, tmp_path: Path) -> Iterator[Workplace]:
     """The same of results with rows through words."""
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    with _cached(honest.folder):
+        yield _copy(honest_words, tmp_path)
+
+
+@contextmanager
+def _cached(folder: Path) -> Iterator[None]:
     builtin_methods.cache_clear()
-    return _copy(honest_words, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+        yield
 
 
 def _copy(place: Workplace, folder: Path) -> Workplace:
