@@ -80,12 +80,6 @@ def with_more(page: SuitePage, *methods: MethodResults) -> SuitePage:
     return replace(page, results=replace(page.results, methods=known))
 
 
-def with_words(page: SuitePage, *methods: MethodResults) -> SuitePage:
-    """The page with modules that are brought along through words."""
-    words = {one.info.name: one for one in methods}
-    return replace(page, results=replace(page.results, transferred={"words": words}))
-
-
 def hostile_page() -> SuitePage:
     """Every text of it tries to break out."""
     methods = [method(info(f"m{i}", title), 40 + i, 50 - i) for i, title in enumerate(HOSTILE)]

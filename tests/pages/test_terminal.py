@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from figure_pages import info, long_page, method
 from rich.console import Console
-from synthetic_results import COOP, TWO_BY_TWO, lines_of, make_method, make_page, make_row
+from synthetic_results import COOP, TWO_BY_TWO, make_method, make_page, make_pairs, make_row
 
 from compatbench.cli.progress import restriction_of
 from compatbench.data.cards import suite_cards
@@ -18,7 +17,6 @@ from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import SuitePage
 from compatbench.pages.terminal import print_ranking
-from compatbench.results.rows import Row
 
 
 def shown(page: SuitePage, width: int = 80) -> str:
@@ -60,14 +58,9 @@ def test_files_cannot_add_markup() -> None:
     assert "[bold]x[/nope] [31m" in shown(page)
 
 
-def part_of_suite(tasks: Iterable[str], seeds: Iterable[int]) -> list[Row]:
-    whole = lines_of(method(info("coop", "CoOp"), 60, 40))
-    return [row for row in whole if row.task in tasks and row.seed in seeds]
-
-
 def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
     page = make_page(
-        make_method(info("coop", "CoOp"), part_of_suite(["dogs"], [2])),
+        make_method(info("coop", "CoOp"), make_pairs({("dogs", 2): (70, 50)})),
         method(info("zeroshot", "Zero-shot", "none"), 35, 55),
         method(info("other", "Other"), 80, 80),
         expected=replace(TWO_BY_TWO, seeds=(1, 2, 3)),

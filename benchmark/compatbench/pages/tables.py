@@ -303,8 +303,7 @@ def _column(standings: Iterable[Standing], measure: Measure, task: str | None = 
 def _by_method(
     standings: Sequence[Standing], columns: Sequence[Sequence[str]], titles: Sequence[str]
 ) -> Table:
-    rows = zip(map(_method, standings), *columns, strict=True)
-    return table(["Method", *titles], [list(row) for row in rows])
+    return table(["Method", *titles], zip(map(_method, standings), *columns, strict=True))
 
 
 def _changed_settings(config: MethodResults, base: MethodResults) -> str:
