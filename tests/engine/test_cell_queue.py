@@ -1,16 +1,19 @@
-"""Cells run seed by seed; those that share features stay on one worker; no worker idles."""
+"""Cells run seed by seed; those that share features stay together, in a worker and in a shard."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue, group_of, longest_first, order_cells
+from compatbench.engine.execute.shards import Shard, divide
+from compatbench.errors import CompatbenchError
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,11 @@ class Toy:
     seed: int = 1
     cost: float = 1.0
     number: int = 0
+
+
+def make_cell(method: str, task: str, seed: int) -> Cell:
+    key, training = f"{method}{task}{seed}", TrainingCard.model_validate({})
+    return Cell(key, key, method, {}, task, 4, seed, ("a", "z"), (task,), training)
 
 
 def cost(cell: Toy) -> float:
@@ -91,12 +99,6 @@ def test_a_worker_stays_with_its_group_in_the_next_seed() -> None:
         assert {cell.task for cell in mine if cell} == {getattr(again[who], "task", "")}
 
 
-def test_the_costliest_group_goes_first() -> None:
-    first = make_queue([Toy(task="small"), Toy(task="large", cost=2)]).take("worker")
-    assert first is not None
-    assert first.task == "large"
-
-
 def test_for_many_workers_the_costly_of_a_seed_come_first_and_cells_of_like_cost_by_draws() -> None:
     cells = [
         Toy(shots=shots, seed=seed, cost=cost)
@@ -148,13 +150,11 @@ def test_an_eighth_of_the_work_is_not_long() -> None:
 
 
 def test_on_one_machine_cells_run_by_seed_then_by_cost_of_the_method_then_by_task() -> None:
-    training = TrainingCard.model_validate({})
     cells = [
-        Cell(key, key, method, {}, task, 4, seed, ("a", "z"), (task,), training)
+        make_cell(method, task, seed)
         for task in ("food", "cars")
         for seed in (2, 1)
         for method in ("coop", "gda", "taskres")
-        for key in [f"{method}{task}{seed}"]
     ]
     seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
     ordered = order_cells(cells, lambda cell: seconds[cell.method])
@@ -166,3 +166,36 @@ def test_on_one_machine_cells_run_by_seed_then_by_cost_of_the_method_then_by_tas
     ]
     assert [cell.seed for cell in ordered] == [2] * 6 + [1] * 6  # the suite's order
     assert order_cells([], lambda cell: 1.0) == []
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60), st.integers(1, 12), st.data())
+def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
+    seconds: list[float], count: int, data: st.DataObject
+) -> None:
+    tasks = data.draw(
+        st.lists(st.sampled_from("xyz"), min_size=len(seconds), max_size=len(seconds))
+    )
+    cells = [make_cell("coop", task, i) for i, task in enumerate(tasks)]
+    parts = divide(cells, seconds, count)
+    assert len(parts) == count
+    assert Counter(cell.key for part in parts for cell in part) == Counter(c.key for c in cells)
+    cost = {cell.key: s for cell, s in zip(cells, seconds, strict=True)}
+    share = sum(seconds) / count + max(seconds)
+    assert all(sum(cost[cell.key] for cell in part) <= share * (1 + 1e-9) for part in parts)
+    # Cells of a task are apart only where a shard ends.
+    touched = sum(len({cell.task for cell in part}) for part in parts)
+    assert touched <= len(set(tasks)) + count - 1
+    assert parts == divide(cells, seconds, count)
+
+
+def test_one_shard_is_the_whole_plan_and_many_may_be_empty() -> None:
+    cells = [make_cell("coop", "x", i) for i in range(2)]
+    assert divide(cells, [1.0] * 2, 1) == [cells]
+    assert sorted(map(len, divide(cells, [1.0] * 2, 5))) == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1 / 4"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(CompatbenchError, match="give I/N"):
+        Shard.parse(text)
+    assert str(Shard.parse("3/8")) == "3/8"

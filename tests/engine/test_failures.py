@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -158,6 +159,20 @@ class Starves(Breaks):
     def fit(self, backbone, data, rng):
         torch.empty(2**50)
 
+class Picky(Breaks):
+    card = MethodCard("picky", "Picky", "none", "classifier", "source only")
+    def fit(self, backbone, data, rng):
+        return Module()
+    def attach(self, module, backbone, labels):
+        if backbone.name != "mini-clip":
+            raise NotTransferable("made for mini-clip")
+        return super().attach(module, backbone, labels)
+
+class Wrong(Picky):
+    card = MethodCard("wrong", "Wrong", "none", "classifier", "logits of a wrong shape")
+    def attach(self, module, backbone, labels):
+        return lambda features: features[:, :2]
+
 class Second(Breaks):
     card = MethodCard("second", "Second", "none", "classifier", "dies once")
     def fit(self, backbone, data, rng):
@@ -187,7 +202,7 @@ def test_each_kind_of_failure_costs_its_cell_alone(compatbench: Run, tmp_path: P
     )
     assert result.returncode == 1, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
-    assert "3 of 5 cells failed" in result.stdout
+    assert "4 of 7 cells failed" in result.stdout
     assert result.stdout.count("trying again") == 2
     found = records_in(tmp_path)
     assert {name: (r["status"], r["failure"], r["attempt"]) for name, r in found.items()} == {
@@ -195,6 +210,8 @@ def test_each_kind_of_failure_costs_its_cell_alone(compatbench: Run, tmp_path: P
         "crashes": ("failed", "killed", 2),
         "starves": ("failed", "oom", 1),
         "second": ("ok", None, 2),
+        "picky": ("ok", None, 1),
+        "wrong": ("ok", "error", 1),
         "zeroshot": ("ok", None, 1),
     }
     assert "SIGSEGV" in found["crashes"]["error"]
@@ -203,11 +220,21 @@ def test_each_kind_of_failure_costs_its_cell_alone(compatbench: Run, tmp_path: P
         assert any(re.fullmatch(r"bad\.py:\d+ in fit", frame) for frame in frames), frames
     assert found["zeroshot"]["peak_memory"] > 2**27
 
+    def row_of(method: str) -> tuple[str, str]:
+        rows = (tmp_path / "results" / "smoke" / f"{method}.csv").open()
+        *_, target = csv.DictReader(rows)
+        return target["status"], target["reason"]
+
+    assert row_of("zeroshot") == ("ok", "")
+    assert row_of("breaks") == ("failed", "RuntimeError: no luck")
+    assert row_of("picky") == ("not transferable", "made for mini-clip")
+    assert row_of("wrong")[1].startswith("ValueError: logits have shape")
+
 
 @pytest.mark.slow
 def test_a_cell_that_hangs_is_ended_with_one_worker_too(compatbench: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(METHODS)
-    others = "!breaks,!crashes,!starves,!second"
+    others = "!breaks,!crashes,!starves,!second,!picky,!wrong"
     result = compatbench(
         *["run", "--suite", "smoke", "--methods", f"./bad.py,{others}"],
         *["--jobs", "1", "--timeout", "8s"],

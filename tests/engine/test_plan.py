@@ -1,4 +1,4 @@
-"""What is planned, and what makes a cell another cell."""
+"""What is planned, what makes a cell another cell, and what of it is done."""
 
 from __future__ import annotations
 
@@ -6,32 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
-from compatbench.engine.cell import Cell, CellRecord, Record
+from compatbench.data.shots import ALL_SHOTS
+from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import PlannedCell, plan, plan_cells
-from compatbench.engine.store import RunStore
+from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
+from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
 REGISTRY = builtin_methods()
+CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
+VIEWS = {"views": 2, "crop_scale": [0.5, 1.0], "max_steps": 20}
 
 
-@pytest.fixture
-def suite() -> SuiteCard:
-    return suite_cards.read("smoke")
+def smoke(**values: Any) -> SuiteCard:
+    return SuiteCard.model_validate(suite_cards.read("smoke").model_dump() | values)
 
 
-def changed(suite: SuiteCard, **values: Any) -> SuiteCard:
-    return SuiteCard.model_validate(suite.model_dump() | values)
+def ablation(**methods: dict[str, Any]) -> SuiteCard:
+    configs = {"contcoop+no-kd": {"method": "contcoop", "weight": 0}, **methods}
+    return smoke(methods=configs, compare=["kgcoop", "contcoop", "contcoop+*"])
+
+
+def selected(suite: SuiteCard, methods: str) -> list[str]:
+    return [choice.name for choice in select_matrix(suite, REGISTRY, methods).choices]
 
 
 def one_cell(suite: SuiteCard, method: str = "coop", **selection: Any) -> Cell:
     [cell] = plan_cells(suite, REGISTRY, [method], **selection)
     return cell
+
+
+def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tuple[str, ...]]:
+    return [cell.backbones for cell in plan_cells(suite, REGISTRY, [method], **selection)]
 
 
 def test_every_cell_of_the_matrix_is_planned_once() -> None:
@@ -42,172 +54,187 @@ def test_every_cell_of_the_matrix_is_planned_once() -> None:
     others = len(REGISTRY.names()) - len(learners)
     assert len(cells) == len(suite_tasks(suite)) * (len(learners) * draws + others)
     assert len({cell.key for cell in cells}) == len(cells)
-
-
-def test_a_method_that_learns_nothing_has_one_cell_whatever_seeds_are_chosen(
-    suite: SuiteCard,
-) -> None:
-    many = changed(suite, seeds=[1, 2, 3])
+    # What learns nothing has one cell, whatever seeds are chosen.
+    many = smoke(seeds=[1, 2, 3])
     assert one_cell(many, "zeroshot").key == one_cell(many, "zeroshot", seeds=[3, 2]).key
 
 
-def test_several_upgrades_of_one_source_share_one_fit(suite: SuiteCard) -> None:
-    suite = changed(
-        suite, upgrades=[["mini-clip", "mini-eva-clip"], ["mini-clip", "mini-eva-clip", "third"]]
-    )
-    assert one_cell(suite).backbones == ("mini-clip", "mini-eva-clip", "third")
+@pytest.mark.parametrize("name", suite_cards.names())
+def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
+    suite = suite_cards.read(name)
+    methods = selected(suite, "all")
+    places = select_matrix(suite, REGISTRY).places
+    sources = {upgrade[0] for upgrade in suite.upgrades}
+    targets = {name for upgrade in suite.upgrades for name in upgrade} - sources
+    learners = [m for m in methods if REGISTRY.get(suite.base_method(m)).card.learns]
+    draws, tasks = len(suite.shots) * len(suite.seeds), len(suite_tasks(suite))
+    retrained = len(targets) * tasks * len(learners) * draws if suite.retrained else 0
+    once = len(methods) - len(learners)
+    each = len(sources) * tasks
+    assert len(places) == each * (len(learners) * draws + once) + retrained
+    missing = Missing(dict.fromkeys(sources | targets, "gone"), {})
+    assert plan_cells(suite, REGISTRY, methods, missing=missing) == []
 
 
-def test_retraining_makes_every_target_a_source_of_its_own(suite: SuiteCard) -> None:
-    three = [["mini-clip", "mini-eva-clip"], ["mini-clip", "mini-eva-clip-anew"]]
-    plain = changed(suite, upgrades=three)
-    retrained = changed(plain, retrained=True)
-    cells = plan_cells(retrained, REGISTRY, ["coop"])
-    assert [cell.backbones for cell in cells] == [
-        ("mini-clip", "mini-eva-clip", "mini-eva-clip-anew"),
-        ("mini-eva-clip",),
-        ("mini-eva-clip-anew",),
-    ]
+def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> None:
+    plain = smoke(upgrades=[[CLIP, EVA], [CLIP, EVA, ANEW]])
+    assert paths(plain) == [(CLIP, EVA, ANEW)]
+    retrained = smoke(upgrades=plain.upgrades, retrained=True)
+    assert paths(retrained) == [(CLIP, EVA, ANEW), (EVA,), (ANEW,)]
+    both = smoke(upgrades=[[CLIP, EVA], [EVA, ANEW]], retrained=True)
+    assert paths(both) == [(CLIP, EVA), (EVA, ANEW), (ANEW,)]
     # The same cells as in any suite that starts there.
-    assert cells[0] == one_cell(plain)
-    there = changed(suite, upgrades=[["mini-eva-clip", "mini-clip"]])
-    assert cells[1].key == one_cell(there).key
-    matrix = select_matrix(retrained, REGISTRY, ["coop"])
-    assert (len(matrix.places), matrix.retrained) == (3, 2)
-    assert select_matrix(plain, REGISTRY, ["coop"]).retrained == 0
+    first, second, _ = plan_cells(retrained, REGISTRY, ["coop"])
+    assert first == one_cell(plain)
+    assert second.key == one_cell(smoke(upgrades=[[EVA, CLIP]])).key
+    matrices = [select_matrix(suite, REGISTRY, ["coop"]) for suite in (retrained, plain)]
+    assert [(len(m.places), m.retrained) for m in matrices] == [(3, 2), (1, 0)]
+    # What learns nothing is not retrained, nor is a target without weights.
+    assert paths(smoke(retrained=True), "zeroshot") == [(CLIP, EVA)]
+    assert paths(smoke(retrained=True), missing=Missing({EVA: "gone"})) == [(CLIP,)]
 
 
-def test_a_target_that_is_a_source_anyway_is_not_retrained_twice(suite: SuiteCard) -> None:
-    both = [["mini-clip", "mini-eva-clip"], ["mini-eva-clip", "mini-eva-clip-anew"]]
-    cells = plan_cells(changed(suite, upgrades=both, retrained=True), REGISTRY, ["coop"])
-    assert [cell.backbones for cell in cells] == [
-        ("mini-clip", "mini-eva-clip"),
-        ("mini-eva-clip", "mini-eva-clip-anew"),
-        ("mini-eva-clip-anew",),
-    ]
-
-
-def test_what_learns_nothing_is_not_retrained(suite: SuiteCard) -> None:
-    retrained = changed(suite, retrained=True)
-    assert one_cell(retrained, "zeroshot").backbones == ("mini-clip", "mini-eva-clip")
-
-
-def test_a_target_without_weights_is_not_retrained(suite: SuiteCard) -> None:
-    retrained = changed(suite, retrained=True)
-    missing = Missing(backbones={"mini-eva-clip": "not here"})
-    assert one_cell(retrained, missing=missing).backbones == ("mini-clip",)
+def test_a_missing_target_or_variant_leaves_the_rest_of_the_cell() -> None:
+    suite = smoke(tasks=["mini-objects"], variants=["mini-*"])
+    missing = Missing({EVA: "gone"}, {"mini-objects-mono": "gone"})
+    whole, cell = one_cell(suite), one_cell(suite, missing=missing)
+    assert cell.backbones == (CLIP,)
+    assert set(whole.test_sets) - set(cell.test_sets) == {"mini-objects-mono"}
+    assert cell.key == whole.key
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "decides"),
     [
-        {"shots": [2]},
-        {"seeds": [2]},
-        {"tasks": ["mini-animals"]},
-        {"upgrades": [["mini-eva-clip", "mini-clip"]]},
-        {"training": {"views": 3, "crop_scale": [0.5, 1.0], "max_steps": 20}},
-        {"training": {"views": 2, "crop_scale": [0.4, 1.0], "max_steps": 20}},
-        {"training": {"views": 2, "crop_scale": [0.5, 1.0], "max_steps": 21}},
-        {
-            "training": {
-                "views": 2,
-                "crop_scale": [0.5, 1.0],
-                "max_steps": 20,
-                "precision": "bf16",
-            }
-        },
-        {"methods": {"coop": {"context_length": 4}}},
-        {"methods": {"coop": {"recipe": {"lr": 0.1}}}},
+        ({"shots": [2]}, True),
+        ({"seeds": [2]}, True),
+        ({"tasks": ["mini-animals"]}, True),
+        ({"upgrades": [[EVA, CLIP]]}, True),
+        ({"training": VIEWS | {"views": 3}}, True),
+        ({"training": VIEWS | {"crop_scale": [0.4, 1.0]}}, True),
+        ({"training": VIEWS | {"max_steps": 21}}, True),
+        ({"training": VIEWS | {"precision": "bf16"}}, True),
+        ({"methods": {"coop": {"context_length": 4}}}, True),
+        ({"methods": {"coop": {"recipe": {"lr": 0.1}}}}, True),
+        ({"training": VIEWS}, False),
+        ({"title": "Another title", "note": "Another note"}, False),
+        ({"methods": {"kgcoop": {"weight": 1.0}}}, False),
+        ({"upgrades": [[CLIP, "mini-clip-other"]]}, False),
     ],
 )
-def test_whatever_decides_a_module_is_part_of_its_key(
-    suite: SuiteCard, values: dict[str, Any]
+def test_a_key_has_whatever_decides_a_module_and_nothing_else(
+    values: dict[str, Any], decides: bool
 ) -> None:
-    assert one_cell(suite).key != one_cell(changed(suite, **values)).key
+    assert (one_cell(smoke()).key != one_cell(smoke(**values)).key) == decides
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"title": "Another title", "note": "Another note"},
-        {"methods": {"kgcoop": {"weight": 1.0}}},
-        {"upgrades": [["mini-clip", "mini-clip-other"]]},
-    ],
-)
-def test_what_does_not_decide_a_module_is_not(suite: SuiteCard, values: dict[str, Any]) -> None:
-    assert one_cell(suite).key == one_cell(changed(suite, **values)).key
+def test_all_means_what_the_suite_compares() -> None:
+    suite = ablation()
+    assert selected(suite, "all") == ["contcoop", "kgcoop", "contcoop+no-kd"]
+    assert selected(suite, "!kgcoop") == ["contcoop", "contcoop+no-kd"]
+    assert selected(suite, "all,coop,!contcoop") == ["coop", "kgcoop", "contcoop+no-kd"]
+    assert set(selected(smoke(), "all")) == set(REGISTRY.names())
 
 
-def test_a_suite_changes_the_parts_of_a_recipe_that_it_names(suite: SuiteCard) -> None:
-    suite = changed(suite, methods={"kgcoop": {"recipe": {"lr": 0.5}}})
+def test_a_suite_s_plug_ins_are_loaded_before_its_methods_are_selected(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n\n"
+        "from compatbench.methods.coop import CoOp\n\n\n"
+        "class Mine(CoOp):\n"
+        '    """Mine."""\n\n'
+        "    card = replace(CoOp.card, name='mine')\n"
+    )
+    (tmp_path / "suite.yaml").write_text(
+        "name: own\ntitle: Own\nextends: smoke\nplugins: [./mine.py]\n"
+        "methods: {mine+b: {method: mine, context_length: 4}}\ncompare: [mine, mine+b, zeroshot]\n"
+    )
+    suite, registry = suite_cards.read(str(tmp_path / "suite.yaml")), builtin_methods.__wrapped__()
+    choices = select_matrix(suite, registry).choices
+    assert {choice.name for choice in choices} == {"mine", "mine+b", "zeroshot"}
+
+
+def test_settings_are_the_recipe_s_but_for_what_the_suite_names() -> None:
+    suite = smoke(methods={"kgcoop": {"recipe": {"lr": 0.5}}})
     recipe = resolve_config(REGISTRY.get("kgcoop"), suite)["recipe"]
     published = REGISTRY.get("kgcoop").Config().recipe  # type: ignore[attr-defined]
     assert recipe == published.model_dump(mode="json") | {"lr": 0.5}
-
-
-def test_the_cap_on_steps_reaches_trained_methods_only(suite: SuiteCard) -> None:
+    # The cap on steps reaches methods that are trained in steps.
     assert resolve_config(REGISTRY.get("coop"), suite)["max_steps"] == 20
     assert "max_steps" not in resolve_config(REGISTRY.get("linear_probe"), suite)
+    # A named config begins with what the suite changes of its method.
+    suite = ablation(contcoop={"recipe": {"lr": 0.5}, "heads": 2})
+    cls = REGISTRY.get("contcoop")
+    config = resolve_config(cls, suite, "contcoop+no-kd")
+    assert (config["weight"], config["heads"], config["recipe"]["lr"]) == (0, 2, 0.5)
+    assert resolve_config(cls, suite)["weight"] == 8
 
 
-def test_unknown_tasks_are_refused(suite: SuiteCard) -> None:
-    with pytest.raises(CompatbenchError, match="no task in this suite named 'mini-animals'"):
-        plan_cells(suite, REGISTRY, ["coop"], tasks="mini-animals")
+def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> None:
+    named = one_cell(ablation(), "contcoop+no-kd")
+    plain = one_cell(smoke(methods={"contcoop": {"weight": 0}}), "contcoop")
+    assert (named.name, named.method) == ("contcoop+no-kd", "contcoop")
+    assert named.key == plain.key
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"coop+x": {"method": "coopp"}}, "did you mean coop"),
+        ({"coop": {"method": "kgcoop"}}, "has the name of a method"),
+        ({"coop+x": {"context_length": 4}}, "needs 'method'"),
+        ({"a+1": {"method": "coop"}, "a+2": {"method": "coop"}}, "the same settings; drop one"),
+    ],
+)
+def test_a_wrong_config_is_refused(methods: dict[str, Any], message: str) -> None:
+    with pytest.raises((CompatbenchError, ValidationError), match=message):
+        selected(smoke(methods=methods), "all,a+*" if "a+1" in methods else "all")
 
 
 def finished(cell: Cell, **values: Any) -> CellRecord:
-    records = tuple(
-        Record(
-            backbone=backbone,
-            test_set=test_set,
-            data=data_key(backbone, test_set),
-            status="ok",
-            correct=1,
-            total=2,
-            zero_shot_correct=1,
+    counts = {"status": "ok", "correct": 1, "total": 2, "zero_shot_correct": 1}
+    records = [
+        Record.model_validate(
+            {"backbone": backbone, "test_set": test_set, "data": data_key(backbone, test_set)}
+            | counts
         )
         for backbone in cell.backbones
         for test_set in cell.test_sets
+    ]
+    return describe_cell(cell, "ok", records=records).model_copy(update=values)
+
+
+def test_a_cell_is_done_when_nothing_is_missing_and_failed_ones_are_tried_again() -> None:
+    cell = one_cell(smoke())
+    record = finished(cell)
+    *rest, last = record.records
+
+    def state(**values: Any) -> tuple[bool, bool, list[tuple[str, str]]]:
+        item = PlannedCell(cell, record.model_copy(update=values))
+        return item.done, item.failed, item.missing
+
+    here = (last.backbone, last.test_set)
+    assert state() == (True, False, [])
+    # A record of other weights or images is missing.
+    stale = last.model_copy(update={"data": "0" * 64})
+    assert state(records=(*rest, stale)) == (False, False, [here])
+    failed = Record(
+        backbone=here[0], test_set=here[1], data=last.data, status="failed", reason="no luck"
     )
-    return CellRecord(
-        key=cell.key,
-        method=cell.method,
-        config=cell.config,
-        task=cell.task,
-        source=cell.source,
-        shots=cell.shots,
-        seed=cell.seed,
-        status="ok",
-        records=records,
-    ).model_copy(update=values)
+    assert state(records=(*rest, failed)) == (False, True, [here])
+    assert state(status="failed", records=())[:2] == (False, True)
+    assert not PlannedCell(cell, None).failed
 
 
-def test_a_cell_is_done_when_nothing_is_missing(suite: SuiteCard, tmp_path: Path) -> None:
-    cell, store = one_cell(suite), RunStore(tmp_path)
-    store.write(finished(cell))
-    [planned] = plan([cell], store)
-    assert planned.done
-    assert not planned.failed
-
-
-def test_a_record_of_other_weights_or_images_is_missing(suite: SuiteCard) -> None:
-    cell = one_cell(suite)
-    record = finished(cell)
-    stale = record.records[-1].model_copy(update={"data": "0" * 64})
-    record = record.model_copy(update={"records": (*record.records[:-1], stale)})
-    assert PlannedCell(cell, record).missing == [(stale.backbone, stale.test_set)]
-
-
-def test_a_failed_record_is_tried_again(suite: SuiteCard, tmp_path: Path) -> None:
-    cell, store = one_cell(suite), RunStore(tmp_path)
-    record = finished(cell)
-    first = record.records[0].model_dump(include={"backbone", "test_set", "data"})
-    failed = Record(**first, status="failed", reason="no luck")
-    store.write(record.model_copy(update={"records": (failed, *record.records[1:])}))
-    [planned] = plan([cell], store)
-    assert planned.failed
-    assert not planned.done
-    store.write(finished(cell, status="failed", records=()))
-    [planned] = plan([cell], store)
-    assert planned.failed
-    assert not planned.done
+def test_all_shots_is_a_word_in_files_and_the_largest_number_in_between(tmp_path: Path) -> None:
+    suite = smoke(shots=[4, "all"])
+    assert suite.shots == (4, ALL_SHOTS)
+    assert suite.model_dump()["shots"] == (4, "all")
+    about = {"source": "ViT-B-16-quickgelu/openai", "backbone": "local-dir:/models/eva"}
+    cell = {"method": "contcoop+no-kd", "task": "dtd", "test_set": "dtd", "seed": 1}
+    outcome = {"status": "failed", "reason": "no luck", "key": "0" * 64, "data": "1" * 64}
+    row = Row.model_validate(about | cell | outcome | {"shots": "all"})
+    frame = to_frame([row], Row)
+    text = write_csv(frame)
+    assert ",all,1,failed," in text
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
+    assert read_csv(tmp_path / "rows.csv", Row).equals(frame)

@@ -1,7 +1,8 @@
-"""What follows an attempt at a cell: an end, a retry, a wait or another worker."""
+"""What follows an attempt at a cell: an end, a retry, a wait or another worker; and devices."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute import scheduler
 from compatbench.engine.execute.cell_queue import CellQueue
+from compatbench.engine.execute.device import available_devices, resolve_device
 from compatbench.engine.execute.scheduler import (
     Backend,
     Message,
@@ -22,6 +24,7 @@ from compatbench.engine.execute.scheduler import (
 from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.failures import Failure
 from compatbench.engine.plan import plan_cells
+from compatbench.engine.run import Compute
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
@@ -148,3 +151,15 @@ def test_the_time_limit_of_an_attempt_starts_anew_with_the_cell_and_with_encodin
     record = RunStore(tmp_path).read(cell.key)
     assert record is not None
     assert (record.failure, record.trace) == ("timeout", ("slow.py:3 in fit",))
+
+
+def test_ray_that_is_not_installed_and_devices_that_are_not_here_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CompatbenchError, match=r"pip install 'compatbench\[ray\]'"):
+        Compute("ray").check()
+    for name in ("tpu", "meta", "cuda:99"):
+        with pytest.raises(CompatbenchError, match=f"'{name}' cannot be used here; .* auto, cpu"):
+            resolve_device(name)
+    assert resolve_device("auto") in available_devices()

@@ -1,23 +1,27 @@
-"""What a killed process or a crashed machine can leave behind, and what is made of it."""
+"""The store: what a killed process or a crashed machine leaves behind; who may run a cell."""
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.engine.cell import CellRecord, Record
+from compatbench.engine.measure import predict, read_predictions, write_predictions
 from compatbench.engine.store import RunStore
-from compatbench.errors import CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
 
 from .conftest import Run
@@ -39,21 +43,9 @@ FIT = CellRecord(
     module=MODULE.fingerprint,
     provenance={"torch": "2"},
 )
-DONE = FIT.model_copy(
-    update={
-        "records": (
-            Record(
-                backbone="b",
-                test_set="t",
-                data="d",
-                status="ok",
-                correct=3,
-                total=4,
-                zero_shot_correct=1,
-            ),
-        )
-    }
-)
+COUNTS = {"correct": 3, "total": 4, "zero_shot_correct": 1}
+RECORD = Record(backbone="b", test_set="t", data="d", status="ok", **COUNTS)
+DONE = FIT.model_copy(update={"records": (RECORD,)})
 
 
 @pytest.fixture
@@ -64,17 +56,13 @@ def store(tmp_path: Path) -> RunStore:
     return store
 
 
-def path_of(store: RunStore) -> Path:
-    return store.folder / "cells" / KEY[:2] / f"{KEY}.json"
-
-
 def test_what_was_written_is_read_and_a_lost_record_is_that_of_the_fit(store: RunStore) -> None:
     assert store.read("6" * 64) is None
     assert store.read(KEY) == DONE
     module = store.read_module(DONE)
     assert module is not None
     assert module.fingerprint == MODULE.fingerprint
-    path_of(store).unlink()
+    store.cell_path(KEY).unlink()
     assert store.read(KEY) == FIT
 
 
@@ -87,11 +75,36 @@ def test_a_module_under_another_name_is_not_this_cells(store: RunStore) -> None:
     assert (store.folder / "damaged" / f"{other}.safetensors").exists()
 
 
-def test_a_lost_record_with_a_damaged_module_is_no_record(store: RunStore) -> None:
-    path_of(store).unlink()
-    store.module_path(KEY).write_bytes(store.module_path(KEY).read_bytes()[:-1])
-    with pytest.warns(CompatbenchWarning, match="damaged"):
+def test_damaged_files_are_set_aside_and_count_as_lost(store: RunStore) -> None:
+    store.cell_path(KEY).unlink()
+    store.write_predictions(KEY, {("b", "t", "e"): predict(torch.eye(3))})
+    for path in (store.module_path(KEY), store.predictions_path(KEY)):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.warns(CompatbenchWarning, match="moved to"):
         assert store.read(KEY) is None
+    with pytest.warns(CompatbenchWarning, match="moved to"):
+        assert store.read_predictions(KEY) == {}
+    # What was set aside before stays.
+    names = [f"{KEY}.safetensors", f"{KEY}.safetensors.1"]
+    assert sorted(file.name for file in (store.folder / "damaged").iterdir()) == names
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    # A backbone's name may hold slashes.
+    one, other = predict(torch.tensor([[0.0, 1.0], [2.0, 0.0]])), predict(torch.eye(3))
+    kept = {("ViT-B-16/openai", "dtd", "d" * 64): one, ("b", "t", "e"): other}
+    write_predictions(path, kept, KEY)
+    found = read_predictions(path, KEY)
+    assert found.keys() == kept.keys()
+    for where, value in kept.items():
+        assert found[where].classes.equal(value.classes)
+        assert found[where].confidence.equal(value.confidence)
+    first = path.read_bytes()
+    write_predictions(path, dict(reversed(kept.items())), KEY)
+    assert path.read_bytes() == first
 
 
 @given(data=st.data())
@@ -102,7 +115,7 @@ def test_a_torn_record_is_never_read(
     store = RunStore(tmp_path_factory.mktemp("torn"))
     store.write_module(MODULE, FIT)
     store.write(DONE)
-    whole = path_of(store).read_bytes()
+    whole = store.cell_path(KEY).read_bytes()
     start = data.draw(st.integers(0, len(whole) - 1))
     damage = data.draw(st.sampled_from(["cut", "hole", "flip"]))
     if damage == "cut":
@@ -113,48 +126,10 @@ def test_a_torn_record_is_never_read(
     else:
         flipped = whole[start] ^ (1 << data.draw(st.integers(0, 7)))
         torn = whole[:start] + bytes([flipped]) + whole[start + 1 :]
-    path_of(store).write_bytes(torn)
+    store.cell_path(KEY).write_bytes(torn)
     with pytest.warns(CompatbenchWarning, match="damaged"):
         assert store.read(KEY) == FIT
     assert (store.folder / "damaged" / f"{KEY}.json").read_bytes() == torn
-
-
-@pytest.mark.slow
-def test_a_killed_writer_leaves_whole_records(tmp_path: Path) -> None:
-    """A process that does nothing but write, killed without warning, many times."""
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from compatbench.engine.cell import CellRecord\n"
-        "from compatbench.engine.store import RunStore\n"
-        "store = RunStore(Path(sys.argv[1]))\n"
-        "record = CellRecord.model_validate_json(sys.argv[2])\n"
-        "print('ready', flush=True)\n"
-        "n = 0\n"
-        "while True:\n"
-        "    n += 1\n"
-        "    key = f'{n % 7:064d}'\n"
-        "    long = {'n': n, 'filler': 'x' * 20_000}\n"
-        "    store.write(record.model_copy(update={'key': key, 'config': long}))\n"
-    )
-    store = RunStore(tmp_path)
-    for delay in (0.0, 0.01, 0.05):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), DONE.model_dump_json()],
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        deadline = time.monotonic() + 30
-        while not any(tmp_path.rglob("*.json")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        found = [store.read(f"{n:064d}") for n in range(7)]
-        assert any(found)  # and no CompatbenchWarning, which the settings of pytest make an error
-        assert not (tmp_path / "damaged").exists()
 
 
 @pytest.mark.slow
@@ -181,3 +156,68 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
     for path in (smoke / "results" / "smoke").glob("*.csv"):
         if ".cost" not in path.name:
             assert (folder / path.relative_to(smoke)).read_bytes() == path.read_bytes()
+
+
+def hold(folder: Path, connection: Connection) -> None:
+    with RunStore(folder).claim(KEY) as held:
+        connection.send(held)
+        time.sleep(600)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork begins at once")
+def test_a_claim_is_had_once_and_that_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path, theirs))
+    process.start()
+    assert ours.recv()
+    with store.claim(KEY) as held, store.claim("6" * 64) as other:
+        assert (held, other) == (False, True)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with store.claim(KEY) as held, store.claim(KEY) as again:
+        assert (held, again) == (True, False)
+
+
+def test_one_may_wait_for_a_lock(tmp_path: Path) -> None:
+    store, path = RunStore(tmp_path), tmp_path / "some.lock"
+    began = threading.Event()
+
+    def hold_shortly() -> None:
+        with store.locked(path):
+            began.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=hold_shortly)
+    thread.start()
+    began.wait()
+    with store.locked(path) as held:
+        assert held
+    thread.join()
+
+
+def test_without_locks_a_run_warns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with (
+        pytest.warns(CompatbenchWarning, match="without locks"),
+        RunStore(tmp_path).claim(KEY) as held,
+    ):
+        assert held
+
+
+def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
+    """As where a disk was unmounted: the next write would go to the disk below."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    store = RunStore(folder)
+    folder.rmdir()
+    with pytest.raises(CompatbenchError, match="still mounted"), store.claim(KEY):
+        pass
+    assert not folder.exists()

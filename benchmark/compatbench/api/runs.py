@@ -74,7 +74,7 @@ def plan(
         return found
     from compatbench.engine.execute.shards import take_shard
 
-    return take_shard(found, shard, keep=False)
+    return take_shard(found, shard)
 
 
 def run(

@@ -85,6 +85,7 @@ class Matrix:
 
     def _places(self) -> Iterator[Place]:
         draws = list(product(self.shots, self.seeds))
+        sources = {upgrade[0] for upgrade in self.suite.upgrades}
         # With ``retrained``, every target is a source, too, and is followed by nothing if no
         # upgrade starts at it.
         paths: dict[str, dict[str, None]] = {}
@@ -95,7 +96,7 @@ class Matrix:
         for task, backbones in product(self.tasks, map(tuple, paths.values())):
             for draw, choice in product(draws, self.choices):
                 learns = choice.method.card.learns
-                if len(backbones) == 1 and not (learns and choice.transfer == COPIED):
+                if backbones[0] not in sources and not (learns and choice.transfer == COPIED):
                     continue  # a module fitted on the target needs no transfer there
                 if learns:
                     yield Place(choice, task, *draw, backbones)

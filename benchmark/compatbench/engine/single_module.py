@@ -12,20 +12,18 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TrainingCard, task_cards
+from compatbench.data.cards import TrainingCard, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.shots import Shots, check_draws, show_shots
+from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import Task, load_task
-from compatbench.engine.cell import Cell
 from compatbench.engine.execute.device import resolve_device
-from compatbench.engine.keys import cell_key
 from compatbench.engine.matrix import read_settings
 from compatbench.engine.measure import harmonic_mean, measure
+from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
-from compatbench.engine.worker import Worker
+from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Method, Module
-from compatbench.method.identity import method_identity
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.transfer import COPIED, Copied, Transfer, find_transfer
@@ -63,33 +61,25 @@ def fit_module(
     Raises:
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
     """
-    [shots], [seed] = check_draws([shots], [seed])
     registry = builtin_methods()
     names = registry.select(method)
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
-    cls = registry.get(names[0])
-    settings = read_settings(cls.Config, config, f"'{names[0]}'")
-    training = read_settings(TrainingCard, {"views": views}, "fit")
-    values = settings.model_dump(mode="json")
-    trained = training.model_dump(mode="json", exclude={"max_steps"})
-    key = cell_key(method_identity(cls), values, source, task, shots, seed, trained)
-    cell = Cell(
-        key=key,
-        fit_key=key,
-        method=cls.card.name,
-        config=values,
-        task=task,
-        shots=shots,
-        seed=seed,
-        backbones=(source,),
-        test_sets=(task,),
-        training=training,
-        plugin=MethodRegistry.plugin_file(cls),
-    )
+    changes = {
+        "name": "fit",
+        "upgrades": ((source,),),
+        "tasks": (task,),
+        "variants": (),
+        "shots": (shots,),
+        "seeds": (seed,),
+        "methods": {names[0]: config},
+        "training": read_settings(TrainingCard, {"views": views}, "fit"),
+    }
+    suite = suite_cards.read("mini").model_copy(update=changes)
+    [cell] = plan_cells(suite, registry, names, shots=[shots], transfers=[COPIED])
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
-    record, module = worker.fit(cell, cls(settings))
+    record, module = worker.fit(cell, build_method(cell))
     return Module(module.trained, module.stored, fit_description(record))
 
 

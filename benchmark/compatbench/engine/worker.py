@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -24,7 +25,6 @@ from compatbench.engine.execute.settings import Event, OnEvent, Settings
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import data_key
 from compatbench.engine.measure import (
-    Measured,
     Predictions,
     Where,
     calibration_error,
@@ -157,9 +157,12 @@ class Worker:
         draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
         training, plain = cell.training, [View()]
         views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
+        shots = cell.shots
+        if shots == ALL_SHOTS:  # recipes that count in shots need a number
+            shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
         return FewShotData(
             labels=task.labels,
-            shots=_most_per_class(draw.train) if cell.shots == ALL_SHOTS else cell.shots,
+            shots=shots,
             train=self._feature_set(
                 backbone, task, "train", draw.train, views if training.views > 1 else plain, wanted
             ),
@@ -233,10 +236,18 @@ class Worker:
                 records.append(Record.model_validate(where | failure))
                 continue
             answers[backbone.name, name, data] = found.predictions
-            before = None
-            if backbone.name != cell.source:
-                before = answers.get((cell.source, name, data_key(cell.source, name)))
-            records.append(_make_record(where, found, before, seconds))
+            figures: dict[str, Any] = {
+                "status": "ok",
+                "correct": int(found.right.sum()),
+                "total": len(found.targets),
+                "zero_shot_correct": int(found.zero_shot_right.sum()),
+                "ece": round(calibration_error(found.predictions, found.targets), 4),
+                "seconds": round(seconds + found.seconds, 4),
+            }
+            before = answers.get((cell.source, name, data_key(cell.source, name)))
+            if before is not None and backbone.name != cell.source:
+                figures |= count_flips(before, found.predictions, found.targets)
+            records.append(Record.model_validate(where | figures))
         return records
 
 
@@ -285,27 +296,8 @@ def find_method(name: str, plugin: str | None) -> type[Method]:
     return registry.get(name)
 
 
-def _make_record(
-    where: dict[str, str], found: Measured, before: Predictions | None, attach_seconds: float
-) -> Record:
-    flips = {} if before is None else count_flips(before, found.predictions, found.targets)
-    figures = {
-        "correct": int(found.right.sum()),
-        "total": len(found.targets),
-        "zero_shot_correct": int(found.zero_shot_right.sum()),
-        "ece": round(calibration_error(found.predictions, found.targets), 4),
-        "seconds": round(attach_seconds + found.seconds, 4),
-    }
-    return Record.model_validate(where | {"status": "ok"} | figures | flips)
-
-
 def _describe_failure(error: Exception) -> dict[str, str]:
     """Status and reason of a record without a number."""
     if isinstance(error, NotTransferable):
         return {"status": "not transferable", "reason": error.reason}
     return {"status": "failed", "reason": describe_exception(error).error}
-
-
-def _most_per_class(samples: Sequence[Sample]) -> int:
-    """Images of the largest class; recipes that count in shots need a number for *all*."""
-    return max(Counter(sample.label for sample in samples).values(), default=0)

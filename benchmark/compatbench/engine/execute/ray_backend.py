@@ -49,7 +49,6 @@ MOST_LOST_NODES = 10
 MOST_FAILED_STARTS = 5  # in a row
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0  # between looks at which nodes there are
-IDLE_SECONDS = 120.0  # without any worker, after which the user is warned
 
 
 def run_cells_on_ray(
@@ -156,7 +155,6 @@ class RayBackend(Backend[RayWorker]):
         self._problems: list[str] = []  # of nodes that can run no cell
         self._failed_starts = 0
         self._next_look = 0.0
-        self._warn_at = time.monotonic() + IDLE_SECONDS
 
     def add_workers(self, waiting: int) -> None:
         now = time.monotonic()
@@ -172,11 +170,6 @@ class RayBackend(Backend[RayWorker]):
         busy = unfit + sum(worker.cell is not None for worker in self.workers)
         for _ in range(min(room, busy + waiting) - len(self.workers)):
             self.workers.append(self._start())
-        if any(worker.ready for worker in self.workers):
-            self._warn_at = now + IDLE_SECONDS
-        elif now > self._warn_at:
-            self._warn_at = float("inf")
-            _warn(f"no worker yet: is {self._share} free on the cluster? Waiting for it")
 
     def start_cell(self, worker: RayWorker, cell: Cell) -> None:
         worker.answer = worker.actor.run.options(num_returns="streaming").remote(cell)
@@ -232,7 +225,7 @@ class RayBackend(Backend[RayWorker]):
             problem = f"node {host} {problem}"
             if problem not in self._problems:
                 self._problems.append(problem)
-                _warn(f"{problem}. It runs no cell")
+                warnings.warn(f"{problem}. It runs no cell", CompatbenchWarning, stacklevel=2)
 
     def _read_message(self, worker: RayWorker, cell: Cell) -> Message:
         try:
@@ -264,7 +257,3 @@ def _describe_cause(error: RayError) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # Ray gives the other side's trace, which ends with the error.
     return lines[-1 if isinstance(error, RayTaskError) else 0]
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, CompatbenchWarning, stacklevel=3)

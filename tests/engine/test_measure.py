@@ -1,8 +1,6 @@
-"""Answers image by image: flips, calibration, and the file that keeps them."""
+"""Answers image by image: flips and calibration."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,7 @@ from compatbench.engine.measure import (
     calibration_error,
     count_flips,
     predict,
-    read_predictions,
-    write_predictions,
 )
-from compatbench.engine.store import RunStore
-from compatbench.errors import CompatbenchError
 from compatbench.results.measures import harmonic_mean
 
 ANSWERS = st.lists(
@@ -96,32 +90,3 @@ def test_calibration_error_against_a_naive_loop() -> None:
 def test_one_that_is_always_right_and_sure_of_it_is_calibrated() -> None:
     assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([1, 2])) == 0
     assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([0, 0])) == 100
-
-
-def test_what_was_written_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "p.safetensors"
-    # A backbone's name may hold slashes.
-    kept = {("ViT-B-16/openai", "dtd", "d" * 64): answers([1, 2]), ("b", "t", "e"): answers([0])}
-    write_predictions(path, kept, "a" * 64)
-    found = read_predictions(path, "a" * 64)
-    assert found.keys() == kept.keys()
-    for where, value in kept.items():
-        assert found[where].classes.equal(value.classes)
-        assert found[where].confidence.equal(value.confidence)
-    first = path.read_bytes()
-    write_predictions(path, dict(reversed(kept.items())), "a" * 64)
-    assert path.read_bytes() == first
-
-
-def test_a_damaged_file_is_set_aside_and_counts_as_lost(tmp_path: Path) -> None:
-    store, key = RunStore(tmp_path), "a" * 64
-    store.write_predictions(key, {("b", "t", "e"): answers([0, 1])})
-    [path] = tmp_path.glob("predictions/*/*")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CompatbenchError, match="damaged"):
-        read_predictions(path, "a" * 64)
-    with pytest.warns(match="moved to"):
-        assert store.read_predictions(key) == {}
-    assert [file.name for file in (tmp_path / "damaged").iterdir()] == [path.name]
