@@ -55,35 +55,6 @@ def _hash_weights(backbone: str, planning: bool) -> tuple[str, Any]:
     return weights_key(card), card.config
 
 
-def cell_key(
-    method: str,
-    config: dict[str, object],
-    source: str,
-    task: str,
-    shots: int,
-    seed: int,
-    training: dict[str, object],
-    file: Path | None = None,
-) -> str:
-    """The key of a fit: equal keys, equal modules.
-
-    Args:
-        method: what ``method_identity`` says of the method's code.
-        file: with the draw, if it is given and not made here.
-    """
-    return sha256_json(
-        {
-            "engine": ENGINE_VERSION,
-            "method": method,
-            "config": config,
-            "data": fit_key(source, task, shots, seed, file),
-            "shots": shots,
-            "seed": seed,
-            "training": training,
-        }
-    )
-
-
 def transfer_key(fit: str, transfer: str) -> str:
     """The key of what is measured of a fit whose module reaches other backbones this way."""
     if transfer == COPIED:

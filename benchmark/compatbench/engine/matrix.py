@@ -14,8 +14,9 @@ from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_v
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
-from compatbench.engine.keys import cell_key, transfer_key
+from compatbench.engine.keys import fit_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
+from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
@@ -121,14 +122,23 @@ class Matrix:
             choice, task, shots, seed, backbones = place
             card = choice.method.card
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
-            fit_key = cell_key(
-                choice.identity, choice.config, backbones[0], task, shots, seed, training, file
+            # Equal keys, equal modules.
+            key = sha256_json(
+                {
+                    "engine": ENGINE_VERSION,
+                    "method": choice.identity,
+                    "config": choice.config,
+                    "data": fit_key(backbones[0], task, shots, seed, file),
+                    "shots": shots,
+                    "seed": seed,
+                    "training": training,
+                }
             )
             test_sets = (task, *suite_variants(self.suite, task))
             cells.append(
                 Cell(
-                    key=transfer_key(fit_key, choice.transfer),
-                    fit_key=fit_key,
+                    key=transfer_key(key, choice.transfer),
+                    fit_key=key,
                     method=card.name,
                     config=choice.config,
                     task=task,
