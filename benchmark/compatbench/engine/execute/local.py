@@ -184,7 +184,7 @@ def _inherited(threads: int) -> Iterator[None]:
     Ctrl-C to all processes, and the parent decides: children inherit the mask of signals. A
     script as main module would run again in every worker, and one from a pipe has no file.
     """
-    main, count = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
+    main, before = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
     has_masks = hasattr(signal, "pthread_sigmask")
     mask: set[int] = set()
     if has_masks:
@@ -198,8 +198,8 @@ def _inherited(threads: int) -> Iterator[None]:
     finally:
         sys.modules["__main__"] = main
         del os.environ["OMP_NUM_THREADS"]
-        if count is not None:
-            os.environ["OMP_NUM_THREADS"] = count
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
         if has_masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
