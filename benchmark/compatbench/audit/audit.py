@@ -56,8 +56,7 @@ class Audit:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
-        columns = [column.name for column in fields(Finding)]
-        return pd.DataFrame([asdict(finding) for finding in self.findings], columns=columns)
+        return pd.DataFrame(self.findings, columns=[column.name for column in fields(Finding)])
 
 
 def audit_results(

@@ -49,17 +49,11 @@ def list_findings(
     Args:
         problem, expected, found: texts with columns of the frame in braces.
     """
-    return [
-        Finding(
-            str(row["file"]),
-            problem.format_map(row),
-            int(row["line"]),
-            field,
-            expected.format_map(row),
-            found.format_map(row),
-        )
-        for row in wrong.to_dict("records")
-    ]
+    findings = []
+    for row in wrong.to_dict("records"):
+        words, *values = (text.format_map(row) for text in (problem, expected, found))
+        findings.append(Finding(str(row["file"]), words, int(row["line"]), field, *values))
+    return findings
 
 
 def compare_file(path: Path, expected: str, problem: str) -> list[Finding]:

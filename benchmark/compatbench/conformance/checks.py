@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +107,7 @@ def check_methods(
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
-    return pd.DataFrame(map(asdict, outcomes), columns=[field.name for field in fields(Outcome)])
+    return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
 
 
 def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,8 @@ LAYERS = 12  # as in ViT-B/16, so that published settings of depth have their pl
 
 # No two sizes of the source are equal, and none is the number of classes, so that a size
 # tells what it is the size of.
-TOKEN_WIDTH, EMBED_DIM, IMAGE_WIDTH, HEAD_WIDTH = 32, 16, 48, 16
+EMBED_DIM = 16
+SIZES = {"token_width": 32, "embed_dim": EMBED_DIM, "image_width": 48, "head_width": 16}
 
 
 class SyntheticModels:
@@ -88,49 +89,48 @@ def forget_texts(backbone: Backbone) -> None:
             setattr(backbone, name, {})
 
 
-def build_clip(
-    name: str,
-    seed: int,
-    token_width: int = TOKEN_WIDTH,
-    embed_dim: int = EMBED_DIM,
-    image_width: int = IMAGE_WIDTH,
-    head_width: int = HEAD_WIDTH,
-) -> Backbone:
-    """A CLIP with QuickGELU, as OpenAI's."""
+def build_clip(name: str, seed: int, **sizes: int) -> Backbone:
+    """A CLIP with QuickGELU, as OpenAI's.
+
+    Args:
+        sizes: that are other than in ``SIZES``.
+    """
     from open_clip.model import CLIP
 
-    image = dict(image_size=IMAGE_SIZE, patch_size=12, layers=LAYERS)
-    image |= dict(width=image_width, head_width=head_width)
-    text = _text_config(token_width, head_width)
-    return wrap(randomise(CLIP(embed_dim, image, text, quick_gelu=True), seed), name)  # type: ignore[arg-type]
+    sizes = SIZES | sizes
+    image: Any = dict(image_size=IMAGE_SIZE, patch_size=12, layers=LAYERS)
+    image |= dict(width=sizes["image_width"], head_width=sizes["head_width"])
+    model = CLIP(sizes["embed_dim"], image, _text_config(sizes), quick_gelu=True)
+    return wrap(randomise(model, seed), name)
 
 
-def build_eva_clip(
-    name: str,
-    seed: int,
-    token_width: int = TOKEN_WIDTH,
-    embed_dim: int = EMBED_DIM,
-    image_width: int = IMAGE_WIDTH,
-) -> Backbone:
-    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm."""
+def build_eva_clip(name: str, seed: int, **sizes: int) -> Backbone:
+    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm.
+
+    Args:
+        sizes: that are other than in ``SIZES``.
+    """
     import timm
     from open_clip.model import CustomTextCLIP
 
     register_mini_towers(tasks_folder())
-    tower = "eva02_mini_patch12_clip_48"
-    image = dict(image_size=IMAGE_SIZE, timm_model_name=tower, timm_model_pretrained=False)
+    tower, sizes = "eva02_mini_patch12_clip_48", SIZES | sizes
+    image: Any = dict(image_size=IMAGE_SIZE, timm_model_name=tower, timm_model_pretrained=False)
     image |= dict(timm_pool="token", timm_proj="linear")
-    model = CustomTextCLIP(embed_dim, image, _text_config(token_width, HEAD_WIDTH))  # type: ignore[arg-type]
+    model: Any = CustomTextCLIP(sizes["embed_dim"], image, _text_config(sizes))
     # open_clip takes the sizes of a timm tower from timm's name for it.
-    sizes: dict[str, Any] = dict(embed_dim=image_width, num_heads=image_width // HEAD_WIDTH)
-    model.visual.trunk = timm.create_model(tower, num_classes=0, depth=LAYERS, **sizes)
-    model.visual.head.proj = nn.Linear(image_width, embed_dim, bias=False)  # type: ignore[union-attr]
+    width, heads = sizes["image_width"], sizes["image_width"] // sizes["head_width"]
+    model.visual.trunk = timm.create_model(
+        tower, num_classes=0, depth=LAYERS, embed_dim=width, num_heads=heads
+    )
+    model.visual.head.proj = nn.Linear(width, sizes["embed_dim"], bias=False)
     return wrap(randomise(model, seed), name)
 
 
-def _text_config(width: int, head_width: int) -> dict[str, int]:
-    sizes = dict(context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, layers=LAYERS)
-    return dict(sizes, width=width, heads=width // head_width)
+def _text_config(sizes: Mapping[str, int]) -> Any:
+    shape = dict(context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, layers=LAYERS)
+    width = sizes["token_width"]
+    return dict(shape, width=width, heads=width // sizes["head_width"])
 
 
 @torch.no_grad()

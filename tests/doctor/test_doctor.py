@@ -1,8 +1,9 @@
-"""Published figures: which may be held against a measurement, and whether it agrees."""
+"""What is here and what is missing; published figures, and whether a measurement agrees."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import backbone_cards, task_cards
@@ -24,6 +26,7 @@ from compatbench.doctor.published import (
     published_prompts,
     read_figures,
 )
+from compatbench.errors import CompatbenchError
 
 CLIP = "vit-b16-openai"
 
@@ -119,3 +122,26 @@ def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
     right = [one == label for one, label in zip(found, targets, strict=True)]
     assert top1.measured == pytest.approx(100 * sum(right) / 6)
     assert recall.measured == pytest.approx(50 * (sum(right[:4]) / 4 + sum(right[4:]) / 2))
+
+
+def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
+    looked_at: list[str] = []
+    found = cb.diagnose(out=tmp_path, progress=looked_at.append)
+    assert found.ready
+    assert found.suite == "mini"
+    frame = found.to_frame()
+    assert frame["name"].tolist() == looked_at
+    assert set(frame["kind"]) == {"task", "backbone"}
+    assert set(frame["state"]) == {"found"}
+    assert found.machine["runs"].startswith(f"{tmp_path / 'runs'} (")
+
+
+def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    found = cb.diagnose(tasks="dtd", backbones=["mini-clip"])
+    assert not found.ready
+    [missing] = found.unusable
+    assert (missing.name, missing.state) == ("dtd", "missing")
+    assert "--data-root" in missing.fix
+    with pytest.raises(CompatbenchError, match="did you mean dtd"):
+        cb.diagnose(tasks=["dt"])
