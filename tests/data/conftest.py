@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data.trees import BUILDERS, Sizes, Tree, build_tree, write_cards
+from data.trees import DATASETS, Sizes, Tree, build_tree, write_cards
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
@@ -22,7 +22,7 @@ EMPTY = Sizes(pictures=False)
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
     """All datasets, which no test may change."""
     root = tmp_path_factory.mktemp("data")
-    return {name: build_tree(name, root) for name in BUILDERS}
+    return {name: build_tree(name, root) for name in DATASETS}
 
 
 @pytest.fixture(scope="session")

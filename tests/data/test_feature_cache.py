@@ -35,10 +35,10 @@ class FakeBackbone:
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, sha256: str = "a" * 64, size: int = 8, log: Path | None = None) -> None:
+    def __init__(self, sha256: str = "a" * 64, log: Path | None = None) -> None:
         self.card = SimpleNamespace(config="fake")
         self.weights_key = sha256
-        self.preprocess_settings = {"size": (size, size)}
+        self.preprocess_settings = {"size": (8, 8)}
         self.encoded = 0
         self.log = log
 
@@ -71,24 +71,18 @@ class FakeTask(Task):
         return Image.fromarray(pixels)
 
 
-def test_features_are_those_of_the_images_in_order(tmp_path: Path) -> None:
+def test_features_are_those_of_the_images_in_order_and_computed_once(tmp_path: Path) -> None:
     backbone, task = FakeBackbone(), FakeTask(count=BATCH * 2 + 3)
     told: list[tuple[int, int]] = []
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     features = cache.features(backbone, task, task.samples)
-    assert told == [(n, len(task.samples)) for n in (BATCH, 2 * BATCH, 2 * BATCH + 3)]
-    expected = [
-        np.asarray(task.image(sample), dtype=np.float64).mean((0, 1)) for sample in task.samples
-    ]
+    count = len(task.samples)
+    assert told == [(n, count) for n in (BATCH, 2 * BATCH, count)]
+    expected = [np.asarray(task.image(s), dtype=np.float64).mean((0, 1)) for s in task.samples]
     np.testing.assert_allclose(features.numpy(), expected, rtol=1e-6)
-
-
-def test_a_second_cache_reads_what_the_first_computed(tmp_path: Path) -> None:
-    task, first, second = FakeTask(), FakeBackbone(), FakeBackbone()
-    before = FeatureCache(tmp_path).features(first, task, task.samples)
-    after = FeatureCache(tmp_path).features(second, task, task.samples)
-    assert (first.encoded, second.encoded) == (5, 0)
-    assert torch.equal(before, after)
+    again = FeatureCache(tmp_path).features(other := FakeBackbone(), task, task.samples)
+    assert (backbone.encoded, other.encoded) == (count, 0)
+    assert torch.equal(again, features)
 
 
 @pytest.mark.parametrize("change", ["weights", "size", "images", "samples", "view", "precision"])
@@ -96,9 +90,9 @@ def test_whatever_decides_a_feature_is_part_of_its_name(tmp_path: Path, change: 
     backbone, task = FakeBackbone(), FakeTask()
     cache = FeatureCache(tmp_path)
     cache.features(backbone, task, task.samples)
-    other = FakeBackbone(
-        sha256="b" * 64 if change == "weights" else "a" * 64, size=9 if change == "size" else 8
-    )
+    other = FakeBackbone("b" * 64 if change == "weights" else "a" * 64)
+    if change == "size":
+        other.preprocess_settings = {"size": (9, 9)}
     samples = task.samples[:4] if change == "samples" else task.samples
     if change == "images":
         task.images = "two"
@@ -144,33 +138,22 @@ def test_draws_that_cover_half_a_split_share_what_is_encoded(
     backbone, plain = FakeBackbone(), FakeBackbone()
     features = [cache.features(backbone, task, d, split=task.samples) for d in draws]
     assert backbone.encoded == (encoded if encoded == 10 else 2 * encoded)
-    tokens = [cache.tokens(backbone, task, d, wanted, split=task.samples) for d in draws]
     alone = FeatureCache(tmp_path / "alone")
-    for i, draw in enumerate(draws):
-        assert torch.equal(features[i], alone.features(plain, task, draw))
+    for found, draw in zip(features, draws, strict=True):
+        assert torch.equal(found, alone.features(plain, task, draw))
+        tokens = cache.tokens(backbone, task, draw, wanted, split=task.samples)
         expected = alone.tokens(plain, task, draw, wanted)
-        assert len(tokens[i]) == len(expected) == drawn
-        assert torch.equal(
-            torch.cat(list(tokens[i].batches())), torch.cat(list(expected.batches()))
-        )
-
-
-def test_no_samples_of_an_empty_split_have_no_features(tmp_path: Path) -> None:
-    cache, task = FeatureCache(tmp_path), FakeTask(count=0)
-    assert cache.features(FakeBackbone(), task, [], split=[]).shape == (0, 3)
+        assert len(tokens) == len(expected) == drawn
+        assert torch.equal(torch.cat(list(tokens.batches())), torch.cat(list(expected.batches())))
 
 
 def test_tokens_are_computed_once_and_a_part_at_a_time(tmp_path: Path) -> None:
-    task, first, second = FakeTask(count=PART + 4), FakeBackbone(), FakeBackbone()
-    wanted = ImageInput("hidden")
-    for backbone in (first, second):
-        FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)
-    assert (first.encoded, second.encoded) == (PART + 4, 0)
-    [victim] = [entry for entry in list_entries(tmp_path) if entry.about["images"] == 4]
-    victim.path.write_bytes(victim.path.read_bytes()[:-1] + b"\x7f")
-    with pytest.warns(CompatbenchWarning, match="damaged and is computed again"):
-        FeatureCache(tmp_path).tokens(second, task, task.samples, wanted)
-    assert second.encoded == 4
+    task, backbone = FakeTask(count=PART + 4), FakeBackbone()
+    for _ in range(2):
+        FeatureCache(tmp_path).tokens(backbone, task, task.samples, ImageInput("hidden"))
+    assert backbone.encoded == PART + 4
+    assert sorted(entry.about["images"] for entry in list_entries(tmp_path)) == [4, PART]
+    assert FeatureCache(tmp_path).features(backbone, task, [], split=[]).shape == (0, 3)
 
 
 def test_tokens_that_were_read_keep_their_precision_and_are_mapped(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,8 @@ class Sizes:
 
 
 FEW = Sizes()
+IMAGENET = task_cards.read("imagenet")
+DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
 
 
 @dataclass(frozen=True)
@@ -74,24 +77,59 @@ def _paint(colour: int, noise: int, kind: str) -> bytes:
 def build_tree(name: str, root: Path, sizes: Sizes = FEW) -> Tree:
     """Writes a dataset under a data root, in the place where its card looks for it."""
     card = task_cards.read(name)
-    return BUILDERS[name](card, root / card.source.folder, sizes)  # type: ignore[union-attr]
+    source: Any = card.source
+    folder = root / source.folder
+    rows: dict[str, list[tuple[str, int]]] = {split: [] for split in card.counts}
+    images = folder / getattr(source, "images", ".")
+    for label in range(len(card.subset or card.classes or IMAGENET.classes)):
+        number = 0
+        for split in rows:
+            for _ in range(getattr(sizes, split)):
+                number += 1
+                path = _path(card, split, label, number)
+                _write(images / path, sizes.content(label, number))
+                rows[split].append((path, label))
+    if source.kind == "class-folders":
+        for split in rows.values():
+            split.sort(key=lambda row: (row[1], row[0]))
+        lines = zip(IMAGENET.folders, IMAGENET.classes, strict=True)
+        _write(folder / "classnames.txt", "".join(f"{wnid} {name}\n" for wnid, name in lines))
+        _write(images / source.test / "README.txt", "Not a class.\n")
+    elif source.kind == "fgvc":
+        _write(folder / "variants.txt", "".join(f"{name}\n" for name in card.classes))
+        for split, listed in rows.items():
+            text = "".join(f"{path[:-4]} {card.classes[label]}\n" for path, label in listed)
+            _write(folder / f"images_variant_{split}.txt", text)
+    else:
+        if name in ("stanford_cars", "flowers102"):
+            for seed, split in enumerate(rows):
+                random.Random(seed).shuffle(rows[split])
+        split_file = {
+            split: [[path, label, card.classes[label]] for path, label in listed]
+            for split, listed in rows.items()
+        }
+        _write(folder / source.split, json.dumps(split_file))
+    return Tree(name, folder, rows)
 
 
-def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
-    """A folder of all cards, those of the trees with the counts of what was written.
-
-    It is for ``COMPATBENCH_TASKS``.
-    """
-    shutil.copytree(tasks_folder(), folder, ignore=shutil.ignore_patterns("build", "__pycache__"))
-    for tree in trees:
-        path = folder / f"{tree.name}.yaml"
-        text = path.read_text(encoding="utf-8")
-        counts = json.dumps(tree.counts)
-        text, changed = re.subn(r"(?m)^counts: .*$", f"counts: {counts}", text)
-        assert changed == 1
-        text = re.sub(r"(?m)^least_per_class: .*\n", "", text)
-        path.write_text(text, encoding="utf-8")
-    return folder
+def _path(card: TaskCard, split: str, label: int, number: int) -> str:
+    """An image's path below the images' folder, written as in the real dataset."""
+    source: Any = card.source
+    if source.kind == "coop-split":
+        slug = re.sub(r"\W", "_", card.classes[label])
+        return f"{slug}/{slug}_{1000 * label + number:05}.jpg"
+    if source.kind == "fgvc":
+        return f"{34309 + 1000 * label + number:07}.jpg"
+    wnid = (card.subset or IMAGENET.folders)[label]
+    title = IMAGENET.names[IMAGENET.folders.index(wnid)].replace("/", " ")
+    file = {
+        "imagenet": f"{wnid}_{(10026, 5, 137)[number % 3] + number}.JPEG",  # 1002... before 5...
+        "imagenet_v2": f"{number:040x}.jpeg",
+        "imagenet_sketch": f"sketch_{number}.JPEG",
+        "imagenet_a": f"0.{number:06} _ {title} _ 0.9{number}.jpg",
+        "imagenet_r": f"art_{number}.jpg",
+    }[card.name]
+    return f"{getattr(source, split)}/{label if source.numbered else wnid}/{file}"
 
 
 def _write(path: Path, content: bytes | str) -> None:
@@ -103,100 +141,14 @@ def _write(path: Path, content: bytes | str) -> None:
         path.write_bytes(content)
 
 
-Builder = Callable[[TaskCard, Path, Sizes], Tree]
-
-
-def _coop(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
-    images = folder / (card.source.images or "")  # type: ignore[union-attr]
-    rows: dict[str, list[tuple[str, int]]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(card.classes):
-        slug, number = re.sub(r"\W", "_", name), 0
-        for split in rows:
-            for _ in range(getattr(sizes, split)):
-                number += 1
-                path = f"{slug}/{slug}_{1000 * label + number:05}.jpg"
-                _write(images / path, sizes.content(label, number))
-                rows[split].append((path, label))
-    if card.name in ("stanford_cars", "flowers102"):
-        for seed, split in enumerate(rows):
-            random.Random(seed).shuffle(rows[split])
-    listed = {
-        split: [[path, label, card.classes[label]] for path, label in split_rows]
-        for split, split_rows in rows.items()
-    }
-    _write(folder / card.source.split, json.dumps(listed))  # type: ignore[union-attr]
-    return Tree(card.name, folder, rows)
-
-
-def _fgvc(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
-    rows: dict[str, list[tuple[str, int]]] = {"train": [], "val": [], "test": []}
-    for label in range(len(card.classes)):
-        number = 0
-        for split in rows:
-            for _ in range(getattr(sizes, split)):
-                number += 1
-                path = f"{34309 + 1000 * label + number:07}.jpg"
-                _write(folder / "images" / path, sizes.content(label, number))
-                rows[split].append((path, label))
-    _write(folder / "variants.txt", "".join(f"{name}\n" for name in card.classes))
-    for split, listed in rows.items():
-        lines = [f"{path[:-4]} {card.classes[label]}\n" for path, label in listed]
-        _write(folder / f"images_variant_{split}.txt", "".join(lines))
-    return Tree(card.name, folder, rows)
-
-
-def _imagenet(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
-    rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
-    for label, wnid in enumerate(card.folders):
-        # Sorted by name: 10026 stands before 5.
-        names = {f"{wnid}_{n}.JPEG": n for n in [10026, 5, 137, *range(200, 300)][: sizes.train]}
-        for name in sorted(names):
-            _write(folder / "images/train" / wnid / name, sizes.content(label, names[name]))
-            rows["train"].append((f"train/{wnid}/{name}", label))
-        for number in range(sizes.test):
-            name = f"ILSVRC2012_val_{label * 50 + number + 1:08}.JPEG"
-            _write(folder / "images/val" / wnid / name, sizes.content(label, 1000 + number))
-            rows["test"].append((f"val/{wnid}/{name}", label))
-    _write_class_names(folder)
-    return Tree(card.name, folder, rows)
-
-
-def _variant(name: Callable[[str, int], str]) -> Builder:
-    """A builder of a variant of ImageNet; ``name`` is that of a class's n-th image."""
-
-    def build(card: TaskCard, folder: Path, sizes: Sizes) -> Tree:
-        parent = task_cards.read("imagenet")
-        place, rows = card.source.test, []  # type: ignore[union-attr]
-        for label, wnid in enumerate(card.subset or parent.folders):
-            inside = str(label) if card.source.numbered else wnid  # type: ignore[union-attr]
-            known_as = parent.names[parent.folders.index(wnid)].replace("/", " ")
-            files = sorted(name(known_as, number) for number in range(sizes.test))
-            for number, file in enumerate(files):
-                _write(folder / place / inside / file, sizes.content(label, 2000 + number))
-                rows.append((f"{place}/{inside}/{file}", label))
-        if card.subset:
-            _write(folder / place / "README.txt", "Not a class.\n")
-        _write_class_names(folder)
-        return Tree(card.name, folder, {"test": rows})
-
-    return build
-
-
-def _write_class_names(folder: Path) -> None:
-    """CoOp's ``classnames.txt``."""
-    card = task_cards.read("imagenet")
-    lines = [f"{wnid} {name}\n" for wnid, name in zip(card.folders, card.classes, strict=True)]
-    _write(folder / "classnames.txt", "".join(lines))
-
-
-COOP = ("caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101")
-COOP += ("sun397", "dtd", "eurosat", "ucf101")
-BUILDERS: dict[str, Builder] = {
-    **dict.fromkeys(COOP, _coop),
-    "fgvc_aircraft": _fgvc,
-    "imagenet": _imagenet,
-    "imagenet_v2": _variant(lambda name, number: f"{number:040x}.jpeg"),
-    "imagenet_sketch": _variant(lambda name, number: f"sketch_{number}.JPEG"),
-    "imagenet_a": _variant(lambda name, number: f"0.{number:06} _ {name} _ 0.9{number}.jpg"),
-    "imagenet_r": _variant(lambda name, number: f"art_{number}.jpg"),
-}
+def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
+    """A folder of all cards for ``COMPATBENCH_TASKS``, with the counts of what was written."""
+    shutil.copytree(tasks_folder(), folder, ignore=shutil.ignore_patterns("build", "__pycache__"))
+    for tree in trees:
+        path = folder / f"{tree.name}.yaml"
+        text = path.read_text(encoding="utf-8")
+        text, changed = re.subn(r"(?m)^counts: .*$", f"counts: {json.dumps(tree.counts)}", text)
+        assert changed == 1
+        text = re.sub(r"(?m)^least_per_class: .*\n", "", text)
+        path.write_text(text, encoding="utf-8")
+    return folder

@@ -39,10 +39,9 @@ OnEncoded = Callable[[int, int], object]
 class FeatureCache:
     """Image features on disk, shared by methods, seeds and processes.
 
-    An entry is named by the hash of everything that decides it: the backbone's
-    weights and preprocessing, the images, and the view. It is written atomically,
-    has a checksum, and is computed again if it is damaged. Of several processes that
-    need the same entry, one computes it and the others wait.
+    An entry is named by the hash of everything that decides it. It is written atomically, has a
+    checksum, and is computed again if it is damaged. Of several processes that need the same
+    entry, one computes it and the others wait.
     """
 
     def __init__(self, folder: Path, on_encoded: OnEncoded = lambda done, total: None) -> None:
@@ -70,7 +69,10 @@ class FeatureCache:
         encoded, rows = _cover(samples, split)
         batch = Images(backbone, task, encoded, view or View())
         if batch.key not in self._memory:
-            self._remember(batch.key, self._entry(batch).to(backbone.device))
+            self._memory[batch.key] = self._entry(batch).to(backbone.device)
+            held = sum(tensor.nbytes for tensor in self._memory.values())
+            while held > MOST_IN_MEMORY and len(self._memory) > 1:
+                held -= self._memory.pop(next(iter(self._memory))).nbytes
         features = self._memory[batch.key]
         return features if rows is None else features[rows.to(features.device)]
 
@@ -130,20 +132,9 @@ class FeatureCache:
         assert entry is not None
         return entry
 
-    def _remember(self, key: str, features: Tensor) -> None:
-        self._memory[key] = features
-        held = sum(t.nbytes for t in self._memory.values())
-        while held > MOST_IN_MEMORY and len(self._memory) > 1:
-            held -= self._memory.pop(next(iter(self._memory))).nbytes
-
 
 class StoredRows:
-    """Rows of memory-mapped entries of ``PART`` images, read on demand.
-
-    Args:
-        rows: which rows of the entries, in which order, ``[N]``.
-        device: where the rows are returned.
-    """
+    """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device."""
 
     def __init__(self, parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> None:
         self._parts = parts

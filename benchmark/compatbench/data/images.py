@@ -115,7 +115,7 @@ def unreadable(path: Path, error: Exception) -> CompatbenchError:
     """What to raise when a dataset's file or folder could not be read."""
     if isinstance(error, FileNotFoundError):
         return FileMissing(path)
-    return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', error)}")
+    return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:

@@ -35,12 +35,11 @@ def dataset_folder(task: str, folder: str) -> Path | None:
 def find_dataset(task: str, folder: str) -> Path:
     """As above, where it exists; raises ``DataMissing`` if it is not there."""
     if (found := dataset_folder(task, folder)) is None:
-        raise DataMissing(
-            f"task '{task}': no folder of datasets is set; give --data-root, or set {VARIABLE}"
-        )
+        fix = f"give --data-root, or set {VARIABLE}"
+        raise DataMissing(f"task '{task}': no folder of datasets is set; {fix}")
     if not found.is_dir():
-        where = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
-        raise DataMissing(f"task '{task}': there is no folder {found}; {where}")
+        fix = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
+        raise DataMissing(f"task '{task}': there is no folder {found}; {fix}")
     if not os.access(found, os.R_OK | os.X_OK):
         raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
     return found

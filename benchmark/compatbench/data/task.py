@@ -27,12 +27,7 @@ if TYPE_CHECKING:
 class Task:
     """A dataset, or a variant of one.
 
-    Args:
-        parent_labels: of a variant with some of its parent's classes, the parent's label of
-            each.
-
-    Raises:
-        CompatbenchError: the images do not agree with the card (counts, labels).
+    Images that do not agree with the card (counts, labels) are a ``CompatbenchError``.
     """
 
     def __init__(
@@ -47,6 +42,7 @@ class Task:
         self.parent = card.parent  # the task whose classes this variant shares
         self.labels = labels
         self.source = source
+        # Of a variant with some of its parent's classes, the parent's label of each.
         self.parent_labels = parent_labels
         if problem := next(self._problems(), None):
             raise CompatbenchError(f"task '{self.name}': {problem}")

@@ -59,15 +59,12 @@ def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
     entries = _list_folder(root)
     found = {name for name in entries if os.path.isdir(root / name)}
     if entries and not found:
-        raise WrongClasses(
-            f"{root} holds {len(entries)} files and no class folders; sort them into folders "
-            "(see docs/datasets.md)"
-        )
+        what = f"{len(entries)} files and no class folders"
+        raise WrongClasses(f"{root} holds {what}; sort them into folders (see docs/datasets.md)")
     for name, title in zip(classes.folders, classes.names, strict=True):
         if name not in found:
-            raise WrongClasses(
-                f"{root} has no folder '{name}', class '{title}' of '{classes.task}'"
-            )
+            what = f"class '{title}' of '{classes.task}'"
+            raise WrongClasses(f"{root} has no folder '{name}', {what}")
     if extra := sorted(found - set(classes.folders)):
         raise WrongClasses(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
     return [
@@ -121,11 +118,7 @@ def read_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> ImageSou
 
 
 def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
-    """The samples of CoOp's split file by split, and the class names in label order.
-
-    Raises:
-        CompatbenchError: the file is missing or breaks its format.
-    """
+    """The samples of CoOp's split file by split, and the class names in label order."""
     rows: dict[str, Rows] = dict(read_json(path, SplitFile))
     classes = sorted({(label, name) for split in SPLITS for _, label, name in rows[split]})
     if not classes:
@@ -144,9 +137,8 @@ def read_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> ImageSource:
     """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged."""
     variants = read_lines(folder / "variants.txt")
     classes.check(variants, folder / "variants.txt")
-    samples = {
-        split: read_variants(folder / f"images_variant_{split}.txt", variants) for split in SPLITS
-    }
+    paths = {split: folder / f"images_variant_{split}.txt" for split in SPLITS}
+    samples = {split: read_variants(path, variants) for split, path in paths.items()}
     return ImageSource(folder / card.images, samples)
 
 
@@ -157,9 +149,8 @@ def read_variants(path: Path, variants: Sequence[str]) -> list[Sample]:
     for line in read_lines(path):
         image, _, variant = line.partition(" ")
         if not (image.isascii() and image.isdigit()):
-            raise CompatbenchError(
-                f"{path}: a line holds an image's number and its variant, not {line!r}"
-            )
+            wanted = "a line holds an image's number and its variant"
+            raise CompatbenchError(f"{path}: {wanted}, not {line!r}")
         if (variant := variant.strip()) not in labels:
             raise CompatbenchError(f"{path}: {line!r}: {variant!r} is not in variants.txt")
         samples.append(Sample(f"{image}.jpg", labels[variant]))
