@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -224,12 +225,11 @@ def all_figures(one: Ranked) -> dict[str, Any]:
 
 
 def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
-    """Every failed or missing measurement that the suite asks for, one row each.
+    """Every failed or missing measurement that the suite asks for, by method and reason.
 
-    Columns: ``method`` and ``title``, with the transfer if it is not ``copied``; ``kind``,
-    ``failed`` or ``missing``, and ``reason``; ``task``, ``test_set``, ``shots``, ``seed`` and
-    ``backbone``, said to be ``retrained`` of a module that was fitted on it as a target. A module
-    that cannot be attached is a result, no gap. Rows are in the order of methods and reasons.
+    ``title`` is with the transfer if it is not ``copied``; ``kind`` is ``failed`` or ``missing``,
+    for a module that cannot be attached is a result. ``backbone`` is said to be ``retrained`` of a
+    module that was fitted on it as a target.
     """
     columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
     gaps: list[tuple[object, ...]] = []
@@ -268,12 +268,15 @@ def _expected_rows(
     if expected.retrained and results.info.learns and results.transfer == COPIED:
         for _, target in expected.upgrades:
             paths.setdefault(target, {target: None})
-    for source, backbones in paths.items():
-        for shots in expected.shots if results.info.learns else expected.shots[:1]:
-            for task in expected.tasks:
-                for test_set in (task, *expected.variants.get(task, ())):
-                    for seed in expected.seeds_of(results.info):
-                        for backbone in backbones:
-                            row = results.find_row(task, source, backbone, test_set, shots, seed)
-                            where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
-                            yield row, (task, test_set, shots, seed, where)
+    sets = [
+        (task, name) for task in expected.tasks for name in (task, *expected.variants.get(task, ()))
+    ]
+    draws = expected.shots if results.info.learns else expected.shots[:1]
+    seeds = expected.seeds_of(results.info)
+    for (source, backbones), shots, (task, test_set), seed in product(
+        paths.items(), draws, sets, seeds
+    ):
+        for backbone in backbones:
+            row = results.find_row(task, source, backbone, test_set, shots, seed)
+            where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
+            yield row, (task, test_set, shots, seed, where)
