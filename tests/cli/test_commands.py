@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
@@ -60,8 +61,15 @@ def test_a_method_that_learns_nothing_is_planned_for_one_seed(tmp_path: Path) ->
     assert int(rows["coop"]) == int(rows["zeroshot"]) * len(suite.seeds) * len(suite.shots)
 
 
-def test_help_names_the_first_command() -> None:
+def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
     assert "compatbench run --methods all" in invoke("--help")
+    commands = [get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        assert command.help, command.name
+        assert [one.name for one in command.params if not getattr(one, "help", "")] == []
+    assert len(commands) > 25
+    assert "Nothing is fetched and nothing is written. Times are" in invoke("plan", "--help")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -34,31 +34,34 @@ def plain_table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def print_frame(frame: pd.DataFrame, right: Collection[str] = (), whole: int = 0) -> None:
-    """Prints a frame; cells may be texts of rich.
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Collection[str] = (),
+    whole: int = 0,
+) -> None:
+    """Prints rows, whose cells may be texts of rich.
 
     Args:
-        right: columns of text that are aligned right, as numbers are.
+        right: columns that are aligned right.
         whole: columns that the table takes even on a narrower terminal, which then wraps it: a
             path or a key is to be copied.
     """
-    import pandas as pd
-    from pandas.api.types import is_numeric_dtype
-
     table = plain_table()
-    for number, name in enumerate(frame.columns):
-        numeric = is_numeric_dtype(frame[name].dtype) or name in right
-        table.add_column(
-            str(name),
-            justify="right" if numeric else "left",
-            no_wrap=numeric or number == 0,
-            overflow="fold",
-        )
-    for row in frame.itertuples(index=False):
-        cells = ("" if pd.isna(value) else value for value in row)
-        table.add_row(*(each if isinstance(each, Text) else escape(str(each)) for each in cells))
+    for number, name in enumerate(columns):
+        side = "right" if name in right else "left"
+        table.add_column(name, justify=side, no_wrap=not number or name in right, overflow="fold")
+    for row in rows:
+        table.add_row(*(each if isinstance(each, Text) else escape(str(each)) for each in row))
     wide = Console(file=console.file, width=whole) if console.width < whole else console
     wide.print(table)
+
+
+def print_frame(frame: pd.DataFrame, right: Collection[str] = (), whole: int = 0) -> None:
+    """Prints a frame as ``print_table`` does; its numbers are aligned right."""
+    numbers = frame.select_dtypes("number").columns
+    rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
+    print_table(list(map(str, frame.columns)), rows, {*numbers, *right}, whole)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

@@ -14,7 +14,14 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import console, format_seconds, print_frame, print_json, say
+from compatbench.cli.output import (
+    console,
+    format_seconds,
+    print_frame,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
@@ -223,8 +230,6 @@ def evaluate(
 
 def _print_costs(plan: Plan, device: str) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
-    import pandas as pd
-
     from compatbench.engine.costs import count_costs, measure_rate
     from compatbench.files.sizes import format_bytes
 
@@ -244,7 +249,7 @@ def _print_costs(plan: Plan, device: str) -> None:
     if plan.suite.retrained:
         cells = f"of {len(plan.matrix.places):,} cells: modules retrained, to compare with"
         rows.insert(0, ("fits on targets", f"{plan.matrix.retrained:,}", cells))
-    print_frame(pd.DataFrame(rows, columns=["cost of all cells", "", "how"]))
+    print_table(["cost of all cells", "", "how"], rows)
     if costs.unknown:
         names = ", ".join(costs.unknown)
         say(f"not counted: {names}, whose sizes are known when they are loaded")
@@ -278,8 +283,6 @@ def _say_summary(plan: Plan, workers: int) -> None:
 
 
 def _print_evaluation(found: Evaluation) -> None:
-    import pandas as pd
-
     from compatbench.data.shots import count_shots
     from compatbench.pages.markdown import percent, signed
 
@@ -295,7 +298,7 @@ def _print_evaluation(found: Evaluation) -> None:
         ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
         ("gain", *(signed(side and side.gain) for side in sides)),
     ]
-    print_frame(pd.DataFrame(rows, columns=columns), right=columns[1:])
+    print_table(columns, rows, right=columns[1:])
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(found.reason)}")
         return

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import format_seconds, print_facts, print_frame, say
+from compatbench.cli.output import format_seconds, print_facts, print_frame, print_table, say
 from compatbench.files.sizes import format_bytes, parse_bytes
 
 runs_app = typer.Typer(no_args_is_help=True, help="Look at, verify and clean the store of a run.")
@@ -133,21 +133,19 @@ def gc(
 @options.command(cache_app, "ls")
 def list_cache() -> None:
     """List what the cache holds, by backbone and task."""
-    import pandas as pd
-
     from compatbench.data.cache_files import default_cache_folder, list_entries
 
     folder = default_cache_folder()
+    entries = list_entries(folder)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for entry in entries:
+        names = (str(entry.about.get("backbone", "?")), str(entry.about.get("task", "?")))
+        groups.setdefault(names, []).append(entry.size)
     rows = [
-        (str(entry.about.get("backbone", "?")), str(entry.about.get("task", "?")), entry.size)
-        for entry in list_entries(folder)
+        (*names, len(sizes), format_bytes(sum(sizes))) for names, sizes in sorted(groups.items())
     ]
-    entries = pd.DataFrame(rows, columns=["backbone", "task", "size"])
-    if len(entries):
-        groups = entries.groupby(["backbone", "task"], as_index=False)
-        shown = groups.agg(entries=("size", "count"), size=("size", "sum"))
-        print_frame(shown.assign(size=shown["size"].map(format_bytes)), right=("size",))
-    say(f"{len(entries)} entries, {format_bytes(entries['size'].sum())}, in {folder}")
+    print_table(("backbone", "task", "entries", "size"), rows, right=("entries", "size"))
+    say(f"{len(entries)} entries, {format_bytes(sum(each.size for each in entries))}, in {folder}")
 
 
 @options.command(cache_app, "verify")
