@@ -15,7 +15,7 @@ HARNESS = REPOSITORY / "benchmark" / "compatbench"
 
 # From the lowest to the highest; rooms of one level do not import each other.
 LEVELS = (
-    ("errors", "engine_version"),
+    ("errors", "engine_version", "harmonic_mean"),
     ("files",),
     ("data",),
     ("backbone",),

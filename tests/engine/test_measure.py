@@ -14,7 +14,7 @@ from compatbench.engine.measure import (
     count_flips,
     predict,
 )
-from compatbench.results.measures import harmonic_mean
+from compatbench.harmonic_mean import harmonic_mean
 
 ANSWERS = st.lists(
     st.tuples(

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pairs, make_row
 
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.measures import (
     Expected,
     Standing,
     changes,
     compute_standing,
     follow_path,
-    harmonic_mean,
     mean_of_all,
     mean_over_seeds,
     upgrade_pairs,

@@ -22,8 +22,9 @@ from synthetic_results import (
     through_words,
 )
 
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.pages.suite_page import SuitePage
-from compatbench.results.measures import Expected, Standing, compute_standing, harmonic_mean
+from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
     Ranked,
     average_ranks,

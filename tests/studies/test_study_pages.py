@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from compatbench.data.cards import suite_cards
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.pages.markdown import fill_section, find_sections
 from compatbench.pages.suite_page import SuitePage, read_suite_page
-from compatbench.results.measures import harmonic_mean
 from compatbench.results.store import SuiteResults
 from compatbench.studies.claims import analyze_claims
 from compatbench.studies.study_pages import SECTIONS

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 console = Console()
 app = typer.Typer(
+    name="analyze",
     no_args_is_help=True,
     help="Look into an upgrade: which layers have moved, at which depth a module survives, "
-    "how the class embeddings have moved, and how far the joint space has only been turned.",
+    "how the class embeddings have moved, and how much of it is a rotation of the joint space.",
 )
 
 
@@ -241,7 +242,7 @@ def claims(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold the founding paper's claims against results: supported, contradicted or undecided.
+    """Compare the founding paper's claims with results: supported, contradicted or undecided.
 
     Each claim comes with the data that bears on it, the size of the effect, and a bootstrap
     interval over datasets, by which the verdict goes. A missing cell gives no mean.

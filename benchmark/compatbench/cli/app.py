@@ -40,22 +40,22 @@ def _common(
     pass
 
 
-for function in (
-    run.run,
-    run.plan,
-    run.evaluate,
-    results.leaderboard,
-    results.report,
-    inventory.list_,
-    inventory.doctor,
-    authoring.check,
-    authoring.new_method,
-    results.audit,
-    results.ci,
-    analyze.claims,
-):
-    options.command(app)(function)
-app.add_typer(analyze.app, name="analyze")
-app.add_typer(stores.cache_app, name="cache")
-app.add_typer(inventory.data_app, name="data")
-app.add_typer(stores.runs_app, name="runs")
+# The commands for each kind of user; those for all come first.
+PANELS = {
+    "Run the benchmark": (run.run, run.plan, inventory.list_),
+    "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
+    "Try your own module, data or upgrade": (
+        run.evaluate,
+        inventory.doctor,
+        inventory.data_app,
+        stores.runs_app,
+        stores.cache_app,
+    ),
+    "Add a method": (authoring.new_method, authoring.check, results.audit, results.ci),
+}
+for panel, commands in PANELS.items():
+    for one in commands:
+        if isinstance(one, typer.Typer):
+            app.add_typer(one, rich_help_panel=panel)
+        else:
+            options.command(app, panel=panel)(one)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 WIDE = 120
 HIDDEN = {"methods": ["paper", "idea"], "suites": ["title"]}  # in a terminal narrower than WIDE
-data_app = typer.Typer(no_args_is_help=True, help="Look at the datasets, and share few-shot draws.")
+data_app = typer.Typer(
+    name="data", no_args_is_help=True, help="Look at the datasets, and share few-shot draws."
+)
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
 AGREES = {None: "[dim]not compared[/]", True: "[green]agrees[/]", False: "[red]disagrees[/]"}
 
@@ -35,7 +37,7 @@ def doctor(
     device: str = "auto",
     trust_pickle: bool = False,
 ) -> None:
-    """Tell whether a suite can run here, and what to do where it cannot.
+    """Check whether a suite can run here, and say what to do where it cannot.
 
     Shows, for every dataset, what is there, what is missing and the fix; for every backbone, its
     weights, activation, preprocessing and sizes; and the machine. Works offline and fetches

@@ -19,7 +19,9 @@ from compatbench.files.project_folders import method_files
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
+def command(
+    app: typer.Typer, name: str | None = None, panel: str | None = None
+) -> Callable[[Function], Function]:
     """Registers a function as a command, whose help is the function's docstring.
 
     A parameter without a default is an argument, any other an option. Its help is its entry below
@@ -50,7 +52,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], F
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
         default = function.__name__.strip("_").replace("_", "-")
-        app.command(name or default, help="\n\n".join(paragraphs))(function)
+        help_text = "\n\n".join(paragraphs)
+        app.command(name or default, help=help_text, rich_help_panel=panel)(function)
         return function
 
     return register

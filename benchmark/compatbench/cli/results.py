@@ -60,7 +60,7 @@ def audit(
     offline: bool = False,
     trust_pickle: bool = False,
 ) -> None:
-    """Tell whether results are what this checkout makes; exit with 1 if a number is not.
+    """Check whether results are what this checkout makes; exit with 1 if a number is not.
 
     Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
     leaderboard.md must agree with each other and with what is computed here. Then some cells are
@@ -117,7 +117,7 @@ def ci(
     summary: Annotated[Path | None, typer.Option(envvar="GITHUB_STEP_SUMMARY")] = None,
     device: str = "auto",
 ) -> None:
-    """Do what is asked of a pull request; exit with 1 if something keeps it from being merged.
+    """Run all checks of a pull request; exit with 1 if it cannot be merged.
 
     Checks the methods that changed against the base; audits all results, and runs some cells of
     these methods again; lists how figures moved, of which no row may be missing; and tells

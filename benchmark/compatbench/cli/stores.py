@@ -12,8 +12,12 @@ from compatbench.cli import options
 from compatbench.cli.output import format_seconds, print_facts, print_frame, print_table, say
 from compatbench.files.sizes import format_bytes, parse_bytes
 
-runs_app = typer.Typer(no_args_is_help=True, help="Look at, verify and clean the store of a run.")
-cache_app = typer.Typer(no_args_is_help=True, help="Look at and clean the cache of image features.")
+runs_app = typer.Typer(
+    name="runs", no_args_is_help=True, help="Look at, verify and clean the store of a run."
+)
+cache_app = typer.Typer(
+    name="cache", no_args_is_help=True, help="Look at and clean the cache of image features."
+)
 DAY = 86400
 
 

@@ -132,13 +132,6 @@ def _encoder(backbone: Backbone) -> Backbone:
     return backbone.unrotated if isinstance(backbone, RotatedBackbone) else backbone
 
 
-def harmonic_mean(a: float, b: float) -> float:
-    """The harmonic mean of two accuracies in percent; 0 if both are 0."""
-    # Not 2ab / (a + b): the product of two tiny accuracies would vanish.
-    low, high = sorted((a, b))
-    return 0.0 if high == 0 else min(2 * low / (1 + low / high), high)
-
-
 def predict(logits: Tensor) -> Predictions:
     """The answers that logits ``[images, classes]`` give."""
     # The largest logit decides, as for the accuracy: probabilities may round to equal ones.

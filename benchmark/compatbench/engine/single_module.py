@@ -18,11 +18,12 @@ from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import Task, load_task
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.matrix import read_settings
-from compatbench.engine.measure import harmonic_mean, measure
+from compatbench.engine.measure import measure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module
 from compatbench.method.module import load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def tasks_folder() -> Path:
         CompatbenchError: the variable names no folder.
     """
     if not (given := os.environ.get(TASKS_VARIABLE)):
-        return Path(str(resources.files("compatbench.tasks"))).resolve()
+        return _installed("tasks")
     folder = Path(given).expanduser().resolve()
     if not folder.is_dir():
         raise CompatbenchError(
@@ -29,7 +30,12 @@ def tasks_folder() -> Path:
 
 def methods_folder() -> Path:
     """The folder of the method files."""
-    return Path(str(resources.files("compatbench.methods"))).resolve()
+    return _installed("methods")
+
+
+@cache
+def _installed(name: str) -> Path:
+    return Path(str(resources.files(f"compatbench.{name}"))).resolve()
 
 
 def method_files() -> list[Path]:

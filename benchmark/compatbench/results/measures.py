@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.store import MethodInfo, MethodResults
 
 Side = Literal["source", "target"]
@@ -68,18 +69,6 @@ class Mean:
 def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
     """Upgrade paths as (source, target) pairs: every target is measured with the first's module."""
     return tuple(dict.fromkeys((path[0], target) for path in paths for target in path[1:]))
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """The harmonic mean of two accuracies in percent; 0 if both are 0."""
-    return float(_harmonic_means(np.float64(a), np.float64(b)))
-
-
-def _harmonic_means(a: Figures | np.float64, b: Figures | np.float64) -> Figures:
-    # Not 2ab / (a + b): the product of two tiny accuracies would vanish.
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    with np.errstate(invalid="ignore"):
-        return np.where(high == 0, 0.0, np.minimum(2 * low / (1 + low / high), high))
 
 
 def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mean | None:
@@ -146,7 +135,7 @@ class Standing:
         in percentage points. Flips and inconsistent errors are shares of the images.
         """
         if measure == "h":
-            return _harmonic_means(self.figures("source"), self.figures("target"))
+            return harmonic_mean(self.figures("source"), self.figures("target"))
         return self.column(*_COLUMNS[measure])
 
     @cached_property

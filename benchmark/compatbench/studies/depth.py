@@ -14,11 +14,11 @@ from compatbench.backbone import Backbone
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, signed
 from compatbench.results.bootstrap import mean_interval, spearman_interval
-from compatbench.results.measures import harmonic_mean
 from compatbench.studies import columns, depth_probe
 from compatbench.studies.depth_probe import RATES, DepthProbe
 from compatbench.studies.study import Fit, Names, Study, StudyOptions

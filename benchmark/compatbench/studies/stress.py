@@ -25,10 +25,11 @@ from compatbench.data.task import load_task
 from compatbench.engine.measure import measure, read_features
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.pages.markdown import NOTHING, code, percent
-from compatbench.results.measures import average, harmonic_mean
+from compatbench.results.measures import average
 from compatbench.studies import columns
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
 from compatbench.studies.study_report import Row, StudyReport, TextTable, records
