@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
@@ -167,7 +168,9 @@ def draw_ranks(
         rows: the best average rank first.
         difference: between average ranks, from which on the test tells methods apart.
     """
-    figure = Figure((5.0, 1.3 + 0.155 * len(rows)))
+    # The layout does not count the width of the last bar, which would be cut in half.
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 0.99, 1))
+    figure = Figure((5.0, 1.3 + 0.155 * len(rows)), layout=layout)
     axes = figure.subplots()
     for line, (row, rank) in enumerate(zip(rows, ranks, strict=True)):
         mark, colour, _ = MARKS[row.kind]
