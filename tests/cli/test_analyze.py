@@ -131,7 +131,7 @@ STRESS = ("gauge", *PAIR, "--suite", "smoke", "--methods", "simpleshot")
         (("layers", *PAIR, "--figure", "a.png"), "end the name in .svg"),
         (("depth", "mini-clip", "mini-clip", "--task", "mini-food"), "an upgrade needs two"),
         (("depth", *PAIR, "--task", "mini-objects-mono"), "no task to learn from"),
-        (("depth", *PAIR, "--task", "mini-food", "--seeds", "x"), "give numbers of at least 0"),
+        (("depth", *PAIR, "--task", "mini-food", "--seeds", "x"), "seeds: .x.: Input should be"),
         (("embeddings", *PAIR, "--suite", "mni"), "did you mean mini"),
         (("page", "no-such-page.md"), "cannot read no-such-page.md"),
         ((*STRESS, "--angles", "200"), "'200': give degrees from 0 to 180"),

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable
 from copy import copy
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -106,6 +105,11 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "task": {"autocompletion": complete_tasks},
     "backbone": {"autocompletion": complete_backbones},
+    "source": {
+        "help": "The old model (see 'compatbench list backbones').",
+        "autocompletion": complete_backbones,
+    },
+    "target": {"help": "The new model.", "autocompletion": complete_backbones},
     "seeds": {"help": "Seeds, such as '1,2'; by default the suite's."},
     "shots": {"help": "Shots, such as '4,8' or 'all'; by default the suite's."},
     "transfers": {
@@ -122,7 +126,11 @@ SHARED: dict[str, dict[str, Any]] = {
         "job of an array. The results of all parts add up.",
         "metavar": "I/N",
     },
-    "jobs": {"names": ("--jobs", "-j"), "min": 1},
+    "jobs": {
+        "help": "Worker processes; by default one per core, and one on a GPU.",
+        "names": ("--jobs", "-j"),
+        "min": 1,
+    },
     "device": {"help": "Where to compute: auto, cpu, cuda, cuda:1, mps."},
     "data_root": {
         "help": "Folder of all datasets, or of one task's; may be repeated. By default "
@@ -140,13 +148,12 @@ SHARED: dict[str, dict[str, Any]] = {
         "callback": _sets("COMPATBENCH_TRUST_PICKLE"),
     },
     "as_json": {"help": "Print JSON.", "names": ("--json",)},
+    "as_csv": {"help": "Print CSV.", "names": ("--csv",)},
+    "figure": {"help": "Write the figure to this SVG file."},
+    "steps": {"help": "Most optimiser steps of a fit.", "min": 1},
     "threads": {"min": 1},
     **{name: {"min": 0} for name in ("cells", "days", "gpus_per_cell", "seed", "tolerance")},
 }
-SuiteOption = Annotated[str, typer.Option(**SHARED["suite"])]
-SeedsOption = Annotated[str | None, typer.Option(**SHARED["seeds"])]
-OutOption = Annotated[Path, typer.Option(**SHARED["out"])]
-DeviceOption = Annotated[str, typer.Option(**SHARED["device"])]
 
 
 def split(text: str | None) -> list[Any] | None:
@@ -154,19 +161,6 @@ def split(text: str | None) -> list[Any] | None:
     if text is None:
         return None
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def read_numbers(option: str, text: str | None, least: int) -> tuple[int, ...] | None:
-    """A comma list of numbers from the command line."""
-    try:
-        numbers = None if text is None else tuple(int(part) for part in split(text) or ())
-    except ValueError:
-        numbers = ()
-    if numbers is not None and (not numbers or min(numbers) < least):
-        raise CompatbenchError(
-            f"{option} '{text}': give numbers of at least {least}, separated by commas"
-        )
-    return numbers
 
 
 def read_seconds(text: str) -> float:

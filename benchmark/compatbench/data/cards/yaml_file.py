@@ -81,7 +81,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise CompatbenchError(f"cannot read card {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise CompatbenchError(f"cannot read card {path}: {why}") from None
     try:
         values = yaml.load(text, Loader)
         _check_values(values)
