@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from compatbench import api
 from compatbench.cli import options
-from compatbench.cli.output import console, print_table, say
+from compatbench.cli.output import console, plain_table, say
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -311,7 +311,13 @@ def _print_tables(tables: Sequence[TextTable]) -> None:
             console.print()
         if table.head:
             say(escape(table.head.replace("`", "")))
-        numbers = [title for j, title in enumerate(table.header) if j not in table.left]
-        print_table(table.header, table.rows, numbers)
+        shown = plain_table()
+        for column, title in enumerate(table.header):
+            # Titles are longer than numbers, and may be wrapped.
+            side = "left" if column in table.left else "right"
+            shown.add_column(title, justify=side, no_wrap=not column, overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(shown)
         for note in table.notes:
             say(escape(note))

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+
+from compatbench.cli import output
+
+
+@pytest.fixture(autouse=True)
+def _consoles_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console keeps the width that it finds when it is made, as in the workers of xdist."""
+    for console in (output.console, output.error_console):
+        monkeypatch.setattr(console, "_width", None)
