@@ -103,7 +103,7 @@ def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path
 def test_every_file_that_is_not_right_is_named_and_stays(
     store: RunStore, cells: tuple[Cell, Cell]
 ) -> None:
-    wanted, unwanted = cells
+    wanted, obsolete = cells
     assert len(list_files(store)) == 7
     assert find_problems(list_files(store)) == {}
     spoiled = store.cell_path(wanted.key)
@@ -113,8 +113,8 @@ def test_every_file_that_is_not_right_is_named_and_stays(
     shutil.copy(store.predictions_path(wanted.key), moved)
     stranger = store.folder / "cells" / "notes.txt"
     stranger.write_text("mine")
-    other = store.module_path(unwanted.key)
-    about = describe_cell(unwanted).model_dump(mode="json")
+    other = store.module_path(obsolete.key)
+    about = describe_cell(obsolete).model_dump(mode="json")
     Module(trained={"context": torch.zeros(2)}).save(other, about)
     before = contents(store)
     found = find_problems(list_files(store))
@@ -134,7 +134,7 @@ def test_every_file_that_is_not_right_is_named_and_stays(
 def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     store: RunStore, cells: tuple[Cell, Cell]
 ) -> None:
-    wanted, unwanted = cells
+    wanted, obsolete = cells
     damaged = store.folder / "damaged" / "torn.json"
     damaged.parent.mkdir()
     damaged.write_text("{")
@@ -150,17 +150,17 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     assert waste.cells == 2
     assert {file.path for file in waste.remains} == {damaged, unfinished}
     assert {file.path for file in waste.files} >= {
-        store.cell_path(unwanted.key),
-        store.module_path(unwanted.key),
-        store.predictions_path(unwanted.key),
+        store.cell_path(obsolete.key),
+        store.module_path(obsolete.key),
+        store.predictions_path(obsolete.key),
     }
-    assert "2 files of 2 unwanted cells" in said
+    assert "2 files of 2 obsolete cells" in said
     assert "nothing was deleted" in said
     assert before.items() <= contents(store).items()
     assert "(2 younger ones stay)" in invoke(store, "gc", "--delete").output
     assert not unfinished.exists()
     delete_files([*waste.files, *waste.remains])
-    assert store.read(unwanted.key) is None
+    assert store.read(obsolete.key) is None
     assert store.read(wanted.key) is not None
 
 

@@ -98,14 +98,14 @@ def gc(
 ) -> None:
     """Find files that serve no plan any more: modules and predictions of cells that changed.
 
-    A cell is unwanted if its method, settings, images or weights are here and give another key
+    A cell is obsolete if its method, settings, images or weights are here and give another key
     now, in every installed suite. Records stay, unless --records says otherwise: they are small,
     and are results. Files set aside as damaged, and remains of killed processes, go as well.
 
     Args:
         delete: Delete; without, only say what would go.
         days: Leave what is younger.
-        records: Delete the records of unwanted cells, too.
+        records: Delete the records of obsolete cells, too.
         suite: YAML file of a further suite whose cells are wanted; may be repeated.
         methods: File of a further method; may be repeated.
         shots_file: File with a draw that is wanted; may be repeated.
@@ -122,7 +122,7 @@ def gc(
     draws = read_draws(shots_file or ())
     waste = find_waste(open_store(out), suites, registry, draws, records=records)
     kinds = {
-        f"of {waste.cells} unwanted cells": waste.files,
+        f"of {waste.cells} obsolete cells": waste.files,
         "damaged, or left by killed processes": waste.remains,
     }
     for what, found in kinds.items():

@@ -210,16 +210,16 @@ def find_waste(
     *,
     records: bool = False,
 ) -> Waste:
-    """The files that no plan of these suites asks for any more; see ``find_unwanted``.
+    """The files that no plan of these suites asks for any more; see ``find_obsolete``.
 
     Args:
         draws: draws that are given and not made here.
         records: count the records of such cells, too; they are small, and are results.
     """
     files = list_files(store)
-    unwanted = find_unwanted(read_records(files), suites, registry, draws)
+    obsolete = find_obsolete(read_records(files), suites, registry, draws)
     kinds = ("module", "predictions", *(["record"] if records else []))
-    stale = [file for file in files if file.key in unwanted and file.kind in kinds]
+    stale = [file for file in files if file.key in obsolete and file.kind in kinds]
     remains = [
         file
         for file in _files_below(store.folder)
@@ -227,7 +227,7 @@ def find_waste(
         or file.path.is_relative_to(store.folder / DAMAGED)
         or (file.path == store.claim_path(file.key) and _is_free(file.path))
     ]
-    return Waste(len(unwanted), stale, remains)
+    return Waste(len(obsolete), stale, remains)
 
 
 def _is_free(lock: Path) -> bool:
@@ -238,7 +238,7 @@ def _is_free(lock: Path) -> bool:
         return False
 
 
-def find_unwanted(
+def find_obsolete(
     records: Mapping[str, CellRecord],
     suites: Iterable[SuiteCard],
     registry: MethodRegistry,

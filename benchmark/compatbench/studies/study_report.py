@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class TextTable:
         return "\n".join(lines)
 
 
-class StudyReport:
+class StudyReport(ABC):
     """Base class of what the studies give."""
 
     @property
@@ -56,9 +57,9 @@ class StudyReport:
         """The main figures: the first frame of the report."""
         return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
 
+    @abstractmethod
     def tables(self) -> list[TextTable]:
         """What readers see."""
-        raise NotImplementedError
 
     def markdown(self) -> str:
         """The tables as a part of a page."""
