@@ -155,11 +155,11 @@ def gauge(
 
     Args:
         task: Tasks whose class names and images are used; by default all of the suite.
-        methods: Methods for the stress test: names, globs, comma lists. Without it there is none.
+        methods: Methods for the stress test: names, globs, comma lists; by default none.
         angles: Largest angles of the turns, 0 to 180 degrees, or 'random'.
         turns: Random turns of each angle.
-        sizes: Make the joint space so narrow instead, such as '32,64'.
-        words: Use parts of the word list instead.
+        sizes: Reduce the joint space to these sizes instead of turning it, such as '32,64'.
+        words: Find the rotation from parts of the word list instead of turning the joint space.
         shots: Images per class; by default the suite's most.
     """
     _check_output(as_json, as_csv, figure)
