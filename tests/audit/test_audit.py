@@ -18,10 +18,6 @@ def drop_line(line: int) -> Change:
     )
 
 
-def double_line(line: int) -> Change:
-    return lambda text: text + text.splitlines(keepends=True)[line - 1]
-
-
 def for_seed_9(text: str) -> str:
     lines = text.splitlines(keepends=True)
     return text + "".join(re.sub(r",2,([12]),ok,", ",2,9,ok,", line) for line in lines[1:3])
@@ -46,73 +42,87 @@ FORGED_FIELDS: list[tuple[int, str, Callable[[str], object], str]] = [
     (3, "inconsistent_errors", lambda v: int(v) + 60, "taskres.csv:3: .*flipped"),
     (3, "parameters", lambda v: int(v) - 1, "3: 'parameters': is not that of the same module in"),
 ]
-FORGED_FILES: dict[str, tuple[str, Change, str]] = {
-    "row deleted": (
+FORGERIES: list[tuple[str, Change, str]] = [
+    (
         "taskres.csv",
         drop_line(5),
         r"taskres.csv: a measurement of the suite has no row; expected a row of taskres · "
         r"mini-weather · 2 shots · seed 2 at mini-eva-clip on mini-weather, found none",
     ),
-    "row added for an unknown seed": (
+    (
         "taskres.csv",
         for_seed_9,
         r"taskres.csv:6: 'seed': the suite has no such measurement; expected 1 or 2, found 9",
     ),
-    "setting edited in the JSON": (
+    (
         "taskres.json",
         lambda text: text.replace('"lr": ', '"lr": 1'),
         r"taskres.json: 'config.recipe.lr': is not as resolved here; expected [\d.]+, found",
     ),
-    "difference from the recipe hidden": (
+    (
         "coop.json",
         lambda text: text.replace('"differs": {}', '"differs": {"lr": [1, 2]}'),
         r"coop.json: 'differs.lr': is not as resolved here; expected nothing, found \[1,2\]",
     ),
-    "title edited": (
+    (
         "coop.json",
         lambda text: text.replace('"title": "CoOp"', '"title": "ContCoOp"'),
         r"coop.json: 'method.title': .*; expected CoOp, found ContCoOp",
     ),
-    "provenance emptied": (
+    (
         "taskres.json",
         lambda text: re.sub(r'"torch": \[[^\]]*\]', '"torch": []', text),
         r"taskres.json: 'provenance.torch': is missing; every result says what it was made with",
     ),
-    "provenance without a version": (
+    (
         "taskres.json",
         lambda text: re.sub(r'"numpy": \[[^\]]*\]', '"numpy": ["newest"]', text),
         r"taskres.json: 'provenance.numpy': is no version: newest",
     ),
-    "row doubled": (
+    (
         "taskres.csv",
-        double_line(3),
+        lambda text: text + text.splitlines(keepends=True)[2],
         r"taskres.csv: two lines for copied, mini-weather, mini-clip, 2, 1, mini-eva-clip",
     ),
-    "cost removed": (
+    (
         "taskres.cost.csv",
         drop_line(2),
         r"taskres.cost.csv: 'key': has no line for line \d of taskres.csv; expected",
     ),
-    "cost lowered": (
+    (
         "taskres.cost.csv",
         set_field(3, "fit_seconds", lambda v: float(v) / 2),
         r"taskres.cost.csv:\d: 'fit_seconds': is not that of the same fit in line",
     ),
-    "cost of nothing": (
+    (
         "taskres.cost.csv",
         set_field(2, "key", flip_hex),
         r"taskres.cost.csv:2: 'key': no row is of a cell with this key",
     ),
-    "lines swapped": (
+    (
         "taskres.csv",
         lambda text: "".join(text.splitlines(keepends=True)[n] for n in (0, 2, 1, 3, 4)),
         r"taskres.csv:2: is not as 'compatbench run' writes it",
     ),
-}
-FORGERIES = FORGED_FILES | {
-    f"{column} of line {line} edited, {n}": ("taskres.csv", set_field(line, column, change), found)
-    for n, (line, column, change, found) in enumerate(FORGED_FIELDS)
-}
+    *(
+        ("taskres.csv", set_field(line, column, change), found)
+        for line, column, change, found in FORGED_FIELDS
+    ),
+]
+WORDS_FORGERIES: list[tuple[Change, str]] = [
+    (
+        drop_line(7),
+        r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",
+    ),
+    (
+        lambda text: text.replace("taskres,words,", "taskres,copied,"),
+        "taskres.csv: two lines for copied, mini-weather",
+    ),
+    (
+        lambda text: text.replace("taskres,words,", "taskres,wishes,"),
+        "taskres.csv:6: 'transfer': .* no such measurement; expected copied, found wishes",
+    ),
+]
 
 
 def test_honest_results_are_found_to_be_honest(forged: Workplace) -> None:
@@ -124,14 +134,22 @@ def test_honest_results_are_found_to_be_honest(forged: Workplace) -> None:
     )
 
 
-@pytest.mark.parametrize("name", FORGERIES)
-def test_a_forgery_is_named_with_its_place(name: str, forged: Workplace) -> None:
-    file, change, message = FORGERIES[name]
+@pytest.mark.parametrize(("file", "change", "message"), FORGERIES)
+def test_a_forgery_is_named_with_its_place(
+    file: str, change: Change, message: str, forged: Workplace
+) -> None:
     forged.edit(file, change)
     result = forged.audit("--no-zero-shot")
     assert result.exit_code == 1, result.output
-    lines = [line for line in result.output.splitlines() if line.startswith("wrong ")]
-    assert any(re.search(message, line) for line in lines), result.output
+    assert re.search(f"(?m)^wrong .*{message}", result.output), result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "message"), WORDS_FORGERIES)
+def test_a_forgery_of_another_transfer_is_named(
+    change: Change, message: str, forged_words: Workplace
+) -> None:
+    test_a_forgery_is_named_with_its_place("taskres.csv", change, message, forged_words)
 
 
 def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
@@ -172,20 +190,28 @@ def test_a_leaderboard_that_was_edited_is_named_with_its_line(forged: Workplace)
     assert "MyMethod" in result.output
 
 
+def one_more_right(place: Workplace, line: int) -> None:
+    """On the target, and the flips still fit."""
+    place.edit("taskres.csv", set_field(line, "correct", lambda v: int(v) + 1))
+    place.edit("taskres.csv", set_field(line, "positive_flips", lambda v: int(v) + 1))
+
+
 @pytest.mark.slow
-def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace) -> None:
+def test_what_agrees_with_itself_is_found_by_running_it_again(forged_words: Workplace) -> None:
     """A patient forger: counts, flips and leaderboard all fit; only the truth does not."""
-    forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
-    forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
+    forged = forged_words
+    one_more_right(forged, 3)
+    one_more_right(forged, 7)  # through words
     forged.edit("simpleshot.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
     forged.edit("coop.cost.csv", lambda text: re.sub(r",(\d+\.\d+),", ",7200.0,", text))
     forged.publish()
     assert forged.audit().exit_code == 0
-    result = forged.audit(cells=7)
+    result = forged.audit(cells=9)
     assert result.exit_code == 1, result.output
     again = "the cell was run again and gave another number; expected"
     assert f"taskres.csv:3: 'correct': {again}" in result.output
     assert f"taskres.csv:3: 'positive_flips': {again}" in result.output
+    assert f"taskres.csv:7: 'correct': {again}" in result.output
     assert f"simpleshot.csv:2: 'ece': {again}" in result.output
     assert re.search(r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?", result.output)
 
@@ -205,8 +231,7 @@ def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workpla
         forged.edit(
             f"{name}.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.1')
         )
-    forged.edit("taskres.csv", set_field(3, "correct", lambda v: int(v) + 1))
-    forged.edit("taskres.csv", set_field(3, "positive_flips", lambda v: int(v) + 1))
+    one_more_right(forged, 3)
     forged.publish()
     result = forged.audit(cells=7)
     assert result.exit_code == 0, result.output
@@ -218,63 +243,9 @@ def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workpla
 
 @pytest.mark.slow
 def test_the_sample_is_told_and_can_be_drawn_again(forged: Workplace) -> None:
-    def draw() -> list[dict[str, object]]:
-        result = forged.audit("--no-zero-shot", "--json", cells=2)
-        found = json.loads(result.output)
-        assert (found["findings"], found["seed"]) == ([], 7)
-        return found["sample"]
-
-    first = draw()
-    assert [(one["suite"], one["part"], one["of"]) for one in first] == [
-        ("tiny", 1, 2),
-        ("tiny", 2, 2),
-    ]
-    assert draw() == first
-
-
-def test_findings_as_json_name_place_and_values(forged: Workplace) -> None:
-    forged.edit("taskres.csv", set_field(3, "total", lambda v: int(v) + 1))
-    result = forged.audit("--no-zero-shot", "--json")
-    assert result.exit_code == 1
-    found = json.loads(result.output)["findings"]
-    [total] = [one for one in found if one["field"] == "total"]
-    assert (total["line"], int(total["found"]) - int(total["expected"])) == (3, 1)
-    assert total["file"].endswith("results/tiny/taskres.csv")
-
-
-@pytest.mark.slow
-def test_rows_of_another_transfer_are_audited_as_their_own(forged_words: Workplace) -> None:
-    forged = forged_words
-    # Line 7 is of seed 1 on the target; one image more is right, and the flips still fit.
-    forged.edit("taskres.csv", set_field(7, "correct", lambda v: int(v) + 1))
-    forged.edit("taskres.csv", set_field(7, "positive_flips", lambda v: int(v) + 1))
-    forged.publish()
-    assert forged.audit().exit_code == 0
-    problem = "taskres.csv:7: 'correct': the cell was run again and gave another number"
-    assert problem in forged.audit(cells=9).output
-
-
-WORDS_FORGERIES: dict[str, tuple[Change, str]] = {
-    "row deleted": (
-        drop_line(7),
-        r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",
-    ),
-    "shown as copied": (
-        lambda text: text.replace("taskres,words,", "taskres,copied,"),
-        "taskres.csv: two lines for copied, mini-weather",
-    ),
-    "of no transfer": (
-        lambda text: text.replace("taskres,words,", "taskres,wishes,"),
-        "taskres.csv:6: 'transfer': .* no such measurement; expected copied, found wishes",
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WORDS_FORGERIES)
-def test_a_forgery_of_another_transfer_is_named(name: str, forged_words: Workplace) -> None:
-    change, message = WORDS_FORGERIES[name]
-    forged_words.edit("taskres.csv", change)
-    result = forged_words.audit("--no-zero-shot")
-    assert result.exit_code == 1, result.output
-    assert any(re.search(message, line) for line in result.output.splitlines()), result.output
+    options = ("--no-zero-shot", "--json")
+    found = json.loads(forged.audit(*options, cells=2).output)
+    assert (found["findings"], found["seed"]) == ([], 7)
+    drawn = [(one["suite"], one["part"], one["of"]) for one in found["sample"]]
+    assert drawn == [("tiny", 1, 2), ("tiny", 2, 2)]
+    assert json.loads(forged.audit(*options, cells=2).output) == found

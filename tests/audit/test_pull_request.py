@@ -10,6 +10,7 @@ import pytest
 from honest_results import SUITE
 from typer.testing import CliRunner, Result
 
+from compatbench.audit.change import find_change
 from compatbench.cli.app import app
 from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
@@ -18,21 +19,19 @@ from compatbench.files.project_folders import methods_folder
 from .conftest import Clone, git, set_field
 
 
-def test_nothing_stands_against_a_change_of_words(clone: Clone) -> None:
+def test_nothing_stands_against_a_change_of_words_or_of_nothing(clone: Clone) -> None:
     (clone.root / "docs").mkdir()
     (clone.root / "docs" / "page.md").write_text("words")
     ci = clone.check()
     assert ci.problems == []
     assert ci.summary.startswith("# compatbench ci\n\n**Passed.**\n")
-    assert "- documentation: 1 files" in ci.summary
+    assert "- `docs`: 1 files" in ci.summary
     assert "## Checks" not in ci.summary
-
-
-def test_no_change_at_all_passes(clone: Clone) -> None:
-    ci = clone.check(cells=3)
-    assert ci.problems == []
-    assert "\n- nothing\n" in ci.summary
-    assert "Run again" not in ci.summary
+    shutil.rmtree(clone.root / "docs")
+    unchanged = clone.check(cells=3)
+    assert unchanged.problems == []
+    assert "\n- nothing\n" in unchanged.summary
+    assert "Run again" not in unchanged.summary
 
 
 @pytest.mark.slow
@@ -248,70 +247,53 @@ def test_the_command_writes_the_summary_and_exits_with_1(
     assert "Against `origin/main`" in text
 
 
-class TestGit:
-    """What can be wrong with a clone is one clear line."""
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("mian", "git knows no commit 'mian' here; fetch it"),
+        ("--help", "git knows no commit '--help' here"),
+        ("", "git knows no commit 'origin/nothing' here"),
+        ("main\nx", "git knows no commit 'main"),
+        ("alone", "share no commit here; fetch their history"),
+    ],
+)
+def test_a_base_that_cannot_be_compared_with_is_one_line(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch, base: str, message: str
+) -> None:
+    git(clone.root, "branch", "alone", git(clone.root, "commit-tree", "HEAD^{tree}").strip())
+    monkeypatch.chdir(clone.root)
+    monkeypatch.setenv("GITHUB_BASE_REF", "nothing")
+    with pytest.raises(CompatbenchError, match=re.escape(message)):
+        command(*(["--base", base] if base else []))
 
-    @pytest.mark.parametrize(
-        ("base", "message"),
-        [
-            ("mian", "git knows no commit 'mian' here; fetch it"),
-            ("--help", "git knows no commit '--help' here"),
-            ("", "git knows no commit 'origin/nothing' here"),
-            ("main\nx", "git knows no commit 'main"),
-        ],
-    )
-    def test_a_base_that_is_not_here(
-        self, clone: Clone, monkeypatch: pytest.MonkeyPatch, base: str, message: str
-    ) -> None:
-        monkeypatch.chdir(clone.root)
-        monkeypatch.setenv("GITHUB_BASE_REF", "nothing")
-        with pytest.raises(CompatbenchError, match=re.escape(message)):
-            command(*(["--base", base] if base else []))
 
-    def test_a_folder_that_is_no_clone(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-        with pytest.raises(CompatbenchError, match="is not in a git clone"):
-            command()
+def test_a_machine_or_folder_that_cannot_be_used_is_one_line(
+    clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(CompatbenchError, match="is not in a git clone"):
+        command()
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CompatbenchError, match="'git' was not found; install it"):
+        command()
+    monkeypatch.undo()
+    monkeypatch.chdir(clone.root)
+    with pytest.raises(CompatbenchError, match=r"install this clone: pip install -e \."):
+        command()
 
-    def test_a_machine_without_git(self, clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(clone.root)
-        monkeypatch.setenv("PATH", "/nowhere")
-        with pytest.raises(CompatbenchError, match="'git' was not found; install it"):
-            command()
 
-    def test_histories_without_a_common_commit(
-        self, clone: Clone, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        git(clone.root, "checkout", "-q", "--orphan", "alone")
-        git(clone.root, "commit", "-q", "-m", "Alone")
-        monkeypatch.chdir(clone.root)
-        with pytest.raises(CompatbenchError, match="share no commit here; fetch their history"):
-            command("--base", "main")
-
-    def test_another_installation_than_the_clones(
-        self, clone: Clone, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.undo()
-        monkeypatch.chdir(clone.root)
-        with pytest.raises(CompatbenchError, match=r"install this clone: pip install -e \."):
-            command()
-
-    def test_files_of_any_name_are_told_apart(self, clone: Clone) -> None:
-        from compatbench.audit.change import find_change
-
-        names = {"a b.txt", "ü\n.txt", '"quoted".txt', "-rf", "new/deep.txt"}
-        for name in names:
-            path = clone.root / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("x")
-        git(clone.root, "add", "--", "a b.txt")
-        git(clone.root, "mv", "leaderboard.md", "moved.md")
-        change = find_change(clone.root / "methods", None)
-        assert change.changed == names | {"moved.md"}
-        assert change.deleted == {"leaderboard.md"}
-        assert change.name == "origin/main"
-        assert "tiny.yaml" in {path.split("/")[-1] for path in change.read_base("tasks/suites")}
-        assert change.read_base("nothing") == {}
+def test_files_of_any_name_are_told_apart(clone: Clone) -> None:
+    names = {"a b.txt", "ü\n.txt", '"quoted".txt', "-rf", "new/deep.txt"}
+    for name in names:
+        path = clone.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    git(clone.root, "add", "--", "a b.txt")
+    git(clone.root, "mv", "leaderboard.md", "moved.md")
+    change = find_change(clone.root / "methods", None)
+    assert change.changed == names | {"moved.md"}
+    assert change.deleted == {"leaderboard.md"}
+    assert change.name == "origin/main"
+    assert "tiny.yaml" in {path.split("/")[-1] for path in change.read_base("tasks/suites")}
+    assert change.read_base("nothing") == {}

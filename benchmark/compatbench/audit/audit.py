@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
-from compatbench.audit.rerun import Sampled, check_again, sample_cells
-from compatbench.audit.result_checks import check_suite, count_zero_shot
-from compatbench.audit.stored_suite import PLACE, StoredSuite, read_stored_suite
+from compatbench.audit.rerun import Sampled, check_again, draw_sample
+from compatbench.audit.result_checks import check_suite, recount_zero_shot
+from compatbench.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
@@ -119,12 +119,12 @@ def audit_results(
     for card in cards:
         progress(f"{card.name}: files, keys, counts")
         suite = read_stored_suite(out / RESULTS / card.name, card, registry, draws, tolerance)
-        if zero_shot:
-            suite.zero_shot = count_zero_shot(suite, features, device)
         stored[card.name] = suite
         audit.methods += len(suite.methods)
         audit.rows += len(suite.rows)
         audit.findings += check_suite(suite)
+        if zero_shot:
+            audit.findings += recount_zero_shot(suite, features, device)
         if suite.missing:
             skipped = len(suite.rows) - len(suite.here(suite.rows))
             audit.notes.append(
@@ -134,7 +134,7 @@ def audit_results(
         audit.notes.append("zero-shot is not computed again, as was asked")
     progress("leaderboard.md, report, figures")
     audit.findings += check_pages(out, cards)
-    audit.sample = _draw_sample(stored, only, cells, seed)
+    audit.sample = draw_sample(stored, only, cells, seed)
     audit.notes += dict.fromkeys(stored[one.suite].tolerance.why for one in audit.sample)
     with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as store:
         for one in audit.sample:
@@ -147,11 +147,7 @@ def audit_results(
 def _find_suites(
     results: Path, wanted: Sequence[str] | None
 ) -> tuple[list[SuiteCard], list[Finding]]:
-    """The suites to audit, and what is in the folder that no suite explains.
-
-    Args:
-        wanted: names, or YAML files, of suites; all, if none are given.
-    """
+    """The suites to audit, by default all, and what is in the folder that no suite explains."""
     try:
         entries = sorted(results.iterdir())
     except OSError as error:
@@ -178,9 +174,7 @@ def _find_suites(
 def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
     """Pages and figures that are not what the results give; of pages, the line that differs.
 
-    Args:
-        out: the folder with ``results/`` and ``leaderboard.md``.
-        suites: those with results; one of them may come from a file of its own.
+    One of the suites may come from a file of its own.
     """
     if not any(suite.publish for suite in suites):
         return []
@@ -197,17 +191,3 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings
-
-
-def _draw_sample(
-    stored: dict[str, StoredSuite], only: Collection[str] | None, count: int, seed: int
-) -> list[Sampled]:
-    """Draws over all suites at once, from the cells that have rows."""
-    cells, seconds = {}, {}
-    for name, suite in stored.items():
-        seconds |= dict(zip(suite.costs["key"], suite.costs["fit_seconds"], strict=True))
-        measured = set(suite.planned.merge(suite.rows[["method", *PLACE]])["key"])
-        for cell in suite.cells:
-            if cell.key in measured and (only is None or cell.name in only):
-                cells.setdefault(cell.key, (name, cell))
-    return sample_cells(list(cells.values()), seconds, count, seed)

@@ -1,13 +1,42 @@
-"""What a working tree changes against its base, from git's command line; nothing of it is run."""
+"""What a working tree changes against its base: its files, by git's command line, and its results.
+
+Nothing of the base is run.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from compatbench.audit.stored_suite import EPSILON, PLACE, Tolerance
+from compatbench.data.shots import count_shots
 from compatbench.errors import CompatbenchError
+from compatbench.pages.markdown import code, escape, percent, signed, spread, table
+from compatbench.pages.suite_page import RESULTS
+from compatbench.results.measures import Expected, compute_standing
+from compatbench.results.store import MethodResults, SuiteResults, check_name, read_results
+from compatbench.transfer import COPIED, TRANSFERS
+
+# The floor, the strongest plain method, and the method of the founding paper.
+REFERENCES = ("zeroshot", "kgcoop", "contcoop")
+HEADER = ["Method", "Source", "Target", "H", "Gain", "H at the base", "Change of H"]
+WORDS = {
+    "within": f"within {EPSILON:.0%} of the images",
+    "beyond": "moved by more",
+    "added": "added",
+    "removed": "removed",
+}
+SHOWN = 20  # problems of one file
 
 
 @dataclass(frozen=True)
@@ -15,7 +44,6 @@ class Change:
     """A working tree against the commit that it grew from.
 
     Attributes:
-        root: the top folder of the clone.
         base: the commit where the change began: the newest that it shares with the base branch.
         name: what the base was asked for as.
         changed: paths relative to the root that were added or modified, committed or not.
@@ -35,35 +63,26 @@ class Change:
         return {path: _git(self.root, "cat-file", "blob", f"{self.base}:{path}") for path in paths}
 
 
-class _GitFailed(CompatbenchError):
-    """git ended with an error."""
-
-
 def find_change(folder: Path, base: str | None) -> Change:
     """What the working tree around a folder changes.
 
     Args:
         base: a branch, tag or commit; by default what ``GITHUB_BASE_REF`` names on the remote
             ``origin``, then ``origin/main``, then ``main``.
-
-    Raises:
-        CompatbenchError: there is no git, no clone, no such base, or no shared history.
     """
-    try:
-        root = Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
-    except _GitFailed:
-        raise CompatbenchError(
-            f"{folder.resolve()} is not in a git clone; 'compatbench ci' compares a clone with its "
-            "base"
-        ) from None
+    if not folder.is_dir():
+        raise CompatbenchError(f"there is no folder {folder}")
+    problem = (
+        f"{folder.resolve()} is not in a git clone; 'compatbench ci' compares one with its base"
+    )
+    root = Path(_git(folder, "rev-parse", "--show-toplevel", problem=problem).decode().strip())
     name, commit = _find_commit(root, base)
-    try:
-        start = _git(root, "merge-base", "--end-of-options", commit, "HEAD").decode().strip()
-    except _GitFailed:
-        raise CompatbenchError(
-            f"'{name}' and this branch share no commit here; fetch their history: "
-            "git fetch --unshallow origin"
-        ) from None
+    problem = (
+        f"'{name}' and this branch share no commit here; fetch their history: "
+        "git fetch --unshallow origin"
+    )
+    shared = _git(root, "merge-base", "--end-of-options", commit, "HEAD", problem=problem)
+    start = shared.decode().strip()
     # A rename is one file gone and another added.
     options = ["--no-renames", "--no-ext-diff", "--name-status", "-z", start, "--"]
     words = _split(_git(root, "diff", *options))
@@ -81,10 +100,8 @@ def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
     names = [base] if base else guesses
     for name in names:
         options = ["--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
-        try:
+        with suppress(CompatbenchError):
             return name, _git(root, "rev-parse", *options).decode().split()[-1]
-        except _GitFailed:
-            continue
     raise CompatbenchError(
         f"git knows no commit '{names[0]}' here; fetch it (git fetch origin), or give another: "
         "--base BRANCH"
@@ -95,9 +112,8 @@ def _split(output: bytes) -> list[str]:
     return [os.fsdecode(part) for part in output.split(b"\0") if part]
 
 
-def _git(folder: Path, *arguments: str) -> bytes:
-    if not folder.is_dir():
-        raise CompatbenchError(f"there is no folder {folder}")
+def _git(folder: Path, *arguments: str, problem: str = "") -> bytes:
+    """What a command of git prints; one that fails is an error, of which git says the reason."""
     command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
@@ -105,6 +121,127 @@ def _git(folder: Path, *arguments: str) -> bytes:
         problem = f"'git' was not found; install it, or add its folder to PATH ({error.strerror})"
         raise CompatbenchError(problem) from None
     if done.returncode:
-        text = done.stderr.decode(errors="replace").strip().splitlines()
-        raise _GitFailed(f"git {arguments[0]} failed: {text[0] if text else done.returncode}")
+        reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise CompatbenchError(problem or f"git {arguments[0]} failed: {reason}")
     return done.stdout
+
+
+def read_base_results(change: Change, suite: str) -> SuiteResults:
+    """A suite's results as they are at the base."""
+    with tempfile.TemporaryDirectory(prefix="compatbench-base-") as place:
+        folder = Path(place) / RESULTS / check_name(suite, "suite")
+        folder.mkdir(parents=True)
+        for path, content in change.read_base(f"{RESULTS}/{suite}").items():
+            (folder / check_name(Path(path).name, "file")).write_bytes(content)
+        try:
+            return read_results(folder)
+        except CompatbenchError as error:
+            message = str(error).replace(f"{place}/", "")
+            raise CompatbenchError(f"at the base '{change.name}': {message}") from None
+
+
+def compare_with_base(before: SuiteResults, after: SuiteResults) -> pd.DataFrame:
+    """The rows of a suite on both sides, by method and place.
+
+    Returns:
+        One row for each measurement, with ``correct`` and ``correct_base``, ``images`` (how many
+        more are right; all of them, if one side has no number), ``same_key`` (whether it is the
+        same module on the same data) and ``change``: ``added``, ``removed``, ``equal``, ``within``
+        what rounding on another machine may cause, or ``beyond`` that.
+    """
+    both = before.frame.merge(
+        after.frame, how="outer", on=["method", *PLACE], suffixes=("_base", ""), indicator=True
+    )
+    total = both["total"].fillna(both["total_base"]).fillna(1)
+    unlike = (both["status"] != both["status_base"]).astype("Int64")
+    both["images"] = (both["correct"] - both["correct_base"]).fillna(unlike * total)
+    both["same_key"] = (both["key"] == both["key_base"]) & (both["data"] == both["data_base"])
+    within = both["images"].abs() <= total.map(Tolerance(EPSILON).of)
+    sides = [both["_merge"] == "right_only", both["_merge"] == "left_only"]
+    both["change"] = np.select(
+        [*sides, both["images"] == 0, within], ["added", "removed", "equal", "within"], "beyond"
+    )
+    return both.sort_values(PLACE)
+
+
+def describe_rows(rows: pd.DataFrame) -> str:
+    """How many rows are as before, and how far the others moved."""
+    counts = Counter(rows["change"])
+    parts = [f"{counts['equal']} rows as before"]
+    parts += [f"{counts[kind]} {word}" for kind, word in WORDS.items() if kind in counts]
+    moved = rows.query("change in ['within', 'beyond']").to_dict("records")
+    if moved:
+        largest = max(moved, key=lambda row: abs(row["images"]))
+        parts.append(f"the most by {largest['images']:+} images, {escape(_place(largest))}")
+    return ", ".join(parts)
+
+
+def find_problems(rows: pd.DataFrame, expected: Expected) -> list[str]:
+    """Rows of the base that are gone, though the suite asks for them, and rewritten counts."""
+    test_sets = {(task, task) for task in expected.tasks}
+    test_sets |= {(task, name) for task, names in expected.variants.items() for name in names}
+    backbones = {*expected.upgrades, *((name, name) for pair in expected.upgrades for name in pair)}
+    asked = [
+        row
+        for row in rows.query("change == 'removed'").to_dict("records")
+        if (row["task"], row["test_set"]) in test_sets
+        and (row["source"], row["backbone"]) in backbones
+        and row["shots"] in expected.shots
+        and row["seed"] in expected.seeds
+        and row["transfer"] in TRANSFERS
+    ]
+    first = [f"the first of {_place(row)}" for row in asked[:1]]
+    problems = [f"{len(asked)} rows of the base were removed, {place}" for place in first]
+    rewritten = rows.query("change == 'beyond' and same_key").head(SHOWN)
+    for row in rewritten.to_dict("records"):
+        counts = f"from {row['correct_base']} to {row['correct']}"
+        problems.append(
+            f"{_place(row)}: 'correct' went {counts} under one key, which means the same module"
+        )
+    return problems
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    transfer = "" if row["transfer"] == COPIED else f", by transfer '{row['transfer']}'"
+    return (
+        f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
+        f"{row['backbone']} on {row['test_set']}{transfer}"
+    )
+
+
+def comparison_tables(
+    expected: Expected,
+    results: Mapping[str, MethodResults],
+    base: Mapping[str, MethodResults],
+    methods: Sequence[str],
+) -> list[str]:
+    """A table for each upgrade of a suite, at its largest number of shots.
+
+    Args:
+        results, base: the methods' rows with copied modules.
+        methods: whose figures may have changed; they stand beside fixed references.
+    """
+    shots = max(expected.shots)
+    shown = [name for name in dict.fromkeys([*methods, *REFERENCES]) if name in results]
+    lines: list[str] = []
+    for upgrade in expected.upgrades:
+        rows = []
+        for name in shown:
+            now = compute_standing(results[name], expected, upgrade, shots)
+            h, gain, old = now.mean("h"), now.mean("gain"), None
+            if name in base:
+                old = compute_standing(base[name], expected, upgrade, shots).mean("h")
+            rows.append(
+                [
+                    f"{escape(name)}{'' if name in methods else ' (reference)'}",
+                    spread(now.mean("source")),
+                    spread(now.mean("target")),
+                    spread(h) if h else escape(now.state),
+                    signed(gain.value if gain else None),
+                    percent(old.value if old else None) if name in base else "new",
+                    signed(h.value - old.value if h and old else None),
+                ]
+            )
+        title = f"{code(upgrade[0])} → {code(upgrade[1])}, {count_shots(shots)}:"
+        lines += ["", title, "", *table(HEADER, rows)]
+    return lines

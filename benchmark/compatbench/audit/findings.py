@@ -47,11 +47,13 @@ def list_findings(
     """A finding for each row of a frame with the columns ``file`` and ``line``.
 
     Args:
-        problem, expected, found: texts with columns of the frame in braces.
+        problem, expected, found: texts with columns of the frame in braces; where something is
+            expected, by default the field is found.
     """
     findings = []
+    found = found or (expected and f"{{{field}}}")
     for row in wrong.to_dict("records"):
-        words, *values = (text.format_map(row) for text in (problem, expected, found))
+        words, *values = (text.format_map(row).strip() for text in (problem, expected, found))
         findings.append(Finding(str(row["file"]), words, int(row["line"]), field, *values))
     return findings
 

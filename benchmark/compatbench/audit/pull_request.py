@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compatbench.audit.audit import Audit, audit_results
-from compatbench.audit.base_comparison import (
+from compatbench.audit.audit import audit_results
+from compatbench.audit.change import (
+    Change,
     compare_with_base,
     comparison_tables,
     describe_rows,
+    find_change,
     find_problems,
     read_base_results,
 )
-from compatbench.audit.change import Change, find_change
 from compatbench.audit.findings import summarise
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -28,14 +29,6 @@ from compatbench.pages.markdown import code, escape
 from compatbench.pages.suite_page import RESULTS, read_suite_page
 
 SHOWN = 20  # findings in the summary
-KINDS = {
-    "benchmark/compatbench/": "harness",
-    "tasks/": "cards, data",
-    ".github/": "workflows",
-    ".ci/": "workflows",
-    "docs/": "documentation",
-    "tests/": "tests",
-}
 
 
 @dataclass
@@ -64,19 +57,11 @@ class PullRequest:
 
 @dataclass(frozen=True)
 class Touched:
-    """What a change touches.
-
-    Attributes:
-        methods: names whose own files, or those they build on, changed.
-        deleted: methods whose file was deleted.
-        results: (suite, method) pairs of which some file changed or was deleted.
-        others: kind -> number of its files that changed.
-    """
+    """What a change touches: methods, or what they build on; deleted ones; results by suite."""
 
     methods: list[str]
     deleted: list[str]
-    results: set[tuple[str, str]]
-    others: dict[str, int]
+    results: dict[str, set[str]]
 
 
 def check_pull_request(
@@ -125,12 +110,12 @@ def check_pull_request(
     touched = sort_change(change, registry)
     found = PullRequest(lines=_describe_change(change, touched))
     _check_methods(found, touched, registry, progress)
-    results, suites = change.root / RESULTS, {suite for suite, _ in touched.results}
+    results = change.root / RESULTS
     if not any(path.is_dir() for path in results.glob("*")):
-        if suites:
+        if touched.results:
             found.problems.append("all results were removed")
         return found
-    changed = {name for _, name in touched.results}
+    changed = {name for names in touched.results.values() for name in names}
     for card in cards:
         names = {path.stem for path in (results / card.name).glob("*.csv")}
         changed |= {name for name in names if card.base_method(name) in touched.methods}
@@ -147,23 +132,26 @@ def check_pull_request(
     )
     findings = summarise(audit.findings)
     found.problems += [line.replace(f"{change.root}/", "") for line in findings]
-    found.lines += _describe_audit(audit)
+    looked_at = f"{audit.rows:,} rows of {audit.methods} method files were looked at."
+    found.lines += ["", "## Audit", "", looked_at]
+    if audit.sample:
+        drawn = f"Run again, drawn from the changed methods with seed {audit.seed}:"
+        sample = [f"- {code(one.suite)}: {escape(str(one))}" for one in audit.sample]
+        found.lines += ["", drawn, "", *sample]
+    if audit.notes:
+        found.lines += ["", *(f"- {escape(note)}" for note in audit.notes)]
     for suite in audit.suites:
         here = any((results / suite / f"{name}.csv").is_file() for name in changed)
-        if suite in suites or here:
+        if suite in touched.results or here:
             _compare(found, change, suite_cards.read(suite), touched, changed)
-    for suite in sorted(suites.difference(audit.suites)):
+    for suite in sorted(touched.results.keys() - audit.suites):
         if not (results / suite).exists():
             found.problems.append(f"all results of suite '{suite}' were removed")
     return found
 
 
 def sort_change(change: Change, registry: MethodRegistry) -> Touched:
-    """Sorts the files of a change by what they are.
-
-    Raises:
-        CompatbenchError: the methods that are installed are not those of this clone.
-    """
+    """What the files of a change touch, if the methods that are installed are this clone's."""
     folder = change.root / "methods"
     if methods_folder() != folder.resolve():
         raise CompatbenchError(
@@ -172,26 +160,26 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
         )
     paths = [Path(path) for path in sorted(change.changed | change.deleted)]
     files = {(change.root / path).resolve() for path in paths}
-    results, others = set(), Counter[str]()
+    results: dict[str, set[str]] = {}
     for path in paths:
         if path.parts[0] == RESULTS and len(path.parts) == 3:
             name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
-            results.add((path.parts[1], name))
-        elif path.parts[0] not in ("methods", RESULTS):
-            kinds = (kind for start, kind in KINDS.items() if str(path).startswith(start))
-            others[next(kinds, "other")] += 1
+            results.setdefault(path.parts[1], set()).add(name)
     methods = [name for name in registry.names() if class_files(registry.get(name)) & files]
     gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
-    deleted = [path.stem for path in gone if path.parent == Path("methods")]
-    return Touched(methods, deleted, results, dict(others))
+    return Touched(
+        methods, [path.stem for path in gone if path.parts[:-1] == ("methods",)], results
+    )
 
 
 def _describe_change(change: Change, touched: Touched) -> list[str]:
     named = {"methods": touched.methods, "methods deleted": touched.deleted}
-    for suite, name in sorted(touched.results):
-        named.setdefault(f"results of {code(suite)}", []).append(name)
+    named |= {
+        f"results of {code(suite)}": sorted(touched.results[suite]) for suite in touched.results
+    }
     lines = [f"- {what}: {', '.join(map(code, names))}" for what, names in named.items() if names]
-    lines += [f"- {kind}: {count} files" for kind, count in touched.others.items()]
+    folders = Counter(path.partition("/")[0] for path in sorted(change.changed | change.deleted))
+    lines += [f"- {code(name)}: {n} files" for name, n in folders.items() if name != RESULTS]
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
     return ["", "## What changed", "", against, "", *(lines or ["- nothing"])]
 
@@ -214,17 +202,6 @@ def _check_methods(
         for one in outcomes:
             if one.status == "fail":
                 found.problems.append(f"check '{one.check}' of method '{name}' fails: {one.reason}")
-
-
-def _describe_audit(audit: Audit) -> list[str]:
-    lines = ["", "## Audit", ""]
-    lines.append(f"{audit.rows:,} rows of {audit.methods} method files were looked at.")
-    if audit.sample:
-        lines += ["", f"Run again, drawn from the changed methods with seed {audit.seed}:", ""]
-        lines += [f"- {code(one.suite)}: {escape(str(one))}" for one in audit.sample]
-    if audit.notes:
-        lines += ["", *(f"- {escape(note)}" for note in audit.notes)]
-    return lines
 
 
 def _compare(

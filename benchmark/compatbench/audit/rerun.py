@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.collect import rows_of
 from compatbench.results.rows import FLIPS, Row, to_frame
 
-EXACT = ("status", "parameters", "module_bytes")
 COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
 # Milliseconds for seconds are a factor of 1000. A machine in use can make a fit slower by more
 # than a hundred, so that a time proves little, and one that is too short proves nothing.
@@ -31,18 +30,13 @@ ECE_POINTS = 2.0
 
 @dataclass(frozen=True)
 class Sampled:
-    """A cell to run again.
-
-    Attributes:
-        part: from 1, the cheapest, to ``parts``.
-        seconds: what its fit took, by its cost file.
-    """
+    """A cell to run again: from which of so many parts, from 1, the cheapest, it was drawn."""
 
     suite: str
     cell: Cell
     part: int
     parts: int
-    seconds: float
+    seconds: float  # of its fit, by its cost file
 
     def __str__(self) -> str:
         which = f"part {self.part} of {self.parts} by cost"
@@ -54,6 +48,20 @@ class Sampled:
         cell = {name: getattr(self.cell, name) for name in place}
         method = {"suite": self.suite, "method": self.cell.name}
         return {**method, **cell, "part": self.part, "of": self.parts}
+
+
+def draw_sample(
+    stored: Mapping[str, StoredSuite], only: Collection[str] | None, count: int, seed: int
+) -> list[Sampled]:
+    """Draws from the cells of all suites that have rows, of the methods named if any are."""
+    cells, seconds = {}, {}
+    for name, suite in stored.items():
+        seconds |= dict(zip(suite.costs["key"], suite.costs["fit_seconds"], strict=True))
+        measured = set(suite.planned.merge(suite.rows[["method", *PLACE]])["key"])
+        for cell in suite.cells:
+            if cell.key in measured and (only is None or cell.name in only):
+                cells.setdefault(cell.key, (name, cell))
+    return sample_cells(list(cells.values()), seconds, count, seed)
 
 
 def sample_cells(
@@ -84,50 +92,39 @@ def check_again(
     suite: StoredSuite, cell: Cell, store: Path, cache: FeatureCache, device: str
 ) -> Iterator[Finding]:
     """Runs a cell from nothing, and compares its rows and, on equal machines, its time."""
-    rows, costs = (one.loc[one["method"] == cell.name] for one in (suite.rows, suite.costs))
+    rows = suite.rows.loc[suite.rows["method"] == cell.name]
     try:
         record = Worker(RunStore(store), cache, device).run(cell)
     except CompatbenchError as error:
         yield Finding(rows["file"].iloc[0], f"{cell} cannot run: {error}")
         return
-    yield from _compare_rows(suite, rows, to_frame(rows_of(cell, record), Row))
+    again = to_frame(rows_of(cell, record), Row)
+    yield from _compare_rows(suite, rows.merge(again, on=PLACE, suffixes=("", "_again")))
     if suite.tolerance.exact:
-        yield from _compare_seconds(costs.loc[costs["key"] == cell.key], record.fit_seconds)
+        costs = suite.costs.loc[suite.costs["key"] == cell.key]
+        most = MOST_TIMES * max(record.fit_seconds, LEAST_SECONDS)
+        yield from list_findings(
+            costs.head(1).query(f"fit_seconds > {most}"),
+            f"the fit took {record.fit_seconds:,.2f} s here; is the unit seconds?",
+            "fit_seconds",
+            f"at most {MOST_TIMES} times as much",
+            "{fit_seconds:,.2f}",
+        )
 
 
-def _compare_rows(suite: StoredSuite, rows: pd.DataFrame, again: pd.DataFrame) -> Iterator[Finding]:
-    both = rows.merge(again, on=PLACE, suffixes=("", "_again"))
-    for field in EXACT:
-        yield from _list_differences(both.query(f"{field} != {field}_again"), field)
+def _compare_rows(suite: StoredSuite, both: pd.DataFrame) -> Iterator[Finding]:
+    problem = "the cell was run again and gave another number"
+    unlike = both.query("status != status_again")
+    yield from list_findings(unlike, problem, "status", "{status_again} {reason_again}")
+    for field in ("parameters", "module_bytes"):
+        unlike = both.query(f"{field} != {field}_again")
+        yield from list_findings(unlike, problem, field, f"{{{field}_again}}")
     both = both.query("status == 'ok' and status_again == 'ok'")
-    both = both.assign(images=both["total_again"].map(suite.tolerance.of))
-    points = both.eval("100 * images / total_again") + ECE_POINTS
+    images = both["total_again"].map(suite.tolerance.of)
+    points = 100 * images / both["total_again"] + ECE_POINTS
     most = {"total": 0, "ece": 1e-9 if suite.tolerance.exact else points + 1e-9}
     for field in (*COUNTS, "ece"):
         # What one side does not have is not compared.
-        wrong = (both[field] - both[f"{field}_again"]).abs() > most.get(field, both["images"])
-        yield from _list_differences(both.loc[wrong.fillna(False)], field)
-
-
-def _list_differences(wrong: pd.DataFrame, field: str) -> list[Finding]:
-    if field == "status":
-        reasons = wrong["reason_again"].where(wrong["reason_again"] != "", wrong["status_again"])
-        wrong = wrong.assign(status_again=reasons)
-    problem = "the cell was run again and gave another number"
-    return list_findings(wrong, problem, field, f"{{{field}_again}}", f"{{{field}}}")
-
-
-def _compare_seconds(costs: pd.DataFrame, seconds: float) -> list[Finding]:
-    """Whether a fit is recorded with a time that its fit on this machine excludes.
-
-    Args:
-        seconds: what the fit took, this time.
-    """
-    most = MOST_TIMES * max(seconds, LEAST_SECONDS)
-    return list_findings(
-        costs.head(1).query(f"fit_seconds > {most}"),
-        f"the fit took {seconds:,.2f} s here; is the unit seconds?",
-        "fit_seconds",
-        f"at most {MOST_TIMES} times as much",
-        "{fit_seconds:,.2f}",
-    )
+        wrong = (both[field] - both[f"{field}_again"]).abs() > most.get(field, images)
+        unlike = both.loc[wrong.fillna(False)]
+        yield from list_findings(unlike, problem, field, f"{{{field}_again}}")

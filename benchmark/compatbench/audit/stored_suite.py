@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
-from compatbench.audit.tolerance import Tolerance, choose_tolerance
 from compatbench.data.cards import SuiteCard
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import PACKAGES, Cell, provenance
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
@@ -28,9 +28,46 @@ from compatbench.transfer import TRANSFERS
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
 PLACE = Row.place
+# docs/security.md says what this was chosen from.
+EPSILON = 0.02
 
 
-@dataclass
+@dataclass(frozen=True)
+class Tolerance:
+    """How many images a count may be away from the same count computed here.
+
+    On the machine that made it, none: the same inputs give the same bytes. Another processor or
+    another version of torch rounds otherwise, and a training run amplifies that; there a count
+    may differ by a share of the test images.
+    """
+
+    share: float
+    why: str = ""
+    images: int | None = None  # in place of the share, if it is given
+
+    def of(self, total: int) -> int:
+        """Images of a test set of ``total`` that a count may differ by."""
+        return math.ceil(self.share * total) if self.images is None else self.images
+
+    @property
+    def exact(self) -> bool:
+        return not self.share and not self.images
+
+
+def choose_tolerance(made_with: Mapping[str, tuple[str, ...]], images: int | None) -> Tolerance:
+    """The tolerance for results of some provenance, if the user allows no number of images."""
+    if images is not None:
+        return Tolerance(0.0, f"counts may differ by {images} images, as was asked", images)
+    here = provenance()
+    names = (*(name for name in PACKAGES if name != "compatbench"), "processor")
+    other = [name for name in names if made_with.get(name, ()) != (here[name],)]
+    if not other:
+        return Tolerance(0.0, "made with the versions and processor of this machine: no tolerance")
+    why = f"made with another {', '.join(other)}: counts may differ by {EPSILON:.0%} of the images"
+    return Tolerance(EPSILON, why)
+
+
+@dataclass(frozen=True)
 class StoredSuite:
     """A suite's folder, and what it should hold.
 
@@ -42,7 +79,6 @@ class StoredSuite:
         planned: the measurements of these cells, with ``key``, ``data``, ``cell`` and ``file``.
         missing: what is not on this machine; its rows cannot be compared.
         findings: what was found wrong while the files were read.
-        zero_shot: (backbone, test set) -> images that zero-shot has right, where computed again.
     """
 
     folder: Path
@@ -56,13 +92,12 @@ class StoredSuite:
     missing: Missing
     tolerance: Tolerance
     findings: list[Finding]
-    zero_shot: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def here(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose weights and images are on this machine."""
-        backbones = rows[["source", "backbone"]].isin(list(self.missing.backbones))
-        test_sets = rows[["task", "test_set"]].isin(list(self.missing.test_sets))
-        return rows.loc[~np.hstack([backbones, test_sets]).any(axis=1)]
+        away = rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
+        away |= rows[["task", "test_set"]].isin(list(self.missing.test_sets)).any(axis=1)
+        return rows.loc[~away]
 
 
 def read_stored_suite(
@@ -94,6 +129,15 @@ def read_stored_suite(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers
         )
         expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
+    planned = [
+        (
+            *(cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed, *where),
+            *(cell.key, data_key(*where), str(cell), f"{folder / cell.name}{ROWS}"),
+        )
+        for cell in cells
+        for where in product(cell.backbones, cell.test_sets)
+    ]
+    columns = ["method", *PLACE, "key", "data", "cell", "file"]
     made_with = join_provenance(found.provenance for found in methods.values())
     return StoredSuite(
         folder,
@@ -103,7 +147,7 @@ def read_stored_suite(
         _frame(folder, ROWS, Row, {name: one.rows for name, one in methods.items()}),
         _frame(folder, COST, Cost, {name: one.costs for name, one in methods.items()}),
         cells,
-        _plan_rows(folder, cells),
+        pd.DataFrame(planned, columns=columns).astype({"shots": "Int64", "seed": "Int64"}),
         missing,
         choose_tolerance(made_with, tolerance),
         findings,
@@ -156,18 +200,3 @@ def _frame(
         for name, lines in {"": to_frame([], model), **files}.items()
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _plan_rows(folder: Path, cells: Iterable[Cell]) -> pd.DataFrame:
-    records = [
-        (
-            *(cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed),
-            *(backbone, test_set, cell.key, data_key(backbone, test_set)),
-            *(str(cell), f"{folder / cell.name}{ROWS}"),
-        )
-        for cell in cells
-        for backbone in cell.backbones
-        for test_set in cell.test_sets
-    ]
-    columns = ["method", *PLACE, "key", "data", "cell", "file"]
-    return pd.DataFrame(records, columns=columns).astype({"shots": "Int64", "seed": "Int64"})
