@@ -16,8 +16,7 @@ from compatbench.method import (
     Module,
     require_shape,
 )
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import TrainedMethod
+from compatbench.method.trained import Recipe, TrainedMethod
 
 from ._shared.cache import (
     PriorConfig,

@@ -25,8 +25,7 @@ from compatbench.method import (
     require_blocks,
     require_shape,
 )
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch, TrainedMethod
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
 from ._shared.layers import draw_linear
 from ._shared.towers import require_weight

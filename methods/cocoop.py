@@ -18,7 +18,7 @@ from compatbench.method import (
     Module,
     require_shape,
 )
-from compatbench.method.optim import Recipe
+from compatbench.method.trained import Recipe
 
 from ._shared.layers import draw_bottleneck
 from .coop import CoOp

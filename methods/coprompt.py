@@ -12,8 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, Labels, MethodCard, Module, require_shape
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch
+from compatbench.method.trained import Batch, Recipe
 
 from ._shared.layers import adapt, draw_linear
 from ._shared.towers import PromptedClassifier

@@ -18,8 +18,7 @@ from compatbench.method import (
     Module,
     require_shape,
 )
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch
+from compatbench.method.trained import Batch, Recipe
 
 from ._shared.layers import draw_linear
 from .coop import CoOp

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, MethodCard, Module
-from compatbench.method.optim import Recipe
+from compatbench.method.trained import Recipe
 
 from ._shared.towers import TwoTowersPrompted, draw_image_prompts
 

@@ -6,8 +6,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.method import CosineClassifier, MethodCard
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch
+from compatbench.method.trained import Batch, Recipe
 
 from ._shared.prompts import teacher_distance
 from .coop import CoOp

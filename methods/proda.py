@@ -19,8 +19,7 @@ from compatbench.method import (
     Module,
     require_shape,
 )
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch, TrainedMethod
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
 from ._shared.prompts import Position, arrange
 

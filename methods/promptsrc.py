@@ -12,8 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from compatbench.method import Backbone, Labels, MethodCard
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import Batch
+from compatbench.method.trained import Batch, Recipe
 
 from ._shared.towers import PromptedClassifier
 from .ivlp import IVLP

@@ -21,7 +21,7 @@ from compatbench.method import (
     NotTransferable,
     require_shape,
 )
-from compatbench.method.optim import Recipe
+from compatbench.method.trained import Recipe
 
 from ._shared.layers import draw_bottleneck
 from .kgcoop import KgCoOp

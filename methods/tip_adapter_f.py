@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from compatbench.method import Backbone, FewShotData, MethodCard, Module
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import TrainedMethod
+from compatbench.method.trained import Recipe, TrainedMethod
 
 from ._shared.cache import CacheConfig, build_cache, search_cache, store
 from .tip_adapter import TipAdapter

@@ -15,8 +15,7 @@ from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import predict, read_predictions, write_predictions
 from compatbench.engine.store import RunStore, unseal
 from compatbench.errors import CompatbenchError
-from compatbench.method import Module
-from compatbench.method.module import load_module
+from compatbench.method import Module, load_module
 
 KEY = "5" * 64
 ABOUT = {"name": "ä module", "config": {"lr": 1e-05, "large": 1e16}, "seed": 10}

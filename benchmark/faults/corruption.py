@@ -12,7 +12,7 @@ from compatbench.data.cache_files import read_entry
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import unseal
 from compatbench.errors import CompatbenchError
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 
 # What a parser may pass over: white space, and letters of numbers.
 SLY = b"\t\n\r 0Ee+-"

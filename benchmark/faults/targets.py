@@ -30,8 +30,7 @@ from compatbench.engine.measure import Predictions, read_predictions, write_pred
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
-from compatbench.method import Module
-from compatbench.method.module import load_module
+from compatbench.method import Module, load_module
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, write_csv
 from compatbench.results.store import MethodInfo, MethodResults, read_method, write_results
 
@@ -138,8 +137,8 @@ def _save_module(path: Path) -> None:
 
 
 def _read_module(file: Path) -> Any:
-    module, about = load_module(file)
-    return {name: tensor.tolist() for name, tensor in module.tensors.items()}, about
+    module = load_module(file)
+    return {name: tensor.tolist() for name, tensor in module.tensors.items()}, module.about
 
 
 def _save_predictions(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -114,7 +115,7 @@ def _count_steps(kind: Kind, train: int, shots: int) -> tuple[int, int]:
     if kind.trained is None:
         return 1, train
     batch = min(kind.config.recipe.batch_size, train)
-    return kind.trained(kind.config).count_steps(shots, train), batch
+    return math.prod(kind.trained(kind.config).plan_steps(shots, train)), batch
 
 
 @dataclass(frozen=True)

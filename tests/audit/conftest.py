@@ -136,7 +136,7 @@ def clone(
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     methods = root / "methods"
-    for module in ("audit.pull_request", "method.plugin"):
+    for module in ("audit.pull_request", "method.identity", "method.registry"):
         monkeypatch.setattr(f"compatbench.{module}.methods_folder", lambda: methods)
     monkeypatch.setattr(
         "compatbench.method.registry.method_files", lambda: sorted(methods.glob("[!_]*.py"))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from compatbench.cli.app import app
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 
@@ -45,7 +45,7 @@ def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module of TaskRes."""
     monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     paths = runs.glob("runs/modules/*/*.safetensors")
-    return next(path for path in paths if load_module(path)[1]["method"] == "taskres")
+    return next(path for path in paths if load_module(path).about["method"] == "taskres")
 
 
 @pytest.mark.slow
@@ -160,8 +160,8 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
         "            raise NotTransferable('it knows one backbone')\n"
         "        return lambda features: features @ backbone.zero_shot(labels).T\n"
     )
-    saved, about = load_module(module)
-    saved.save(tmp_path / "m.safetensors", about | {"method": "picky", "config": {}})
+    saved = load_module(module)
+    saved.save(tmp_path / "m.safetensors", saved.about | {"method": "picky", "config": {}})
     wanted = ["evaluate", str(tmp_path / "m.safetensors"), "--backbone", "mini-eva-clip"]
     with pytest.raises(CompatbenchError, match=r"method 'picky', which is not here.*--methods"):
         invoke(*wanted)
@@ -201,15 +201,15 @@ def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path
     (tmp_path / "flipped.safetensors").write_bytes(content)
     with pytest.raises(CompatbenchError, match="is damaged: its checksum"):
         evaluate(tmp_path / "flipped.safetensors")
-    saved, about = load_module(module)
+    saved = load_module(module)
     saved.save(tmp_path / "anonymous.safetensors", {})
     with pytest.raises(CompatbenchError, match="does not say how it was fitted"):
         evaluate(tmp_path / "anonymous.safetensors")
-    saved.save(tmp_path / "old.safetensors", about | {"config": {"gone": 1}})
+    saved.save(tmp_path / "old.safetensors", saved.about | {"config": {"gone": 1}})
     with pytest.raises(CompatbenchError, match="setting 'gone' of 'taskres', with which"):
         evaluate(tmp_path / "old.safetensors")
     saved.trained["residual"] = torch.cat([saved["residual"], saved["residual"]])
-    saved.save(tmp_path / "large.safetensors", about)
+    saved.save(tmp_path / "large.safetensors")
     with pytest.raises(CompatbenchError, match="does not fit its own source 'mini-clip'"):
         evaluate(tmp_path / "large.safetensors")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from compatbench import api
 from compatbench.backbone import load_backbone
 from compatbench.files.project_folders import tasks_folder
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
 from .conftest import Run
@@ -136,7 +136,7 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(
 
 
 def method_of(path: Path) -> str:
-    return load_module(path)[1]["method"]  # type: ignore[return-value]
+    return load_module(path).about["method"]  # type: ignore[return-value]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from compatbench.files.hashes import sha256_file
 from compatbench.files.project_folders import tasks_folder
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
 from .conftest import Run
@@ -61,8 +61,8 @@ def test_every_method_has_numbers_that_agree_with_each_other(smoke: Path) -> Non
         assert 0 < float(source["ece"]) < 100
     assert len(zero_shot) == 1
     for key, (_, cell) in cells(smoke).items():
-        module, about = load_module(smoke / "runs" / "modules" / key[:2] / f"{key}.safetensors")
-        assert about["method"] == cell["method"]
+        module = load_module(smoke / "runs" / "modules" / key[:2] / f"{key}.safetensors")
+        assert module.about["method"] == cell["method"]
         assert module.fingerprint == cell["module"]
 
 

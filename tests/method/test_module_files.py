@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import save_tensors
-from compatbench.method import Module
-from compatbench.method.module import SCHEMA, load_module
+from compatbench.method import MODULE_SCHEMA, Module, load_module
 
 ABOUT = {"method": "toy", "seed": 1, "config": {"epochs": 3, "name": "ä"}}
 
@@ -35,10 +34,10 @@ def describe(module: Module) -> list[tuple[str, str, str, list[float]]]:
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     module = small_module()
     module.save(tmp_path / "m.safetensors", ABOUT)
-    loaded, about = load_module(tmp_path / "m.safetensors")
+    loaded = load_module(tmp_path / "m.safetensors")
     assert describe(loaded) == describe(module)
     assert loaded.fingerprint == module.fingerprint
-    assert about == ABOUT
+    assert loaded.about == ABOUT
 
 
 def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -64,10 +63,10 @@ def test_every_single_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> Non
             damaged[position] ^= flip
             path.write_bytes(damaged)
             try:
-                module, about = load_module(path)
+                module = load_module(path)
             except CompatbenchError:
                 continue
-            if (describe(module), about) != expected:
+            if (describe(module), module.about) != expected:
                 unseen.append((position, flip))
     assert unseen == []
     path.write_bytes(whole + b"\0")
@@ -132,7 +131,7 @@ def test_a_detached_module_shares_no_memory() -> None:
 def test_a_view_into_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
     large = torch.arange(12.0).reshape(3, 4)
     Module({"x": large.T[1:3]}).save(tmp_path / "m", {})
-    loaded, _ = load_module(tmp_path / "m")
+    loaded = load_module(tmp_path / "m")
     assert loaded["x"].tolist() == [[1, 5, 9], [2, 6, 10]]
 
 
@@ -141,6 +140,6 @@ def test_a_whole_file_that_does_not_say_what_was_trained_is_refused(
     tmp_path: Path, about: dict[str, object]
 ) -> None:
     path = tmp_path / "m.safetensors"
-    save_tensors(path, {"context": torch.zeros(2)}, SCHEMA, about)
+    save_tensors(path, {"context": torch.zeros(2)}, MODULE_SCHEMA, about)
     with pytest.raises(CompatbenchError, match=r"m\.safetensors is not a compatbench module"):
         load_module(path)

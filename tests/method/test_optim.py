@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compatbench.method.optim import Recipe, build_optimizer, learning_rate
+from compatbench.method.trained import Recipe, build_optimizer, learning_rate
 
 START = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 GRADIENTS = [
@@ -22,7 +22,7 @@ GRADIENTS = [
 
 def take_steps(recipe: Recipe, rates: tuple[float, float] = (0.1, 0.1)) -> Tensor:
     parameter = START.clone().requires_grad_()
-    optimizer = build_optimizer(recipe, [parameter])
+    optimizer = build_optimizer(recipe, [{"params": [parameter]}])
     for rate, gradient in zip(rates, GRADIENTS, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         parameter.grad = gradient.clone()

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
-from compatbench.method.optim import Recipe, learning_rate
-from compatbench.method.trained import Batch, TrainedMethod, train
+from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate, train
 from compatbench.methods.clip_lora import CLIPLoRA
 
 
@@ -96,13 +95,12 @@ def test_steps_are_counted_as_a_fit_takes_them(
     method = Toy(Toy.Config(recipe=recipe, max_steps=cap))
     data = dataclasses.replace(data, shots=shots)
     method.fit(clip, data, seeded())
-    assert len(method.batches) == method.count_steps(shots, len(data.train)) == steps
+    assert len(method.batches) == math.prod(method.plan_steps(shots, len(data.train))) == steps
 
 
 def test_a_method_s_own_epochs_are_counted() -> None:
     """CLIP-LoRA: 500 steps for each shot, in whole epochs; ImageNet at 16 shots has 500 of 16."""
     assert CLIPLoRA().plan_steps(16, 16_000) == (16, 500)
-    assert CLIPLoRA().count_steps(16, 16_000) == 8_000
 
 
 def test_stages_are_trained_one_after_the_other(data: FewShotData) -> None:

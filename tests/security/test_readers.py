@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import list_entries, read_entry
 from compatbench.errors import CompatbenchError
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.rows import Row
 

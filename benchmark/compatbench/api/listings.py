@@ -98,12 +98,12 @@ def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
     from compatbench.data.shots import show_shots
     from compatbench.engine.single_module import Fitted
     from compatbench.errors import CompatbenchError
-    from compatbench.method.module import load_module
+    from compatbench.method import load_module
 
     folder = Path(out) / "runs" / "modules"
     rows = []
     for path in sorted(folder.glob("*/*.safetensors")):
-        fitted = Fitted.model_validate(load_module(path)[1])
+        fitted = Fitted.model_validate(load_module(path).about)
         draw = (show_shots(fitted.shots), fitted.seed)
         rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
     if not rows:

@@ -30,8 +30,7 @@ from compatbench.conformance.models import random_rotation, rotate_clip, synthet
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Backbone
-from compatbench.method.module import load_module
+from compatbench.method import Backbone, load_module
 from compatbench.transfer.words import Words, encode_words, load_words
 
 WORDS = load_words()[::40]
@@ -43,7 +42,7 @@ def round_trip(tested: MethodUnderTest) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.safetensors"
         tested.module.save(path, {"method": tested.card.name})
-        loaded, _ = load_module(path)
+        loaded = load_module(path)
     same = loaded.fingerprint == tested.module.fingerprint
     require(same, "the module's tensors are not the same after saving and loading")
     same = torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source))

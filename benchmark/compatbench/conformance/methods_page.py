@@ -20,9 +20,8 @@ from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, r
 from compatbench.conformance.models import build_clip
 from compatbench.errors import NotTransferable
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
-from compatbench.method.optim import Recipe
 from compatbench.method.registry import MethodRegistry
-from compatbench.method.trained import TrainedMethod
+from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 
 HEAD = """\

@@ -8,6 +8,7 @@ to what those took. The estimate is meant to hold within a factor of two for a w
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -181,7 +182,7 @@ class TimeEstimate:
         method, classes = choice.method.card, len(card.classes)
         images = min(classes * shots, card.counts.get("train", 0))
         fitted: Any = choice.method(choice.method.Config.model_validate(choice.config))
-        steps = fitted.count_steps(min(shots, images // max(classes, 1)), images)
+        steps = math.prod(fitted.plan_steps(min(shots, images // max(classes, 1)), images))
         seconds, places = STEP_SECONDS, set(method.places)
         if places & TEXT_PLACES:
             # Forward and backward to the inputs: the weights are frozen.

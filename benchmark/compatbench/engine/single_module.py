@@ -24,8 +24,7 @@ from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.method import Method, Module
-from compatbench.method.module import load_module
+from compatbench.method import Method, Module, load_module
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.transfer import COPIED, Copied, Transfer, find_transfer
 from compatbench.transfer.words import Words, find_words
@@ -282,7 +281,7 @@ def evaluate_module(
 def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
     if isinstance(given, Path) and given.is_dir():
         raise CompatbenchError(f"{given} is a folder; give a module's file, *.safetensors, in it")
-    module = load_module(given)[0] if isinstance(given, Path) else given
+    module = load_module(given) if isinstance(given, Path) else given
     try:
         return module, Fitted.model_validate(module.about)
     except ValidationError as error:

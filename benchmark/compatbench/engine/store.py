@@ -25,7 +25,7 @@ from compatbench.engine.measure import Predictions, Where, read_predictions, wri
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
-from compatbench.method.module import Module, load_module
+from compatbench.method import Module, load_module
 
 DAMAGED = "damaged"
 # What a file system without locks reports.
@@ -160,7 +160,7 @@ class RunStore:
     def _load_module(self, key: str) -> Module | None:
         path = self.module_path(key)
         try:
-            return load_module(path)[0] if path.is_file() else None
+            return load_module(path) if path.is_file() else None
         except CompatbenchError as error:
             self._set_aside(path, error)
             return None

@@ -23,7 +23,7 @@ from compatbench.engine.missing import find_missing
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import DAMAGED, RunStore, read_record
 from compatbench.errors import CompatbenchError
-from compatbench.method.module import load_module
+from compatbench.method import load_module
 from compatbench.method.registry import MethodRegistry
 
 STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
@@ -177,8 +177,8 @@ def _find_problem(file: StoredFile, record: CellRecord | None) -> str:
     elif file.kind == "predictions":
         read_predictions(file.path, file.key)
     elif file.kind == "module":
-        module, about = load_module(file.path)
-        if about.get("key") != file.key:
+        module = load_module(file.path)
+        if module.about.get("key") != file.key:
             return "is another cell's module"
         if record is not None and record.module and record.module != module.fingerprint:
             return "is not the module of its record"

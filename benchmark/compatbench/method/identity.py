@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
+from compatbench.files.project_folders import methods_folder
 from compatbench.method import Method
-from compatbench.method.plugin import is_plugin, local_files
+
+# The packages of files that were loaded from anywhere have names that begin with this.
+PLUGIN_PREFIX = "compatbench_plugin_"
+_METHODS = "compatbench.methods."
 
 
 def method_identity(cls: type[Method]) -> str:
@@ -21,8 +28,7 @@ def method_identity(cls: type[Method]) -> str:
     a hash of its code and of the data files of its card, read from disk.
 
     Raises:
-        CompatbenchError: code from outside that cannot be read whole: an import of a local
-            module, or a data file of the card, that is not there.
+        CompatbenchError: a data file of the card is not there.
     """
     ours = [base for base in _method_classes(cls) if _is_ours(base)]
     cards = [base.__dict__["card"] for base in ours if "card" in base.__dict__]
@@ -44,14 +50,17 @@ def class_files(cls: type[Method]) -> set[Path]:
     return {file for base in _method_classes(cls) for file in _own_files(base)}
 
 
-def _own_files(cls: type[Method]) -> set[Path]:
-    """Every file of an installed package; of a file that lies anywhere, what it imports there."""
-    if cls.__module__.startswith("compatbench.method."):
-        return {class_file(cls)}
-    top = sys.modules[cls.__module__.partition(".")[0]]
-    if hasattr(top, "__path__") and not (_is_ours(cls) or is_plugin(cls)):
-        return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
-    return local_files(class_file(cls))
+def _method_classes(cls: type[Method]) -> list[type[Method]]:
+    return [base for base in cls.__mro__ if issubclass(base, Method) and base is not Method]
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("compatbench.")
+
+
+def is_plugin(cls: type) -> bool:
+    """Whether a class comes from a file that was loaded from anywhere, or one beside it."""
+    return cls.__module__.startswith(PLUGIN_PREFIX)
 
 
 def class_file(cls: type[Method]) -> Path:
@@ -63,6 +72,106 @@ def class_file(cls: type[Method]) -> Path:
             f"class {cls.__name__} is defined in no file; write it to one, so that results of this "
             "code can be told from those of another"
         ) from None
+
+
+def _data_files(cls: type[Method]) -> list[Path]:
+    card = cls.__dict__.get("card")
+    files = [class_file(cls).parent / name for name in (card.files if card else ())]
+    for file in files:
+        if not file.is_file():
+            raise CompatbenchError(
+                f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
+                "does not exist"
+            )
+    return files
+
+
+def _own_files(cls: type[Method]) -> set[Path]:
+    """Every file of an installed package; of a file that lies anywhere, what it imports there.
+
+    In the second case: the packages that hold it, and every local module that they import in
+    turn, found without running them. Method files of compatbench count as local.
+    """
+    path = class_file(cls)
+    if cls.__module__.startswith("compatbench.method."):
+        return {path}
+    top = sys.modules[cls.__module__.partition(".")[0]]
+    if hasattr(top, "__path__") and not (_is_ours(cls) or is_plugin(cls)):
+        return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
+    importlib.invalidate_caches()
+    folders = import_folders(path)
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            package = file.parents[file.name == "__init__.py"] / "__init__.py"
+            waiting += [package] if package.is_file() else []
+            waiting += _imported_files(file, folders) if file.suffix == ".py" else []
+    return found
+
+
+def _imported_files(file: Path, folders: Sequence[str]) -> Iterator[Path]:
+    """The local files that a file's import statements lead to, as Python would find them.
+
+    A statement may stand in a function, or in a ``try``: a module that is not there counts once
+    it is there.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):
+        return
+    imports = [
+        (0, a.name, []) for node in nodes if isinstance(node, ast.Import) for a in node.names
+    ]
+    imports += [
+        (node.level, node.module or "", [alias.name for alias in node.names])
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+    ]
+    for level, module, names in imports:
+        places = list(folders)
+        if level:
+            places = [str(file.parents[level - 1])]
+        elif module.startswith(_METHODS):
+            places, module = [str(methods_folder())], module.removeprefix(_METHODS)
+        elif find_local(module.partition(".")[0], folders) is None:
+            continue
+        for part in filter(None, module.split(".")):
+            spec = PathFinder.find_spec(part, places)
+            yield from _origin(spec)
+            places = list(spec.submodule_search_locations or ()) if spec else []
+        for name in names:
+            yield from _origin(PathFinder.find_spec(name, places))
+            if name == "*":
+                yield from (path for place in places for path in Path(place).glob("*.py"))
+
+
+def _origin(spec: ModuleSpec | None) -> list[Path]:
+    return [Path(spec.origin)] if spec and spec.origin else []
+
+
+def import_folders(path: Path) -> list[str]:
+    """Where a file finds local modules: above its outermost package, and beside it."""
+    root = path.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    return list(dict.fromkeys([str(root), str(path.parent)]))
+
+
+def find_local(name: str, folders: Sequence[str]) -> ModuleSpec | None:
+    """The local module or package of a top-level name; None if it is installed, or nowhere.
+
+    A folder without ``__init__.py`` counts only if nothing else has its name. Packages in
+    ``site-packages`` are not local, though they lie side by side.
+    """
+    spec = None if name == "compatbench" else PathFinder.find_spec(name, folders)
+    if spec is None or spec.submodule_search_locations is None:
+        return spec
+    if spec.origin is None:
+        return None if importlib.util.find_spec(name) else spec
+    return None if Path(spec.origin).parents[1].name.endswith("-packages") else spec
 
 
 def hash_code(path: Path) -> str:
@@ -90,23 +199,3 @@ def _plain(node: object) -> object:
     # None is a value where it is a constant.
     kept = [[k, _plain(v)] for k, v in fields.items() if k == "value" or v not in (None, [])]
     return [type(node).__name__, *kept]
-
-
-def _method_classes(cls: type[Method]) -> list[type[Method]]:
-    return [base for base in cls.__mro__ if issubclass(base, Method) and base is not Method]
-
-
-def _is_ours(cls: type) -> bool:
-    return cls.__module__.startswith("compatbench.")
-
-
-def _data_files(cls: type[Method]) -> list[Path]:
-    card = cls.__dict__.get("card")
-    files = [class_file(cls).parent / name for name in (card.files if card else ())]
-    for file in files:
-        if not file.is_file():
-            raise CompatbenchError(
-                f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
-                "does not exist"
-            )
-    return files

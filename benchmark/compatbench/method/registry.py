@@ -1,25 +1,39 @@
-"""Finds method adapters: in ``methods/``, in a file anywhere, in an installed package."""
+"""Finds method adapters: in ``methods/``, in a file anywhere, in an installed package.
+
+A file from anywhere is loaded in a package of its own, so that two of them may have neighbours of
+one name. In it, ``import helpers`` finds the ``helpers.py`` beside the file, also in a function
+that runs later. ``sys.path`` is left alone.
+"""
 
 from __future__ import annotations
 
+import builtins
 import importlib
+import re
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TypeGuard
 
+import compatbench
 from compatbench.data.cards import select_names, unknown_name
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import method_files
+from compatbench.files.hashes import sha256_bytes
+from compatbench.files.project_folders import method_files, methods_folder
 from compatbench.method import Method, MethodCard
-from compatbench.method.identity import class_file
-from compatbench.method.plugin import is_plugin, load_file, plain_names
-
-_NO_METHOD = "defines no method: a Method subclass with a card"
+from compatbench.method.identity import (
+    PLUGIN_PREFIX,
+    class_file,
+    find_local,
+    import_folders,
+    is_plugin,
+)
 
 
 @dataclass
@@ -77,33 +91,24 @@ class MethodRegistry:
         """
         if not path.is_file():
             raise CompatbenchError(f"method file {path} does not exist")
-        try:
-            module = load_file(path)
-        except Exception as error:
-            raise CompatbenchError(_describe_import_error(error, path)) from None
-        found = _methods_in(module)
-        if not found:
-            raise CompatbenchError(f"{path} {_NO_METHOD}")
-        return self._add(found)
+        return self.add(path, partial(_load_file, path))
 
-    def load(
-        self, name: str, path: Path, load: Callable[[], object], needs_method: bool = False
-    ) -> None:
-        """Adds what is loaded; an error is remembered under the name."""
+    def add(self, path: Path, load: Callable[[], object]) -> list[str]:
+        """Adds the methods of what is loaded from a path, and returns their names.
+
+        Raises:
+            CompatbenchError: it fails to load, has no method, or one of another file's name.
+        """
         try:
             found = _methods_in(load())
         except Exception as error:
-            self.broken[name] = _describe_import_error(error, path)
-            return
-        if needs_method and not found:
-            self.broken[name] = f"{path} {_NO_METHOD}"
-        self._add(found)
-
-    def _add(self, found: Sequence[type[Method]]) -> list[str]:
+            raise CompatbenchError(_describe_import_error(error, path)) from None
+        if not found:
+            raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
         for cls in found:
             name = cls.card.name
-            other = self.classes.get(name)
-            if other is not None and class_file(other) != class_file(cls):
+            other = self.classes.setdefault(name, cls)
+            if class_file(other) != class_file(cls):
                 raise CompatbenchError(
                     f"method name '{name}' is taken twice: by {class_file(other)} "
                     f"and by {class_file(cls)}; rename one"
@@ -140,8 +145,70 @@ def _describe_import_error(error: Exception, path: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     line = f":{lines[-1]}" if lines else ""
-    text = plain_names(str(error)).partition("\n")[0]
+    text = re.sub(rf"{PLUGIN_PREFIX}[0-9a-f]+\\.", "", str(error)).partition("\n")[0]
     return f"{path}{line}: {type(error).__name__}: {text}"
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Runs a Python file, anew each time, and the modules beside it that it imports.
+
+    A file of compatbench itself is imported under its own name.
+    """
+    path = path.resolve()
+    harness = Path(compatbench.__path__[0]).resolve()
+    known = {"compatbench.methods": methods_folder(), "compatbench": harness}
+    package = next((name for name, folder in known.items() if path.is_relative_to(folder)), None)
+    if package is None:
+        package = PLUGIN_PREFIX + sha256_bytes(str(path).encode())[:16]
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        top = sys.modules[package] = ModuleType(package)
+        top.__path__ = import_folders(path)
+        known[package] = Path(top.__path__[0])
+    parts = path.relative_to(known[package]).with_suffix("").parts
+    return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module from its source, never from a compiled file, which may be older.
+
+    It stands in ``sys.meta_path`` too, as what finds the modules of ``_load_file``'s packages.
+    """
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name.startswith(PLUGIN_PREFIX) else None
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = cls(name, spec.loader.path)
+        return spec
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        own = {"__import__": _import_beside(module.__name__.partition(".")[0])}
+        vars(module)["__builtins__"] = vars(builtins) | own
+        super().exec_module(module)
+
+
+sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
+
+
+def _import_beside(package: str) -> Callable[..., ModuleType]:
+    """``__import__`` for the modules of a package: absolute names are first looked for in it."""
+    folders = list(sys.modules[package].__path__)
+
+    def find(name, globals=None, locals=None, fromlist=(), level=0):
+        top = name.partition(".")[0]
+        if level or find_local(top, folders) is None:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
+        return module if fromlist else sys.modules[f"{package}.{top}"]
+
+    return find
 
 
 @lru_cache(maxsize=1)
@@ -149,14 +216,16 @@ def builtin_methods() -> MethodRegistry:
     """The methods in ``methods/`` and in installed packages.
 
     An entry point names a method, or a module or package with methods.
-
-    Raises:
-        CompatbenchError: two methods bear one name.
     """
     registry = MethodRegistry()
-    for path in method_files():
-        module = f"compatbench.methods.{path.stem}"
-        registry.load(path.stem, path, partial(importlib.import_module, module))
-    for entry in entry_points(group="compatbench.methods"):
-        registry.load(entry.name, Path(entry.value), entry.load, needs_method=True)
+    found = [
+        (path.stem, path, partial(importlib.import_module, f"compatbench.methods.{path.stem}"))
+        for path in method_files()
+    ]
+    entries = entry_points(group="compatbench.methods")
+    for name, path, load in [*found, *((e.name, Path(e.value), e.load) for e in entries)]:
+        try:
+            registry.add(path, load)
+        except CompatbenchError as error:
+            registry.broken[name] = str(error)
     return registry

@@ -6,18 +6,68 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, Labels, Method, Module
-from compatbench.method.optim import Recipe, build_optimizer, learning_rate
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
 LEAST_EPOCHS = 10
+
+
+class Recipe(BaseModel):
+    """How a trained method is optimised; the defaults are CoOp's (arXiv:2109.01134).
+
+    ``epochs`` is one number, or a number from so many shots on: ``{1: 50, 8: 200}``
+    means 50 epochs for 1 to 7 shots and 200 for 8 and more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: PositiveFloat = 2e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 5e-4
+    epochs: PositiveInt | dict[PositiveInt, PositiveInt] = {1: 50, 2: 100, 8: 200}
+    batch_size: PositiveInt = 32
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    warmup_lr: PositiveFloat = 1e-5
+    schedule: Literal["cosine-epoch", "cosine-step", "constant"] = "cosine-epoch"
+
+
+def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate at a step (of ``steps`` in all) in an epoch (of ``epochs``).
+
+    ``cosine-epoch`` is Dassl's schedule as CoOp uses it: a constant warm-up, then
+    a cosine over all epochs that starts one epoch late, so that it never reaches
+    zero: lr(j) = lr/2 · (1 + cos(π (j − warmup) / epochs)).
+    """
+    if recipe.schedule == "constant":
+        return recipe.lr
+    if recipe.schedule == "cosine-step":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    if epoch < recipe.warmup_epochs:
+        return recipe.warmup_lr
+    phase = (epoch - recipe.warmup_epochs) / epochs
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The recipe's optimiser of groups of tensors; rates are set before every step.
+
+    Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
+    """
+    rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
+    cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
 
 
 @dataclass(frozen=True)
@@ -75,7 +125,10 @@ class TrainedMethod(Method):
 
     def epochs(self, shots: int, per_epoch: int) -> int:
         """Epochs of a fit, with so many steps in each, where no suite caps its steps."""
-        return self.config.recipe.epochs_for(shots)
+        epochs = self.config.recipe.epochs
+        if isinstance(epochs, int):
+            return epochs
+        return epochs[max((start for start in epochs if start <= shots), default=min(epochs))]
 
     def plan_steps(self, shots: int, images: int) -> tuple[int, int]:
         """Epochs of a fit and steps in each, for shots per class and training images."""
@@ -88,10 +141,6 @@ class TrainedMethod(Method):
             per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
             epochs = min(epochs, cap // per_epoch)
         return epochs, per_epoch
-
-    def count_steps(self, shots: int, images: int) -> int:
-        """Optimiser steps of a fit, for shots per class and training images."""
-        return math.prod(self.plan_steps(shots, images))
 
     def rate_factor(self, name: str) -> float:
         """How many times the recipe's learning rate a tensor has; the warm-up is the same."""
@@ -138,13 +187,11 @@ def train(
         weights: of the modules after each epoch, for their weighted sum; None keeps the last.
     """
     trained, (epochs, per_epoch) = module.trained, steps
-    groups: dict[float, list[Tensor]] = {}
+    groups = []
     for name, tensor in trained.items():
-        groups.setdefault(rate_factor(name), []).append(tensor.requires_grad_(True))
-    recipes = {factor: recipe.model_copy(update={"lr": factor * recipe.lr}) for factor in groups}
-    optimizer = build_optimizer(
-        recipe, [{"params": groups[factor], "recipe": recipes[factor]} for factor in groups]
-    )
+        own = recipe.model_copy(update={"lr": rate_factor(name) * recipe.lr})
+        groups.append({"params": [tensor.requires_grad_(True)], "recipe": own})
+    optimizer = build_optimizer(recipe, groups)
     device = next(iter(trained.values())).device
     sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
     for epoch in range(epochs):

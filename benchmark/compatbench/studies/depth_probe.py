@@ -24,8 +24,7 @@ from compatbench.method import (
     NotTransferable,
     require_shape,
 )
-from compatbench.method.optim import Recipe
-from compatbench.method.trained import TrainedMethod
+from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.studies.tower_states import text_states
 
 Shift = Callable[[Tensor], Tensor]  # of rows ``[..., D]``
