@@ -70,12 +70,14 @@ def through_words(copied: MethodResults) -> MethodResults:
 
 
 def make_suite(*methods: MethodResults) -> SuiteResults:
-    """The results of a suite, copied modules and those brought along through words apart."""
-    copied, words = (
-        {one.info.name: one for one in methods if one.transfer == transfer}
-        for transfer in (COPIED, "words")
-    )
-    return SuiteResults("tiny", copied, {"words": words} if words else {})
+    """The results of a suite, copied modules first."""
+    return SuiteResults("tiny", tuple(sorted(methods, key=lambda one: one.transfer != COPIED)))
+
+
+def with_more(page: SuitePage, *methods: MethodResults) -> SuitePage:
+    """The page with further methods, or with others of the same names."""
+    known = {(one.transfer, one.info.name): one for one in (*page.results.all, *methods)}
+    return replace(page, results=make_suite(*known.values()))
 
 
 def make_page(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class CompatbenchError(Exception):
     """A mistake in the input that the user can mend: names the place, the field and the fix.
@@ -50,3 +52,10 @@ def first_line(error: Exception) -> str:
     """What an error of another library says, in one line."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """The text without control, format and other invisible characters, cut if it is long."""
+    visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    line = " ".join(visible.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

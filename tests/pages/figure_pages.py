@@ -74,12 +74,6 @@ def small_page(**changes: Any) -> SuitePage:
     return replace(page, **changes)
 
 
-def with_more(page: SuitePage, *methods: MethodResults) -> SuitePage:
-    """The page with further methods."""
-    known = dict(page.results.methods) | {one.info.name: one for one in methods}
-    return replace(page, results=replace(page.results, methods=known))
-
-
 def hostile_page() -> SuitePage:
     """Every text of it tries to break out."""
     methods = [method(info(f"m{i}", title), 40 + i, 50 - i) for i, title in enumerate(HOSTILE)]

@@ -11,11 +11,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from synthetic_results import make_page
+from synthetic_results import make_page, make_suite, with_more
 
 from compatbench.pages.figures.line_figures import path_lines, shots_curves
 from compatbench.pages.figures.plan import is_current, plan_figures, zero_shot_accuracies
@@ -30,9 +30,9 @@ from compatbench.pages.figures.svg import (
     render_svg,
     svg_style,
 )
-from compatbench.pages.ranking import RankingRow, ranking_rows
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
+from compatbench.results.ranks import Ranked
 
 UPGRADE = ("old", "new")
 ALLOWED = {"svg", "defs", "style", "g", "path", "text", "title", "use", "clipPath", "rect"}
@@ -77,7 +77,7 @@ def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
 
 
 def test_what_cannot_be_drawn_says_why() -> None:
-    one = small_page(results=replace(small_page().results, methods={}))
+    one = small_page(results=make_suite())
     alone = with_more(one, method(info("coop"), 60, 40))
     missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
     assert missing == {
@@ -91,7 +91,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
 @pytest.mark.slow
 def test_few_methods_and_equal_ones_can_be_drawn() -> None:
     same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
-    page = small_page(results=replace(small_page().results, methods={}))
+    page = small_page(results=make_suite())
     page = with_more(page, *same)
     page = replace(page, expected=Expected(("cats",), (4,), (1,), (("old", "new"),)))
     assert len(render_all(page)) == 3
@@ -198,8 +198,8 @@ def test_labels_stay_inside_and_off_each_other_where_there_is_room(points) -> No
         assert not any(box.overlaps(other) for other in boxes[:i])
 
 
-def rows_of(page: SuitePage) -> dict[str, RankingRow]:
-    return {row.title: row for row in ranking_rows(page, UPGRADE, 4)}
+def rows_of(page: SuitePage) -> dict[str, Ranked]:
+    return {row.title: row for row in page.all_ranks(UPGRADE, 4)}
 
 
 def test_zero_shot_accuracies_do_not_depend_on_the_method() -> None:

@@ -13,17 +13,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page, with_more
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import make_method, make_row
+from synthetic_results import make_method, make_row, make_suite, with_more
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, one_line
 from compatbench.pages.figures.plan import plan_figures
 from compatbench.pages.html_report import all_boards, render_report, report_pages
-from compatbench.pages.markdown import one_line
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.store import write_results
 
@@ -140,7 +139,7 @@ def test_sections_without_results_say_so() -> None:
     text = read(small_page(), figures=True).text
     assert "No suite here has results at several numbers of shots" in text
     assert "No suite here has a path of two or more upgrades" in text
-    alone = small_page(results=replace(small_page().results, methods={}))
+    alone = small_page(results=make_suite())
     text = read(with_more(alone, method(info("coop"), 60, 40)), figures=True).text
     assert "4 shots: the test needs three methods with all of their cells" in text
 

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, one_line
 from compatbench.pages.markdown import (
     escape,
     fill_section,
     find_sections,
-    one_line,
     percent,
     signed,
     table,

@@ -13,6 +13,7 @@ from synthetic_results import (
     make_pairs,
     make_row,
     through_words,
+    with_more,
 )
 
 from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
@@ -45,11 +46,6 @@ def variant(name: str, right: tuple[int, int, int, int], **config: object) -> Me
     return make_method(info, make_pairs(figures, method=name), config=settings)
 
 
-def with_methods(page: SuitePage, **methods: MethodResults) -> SuitePage:
-    known = dict(page.results.methods) | methods
-    return replace(page, results=replace(page.results, methods=known))
-
-
 def ablation_page() -> SuitePage:
     page = make_page(
         variant("contcoop", (50, 60, 52, 62)),
@@ -77,11 +73,10 @@ def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> N
 def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
     page = ablation_page()
     base = page.results.methods["contcoop"]
-    page = with_methods(page, contcoop=replace(base, rows=base.rows[:-1]))
+    page = with_more(page, replace(base, rows=base.rows[:-1]))
     for row in cells_of(ablation_table(page, UPGRADE, 4))[2:]:
         assert row[4:] == ["–", "–"]
-    methods = {name: one for name, one in page.results.methods.items() if name != "contcoop"}
-    alone = replace(page, results=replace(page.results, methods=methods))
+    alone = page.restrict(methods=set(page.results.methods) - {"contcoop"})
     for row in cells_of(ablation_table(alone, UPGRADE, 4))[2:]:
         assert row[1:] == ["–"] * 5
 
@@ -105,7 +100,7 @@ def test_shots_stand_side_by_side_the_fewest_first() -> None:
     assert cells_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
     coop = page.results.methods["coop"]
     rows = coop.rows.query("shots != 4 or task != 'dogs'")
-    page = with_methods(page, coop=replace(coop, rows=rows))
+    page = with_more(page, replace(coop, rows=rows))
     assert cells_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
 
 
@@ -162,7 +157,7 @@ def test_a_section_that_adds_nothing_else_gets_a_ranking() -> None:
 def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results() -> None:
     page = ablation_page()
     cross = page.results.methods["contcoop+cross"]
-    page = with_methods(page, **{"contcoop+cross": replace(cross, rows=cross.rows[:-1])})
+    page = with_more(page, replace(cross, rows=cross.rows[:-1]))
     text = render_leaderboard([make_page(sections=(page,))])
     assert "There are no results yet." in text
     assert text.index("| contcoop+cross") < text.index("#### Failed and missing")

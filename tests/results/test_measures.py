@@ -18,7 +18,6 @@ from compatbench.results.measures import (
     mean_over_seeds,
     upgrade_pairs,
 )
-from compatbench.results.ranking_table import all_figures
 from compatbench.results.ranks import Ranked
 from compatbench.results.rows import Row
 
@@ -105,7 +104,7 @@ def test_a_failed_row_leaves_no_mean() -> None:
     standing = standing_of(rows)
     assert standing.mean("h") is None
     assert (standing.state, standing.coverage) == ("incomplete", (3, 4))
-    figures = all_figures(Ranked("", standing))
+    figures = Ranked("", standing).figures
     assert figures["parameters"] == figures["parameters_low"] == 8192
 
 
@@ -115,7 +114,7 @@ def test_a_module_that_cannot_be_attached_is_a_state_of_its_own() -> None:
     rows += [make_row(None, task=task, seed=seed, **refused) for task, seed in FIGURES]
     standing = standing_of(rows)
     assert (standing.state, standing.coverage) == ("not transferable", (4, 4))
-    figures = all_figures(Ranked("", standing))
+    figures = Ranked("", standing).figures
     assert (figures["reasons"], figures["refused"]) == (("sizes",), 4)
     assert values(standing, "h", "source") == [None, pytest.approx(70)]
 
@@ -153,9 +152,9 @@ def test_costs_are_known_of_all_cells_or_not_at_all() -> None:
     costs.loc[new, "peak_memory"] = [1001, 1003, 1005, 1007]
     names = ["fit_seconds", "evaluate_seconds", "peak_memory", "module_bytes"]
     for count, expected in [(8, [0.4, 0.2, 1007, 32768]), (6, [None, None, None, 32768])]:
-        figures = all_figures(Ranked("1", standing_of(rows, costs=costs[:count])))
+        figures = Ranked("1", standing_of(rows, costs=costs[:count])).figures
         assert [figures[name] for name in names] == pytest.approx(expected)
-    figures = all_figures(Ranked("1", standing_of(rows)))
+    figures = Ranked("1", standing_of(rows)).figures
     assert (figures["fit_seconds"], figures["peak_memory"]) == (pytest.approx(0.4), None)
 
 

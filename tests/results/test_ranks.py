@@ -27,7 +27,6 @@ from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
     Ranked,
-    average_ranks,
     critical_difference,
     rank_cliques,
     rank_datasets,
@@ -172,7 +171,7 @@ def test_average_ranks_and_friedman_are_worked_through() -> None:
     assert found is not None
     standings, test = found
     # The same order on every dataset; the floor, which has no second seed, is 2 below 'next'.
-    assert [one.info.name for one in standings] == ["best", "next", "zeroshot", "worst"]
+    assert [one.standing.info.name for one in standings] == ["best", "next", "zeroshot", "worst"]
     assert test.ranks == (1, 2, 3, 4)
     # Demšar: 12 N / (k (k + 1)) · (Σ R² - k (k + 1)² / 4) = 12 · 8 / 20 · (30 - 25) = 24.
     assert test.statistic == pytest.approx(24)
@@ -189,7 +188,7 @@ def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
     broken = replace(methods[0], rows=methods[0].rows[:-1])
     found = rank_datasets(make_page(broken, *methods[1:], expected=EIGHT).ranks(UPGRADE, 4))
     assert found is not None
-    assert "next" not in [one.info.name for one in found[0]]
+    assert "next" not in [one.standing.info.name for one in found[0]]
 
 
 # Table 6 there: area under the curve of four variants of C4.5 on fourteen data sets. Two
@@ -250,10 +249,10 @@ def test_critical_differences_are_the_known_ones(
 @given(tables)
 def test_ranks_are_shared_out_whatever_the_scores_and_their_order(table: list[list[int]]) -> None:
     by_method = np.array(table).T
-    ranks, methods = average_ranks(by_method), len(by_method)
+    ranks, methods = rank_test(by_method).ranks, len(by_method)
     assert sum(ranks) == pytest.approx(methods * (methods + 1) / 2)
-    assert average_ranks(by_method * 3 + 1) == pytest.approx(ranks)
-    assert average_ranks(-by_method) == pytest.approx([methods + 1 - rank for rank in ranks])
+    assert rank_test(by_method * 3 + 1).ranks == pytest.approx(ranks)
+    assert rank_test(-by_method).ranks == pytest.approx([methods + 1 - rank for rank in ranks])
     found, turned = rank_test(by_method), rank_test(by_method[::-1, ::-1])
     assert turned.statistic == pytest.approx(found.statistic)
     assert turned.p_value == pytest.approx(found.p_value)

@@ -188,7 +188,7 @@ def test_a_file_holds_every_transfer_and_they_are_read_apart(tmp_path: Path) -> 
     assert write_results(folder, both)
     read = read_results(folder)
     assert same(read.methods["coop"].rows, copied.rows)
-    through = read.transferred["words"]["coop"]
+    through = read.of("words")["coop"]
     assert same(through.rows, words.rows)
     assert same(through.costs, words.costs, Cost)
     assert (through.info, through.transfer, through.title) == (COOP, "words", "CoOp (words)")

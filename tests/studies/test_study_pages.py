@@ -75,5 +75,5 @@ def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
     whole = [page.results.of(transfer)["gda"] for transfer in ("copied", "words")]
     partial = [replace(one, rows=one.rows[1:]) for one in whole]
     for copied, words, count in ((*whole, 1), (partial[0], whole[1], 0), (whole[0], partial[1], 0)):
-        results = SuiteResults("mini", {"gda": copied}, {"words": {"gda": words}})
+        results = SuiteResults("mini", (copied, words))
         assert len(compare_transfers(replace(page, results=results), PAIR, 16)) == count

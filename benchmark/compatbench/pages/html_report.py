@@ -17,14 +17,14 @@ from typing import Any
 
 import compatbench
 from compatbench.data.shots import show_shots
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.figures.plan import TITLES, PlannedFigure, is_current, plan_figures
 from compatbench.pages.figures.style import MARKS
 from compatbench.pages.figures.svg import inline_svg
-from compatbench.pages.markdown import NOTHING, one_line, paper_id
-from compatbench.pages.ranking import COLUMNS, gap_rows, ranking_rows
+from compatbench.pages.markdown import NOTHING, paper_id
+from compatbench.pages.ranking import COLUMNS, gap_rows
 from compatbench.pages.suite_page import (
     FIGURES,
     RESULTS,
@@ -56,7 +56,7 @@ def report_pages(out: Path) -> list[SuitePage]:
     """
     published = [one for page in published_pages(out) for one in (page, *page.sections)]
     pages = published or [read_suite_page(card, out) for card in suites_with_results(out)]
-    if not (measured := [page for page in pages if page.measured]):
+    if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
             f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
             "or start with 'compatbench run'"
@@ -140,9 +140,13 @@ def all_boards(pages: Sequence[SuitePage]) -> list[dict[str, Any]]:
                 {
                     "kind": row.kind,
                     "paper": paper_id(row.figures["paper"]) or "",
-                    "cells": [column.cell(row) for column in COLUMNS],
+                    # The table is sorted by rank as it stands here.
+                    "cells": [
+                        (COLUMNS[0].cell(row).text, place),
+                        *(c.cell(row) for c in COLUMNS[1:]),
+                    ],
                 }
-                for row in ranking_rows(page, upgrade, shots)
+                for place, row in enumerate(page.all_ranks(upgrade, shots), 1)
             ]
             title, count = one_line(page.path_title(upgrade)), str(show_shots(shots))
             shown = {(title, count, repr(row["cells"][1:])) for row in rows}
@@ -160,7 +164,7 @@ def _gaps(pages: Sequence[SuitePage]) -> list[list[str]]:
         for title, kind, count, _, reason in gap_rows(page):
             found.append([page.name, title, kind, count, reason])
         for upgrade, shots in product(page.expected.upgrades, page.expected.shots):
-            for row in ranking_rows(page, upgrade, shots):
+            for row in page.all_ranks(upgrade, shots):
                 if refused := row.figures["refused"]:
                     what, reason = "not transferable", "; ".join(row.figures["reasons"])
                     found.append([page.name, row.title, what, f"{refused:,}", reason])
@@ -168,7 +172,7 @@ def _gaps(pages: Sequence[SuitePage]) -> list[list[str]]:
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
-    methods = page.measured
+    methods = page.results.all
     texts = [write_csv(one.rows) + write_csv(one.costs) for one in methods]
     return (
         one_line(page.title),
@@ -183,7 +187,7 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
 
 
 def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
-    joined = join_provenance(method.provenance for page in pages for method in page.measured)
+    joined = join_provenance(method.provenance for page in pages for method in page.results.all)
     rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined.items()]
     return [*rows, ("this page", f"compatbench {compatbench.__version__}")]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.pages import markdown, tables
-from compatbench.pages.ranking import explain_unranked, rows_of
+from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
 from compatbench.pages.templates import template
 from compatbench.results.measures import Upgrade
@@ -74,7 +74,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         CompatbenchError: a suite's name is not safe to print in a command.
     """
     shown = [one for page in suites for one in (page, *page.sections)]
-    papers = [one.info.paper for page in shown for one in page.measured]
+    papers = [one.info.paper for page in shown for one in page.results.all]
     page = template("leaderboard.md.jinja", autoescape=False, **_FILTERS)
     text = page.render(
         suites=suites,
@@ -86,7 +86,6 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
         rank_upgrades=rank_upgrades,
-        rows_of=rows_of,
         commands=_commands,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -123,7 +122,7 @@ def _commands(page: SuitePage) -> list[tuple[str, str]]:
         commands.append((f"{run} {name} --tasks {task} --seeds {seed}", "one cell of it"))
     for section in section_order(page.sections):
         suite = check_name(section.name, "suite")
-        title = markdown.one_line(section.title)
+        title = one_line(section.title)
         commands.append((f"compatbench run --suite {suite} --methods all", title))
     width = max(len(command) for command, _ in commands)
     return [(command.ljust(width), comment) for command, comment in commands]
@@ -149,7 +148,7 @@ _FILTERS = {
 
 def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
-    rows = rows_of(page.ranks(upgrade, shots))
+    rows = page.ranks(upgrade, shots)
     shown = [row for i, row in enumerate(rows) if i < SHOWN or row.kind == "floor"]
     lines = [
         f"{page.path_title(upgrade)}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "

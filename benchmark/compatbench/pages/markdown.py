@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, one_line
 
 if TYPE_CHECKING:
     from compatbench.results.bootstrap import Interval
     from compatbench.results.measures import Mean
 
 NOTHING = "–"
-_LONGEST = 200
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&#$]|!(?=\[)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _BLOCK_START = re.compile(r"^(\d*)([-+=.)])(?=[-=\s]|$)")
 # GitHub makes links of bare addresses without any markup; of mail addresses even if escaped.
@@ -25,14 +23,7 @@ _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})(v\d+)?", re.IGNORECASE)
 _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
 
-def one_line(text: str, longest: int = _LONGEST) -> str:
-    """The text without control, format and other invisible characters, cut if it is long."""
-    visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    line = " ".join(visible.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def escape(text: str, longest: int = _LONGEST) -> str:
+def escape(text: str, longest: int = 200) -> str:
     """Text as Markdown that shows that text, on one line, anywhere in a page.
 
     An ``@`` inside a word is set apart, so that it makes no link.

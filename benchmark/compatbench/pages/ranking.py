@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from compatbench.data.cards.suite import COPIED
 from compatbench.data.shots import count_shots
-from compatbench.pages.markdown import NOTHING, bounds, duration, one_line, percent, signed, spread
+from compatbench.errors import one_line
+from compatbench.pages.markdown import NOTHING, bounds, duration, percent, signed, spread
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
-from compatbench.results.measures import Mean, Measure, Standing, Upgrade
-from compatbench.results.ranking_table import all_figures, find_gaps
-from compatbench.results.ranks import Ranked
-
-Kind = Literal["floor", "shallow", "deep", "transferred"]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RankingRow:
-    """A method in the ranking of an upgrade.
-
-    Attributes:
-        figures: its row of ``ranking_frame``; a missing figure is None.
-        standing: what the figures are computed from, for figures of one task.
-        place: its line in the table, from 1.
-    """
-
-    figures: Mapping[str, Any]
-    standing: Standing
-    place: int
-
-    def __repr__(self) -> str:
-        """Its rounded figures, but no times: these differ from run to run."""
-        means = [self.value(measure) for measure in ("source", "target", "h", "gain")]
-        by_task = [(self.value("h", t), self.value("gain", t)) for t in self.standing.tasks]
-        return repr((self.title, self.kind, self.figures["rank"], means, by_task))
-
-    @property
-    def transfer(self) -> str:
-        """How its module reached the target; empty if it was attached untouched."""
-        return "" if self.figures["transfer"] == COPIED else self.figures["transfer"]
-
-    @property
-    def kind(self) -> Kind:
-        depth = self.figures["depth"]
-        return "transferred" if self.transfer else "floor" if depth == "none" else depth
-
-    @property
-    def title(self) -> str:
-        """One line, not long; with the transfer, if there is one."""
-        title = one_line(self.figures["title"], longest=40) or self.figures["method"]
-        return f"{title} ({self.transfer})" if self.transfer else title
-
-    def value(self, measure: Measure, task: str | None = None) -> float | None:
-        """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
-        return round_mean(self.standing.mean(measure, task))
-
-
-def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
-    # Adding 0 makes -0.0 the 0 that it is.
-    return None if mean is None else round(mean.value, digits) + 0.0
+from compatbench.results.measures import Measure
+from compatbench.results.ranking_table import find_gaps
+from compatbench.results.ranks import Ranked, round_mean
 
 
 class Cell(NamedTuple):
@@ -87,7 +39,7 @@ class Column:
 
     title: str
     explanation: str
-    cell: Callable[[RankingRow], Cell]
+    cell: Callable[[Ranked], Cell]
     bold: Measure | None = None
     descending: bool = False
     text: bool = False
@@ -95,41 +47,29 @@ class Column:
     min_width: int | None = 0
 
 
-def ranking_rows(page: SuitePage, upgrade: Upgrade, shots: int) -> list[RankingRow]:
-    """All methods on an upgrade: the untouched modules first, then those of each transfer."""
-    transfers = (COPIED, *page.results.transferred)
-    return rows_of([one for name in transfers for one in page.ranks(upgrade, shots, name)])
-
-
-def rows_of(ranks: Sequence[Ranked]) -> list[RankingRow]:
-    """The rows of rankings, one ranking after the other."""
-    return [RankingRow(all_figures(one), one.standing, i) for i, one in enumerate(ranks, 1)]
-
-
-def format_parameters(row: RankingRow) -> str:
+def format_parameters(row: Ranked) -> str:
     """``8,192``, or the least and the most if datasets differ."""
     low, high = row.figures["parameters_low"], row.figures["parameters"]
     return NOTHING if low is None else f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _rank(row: RankingRow) -> Cell:
+def _rank(row: Ranked) -> Cell:
     # Other transfers are ranked among themselves.
-    rank = row.figures["rank"]
-    return Cell(f"{row.transfer} {rank}".strip() if rank else NOTHING, row.place)
+    return Cell(f"{row.transfer} {row.rank}".strip() if row.rank else NOTHING, None)
 
 
 def _text(text: str) -> Cell:
     return Cell(text, text)
 
 
-def _depth(row: RankingRow) -> Cell:
+def _depth(row: Ranked) -> Cell:
     return _text(row.figures["depth"] if row.kind != "floor" else NOTHING)
 
 
-def _mean(measure: Measure, instead: str = "") -> Callable[[RankingRow], Cell]:
+def _mean(measure: Measure, instead: str = "") -> Callable[[Ranked], Cell]:
     """A mean with its spread; a state stands in place of a mean that it explains."""
 
-    def cell(row: RankingRow) -> Cell:
+    def cell(row: Ranked) -> Cell:
         mean, state = row.standing.mean(measure), row.figures["state"]
         text = instead if mean is None and instead == state else spread(mean)
         return Cell(text, round_mean(mean, 3))
@@ -137,18 +77,18 @@ def _mean(measure: Measure, instead: str = "") -> Callable[[RankingRow], Cell]:
     return cell
 
 
-def _plain(measure: Measure, show: Callable[[float | None], str]) -> Callable[[RankingRow], Cell]:
+def _plain(measure: Measure, show: Callable[[float | None], str]) -> Callable[[Ranked], Cell]:
     """A mean without its spread."""
     return lambda row: Cell(show(row.value(measure)), round_mean(row.standing.mean(measure), 3))
 
 
-def _interval(row: RankingRow) -> Cell:
+def _interval(row: Ranked) -> Cell:
     h, low, high = (row.figures[name] for name in ("h", "h_low", "h_high"))
     interval = None if low is None else Interval(h, low, high)
     return Cell(bounds(interval), interval and round(interval.low, 3))
 
 
-def _seconds(row: RankingRow) -> Cell:
+def _seconds(row: Ranked) -> Cell:
     seconds = row.figures["fit_seconds"]
     return Cell(duration(seconds), seconds and round(seconds, 4))
 
@@ -201,7 +141,7 @@ COLUMNS = (
 )
 
 
-def explain_unranked(rows: Sequence[RankingRow]) -> list[tuple[str, str, str]]:
+def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
     """Title, state and explanation of the methods of a ranking that have no H."""
     found = []
     for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +19,9 @@ from compatbench.data.cards import (
 )
 from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.measures import (
-    Expected,
-    Standing,
-    Upgrade,
-    compute_standing,
-    upgrade_pairs,
-)
+from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import MethodResults, SuiteResults, read_results
+from compatbench.results.store import SuiteResults, read_results
 
 T = TypeVar("T", int, str)
 
@@ -74,16 +68,6 @@ class SuitePage:
     sections: tuple[SuitePage, ...] = ()
     whole: Expected | None = None
 
-    @property
-    def copied(self) -> list[MethodResults]:
-        """The methods whose modules are attached untouched: those of the main ranking."""
-        return list(self.results.methods.values())
-
-    @property
-    def measured(self) -> list[MethodResults]:
-        """All methods that have results, those of other transfers last."""
-        return self.results.all
-
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
         return {}
@@ -96,11 +80,9 @@ class SuitePage:
             self._ranks[key] = rank_upgrades(methods, self.expected, (upgrade,), shots)
         return self._ranks[key]
 
-    def standings(
-        self, methods: Iterable[MethodResults], upgrade: Upgrade, shots: int
-    ) -> list[Standing]:
-        """How these methods do on one upgrade."""
-        return [compute_standing(method, self.expected, upgrade, shots) for method in methods]
+    def all_ranks(self, upgrade: Upgrade, shots: int) -> list[Ranked]:
+        """All methods on an upgrade: the untouched modules first, then those of each transfer."""
+        return [one for name in self.results.transfers for one in self.ranks(upgrade, shots, name)]
 
     def restrict(
         self,
@@ -111,19 +93,19 @@ class SuitePage:
         transfers: Collection[str] | None = None,
     ) -> SuitePage:
         """The page of what is asked for, in the suite or beside it: means are over exactly that."""
-        kept: dict[str, dict[str, MethodResults]] = {COPIED: {}}
-        for transfer in (COPIED, *self.results.transferred):
-            if transfers is None or transfer in transfers:
-                known = self.results.of(transfer).items()
-                kept[transfer] = {n: one for n, one in known if methods is None or n in methods}
-        results = replace(self.results, methods=kept.pop(COPIED), transferred=kept)
+        kept = tuple(
+            one
+            for one in self.results.all
+            if (methods is None or one.info.name in methods)
+            and (transfers is None or one.transfer in transfers)
+        )
         expected = replace(
             self.expected,
             tasks=_asked(tasks, self.expected.tasks),
             seeds=_asked(seeds, self.expected.seeds),
             shots=_asked(shots, self.expected.shots),
         )
-        whole = self.whole or self.expected
+        results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
 
     @property

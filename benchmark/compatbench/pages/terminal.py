@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from compatbench.data.shots import count_shots
-from compatbench.pages.markdown import is_best, one_line, percent
-from compatbench.pages.ranking import COLUMNS, RankingRow, explain_unranked, gap_rows, ranking_rows
+from compatbench.errors import one_line
+from compatbench.pages.markdown import is_best, percent
+from compatbench.pages.ranking import COLUMNS, explain_unranked, gap_rows
 from compatbench.pages.suite_page import SuitePage
+from compatbench.results.ranks import Ranked
 
 _SPREAD_WIDTH = 76  # a narrower terminal shows means without their spread
 
@@ -30,7 +32,7 @@ def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
     shots = max(page.expected.shots)
     parts: list[RenderableType] = []
     for upgrade in page.expected.upgrades:
-        rows = ranking_rows(page, upgrade, shots)
+        rows = page.all_ranks(upgrade, shots)
         for transfer in dict.fromkeys(row.transfer for row in rows):
             group = [row for row in rows if row.transfer == transfer]
             through = f"through {transfer}" if transfer else ""
@@ -44,7 +46,7 @@ def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _table(rows: Sequence[RankingRow], width: int) -> Table:
+def _table(rows: Sequence[Ranked], width: int) -> Table:
     columns = [one for one in COLUMNS if one.min_width is not None and one.min_width <= width]
     shown: dict[str, list[Text]] = {}
     for column in columns:

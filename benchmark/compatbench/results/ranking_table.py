@@ -2,99 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import pandas as pd
 
 from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.results.bootstrap import measure_interval
-from compatbench.results.measures import Expected, Measure, Standing, Upgrade, mean_of_all
-from compatbench.results.ranks import Ranked, rank_upgrades
+from compatbench.results.measures import Expected, Measure, Upgrade
+from compatbench.results.ranks import Ranked, exact, rank_upgrades
 from compatbench.results.store import MethodResults, SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
 
-_TEXT, _REAL, _COUNT = "object", "float64", "Int64"
-
-
-def _mean(measure: Measure, part: Literal["value", "std"] = "value") -> Callable[[Standing], Any]:
-    return lambda one: (mean := one.mean(measure)) and getattr(mean, part)
-
-
-def _of_fits(name: str, choose: Callable[..., float]) -> Callable[[Standing], int | None]:
-    """The least or the most of a figure among the fits that gave a module."""
-
-    def of(one: Standing) -> int | None:
-        values = one.column("source", name)[one.column("source", "status") == "ok"]
-        return int(choose(values)) if values.size else None
-
-    return of
-
-
-def _peak_memory(one: Standing) -> int | None:
-    """Most bytes that any of the cells held; known for all of them, or not at all."""
-    by_cell = np.fmax(*one.both("peak_memory"))
-    return int(by_cell.max()) if by_cell.size and not np.isnan(by_cell).any() else None
-
-
-def _reasons(one: Standing) -> tuple[str, ...]:
-    return tuple(sorted(set(one.both("reason")[one.refusals])))
-
-
-# Every column of a ranking but the rank and the interval, its type and where it comes from: the
-# figures that are looked at most stand first.
-_COLUMNS: dict[str, tuple[str, Callable[[Standing], Any]]] = {
-    "method": (_TEXT, lambda one: one.info.name),
-    "source": (_REAL, _mean("source")),
-    "target": (_REAL, _mean("target")),
-    "h": (_REAL, _mean("h")),
-    "gain": (_REAL, _mean("gain")),
-    "h_low": (_REAL, lambda one: None),
-    "h_high": (_REAL, lambda one: None),
-    "source_std": (_REAL, _mean("source", "std")),
-    "target_std": (_REAL, _mean("target", "std")),
-    "h_std": (_REAL, _mean("h", "std")),
-    "source_gain": (_REAL, _mean("source_gain")),
-    "nfr": (_REAL, _mean("negative_flips")),
-    "pfr": (_REAL, _mean("positive_flips")),
-    "relative_nfr": (_REAL, lambda one: one.relative_flips),
-    "inconsistent": (_REAL, _mean("inconsistent_errors")),
-    "source_ece": (_REAL, _mean("source_ece")),
-    "target_ece": (_REAL, _mean("target_ece")),
-    "harmed": (_COUNT, lambda one: one.harmed and one.harmed[0]),
-    "worst_task": (_TEXT, lambda one: one.harmed and one.harmed[1]),
-    "worst_gain": (_REAL, lambda one: one.harmed and one.harmed[2]),
-    "parameters": (_COUNT, _of_fits("parameters", max)),
-    "parameters_low": (_COUNT, _of_fits("parameters", min)),
-    "module_bytes": (_COUNT, _of_fits("module_bytes", max)),
-    "fit_seconds": (
-        _REAL,
-        lambda one: (
-            mean_of_all(one.column("source", "fit_seconds").flat) if one.info.learns else None
-        ),
-    ),
-    "evaluate_seconds": (
-        _REAL,
-        lambda one: mean_of_all(one.column("target", "evaluate_seconds").flat),
-    ),
-    "peak_memory": (_COUNT, _peak_memory),
-    "cells": (_COUNT, lambda one: one.coverage[1]),
-    "measured": (_COUNT, lambda one: one.coverage[0]),
-    "refused": (_COUNT, lambda one: int(one.refusals.any(axis=0).sum())),
-    "reasons": (_TEXT, _reasons),
-    "title": (_TEXT, lambda one: one.info.title),
-    "paper": (_TEXT, lambda one: one.info.paper),
-    "depth": (_TEXT, lambda one: one.info.depth),
-    "learns": ("bool", lambda one: one.info.learns),
-    "transfer": (_TEXT, lambda one: one.results.transfer),
-    "state": (_TEXT, lambda one: one.state),
-}
+# Columns of a ranking that hold no real number.
+_COUNTS = (
+    *("harmed", "parameters", "parameters_low", "module_bytes", "peak_memory"),
+    *("cells", "measured", "refused"),
+)
+_TEXTS = ("rank", "method", "worst_task", "reasons", "title", "paper", "depth", "transfer", "state")
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,7 +79,7 @@ class Results:
         shots = max(self.expected.shots) if shots is None else shots
         self._check("upgrades", [upgrade], self.expected.upgrades)
         self._check("shots", [shots], self.expected.shots)
-        self._check("transfers", [transfer], [COPIED, *self.suite.transferred])
+        self._check("transfers", [transfer], self.suite.transfers)
         methods = self.suite.of(transfer).values()
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
@@ -176,9 +105,8 @@ class Results:
         self._check("measures", [measure], get_args(Measure))
         rows = {}
         for one in (ranked.standing for ranked in self.ranked((source, target), shots, transfer)):
-            means = {task: one.mean(measure, task) for task in one.tasks}
-            means["mean"] = one.mean(measure)
-            rows[one.info.name] = {name: mean and mean.value for name, mean in means.items()}
+            means = {task: exact(one.mean(measure, task)) for task in one.tasks}
+            rows[one.info.name] = means | {"mean": exact(one.mean(measure))}
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
 
     def gaps(self) -> pd.DataFrame:
@@ -208,20 +136,9 @@ def ranking_frame(ranks: Sequence[Ranked]) -> pd.DataFrame:
     * ``harmed`` counts datasets; ``parameters`` are those of the largest module.
     * ``measured`` of all ``cells`` have a result; ``reasons`` say why some were ``refused``.
     """
-    rows = [all_figures(one) for one in ranks]
-    types = {"rank": _TEXT} | {name: dtype for name, (dtype, _) in _COLUMNS.items()}
-    return pd.DataFrame(
-        {name: pd.Series([row[name] for row in rows], dtype=of) for name, of in types.items()}
-    )
-
-
-def all_figures(one: Ranked) -> dict[str, Any]:
-    """A row of ``ranking_frame``; what is missing is None."""
-    figures = {name: value(one.standing) for name, (_, value) in _COLUMNS.items()}
-    interval = measure_interval(one.standing, "h")
-    if interval is not None and interval.bounded:
-        figures |= {"h_low": interval.low, "h_high": interval.high}
-    return {"rank": one.rank, **figures}
+    frame = pd.DataFrame([one.figures for one in ranks], dtype=object)
+    types = dict.fromkeys(frame, "float64") | dict.fromkeys(_COUNTS, "Int64") | {"learns": "bool"}
+    return frame.astype(types | dict.fromkeys(_TEXTS, "object"))
 
 
 def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The places of methods on an upgrade or on several, and which the data cannot tell apart.
+"""The ranking of methods on an upgrade or on several: places, figures, and rank tests.
 
 Friedman's test and Nemenyi's critical difference are as in Demšar, *Statistical Comparisons of
 Classifiers over Multiple Data Sets*, JMLR 7 (2006).
@@ -9,23 +9,128 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compatbench.results.bootstrap import dataset_means, mean_interval
-from compatbench.results.measures import Expected, Figures, Standing, Upgrade, compute_standing
+from compatbench.data.cards.suite import COPIED
+from compatbench.errors import one_line
+from compatbench.results.bootstrap import dataset_means, mean_interval, measure_interval
+from compatbench.results.measures import (
+    Expected,
+    Figures,
+    Mean,
+    Measure,
+    Standing,
+    Upgrade,
+    compute_standing,
+    mean_of_all,
+)
 from compatbench.results.store import MethodResults
+
+Kind = Literal["floor", "shallow", "deep", "transferred"]
 
 ALPHA = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ranked:
-    """A standing with its place: ``2``, or ``2=`` if tied; empty for a method that has no H."""
+    """A method in a ranking.
+
+    Attributes:
+        rank: its place: ``2``, or ``2=`` if tied; empty for a method that has no H.
+        standing: what its figures are computed from.
+    """
 
     rank: str
     standing: Standing
+
+    def __repr__(self) -> str:
+        """Its rounded figures, but no times: these differ from run to run."""
+        means = [self.value(measure) for measure in ("source", "target", "h", "gain")]
+        by_task = [(self.value("h", t), self.value("gain", t)) for t in self.standing.tasks]
+        return repr((self.title, self.kind, self.rank, means, by_task))
+
+    @property
+    def transfer(self) -> str:
+        """How its module reached the target; empty if it was attached untouched."""
+        transfer = self.standing.results.transfer
+        return "" if transfer in (COPIED, None) else transfer
+
+    @property
+    def kind(self) -> Kind:
+        depth = self.standing.info.depth
+        return "transferred" if self.transfer else "floor" if depth == "none" else depth
+
+    @property
+    def title(self) -> str:
+        """One line, not long; with the transfer, if there is one."""
+        title = one_line(self.standing.info.title, longest=40) or self.standing.info.name
+        return f"{title} ({self.transfer})" if self.transfer else title
+
+    def value(self, measure: Measure, task: str | None = None) -> float | None:
+        """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
+        return round_mean(self.standing.mean(measure, task))
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """All that is known of the method, as ``ranking_frame`` has it; None is missing."""
+        one, info = self.standing, self.standing.info
+        interval = measure_interval(one, "h")
+        bounds = (interval.low, interval.high) if interval and interval.bounded else (None, None)
+        fitted = one.column("source", "status") == "ok"
+        sizes = [one.column("source", name)[fitted] for name in ("parameters", "module_bytes")]
+        fewest, most, largest = (
+            int(choose(values)) if values.size else None
+            for choose, values in ((min, sizes[0]), (max, sizes[0]), (max, sizes[1]))
+        )
+        peaks = np.fmax(*one.both("peak_memory"))  # known for all cells, or not at all
+        fit_seconds = mean_of_all(one.column("source", "fit_seconds").flat)
+        figures: dict[str, Any] = {"rank": self.rank, "method": info.name}
+        figures |= {name: exact(one.mean(name)) for name in ("source", "target", "h", "gain")}
+        figures |= zip(("h_low", "h_high"), bounds, strict=True)
+        for side in ("source", "target", "h"):
+            figures[f"{side}_std"] = (mean := one.mean(side)) and mean.std
+        return figures | {
+            "source_gain": exact(one.mean("source_gain")),
+            "nfr": exact(one.mean("negative_flips")),
+            "pfr": exact(one.mean("positive_flips")),
+            "relative_nfr": one.relative_flips,
+            "inconsistent": exact(one.mean("inconsistent_errors")),
+            "source_ece": exact(one.mean("source_ece")),
+            "target_ece": exact(one.mean("target_ece")),
+            **dict(
+                zip(("harmed", "worst_task", "worst_gain"), one.harmed or [None] * 3, strict=True)
+            ),
+            "parameters": most,
+            "parameters_low": fewest,
+            "module_bytes": largest,
+            "fit_seconds": fit_seconds if info.learns else None,
+            "evaluate_seconds": mean_of_all(one.column("target", "evaluate_seconds").flat),
+            "peak_memory": int(peaks.max()) if peaks.size and np.isfinite(peaks).all() else None,
+            "cells": one.coverage[1],
+            "measured": one.coverage[0],
+            "refused": int(one.refusals.any(axis=0).sum()),
+            "reasons": tuple(sorted(set(one.both("reason")[one.refusals]))),
+            "title": info.title,
+            "paper": info.paper,
+            "depth": info.depth,
+            "learns": info.learns,
+            "transfer": one.results.transfer,
+            "state": one.state,
+        }
+
+
+def exact(mean: Mean | None) -> float | None:
+    """The value of a mean, if there is one."""
+    return None if mean is None else mean.value
+
+
+def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
+    # Adding 0 makes -0.0 the 0 that it is.
+    return None if mean is None else round(mean.value, digits) + 0.0
 
 
 def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
@@ -33,7 +138,9 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
     standings = sorted(standings, key=lambda item: item.info.name)
     complete = [item for item in standings if item.state == "complete"]
     ranked = []
-    for group in tied_groups(sorted(complete, key=_h, reverse=True)):
+    for group in tied_groups(
+        sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True)
+    ):
         place = f"{len(ranked) + 1}{'=' if len(group) > 1 else ''}"
         ranked += [Ranked(place, item) for item in group]
     for state in ("not transferable", "incomplete"):
@@ -100,11 +207,6 @@ def _h_by_cell(standing: Standing, seeds: Sequence[int]) -> Figures:
     return standing.figures("h").T[np.ix_(tasks, [known.get(seed, 0) for seed in seeds])]
 
 
-def _h(standing: Standing) -> float:
-    mean = standing.mean("h")
-    return 0.0 if mean is None else mean.value
-
-
 @dataclass(frozen=True)
 class RankTest:
     """Friedman's test of methods over datasets, and Nemenyi's critical difference.
@@ -124,39 +226,33 @@ class RankTest:
     critical_difference: float
 
 
-def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Standing], RankTest] | None:
+def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | None:
     """The complete methods, best average rank first, and Friedman's test of their H per dataset.
 
     Returns:
         None where there is nothing to test: fewer than three methods, or a single dataset.
     """
-    complete = [one.standing for one in ranks if one.standing.state == "complete"]
-    tables = [dataset_means(one, "h") for one in complete]
+    complete = [one for one in ranks if one.standing.state == "complete"]
+    tables = [dataset_means(one.standing, "h") for one in complete]
     scores = np.array([list(table.values()) for table in tables if table is not None])
     if len(complete) < 3 or scores.shape[1] < 2:
         return None
-    averages = average_ranks(scores)
+    averages = rank_test(scores).ranks
     order = sorted(range(len(complete)), key=lambda i: (averages[i], i))
     return [complete[i] for i in order], rank_test(scores[order])
 
 
 def rank_test(scores: ArrayLike) -> RankTest:
     """Tests whether methods differ at all, of scores ``[methods, datasets]``, higher is better."""
-    from scipy.stats import friedmanchisquare
+    from scipy.stats import friedmanchisquare, rankdata
 
     table = np.asarray(scores, dtype=float)
     statistic, p_value = 0.0, 1.0
     if not (table == table[0]).all():  # of nothing but ties the formula makes 0 / 0
         statistic, p_value = map(float, friedmanchisquare(*table))
-    ranks = tuple(average_ranks(table))
+    # Methods that are equal on a dataset share their places.
+    ranks = tuple(rankdata(-table, axis=0).mean(axis=1).tolist())
     return RankTest(ranks, table.shape[1], statistic, p_value, critical_difference(*table.shape))
-
-
-def average_ranks(scores: ArrayLike) -> list[float]:
-    """The mean place of each method over datasets; those that are equal on one share theirs."""
-    from scipy.stats import rankdata
-
-    return rankdata(-np.asarray(scores, dtype=float), axis=0).mean(axis=1).tolist()
 
 
 def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> float:

@@ -121,23 +121,25 @@ class SuiteResults:
     """The results of a suite.
 
     Attributes:
-        methods: method -> its rows with modules that are attached as they are, by name.
-        transferred: transfer -> method -> its rows with modules that are brought along so.
+        all: every method by every transfer, those copied first.
     """
 
     name: str
-    methods: Mapping[str, MethodResults]
-    transferred: Mapping[str, Mapping[str, MethodResults]] = field(default_factory=dict)
-
-    def of(self, transfer: str) -> Mapping[str, MethodResults]:
-        """Method -> its rows by one transfer."""
-        return self.methods if transfer == COPIED else self.transferred.get(transfer, {})
+    all: tuple[MethodResults, ...]
 
     @property
-    def all(self) -> list[MethodResults]:
-        """The results of every method by every transfer, those copied first."""
-        transfers = [COPIED, *sorted(self.transferred)]
-        return [one for name in transfers for one in self.of(name).values()]
+    def transfers(self) -> list[str]:
+        """``copied``, and then every other transfer that was measured."""
+        return sorted({COPIED, *(str(one.transfer) for one in self.all)}, key=_copied_first)
+
+    def of(self, transfer: str) -> dict[str, MethodResults]:
+        """Method -> its rows by one transfer."""
+        return {one.info.name: one for one in self.all if one.transfer == transfer}
+
+    @cached_property
+    def methods(self) -> dict[str, MethodResults]:
+        """Method -> its rows with modules that are attached as they are, by name."""
+        return self.of(COPIED)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -178,12 +180,21 @@ def read_results(folder: Path) -> SuiteResults:
 
 
 def split_results(name: str, methods: Iterable[MethodResults]) -> SuiteResults:
-    """A suite's results by transfer, of methods with all their transfers."""
-    parts: dict[str, dict[str, MethodResults]] = {}
+    """A suite's results by transfer, of methods with all their transfers.
+
+    A method without any row is one of copied modules.
+    """
+    parts = []
     for whole in methods:
-        for transfer, part in split_transfers(whole).items():
-            parts.setdefault(transfer, {})[whole.info.name] = part
-    return SuiteResults(name, parts.pop(COPIED, {}), parts)
+        for transfer in {*whole.rows["transfer"]} or [COPIED]:
+            rows = whole.rows[whole.rows["transfer"] == transfer]
+            costs = whole.costs[whole.costs["key"].isin(rows["key"])]
+            parts.append(replace(whole, rows=rows, costs=costs, transfer=transfer))
+    return SuiteResults(name, tuple(sorted(parts, key=lambda one: _copied_first(one.transfer))))
+
+
+def _copied_first(transfer: str | None) -> tuple[bool, str]:
+    return transfer != COPIED, transfer or ""
 
 
 def read_methods(folder: Path) -> dict[str, MethodResults]:
@@ -219,20 +230,6 @@ def read_method(folder: Path, method: str) -> MethodResults:
     costs = read_csv(cost_path, Cost) if cost_path.exists() else to_frame([], Cost)
     described = about.method, about.config, about.differs, about.provenance
     return _checked(MethodResults(*described, rows, costs, transfer=None), path)
-
-
-def split_transfers(whole: MethodResults) -> dict[str, MethodResults]:
-    """A method's results by transfer; without any row, of copied modules."""
-    transfers = whole.rows["transfer"]
-    names = sorted({*transfers.tolist()}) or [COPIED]
-    if len(names) == 1:
-        return {names[0]: replace(whole, transfer=names[0])}
-    parts = {}
-    for name in names:
-        rows = whole.rows[transfers == name]
-        costs = whole.costs[whole.costs["key"].isin(rows["key"])]
-        parts[name] = replace(whole, rows=rows, costs=costs, transfer=name)
-    return parts
 
 
 def write_results(folder: Path, results: MethodResults) -> list[Path]:

@@ -15,7 +15,7 @@ from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.measures import Standing, Upgrade
+from compatbench.results.measures import Standing, Upgrade, compute_standing
 from compatbench.studies import columns
 from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
@@ -103,11 +103,12 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
         over the tasks, what ``words`` is above copied, ``gain``, and above it, ``over_zero_shot``.
     """
     rows = []
-    for method in page.results.transferred.get("words", {}).values():
+    for method in page.results.of("words").values():
         plain = page.results.methods.get(method.info.name)
         if plain is None:
             continue
-        copied, words = page.standings([plain, method], upgrade, shots)
+        both = [compute_standing(one, page.expected, upgrade, shots) for one in (plain, method)]
+        copied, words = both
         if (copied.state, words.state) == ("complete", "complete"):
             row = {"method": plain.info.name, "title": plain.info.title}
             rows.append(row | _compare(copied, words))

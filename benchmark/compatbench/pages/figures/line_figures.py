@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from compatbench.data.shots import show_shots
 from compatbench.pages.figures.style import MARKS, add_legend, shorten
 from compatbench.pages.figures.svg import BLUE, GREY, RED, hover
-from compatbench.pages.ranking import Kind, ranking_rows, round_mean
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Upgrade, follow_path
+from compatbench.results.ranks import Kind, round_mean
 
 _COLUMNS = 6
 _DOTTED = (0, (1, 2))
@@ -43,7 +43,7 @@ def shots_curves(page: SuitePage, upgrade: Upgrade) -> list[Curve]:
     """The methods with an H by number of shots, the best at the most shots first."""
     along: dict[str, list[list[float | None]]] = {}
     for count in sorted(page.expected.shots):
-        for row in ranking_rows(page, upgrade, count):
+        for row in page.all_ranks(upgrade, count):
             values = [row.value(measure) for measure in ("source", "target", "h")]
             along.setdefault(row.title, []).append(values)
     found = [Curve(title, *zip(*values, strict=True)) for title, values in along.items()]
@@ -94,7 +94,7 @@ def path_lines(page: SuitePage, path: Sequence[str]) -> list[PathLine]:
     """The methods with all cells of a path, at the most shots; the highest last gain first."""
     shots = max(page.expected.shots)
     lines = []
-    for row in ranking_rows(page, (path[0], path[-1]), shots):
+    for row in page.all_ranks((path[0], path[-1]), shots):
         means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
         gains = [gain for mean in means if (gain := round_mean(mean)) is not None]
         if len(gains) == len(path):

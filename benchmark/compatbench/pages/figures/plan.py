@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from compatbench.data.shots import count_shots
+from compatbench.errors import one_line
 from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.figures.line_figures import draw_decay, draw_shots, path_lines, shots_curves
 from compatbench.pages.figures.ranking_figures import (
@@ -22,11 +23,9 @@ from compatbench.pages.figures.ranking_figures import (
     with_cost,
 )
 from compatbench.pages.figures.svg import compact_svg, render_svg, svg_style
-from compatbench.pages.markdown import one_line
-from compatbench.pages.ranking import RankingRow, ranking_rows
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Upgrade
-from compatbench.results.ranks import rank_datasets
+from compatbench.results.ranks import Ranked, rank_datasets
 
 TITLES = {
     "scatter": "Source against target",
@@ -110,14 +109,13 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
 def _of_upgrade(
     page: SuitePage, upgrade: Upgrade, shots: int, number: int
 ) -> Iterator[PlannedFigure]:
-    rows, tasks = ranking_rows(page, upgrade, shots), page.expected.tasks
+    rows, tasks = page.all_ranks(upgrade, shots), page.expected.tasks
     complete = [row for row in rows if row.value("h") is not None]
     plain = [row for row in complete if not row.transfer]
     missing = "" if plain else _INCOMPLETE
     too_few, ranked = "", ()
     if tested := rank_datasets(page.ranks(upgrade, shots)):
-        by_name = {row.figures["method"]: row for row in plain}
-        best_first, test = [by_name[one.info.name] for one in tested[0]], tested[1]
+        best_first, test = tested
         ranks = [round(rank, 4) for rank in test.ranks]
         ranked = (best_first, ranks, round(test.critical_difference, 4), test.datasets)
     else:
@@ -144,7 +142,7 @@ def _of_shots(page: SuitePage) -> Iterator[PlannedFigure]:
     counts = sorted(page.expected.shots)
     for number, upgrade in enumerate(page.expected.upgrades if len(counts) > 1 else (), 1):
         curves = shots_curves(page, upgrade)
-        rows = [row for count in counts for row in ranking_rows(page, upgrade, count)]
+        rows = [row for count in counts for row in page.all_ranks(upgrade, count)]
         shown = (curves, counts, zero_shot_accuracies(rows))
         heading, missing = one_line(page.path_title(upgrade)), "" if curves else _INCOMPLETE
         yield PlannedFigure(page.name, "shots", number, heading, draw_shots, shown, missing)
@@ -159,7 +157,7 @@ def _of_paths(page: SuitePage) -> Iterator[PlannedFigure]:
         yield PlannedFigure(page.name, "decay", number, heading, draw_decay, shown, missing)
 
 
-def zero_shot_accuracies(rows: Sequence[RankingRow]) -> tuple[float, float] | None:
+def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
     """Of source and target. They do not depend on the method: those of the first with all cells."""
     for row in rows:
         source, source_gain = row.value("source"), row.value("source_gain")

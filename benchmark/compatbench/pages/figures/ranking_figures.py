@@ -18,8 +18,7 @@ from matplotlib.transforms import Affine2D
 from compatbench.pages.figures.style import MARKS, add_legend, place_labels, shorten
 from compatbench.pages.figures.svg import BLUE, FAINT, GREY, INK, RED, hover
 from compatbench.pages.markdown import signed
-from compatbench.pages.ranking import RankingRow
-from compatbench.results.ranks import rank_cliques
+from compatbench.results.ranks import Ranked, rank_cliques
 
 FOUNDING_PAPER = "arXiv:2412.20895"
 
@@ -27,10 +26,10 @@ FOUNDING_PAPER = "arXiv:2412.20895"
 # drawn to scale: one that lost everything would press all others into a corner.
 _FAR = 6.0
 
-Costed = tuple[RankingRow, float, float]  # cost, H
+Costed = tuple[Ranked, float, float]  # cost, H
 
 
-def draw_scatter(rows: Sequence[RankingRow], zero_shot: tuple[float, float] | None) -> Figure:
+def draw_scatter(rows: Sequence[Ranked], zero_shot: tuple[float, float] | None) -> Figure:
     """Accuracy before the upgrade against accuracy after it, with lines of equal H.
 
     Args:
@@ -79,7 +78,7 @@ def draw_scatter(rows: Sequence[RankingRow], zero_shot: tuple[float, float] | No
     return figure
 
 
-def named_methods(rows: Sequence[RankingRow]) -> list[RankingRow]:
+def named_methods(rows: Sequence[Ranked]) -> list[Ranked]:
     """The methods that the scatter names, the most important first.
 
     They are the front (no other method is better on both models), the best and the worst by
@@ -121,7 +120,7 @@ def _draw_contours(axes: Axes) -> None:
     axes.grid(False)
 
 
-def draw_matrix(rows: Sequence[RankingRow], tasks: Sequence[str], titles: Sequence[str]) -> Figure:
+def draw_matrix(rows: Sequence[Ranked], tasks: Sequence[str], titles: Sequence[str]) -> Figure:
     """Gain over the target's zero-shot by method and dataset: blue helps, red harms."""
     columns, names = [*titles, "mean"], [shorten(row.title) for row in rows]
     room = (0.3 + 0.068 * max(map(len, names)), 0.5 + 0.045 * max(map(len, columns)))
@@ -157,7 +156,7 @@ def draw_matrix(rows: Sequence[RankingRow], tasks: Sequence[str], titles: Sequen
 
 
 def draw_ranks(
-    rows: Sequence[RankingRow], ranks: Sequence[float], difference: float, datasets: int
+    rows: Sequence[Ranked], ranks: Sequence[float], difference: float, datasets: int
 ) -> Figure:
     """Average ranks with bars over methods that Nemenyi's test cannot tell apart.
 
@@ -195,7 +194,7 @@ def draw_ranks(
     return figure
 
 
-def with_cost(rows: Sequence[RankingRow], what: str) -> list[Costed]:
+def with_cost(rows: Sequence[Ranked], what: str) -> list[Costed]:
     """The methods whose cost is known, with it and their H; cheapest first."""
     found: list[Costed] = []
     for row in rows:

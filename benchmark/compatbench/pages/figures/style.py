@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, INK, ORANGE
-from compatbench.pages.ranking import Kind
+from compatbench.results.ranks import Kind
 
 # Shape and colour say the same, for readers who can tell only one of them apart.
 MARKS: dict[Kind, tuple[str, str, str]] = {
