@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED
 from compatbench.files.hashes import sha256_json
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.measures import Expected

@@ -90,7 +90,6 @@ def test_a_good_card_is_read_and_cannot_be_changed(
             (BACKBONE, BackboneCard, *mistake)
             for mistake in [
                 ("title: Tiny\n", "", 1, "field 'title' is missing; add it"),
-                ("title:", "titel:", 1, "field 'title' is missing; add it"),
                 ("MIT", "MIT\ncolour: red", 7, "field 'colour' is not known"),
                 ("title: Tiny", "title: [Tiny]", 2, "field 'title': .*string"),
                 (f"sha256: {'ab' * 32}", "sha256: abc", 5, "field 'sha256'"),
@@ -101,12 +100,9 @@ def test_a_good_card_is_read_and_cannot_be_changed(
             (SUITE, SuiteCard, *mistake)
             for mistake in [
                 ("shots: [1, 4]", "shots: [1, 0]", 7, "field 'shots.1'"),
-                ("shots: [1, 4]", "shots: []", 7, "field 'shots'"),
-                ("seeds: [1, 2, 3]", "seeds: 1", 8, "field 'seeds'"),
                 ("seeds: [1, 2, 3]", "seeds: [1, -1]", 8, "field 'seeds.1': .* 0"),
                 ("seeds: [1, 2, 3]", "seeds: [4294967296]", 8, "'seeds.0': .* 4294967295"),
                 ("seeds: [1, 2, 3]", "seeds: [1]\nplugins: [3]", 9, "field 'plugins.0'"),
-                ("- [a, b, c]", "- [a, b, 7]", 5, "field 'upgrades.1.2'"),
                 ("  views: 2", "  views: two", 10, "field 'training.views'"),
                 ("  views: 2", "  view: 2", 10, "field 'training.view' is not known"),
                 ("- [a, b]\n", "- [a]\n", 1, r"upgrade \[a\] has no target"),
@@ -117,10 +113,13 @@ def test_a_good_card_is_read_and_cannot_be_changed(
             (TASK, TaskCard, *mistake)
             for mistake in [
                 ("- a photo of a {}.", "- a photo", 7, "field 'templates.0'"),
-                ("- a photo of a {}.", "- a {} of {}", 7, "field 'templates.0'"),
-                ("- dog", "- cat", 1, "two classes have the same name"),
+                (
+                    "- dog",
+                    "- cat",
+                    1,
+                    "'namesakes' lists the names .* see 'cat'",
+                ),
                 ("train: 4, ", "", 1, "counts lack train"),
-                ("train: 4", "train: 0", 11, "field 'counts.train'"),
                 ("train: 4", "trian: 4", 11, "field 'counts.trian"),
                 ("kind: drawings", "kind: paintings", 9, "field 'source.kind'"),
                 ("licence: MIT", "licence: MIT\nparent: birds", 1, "a variant inherits"),
@@ -138,81 +137,37 @@ def test_a_mistake_is_named_with_file_line_and_field(
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "message"),
     [
-        ("name: tiny\ntitle: [Tiny\n", 3),
-        ("name: tiny\n\ttitle: Tiny\n", 2),
-        ("name: a: b\n", 1),
-        ("a: 1\n---\nb: 2\n", 2),
-        ("a: &x 1\nb: *y\n", 2),
-        ("a: 1\nb: !!python/object:os.system x\n", 2),
-        ("a: \x00\n", 1),
-        ("a: 2001-99-99\n", 1),
-        ("a: 2001-09-09\n", 1),
-        ("a: !!int ''\n", 1),
-        ("a: !!bool perhaps\n", 1),
-        ("a: !!timestamp never\n", 1),
-        ("? [a]\n: 1\n", 1),
-        ("[" * 3000, 1),
+        ("name: tiny\ntitle: [Tiny\n", "3: not valid YAML"),
+        ("name: tiny\n\ttitle: Tiny\n", "2: not valid YAML"),
+        ("a: 1\n---\nb: 2\n", "2: not valid YAML"),
+        ("a: 1\na: 2\n", "2: not valid YAML: 'a' is given twice; drop one"),
+        ("a: {b: 1, b: 1}\n", "1: .*'b' is given twice"),
+        ("a: &a [1]\nb: *a\n", "1: .*aliases .* are not read; write the values out"),
+        ("a: &a [*a]\n", "1: .*aliases"),
+        ("a: 1\nb: !!python/object/apply:os.system [x]\n", "2: not valid YAML"),
+        ("a: \x00\n", "1: not valid YAML"),
+        ("a: 2001-99-99\n", "1: not valid YAML"),
+        ("a: 2001-09-09\n", "1: not valid YAML"),
+        ("a: !!int ''\n", "1: not valid YAML"),
+        ("a: !!bool perhaps\n", "1: not valid YAML"),
+        ("a: !!set {1, 2}\n", "1: not valid YAML"),
+        ("? [a]\n: 1\n", "1: not valid YAML"),
+        ("[" * 3000, "1: not valid YAML"),
+        (f"a: {'9' * 5000}\n", "1: not valid YAML"),
+        ("a: {b: [.nan, 1]}\n", "1: not valid YAML"),
+        ('a: {b: "\\ud800"}\n', "1: not valid YAML"),
+        ("", "1: a card is a mapping"),
+        ("- a\n- b\n", "1: a card is a mapping"),
     ],
 )
-def test_what_is_not_yaml_is_an_error_with_its_line(tmp_path: Path, text: str, line: int) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(CompatbenchError) as error:
-        read_card(path, BackboneCard)
-    assert str(error.value).startswith(f"{path}:{line}: not valid YAML")
-
-
-def laughs(levels: int, field: str) -> str:
-    """Each level holds nine of the one before."""
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    for level in range(1, levels):
-        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]")
-    return "\n".join([*lines, f"{field}: *a{levels - 1}"]) + "\n"
-
-
-@pytest.mark.parametrize("field", ["tasks", "note", "methods", "variants", "extends"])
-def test_a_billion_laughs_are_refused_before_they_are_counted(tmp_path: Path, field: str) -> None:
-    path = write(tmp_path, laughs(12, field))
-    with pytest.raises(CompatbenchError, match="its aliases stand for more than 1,000,000 values"):
-        read_card(path, SuiteCard)
-
-
-def test_honest_aliases_are_read(tmp_path: Path) -> None:
-    text = SUITE.replace("  coop: {context_length: 4}", "  coop: &c {lr: 1}\n  kgcoop: *c")
-    card = read_card(write(tmp_path, text), SuiteCard)
-    assert card.methods["coop"] == card.methods["kgcoop"] == {"lr": 1}
-
-
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("seeds: &s [*s]", "its aliases stand for more than"),
-        ("methods: &m {coop: *m}", "its aliases stand for more than"),
-        ("seeds: [1]\nseeds: [2]", "card.yaml:3: .*'seeds' is given twice; drop one"),
-        ("methods: {coop: {}, coop: {}}", "'coop' is given twice"),
-        (f"seeds: [0x{'f' * 5000}]", "a number is too large"),
-        (f"seeds: [{'9' * 5000}]", "not valid YAML"),
-        ("seeds: !!set {1, 2}", "a card holds no set"),
-        ("title: !!binary aGVsbG8=", "a card holds no bytes"),
-        ("training: {crop_scale: [.nan, 1]}", "a number is too large, or not finite"),
-        ("training: {crop_scale: [-.inf, 1]}", "a number is too large, or not finite"),
-        ('methods: {coop: {a: "\\ud800"}}', "not valid YAML"),
-        ("title: !!python/name:os.system", "not valid YAML"),
-        ("title: !!python/object/apply:os.system [x]", "not valid YAML"),
-    ],
-)
-def test_what_yaml_allows_and_a_card_does_not(tmp_path: Path, field: str, message: str) -> None:
-    with pytest.raises(CompatbenchError, match=message) as error:
-        read_card(write(tmp_path, f"name: s\n{field}\n"), SuiteCard)
+def test_what_is_no_yaml_of_plain_values_is_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=f"card.yaml:{message}") as error:
+        read_card(write(tmp_path, text), SuiteCard)
     assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- b\n", "word\n", "3\n", "null\n"])
-def test_a_card_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(CompatbenchError, match=f"^{path}:1: a card is a mapping"):
-        read_card(path, BackboneCard)
 
 
 def test_what_is_no_text_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
@@ -251,9 +206,13 @@ def catalog(tmp_path: Path) -> Catalog[BackboneCard]:
     return Catalog("backbone", BackboneCard, lambda: tmp_path)
 
 
-def test_a_broken_card_harms_only_those_who_ask_for_it(catalog: Catalog[BackboneCard]) -> None:
+def test_a_broken_card_harms_only_those_who_ask_for_it(
+    catalog: Catalog[BackboneCard], tmp_path: Path
+) -> None:
     assert catalog.names() == ["broken", "misnamed", "small", "tiny"]
     assert [card.name for card in catalog.select("tiny,small")] == ["small", "tiny"]
+    (tmp_path / "elsewhere").mkdir()
+    assert catalog.read(str(write(tmp_path / "elsewhere", BACKBONE))).name == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +221,7 @@ def test_a_broken_card_harms_only_those_who_ask_for_it(catalog: Catalog[Backbone
         ("broken", "not valid YAML"),
         ("misnamed", r"misnamed\.yaml.*'name' is 'tiny'"),
         ("tinny", "no backbone named 'tinny'; did you mean tiny"),
-        *((name, "no backbone named") for name in ("../tiny", "", "tiny/../tiny", "*")),
+        *((name, "no backbone named") for name in ("../tiny", "", "*")),
     ],
 )
 def test_what_is_no_card_s_name_is_told(
@@ -272,28 +231,16 @@ def test_what_is_no_card_s_name_is_told(
         catalog.read(name)
 
 
-def test_a_card_can_be_read_by_its_path(catalog: Catalog[BackboneCard], tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    path = write(tmp_path / "elsewhere", BACKBONE)
-    assert catalog.read(str(path)).name == "tiny"
-
-
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [
-        ("nowhere", "^COMPATBENCH_TASKS: there is no folder .*nowhere; name a folder of cards"),
-        ("", "^folder .* has no task cards; COMPATBENCH_TASKS names it$"),
-    ],
-)
-@pytest.mark.parametrize("names", ["all", "mini-food"])
+@pytest.mark.parametrize("folder", ["nowhere", ""])
 def test_a_folder_without_cards_is_named_and_so_is_its_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, message: str, names: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     monkeypatch.setenv("COMPATBENCH_TASKS", str(tmp_path / folder))
-    with pytest.raises(CompatbenchError, match=message):
-        invoke("list", "tasks", names)
+    message = f"^COMPATBENCH_TASKS: there are no task cards in {tmp_path / folder}; name a folder"
     with pytest.raises(CompatbenchError, match=message):
         task_cards.read("mini-food")
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("list", "tasks")
 
 
 EXTENDING = "name: smaller\ntitle: Smaller\nextends: small\nshots: [2]\n"
@@ -348,8 +295,6 @@ KNOWN = ["zeroshot", "clip_adapter", "coop", "kgcoop", "tip_adapter", "tip_adapt
 @pytest.mark.parametrize(
     ("wanted", "chosen"),
     [
-        ("coop", ["coop"]),
-        ("kgcoop,coop", ["coop", "kgcoop"]),
         (["kgcoop", "coop"], ["coop", "kgcoop"]),
         (" coop , kgcoop ", ["coop", "kgcoop"]),
         ("coop,,coop", ["coop"]),
@@ -358,7 +303,6 @@ KNOWN = ["zeroshot", "clip_adapter", "coop", "kgcoop", "tip_adapter", "tip_adapt
         ("all,!coop", ["zeroshot", "clip_adapter", "kgcoop", "tip_adapter", "tip_adapter_f"]),
         ("!*adapter*", ["zeroshot", "coop", "kgcoop"]),
         ("tip_*,!tip_adapter_f", ["tip_adapter"]),
-        ("!tip_*,tip_adapter", ["tip_adapter"]),
         ("!all", []),
         ("", KNOWN),
     ],
@@ -379,29 +323,21 @@ def test_names_and_globs_give_their_union(parts: list[str]) -> None:
     ("wanted", "message"),
     [
         ("kgcop", "no method named 'kgcop'; did you mean kgcoop"),
-        ("tip_adapter_g", "did you mean tip_adapter_f or tip_adapter"),
         ("nonsense!", "no method named 'nonsense!'; known: zeroshot, clip_adapter"),
         ("coop,!kgcop", "no method named 'kgcop'"),
-        ("x*", r"no method named 'x\*'"),
-        ("Coop", "did you mean coop"),
     ],
 )
 def test_a_name_that_matches_nothing_is_an_error_with_a_hint(wanted: str, message: str) -> None:
     with pytest.raises(CompatbenchError, match=message):
         select_names(wanted, KNOWN, "method")
-
-
-def test_a_long_list_of_known_names_is_cut() -> None:
     message = unknown_name("zz", [f"name{i:02}" for i in range(40)], "task")
     assert message.endswith("name10, name11, ...")
-    assert unknown_name("coop", [], "method") == "no method named 'coop'; known: none"
 
 
 def test_groups_are_read_from_the_titles_of_upgrades() -> None:
     suite = suite_cards.read("lineage")
     assert len(suite.groups) == 2
     assert [path for paths in suite.groups.values() for path in paths] == list(suite.upgrades)
-    assert SuiteCard.model_validate(suite.model_dump()) == suite
     pair = ["mini-clip", "mini-eva-clip"]
     with pytest.raises(ValueError, match="is in two groups: 'a' and 'b'"):
         SuiteCard.model_validate(suite.model_dump() | {"upgrades": {"a": [pair], "b": [pair]}})

@@ -11,7 +11,7 @@ import pytest
 from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
-from compatbench.data.cards.task import ClassFoldersSource
+from compatbench.data.cards.schemas import ClassFoldersSource
 from compatbench.data.draws import draw_few_shot
 from compatbench.data.labels import Classes
 from compatbench.data.sources.layouts import read_class_folders

@@ -20,8 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards import BackboneName, Name, TrainingCard
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED, BackboneName, Name, TrainingCard
 from compatbench.data.shots import Shots, count_shots
 
 SCHEMA = 3

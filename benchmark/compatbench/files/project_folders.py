@@ -13,18 +13,13 @@ TASKS_VARIABLE = "COMPATBENCH_TASKS"
 
 
 def tasks_folder() -> Path:
-    """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed.
-
-    Raises:
-        CompatbenchError: the variable names no folder.
-    """
+    """The folder of the cards: ``$COMPATBENCH_TASKS``, or the one that is installed."""
     if not (given := os.environ.get(TASKS_VARIABLE)):
         return _installed("tasks")
     folder = Path(given).expanduser().resolve()
-    if not folder.is_dir():
-        raise CompatbenchError(
-            f"{TASKS_VARIABLE}: there is no folder {folder}; name a folder of cards, or unset it"
-        )
+    if not any(folder.glob("*.yaml")):
+        what = f"there are no task cards in {folder}; name a folder of cards, or unset it"
+        raise CompatbenchError(f"{TASKS_VARIABLE}: {what}")
     return folder
 
 

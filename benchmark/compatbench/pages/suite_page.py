@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from compatbench.data.cards import (
+    COPIED,
     SuiteCard,
     backbone_cards,
     suite_cards,
@@ -17,7 +18,6 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
-from compatbench.data.cards.suite import COPIED
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades

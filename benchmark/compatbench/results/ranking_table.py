@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.results.measures import Expected, Measure, Upgrade
 from compatbench.results.ranks import Ranked, exact, rank_upgrades

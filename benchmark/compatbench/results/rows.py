@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compatbench.data.cards import BackboneName, Name
-from compatbench.data.cards.suite import COPIED, ConfigName
+from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.shots import Shots, show_shots
 from compatbench.engine.cell import Count, Measurement, TransferName
 from compatbench.errors import CompatbenchError

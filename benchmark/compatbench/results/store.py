@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.data.cards.suite import COPIED, ConfigName
+from compatbench.data.cards import COPIED, ConfigName
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.results.rows import (

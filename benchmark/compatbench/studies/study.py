@@ -10,8 +10,14 @@ from typing import Any, TypedDict
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import SuiteCard, select_names, suite_cards, suite_tasks, task_cards
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import (
+    COPIED,
+    SuiteCard,
+    select_names,
+    suite_cards,
+    suite_tasks,
+    task_cards,
+)
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell, CellRecord

@@ -5,7 +5,7 @@ A new one is a class with a card and ``attach``, named in ``TRANSFERS``.
 
 from __future__ import annotations
 
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.transfer.transfer import Access, Copied, Transfer, TransferCard
 from compatbench.transfer.words import Words

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED
 from compatbench.method import Classifier, Method, MethodCard, Module
 
 # What a transfer needs besides the module.

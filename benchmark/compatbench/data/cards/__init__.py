@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from compatbench.data.cards.backbone import BackboneCard
-from compatbench.data.cards.names import BackboneName as BackboneName
-from compatbench.data.cards.names import Name as Name
-from compatbench.data.cards.names import select_names, unknown_name
-from compatbench.data.cards.suite import SuiteCard
-from compatbench.data.cards.suite import TrainingCard as TrainingCard
-from compatbench.data.cards.task import TaskCard
+from compatbench.data.cards.names import BackboneName, ConfigName, Name, select_names, unknown_name
+from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import TASKS_VARIABLE, tasks_folder
+from compatbench.files.project_folders import tasks_folder
+
+__all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "SuiteCard", "TaskCard"]
+__all__ += ["TrainingCard", "select_names", "unknown_name"]
 
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -35,36 +32,24 @@ class Catalog(Generic[AnyCard]):
         return sorted(path.stem for path in self._folder().glob("*.yaml"))
 
     def read(self, name: str) -> AnyCard:
-        """Reads a card by its name, or by the path of its YAML file.
-
-        Raises:
-            CompatbenchError: no such card, or a card that breaks its schema.
-        """
-        folder = self._folder()
+        """Reads a card by its name, or by the path of its YAML file."""
         if name.endswith((".yaml", ".yml")):
-            return read_card(Path(name), self._model, folder)
-        if name not in (names := self._some_names()):
+            return read_card(Path(name), self._model, self._folder())
+        if name not in (names := self.names()):
             raise CompatbenchError(unknown_name(name, names, self.kind))
-        path = folder / f"{name}.yaml"
+        path = self._folder() / f"{name}.yaml"
         card = read_card(path, self._model)
         if (given := getattr(card, "name", name)) != name:
-            problem = f"field 'name' is '{given}'; it must equal the file's name"
-            raise CompatbenchError(f"{path}: {problem}")
+            raise CompatbenchError(f"{path}: field 'name' is '{given}', not the file's name")
         return card
 
     def select_names(self, wanted: str | Sequence[str]) -> list[str]:
         """The names of the cards that a selection means."""
-        return select_names(wanted, self._some_names(), self.kind)
+        return select_names(wanted, self.names(), self.kind)
 
     def select(self, wanted: str | Sequence[str]) -> list[AnyCard]:
         """The cards that a selection of names and globs means."""
         return [self.read(name) for name in self.select_names(wanted)]
-
-    def _some_names(self) -> list[str]:
-        if names := self.names():
-            return names
-        given = f"; {TASKS_VARIABLE} names it" if os.environ.get(TASKS_VARIABLE) else ""
-        raise CompatbenchError(f"folder {self._folder()} has no {self.kind} cards{given}")
 
 
 task_cards = Catalog("task", TaskCard, tasks_folder)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
 
-from compatbench.data.cards.task import (
+from compatbench.data.cards.schemas import (
     ClassFoldersSource,
     CoopSplitSource,
     FgvcSource,

@@ -1,0 +1,257 @@
+"""The schemas of cards: tasks with the layouts of their images, backbones, and suites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
+from compatbench.data.cards.yaml_file import CardModel
+from compatbench.data.shots import Seed, Shots
+
+COPIED = "copied"
+"""The transfer that attaches a module untouched; the headline of the benchmark."""
+
+AT_LEAST_ONE = Field(min_length=1)
+UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
+Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
+Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+Split = Literal["train", "val", "test"]
+
+
+class DrawingsSource(CardModel):
+    """Images painted from the drawings that ship with the mini suite."""
+
+    kind: Literal["drawings"]
+    split: RelativePath  # CSV of split,label,set,tile,paint, relative to tasks/
+
+
+class OnDisk(CardModel):
+    """Images in a folder of the user's own, relative to the data root."""
+
+    folder: RelativePath
+
+
+class CoopSplitSource(OnDisk):
+    """A dataset in CoOp's layout: images, and a split file that lists all of them."""
+
+    kind: Literal["coop-split"]
+    split: RelativePath  # JSON of [path, label, name] by split, in the folder
+    images: RelativePath = "."  # where the split's paths begin
+
+
+class ClassFoldersSource(OnDisk):
+    """One folder per split, in it one folder per class, the images sorted by name."""
+
+    kind: Literal["class-folders"]
+    images: RelativePath = "."  # around the splits' folders; passed over where it is not there
+    train: RelativePath | None = None
+    val: RelativePath | None = None
+    test: RelativePath
+    numbered: bool = False  # class folders are called 0, 1, 2, ... by label
+
+
+class FgvcSource(OnDisk):
+    """FGVC-Aircraft's text files: ``variants.txt`` and ``images_variant_<split>.txt``."""
+
+    kind: Literal["fgvc"]
+    images: RelativePath
+
+
+class WebdatasetSource(OnDisk):
+    """Tar shards as CLIP_benchmark publishes them: ``<split>/nshards.txt``, ``<split>/0.tar``."""
+
+    kind: Literal["webdataset"]
+    train: RelativePath | None = None
+    val: RelativePath | None = None
+    test: RelativePath = "test"
+
+
+Source = DrawingsSource | CoopSplitSource | ClassFoldersSource | FgvcSource | WebdatasetSource
+
+
+class TaskCard(CardModel):
+    """A dataset: class names, prompt templates, splits, source of the images, licence.
+
+    A card with a ``parent`` is a *variant*: a test set with the parent's classes, or some
+    of them, from which nothing is ever learned.
+    """
+
+    name: Name
+    title: str
+    suite_note: str = ""
+    parent: Name | None = None
+    # In label order, as the split file has them; prompts read _ as a space.
+    classes: tuple[str, ...] = ()
+    namesakes: tuple[str, ...] = ()  # names that two classes share
+    folders: tuple[str, ...] = ()  # of the classes, in label order; default: their names
+    subset: tuple[str, ...] = ()  # of a variant: its classes, by the parent's folders
+    templates: tuple[Template, ...] = ()
+    teacher_template: Template | None = None  # of distilling methods; default: the first template
+    source: Annotated[Source, Field(discriminator="kind")]
+    counts: dict[Split, PositiveInt]
+    least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least
+    licence: str
+    homepage: str = ""
+    citation: str = ""
+    downloads: tuple[Link, ...] = ()  # where images and split file are had
+    mirrors: tuple[Link, ...] = ()  # where else the same images are had
+    dead_links: tuple[Link, ...] = ()  # addresses that are known not to work
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskCard:
+        if self.parent is None:
+            for field in ("classes", "templates"):
+                if not getattr(self, field):
+                    raise ValueError(f"a task without a parent needs '{field}'")
+            if missing := {"train", "test"} - set(self.counts):
+                raise ValueError(f"counts lack {', '.join(sorted(missing))}")
+            if self.subset:
+                raise ValueError("only a variant has a 'subset'")
+        elif self.classes or self.templates or self.folders or set(self.counts) != {"test"}:
+            raise ValueError("a variant inherits classes and templates, and has test images only")
+        shared = {name for name, count in Counter(self.classes).items() if count > 1}
+        if extra := sorted(shared ^ set(self.namesakes)):
+            what = "'namesakes' lists the names that two classes have, and no other"
+            raise ValueError(f"{what}: see '{extra[0]}'")
+        for field in ("folders", "subset"):
+            if len(set(values := getattr(self, field))) != len(values):
+                raise ValueError(f"'{field}' names a folder twice")
+        if self.folders and len(self.folders) != len(self.classes):
+            raise ValueError(f"{len(self.folders)} folders for {len(self.classes)} classes")
+        if isinstance(self.source, ClassFoldersSource) and shared and not self.folders:
+            raise ValueError("classes of the same name need 'folders'")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names as prompts write them."""
+        return tuple(name.replace("_", " ") for name in self.classes)
+
+
+class BackboneCard(CardModel):
+    """A frozen vision-language model: architecture, weights and lineage.
+
+    Its weights are one of: a file that ships beside the cards (``weights``), a release that
+    open_clip knows (``tag``), a file or folder on this machine (``path``), or a repository
+    for transformers (``provider: hf`` with ``repository``).
+    """
+
+    name: Name
+    title: str
+    provider: Literal["open_clip", "hf"] = "open_clip"  # the library that builds the model
+    config: Name | None = None  # an open_clip model; a folder or repository brings its own
+    tag: str | None = None  # open_clip's name of the weights
+    repository: str = ""  # where the weights are on the Hugging Face hub
+    files: tuple[Name, ...] = ()  # other names that people have the file under
+    path: str | None = None  # checkpoint or model folder on this machine
+    weights: RelativePath | None = None  # safetensors file, relative to tasks/
+    # Of the weights file; default: that of the file that is found.
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
+    lineage: str = ""  # what the weights were initialised from
+    text_from: Name | None = None  # card of the backbone from which the text tower began
+    data: str = ""
+    licence: str
+
+    @model_validator(mode="after")
+    def _weights_are_somewhere(self) -> BackboneCard:
+        if self.weights is not None and self.sha256 is None:
+            raise ValueError("weights that ship beside the cards need their 'sha256'")
+        if self.provider == "hf":
+            if not self.path and not self.repository:
+                raise ValueError("a model of provider hf needs 'repository' or 'path'")
+        elif not self.config and not self.path:
+            raise ValueError("a model of open_clip needs 'config'")
+        elif not (self.weights or self.tag or self.path):
+            raise ValueError("the weights need 'tag', 'path' or 'weights'")
+        return self
+
+
+class TrainingCard(CardModel):
+    """What a suite decides for every trained method."""
+
+    views: PositiveInt = 1  # cached augmentations per image, cycled by epoch; 1: the plain view
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
+    flip: bool = True
+    # What the frozen towers compute in; modules are float32 always.
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
+
+
+class SuiteCard(CardModel):
+    """A matrix: upgrades × tasks × shots × seeds.
+
+    In YAML, ``upgrades`` is a list of paths, or a mapping from the titles of groups to such
+    lists; then means over upgrades are taken within a group, never across.
+    """
+
+    name: Name
+    title: str
+    extends: Name | None = None  # the suite whose fields hold where this one gives none
+    note: str = ""  # what a reader of the leaderboard must know first
+    # Whether leaderboard.md shows the suite; 'section' shows it under the suite that it extends:
+    # the question that it puts, or its ranking where it puts none.
+    publish: bool | Literal["section"] = True
+    upgrades: Annotated[tuple[UpgradePath, ...], AT_LEAST_ONE]
+    groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
+    tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
+    variants: tuple[str, ...] = ()
+    shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
+    training: TrainingCard = TrainingCard()
+    plugins: tuple[Path, ...] = ()  # method files, relative to the suite's; their code is run
+    compare: tuple[str, ...] = ("all",)  # what '--methods all' means here
+    transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
+    # Whether modules are also fitted on every target: how much of that does the old one keep?
+    retrained: bool = False
+    # Settings that differ from a method's recipe; with 'method', a config of that method under
+    # a name of its own.
+    methods: dict[ConfigName, dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten_groups(cls, values: Any) -> Any:
+        upgrades = values.get("upgrades") if isinstance(values, dict) else None
+        if not isinstance(upgrades, dict):
+            return values
+        if not all(isinstance(paths, (list, tuple)) for paths in upgrades.values()):
+            raise ValueError("upgrades: a group is a title with a list of upgrades")
+        flat = [path for paths in upgrades.values() for path in paths]
+        titles = {str(title): paths for title, paths in upgrades.items()}
+        return values | {"upgrades": flat, "groups": titles}
+
+    @model_validator(mode="after")
+    def _check(self) -> SuiteCard:
+        for upgrade in self.upgrades:
+            if len(upgrade) < 2:
+                raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
+            if len(set(upgrade)) != len(upgrade):
+                raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
+        group_of: dict[tuple[str, str], str] = {}
+        for title, paths in self.groups.items():
+            for source, target in ((path[0], target) for path in paths for target in path[1:]):
+                if (other := group_of.setdefault((source, target), title)) != title:
+                    raise ValueError(
+                        f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
+                    )
+        for name, settings in self.methods.items():
+            if "method" in settings and not isinstance(settings["method"], str):
+                raise ValueError(f"methods.{name}.method must be the name of a method")
+            if "+" in name and "method" not in settings:
+                raise ValueError(f"methods.{name} needs 'method', the method that it sets")
+        if self.publish == "section" and self.extends is None:
+            raise ValueError("a suite with 'publish: section' must say which suite it extends")
+        return self
+
+    def base_method(self, name: str) -> str:
+        """The method that a name means in this suite: itself, or that of the config."""
+        return self.methods.get(name, {}).get("method", name)
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The named configs of methods, in the order of the file."""
+        return tuple(name for name, settings in self.methods.items() if "method" in settings)
