@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from compatbench.data.cards.suite import COPIED
+from compatbench.data.cards import COPIED
 from compatbench.errors import one_line
 from compatbench.results.bootstrap import dataset_means, mean_interval, measure_interval
 from compatbench.results.measures import (
