@@ -13,7 +13,7 @@ from typing import Any
 from commands import finish, finished_in, results_of, start
 
 from compatbench.engine.store import RunStore
-from compatbench.engine.store_check import find_problems, list_files
+from compatbench.engine.store_check import find_files, find_problems
 
 ROOM = 2**26  # enough for all
 
@@ -44,7 +44,7 @@ def run(suite: Path, folder: Path, undisturbed: Path, steps: int) -> dict[str, A
             unclear += code != 0 and not _is_clear(log.read_text())
             store = RunStore(out / "runs")
             half_written += len(list(out.rglob("*.tmp")))
-            half_written += len(find_problems(list_files(store)))
+            half_written += len(find_problems(find_files(store)))
             now = finished_in(suite, out)
             lost += sum(now.get(key) != written for key, written in finished.items())
             finished = now

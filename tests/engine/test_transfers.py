@@ -117,14 +117,15 @@ def test_one_fit_serves_both_and_their_records_are_apart(
     assert worker.run(cells["copied"]) == copied
 
 
-def test_a_saved_module_is_evaluated_through_words(store: RunStore, cache: Path) -> None:
+def test_a_saved_module_is_evaluated_through_words(
+    store: RunStore, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     cell = cell_of("simpleshot", "words")
     record = store.read(cell.key)
     assert record is not None
     path = store.module_path(cell.fit_key)
-    found = evaluating.evaluate_module(
-        path, cell.backbones[1], None, REGISTRY, FeatureCache(cache), transfer="words"
-    )
+    found = evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
     assert found.source is not None
     assert found.target is not None
     correct = {r.backbone: r.correct for r in record.records}
@@ -144,15 +145,9 @@ def test_beside_its_words_a_module_needs_no_source(
         return load(name, device)
 
     monkeypatch.setattr(evaluating, "load_backbone", without_source)
-    features = FeatureCache(cache)
-
-    def evaluate(path: Path) -> evaluating.Evaluation:
-        return evaluating.evaluate_module(
-            path, cell.backbones[1], None, REGISTRY, features, transfer="words"
-        )
-
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     path = store.module_path(cell.fit_key)
-    found = evaluate(path)
+    found = evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
     assert found.source is None
     assert found.target is not None
     assert found.h is None
@@ -161,4 +156,4 @@ def test_beside_its_words_a_module_needs_no_source(
     lonely.parent.mkdir(parents=True)
     lonely.write_bytes(path.read_bytes())
     with pytest.raises(CompatbenchError, match="no weights of mini-clip"):
-        evaluate(lonely)
+        evaluating.evaluate_module(lonely, cell.backbones[1], transfer="words")

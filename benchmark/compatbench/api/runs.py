@@ -55,26 +55,14 @@ def plan(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     from compatbench.backbone.load import planning
+    from compatbench.engine.execute.shards import take_shard
     from compatbench.engine.plan import make_plan
 
     with planning():
         found = make_plan(
-            suite,
-            methods,
-            tasks=tasks,
-            seeds=seeds,
-            shots=shots,
-            transfers=transfers,
-            out=Path(out),
-            precision=precision,
-            shots_files=shots_files,
-            skip_missing=True,
+            suite, methods, tasks, seeds, shots, transfers, Path(out), precision, shots_files, True
         )
-    if shard is None:
-        return found
-    from compatbench.engine.execute.shards import take_shard
-
-    return take_shard(found, shard)
+    return found if shard is None else take_shard(found, shard)
 
 
 def run(
@@ -121,18 +109,8 @@ def run(
     from compatbench.engine.run import Compute, run_plan
 
     out = Path(out)
-    found = make_plan(
-        suite,
-        methods,
-        tasks=tasks,
-        seeds=seeds,
-        shots=shots,
-        transfers=transfers,
-        out=out,
-        precision=precision,
-        shots_files=shots_files,
-        skip_missing=skip_missing,
-    )
+    asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)
+    found = make_plan(*asked, skip_missing)
     if not found.planned:
         raise CompatbenchError(
             f"nothing of suite '{found.suite.name}' can run here; see 'compatbench doctor "
@@ -205,18 +183,10 @@ def evaluate(
         CompatbenchError: a damaged module, an unknown name, or a task that the module was not
             fitted for.
     """
-    from compatbench.data.cache_files import default_cache_folder
-    from compatbench.data.feature_cache import FeatureCache
-    from compatbench.engine.execute.device import resolve_device
     from compatbench.engine.single_module import evaluate_module
-    from compatbench.method.registry import builtin_methods
 
-    registry = builtin_methods()
-    if methods is not None:
-        registry.select(methods)
-    module = Path(module) if isinstance(module, str) else module
-    cache, where = FeatureCache(default_cache_folder()), resolve_device(device)
-    return evaluate_module(module, backbone, task, registry, cache, where, transfer)
+    given = Path(module) if isinstance(module, str) else module
+    return evaluate_module(given, backbone, task, transfer, methods, device)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
@@ -282,11 +252,7 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
 
 
 def _check_folders(out: Path) -> None:
-    """Finds out before the work, not after it, that results cannot be written or read.
-
-    Raises:
-        CompatbenchError: a folder cannot be written, or a results file is broken.
-    """
+    """Finds out before the work, not after it, that results cannot be written or read."""
     from tempfile import TemporaryFile
 
     from compatbench.results.store import read_results
@@ -310,9 +276,9 @@ def _publish(plan: Plan, out: Path) -> None:
 
     suite = plan.suite
     with plan.store.locked(plan.store.folder / "results.lock"):
-        for folder in (out, out / RESULTS / suite.name):
-            remove_remains(folder)
         folder = out / RESULTS / suite.name
+        remove_remains(out)
+        remove_remains(folder)
         collect_results(suite, plan.matrix.registry, plan.planned, folder, plan.draws)
         if suite.publish:
             if (out / RESULTS / "figures").is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -80,9 +81,9 @@ def verify_runs(out: Path = Path()) -> None:
 
     Nothing is moved. A run sets such a file aside when it needs it, and makes it again.
     """
-    from compatbench.engine.store_check import find_problems, list_files, open_store
+    from compatbench.engine.store_check import find_files, find_problems, open_store
 
-    files = list_files(open_store(out))
+    files = find_files(open_store(out))
     _say_damaged(find_problems(files), len(files), "files")
 
 
@@ -98,15 +99,16 @@ def gc(
 ) -> None:
     """Find files that serve no plan any more: modules and predictions of cells that changed.
 
-    A cell is obsolete if its method, settings, images or weights are here and give another key
-    now, in every installed suite. Records stay, unless --records says otherwise: they are small,
-    and are results. Files set aside as damaged, and remains of killed processes, go as well.
+    A cell is obsolete if its method, images and weights are here and give another key now, with
+    the training of every installed suite. Records stay, unless --records says otherwise: they
+    are small, and are results. Files set aside as damaged, and remains of killed processes, go
+    as well.
 
     Args:
         delete: Delete; without, only say what would go.
         days: Leave what is younger.
         records: Delete the records of obsolete cells, too.
-        suite: YAML file of a further suite whose cells are wanted; may be repeated.
+        suite: YAML file of a further suite; may be repeated.
         methods: File of a further method; may be repeated.
         shots_file: File with a draw that is wanted; may be repeated.
     """
@@ -125,12 +127,13 @@ def gc(
         f"of {waste.cells} obsolete cells": waste.files,
         "damaged, or left by killed processes": waste.remains,
     }
+    latest = time.time() - days * DAY
     for what, found in kinds.items():
-        old = [file for file in found if file.age >= days * DAY]
+        old = {path: stat.st_size for path, stat in found.items() if stat.st_mtime <= latest}
         if delete:
             delete_files(old)
         young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
-        say(f"{len(old)} files {what}, {format_bytes(sum(file.size for file in old))}{young}")
+        say(f"{len(old)} files {what}, {format_bytes(sum(old.values()))}{young}")
     say("deleted" if delete else "nothing was deleted; --delete does")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
+from compatbench.data.cards import TrainingCard
 from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
@@ -18,9 +19,6 @@ def data_key(backbone: str, test_set: str) -> str:
     """Hash of a backbone's weights and of a test set's images and labels.
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
-
-    Raises:
-        CompatbenchError: weights or images that cannot be had, or a broken card.
     """
     images = _hash_test_set(test_set)
     return sha256_json([*_hash_weights(backbone, is_planning()), images])
@@ -34,6 +32,39 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
     """
     images = _hash_draw(task, shots, seed, file)
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])
+
+
+def module_key(
+    method: str, config: dict[str, Any], data: str, shots: int, seed: int, training: TrainingCard
+) -> str:
+    """Hash of everything that decides a module; the key of the cell whose module is copied.
+
+    Args:
+        method: the identity of its code.
+        data: of ``fit_key``.
+    """
+    return sha256_json(
+        {
+            "engine": ENGINE_VERSION,
+            "method": method,
+            "config": config,
+            "data": data,
+            "shots": shots,
+            "seed": seed,
+            # The cap on steps is in the config of the methods that it reaches.
+            "training": training.model_dump(mode="json", exclude={"max_steps"}),
+        }
+    )
+
+
+def transfer_key(module: str, transfer: str) -> str:
+    """The key of what is measured of a module that reaches other backbones this way."""
+    if transfer == COPIED:
+        return module
+    cls = find_transfer(transfer)
+    return sha256_json(
+        [cls.card.name, cls.card.version, cls().fingerprint(), ENGINE_VERSION, module]
+    )
 
 
 @cache
@@ -53,11 +84,3 @@ def _hash_draw(name: str, shots: int, seed: int, file: Path | None) -> tuple[str
 def _hash_weights(backbone: str, planning: bool) -> tuple[str, Any]:
     card = read_backbone(backbone)
     return weights_key(card), card.config
-
-
-def transfer_key(fit: str, transfer: str) -> str:
-    """The key of what is measured of a fit whose module reaches other backbones this way."""
-    if transfer == COPIED:
-        return fit
-    cls = find_transfer(transfer)
-    return sha256_json([cls.card.name, cls.card.version, cls().fingerprint(), ENGINE_VERSION, fit])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -14,9 +14,8 @@ from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_v
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
-from compatbench.engine.keys import fit_key, transfer_key
+from compatbench.engine.keys import fit_key, module_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
-from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
@@ -73,19 +72,16 @@ class Matrix:
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
 
-    @cached_property
-    def places(self) -> tuple[Place, ...]:
-        """Every cell's place; those of one task and source stand together."""
-        return tuple(self._places())
-
     @property
     def retrained(self) -> int:
         """How many of the cells are fits on a target, for comparison."""
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
         return sum(place.backbones[0] not in sources for place in self.places)
 
-    def _places(self) -> Iterator[Place]:
-        draws = list(product(self.shots, self.seeds))
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Every cell's place; those of one task and source stand together."""
+        places, draws = [], list(product(self.shots, self.seeds))
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
         # With ``retrained``, every target is a source, too, and is followed by nothing if no
         # upgrade starts at it.
@@ -100,10 +96,12 @@ class Matrix:
                 if backbones[0] not in sources and not (learns and choice.transfer == COPIED):
                     continue  # a module fitted on the target needs no transfer there
                 if learns:
-                    yield Place(choice, task, *draw, backbones)
+                    places.append(Place(choice, task, *draw, backbones))
                 elif draw == draws[0]:
                     # It sees no image: one cell stands for every draw.
-                    yield Place(choice, task, self.suite.shots[0], self.suite.seeds[0], backbones)
+                    first = self.suite.shots[0], self.suite.seeds[0]
+                    places.append(Place(choice, task, *first, backbones))
+        return tuple(places)
 
     def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
         """The cells with their keys.
@@ -113,8 +111,7 @@ class Matrix:
             missing: what to leave out: cells without their task or source, and of the others
                 the targets and variants.
         """
-        missing = missing or Missing()
-        training = self.suite.training.model_dump(mode="json", exclude={"max_steps"})
+        missing, training = missing or Missing(), self.suite.training
         cells = []
         for place in self.places:
             if place.is_missing(missing):
@@ -122,18 +119,9 @@ class Matrix:
             choice, task, shots, seed, backbones = place
             card = choice.method.card
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
+            data = fit_key(backbones[0], task, shots, seed, file)
             # Equal keys, equal modules.
-            key = sha256_json(
-                {
-                    "engine": ENGINE_VERSION,
-                    "method": choice.identity,
-                    "config": choice.config,
-                    "data": fit_key(backbones[0], task, shots, seed, file),
-                    "shots": shots,
-                    "seed": seed,
-                    "training": training,
-                }
-            )
+            key = module_key(choice.identity, choice.config, data, shots, seed, training)
             test_sets = (task, *suite_variants(self.suite, task))
             cells.append(
                 Cell(
@@ -146,7 +134,7 @@ class Matrix:
                     seed=seed,
                     backbones=tuple(name for name in backbones if name not in missing.backbones),
                     test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
-                    training=self.suite.training,
+                    training=training,
                     plugin=MethodRegistry.plugin_file(choice.method),
                     shots_file=file,
                     config_name=choice.name if choice.name != card.name else "",
@@ -165,16 +153,7 @@ def select_matrix(
     seeds: Sequence[int] | None = None,
     transfers: Sequence[str] | None = None,
 ) -> Matrix:
-    """The part of a suite that these names mean.
-
-    Args:
-        methods: names, globs, files and exclusions; ``all`` is what the suite compares.
-        shots, seeds, transfers: the suite's by default.
-
-    Raises:
-        CompatbenchError: an unknown name, a broken card or method file, nothing chosen, a
-            setting that a method does not know, or two configs that are the same.
-    """
+    """The part of a suite that these names mean; ``compatbench.plan`` says what they may be."""
     names, named = _select_methods(suite, registry, methods)
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
@@ -184,15 +163,14 @@ def select_matrix(
     numbers, seeds = check_draws(
         suite.shots if shots is None else shots, suite.seeds if seeds is None else seeds
     )
-    if shots is not None:
-        _check_shots(chosen, numbers)
-    plain = []
-    for name in names:
-        cls = registry.get(suite.base_method(name))
-        config = resolve_config(cls, suite, name)
-        plain.append(MethodChoice(name, cls, config, method_identity(cls)))
-    _check_distinct(suite, plain)
-    choices = []
+    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in chosen]
+    # Images of one's own, which no card counts, are counted when they are read.
+    wrong = [number for number in numbers if max(counts) < number < ALL_SHOTS]
+    if wrong and shots is not None:
+        raise CompatbenchError(
+            f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
+        )
+    plain, choices = _choose_methods(suite, registry, names), []
     for transfer in transfers or suite.transfers:
         serves = find_transfer(transfer)().serves
         served = [one for one in plain if one.method.card.depth != "none" or transfer == COPIED]
@@ -206,16 +184,6 @@ def select_matrix(
             "modules do not act in the joint space; name a method to have it all the same"
         )
     return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds))
-
-
-def _check_shots(tasks: Sequence[str], shots: Sequence[int]) -> None:
-    """Refuses more shots of each class than any of the tasks has images to train on."""
-    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in tasks]
-    # Images of one's own, which no card counts, are counted when they are read.
-    if wrong := [number for number in shots if max(counts) < number < ALL_SHOTS]:
-        raise CompatbenchError(
-            f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
-        )
 
 
 def _quote(value: Names) -> str:
@@ -279,12 +247,18 @@ def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> Mo
         raise CompatbenchError(f"setting '{field}' of {whose}: {first['msg']}") from None
 
 
-def _check_distinct(suite: SuiteCard, choices: Sequence[MethodChoice]) -> None:
-    seen: dict[str, str] = {}
-    for choice in choices:
-        first = seen.setdefault(sha256_json([choice.method.card.name, choice.config]), choice.name)
-        if first != choice.name:
+def _choose_methods(
+    suite: SuiteCard, registry: MethodRegistry, names: Sequence[str]
+) -> list[MethodChoice]:
+    choices, seen = [], {}
+    for name in names:
+        cls = registry.get(suite.base_method(name))
+        config = resolve_config(cls, suite, name)
+        first = seen.setdefault(sha256_json([cls.card.name, config]), name)
+        if first != name:
             raise CompatbenchError(
-                f"suite '{suite.name}': '{first}' and '{choice.name}' are one method with the "
-                "same settings; drop one"
+                f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
+                "settings; drop one"
             )
+        choices.append(MethodChoice(name, cls, config, method_identity(cls)))
+    return choices

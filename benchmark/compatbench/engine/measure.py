@@ -69,6 +69,21 @@ class Measured:
         """Whether zero-shot classifies each image right, ``[images]``."""
         return self.zero_shot == self.targets
 
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy in percent."""
+        return 100 * int(self.right.sum()) / len(self.targets)
+
+    @property
+    def zero_shot_accuracy(self) -> float:
+        """Top-1 accuracy of zero-shot in percent."""
+        return 100 * int(self.zero_shot_right.sum()) / len(self.targets)
+
+    @property
+    def gain(self) -> float:
+        """Accuracy over that of zero-shot, in percentage points."""
+        return self.accuracy - self.zero_shot_accuracy
+
 
 @torch.no_grad()
 def measure(

@@ -62,11 +62,7 @@ def plan_cells(
     missing: Missing | None = None,
     transfers: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """Every cell of a suite for these methods and named configs.
-
-    Args:
-        files, missing: as in ``Matrix.cells``.
-    """
+    """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
     return matrix.cells(files, missing)
 
@@ -145,15 +141,15 @@ class Plan:
             item = None if place.is_missing(self.missing) else next(planned)
             if self.shard is not None and (item is None or item.cell.key not in self.shard):
                 continue
-            done, failed = item is not None and item.done, item is not None and item.failed
+            done, failed = (False, False) if item is None else (item.done, item.failed)
             to_do = item is not None and not done
             seconds = 0.0 if done else estimate.place(place)
             of = place.choice.name, place.choice.transfer
             rows.append((*of, 1, done, failed, to_do, item is None, seconds))
         counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
         frame = pd.DataFrame(rows, columns=["method", "transfer", *counts])
-        sums = frame.groupby(["method", "transfer"], sort=False).sum()
-        return pd.DataFrame(sums).reset_index()
+        groups = frame.groupby(["method", "transfer"], sort=False, as_index=False)
+        return pd.DataFrame(groups.sum())
 
     @property
     def seconds(self) -> float:
@@ -174,7 +170,6 @@ class Plan:
 def make_plan(
     suite: str | SuiteCard = "mini",
     methods: Names = "all",
-    *,
     tasks: Names = "all",
     seeds: Sequence[int] | None = None,
     shots: Sequence[int] | None = None,
@@ -184,18 +179,7 @@ def make_plan(
     shots_files: Sequence[Path] = (),
     skip_missing: bool = False,
 ) -> Plan:
-    """Reads the suite and plans its cells.
-
-    Args:
-        out: folder of ``runs/``.
-        shots_files: with draws that are given and not made here.
-        skip_missing: leave out cells whose images or weights are not here.
-
-    Raises:
-        CompatbenchError: an unknown name, a broken card, method or shots file, an empty
-            selection, a shots file that serves no cell; or something is missing and not
-            to be skipped.
-    """
+    """Reads a suite and plans its cells; ``compatbench.run`` says what is given and raised."""
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     name = suite if isinstance(suite, str) else suite.name
     if precision is not None:

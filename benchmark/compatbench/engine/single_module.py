@@ -8,24 +8,23 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TrainingCard, suite_cards, task_cards
+from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
-from compatbench.data.task import Task, load_task
+from compatbench.data.task import load_task
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.matrix import read_settings
-from compatbench.engine.measure import measure
+from compatbench.engine.measure import Measured, count_flips, measure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 from compatbench.transfer import COPIED, Copied, Transfer, find_transfer
 from compatbench.transfer.words import Words, find_words
 
@@ -50,17 +49,10 @@ def fit_module(
     shots: int,
     seed: int,
     config: dict[str, Any],
-    views: int = 1,
-    device: str = "auto",
+    views: int,
+    device: str,
 ) -> Module:
-    """Fits a method on a source backbone and a few-shot draw of a task.
-
-    Returns:
-        The module; its ``about`` says how it was fitted, as the modules of a run do.
-
-    Raises:
-        CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
-    """
+    """Fits one module, as ``compatbench.fit`` says; its ``about`` is as in the modules of a run."""
     registry = builtin_methods()
     names = registry.select(method)
     if len(names) != 1:
@@ -83,45 +75,6 @@ def fit_module(
     return Module(module.trained, module.stored, fit_description(record))
 
 
-@dataclass(frozen=True)
-class OnBackbone:
-    """A module on one backbone: which images are classified right, ``[images]``.
-
-    Attributes:
-        right: by the module.
-        zero_shot: by the backbone's own zero-shot classifier.
-    """
-
-    backbone: str
-    right: Tensor
-    zero_shot: Tensor
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1 accuracy in percent."""
-        return _percent(self.right)
-
-    @property
-    def zero_shot_accuracy(self) -> float:
-        """Top-1 accuracy of zero-shot in percent."""
-        return _percent(self.zero_shot)
-
-    @property
-    def gain(self) -> float:
-        """Accuracy over that of zero-shot, in percentage points."""
-        return self.accuracy - self.zero_shot_accuracy
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
-            "backbone": self.backbone,
-            "correct": int(self.right.sum()),
-            "zero_shot_correct": int(self.zero_shot.sum()),
-            "accuracy": self.accuracy,
-            "gain": self.gain,
-        }
-
-
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     """A module on the backbone it was fitted on, and on another.
@@ -137,8 +90,8 @@ class Evaluation:
     fitted: Fitted
     backbone: str
     test_set: str
-    source: OnBackbone | None
-    target: OnBackbone | None
+    source: Measured | None
+    target: Measured | None
     reason: str = ""
     transfer: str = COPIED
 
@@ -157,18 +110,24 @@ class Evaluation:
     @property
     def negative_flips(self) -> float | None:
         """Share of images, in percent, that are right on the source and wrong on the target."""
-        return _share_won(self.target, self.source)
+        return self._share("negative_flips")
 
     @property
     def positive_flips(self) -> float | None:
         """Share of images, in percent, that are wrong on the source and right on the target."""
-        return _share_won(self.source, self.target)
+        return self._share("positive_flips")
+
+    def _share(self, flips: str) -> float | None:
+        if self.source is None or self.target is None:
+            return None
+        before, after = self.source.predictions, self.target.predictions
+        return 100 * count_flips(before, after, self.target.targets)[flips] / self.images
 
     @property
     def images(self) -> int:
         """Images of the test set."""
         measured = self.source or self.target
-        return 0 if measured is None else len(measured.right)
+        return 0 if measured is None else len(measured.targets)
 
     @property
     def verdict(self) -> str:
@@ -192,51 +151,49 @@ class Evaluation:
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
-            "source": self.source.as_dict() if self.source else {"backbone": fitted.source},
-            "target": self.target.as_dict() if self.target else {"backbone": self.backbone},
+            "source": _describe(fitted.source, self.source),
+            "target": _describe(self.backbone, self.target),
             "h": self.h,
             "negative_flips": self.negative_flips,
             "positive_flips": self.positive_flips,
         }
 
 
-def _percent(right: Tensor) -> float:
-    return 100 * int(right.sum()) / len(right)
-
-
-def _share_won(before: OnBackbone | None, after: OnBackbone | None) -> float | None:
-    if before is None or after is None:
-        return None
-    return _percent(~before.right & after.right)
+def _describe(backbone: str, found: Measured | None) -> dict[str, Any]:
+    if found is None:
+        return {"backbone": backbone}
+    return {
+        "backbone": backbone,
+        "correct": int(found.right.sum()),
+        "zero_shot_correct": int(found.zero_shot_right.sum()),
+        "accuracy": found.accuracy,
+        "gain": found.gain,
+    }
 
 
 def evaluate_module(
-    module: Module | Path,
+    given: Module | Path,
     backbone: str,
-    test_set: str | None,
-    registry: MethodRegistry,
-    cache: FeatureCache,
-    device: str = "cpu",
+    test_set: str | None = None,
     transfer: str = COPIED,
+    methods: str | None = None,
+    device: str = "auto",
 ) -> Evaluation:
-    """Measures a module on a backbone and on its source, on one test set; nothing is trained.
+    """Measures a module on a backbone and on its source, as ``compatbench.evaluate`` says.
 
-    Args:
-        module: one that knows how it was fitted, or its safetensors file, as ``run`` leaves
-            it in ``runs/modules/``.
-        test_set: the module's task, by default, or a variant of it.
-        transfer: how the module reaches the backbone. For ``words``, with the source's word
-            features beside the module, the source itself need not be here.
-
-    Raises:
-        CompatbenchError: the file is damaged or is no module; its method, settings or
-            source are not known here; an unknown backbone, task or transfer, or a task that
-            the module was not fitted for.
+    For the transfer ``words``, with the source's word features beside the module, the source
+    itself need not be here.
     """
-    path = module if isinstance(module, Path) else Path("the module")
-    module, fitted = _read_module(module)
-    method = _build_method(fitted, registry, path)
-    task = _load_test_set(fitted, test_set or fitted.task, path)
+    device, cache = resolve_device(device), FeatureCache(default_cache_folder())
+    path = given if isinstance(given, Path) else Path("the module")
+    module, fitted = _read_module(given)
+    method = _build_method(fitted, methods, path)
+    task = load_task(test_set or fitted.task)
+    if fitted.task not in (task.name, task.parent):
+        raise CompatbenchError(
+            f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
+            f"'{task.name}'; evaluate it on that, or on a variant of it"
+        )
     labels = load_task(fitted.task).labels
     way = find_transfer(transfer)(cache.folder.parent)
     words = None
@@ -254,15 +211,14 @@ def evaluate_module(
                 raise
             source_backbone = None
 
-    def measure_on(on: Backbone, how: Transfer) -> OnBackbone:
+    def measure_on(on: Backbone, how: Transfer) -> Measured:
         with torch.no_grad():
             moved = module.to(on.device)
             classifier = how.attach(method, moved, source_backbone, on, labels)
-        wanted = method.image_input(on)
-        found = measure(classifier, on, task, cache, wanted, len(labels))
-        return OnBackbone(on.name, found.right, found.zero_shot_right)
+        return measure(classifier, on, task, cache, method.image_input(on), len(labels))
 
-    source = None
+    source = target = None
+    reason = ""
     try:
         if source_backbone is not None:
             source = measure_on(source_backbone, Copied())
@@ -274,8 +230,8 @@ def evaluate_module(
     try:
         target = measure_on(target_backbone, way)
     except NotTransferable as why:
-        return Evaluation(fitted, backbone, task.name, source, None, why.reason, transfer)
-    return Evaluation(fitted, backbone, task.name, source, target, transfer=transfer)
+        reason = why.reason
+    return Evaluation(fitted, backbone, task.name, source, target, reason, transfer)
 
 
 def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
@@ -291,8 +247,10 @@ def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
         ) from None
 
 
-def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Method:
-    name = fitted.method
+def _build_method(fitted: Fitted, methods: str | None, path: Path) -> Method:
+    registry, name = builtin_methods(), fitted.method
+    if methods is not None:
+        registry.select(methods)
     if name not in registry.classes and name not in registry.broken:
         raise CompatbenchError(
             f"{path} is a module of the method '{name}', which is not here; give its file: "
@@ -300,16 +258,3 @@ def _build_method(fitted: Fitted, registry: MethodRegistry, path: Path) -> Metho
         )
     cls = registry.get(name)
     return cls(read_settings(cls.Config, fitted.config, f"'{name}', with which {path} was fitted"))
-
-
-def _load_test_set(fitted: Fitted, name: str, path: Path) -> Task:
-    task = load_task(name)
-    if fitted.task not in (task.name, task.parent):
-        cards = map(task_cards.read, task_cards.names())
-        variants = [card.name for card in cards if card.parent == fitted.task]
-        also = f", or on its variants {', '.join(variants)}" if variants else ""
-        raise CompatbenchError(
-            f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
-            f"'{name}'; evaluate it on that{also}"
-        )
-    return task

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +26,8 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method import Module, load_module
+
+ContentT = TypeVar("ContentT")
 
 DAMAGED = "damaged"
 # What a file system without locks reports.
@@ -70,23 +72,8 @@ class RunStore:
 
         If the record is missing or damaged, it is that of the fit alone, from the module.
         """
-        path = self.cell_path(key)
-        try:
-            return read_record(path)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
-        except ValueError as error:
-            self._set_aside(path, error)
-        module = self._load_module(key)
-        if module is None:
-            return None
-        try:
-            return _check_key(CellRecord.model_validate(module.about), key)
-        except ValueError as error:
-            self._set_aside(self.module_path(key), error)
-            return None
+        record = self._read(self.cell_path(key), read_record)
+        return record or self._read(self.module_path(key), _read_fit)
 
     def write(self, record: CellRecord) -> None:
         """Keeps a cell's record."""
@@ -95,11 +82,7 @@ class RunStore:
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
-        module = self._load_module(record.key)
-        if module is not None and module.fingerprint != record.module:
-            self._set_aside(self.module_path(record.key), "its record is of another module")
-            return None
-        return module
+        return self._read(self.module_path(record.key), lambda path: read_module(path, record))
 
     def write_module(self, module: Module, record: CellRecord) -> None:
         """Keeps a fitted module with the record of its fit."""
@@ -109,11 +92,7 @@ class RunStore:
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
         """What the cell's module answered where it was measured; nothing if the file is lost."""
         path = self.predictions_path(key)
-        try:
-            return read_predictions(path, key) if path.is_file() else {}
-        except CompatbenchError as error:
-            self._set_aside(path, error)
-            return {}
+        return self._read(path, lambda path: read_predictions(path, key)) or {}
 
     def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
         """Keeps what the cell's module answered."""
@@ -157,15 +136,16 @@ class RunStore:
                 "mounted?"
             )
 
-    def _load_module(self, key: str) -> Module | None:
-        path = self.module_path(key)
+    def _read(self, path: Path, read: Callable[[Path], ContentT]) -> ContentT | None:
+        """What is read of a file; None if it is missing, or damaged and set aside."""
         try:
-            return load_module(path) if path.is_file() else None
-        except CompatbenchError as error:
-            self._set_aside(path, error)
+            return read(path) if path.is_file() else None
+        except FileNotFoundError:  # another process has moved it
             return None
-
-    def _set_aside(self, path: Path, why: object) -> None:
+        except OSError as error:
+            raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
+        except (CompatbenchError, ValueError) as error:
+            why = str(error).splitlines()[0]
         damaged = self.folder / DAMAGED / path.name
         for number in count(1):
             if not damaged.exists():  # what was set aside before stays
@@ -175,14 +155,15 @@ class RunStore:
             damaged.parent.mkdir(parents=True, exist_ok=True)
             path.replace(damaged)
         except FileNotFoundError:
-            return  # another process has moved it
+            return None
         except OSError as error:
             raise CompatbenchError(f"{path} is damaged and cannot be moved: {error}") from None
         warnings.warn(
-            f"{path} is damaged ({str(why).splitlines()[0]}); it was moved to {damaged}",
+            f"{path} is damaged ({why}); it was moved to {damaged}",
             CompatbenchWarning,
             stacklevel=3,
         )
+        return None
 
 
 def fit_description(record: CellRecord) -> dict[str, Any]:
@@ -190,18 +171,33 @@ def fit_description(record: CellRecord) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
 
 
+def read_module(path: Path, record: CellRecord | None = None) -> Module:
+    """The module in a file, which says how it was fitted; raises as ``read_record``.
+
+    Args:
+        record: of the cell, if there is one; the module has to be that cell's.
+    """
+    module = load_module(path)
+    if module.about.get("key") != path.stem:
+        raise ValueError("the key is another cell's")
+    if record is not None and record.module not in ("", module.fingerprint):
+        raise ValueError("its record is of another module")
+    return module
+
+
+def _read_fit(path: Path) -> CellRecord:
+    return CellRecord.model_validate(read_module(path).about)
+
+
 def read_record(path: Path) -> CellRecord:
     """The record in a file, which stays where it is even if it is damaged.
 
     Raises:
-        ValueError: it is damaged, or another cell's.
+        ValueError, CompatbenchError: it is damaged, or another cell's.
         OSError: it cannot be read.
     """
-    return _check_key(unseal(path.read_bytes()), path.stem)
-
-
-def _check_key(record: CellRecord, key: str) -> CellRecord:
-    if record.key != key:
+    record = unseal(path.read_bytes())
+    if record.key != path.stem:
         raise ValueError("the key is another cell's")
     return record
 
@@ -220,11 +216,7 @@ def _seal(record: CellRecord) -> bytes:
 
 
 def unseal(content: bytes) -> CellRecord:
-    """The record that a file's bytes are.
-
-    Raises:
-        ValueError: these are not the bytes that were written.
-    """
+    """The record that a file's bytes are; raises ValueError if they are not as written."""
     length = len(_checksum_line(b""))
     line, rest = content[:length], content[length:]
     if line != _checksum_line(rest):

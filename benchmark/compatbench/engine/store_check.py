@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from os import stat_result
 from pathlib import Path
 from typing import get_args
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from compatbench.data.cards import SuiteCard, select_names, suite_tasks
+from compatbench.backbone.load import locate_weights, planning, read_backbone
+from compatbench.data.cards import SuiteCard, TrainingCard, select_names
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord, FailureKind
+from compatbench.engine.keys import fit_key, module_key, transfer_key
 from compatbench.engine.measure import read_predictions
-from compatbench.engine.missing import find_missing
-from compatbench.engine.plan import plan_cells
-from compatbench.engine.store import DAMAGED, RunStore, read_record
+from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
-from compatbench.method import load_module
+from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry
 
 STATES = ("ok", "not transferable", *get_args(FailureKind))  # of a cell
-PRECISIONS = ("fp32", "bf16")
+# Where a store has the files of its cells, each named by the cell's key.
+RECORDS = "cells/??/*.json"
+MODULES = "modules/??/*.safetensors"
+PREDICTIONS = "predictions/??/*.safetensors"
 
-_KINDS = {
-    "cells": ("record", ".json"),
-    "modules": ("module", ".safetensors"),
-    "predictions": ("predictions", ".safetensors"),
-}
-_KEY = re.compile(r"[0-9a-f]{64}")
-_UNFINISHED, _LOCK = ".tmp", ".lock"
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of a store.
-
-    Attributes:
-        kind: ``record``, ``module``, ``predictions``, or empty if it does not belong there.
-        key: of its cell.
-        size: bytes.
-        age: seconds since it was written.
-    """
-
-    path: Path
-    kind: str
-    key: str
-    size: int
-    age: float
+Files = dict[Path, stat_result]
 
 
 def open_store(out: Path) -> RunStore:
@@ -64,36 +43,23 @@ def open_store(out: Path) -> RunStore:
     return RunStore(folder)
 
 
-def list_files(store: RunStore) -> list[StoredFile]:
-    """All files of a store by path, without locks, unfinished files and what was set aside."""
-    files = [file for name in _KINDS for file in _files_below(store.folder / name, name)]
-    return [file for file in files if file.path.suffix not in (_UNFINISHED, _LOCK)]
-
-
-def _files_below(folder: Path, name: str = "") -> list[StoredFile]:
-    """Files, with their kind if the folder is that of this name in a store."""
-    kind, suffix = _KINDS.get(name, ("", ""))
-    found, now = [], time.time()
-    try:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            key = path.stem
-            known = path.suffix == suffix and _KEY.fullmatch(key) and path.parent.name == key[:2]
+def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PREDICTIONS)) -> Files:
+    """The files of a store that these patterns mean, by path."""
+    found = {}
+    for pattern in patterns:
+        for path in sorted(store.folder.glob(pattern)):
             with suppress(FileNotFoundError):  # another process has moved or removed it
-                stat = path.stat()
-                age = max(now - stat.st_mtime, 0.0)
-                found.append(StoredFile(path, kind if known else "", key, stat.st_size, age))
-    except OSError as error:
-        raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
+                found[path] = path.stat()
     return found
 
 
-def read_records(files: Iterable[StoredFile]) -> dict[str, CellRecord]:
+def read_records(files: Iterable[Path]) -> dict[str, CellRecord]:
     """The records that can be read, by key."""
     records = {}
-    for file in files:
-        if file.kind == "record":
+    for path in files:
+        if path.match(RECORDS):
             with suppress(ValueError, OSError):  # 'find_problems' names it
-                records[file.key] = read_record(file.path)
+                records[path.stem] = read_record(path)
     return records
 
 
@@ -109,16 +75,16 @@ def list_cells(
         Columns ``key``, ``state``, ``method``, ``task``, ``source``, ``shots``, ``seed``,
         ``records``, ``size`` (bytes of all files of the cell) and ``age`` (seconds).
     """
-    files = list_files(store)
+    files, now = find_files(store), time.time()
     sizes: Counter[str] = Counter()
-    for file in files:
-        sizes[file.key] += file.size
-    ages = {file.key: file.age for file in files if file.kind == "record"}
+    for path, stat in files.items():
+        sizes[path.stem] += stat.st_size
     names = ("key", "state", "method", "task", "source", "shots", "seed")
-    rows = [
-        (*(getattr(r, name) for name in names), len(r.records), sizes[r.key], ages[r.key])
-        for r in read_records(files).values()
-    ]
+    rows = []
+    for key, record in read_records(files).items():
+        age = max(now - files[store.cell_path(key)].st_mtime, 0.0)
+        values = [getattr(record, name) for name in names]
+        rows.append((*values, len(record.records), sizes[key], age))
     frame = pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
     chosen = pd.Series(data=True, index=frame.index)
     for column, wanted in (("method", methods), ("task", tasks), ("state", states)):
@@ -131,8 +97,7 @@ def list_cells(
 
 def find_record(store: RunStore, prefix: str) -> CellRecord:
     """The record of the one cell whose key begins like this."""
-    files = [file for file in list_files(store) if file.kind == "record"]
-    found = [file for file in files if file.key.startswith(prefix.lower())]
+    found = [path for path in find_files(store, [RECORDS]) if path.stem.startswith(prefix.lower())]
     if not found:
         raise CompatbenchError(
             f"{store.folder} holds no cell whose key begins with '{prefix}'; see 'compatbench runs "
@@ -141,50 +106,30 @@ def find_record(store: RunStore, prefix: str) -> CellRecord:
     if len(found) > 1:
         raise CompatbenchError(
             f"{len(found)} cells have keys that begin with '{prefix}'; give more of it, such as "
-            f"'{found[0].key[: len(prefix) + 8]}'"
+            f"'{found[0].stem[: len(prefix) + 8]}'"
         )
     try:
-        return read_record(found[0].path)
-    except (ValueError, OSError):
-        raise CompatbenchError(
-            f"the record of {found[0].key} is damaged; see 'compatbench runs verify'"
-        ) from None
+        return read_record(found[0])
+    except ValueError as error:
+        raise CompatbenchError(f"{found[0]} is damaged: {str(error).splitlines()[0]}") from None
 
 
-def find_problems(files: Sequence[StoredFile]) -> dict[Path, str]:
-    """Reads every file, and compares it with its checksum, its name and its record.
-
-    Returns:
-        By path, why a file is not what it should be.
-    """
-    records = read_records(files)
-    problems = {}
-    for file in files:
+def find_problems(files: Iterable[Path]) -> dict[Path, str]:
+    """What is wrong with files of a store, by path; those that are intact are left out."""
+    problems, records = {}, read_records(files)
+    for path in files:
         try:
-            why = _find_problem(file, records.get(file.key))
+            if path.match(RECORDS):
+                read_record(path)
+            elif path.match(PREDICTIONS):
+                read_predictions(path, path.stem)
+            else:
+                read_module(path, records.get(path.stem))
         except FileNotFoundError:
             continue  # another process has moved it
         except (CompatbenchError, ValueError, OSError) as error:
-            why = str(error).splitlines()[0].removeprefix(f"{file.path} ")
-        if why:
-            problems[file.path] = why
+            problems[path] = str(error).splitlines()[0].removeprefix(f"{path} ")
     return problems
-
-
-def _find_problem(file: StoredFile, record: CellRecord | None) -> str:
-    if file.kind == "record":
-        read_record(file.path)
-    elif file.kind == "predictions":
-        read_predictions(file.path, file.key)
-    elif file.kind == "module":
-        module = load_module(file.path)
-        if module.about.get("key") != file.key:
-            return "is another cell's module"
-        if record is not None and record.module and record.module != module.fingerprint:
-            return "is not the module of its record"
-    else:
-        return "is no file of a run store"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -192,14 +137,14 @@ class Waste:
     """Files of a store that may be deleted.
 
     Attributes:
-        cells: how many cells no plan asks for any more.
+        cells: how many cells are obsolete.
         files: modules and predictions of these cells, and their records if asked for.
         remains: what was set aside as damaged, and what killed processes left.
     """
 
     cells: int
-    files: list[StoredFile]
-    remains: list[StoredFile]
+    files: Files
+    remains: Files
 
 
 def find_waste(
@@ -210,32 +155,20 @@ def find_waste(
     *,
     records: bool = False,
 ) -> Waste:
-    """The files that no plan of these suites asks for any more; see ``find_obsolete``.
+    """The files of obsolete cells, and remains; see ``find_obsolete``.
 
     Args:
         draws: draws that are given and not made here.
         records: count the records of such cells, too; they are small, and are results.
     """
-    files = list_files(store)
+    files = find_files(store)
     obsolete = find_obsolete(read_records(files), suites, registry, draws)
-    kinds = ("module", "predictions", *(["record"] if records else []))
-    stale = [file for file in files if file.key in obsolete and file.kind in kinds]
-    remains = [
-        file
-        for file in _files_below(store.folder)
-        if file.path.suffix == _UNFINISHED
-        or file.path.is_relative_to(store.folder / DAMAGED)
-        or (file.path == store.claim_path(file.key) and _is_free(file.path))
-    ]
-    return Waste(len(obsolete), stale, remains)
-
-
-def _is_free(lock: Path) -> bool:
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
+    stale = {
+        path: stat
+        for path, stat in files.items()
+        if path.stem in obsolete and (records or not path.match(RECORDS))
+    }
+    return Waste(len(obsolete), stale, find_files(store, [f"{DAMAGED}/*", "**/*.tmp"]))
 
 
 def find_obsolete(
@@ -244,42 +177,52 @@ def find_obsolete(
     registry: MethodRegistry,
     draws: ShotsFiles | None = None,
 ) -> set[str]:
-    """Keys of stored cells that would be run again, under another key, if they were asked for.
+    """Keys of stored cells that would have another key now, with the training of any suite.
 
-    A cell counts as wanted if one of the suites gives its key for some of the shots, seeds and
-    precisions that are stored, whether the suite itself has them or not. What cannot be told
-    here is wanted, too: cells of methods that are not here, of tasks in no suite, and of images
+    What cannot be told here is not obsolete: cells of methods that are not here, and of images
     or weights that are not on this machine.
     """
-    wanted: set[str] = set()
-    known: set[tuple[str, str, str]] = set()
-    for suite in suites:
-        missing = find_missing(suite)
-        tasks = [task for task in suite_tasks(suite) if task not in missing.test_sets]
-        for name in [*registry.names(), *suite.configs]:
-            method = suite.base_method(name)
-            mine = [r for r in records.values() if r.method == method and r.task in tasks]
-            if not mine or method not in registry.classes:
-                continue
-            shots = sorted({*suite.shots, *(record.shots for record in mine)})
-            seeds = sorted({*suite.seeds, *(record.seed for record in mine)})
-            for precision, given in product(PRECISIONS, ({}, draws or {})):
-                training = suite.training.model_copy(update={"precision": precision})
-                variant = suite.model_copy(update={"training": training})
-                cells = plan_cells(variant, registry, [name], tasks, seeds, shots, given, missing)
-                wanted |= {cell.key for cell in cells}
-                known |= {(cell.method, cell.task, cell.source) for cell in cells}
-    return {
-        key
-        for key, record in records.items()
-        if key not in wanted and (record.method, record.task, record.source) in known
-    }
+    precisions = get_args(TrainingCard.model_fields["precision"].annotation)
+    found = [
+        suite.training.model_copy(update={"precision": precision})
+        for suite, precision in product(suites, precisions)
+    ]
+    trainings = {training.model_dump_json(): training for training in found}.values()
+    obsolete = set()
+    with planning():  # nothing is fetched
+        for key, record in records.items():
+            with suppress(CompatbenchError):
+                locate_weights(read_backbone(record.source))
+                if key not in _keys_now(record, trainings, registry, draws or {}):
+                    obsolete.add(key)
+    return obsolete
 
 
-def delete_files(files: Iterable[StoredFile]) -> None:
+def _keys_now(
+    record: CellRecord,
+    trainings: Iterable[TrainingCard],
+    registry: MethodRegistry,
+    draws: ShotsFiles,
+) -> set[str]:
+    """The keys that a cell may have now."""
+    cls, draw = registry.get(record.method), (record.task, record.shots, record.seed)
+    try:
+        config = cls.Config.model_validate(record.config).model_dump(mode="json")
+    except ValidationError:  # the method has other settings now
+        return set()
+    data = {fit_key(record.source, *draw, file) for file in {None, draws.get(draw)}}
+    identity, (_, shots, seed) = method_identity(cls), draw
+    modules = [
+        module_key(identity, config, each, shots, seed, training)
+        for each, training in product(data, trainings)
+    ]
+    return {transfer_key(module, record.transfer) for module in modules}
+
+
+def delete_files(paths: Iterable[Path]) -> None:
     """Deletes files."""
-    for file in files:
+    for path in paths:
         try:
-            file.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise CompatbenchError(f"cannot delete {file.path}: {error.strerror}") from None
+            raise CompatbenchError(f"cannot delete {path}: {error.strerror}") from None
