@@ -24,7 +24,7 @@ data_app = typer.Typer(
     name="data", no_args_is_help=True, help="Look at the datasets, and share few-shot draws."
 )
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
-AGREES = {None: "[dim]not compared[/]", True: "[green]agrees[/]", False: "[red]disagrees[/]"}
+STYLES = {"not compared": "dim", "agrees": "green", "disagrees": "red", "differs": "yellow"}
 
 
 def doctor(
@@ -90,14 +90,13 @@ def doctor(
 
 
 def _describe_comparison(one: Comparison) -> str:
-    where, figure = f"{escape(one.task)} on {escape(one.backbone)}", one.figure
-    if figure is None:
+    where = f"{escape(one.task)} on {escape(one.backbone)}"
+    if one.published is None:
         return f"{where}: {one.measured:.2f}; {one.reason}"
-    metric = "top-1" if figure.metric == "top1" else "recall"
-    loose = one.agrees is False and figure.loose
-    mark = "[yellow]differs[/]" if loose else AGREES[one.agrees]
-    limit = f" (within {figure.tolerance:g})" if one.comparable else ""
-    published = f"published {figure.value:.2f} by {figure.source}"
+    metric = "top-1" if one.metric == "top1" else "recall"
+    mark = f"[{STYLES[one.verdict]}]{one.verdict}[/]"
+    limit = "" if one.verdict == "not compared" else f" (within {one.within:g})"
+    published = f"published {one.published:.2f} by {one.source}"
     return f"{where}: {metric} {one.measured:.2f}, {published}: {mark}{limit}; {one.reason}"
 
 

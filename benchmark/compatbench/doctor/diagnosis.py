@@ -31,10 +31,9 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 
 @dataclass
 class Diagnosis:
-    """The state of datasets, backbones and the machine.
+    """The state of datasets, backbones and the machine; the suite is what was asked for, if one.
 
     Attributes:
-        suite: the name or file of the suite that was looked at, if any.
         machine: facts for people, by what they are about.
         comparisons: zero-shot accuracy beside published figures, if that was asked for.
     """
@@ -53,7 +52,7 @@ class Diagnosis:
     @property
     def disagreeing(self) -> list[Comparison]:
         """Measurements that a published figure contradicts."""
-        return [one for one in self.comparisons if one.failed]
+        return [one for one in self.comparisons if one.verdict == "disagrees"]
 
     @property
     def ready(self) -> bool:

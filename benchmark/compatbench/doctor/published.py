@@ -15,11 +15,11 @@ OpenAI's rows were computed with QuickGELU, under the name ``ViT-B-16``; they st
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -35,8 +35,9 @@ from compatbench.data.task import Task
 # never less than 0.3, for another library of image operations.
 TOLERANCES = {"stanford_cars": 0.31, "oxford_pets": 0.41, "fgvc_aircraft": 0.3, "imagenet": 0.3}
 TOLERANCES |= {f"imagenet_{variant}": 0.3 for variant in ("v2", "sketch", "a", "r")}
-# The table on CoOp's splits is a loose check: it decides nothing.
-LOOSE_TOLERANCE = 1.0
+# The table on CoOp's splits is a loose check, within a point: it decides nothing.
+LOOSE = "OSTB"
+Verdict = Literal["agrees", "disagrees", "differs", "not compared"]
 
 # The templates of the figures, but for ImageNet's, which open_clip has.
 TEMPLATES = {
@@ -59,88 +60,60 @@ TEMPLATES = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One published accuracy in percent, over some test images and classes."""
-
-    task: str
-    model: str
-    tag: str
-    value: float
-    metric: Literal["top1", "recall"]
-    images: int
-    classes: int
-    source: str
-
-    @property
-    def loose(self) -> bool:
-        """Whether it can be looked at, but decides nothing."""
-        return self.source == "OSTB"
-
-    @property
-    def tolerance(self) -> float:
-        """Points that a measurement may be away from it."""
-        return LOOSE_TOLERANCE if self.loose else TOLERANCES.get(self.task, LOOSE_TOLERANCE)
-
-    def why_not_comparable(self, card: BackboneCard, images: int, classes: int) -> str:
-        """Why it may not be compared with a measurement; empty if it may.
-
-        Args:
-            images: of the test set here.
-            classes: of the task here.
-        """
-        if card.path is not None:
-            return "the weights are a file of your own, which may not be the release"
-        if self.classes != classes:
-            return f"it is over {self.classes} classes, here are {classes}"
-        if self.images != images:
-            return f"it is over {self.images:,} test images of another split, here are {images:,}"
-        if not self.loose and self.task not in TOLERANCES:
-            return "it is over other test images than CoOp's"
-        return ""
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """A published figure beside what was measured with its prompts and its metric.
+    """Zero-shot accuracy in percent, and a published figure beside it if there is one.
 
     Attributes:
-        figure: None where nothing was published.
-        measured: in percent.
+        within: points that a measurement may be away from the figure.
+        verdict: a figure that decides nothing ``differs`` and never ``disagrees``.
         reason: why the figure may be compared, or why not.
-        comparable: whether it may.
     """
 
     task: str
     backbone: str
-    figure: Figure | None
     measured: float
     reason: str
-    comparable: bool
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether the two are within the tolerance; None if they may not be compared."""
-        if self.figure is None or not self.comparable:
-            return None
-        return abs(self.measured - self.figure.value) <= self.figure.tolerance
-
-    @property
-    def failed(self) -> bool:
-        """Whether something is wrong here: a figure that decides, and another measurement."""
-        return self.agrees is False and self.figure is not None and not self.figure.loose
+    metric: Literal["top1", "recall"] = "top1"
+    published: float | None = None
+    source: str = ""
+    within: float = 0.0
+    verdict: Verdict = "not compared"
 
 
 @cache
-def read_figures() -> tuple[Figure, ...]:
-    """All published figures."""
-    rows = pd.read_csv(Path(__file__).with_name("published.csv")).to_dict("records")
-    return tuple(Figure(**{str(name): value for name, value in row.items()}) for row in rows)
+def read_figures() -> pd.DataFrame:
+    """Published accuracies in percent: ``value`` over so many test ``images`` and ``classes``."""
+    return pd.read_csv(Path(__file__).with_name("published.csv"))
 
 
-def find_figures(card: BackboneCard, task: str) -> list[Figure]:
+def find_figures(card: BackboneCard, task: str) -> list[dict[str, Any]]:
     """The published figures of a backbone's release on a task."""
-    release = (task, card.config, card.tag)
-    return [one for one in read_figures() if (one.task, one.model, one.tag) == release]
+    figures = read_figures()
+    own = (figures["model"] == card.config) & (figures["tag"] == card.tag)
+    rows = figures.loc[own & (figures["task"] == task)].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def why_not_comparable(
+    figure: Mapping[str, Any], card: BackboneCard, images: int, classes: int
+) -> str:
+    """Why a figure may not be compared with a measurement here; empty if it may."""
+    if card.path is not None:
+        return "the weights are a file of your own, which may not be the release"
+    if figure["classes"] != classes:
+        return f"it is over {figure['classes']} classes, here are {classes}"
+    if figure["images"] != images:
+        return f"it is over {figure['images']:,} test images of another split, here are {images:,}"
+    if figure["source"] != LOOSE and figure["task"] not in TOLERANCES:
+        return "it is over other test images than CoOp's"
+    return ""
+
+
+def judge(figure: Mapping[str, Any], measured: float, within: float) -> Verdict:
+    """What a measurement says of a figure that may be compared with it."""
+    if abs(measured - figure["value"]) <= within:
+        return "agrees"
+    return "differs" if figure["source"] == LOOSE else "disagrees"
 
 
 def published_prompts(task: str, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -166,9 +139,6 @@ def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> li
 
     A figure is measured with its own prompts where they are known, and otherwise with the task's
     first template, which is also used where nothing was published.
-
-    Raises:
-        CompatbenchError: an image that cannot be read.
     """
     samples, card, names = task.split("test"), backbone.card, task.labels.names
     features = F.normalize(cache.features(backbone, task, samples), dim=-1)
@@ -181,23 +151,27 @@ def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> li
             right = torch.stack([right[targets == label].mean() for label in targets.unique()])
         return 100 * float(right.mean())
 
-    single = backbone.zero_shot(task.labels)
-    figures = find_figures(card, task.name)
+    single, figures = backbone.zero_shot(task.labels), find_figures(card, task.name)
     if not figures:
-        reason, measured = "nothing is published for this pair", measure(single, "top1")
-        return [Comparison(task.name, backbone.name, None, measured, reason, False)]
-    decided = not all(figure.loose for figure in figures)
+        reason = "nothing is published for this pair"
+        return [Comparison(task.name, backbone.name, measure(single, "top1"), reason)]
+    # The prompts of a loose figure are not known.
+    decided = any(figure["source"] != LOOSE for figure in figures)
     texts = published_prompts(task.name, names) if decided else []
     # Mean of normalised features, normalised.
     each = [F.normalize(backbone.text_features(filled), dim=-1) for filled in texts]
     ensemble = F.normalize(reduce(torch.add, each), dim=-1) if each else single
     compared = []
     for figure in figures:
-        measured = measure(single if figure.loose else ensemble, figure.metric)
-        why_not = figure.why_not_comparable(card, len(samples), len(names))
-        why = "same test images, prompts and metric"
-        if figure.loose:
+        why, weights = "same test images, prompts and metric", ensemble
+        within = TOLERANCES.get(task.name, 1.0)
+        if figure["source"] == LOOSE:
             why = "same split by its size; prompts not stated: a loose check that decides nothing"
-        one = Comparison(task.name, backbone.name, figure, measured, why_not or why, not why_not)
-        compared.append(one)
+            weights, within = single, 1.0
+        measured = measure(weights, figure["metric"])
+        why_not = why_not_comparable(figure, card, len(samples), len(names))
+        about = (figure["metric"], figure["value"], figure["source"], within)
+        verdict = "not compared" if why_not else judge(figure, measured, within)
+        where = (task.name, backbone.name, measured, why_not or why)
+        compared.append(Comparison(*where, *about, verdict))
     return compared
