@@ -1,7 +1,7 @@
 """The conformance kit: the rules that every method must keep, tried on small random models.
 
-A check is a function with the decorator ``check``, in one of three files: of the fit, of what
-attach does, and of the logits. From a test:
+A check is a function with the decorator ``check``, in one of two files: of the fit and its module,
+or of what attach does with it. From a test:
 
     for outcome in run_checks(MyMethod):
         assert outcome.status != "fail", outcome.reason
@@ -9,7 +9,7 @@ attach does, and of the logits. From a test:
 
 # The checks register themselves, in this order.
 from compatbench.conformance import fit_checks  # noqa: F401, I001
-from compatbench.conformance import attach_checks, logit_checks  # noqa: F401
+from compatbench.conformance import attach_checks  # noqa: F401
 from compatbench.conformance.checks import CHECKS, Outcome, check_methods, run_checks
 
 __all__ = ["CHECKS", "Outcome", "check_methods", "run_checks"]

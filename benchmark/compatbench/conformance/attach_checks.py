@@ -1,18 +1,22 @@
-"""Checks of what is carried to another backbone, and of how it is attached there."""
+"""Checks of attaching a module, of the logits that it gives then, and of where it acts."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compatbench.backbone import Prompts
 from compatbench.conformance.checks import (
     CheckFailed,
     CheckSkipped,
@@ -25,40 +29,22 @@ from compatbench.conformance.method_under_test import (
     MethodUnderTest,
     fits_classes,
     relabel,
+    unseen_images,
 )
-from compatbench.conformance.models import random_rotation, rotate_clip, synthetic_models
+from compatbench.conformance.models import (
+    forget_texts,
+    random_rotation,
+    rotate_clip,
+    synthetic_models,
+)
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
-from compatbench.method import Backbone, load_module
+from compatbench.files.tensors import fingerprint
+from compatbench.method import Backbone, Module
 from compatbench.transfer.words import Words, encode_words, load_words
 
 WORDS = load_words()[::40]
-
-
-@check
-def round_trip(tested: MethodUnderTest) -> None:
-    """A module that was saved and loaded gives the same logits, bit for bit."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "module.safetensors"
-        tested.module.save(path, {"method": tested.card.name})
-        loaded = load_module(path)
-    same = loaded.fingerprint == tested.module.fingerprint
-    require(same, "the module's tensors are not the same after saving and loading")
-    same = torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source))
-    require(same, "the loaded module gives other logits than the fitted one")
-
-
-@check
-def source_classifier(tested: MethodUnderTest) -> None:
-    """The module attached to the source by a new instance is the classifier that was fitted."""
-    method = tested.build()
-    module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        own = method.attach(module.detach(), tested.source, LABELS)(tested.inputs(tested.source))
-    found = tested.logits(tested.source, module)
-    gap = f"logits differ by up to {float((own - found).abs().max()):.2g}"
-    require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
 
 
 @contextmanager
@@ -93,53 +79,6 @@ def no_image(tested: MethodUnderTest) -> None:
         failure = CheckFailed(f"attach gave the {role}'s image tower an image")
         with suppress(NotTransferable), _expect_no_image(backbone, failure):
             tested.attach(backbone)
-
-
-@check
-def module_unchanged(tested: MethodUnderTest) -> None:
-    """Attaching and classifying leave the module as it was, bit for bit, without gradients."""
-    module = tested.module
-    before = module.fingerprint
-    for backbone in (tested.target, tested.source):
-        with suppress(NotTransferable), torch.no_grad():
-            tested.build().attach(module, backbone, LABELS)(tested.inputs(backbone))
-    same = module.fingerprint == before
-    require(same, "attach or the classifier writes to the module's tensors")
-    asks = any(tensor.requires_grad for tensor in module.tensors.values())
-    require(not asks, "attach asks for gradients of the module's tensors")
-
-
-@check
-def derived_not_stored(tested: MethodUnderTest) -> None:
-    """Nothing that a backbone can derive from the class names is stored in the module."""
-    derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
-    for name, tensor in tested.module.tensors.items():
-        if not tensor.is_floating_point():
-            continue
-        same = tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4
-        require(not same, f"'{name}' is the source's logit scale; ask the backbone for it")
-        # What is trained may begin at a derived value, but does not stay there.
-        rtol, atol = (0.0, 0.0) if name in tested.module.trained else (1e-4, 1e-6)
-        for matrix in (tensor, tensor.mT) if tensor.ndim > 1 else (tensor[None],):
-            matrix = matrix.reshape(-1, 1, matrix.shape[-1])
-            for what, rows in derived:
-                same = matrix.shape[-1] == rows.shape[-1] and (
-                    torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
-                )
-                require(not same, f"'{name}' holds {what} of the source; derive it in attach")
-
-
-def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
-    """What the source derives from class names and templates, as rows."""
-    for template in dict.fromkeys((*LABELS.templates, LABELS.teacher_template)):
-        yield "text features", backbone.text_features(LABELS.fill(template))
-        yield "zero-shot weights", backbone.zero_shot(LABELS, template)
-    yield "zero-shot weights", backbone.zero_shot_ensemble(LABELS)
-    names, lengths = backbone.name_tokens(LABELS)
-    own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
-    yield "class-name embeddings", own
-    ends = [*backbone.text_tokens.start, *backbone.text_tokens.end]
-    yield "start- and end-of-text embeddings", backbone.embed(torch.tensor(ends))
 
 
 @check
@@ -182,10 +121,7 @@ def _refusal(
 
 
 def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
-    """Tensors that have a size of the source which this backbone does not have.
-
-    Only sizes of the places count where the card says that the module acts.
-    """
+    """Tensors with a size of the source, at the card's places, which this backbone lacks."""
     places, source = set(tested.card.places), tested.source
     sizes = [
         ({"text-input", "text-layers"}, source.token_width, backbone.token_width),
@@ -222,5 +158,165 @@ def turned_space(tested: MethodUnderTest) -> None:
 def _rotated_source() -> tuple[Backbone, Tensor]:
     """The source with a rotated joint space, and the word features of the source itself."""
     source = synthetic_models().source
-    rotated = rotate_clip(source, random_rotation(source.embed_dim, seed=1))
-    return rotated, encode_words(source, WORDS)
+    return rotate_clip(source, random_rotation(source.embed_dim, 1)), encode_words(source, WORDS)
+
+
+@check
+def logits(tested: MethodUnderTest) -> None:
+    """Logits are float32 of shape [batch, classes], finite, and not all alike."""
+    wanted = (len(unseen_images()), len(LABELS))
+    for role, backbone in tested.served():
+        found = tested.logits(backbone)
+        what = f"logits of {wanted[0]} images and {wanted[1]} classes on the {role}"
+        require(found.shape == wanted, f"{what} have shape {list(found.shape)}")
+        require(found.dtype == torch.float32, f"{what} are {found.dtype}, not float32")
+        require(found.isfinite().all(), f"{what} are not finite")
+        alike = f"some image on the {role} has the same logit for all classes"
+        require(float(found.std(1).min()) > 0, alike)
+
+
+@check
+def batch_size(tested: MethodUnderTest) -> None:
+    """An image's logits do not depend on the other images of its batch."""
+    for role, backbone in tested.served():
+        inputs, classify = tested.inputs(backbone), tested.attach(backbone)
+        with torch.no_grad():
+            together = classify(inputs)
+            # Blocks of an image tower take at least one image, and no run asks for none.
+            hidden = tested.build().image_input(backbone).kind == "hidden"
+            none = together[:0] if hidden else classify(inputs[:0])
+            alone = torch.cat([classify(image[None]) for image in inputs])
+        _require_close(alone, together, f"one by one on the {role}, logits differ")
+        shape = list(none.shape)
+        require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
+
+
+@check
+def inputs_unchanged(tested: MethodUnderTest) -> None:
+    """Classifying leaves the image features as they were."""
+    for role, backbone in tested.served():
+        inputs = tested.inputs(backbone)
+        given = inputs.clone()
+        with torch.no_grad():
+            tested.attach(backbone)(given)
+        same = torch.equal(given, inputs)
+        require(same, f"the classifier on the {role} writes to the features it is given")
+
+
+@check
+def class_order(tested: MethodUnderTest) -> None:
+    """When the classes are permuted, the logits are permuted with them."""
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = relabel([LABELS.names[c] for c in order])
+    module = tested.module
+    for tensor in module.tensors.values():
+        for dim, size in enumerate(tensor.shape):
+            if size == len(order):
+                tensor.copy_(tensor.index_select(dim, order))
+    for role, backbone in tested.served():
+        found, expected = tested.logits(backbone, module, permuted), tested.logits(backbone)
+        problem = f"logits on the {role} do not follow the order of the class names; they differ"
+        _require_close(found, expected[:, order], problem)
+
+
+@check
+def zero_shot_setting(tested: MethodUnderTest) -> None:
+    """At its degenerate setting the method is the zero-shot classifier."""
+    if not tested.card.zero_shot_at:
+        raise CheckSkipped("the card declares no such setting (zero_shot_at)")
+    for role, backbone in tested.served():
+        module = tested.module
+        for pattern, value in tested.card.zero_shot_at.items():
+            names = [name for name in module.tensors if fnmatchcase(name, pattern)]
+            require(names, f"zero_shot_at names '{pattern}', which the module does not hold")
+            for name in names:
+                number = backbone.embed_text(value) if isinstance(value, str) else value
+                module[name][...] = number
+        features = F.normalize(backbone.encode_images(unseen_images()), dim=-1)
+        expected = backbone.logit_scale * features @ backbone.zero_shot(LABELS).T
+        found = tested.logits(backbone, module)
+        _require_close(found, expected, f"logits on the {role} are away from zero-shot")
+
+
+def _require_close(one: Tensor, other: Tensor, otherwise: str) -> None:
+    """Fails unless logits are the same up to the order in which sums were taken."""
+    gap = float((one - other).abs().max())
+    require(torch.allclose(one, other, rtol=1e-4, atol=1e-4), f"{otherwise} by up to {gap:.2g}")
+
+
+@check
+def place(tested: MethodUnderTest) -> str:
+    """The module acts where the card says that it inserts, and nowhere else."""
+    # What acts on features and what acts on class weights cannot be told apart from outside.
+    output = {"feature": "output", "classifier": "output"}
+    declared = {output.get(place, place) for place in tested.card.places}
+    found = _observed_places(tested)
+    more, less = sorted(found - declared), sorted(declared - found)
+    parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
+    parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
+    require(not parts, "; ".join(parts))
+    return tested.card.depth
+
+
+def _observed_places(tested: MethodUnderTest) -> set[str]:
+    """Where noise on the module shows, on the source: tower by tower, and behind both."""
+    noisy, generator = tested.module, torch.Generator().manual_seed(3)
+    for tensor in noisy.tensors.values():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor += 0.1 * (tensor.abs().mean() + 0.1) * noise
+    before, log = _classify(tested, tested.module)
+    _, other = _classify(tested, noisy)
+    # With both towers answering as before, only what is behind them can make a difference.
+    after, _ = _classify(tested, noisy, replay=log)
+    places = ("text-input", "text-layers", "image-layers")
+    changed = {place for place in places if log[place] != other[place]}
+    if not torch.equal(before, after):
+        changed.add("output")
+    return changed or {"none"}
+
+
+def _classify(
+    tested: MethodUnderTest, module: Module, replay: Mapping[str, list[Any]] | None = None
+) -> tuple[Tensor, Mapping[str, list[Any]]]:
+    """Logits on the source, and a log of what went through its towers, in order.
+
+    The log holds hashes of what a module can change, by place, and outputs, by the function that
+    was called; with a log to replay, the towers give its outputs again, whatever goes in.
+    """
+    inputs, backbone, log = (
+        tested.inputs(tested.source),
+        copy.copy(tested.source),
+        defaultdict(list),
+    )
+    # A text that is remembered would not go through the tower.
+    forget_texts(backbone)
+    backbone.image = copy.copy(backbone.image)
+
+    def watch(owner: object, name: str, note: Callable[..., None]) -> None:
+        encode, outputs = getattr(owner, name), log[name]
+
+        def call(*arguments: Any, **options: Any) -> Tensor:
+            past = replay[name][len(outputs)] if replay else None
+            outputs.append(encode(*arguments, **options) if past is None else past)
+            note(outputs[-1], *arguments, **options)
+            return outputs[-1]
+
+        setattr(owner, name, call)
+
+    def note_text(_: Tensor, prompts: Prompts, weights: Mapping[str, Tensor] | None = None) -> None:
+        rows = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
+        entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[rows]}
+        inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
+        if prompts.swap is not None:
+            inner["swap"] = prompts.swap.rows
+        log["text-input"].append(fingerprint(entering))
+        log["text-layers"].append(fingerprint(inner))
+
+    def note_image(output: Tensor, *_: object, **__: object) -> None:
+        log["image-layers"].append(fingerprint({"output": output}))
+
+    watch(backbone, "encode_prompts", note_text)
+    watch(backbone.image, "encode", note_image)
+    with torch.no_grad():
+        return tested.attach(backbone, module)(inputs), log

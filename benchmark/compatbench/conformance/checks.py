@@ -36,20 +36,13 @@ class CheckSkipped(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one check of one method.
-
-    Attributes:
-        check: its name, such as ``same-seed``.
-        rule: one line that says what must hold.
-        reason: of a failure or of a skip; a remark, or nothing, on a pass.
-        seconds: wall clock.
-    """
+    """The result of one check of one method."""
 
     method: str
-    check: str
+    check: str  # such as ``same-seed``
     status: Literal["pass", "fail", "skip"]
-    rule: str
-    reason: str
+    rule: str  # one line that says what must hold
+    reason: str  # of a failure or of a skip; a remark, or nothing, on a pass
     seconds: float = 0.0
 
 

@@ -1,16 +1,19 @@
-"""Checks of a method's card and settings, and of its fit."""
+"""Checks of a method's card and settings, of its fit, and of the module that it gives."""
 
 from __future__ import annotations
 
 import pickle
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from compatbench.conformance.checks import (
     CHECKS,
@@ -20,9 +23,14 @@ from compatbench.conformance.checks import (
     quoted,
     require,
 )
-from compatbench.conformance.method_under_test import MethodUnderTest, fits_classes, relabel
+from compatbench.conformance.method_under_test import (
+    LABELS,
+    MethodUnderTest,
+    fits_classes,
+    relabel,
+)
 from compatbench.errors import NotTransferable
-from compatbench.method import FewShotData
+from compatbench.method import Backbone, FewShotData, load_module
 
 
 @check
@@ -168,3 +176,75 @@ def _disturbed_randomness() -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(torch.from_numpy(before[2]))
+
+
+@check
+def round_trip(tested: MethodUnderTest) -> None:
+    """A module that was saved and loaded gives the same logits, bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.safetensors"
+        tested.module.save(path, {"method": tested.card.name})
+        loaded = load_module(path)
+    same = loaded.fingerprint == tested.module.fingerprint
+    require(same, "the module's tensors are not the same after saving and loading")
+    same = torch.equal(tested.logits(tested.source, loaded), tested.logits(tested.source))
+    require(same, "the loaded module gives other logits than the fitted one")
+
+
+@check
+def source_classifier(tested: MethodUnderTest) -> None:
+    """The module attached to the source by a new instance is the classifier that was fitted."""
+    method = tested.build()
+    module = method.fit(tested.source, tested.draw(), torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        own = method.attach(module.detach(), tested.source, LABELS)(tested.inputs(tested.source))
+    found = tested.logits(tested.source, module)
+    gap = f"logits differ by up to {float((own - found).abs().max()):.2g}"
+    require(torch.equal(own, found), f"{gap}; keep all that attach needs in the module")
+
+
+@check
+def module_unchanged(tested: MethodUnderTest) -> None:
+    """Attaching and classifying leave the module as it was, bit for bit, without gradients."""
+    module = tested.module
+    before = module.fingerprint
+    for backbone in (tested.target, tested.source):
+        with suppress(NotTransferable), torch.no_grad():
+            tested.build().attach(module, backbone, LABELS)(tested.inputs(backbone))
+    same = module.fingerprint == before
+    require(same, "attach or the classifier writes to the module's tensors")
+    asks = any(tensor.requires_grad for tensor in module.tensors.values())
+    require(not asks, "attach asks for gradients of the module's tensors")
+
+
+@check
+def derived_not_stored(tested: MethodUnderTest) -> None:
+    """Nothing that a backbone can derive from the class names is stored in the module."""
+    derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
+    for name, tensor in tested.module.tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        same = tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4
+        require(not same, f"'{name}' is the source's logit scale; ask the backbone for it")
+        # What is trained may begin at a derived value, but does not stay there.
+        rtol, atol = (0.0, 0.0) if name in tested.module.trained else (1e-4, 1e-6)
+        for matrix in (tensor, tensor.mT) if tensor.ndim > 1 else (tensor[None],):
+            matrix = matrix.reshape(-1, 1, matrix.shape[-1])
+            for what, rows in derived:
+                same = matrix.shape[-1] == rows.shape[-1] and (
+                    torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
+                )
+                require(not same, f"'{name}' holds {what} of the source; derive it in attach")
+
+
+def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    """What the source derives from class names and templates, as rows."""
+    for template in dict.fromkeys((*LABELS.templates, LABELS.teacher_template)):
+        yield "text features", backbone.text_features(LABELS.fill(template))
+        yield "zero-shot weights", backbone.zero_shot(LABELS, template)
+    yield "zero-shot weights", backbone.zero_shot_ensemble(LABELS)
+    names, lengths = backbone.name_tokens(LABELS)
+    own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
+    yield "class-name embeddings", own
+    ends = [*backbone.text_tokens.start, *backbone.text_tokens.end]
+    yield "start- and end-of-text embeddings", backbone.embed(torch.tensor(ends))

@@ -50,8 +50,7 @@ class MethodUnderTest:
         self.cls = method
         self.card = method.card
         self.models = synthetic_models()
-        self.source = self.models.source
-        self.target = self.models.target
+        self.source, self.target = self.models.source, self.models.target
 
     def build(self) -> Method:
         """The method with its published settings, but few optimiser steps."""
@@ -62,13 +61,7 @@ class MethodUnderTest:
     def draw(
         self, labels: Labels = LABELS, shots: int | list[int] = 3, val: int = 2, seed: int = 0
     ) -> FewShotData:
-        """A few-shot draw of synthetic images on the source, grouped by class as a draw is.
-
-        Args:
-            shots: images of every class, or of each.
-            val: validation images of every class.
-            seed: another seed gives other images.
-        """
+        """A few-shot draw of synthetic images on the source, grouped by class as a draw is."""
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
         train = self._features(counts, 2, 2 * seed)
         held_out = self._features([val] * len(labels), 1, 2 * seed + 1)
@@ -102,11 +95,7 @@ class MethodUnderTest:
 
     @property
     def module(self) -> Module:
-        """A copy of the module of three shots and seed 1.
-
-        Raises:
-            NoModule: the fit fails; the check ``fit`` says how.
-        """
+        """A copy of the module of three shots and seed 1; NoModule, if the fit fails."""
         return self._module.detach()
 
     @cached_property

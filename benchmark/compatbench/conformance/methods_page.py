@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,22 +58,14 @@ SIZES = {"text tokens": "token width", "joint space": "feature size", "image tow
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
-@dataclass(frozen=True)
-class Capability:
-    """What the table says of a method; C is the number of classes, N that of training images.
+class Capability(NamedTuple):
+    """What the table says of a method; C is the number of classes, N that of training images."""
 
-    Attributes:
-        trained, stored: the module's tensors with their shapes at the sizes of ViT-B/16.
-        derived: what attach asks of the backbone.
-        needs: what must be equal on source and target.
-        parameters: numbers that a fit determines at the sizes of ViT-B/16: ``2,048 + 513 · C``.
-    """
-
-    trained: list[str]
+    trained: list[str]  # the module's tensors with their shapes at the sizes of ViT-B/16
     stored: list[str]
-    derived: list[str]
-    needs: list[str]
-    parameters: str
+    derived: list[str]  # what attach asks of the backbone
+    needs: list[str]  # what must be equal on source and target
+    parameters: str  # numbers that a fit determines at those sizes: ``2,048 + 513 · C``
 
 
 def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
@@ -82,13 +74,12 @@ def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
     for method in map(registry.get, names):
         card, found = method.card, examine_method(method)
         places = card.places if card.depth != "none" else ()
-        zero_shot_at = [f"{name} = {value}" for name, value in card.zero_shot_at.items()]
         title = linked(card.title, card.paper)
-        depth = card.depth if places else NOTHING
         lists = (places, found.trained, found.stored, found.derived, found.needs)
+        depth = card.depth if places else NOTHING
         carried.append([title, f"`{card.name}`", depth, *map(_list, lists)])
-        words = [escape(card.summary), found.parameters, _recipe(method), _list(zero_shot_at)]
-        cost.append([title, *words])
+        zero_shot_at = _list(f"{name} = {value}" for name, value in card.zero_shot_at.items())
+        cost.append([title, escape(card.summary), found.parameters, _recipe(method), zero_shot_at])
         papers.append(card.paper)
     header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
     lines = [HEAD, *table(header, carried, left=range(8)), COST]
@@ -130,9 +121,8 @@ def examine_method(method: type[Method]) -> Capability:
 @cache
 def _b16_sized() -> Backbone:
     """A CLIP with the widths and depths of ViT-B/16."""
-    return build_clip(
-        "b16-sized", seed=7, token_width=512, embed_dim=512, image_width=768, head_width=64
-    )
+    widths = dict(token_width=512, embed_dim=512, image_width=768, head_width=64)
+    return build_clip("b16-sized", seed=7, **widths)
 
 
 def _start(method: type[Method], classes: int, shots: int) -> Module:
@@ -161,20 +151,16 @@ def write_size(sizes: Sequence[int]) -> str:
 
 def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
     """Names and shapes; tensors whose names differ in numbers alone are given once."""
-    found: dict[str, int] = {}
+    found = Counter[str]()
     for name in groups[0]:
-        sizes = zip(*(group[name].shape for group in groups), strict=True)
-        text = f"{re.sub('[0-9]+', '*', name)}: {' × '.join(map(_symbol, sizes)) or '1'}"
-        found[text] = found.get(text, 0) + 1
+        sizes = []
+        for size, more_images, more_classes, _ in zip(
+            *(g[name].shape for g in groups), strict=True
+        ):
+            grows = "N" if more_images != size else "C" if more_classes != size else f"{size:,}"
+            sizes.append(grows)
+        found[f"{re.sub('[0-9]+', '*', name)}: {' × '.join(sizes) or '1'}"] += 1
     return [f"{text} ({times} times)" if times > 1 else text for text, times in found.items()]
-
-
-def _symbol(sizes: Sequence[int]) -> str:
-    """A size as a number, or as the letter of what it grows with."""
-    small, more_images, more_classes, _ = sizes
-    if small == more_images == more_classes:
-        return f"{small:,}"
-    return "N" if more_images != small else "C"
 
 
 def _derived(tested: MethodUnderTest) -> list[str]:

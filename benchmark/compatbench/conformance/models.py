@@ -30,20 +30,16 @@ SIZES = {"token_width": 32, "embed_dim": EMBED_DIM, "image_width": 48, "head_wid
 
 
 class SyntheticModels:
-    """The models that methods are tried on.
-
-    Attributes:
-        source: a CLIP, on which modules are fitted.
-        target: an EVA-CLIP with the source's sizes and other weights.
-        others: targets of other sizes, by what is different about them.
-        features: synthetic images as the source encodes them, kept for the next method.
-    """
+    """The models that methods are tried on."""
 
     def __init__(self) -> None:
         every_size = dict(token_width=64, embed_dim=24, image_width=64)
+        # Synthetic images as the source encodes them, kept for the next method.
         self.features: dict[Hashable, FeatureSet] = {}
         self.source = build_clip("synthetic-clip", seed=1)
+        # With the source's sizes and other weights.
         self.target = build_eva_clip("synthetic-eva-clip", seed=2)
+        # Of other sizes, by what is different about them.
         self.others = {
             "text tokens": build_clip("wider-text", seed=3, token_width=64),
             "joint space": build_clip("wider-joint", seed=4, embed_dim=24),
@@ -90,11 +86,7 @@ def forget_texts(backbone: Backbone) -> None:
 
 
 def build_clip(name: str, seed: int, **sizes: int) -> Backbone:
-    """A CLIP with QuickGELU, as OpenAI's.
-
-    Args:
-        sizes: that are other than in ``SIZES``.
-    """
+    """A CLIP with QuickGELU, as OpenAI's; ``sizes`` are those that are other than in ``SIZES``."""
     from open_clip.model import CLIP
 
     sizes = SIZES | sizes
@@ -105,11 +97,7 @@ def build_clip(name: str, seed: int, **sizes: int) -> Backbone:
 
 
 def build_eva_clip(name: str, seed: int, **sizes: int) -> Backbone:
-    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm.
-
-    Args:
-        sizes: that are other than in ``SIZES``.
-    """
+    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm."""
     import timm
     from open_clip.model import CustomTextCLIP
 
@@ -161,11 +149,7 @@ def wrap(model: nn.Module, name: str) -> Backbone:
 
 
 def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
-    """A CLIP with both projections into the joint space rotated: other features, equal logits.
-
-    Args:
-        rotation: orthogonal, ``[e, e]``; features become f Rᵀ.
-    """
+    """A CLIP with a rotated joint space: features become f Rᵀ, R is ``[e, e]``, logits stay."""
     rotated = copy.deepcopy(backbone)
     forget_texts(rotated)
     rotated.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
