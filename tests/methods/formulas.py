@@ -1,21 +1,32 @@
-"""Formulas that many methods share, written out."""
+"""Formulas that many methods share, written out, and what every method's formula is compared to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from open_clip_reference import encode_texts
+from open_clip_reference import encode_texts, text_tower
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.method import FewShotData
-from compatbench.method.trained import TrainedMethod
+from compatbench.method import FewShotData, Method, Module
+from compatbench.method.trained import Batch, TrainedMethod
+
+Tensors = Mapping[str, Tensor]
+Logits = Callable[[Backbone, Labels, Tensors, Tensor], Tensor]
+Loss = Callable[[Backbone, Labels, Tensors, Tensor, Tensor], Tensor]
+Update = Callable[[str, Tensor, Tensor], Tensor]
+
+
+def scale_of(backbone: Backbone) -> Tensor:
+    return backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
 
 
 def cosine_logits(backbone: Backbone, texts: Tensor, images: Tensor) -> Tensor:
     """z_ic = s · ⟨f_i, t_c⟩ / (‖f_i‖ ‖t_c‖), ``[images, classes]``."""
-    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    scale = scale_of(backbone)
     rows = [[scale * f.dot(t) / (f.norm() * t.norm()) for t in texts] for f in images]
     return torch.stack([torch.stack(row) for row in rows])
 
@@ -37,70 +48,139 @@ def unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
-    """Normalised features of the first template, as open_clip gives them, ``[C, e]``."""
-    return unit(photo_texts(backbone, labels))
+def fill(backbone: Backbone, labels: Labels, template: str) -> Tensor:
+    """Features of the class names in a template as open_clip gives them, ``[C, e]``."""
+    return encode_texts(backbone, [template.format(name) for name in labels.names])
 
 
 def photo_texts(backbone: Backbone, labels: Labels) -> Tensor:
     """Features of "a photo of a …." as open_clip gives them, ``[C, e]``, not normalised."""
-    return encode_texts(backbone, [f"a photo of a {name}." for name in labels.names])
+    return fill(backbone, labels, "a photo of a {}.")
 
 
-def random_tensors(
-    shapes: Mapping[str, tuple[int, ...]], scale: float = 0.3, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
-    """Tensors of these names and shapes, drawn from one normal of this scale."""
-    rng = torch.Generator().manual_seed(1)
+def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
+    """The same normalised."""
+    return unit(photo_texts(backbone, labels))
+
+
+def embed(backbone: Backbone, words: str) -> Tensor:
+    """The rows of the token table for words."""
+    return text_tower(backbone).token_embedding.weight[backbone.tokenizer.encode(words)]
+
+
+def noise_like(tensors: Tensors, seed: int = 1, scale: float = 0.3) -> dict[str, Tensor]:
+    """Tensors of the same names and shapes, drawn from one normal of this scale."""
+    rng = torch.Generator().manual_seed(seed)
     return {
-        name: scale * torch.randn(shape, generator=rng).to(dtype) for name, shape in shapes.items()
+        name: scale * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+        for name, x in tensors.items()
     }
 
 
-def descend(x: Tensor, gradient: Tensor) -> Tensor:
+def descend(name: str, x: Tensor, gradient: Tensor) -> Tensor:
     """A first step of SGD at a rate of 0.1: momentum has nothing to add yet."""
     return x - 0.1 * (gradient + 5e-4 * x)
 
 
-def check_first_step(
-    method: type[TrainedMethod],
-    backbone: Backbone,
-    data: FewShotData,
-    loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor],
-    update: Callable[[Tensor, Tensor], Tensor] = descend,
-    *,
-    recipe: Mapping[str, object] | None = None,
-    images: Tensor | None = None,
-    start: Mapping[str, Tensor] | None = None,
-    rtol: float = 1e-8,
-    **settings: object,
-) -> None:
-    """After one step of a fit, every tensor is where the gradient of a naive loss takes it.
+def adam(eps: float, rate: float = 0.1, coupled: float = 0.0, decoupled: float = 0.0) -> Update:
+    """A first step of Adam: a number moves by the rate times g / (|g| + ε), after its decay."""
 
-    Args:
-        loss: of the parameters, a batch of the first view and its targets.
-        update: a tensor and its gradient → the tensor after the step.
-        recipe: changes of the recipe; by default a rate of 0.1 without warm-up.
-        images: the first view, where it is not features.
-        start: what the parameters are before the step, as the paper has it.
+    def update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
+        gradient = gradient + coupled * x
+        return (1 - rate * decoupled) * x - rate * gradient / (gradient.abs() + eps)
+
+    return update
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A method with some settings, and its formula.
+
+    Attributes:
+        logits: of a backbone, labels, the module's tensors, and images.
+        loss: of the same and targets; by default the cross-entropy of the logits.
+        update: a tensor's name, its value and its gradient → the tensor after one step.
+        recipe: changes of the recipe for that step.
+        start: what tensors are before it, where they are not drawn.
+        exact, step: how far logits, and tensors after a step, may be from the formula.
     """
-    changes = {"warmup_epochs": 0, "lr": 0.1} if recipe is None else recipe
-    changed = method.Config().recipe.model_copy(update=changes)
-    values = {"recipe": changed, "max_steps": 1, **settings}
-    subject = method(method.Config.model_validate(values))
-    found = subject.fit(backbone, data, torch.Generator().manual_seed(3))
 
-    rng = torch.Generator().manual_seed(3)
-    first = subject.init(backbone, data, rng).trained
-    for name, expected in (start or {}).items():
-        torch.testing.assert_close(first[name], expected)
-    parameters = {name: tensor.clone().requires_grad_() for name, tensor in first.items()}
-    chosen = torch.randperm(len(data.train), generator=rng)[: changed.batch_size]
-    view = data.train.views[0] if images is None else images
-    value = loss(parameters, view[chosen], data.train.targets[chosen])
-    gradients = torch.autograd.grad(value, list(parameters.values()))
-    assert found.trained.keys() == parameters.keys()
-    for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
-        assert gradient.abs().max() > 1e-6, name
-        expected = update(x, gradient).detach()
-        torch.testing.assert_close(found[name], expected, rtol=rtol, atol=rtol / 100)
+    method: type[Method]
+    logits: Logits
+    loss: Loss | None = None
+    update: Update = descend
+    recipe: Mapping[str, object] = field(default_factory=lambda: {"warmup_epochs": 0, "lr": 0.1})
+    settings: Mapping[str, object] = field(default_factory=dict)
+    start: Callable[[Backbone, FewShotData], Tensors] | None = None
+    exact: float = 1e-10
+    step: float = 1e-8
+
+    def build(self, **settings: object) -> Any:
+        values = {**self.settings, **settings}
+        return self.method(self.method.Config.model_validate(values))
+
+    def draw_module(self, backbone: Backbone, data: FewShotData) -> Module:
+        """What the method stores, with noise for what it learns."""
+        method = self.build()
+        begin = method.init if hasattr(method, "init") else method.fit
+        module = begin(backbone, data, torch.Generator().manual_seed(1))
+        return Module(noise_like(module.trained), module.stored)
+
+    def check_logits(
+        self, backbone: Backbone, data: FewShotData, inputs: Tensor, images: Tensor | None = None
+    ) -> None:
+        """The classifier of a random module gives the formula's logits.
+
+        Args:
+            inputs: what it takes for the images; the images themselves, unless they are given.
+        """
+        module = self.draw_module(backbone, data)
+        found = self.build().attach(module, backbone, data.labels)(inputs)
+        images = inputs if images is None else images
+        expected = self.logits(backbone, data.labels, module.tensors, images)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(found, expected, rtol=self.exact, atol=self.exact)
+
+    def naive_loss(
+        self, backbone: Backbone, labels: Labels, tensors: Tensors, images: Tensor, targets: Tensor
+    ) -> Tensor:
+        if self.loss is not None:
+            return self.loss(backbone, labels, tensors, images, targets)
+        return cross_entropy(self.logits(backbone, labels, tensors, images), targets)
+
+    def check_loss(self, backbone: Backbone, data: FewShotData) -> None:
+        """The loss of a random module is the formula's."""
+        module, method = self.draw_module(backbone, data), self.build()
+        batch = Batch(data.train.plain, data.train.targets, backbone, data.labels)
+        found = method.loss(method.attach(module, backbone, data.labels), batch)
+        given = backbone, data.labels, module.tensors, batch.features, batch.targets
+        torch.testing.assert_close(found, self.naive_loss(*given), rtol=1e-9, atol=1e-9)
+
+    def check_first_step(
+        self, backbone: Backbone, data: FewShotData, images: Tensor | None = None
+    ) -> None:
+        """After one step of a fit, every tensor is where the gradient of the formula takes it.
+
+        Args:
+            images: the first view, where it is not features.
+        """
+        assert issubclass(self.method, TrainedMethod)
+        recipe = self.method.Config().recipe.model_copy(update=dict(self.recipe))
+        subject = self.build(recipe=recipe, max_steps=1)
+        found = subject.fit(backbone, data, torch.Generator().manual_seed(3))
+
+        rng = torch.Generator().manual_seed(3)
+        first = subject.init(backbone, data, rng)
+        for name, expected in (self.start(backbone, data) if self.start else {}).items():
+            torch.testing.assert_close(first[name], expected)
+        parameters = {name: x.clone().requires_grad_() for name, x in first.trained.items()}
+        chosen = torch.randperm(len(data.train), generator=rng)[: recipe.batch_size]
+        view = data.train.views[0] if images is None else images
+        batch = view[chosen], data.train.targets[chosen]
+        value = self.naive_loss(backbone, data.labels, {**first.stored, **parameters}, *batch)
+        gradients = torch.autograd.grad(value, list(parameters.values()))
+        assert found.trained.keys() == parameters.keys()
+        for (name, x), gradient in zip(parameters.items(), gradients, strict=True):
+            assert gradient.abs().max() > 1e-6, name
+            expected = self.update(name, x, gradient).detach()
+            torch.testing.assert_close(found[name], expected, rtol=self.step, atol=self.step / 100)

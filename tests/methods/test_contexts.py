@@ -1,0 +1,386 @@
+"""Methods that learn the words around a class name: CoOp and its descendants."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from formulas import (
+    Formula,
+    Tensors,
+    adam,
+    cosine_logits,
+    cross_entropy,
+    embed,
+    fill,
+    mean_cosine,
+    photo_texts,
+    scale_of,
+    unit,
+)
+from open_clip_reference import encode_contexts, run_tower, text_tower
+from tiny_models import tiny_clip, wrap
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData, Method, Module
+from compatbench.method.trained import Batch
+from compatbench.methods.cocoop import CoCoOp
+from compatbench.methods.contcoop import ContCoOp
+from compatbench.methods.coop import CoOp
+from compatbench.methods.dept import DePT
+from compatbench.methods.kgcoop import KgCoOp
+from compatbench.methods.proda import ProDA
+from compatbench.methods.prograd import ProGrad
+from compatbench.methods.tcp import TCP
+
+
+def place_names(backbone: Backbone, labels: Labels, contexts: Tensor, position: str) -> Tensor:
+    """Features of [SOS, v₁..v_h, name, v_h+1..v_M, ".", EOT], h = M, M/2 or 0.
+
+    Args:
+        contexts: v of all classes or of each.
+    """
+    tower, rows, last = text_tower(backbone), [], []
+    table: Tensor = tower.token_embedding.weight
+    contexts = contexts.expand(len(labels), -1, -1)
+    for name, context in zip(labels.names, contexts, strict=True):
+        length = len(context)
+        half = {"end": length, "middle": length // 2, "front": 0}[position]
+        padded, dot = backbone.tokenizer([f"{name}."])[0], len(backbone.tokenizer.encode(name))
+        start, words = table[padded[:1]], table[padded[1:]]
+        prompt = [start, context[:half], words[:dot], context[half:], words[dot:-length]]
+        rows.append(torch.cat(prompt))
+        last.append(1 + length + dot + 1)
+    return run_tower(tower, torch.stack(rows), torch.tensor(last))
+
+
+def coop_logits(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, position: str = "end"
+) -> Tensor:
+    texts = place_names(backbone, labels, own["context"], position)
+    return cosine_logits(backbone, texts, images)
+
+
+def kgcoop_texts(backbone: Backbone, labels: Labels, own: Tensors) -> Tensor:
+    return encode_contexts(backbone, labels.names, own["context"])
+
+
+def cocoop_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    """v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂; every image has class weights of its own."""
+    rows = []
+    for f in images:
+        hidden = torch.clamp(own["down"] @ unit(f) + own["down_bias"], min=0)
+        shift = own["up"] @ hidden + own["up_bias"]
+        texts = encode_contexts(backbone, labels.names, own["context"] + shift)
+        rows.append(cosine_logits(backbone, texts, f[None])[0])
+    return torch.stack(rows)
+
+
+def tcp_texts(backbone: Backbone, labels: Labels, own: Tensors, block: int = 2) -> Tensor:
+    """Before a late block, the context rows of class c become W₂ q(W₁ t⁰_c + b₁) + b₂."""
+    tower = text_tower(backbone)
+    tail = labels.teacher_template.split("{}")[1]
+    ids = backbone.tokenizer([f"X X X X {name}{tail}" for name in labels.names])
+    words = tower.token_embedding(ids)
+    shared = own["context"].expand(len(ids), -1, -1)
+    x = torch.cat([words[:, :1], shared, words[:, 5:]], dim=1) + tower.positional_embedding
+    for i, layer in enumerate(tower.transformer.resblocks):
+        if i == block:
+            rows = []
+            for t in unit(fill(backbone, labels, labels.teacher_template)):
+                u = own["down"] @ t + own["down_bias"]
+                hidden = u * torch.sigmoid(1.702 * u)
+                rows.append((own["up"] @ hidden + own["up_bias"]).reshape(4, 32))
+            x = torch.cat([x[:, :1], torch.stack(rows), x[:, 5:]], dim=1)
+        x = layer(x, attn_mask=tower.attn_mask)
+    x = tower.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)]
+    return x @ tower.text_projection
+
+
+def dept_head(own: Tensors, kind: str, rows: Tensor) -> Tensor:
+    """A linear head on γ ⊙ x + β."""
+    moved = [own[f"{kind}_gain"] * x + own[f"{kind}_shift"] for x in rows]
+    return torch.stack([own["head"] @ x + own["head_bias"] for x in moved])
+
+
+def dept_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    return 0.3 * coop_logits(backbone, labels, own, images) + 0.7 * dept_head(own, "image", images)
+
+
+def dept_loss(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
+) -> Tensor:
+    texts = encode_contexts(backbone, labels.names, own["context"])
+    entropy = cross_entropy(cosine_logits(backbone, texts, images), targets)
+    of_images = cross_entropy(dept_head(own, "image", images), targets)
+    of_texts = cross_entropy(dept_head(own, "text", texts[targets]), targets)
+    return 0.3 * entropy + 0.7 * (of_images + of_texts) / 2
+
+
+def dept_update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
+    """The rate is larger for all but the prompts."""
+    rate = 3.5e-3 * (1 if name == "context" else 6.5)
+    return x - rate * (gradient + 5e-4 * x)
+
+
+def contcoop_texts(
+    backbone: Backbone,
+    labels: Labels,
+    own: Tensors,
+    heads: int = 1,
+    attention: str = "self",
+    output_projection: bool = False,
+    residual: bool = False,
+) -> Tensor:
+    """U = [p; E(name)]; the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
+    prompts, width = own["prompts"], 32 // heads
+    contexts = []
+    for name in labels.names:
+        words = embed(backbone, name)
+        seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
+        parts = []
+        for h in range(heads):
+            columns = slice(h * width, (h + 1) * width)
+            q = prompts @ own["query"][:, columns]
+            k, v = (seen @ own[n][:, columns] for n in ("key", "value"))
+            parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
+        mixed = torch.cat(parts, dim=1)
+        mixed = mixed @ own["output"] if output_projection else mixed
+        contexts.append(mixed + prompts if residual else mixed)
+    return encode_contexts(backbone, labels.names, torch.stack(contexts))
+
+
+def proda_weights(backbone: Backbone, labels: Labels, contexts: Tensor) -> Tensor:
+    """w_kc: the first quarter of the contexts stands behind the name, the second around it."""
+    places = ["front"] * 2 + ["middle"] * 2 + ["end"] * 4
+    rows = [
+        place_names(backbone, labels, v, place) for v, place in zip(contexts, places, strict=True)
+    ]
+    return unit(torch.stack(rows))
+
+
+def proda_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    mean = proda_weights(backbone, labels, own["contexts"]).mean(0)
+    return scale_of(backbone) * unit(images) @ mean.T
+
+
+def taught(method: type[Method], texts_of: Callable[..., Tensor], **options: Any) -> Formula:
+    """A method that holds the texts of its classes to a teacher's: L_ce + 8 (1 − mean cos)."""
+
+    def logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+        return cosine_logits(backbone, texts_of(backbone, labels, own), images)
+
+    def loss(
+        backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
+    ) -> Tensor:
+        teacher = fill(backbone, labels, labels.teacher_template)
+        distance = 1 - mean_cosine(texts_of(backbone, labels, own), teacher)
+        return cross_entropy(logits(backbone, labels, own, images), targets) + 8.0 * distance
+
+    return Formula(method, logits, loss, **options)
+
+
+CONTCOOP: dict[str, dict[str, Any]] = {
+    "contcoop": {},
+    "contcoop-heads": dict(heads=4),
+    "contcoop-cross": dict(attention="cross"),
+    "contcoop-prompts": dict(attention="prompts", heads=2),
+    "contcoop-output": dict(output_projection=True),
+    "contcoop-residual": dict(residual=True),
+    "contcoop-all": dict(heads=2, attention="cross", output_projection=True, residual=True),
+}
+
+FORMULAS = {
+    "coop": Formula(CoOp, coop_logits),
+    **{
+        f"coop-{position}-{length}": Formula(
+            CoOp,
+            partial(coop_logits, position=position),
+            settings={"position": position, "context_length": length, "class_specific": own},
+        )
+        for position, length, own in [
+            *(("end", 4, True), ("middle", 5, False), ("middle", 1, False)),
+            *(("middle", 4, True), ("front", 4, False), ("front", 4, True)),
+        ]
+    },
+    "kgcoop": taught(
+        KgCoOp,
+        kgcoop_texts,
+        start=lambda backbone, data: {"context": embed(backbone, "a photo of a")},
+    ),
+    # A wider bottleneck, so that no step finds all its units off.
+    "cocoop": Formula(CoCoOp, cocoop_logits, settings={"reduction": 1}),
+    "tcp": taught(
+        TCP,
+        tcp_texts,
+        update=adam(1e-3, rate=2e-3, coupled=5e-4),
+        recipe={"warmup_epochs": 0},
+    ),
+    "dept": Formula(
+        DePT, dept_logits, dept_loss, dept_update, recipe={"warmup_epochs": 0}, step=1e-10
+    ),
+    "proda": Formula(ProDA, proda_logits, settings={"prompts": 8, "context_length": 4}),
+    **{
+        name: taught(ContCoOp, partial(contcoop_texts, **setting), settings=setting)
+        for name, setting in CONTCOOP.items()
+    },
+}
+
+
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+def test_logits_equal_the_formula(
+    backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula
+) -> None:
+    formula.check_logits(backbone64, data64, images64)
+
+
+# ProDA draws prompts for a step; its own test is below.
+STEPS = {name: formula for name, formula in FORMULAS.items() if name != "proda"}
+
+
+@pytest.mark.parametrize("formula", STEPS.values(), ids=STEPS)
+def test_the_first_step_follows_the_gradient_of_the_formula(
+    float64: None, clip64: Backbone, data64: FewShotData, formula: Formula
+) -> None:
+    formula.check_first_step(clip64, data64)
+
+
+def test_words_as_context_are_their_template_for_whatever_classes(
+    backbone64: Backbone, images64: Tensor
+) -> None:
+    labels = Labels(("boat", "fire engine", "cat"), ("{}",), "{}")
+    module = Module({"context": backbone64.embed_text("a photo of a")})
+    logits = CoOp().attach(module, backbone64, labels)(images64)
+    expected = cosine_logits(backbone64, photo_texts(backbone64, labels), images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_class_specific_contexts_are_drawn_apart_and_serve_their_classes_only(
+    clip: Backbone, data: FewShotData
+) -> None:
+    method = CoOp(CoOp.Config(context_length=4, class_specific=True))
+    module = method.init(clip, data, torch.Generator().manual_seed(0))
+    assert not torch.equal(module["context"][0], module["context"][1])
+    with pytest.raises(NotTransferable, match="number of classes of 5, not 2"):
+        method.attach(module, clip, Labels(("boat", "cat"), ("{}",), "{}"))
+
+
+@pytest.mark.parametrize("setting", [{"position": "middle"}, {"class_specific": True}])
+def test_settings_that_mean_nothing_to_cocoop_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        CoCoOp.Config.model_validate(setting)
+
+
+@pytest.mark.parametrize(("layers", "block"), [(2, 1), (5, 3), (6, 4), (12, 8)])
+def test_tcp_s_block_lies_at_two_thirds_of_the_depth(
+    data64: FewShotData, images64: Tensor, layers: int, block: int
+) -> None:
+    backbone = wrap(tiny_clip(layers=layers).double(), "deep")
+    taught(TCP, partial(tcp_texts, block=block)).check_logits(backbone, data64, images64)
+
+
+def test_tcp_has_no_place_in_a_single_block(clip: Backbone, data: FewShotData) -> None:
+    module = TCP().init(clip, data, torch.Generator())
+    with pytest.raises(NotTransferable, match="a single block"):
+        TCP().attach(module, wrap(tiny_clip(layers=1), "single"), data.labels)
+
+
+def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    """Equation 8, with covariance matrices that are diagonal in the features."""
+    scale = scale_of(backbone)
+    mean, count = weights.mean(0), len(weights)
+
+    def covariance(c: int, d: int) -> Tensor:
+        products = [(w[c] - mean[c]) * (w[d] - mean[d]) for w in weights]
+        return torch.diag(sum(products) / (count + 1))  # type: ignore[arg-type]
+
+    rows = []
+    for f, y in zip(unit(images), targets.tolist(), strict=True):
+        row = []
+        for c in range(weights.shape[1]):
+            spread = covariance(c, c) + covariance(y, y) - covariance(c, y) - covariance(y, c)
+            row.append(scale * mean[c].dot(f) + scale**2 / 2 * (f @ spread @ f))
+        rows.append(torch.stack(row))
+    return cross_entropy(torch.stack(rows), targets)
+
+
+def test_proda_s_first_step_follows_the_gradient_of_its_bound(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    formula = FORMULAS["proda"]
+    recipe = ProDA.Config().recipe.model_copy(update={"warmup_epochs": 0, "lr": 0.1})
+    method = formula.build(recipe=recipe, max_steps=1, prompts_per_step=3)
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))["contexts"]
+
+    rng = torch.Generator().manual_seed(3)
+    start = method.init(clip64, data64, rng)["contexts"].requires_grad_()
+    order = torch.randperm(len(data64.train), generator=rng)
+    images, targets = data64.train.views[0][order], data64.train.targets[order]
+    chosen = torch.randperm(8, generator=rng)[:3]
+    weights = proda_weights(clip64, data64.labels, start)[chosen]
+    # The mean |cos| over pairs of contexts with neither name nor other words but the stop.
+    texts = unit(torch.cat([encode_contexts(clip64, [""], context) for context in start]))
+    overlaps = [texts[i].dot(texts[j]).abs() for i in range(8) for j in range(8) if i != j]
+    loss = proda_bound(clip64, weights, images, targets) + 0.1 * torch.stack(overlaps).mean()
+    (gradient,) = torch.autograd.grad(loss, start)
+    expected = (start - 0.1 * (gradient + 5e-4 * start)).detach()
+    assert (found - start).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "strength", "temperature"),
+    [(False, 1.0, 1.0), (True, 1.0, 1.0), (True, 0.3, 1.0), (True, 1.0, 2.5)],
+)
+def test_prograd_takes_out_of_the_gradient_what_is_in_conflict_with_the_teacher(
+    float64: None,
+    clip64: Backbone,
+    data64: FewShotData,
+    wrong: bool,
+    strength: float,
+    temperature: float,
+) -> None:
+    """G = G_d − λ ⟨G_d, Ĝ_g⟩ Ĝ_g; the teacher's least likely class for a label makes a conflict."""
+    labels, images = data64.labels, data64.train.views[0]
+    teacher = cosine_logits(clip64, photo_texts(clip64, labels), images)
+    targets = teacher.argmin(1) if wrong else teacher.argmax(1)
+    start = 0.3 * torch.randn(16, 32, generator=torch.Generator().manual_seed(3))
+    method = ProGrad(ProGrad.Config(strength=strength, temperature=temperature))
+    context, again = (start.clone().requires_grad_() for _ in range(2))
+    classifier = method.attach(Module({"context": context}), clip64, labels)
+    loss = method.loss(classifier, Batch(images, targets, clip64, labels))
+    (found,) = torch.autograd.grad(loss, context)
+
+    logits = coop_logits(clip64, labels, {"context": again}, images)
+    entropy = cross_entropy(logits, targets)
+    soft = (teacher / temperature).softmax(1)
+    distilled = -(soft * (logits / temperature).log_softmax(1)).sum(1).mean() * temperature**2
+    (domain,) = torch.autograd.grad(entropy, again, retain_graph=True)
+    (general,) = torch.autograd.grad(distilled, again)
+    product = (domain * general).sum() / general.norm()
+    assert (product < 0) == wrong
+    taken = strength * product * general / general.norm() if wrong else 0.0
+    torch.testing.assert_close(found, domain - taken, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(loss, entropy, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("a photo of a {}.", 4), ("{} texture.", 0), ("a {}.", 1), ("dog " * 18 + "{}.", 16)],
+)
+def test_prograd_s_context_ends_with_the_words_of_the_template(
+    clip: Backbone, data: FewShotData, template: str, words: int
+) -> None:
+    labels = dataclasses.replace(data.labels, templates=(template,))
+    other = dataclasses.replace(data, labels=labels)
+    context = ProGrad().init(clip, other, torch.Generator())["context"]
+    blank = torch.zeros(16 - words, 32)
+    own = embed(clip, template.partition("{")[0].strip())[-words:] if words else blank[:0]
+    assert torch.equal(context, torch.cat([blank, own]))
