@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
-from formulas import check_first_step, cosine_logits, cross_entropy
+from formulas import Formula, Tensors, cosine_logits, scale_of, unit
 from image_reference import draw_images
 from open_clip_reference import encode_contexts
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from compatbench.backbone import DENSE, Backbone, Labels
-from compatbench.method import FeatureSet, FewShotData, Module, NotTransferable
+from compatbench.method import FeatureSet, FewShotData
 from compatbench.methods.plot import PLOT, transport_plan
-
-LENGTH = 4
-
-
-def settings(**changes: object) -> PLOT:
-    return PLOT(PLOT.Config.model_validate({"context_length": LENGTH, "prompts": 3, **changes}))
-
-
-def random_contexts(count: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randn(count, LENGTH, 32, generator=generator, dtype=torch.float64)
-
-
-def dense_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
-    return backbone.encode_images(draw_images(backbone, count, seed), DENSE)
 
 
 def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
@@ -47,70 +30,50 @@ def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float)
     return torch.tensor(plan, dtype=torch.float64)
 
 
-def naive_logits(backbone: Backbone, names: tuple[str, ...], contexts: Tensor, dense: Tensor):
-    """z_c = s Σ_pn T_pn ⟨f_p, t_cn⟩ with the published constants."""
-    scale = backbone.model.logit_scale.exp()  # type: ignore[operator, union-attr]
-    texts = torch.stack([encode_contexts(backbone, names, context) for context in contexts])
-    texts = texts / texts.norm(dim=-1, keepdim=True)
+def plot_logits(backbone: Backbone, labels: Labels, own: Tensors, dense: Tensor) -> Tensor:
+    """z_c = s Σ_pn T_pn ⟨f_p, t_cn⟩ with the published constants and the plan T held fixed."""
+    texts = [encode_contexts(backbone, labels.names, context) for context in own["contexts"]]
     rows = []
     for image in dense:
-        patches = image[1:] / image[1:].norm(dim=-1, keepdim=True)
         row = []
-        for c in range(len(names)):
-            similarity = patches @ texts[:, c].T
+        for c in range(len(labels)):
+            similarity = unit(image[1:]) @ unit(torch.stack([text[c] for text in texts])).T
             plan = naive_plan(similarity.detach(), 0.1, 100, 1e-2)
-            row.append(scale * (plan * similarity).sum())
+            row.append(scale_of(backbone) * (plan * similarity).sum())
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
 
-def test_the_logits_equal_the_formula(backbone64: Backbone, labels: Labels) -> None:
-    contexts, dense = random_contexts(), dense_images(backbone64, 4)
-    found = settings().attach(Module({"contexts": contexts}), backbone64, labels)(dense)
-    expected = naive_logits(backbone64, labels.names, contexts, dense)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+def pooled_logits(backbone: Backbone, labels: Labels, own: Tensors, dense: Tensor) -> Tensor:
+    """Besides, the cosine of the image's own feature."""
+    texts = [encode_contexts(backbone, labels.names, context) for context in own["contexts"]]
+    cosines = cosine_logits(backbone, torch.stack(texts).mean(0), dense[:, 0])
+    return plot_logits(backbone, labels, own, dense) + cosines
 
 
-def test_pooled_adds_the_cosine_of_the_image_s_own_feature(
-    backbone64: Backbone, labels: Labels
-) -> None:
-    contexts, dense = random_contexts(), dense_images(backbone64, 4)
-    module = Module({"contexts": contexts})
-    found = settings(pooled=True).attach(module, backbone64, labels)(dense)
-    texts = torch.stack([encode_contexts(backbone64, labels.names, c) for c in contexts])
-    expected = naive_logits(backbone64, labels.names, contexts, dense)
-    expected = expected + cosine_logits(backbone64, texts.mean(0), dense[:, 0])
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+SIZES = {"context_length": 4, "prompts": 3}
+PLAIN = Formula(PLOT, plot_logits, settings=SIZES, exact=1e-9)
+POOLED = Formula(PLOT, pooled_logits, settings=SIZES | {"pooled": True}, exact=1e-9)
 
 
-def test_the_first_step_follows_the_gradient_with_the_plan_held_fixed(
+def draw_shots(backbone: Backbone, labels: Labels) -> FewShotData:
+    views = [backbone.encode_images(draw_images(backbone, 10, seed), DENSE) for seed in range(2)]
+    features = torch.stack([view[:, 0] for view in views])
+    train = FeatureSet(features[0], features, torch.arange(5).repeat_interleave(2), views)
+    return FewShotData(labels, 2, train, train)
+
+
+def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels) -> None:
+    dense = backbone64.encode_images(draw_images(backbone64, 4), DENSE)
+    PLAIN.check_logits(backbone64, draw_shots(backbone64, labels), dense)
+    POOLED.check_logits(backbone64, draw_shots(backbone64, labels), dense)
+
+
+def test_the_first_step_follows_the_gradient_of_the_formula(
     float64: None, clip64: Backbone, labels: Labels
 ) -> None:
-    views = [dense_images(clip64, 10, seed) for seed in range(2)]
-    targets = torch.arange(5).repeat_interleave(2)
-    features = torch.stack([view[:, 0] for view in views])
-    train = FeatureSet(features[0], features, targets, views)
-
-    def loss(parameters: dict[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
-        logits = naive_logits(clip64, labels.names, parameters["contexts"], images)
-        return cross_entropy(logits, targets)
-
-    generator = torch.Generator().manual_seed(3)
-    start = {"contexts": torch.randn(3, LENGTH, 32, generator=generator) * 0.02}
-    data, sizes = FewShotData(labels, 2, train, train), {"context_length": LENGTH, "prompts": 3}
-    check_first_step(PLOT, clip64, data, loss, images=views[0], start=start, **sizes)
-
-
-def test_a_small_entropy_moves_at_the_least_cost() -> None:
-    """With as many patches as prompts, the best plan without entropy is a permutation."""
-    epsilon = 5e-3
-    similarity = torch.rand(6, 4, 4, generator=torch.Generator().manual_seed(2)).double()
-    plans = transport_plan(similarity, epsilon, 5000, 0.0)
-    for plan, gains in zip(plans, similarity, strict=True):
-        best = float(gains[linear_sum_assignment(gains, maximize=True)].mean())
-        gain = float((plan * gains).sum())
-        # A plan's entropy lies between those of a permutation, log 4, and of no choice, log 16.
-        assert best - epsilon * math.log(4) <= gain <= best + 1e-6
+    data = draw_shots(clip64, labels)
+    PLAIN.check_first_step(clip64, data, data.train.inputs(torch.arange(10)))
 
 
 def test_a_plan_moves_all_patches_to_all_prompts() -> None:
@@ -133,18 +96,3 @@ def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
 def test_no_cost_is_too_high_for_float32() -> None:
     plan = transport_plan(torch.full((2, 16, 4), -1.0), 0.1, 100, 1e-2)
     torch.testing.assert_close(plan, torch.full((2, 16, 4), 1 / 64))
-
-
-def test_one_prompt_is_the_mean_cosine_over_patches(backbone64: Backbone, labels: Labels) -> None:
-    contexts, dense = random_contexts(1), dense_images(backbone64, 4)
-    found = settings(prompts=1).attach(Module({"contexts": contexts}), backbone64, labels)(dense)
-    texts = encode_contexts(backbone64, labels.names, contexts[0])
-    patches = range(1, dense.shape[1])
-    expected = sum(cosine_logits(backbone64, texts, dense[:, p]) for p in patches) / len(patches)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_another_token_width_is_refused(wider_text: Backbone, labels: Labels) -> None:
-    module = Module({"contexts": torch.zeros(3, LENGTH, 32)})
-    with pytest.raises(NotTransferable, match="text tokens of width 32, not 48"):
-        settings().attach(module, wider_text, labels)
