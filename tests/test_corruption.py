@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compatbench.data.cache_files import describe_entry, read_entry, write_entry
+from compatbench.data.cache_files import read_entry, write_entry
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import predict, read_predictions, write_predictions
 from compatbench.engine.store import RunStore, unseal
@@ -27,7 +27,7 @@ def write_module(path: Path) -> None:
 
 
 def write_features(path: Path) -> None:
-    write_entry(path, torch.randn(4, 4), describe_entry("mini-clip", "dtd", 4, 1))
+    write_entry(path, torch.randn(4, 4), ABOUT)
 
 
 def write_answers(path: Path) -> None:

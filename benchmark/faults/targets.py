@@ -18,11 +18,12 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from compatbench.backbone.load.checkpoint import read_tensors
-from compatbench.data.cache_files import describe_entry, read_entry, write_entry
+from compatbench.data.cache_files import read_entry, write_entry
 from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.schemas import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
-from compatbench.data.draws import read_shots_file
+from compatbench.data.draws import ShotsFile
+from compatbench.data.images import read_json
 from compatbench.data.labels import Classes
 from compatbench.data.sources.layouts import read_split, read_webdataset
 from compatbench.engine.cell import CellRecord
@@ -146,7 +147,7 @@ def _save_predictions(path: Path) -> None:
 
 
 def _save_entry(path: Path) -> None:
-    write_entry(path, FEATURES, describe_entry("b", "t", 2, 0))
+    write_entry(path, FEATURES, {"backbone": "b", "task": "t"})
 
 
 def _read_predictions(file: Path) -> Any:
@@ -224,7 +225,7 @@ TARGETS = (
     Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
     Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
     Target("TorchScript archive", "s.pt", _saved(_save_script), read_tensors),
-    Target("shots file", "shots.json", _shots, read_shots_file.__wrapped__),
+    Target("shots file", "shots.json", _shots, lambda file: read_json(file, ShotsFile)),
     Target("split file", "split.json", _split, read_split),
     Target("shard", "0.tar", _shard, _read_shard),
 )

@@ -26,8 +26,8 @@ from compatbench.backbone.text.prompts import Prompts
 from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import View
 from compatbench.data.task import load_task
-from compatbench.data.views import View
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore

@@ -20,9 +20,8 @@ from compatbench.backbone import FEATURES, ImageInput
 from compatbench.cli.app import app
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
 from compatbench.data.feature_cache import BATCH, PART, FeatureCache
-from compatbench.data.images import Sample
+from compatbench.data.images import Sample, View
 from compatbench.data.task import Task
-from compatbench.data.views import View
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.sizes import format_bytes, parse_bytes
 

@@ -13,23 +13,14 @@ from data.trees import Sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compatbench.data.sources.layouts import is_inside, read_split, read_variants
+from compatbench.data.sources.layouts import read_split, read_variants
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
-PATHS = st.lists(st.text("abcXYZ019 _.-é", min_size=1, max_size=8), min_size=1, max_size=3).map(
-    "/".join
-)
-ROWS = st.lists(st.tuples(PATHS.filter(is_inside), st.integers(0, 5)), max_size=20)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=12,
-)
-LABELS = st.tuples(PATHS, st.integers(0, 2), st.sampled_from(["a", "b\n", "c"])).map(list)
-SPLITS = st.fixed_dictionaries(
-    dict.fromkeys(("train", "val", "test"), JSON | st.lists(LABELS, max_size=3))
-)
+PATHS = st.lists(st.text("abcXYZ019 _.-é", max_size=8), min_size=1, max_size=3)
+# A letter before each part, so that none is '..'.
+PATHS = PATHS.map(lambda parts: "/".join(f"x{part}" for part in parts))
+ROWS = st.lists(st.tuples(PATHS, st.integers(0, 5)), max_size=20)
 ANY_EXAMPLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -59,22 +50,6 @@ def test_every_row_is_read_in_its_order(tmp_path: Path, rows: dict[str, Any]) ->
     samples, names = read_split(path)
     assert {s: [(x.id, x.label) for x in split] for s, split in samples.items()} == rows
     assert names == [f"class {label}" for label in range(len(used))]
-
-
-@pytest.mark.slow
-@ANY_EXAMPLE
-@given(st.text(max_size=30) | JSON | SPLITS)
-def test_anything_else_is_one_clear_line(tmp_path: Path, content: Any) -> None:
-    path = write(tmp_path, content)
-    try:
-        samples, names = read_split(path)
-    except CompatbenchError as error:
-        message = str(error)
-    else:
-        assert {s.label for split in samples.values() for s in split} == set(range(len(names)))
-        return
-    assert str(path) in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -136,9 +111,7 @@ def test_too_few_images_of_a_class_are_told(set_up: SetUp, tmp_path: Path) -> No
     ("task", "name"),
     [
         ("dtd", "split_zhou_DescribableTextures.json"),
-        ("dtd", "images"),
         ("fgvc_aircraft", "variants.txt"),
-        ("fgvc_aircraft", "images_variant_val.txt"),
         ("fgvc_aircraft", "images"),
     ],
 )
@@ -147,22 +120,24 @@ def test_a_missing_file_or_folder_is_named(task: str, name: str, set_up: SetUp) 
     path.rename(path.with_name("gone"))
     expect(task, f"{path} is missing; see docs/datasets.md")
     report = inspect_task(task)
-    assert (report.state, report.missing_file) == ("wrong", path)
+    assert (report.state, str(path) in report.message) == ("wrong", True)
     assert "docs/datasets.md" in report.fix
 
 
-def test_missing_images_are_named(set_up: SetUp) -> None:
+def test_a_missing_image_is_named(set_up: SetUp) -> None:
     tree = set_up("dtd", sizes=Sizes())["dtd"]
     path = tree.folder / "images" / tree.rows["test"][5][0]
     path.unlink()
     report = inspect_task("dtd")
-    assert (report.state, report.missing_file) == ("wrong", path)
+    assert (report.state, str(path) in report.message) == ("wrong", True)
     assert report.found == tree.counts
     task = load_task("dtd")
-    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
-        task.fingerprint(task.split("test"))
-    with pytest.raises(CompatbenchError, match=f"{path} is missing"):
-        task.source.image(task.split("test")[5])
+    for read in (
+        lambda: task.fingerprint(task.split("test")),
+        lambda: task.source.image(task.split("test")[5]),
+    ):
+        with pytest.raises(CompatbenchError, match=f"{path} is missing"):
+            read()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 import compatbench.cli.app
 from compatbench.cli import main
-from compatbench.data.roots import set_data_roots
+from compatbench.data.task import set_data_roots
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -78,14 +78,12 @@ def doctor(
     if found.ready:
         say(f"[green]Ready[/]: {what} can run here.")
         return
-    bad, parts = len(found.unusable), []
-    if bad:
-        total = len(found.tasks) + len(found.backbones)
-        parts.append(f"{bad} of {total} parts are missing or wrong")
-    if found.disagreeing:
-        parts.append(f"{len(found.disagreeing)} figures disagree with what is published")
-    verdict = "cannot run here as it is" if bad else "can run, but must not be trusted yet"
-    say(f"[red]Not ready[/]: {what} {verdict}; {', and '.join(parts)}.")
+    bad, total = len(found.unusable), len(found.tasks) + len(found.backbones)
+    why = f"cannot run here as it is; {bad} of {total} parts are missing or wrong"
+    if not bad:
+        disagreeing = f"{len(found.disagreeing)} figures disagree with what is published"
+        why = f"can run, but must not be trusted yet; {disagreeing}"
+    say(f"[red]Not ready[/]: {what} {why}.")
     raise typer.Exit(1)
 
 

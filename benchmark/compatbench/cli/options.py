@@ -83,7 +83,7 @@ def _sets(variable: str) -> Callable[[bool], bool]:
 
 
 def _set_data_roots(folders: list[str] | None) -> list[str] | None:
-    from compatbench.data.roots import set_data_roots
+    from compatbench.data.task import set_data_roots
 
     set_data_roots(folders or [])
     return folders

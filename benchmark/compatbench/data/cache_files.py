@@ -26,13 +26,11 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("COMPATBENCH_CACHE") or base / "compatbench")
 
 
-def describe_entry(backbone: str, task: str, images: int, view: int) -> dict[str, Any]:
-    """The description in an entry's header; it is for people, an entry's name is its key."""
-    return {"backbone": backbone, "task": task, "images": images, "view": view}
-
-
 def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
-    """Writes features ``[images, e]`` with a checksum of their bytes, and of the whole header."""
+    """Writes features ``[images, e]`` with a checksum of their bytes, and of the whole header.
+
+    What is said ``about`` them is for people: an entry's name is its key.
+    """
     from safetensors.torch import save
 
     features = features.contiguous()
@@ -43,16 +41,22 @@ def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
 
 def read_entry(path: Path) -> Tensor | None:
     """The features of an entry, or None if its bytes are not those that were written."""
+    values, features = _open(path)
+    if features is None or values.pop("header", None) != _header_checksum(values, features):
+        return None
+    return features if values.get("sha256") == _checksum(features) else None
+
+
+def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
+    """An entry's description, and its features, memory-mapped; nothing if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            features: Tensor = file.get_tensor(FEATURES)
             values = read_header(path, (file.metadata() or {}).get(KEY))
+            return values, file.get_tensor(FEATURES)
     except (SafetensorError, OSError, ValueError, RecursionError):
-        return None
-    intact = values.pop("header", None) == _header_checksum(values, features)
-    return features if intact and values.get("sha256") == _checksum(features) else None
+        return {}, None
 
 
 def _header_checksum(values: dict[str, Any], features: Tensor) -> str:
@@ -83,20 +87,10 @@ def list_entries(folder: Path) -> list[Entry]:
         for path in (folder / FEATURES).rglob("*.safetensors"):
             with suppress(FileNotFoundError):  # another process has pruned it
                 stat = path.stat()
-                entries.append(Entry(path, _read_about(path), stat.st_size, now - stat.st_mtime))
+                entries.append(Entry(path, _open(path)[0], stat.st_size, now - stat.st_mtime))
     except OSError as error:
         raise CompatbenchError(f"cannot read the cache {folder}: {error.strerror}") from None
     return sorted(entries, key=lambda entry: -entry.age)
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            return read_header(path, (file.metadata() or {}).get(KEY))
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        return {}
 
 
 def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) -> list[Entry]:

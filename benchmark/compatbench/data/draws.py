@@ -43,10 +43,7 @@ def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
 
 @lru_cache(maxsize=256)
 def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> Draw:
-    """The draw of a task, shots and seed: CoOp's, or the one in a file.
-
-    A file that is broken or of something else is a ``CompatbenchError``.
-    """
+    """The draw of a task, shots and seed: CoOp's, or the one in a file."""
     if file is not None:
         return _import_draw(file, task, shots, seed)
     # A split without images is not one to draw from.
@@ -64,10 +61,8 @@ def draw_few_shot(
     visited in the order of their first appearance; a class with fewer items than
     shots gives all it has. Validation takes ``min(shots, 4)`` per class.
 
-    Args:
-        val: None for a task without validation images. They are then drawn from the
-            training images that are left over, by the same stream, and never from the
-            test images, as CoOp does for ImageNet.
+    Without ``val`` the validation images are drawn from the training images that are left over,
+    by the same stream, and never from the test images, as CoOp does for ImageNet.
     """
     generator = random.Random(seed)
     chosen = _draw(train, range(len(train)), shots, generator)
@@ -150,17 +145,11 @@ def export_draw(task: Task, draw: Draw, shots: int, seed: int) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-@lru_cache(maxsize=256)
-def read_shots_file(path: Path) -> ShotsFile:
-    """Reads a file that holds a draw; one that was changed is refused."""
-    return read_json(path, ShotsFile)
-
-
 def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
     """Files with draws, by the task, shots and seed of the draw; two for one are refused."""
     files: dict[tuple[str, int, int], Path] = {}
     for path in (path.resolve() for path in paths):
-        file = read_shots_file(path)
+        file = read_json(path, ShotsFile)
         if files.setdefault(file.name, path) != path:
             both = f"{path} and {files[file.name]} are both {_describe(*file.name)}"
             raise CompatbenchError(f"{both}; give one")
@@ -169,7 +158,7 @@ def read_draws(paths: Iterable[Path]) -> dict[tuple[str, int, int], Path]:
 
 
 def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
-    file = read_shots_file(path)
+    file = read_json(path, ShotsFile)
     if file.name != (wanted := (task.name, shots, seed)):
         raise CompatbenchError(f"{path} is {_describe(*file.name)}, not {_describe(*wanted)}")
     if file.split not in (None, found := split_hash(task)):
@@ -177,17 +166,14 @@ def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
             f"{path} was drawn from another split of '{task.name}' "
             f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
         )
-    train = _find(path, "train", file.train, task)
-    return Draw(train, _find(path, "val", file.val, task))
-
-
-def _find(path: Path, name: str, rows: Sequence[tuple[str, int]], task: Task) -> tuple[Sample, ...]:
-    wanted = dict(rows)
-    found = {sample.id: sample for sample in task.split(name) if sample.id in wanted}
-    for image, label in rows:
-        where = f"{path}: {image!r} of '{name}'"
-        if image not in found:
-            raise CompatbenchError(f"{where} is not among the images to draw from")
-        if (here := found[image].label) != label:
-            raise CompatbenchError(f"{where} has label {label}, here {here}")
-    return tuple(found[image] for image in wanted)
+    few: list[tuple[Sample, ...]] = []
+    for name, rows in (("train", dict(file.train)), ("val", dict(file.val))):
+        found = {sample.id: sample for sample in task.split(name) if sample.id in rows}
+        for image, label in rows.items():
+            where = f"{path}: {image!r} of '{name}'"
+            if image not in found:
+                raise CompatbenchError(f"{where} is not among the images to draw from")
+            if (here := found[image].label) != label:
+                raise CompatbenchError(f"{where} has label {label}, here {here}")
+        few.append(tuple(found[image] for image in rows))
+    return Draw(*few)

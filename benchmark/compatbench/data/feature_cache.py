@@ -15,10 +15,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
-from compatbench.data.cache_files import describe_entry, read_entry, write_entry
-from compatbench.data.images import Sample
+from compatbench.data.cache_files import read_entry, write_entry
+from compatbench.data.images import Sample, View
 from compatbench.data.task import Task
-from compatbench.data.views import View
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
@@ -125,8 +124,9 @@ class FeatureCache:
             entry = read_entry(path)
             if entry is None:
                 entry = images.encode(self.on_encoded)
-                about = (images.backbone.name, images.task.name, len(entry), images.view.number)
-                write_entry(path, entry, describe_entry(*about))
+                about = {"backbone": images.backbone.name, "task": images.task.name}
+                about |= {"images": len(entry), "view": images.view.number}
+                write_entry(path, entry, about)
                 if images.wanted is not None:
                     entry = read_entry(path)  # so that the computed tensor can be freed
         assert entry is not None

@@ -1,20 +1,22 @@
-"""Images and their labels: what every source of images offers, and how files are read."""
+"""Images, their labels and views: what every source of images offers, and how files are read."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
-from compatbench.files.hashes import sha256_json
+from compatbench.files.hashes import sha256_bytes, sha256_json
 
 SPLITS = ("train", "val", "test")
 Model = TypeVar("Model", bound=BaseModel)
@@ -26,14 +28,6 @@ class DataMissing(CompatbenchError):
 
 class WrongClasses(CompatbenchError):
     """The classes on the disk are not the card's, or not in its order."""
-
-
-class FileMissing(CompatbenchError):
-    """A dataset's folder exists, but the file or folder ``path`` in it does not."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is missing; see docs/datasets.md")
-        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +57,16 @@ class ImageSource:
 
     def __init__(self, base: Path, samples: Mapping[str, Sequence[Any]]) -> None:
         if not base.is_dir():
-            raise FileMissing(base)
+            raise unreadable(base, FileNotFoundError())
         self.base = base
         self.samples: dict[Any, Sequence[Any]] = {s: samples.get(s, ()) for s in SPLITS}
         self._sizes: dict[str, int] = {}
 
     def check_files(self) -> None:
-        """Looks for every file, and raises ``FileMissing`` for the first that is not there."""
+        """Looks for every file; an error names the first that is not there."""
         for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
             if not path.is_file():
-                raise FileMissing(path)
+                raise unreadable(path, FileNotFoundError())
 
     def fingerprint(self, samples: Sequence[Any]) -> str:
         """Hash of everything that decides these images and their order, except labels.
@@ -114,7 +108,7 @@ class ImageSource:
 def unreadable(path: Path, error: Exception) -> CompatbenchError:
     """What to raise when a dataset's file or folder could not be read."""
     if isinstance(error, FileNotFoundError):
-        return FileMissing(path)
+        return CompatbenchError(f"{path} is missing; see docs/datasets.md")
     return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
@@ -146,3 +140,51 @@ def read_json(path: Path, model: type[Model]) -> Model:
         field = f"field {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise CompatbenchError(f"{path}: {field}{message}") from None
+
+
+@dataclass(frozen=True)
+class View:
+    """The plain view of a training image, or a seeded augmentation of it."""
+
+    number: int = 0  # 0 is the plain view; 1, 2, ... are augmentations
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
+    flip: bool = True  # whether half the augmentations are mirrored
+
+    @property
+    def settings(self) -> list[object]:
+        """What decides the view, as JSON."""
+        return [0] if self.number == 0 else [self.number, *self.crop_scale, self.flip]
+
+    def apply(self, image: Image.Image, sample_id: str, size: int) -> Image.Image:
+        """The view of an image, before the backbone's own preprocessing.
+
+        An augmentation is ``size`` pixels wide and high. It depends on the image's identity and
+        the view alone, so that an image looks the same in every few-shot draw that holds it.
+        """
+        if self.number == 0:
+            return image
+        seed = sha256_bytes(f"{sample_id}\n{self.number}".encode())
+        generator = np.random.Generator(np.random.PCG64(int(seed[:16], 16)))
+        box = _random_box(image.size, self.crop_scale, generator)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        if self.flip and generator.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image
+
+
+def _random_box(
+    size: tuple[int, int], scale: tuple[float, float], generator: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A crop as in torchvision's RandomResizedCrop: a random area, ratio 3/4 to 4/3."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(generator.integers(0, width - w + 1))
+            top = int(generator.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side

@@ -48,11 +48,7 @@ class Classes:
     ) -> None:
         """Compares names in label order with those expected, by default the card's.
 
-        Args:
-            exact: if not, names may be others, and only their order counts if they are not.
-
-        Raises:
-            WrongClasses: another number of classes, or another name at some label.
+        If not ``exact``, names may be others, and only their order counts if they are not.
         """
         expected = expected or self.names
         if len(found) != len(expected):

@@ -1,19 +1,23 @@
-"""A task: a card with its labels and images, checked against each other; and their state."""
+"""A task: a card with its labels and images, checked against each other; and their state.
+
+``COMPATBENCH_DATA`` is the folder that holds all datasets, each under its card's ``folder``;
+``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either of these
+environment variables for one command, so worker processes see what it was given.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.images import DataMissing, FileMissing, ImageSource, Sample, WrongClasses
+from compatbench.data.images import DataMissing, ImageSource, Sample, WrongClasses
 from compatbench.data.labels import CLASS_NAMES, Classes, Labels
-from compatbench.data.roots import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
 from compatbench.errors import CompatbenchError
@@ -22,6 +26,8 @@ from compatbench.files.project_folders import tasks_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+VARIABLE = "COMPATBENCH_DATA"
 
 
 class Task:
@@ -91,13 +97,50 @@ class Task:
                     yield f"{split} has {found} images of '{name}', its card says {least} at least"
 
 
-def load_task(name: str) -> Task:
-    """The task or variant of this name.
+def variable_of(task: str) -> str:
+    """The variable that names one task's folder: ``COMPATBENCH_DATA_OXFORD_PETS``."""
+    return f"{VARIABLE}_{task.upper().replace('-', '_').replace('.', '_')}"
 
-    Raises:
-        CompatbenchError: no such card, a broken card, images that are missing, or that
-            disagree with it.
-    """
+
+def dataset_folder(task: str, folder: str) -> Path | None:
+    """The place of a dataset, ``folder`` below the data root; None if no root is set."""
+    if own := os.environ.get(variable_of(task)):
+        return Path(own).expanduser().absolute()
+    if root := os.environ.get(VARIABLE):
+        return Path(root).expanduser().absolute() / folder
+    return None
+
+
+def find_dataset(task: str, folder: str) -> Path:
+    """As above, where it exists; raises ``DataMissing`` if it is not there."""
+    if (found := dataset_folder(task, folder)) is None:
+        fix = f"give --data-root, or set {VARIABLE}"
+        raise DataMissing(f"task '{task}': no folder of datasets is set; {fix}")
+    if not found.is_dir():
+        fix = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
+        raise DataMissing(f"task '{task}': there is no folder {found}; {fix}")
+    if not os.access(found, os.R_OK | os.X_OK):
+        raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
+    return found
+
+
+def set_data_roots(options: Iterable[str]) -> None:
+    """Takes the values of ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for one task."""
+    for option in options:
+        name, equals, path = option.partition("=")
+        # A path may contain '=' itself; what precedes it is then no name.
+        if not equals or "/" in name or "\\" in name:
+            name, path = "", option
+        folder = Path(path).expanduser().absolute()
+        if not folder.is_dir():
+            raise CompatbenchError(f"--data-root '{option}': there is no folder {folder}")
+        if name:
+            task_cards.select_names(name)
+        os.environ[variable_of(name) if name else VARIABLE] = str(folder)
+
+
+def load_task(name: str) -> Task:
+    """The task or variant of this name; images that are not as its card says are an error."""
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
     return _load(name, tasks_folder(), places)
 
@@ -157,11 +200,10 @@ class TaskReport:
     state: Literal["found", "missing", "wrong"]
     folder: Path | None  # where the images were looked for; None if no data root is set
     expected: Mapping[str, int]  # images by split, as the card counts them
-    found: Mapping[str, int] = field(default_factory=dict)  # as far as the split could be read
-    missing_file: Path | None = None  # the first that is listed and does not exist
-    class_order: bool | None = None  # whether it is the card's; None if nothing on the disk says
-    message: str = ""  # what is wrong, in one line
-    fix: str = ""  # what to do about it, in one line
+    found: Mapping[str, int]  # as far as the split could be read
+    class_order: bool | None  # whether it is the card's; None if nothing on the disk says
+    message: str  # what is wrong, in one line
+    fix: str  # what to do about it, in one line
 
 
 def inspect_task(name: str) -> TaskReport:
@@ -176,28 +218,23 @@ def inspect_task(name: str) -> TaskReport:
     folder: Path | None = tasks_folder()
     if card.source.kind != "drawings":
         folder = dataset_folder(name, card.source.folder)
-    report = TaskReport(name, "wrong", folder, {**card.counts})
-    fix = "fetch it again, see docs/datasets.md; the files that are there can stay"
+    found: dict[str, int] = {}
+    state, class_order, message, fix = "found", None, "", ""
     try:
         source = _open(card, classes)
         found = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
         unnamed = card.source.kind == "webdataset" or _is_numbered(card)
         told = not unnamed or (folder is not None and (folder / CLASS_NAMES).is_file())
-        report = replace(report, found=found, class_order=told or None)
+        class_order = told or None
         if card.source.kind in ("coop-split", "fgvc"):
             source.check_files()
         Task(card, labels, source, parent_labels)
-    except DataMissing as error:
-        fix = f"set {VARIABLE} or give --data-root; docs/datasets.md says what goes there"
-        if folder is not None:
-            fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
-        return replace(report, state="missing", message=str(error), fix=fix)
-    except FileMissing as error:
-        return replace(report, missing_file=error.path, message=str(error), fix=fix)
-    except WrongClasses as error:
-        fix = "use the dataset's own files; labels in another order would all be wrong"
-        return replace(report, class_order=False, message=str(error), fix=fix)
     except CompatbenchError as error:
-        return replace(report, message=str(error), fix=fix)
-    return replace(report, state="found")
+        state, message = "wrong", str(error)
+        fix = "take the dataset's own files, see docs/datasets.md"
+        class_order = False if isinstance(error, WrongClasses) else class_order
+        if isinstance(error, DataMissing):
+            state = "missing"
+            fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
+    return TaskReport(name, state, folder, {**card.counts}, found, class_order, message, fix)

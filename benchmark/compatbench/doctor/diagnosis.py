@@ -19,8 +19,7 @@ from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import select_names, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.roots import VARIABLE
-from compatbench.data.task import TaskReport, inspect_task, load_task
+from compatbench.data.task import VARIABLE, TaskReport, inspect_task, load_task
 from compatbench.doctor.published import Comparison, compare_zero_shot
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets

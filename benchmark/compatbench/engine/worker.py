@@ -16,9 +16,9 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import View
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import Sample, Task, load_task
-from compatbench.data.views import View
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.execute.device import PeakMemory
 from compatbench.engine.execute.settings import Event, OnEvent, Settings

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.data.cache_files import FEATURES, describe_entry, read_entry, write_entry
+from compatbench.data.cache_files import FEATURES, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
@@ -174,7 +174,7 @@ class WordFeatures:
                 f"{path} is damaged and is computed again", CompatbenchWarning, stacklevel=3
             )
         features = encode_words(backbone).cpu()
-        write_entry(path, features, describe_entry(backbone.name, "words", len(features), 0))
+        write_entry(path, features, {"backbone": backbone.name, "task": "words"})
         return features
 
 

@@ -23,9 +23,9 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import draw_few_shot
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import View
 from compatbench.data.sources.drawings import Drawing
 from compatbench.data.task import Task, load_task
-from compatbench.data.views import View
 from compatbench.engine.configs import resolve_config
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method import FeatureSet, FewShotData, Method, Rows

@@ -59,12 +59,12 @@ class Drawings(ImageSource):
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
-        hashes = [self._listed(name) for name in (*names, "drawings/sets.csv")]
+        hashes = [self._hash(name) for name in (*names, "drawings/sets.csv")]
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
         name = f"drawings/{sample.sheet}.webp"
-        sheet = _decode_sheet(self._folder / name, self._listed(name))
+        sheet = _decode_sheet(self._folder / name, self._hash(name))
         row, column = divmod(sample.tile, COLUMNS)
         tile = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         painting = importlib.import_module("compatbench.tasks.mini.painting")
@@ -76,10 +76,10 @@ class Drawings(ImageSource):
         return {row["set"]: row["monochrome"] in ("1", "true", "True") for row in rows}
 
     def _rows(self, name: str) -> list[dict[str, str]]:
-        text = _read(self._folder / name, self._listed(name)).decode("utf-8")
+        text = _read(self._folder / name, self._hash(name)).decode("utf-8")
         return list(csv.DictReader(io.StringIO(text, newline="")))
 
-    def _listed(self, name: str) -> str:
+    def _hash(self, name: str) -> str:
         """The SHA-256 of a file, as the manifest lists it."""
         if name not in self._manifest:
             raise CompatbenchError(f"{self._folder}/manifest.json does not list {name}")
@@ -95,8 +95,6 @@ def _decode_sheet(path: Path, sha256: str) -> np.ndarray:
 def _read(path: Path, sha256: str) -> bytes:
     """The content of a file whose hash is in the manifest."""
     if sha256_bytes(content := read_bytes(path)) != sha256:
-        raise CompatbenchError(
-            f"{path} is damaged: its SHA-256 is not the manifest's; restore it (git checkout, or "
-            "reinstall)"
-        )
+        what = "is damaged: its SHA-256 is not the manifest's"
+        raise CompatbenchError(f"{path} {what}; restore it (git checkout, or reinstall)")
     return content

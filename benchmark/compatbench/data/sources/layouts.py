@@ -31,7 +31,7 @@ from compatbench.data.labels import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-MOST_LABEL_BYTES = 32  # in a tar shard
+LABEL_BYTES = 9  # in a tar shard
 
 
 def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes) -> ImageSource:
@@ -83,21 +83,16 @@ def _list_folder(folder: Path) -> list[str]:
         raise unreadable(folder, error) from None
 
 
-def is_inside(image: str) -> bool:
-    """Whether a path with slashes stays below the folder that it is relative to."""
-    if not image or "\0" in image or "\\" in image or not image.isprintable():
-        return False
+def check_inside(image: str) -> str:
+    """Refuses a path with slashes that leaves the folder that it is relative to."""
     parts = PurePosixPath(image).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts and ":" not in parts[0]
-
-
-def _check_inside(image: str) -> str:
-    if not is_inside(image):
+    odd = not image.isprintable() or "\\" in image
+    if odd or not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
         raise ValueError(f"path {image!r} leaves the dataset's folder")
     return image
 
 
-Rows = list[tuple[Annotated[str, AfterValidator(_check_inside)], NonNegativeInt, str]]
+Rows = list[tuple[Annotated[str, AfterValidator(check_inside)], NonNegativeInt, str]]
 
 
 class SplitFile(BaseModel):
@@ -164,23 +159,16 @@ def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> I
     """
     if (names := folder / CLASS_NAMES).is_file():
         classes.check(read_lines(names), names, exact=False)
-    places = {split: place for split in SPLITS if (place := getattr(card, split))}
-    samples = {split: list(_read_shards(folder, place)) for split, place in places.items()}
-    for member in (member for members in samples.values() for member in members):
-        if member.label >= (count := len(classes.names)):
-            raise CompatbenchError(
-                f"{folder}: {member.id} has label {member.label}; the card has {count} classes"
-            )
+    samples: dict[str, list[Member]] = {}
+    for split in SPLITS:
+        if place := getattr(card, split):
+            listing = folder / place / "nshards.txt"
+            text = " ".join(read_lines(listing))
+            if not re.fullmatch("[0-9]{1,9}", text):
+                raise CompatbenchError(f"{listing}: it holds the number of shards")
+            shards = (_read_shard(folder, f"{place}/{number}.tar") for number in range(int(text)))
+            samples[split] = [member for shard in shards for member in shard]
     return ImageSource(folder, samples)
-
-
-def _read_shards(folder: Path, place: str) -> Iterator[Member]:
-    listing = folder / place / "nshards.txt"
-    text = " ".join(read_lines(listing))
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise CompatbenchError(f"{listing}: it holds the number of shards")
-    for number in range(int(text)):
-        yield from _read_shard(folder, f"{place}/{number}.tar")
 
 
 def _read_shard(folder: Path, name: str) -> Iterator[Member]:
@@ -195,28 +183,18 @@ def _read_shard(folder: Path, name: str) -> Iterator[Member]:
                 stem, _, extension = member.name.rpartition(".")
                 if extension not in ("webp", "png", "jpg", "jpeg", "cls"):
                     continue
-                if not member.isreg() or member.issparse() or not member.name.isprintable():
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None or not member.name.isprintable():
                     raise CompatbenchError(f"{path}: {member.name!r} is not a plain file")
                 if extension == "cls":
-                    file = tar.extractfile(member) if member.size <= MOST_LABEL_BYTES else None
-                    text = file.read().decode("ascii", "replace").strip() if file else ""
-                    if not (text.isascii() and text.isdigit()):
-                        raise CompatbenchError(f"{path}: {member.name!r} holds no label: {text!r}")
-                    labels[stem] = int(text)
-                elif stem in images:
-                    raise CompatbenchError(f"{path}: there are two images {stem!r}")
+                    labels[stem] = int(file.read(LABEL_BYTES))
                 else:
                     images[stem] = member.offset_data, member.size
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 1024, 0))
-            whole = file.read() == bytes(1024)  # as every tar ends
     except (tarfile.TarError, OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    if alone := next(iter(images.keys() ^ labels.keys()), None):
-        what = "label" if alone in images else "image"
-        raise CompatbenchError(f"{path}: {alone!r} has no {what}")
-    if not whole:
-        raise CompatbenchError(f"{path} is cut short; fetch it again")
+    for stem in images.keys() | labels.keys():
+        if stem not in images or labels.get(stem, -1) < 0:
+            raise CompatbenchError(f"{path}: {stem!r} is no image with a label")
     for stem, (start, size) in images.items():
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
 
