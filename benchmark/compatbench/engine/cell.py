@@ -36,35 +36,23 @@ TransferName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}
 
 @dataclass(frozen=True)
 class Cell:
-    """One (method, task, source, shots, seed) with the backbones and test sets to measure.
+    """One (method, task, source, shots, seed) with the backbones and test sets to measure."""
 
-    Attributes:
-        key: hash of everything that decides the records.
-        fit_key: hash of everything that decides the fitted module, which the cells of all
-            transfers share; the key of the cell whose module is copied.
-        config: the method's resolved settings, as JSON values.
-        backbones: the source, then every target of an upgrade that starts at it.
-        test_sets: the task, then its variants in the suite.
-        plugin: the file a method outside the package was loaded from.
-        shots_file: the file with the draw, if it is given and not made here.
-        config_name: the name that the suite gives to this config of the method, if any.
-        transfer: how the module reaches the backbones.
-    """
-
-    key: str
+    key: str  # hash of everything that decides the records
+    # Of what decides the module, which the cells of all transfers share; the key of the copied.
     fit_key: str
     method: str
-    config: dict[str, Any] = field(hash=False)
+    config: dict[str, Any] = field(hash=False)  # the method's resolved settings, as JSON values
     task: str
     shots: int
     seed: int
-    backbones: tuple[str, ...]
-    test_sets: tuple[str, ...]
+    backbones: tuple[str, ...]  # the source, then every target of an upgrade that starts at it
+    test_sets: tuple[str, ...]  # the task, then its variants in the suite
     training: TrainingCard
-    plugin: str | None = None
-    shots_file: Path | None = None
-    config_name: str = ""
-    transfer: str = COPIED
+    plugin: str | None = None  # the file a method outside the package was loaded from
+    shots_file: Path | None = None  # with the draw, if it is given and not made here
+    config_name: str = ""  # the name that the suite gives to this config of the method, if any
+    transfer: str = COPIED  # how the module reaches the backbones
 
     @property
     def copied(self) -> Cell:
@@ -95,34 +83,23 @@ def _one_line(text: str) -> str:
 
 
 class Measurement(BaseModel):
-    """A module at one backbone on one test set.
-
-    Attributes:
-        test_set: the task itself, or a variant of it.
-        data: hash of the backbone's weights and of the test set.
-        correct: images classified right by the module, of ``total``.
-        zero_shot_correct: the same for this backbone's own zero-shot classifier.
-        negative_flips, positive_flips: images that the module classifies right on the source and
-            wrong here, and the other way round; None on the source itself, and where its
-            predictions were lost.
-        inconsistent_errors: images that are wrong on both, with another class each time.
-        ece: expected calibration error in percent.
-        reason: why there is no number, if ``status`` is not ``ok``; one line.
-    """
+    """A module at one backbone on one test set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: BackboneName
-    test_set: Name
-    data: str
+    test_set: Name  # the task itself, or a variant of it
+    data: str  # hash of the backbone's weights and of the test set
     status: Status
-    correct: Count | None = None
+    correct: Count | None = None  # images classified right by the module
     total: Count | None = None
-    zero_shot_correct: Count | None = None
+    zero_shot_correct: Count | None = None  # by this backbone's own zero-shot classifier
+    # As in ``count_flips``; None on the source itself, and where its predictions were lost.
     negative_flips: Count | None = None
     positive_flips: Count | None = None
     inconsistent_errors: Count | None = None
-    ece: Percent | None = None
+    ece: Percent | None = None  # expected calibration error
+    # Why there is no number, if the status is not 'ok'.
     reason: Annotated[str, AfterValidator(_one_line)] = ""
 
     @model_validator(mode="after")
@@ -154,22 +131,7 @@ class Record(Measurement):
 
 
 class CellRecord(BaseModel):
-    """Everything measured of one cell; one file in the run store.
-
-    Attributes:
-        status: of the fit; a failed fit has no records.
-        fit_seconds: wall clock of the fit alone, image features excluded.
-        parameters: numbers that the fit determined.
-        module_bytes: size of the module's tensors.
-        module: fingerprint of the module's tensors.
-        error: the failure, its type first.
-        trace: the last frames of the failure, innermost last.
-        provenance: versions and machine.
-        failure: what kind of failure the last attempt ended in; None if it ended in none.
-        attempt: number of the last attempt; one that was interrupted is gone on with.
-        peak_memory: most bytes in use while the cell ran: resident memory of its process, or
-            tensors on its GPU; None where the system does not tell.
-    """
+    """Everything measured of one cell; one file in the run store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -182,17 +144,19 @@ class CellRecord(BaseModel):
     shots: Shots
     seed: int
     transfer: str = COPIED
-    status: Literal["ok", "failed"]
-    fit_seconds: float = 0.0
-    parameters: int = 0
-    module_bytes: int = 0
-    module: str = ""
-    error: str = ""
-    trace: tuple[str, ...] = ()
+    status: Literal["ok", "failed"]  # of the fit; a failed one has no records
+    fit_seconds: float = 0.0  # wall clock of the fit alone, image features excluded
+    parameters: int = 0  # numbers that the fit determined
+    module_bytes: int = 0  # size of the module's tensors
+    module: str = ""  # their fingerprint
+    error: str = ""  # the failure, its type first
+    trace: tuple[str, ...] = ()  # the last frames of the failure, innermost last
     records: tuple[Record, ...] = ()
-    provenance: dict[str, str] = {}
-    failure: FailureKind | None = None
-    attempt: PositiveInt = 1
+    provenance: dict[str, str] = {}  # versions and machine
+    failure: FailureKind | None = None  # that the last attempt ended in
+    attempt: PositiveInt = 1  # the last; one that was interrupted is gone on with
+    # Most bytes in use while the cell ran: resident memory of its process, or tensors on its
+    # GPU; None where the system does not tell.
     peak_memory: NonNegativeInt | None = None
 
     @property

@@ -50,41 +50,26 @@ TEXT_PLACES = {"text-input", "text-layers"}
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Sizes of a backbone's architecture.
-
-    Attributes:
-        image_flops: floating-point operations of one image.
-        text_weights: parameters of the text tower's blocks.
-        text_blocks, image_blocks: blocks of each tower.
-        batch_bytes: the widest activations of one batch of images.
-    """
+    """Sizes of a backbone's architecture."""
 
     parameters: int
     embed_dim: int
-    image_flops: float
-    text_weights: int
+    image_flops: float  # floating-point operations of one image
+    text_weights: int  # parameters of the text tower's blocks
     text_blocks: int
     image_blocks: int
-    batch_bytes: int
+    batch_bytes: int  # the widest activations of one batch of images
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a matrix costs, by what is counted.
+    """What a matrix costs, by what is counted."""
 
-    Attributes:
-        images: encodings of an image by a backbone under a view; none may be cached.
-        features_bytes: of the features of these.
-        encode_flops: of encoding them.
-        memory_bytes: weights that a worker keeps, and one batch of images.
-        unknown: backbones whose size is not known before they are loaded.
-    """
-
-    images: int
-    features_bytes: int
-    encode_flops: float
-    memory_bytes: int
-    unknown: tuple[str, ...]
+    images: int  # encodings of an image by a backbone under a view; none may be cached
+    features_bytes: int  # of the features of these
+    encode_flops: float  # of encoding them
+    memory_bytes: int  # weights that a worker keeps, and one batch of images
+    unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
 
 def count_costs(matrix: Matrix) -> Costs:

@@ -113,7 +113,6 @@ def measure(
     if wanted != FEATURES:
         inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
-    targets = label_tensor(samples)
     start = time.perf_counter()
     if isinstance(inputs, Tensor):
         logits = classifier(inputs)
@@ -126,7 +125,7 @@ def measure(
         raise ValueError("logits are not finite")
     predictions = predict(test_set.select_columns(logits))
     seconds = time.perf_counter() - start
-    return Measured(predictions, targets, zero_shot.cpu(), seconds)
+    return Measured(predictions, label_tensor(samples), zero_shot.cpu(), seconds)
 
 
 def label_tensor(samples: Sequence[Sample]) -> Tensor:
@@ -159,9 +158,6 @@ def count_flips(before: Predictions, after: Predictions, targets: Tensor) -> dic
 
     ``negative_flips`` are right before and wrong after, ``positive_flips`` the other way round;
     ``inconsistent_errors`` are wrong on both, with another class each time.
-
-    Args:
-        targets: labels, ``[images]``.
     """
     targets = targets.cpu()
     was, now = before.classes == targets, after.classes == targets

@@ -92,16 +92,10 @@ def run_plan(
 ) -> tuple[tuple[Cell, str], ...]:
     """Runs the cells of a plan that are not finished; one that fails does not stop the others.
 
-    Args:
-        on_start: is given the plan and the number of workers before the first cell.
-        on_event: is given every event of a cell.
+    Callbacks and errors are those of ``compatbench.run``.
 
     Returns:
         The cells that failed, each with its error.
-
-    Raises:
-        CompatbenchError: broken input, a device or cluster that cannot be used, or a store that
-            cannot be written. What was measured before is kept.
     """
     compute.check()
     if not plan.to_do:
