@@ -6,7 +6,7 @@ import pytest
 
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
-from compatbench.engine.costs import TimeEstimate, count_costs, measure_model, measure_rate
+from compatbench.engine.costs import TimeEstimate, count_costs, measure_model
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.method.registry import builtin_methods
 
@@ -79,7 +79,3 @@ def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:
     assert mean(plain, "coop") > mean(plain, "taskres") > 0
     assert mean(measured, "taskres") == pytest.approx(40)
     assert mean(measured, "coop") == mean(plain, "coop")
-
-
-def test_a_rate_is_measured() -> None:
-    assert measure_rate("cpu", size=64, seconds=0.01) > 0

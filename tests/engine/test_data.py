@@ -81,12 +81,21 @@ def place(tmp_path: Path) -> Path:
 
 
 def start(run: Run, place: Path, *arguments: str, **environment: str):
-    given = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
-    return run(*arguments, cwd=place, **(given | environment))
+    if (place / "tasks").is_dir():
+        own = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
+        environment = own | environment
+    return run(*arguments, cwd=place, **environment)
 
 
-def rows(place: Path, method: str) -> dict[tuple[str, str], dict[str, str]]:
-    with (place / "results" / "beasts" / f"{method}.csv").open(newline="") as file:
+def run_well(run: Run, place: Path, *arguments: str, **environment: str) -> str:
+    """What a run says that has to end well."""
+    result = start(run, place, "run", *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows(place: Path, method: str, suite: str = "beasts") -> dict[tuple[str, str], dict[str, str]]:
+    with (place / "results" / suite / f"{method}.csv").open(newline="") as file:
         return {(row["backbone"], row["test_set"]): row for row in csv.DictReader(file)}
 
 
@@ -112,16 +121,12 @@ def test_a_variant_of_some_classes_is_classified_among_these_alone(
     # Where the images lie is told on the command line, and reaches the workers.
     (place / "data" / "some").rename(place / "elsewhere")
     roots = ["--data-root", "data", "--data-root", "beasts-some=elsewhere"]
-    result = start(compatbench, place, "run", *OPTIONS, *roots, "--jobs", "2", COMPATBENCH_DATA="")
-    assert result.returncode == 0, result.stderr
+    run_well(compatbench, place, *OPTIONS, *roots, "--jobs", "2", COMPATBENCH_DATA="")
     some = [name.replace("_", " ") for name in SUBSET]
-    zero_shot = rows(place, "zeroshot")
-    assert zero_shot["mini-clip", "beasts"]["correct"] == str(
-        right_by_hand(NAMES, place / "data/beasts/test")
-    )
-    assert zero_shot["mini-clip", "beasts-some"]["correct"] == str(
-        right_by_hand(some, place / "elsewhere/test")
-    )
+    zero_shot, whole = rows(place, "zeroshot"), right_by_hand(NAMES, place / "data/beasts/test")
+    part = right_by_hand(some, place / "elsewhere/test")
+    assert zero_shot["mini-clip", "beasts"]["correct"] == str(whole)
+    assert zero_shot["mini-clip", "beasts-some"]["correct"] == str(part)
     for row in zero_shot.values():
         assert row["correct"] == row["zero_shot_correct"]
     # A residual was learned for each of five classes; three of them are served, too.
@@ -144,27 +149,21 @@ def test_a_given_draw_is_trained_on_and_is_another_cell(compatbench: Run, place:
     exported = start(compatbench, place, "data", "shots", "beasts", "--shots", "2")
     draw = json.loads(exported.stdout)
     (place / "same.json").write_text(exported.stdout)
-    used = {path for path, _ in draw["train"]}
-    spare = next(
-        path
-        for path in (f"train/red_fox/{n}.jpg" for n in range(8))
-        if path not in used | {p for p, _ in draw["val"]}
-    )
+    used = {path for path, _ in draw["train"] + draw["val"]}
+    [spare, *_] = sorted({f"train/red_fox/{n}.jpg" for n in range(8)} - used)
     del draw["sha256"]
     draw["train"][0][0] = spare
     (place / "other.json").write_text(json.dumps(draw))
 
     def run(*more: str) -> str:
-        result = start(compatbench, place, "run", *FIT, *more)
-        assert result.returncode == 0, result.stderr
+        run_well(compatbench, place, *FIT, *more)
         return rows(place, "taskres")["mini-clip", "beasts"]["key"]
 
     first = run()
     assert run("--shots-file", "same.json") == first
     assert run("--shots-file", "other.json") != first
-    compared = start(
-        compatbench, place, *["data", "shots", "beasts", "--shots", "2", "--compare", "other.json"]
-    )
+    options = ["beasts", "--shots", "2", "--compare", "other.json"]
+    compared = start(compatbench, place, "data", "shots", *options)
     assert compared.returncode == 1
     assert "other.json is another draw" in compared.stdout
     unused = ["--shots", "1", "--shots-file", "same.json"]
@@ -181,8 +180,7 @@ def test_a_damaged_image_stops_the_run_with_its_name_and_nothing_is_lost(
     result = start(compatbench, place, "run", *FIT)
     expect_one_line(result, f"image {path} cannot be decoded")
     path.write_bytes(whole)
-    result = start(compatbench, place, "run", *FIT)
-    assert result.returncode == 0, result.stderr
+    run_well(compatbench, place, *FIT)
 
 
 def test_data_that_is_not_there_is_one_line(compatbench: Run, place: Path) -> None:
@@ -190,6 +188,51 @@ def test_data_that_is_not_there_is_one_line(compatbench: Run, place: Path) -> No
     expect_one_line(result, "no folder of datasets is set; give --data-root")
     result = start(compatbench, place, "data", "shots", "beasts-some")
     expect_one_line(result, "is a variant, from which nothing is learned; draw from 'beasts'")
+
+
+INSIDE = """
+from compatbench.method import *
+from compatbench.method.trained import TrainedMethod
+import torch
+
+class Inside(TrainedMethod):
+    card = MethodCard("inside", "Inside", "none", "image-layers", "zero-shot from block 2 on")
+
+    def image_input(self, backbone):
+        return ImageInput("hidden", BLOCK[backbone.name])
+
+    def init(self, backbone, data, rng):
+        assert data.train.view_inputs[1][torch.tensor([3, 0])].shape == (2, 17, 128)
+        return Module({"nothing": torch.zeros(1)})
+
+    def attach(self, module, backbone, labels):
+        block, classify = BLOCK[backbone.name], CosineClassifier(backbone.zero_shot(labels), 1.0)
+
+        def run(tokens):
+            assert len(tokens) <= 128 and tokens.shape[1:] == (17, 128)
+            features = backbone.image.encode(tokens, block=block)
+            return classify(features) + 0 * module["nothing"]
+
+        return run
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target_block", [5, 6])
+def test_tokens_reach_the_method_or_a_target_that_cannot_give_them_is_a_result(
+    compatbench: Run, tmp_path: Path, target_block: int
+) -> None:
+    blocks = {"mini-clip": 2, "mini-eva-clip": target_block}
+    (tmp_path / "inside.py").write_text(INSIDE + f"\nBLOCK = {blocks}\n")
+    run_well(compatbench, tmp_path, "--suite", "smoke", "--methods", "./inside.py")
+    source, target = rows(tmp_path, "inside", "smoke").values()
+    # From an inner block on the frozen tower is zero-shot.
+    assert source["correct"] == source["zero_shot_correct"] != ""
+    if target_block == 5:
+        assert target["correct"] == target["zero_shot_correct"] != ""
+    else:
+        assert target["status"] == "not transferable"
+        assert target["reason"] == "the method acts from block 6 on, and the image tower has 6"
 
 
 MINE = """\
@@ -206,46 +249,34 @@ class Mine(ZeroShot):
 """
 
 
-@pytest.fixture
-def own_suite(tmp_path: Path) -> Path:
-    """A suite with a method file and the file that it imports, in a folder of their own."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (folder / "mine.py").write_text(MINE)
-    (folder / "helper.py").write_text("SCALE = 1\n")
-    (folder / "own.yaml").write_text(
-        "name: own\ntitle: Own\nextends: mini\nplugins: [./mine.py]\n"
-        "tasks: [mini-animals]\nseeds: [1]\ncompare: [mine]\n"
-    )
-    return folder / "own.yaml"
-
-
 @pytest.mark.slow
 def test_a_part_of_a_suite_shows_its_numbers_and_other_shots_are_kept(
     compatbench: Run, tmp_path: Path
 ) -> None:
     part = ["--methods", "tip_adapter", "--tasks", "mini-animals", "--seeds", "1"]
-    eight = compatbench("run", *part, "--shots", "8", cwd=tmp_path)
-    whole = compatbench("run", *part, cwd=tmp_path)
-    for result, shots in ((eight, "8 shots"), (whole, "16 shots")):
-        assert result.returncode == 0, result.stderr
-        [row, *_] = [line for line in result.stdout.splitlines() if "Tip-Adapter" in line]
+    for options, shots in ((["--shots", "8"], "8 shots"), ([], "16 shots")):
+        said = run_well(compatbench, tmp_path, *part, *options)
+        [row, *_] = [line for line in said.splitlines() if "Tip-Adapter" in line]
         assert "–" not in row
         assert row.split()[0] == "1"
-        assert shots in result.stdout
+        assert shots in said
     assert set(api.results("mini", tmp_path).frame["shots"]) == {8, 16}
 
 
 @pytest.mark.slow
 def test_a_suite_of_one_s_own_runs_and_an_edited_neighbour_is_to_do_again(
-    compatbench: Run, own_suite: Path, tmp_path: Path
+    compatbench: Run, tmp_path: Path
 ) -> None:
-    command = ["--suite", str(own_suite)]
-    result = compatbench("run", *command, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "Mine" in result.stdout
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "helper.py").write_text("SCALE = 1\n")
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ntitle: Own\nextends: mini\nplugins: [./mine.py]\n"
+        "tasks: [mini-animals]\nseeds: [1]\ncompare: [mine]\n"
+    )
+    command = ["--suite", "own.yaml"]
+    assert "Mine" in run_well(compatbench, tmp_path, *command)
     assert "all done" in compatbench("plan", *command, cwd=tmp_path).stdout
-    (own_suite.parent / "helper.py").write_text("SCALE = 2\n")
+    (tmp_path / "helper.py").write_text("SCALE = 2\n")
     assert "1 to do" in compatbench("plan", *command, cwd=tmp_path).stdout
 
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,21 +27,10 @@ from .conftest import Run
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
-FIT = CellRecord(
-    key=KEY,
-    method="toy",
-    config={"recipe": {"lr": 0.1}},
-    task="a task",
-    source="ä source",
-    shots=4,
-    seed=1,
-    status="ok",
-    fit_seconds=7.25,
-    parameters=2,
-    module_bytes=8,
-    module=MODULE.fingerprint,
-    provenance={"torch": "2"},
-)
+CELL = {"method": "toy", "task": "a task", "source": "ä source", "shots": 4, "seed": 1}
+MADE = {"fit_seconds": 7.25, "parameters": 2, "module_bytes": 8, "module": MODULE.fingerprint}
+SETTINGS = {"config": {"recipe": {"lr": 0.1}}, "provenance": {"torch": "2"}}
+FIT = CellRecord.model_validate({"key": KEY, "status": "ok", **CELL, **MADE, **SETTINGS})
 COUNTS = {"correct": 3, "total": 4, "zero_shot_correct": 1}
 RECORD = Record(backbone="b", test_set="t", data="d", status="ok", **COUNTS)
 DONE = FIT.model_copy(update={"records": (RECORD,)})
@@ -179,23 +167,6 @@ def test_a_claim_is_had_once_and_that_of_a_killed_process_is_free(tmp_path: Path
     process.join()
     with store.claim(KEY) as held, store.claim(KEY) as again:
         assert (held, again) == (True, False)
-
-
-def test_one_may_wait_for_a_lock(tmp_path: Path) -> None:
-    store, path = RunStore(tmp_path), tmp_path / "some.lock"
-    began = threading.Event()
-
-    def hold_shortly() -> None:
-        with store.locked(path):
-            began.set()
-            time.sleep(0.2)
-
-    thread = threading.Thread(target=hold_shortly)
-    thread.start()
-    began.wait()
-    with store.locked(path) as held:
-        assert held
-    thread.join()
 
 
 def test_without_locks_a_run_warns_and_goes_on(
