@@ -45,16 +45,6 @@ def test_weights_are_loaded_once_by_each_worker() -> None:
     assert both.spent["load"] == (1 + 3) + (2 + 4)
 
 
-def test_the_fifth_backbone_drops_the_first() -> None:
-    names = [f"b{i}" for i in range(5)]
-    cells = [job(1, task=name, backbones=(name,)) for name in [*names, names[0]]]
-    site = Site(dict.fromkeys(names, 1), worker_rate=1)
-    # Groups are run whole, so b0's two cells share one load.
-    assert simulate(cells, 1, site).spent["load"] == 5
-    again = [job(9 - i, task=f"t{i}", backbones=(name,)) for i, name in enumerate([*names, "b0"])]
-    assert simulate(again, 1, site).spent["load"] == 6
-
-
 def test_features_are_encoded_once_and_waited_for() -> None:
     cells = [job(1, features=("train",)) for _ in range(4)]
     outcome = simulate(cells, 2, Site(encode_seconds={"train": 5}))

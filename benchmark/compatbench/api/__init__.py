@@ -29,33 +29,11 @@ if TYPE_CHECKING:
     from compatbench.studies.layers import analyze_layers
     from compatbench.studies.stress import analyze_stress
 
-__all__ = [
-    "CompatbenchError",
-    "Compute",
-    "analyze_claims",
-    "analyze_depth",
-    "analyze_embeddings",
-    "analyze_gauge",
-    "analyze_layers",
-    "analyze_stress",
-    "audit_results",
-    "backbones",
-    "check_methods",
-    "check_pull_request",
-    "diagnose",
-    "evaluate",
-    "fit",
-    "leaderboard",
-    "methods",
-    "modules",
-    "plan",
-    "report",
-    "results",
-    "run",
-    "suites",
-    "tasks",
-    "transfers",
-]
+__all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
+__all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
+__all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
+__all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings", "analyze_gauge"]
+__all__ += ["analyze_layers", "analyze_stress", "leaderboard", "report"]
 
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {

@@ -91,25 +91,20 @@ def verify_runs(out: Path = Path()) -> None:
 def gc(
     delete: bool = False,
     days: float = 7,
-    records: bool = False,
     suite: list[str] | None = None,
-    methods: list[str] | None = None,
     shots_file: list[Path] | None = None,
     out: Path = Path(),
 ) -> None:
     """Find files that serve no plan any more: modules and predictions of cells that changed.
 
     A cell is obsolete if its method, images and weights are here and give another key now, with
-    the training of every installed suite. Records stay, unless --records says otherwise: they
-    are small, and are results. Files set aside as damaged, and remains of killed processes, go
-    as well.
+    the training of every installed suite. Records stay: they are small, and are results. Files
+    set aside as damaged, and remains of killed processes, go as well.
 
     Args:
         delete: Delete; without, only say what would go.
         days: Leave what is younger.
-        records: Delete the records of obsolete cells, too.
         suite: YAML file of a further suite; may be repeated.
-        methods: File of a further method; may be repeated.
         shots_file: File with a draw that is wanted; may be repeated.
     """
     from compatbench.data.cards import suite_cards
@@ -117,12 +112,9 @@ def gc(
     from compatbench.engine.store_check import delete_files, find_waste, open_store
     from compatbench.method.registry import builtin_methods
 
-    registry = builtin_methods()
-    for file in methods or ():
-        registry.add_file(Path(file))
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
     draws = read_draws(shots_file or ())
-    waste = find_waste(open_store(out), suites, registry, draws, records=records)
+    waste = find_waste(open_store(out), suites, builtin_methods(), draws)
     kinds = {
         f"of {waste.cells} obsolete cells": waste.files,
         "damaged, or left by killed processes": waste.remains,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -113,12 +113,16 @@ class TimeEstimate:
     def __init__(
         self, matrix: Matrix, rate: float, measured: Mapping[str, float] | None = None
     ) -> None:
-        self._matrix = matrix
+        self._suite = matrix.suite
         self._rate = rate
-        self._measured = measured or {}
         self._choices = {(c.name, c.transfer): c for c in matrix.choices}
         self._read_card = cache(task_cards.read)
         self._count = cache(self._count_seconds)
+        # By method, what its finished cells took relative to what is counted.
+        self._pace: dict[str, float] = {}
+        for name, seconds in (measured or {}).items():
+            if counted := [self.place(p) for p in matrix.places if p.choice.name == name]:
+                self._pace[name] = seconds * len(counted) / sum(counted)
 
     def cell(self, cell: Cell) -> float:
         """Seconds of a cell of the matrix."""
@@ -130,21 +134,11 @@ class TimeEstimate:
         pace = self._pace.get(place.choice.name, 1.0)
         return pace * self._count(place.choice, place.task, place.shots, place.backbones)
 
-    @cached_property
-    def _pace(self) -> dict[str, float]:
-        """By method, what its finished cells took relative to what is counted."""
-        counted: dict[str, list[float]] = {}
-        for choice, task, shots, _, backbones in self._matrix.places:
-            if choice.name in self._measured:
-                seconds = self._count(choice, task, shots, backbones)
-                counted.setdefault(choice.name, []).append(seconds)
-        return {n: self._measured[n] / (sum(c) / len(c)) for n, c in counted.items()}
-
     def _count_seconds(
         self, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
     ) -> float:
         method, card = choice.method.card, self._read_card(task)
-        tests = list(map(self._read_card, suite_test_sets(self._matrix.suite, [task])))
+        tests = list(map(self._read_card, suite_test_sets(self._suite, [task])))
         images = sum(test.counts.get("test", 0) for test in tests)
         seconds = 0.0
         for backbone in backbones:

@@ -29,17 +29,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True, eq=False)
 class MethodChoice:
-    """A method, or a named config of one, as a suite sets it.
+    """A method, or a named config of one, as a suite sets it."""
 
-    Attributes:
-        name: of the method or config, as the suite and results call it.
-        identity: what names the method's code in keys.
-    """
-
-    name: str
+    name: str  # as the suite and results call it
     method: type[Method]
     config: dict[str, Any]
-    identity: str
+    identity: str  # what names the method's code in keys
     transfer: str = COPIED
 
 
@@ -59,11 +54,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Matrix:
-    """The part of a suite that is asked for; enumerated once, without images or weights.
-
-    Attributes:
-        tasks, shots, seeds: those of the suite that are asked for, or others.
-    """
+    """The part of a suite that is asked for; enumerated once, without images or weights."""
 
     suite: SuiteCard
     registry: MethodRegistry
@@ -104,12 +95,10 @@ class Matrix:
         return tuple(places)
 
     def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
-        """The cells with their keys.
+        """The cells with their keys, but for what is missing: targets, variants or whole cells.
 
         Args:
             draws: few-shot draws that are given and not made here.
-            missing: what to leave out: cells without their task or source, and of the others
-                the targets and variants.
         """
         missing, training = missing or Missing(), self.suite.training
         cells = []

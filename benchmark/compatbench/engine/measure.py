@@ -32,32 +32,22 @@ Where = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Predictions:
-    """A module's answers on one backbone and one test set.
+    """A module's answers on one backbone and one test set."""
 
-    Attributes:
-        classes: predicted classes, int32 ``[images]``.
-        confidence: the softmax probabilities of those classes, float32 ``[images]``. Logits
-            are taken as the classifier gives them, scaled by the backbone's own logit scale.
-    """
-
-    classes: Tensor
+    classes: Tensor  # predicted, int32 [images]
+    # Their softmax probabilities, float32 [images]. Logits are taken as the classifier gives
+    # them, scaled by the backbone's own logit scale.
     confidence: Tensor
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a classifier answers for the images of a test set.
-
-    Attributes:
-        targets: labels, ``[images]``.
-        zero_shot: classes that the backbone's own zero-shot classifier predicts, ``[images]``.
-        seconds: wall clock of the classification alone.
-    """
+    """What a classifier answers for the images of a test set."""
 
     predictions: Predictions
-    targets: Tensor
-    zero_shot: Tensor
-    seconds: float
+    targets: Tensor  # labels, [images]
+    zero_shot: Tensor  # classes that the backbone's own zero-shot predicts, [images]
+    seconds: float  # wall clock of the classification alone
 
     @property
     def right(self) -> Tensor:

@@ -74,19 +74,14 @@ def plan(cells: Iterable[Cell], store: RunStore) -> list[PlannedCell]:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The cells that are asked for, what the store holds of them, and what is missing.
-
-    Attributes:
-        draws: few-shot draws that are given and not made here.
-        missing: images and weights that are not on this machine.
-        shard: keys of the cells that this job of several has to run; None is all.
-    """
+    """The cells that are asked for, what the store holds of them, and what is missing."""
 
     matrix: Matrix
     planned: tuple[PlannedCell, ...]
     store: RunStore
-    draws: ShotsFiles
-    missing: Missing
+    draws: ShotsFiles  # few-shot draws that are given and not made here
+    missing: Missing  # images and weights that are not on this machine
+    # Keys of the cells that this job of several has to run; None is all.
     shard: frozenset[str] | None = None
 
     def __repr__(self) -> str:

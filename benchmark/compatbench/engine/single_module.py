@@ -17,7 +17,7 @@ from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import load_task
 from compatbench.engine.execute.device import resolve_device
 from compatbench.engine.matrix import read_settings
-from compatbench.engine.measure import Measured, count_flips, measure
+from compatbench.engine.measure import Measured, measure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
@@ -110,18 +110,17 @@ class Evaluation:
     @property
     def negative_flips(self) -> float | None:
         """Share of images, in percent, that are right on the source and wrong on the target."""
-        return self._share("negative_flips")
+        return self._share_won(self.target, self.source)
 
     @property
     def positive_flips(self) -> float | None:
         """Share of images, in percent, that are wrong on the source and right on the target."""
-        return self._share("positive_flips")
+        return self._share_won(self.source, self.target)
 
-    def _share(self, flips: str) -> float | None:
-        if self.source is None or self.target is None:
+    def _share_won(self, before: Measured | None, after: Measured | None) -> float | None:
+        if before is None or after is None:
             return None
-        before, after = self.source.predictions, self.target.predictions
-        return 100 * count_flips(before, after, self.target.targets)[flips] / self.images
+        return 100 * int((~before.right & after.right).sum()) / self.images
 
     @property
     def images(self) -> int:

@@ -134,17 +134,11 @@ def find_problems(files: Iterable[Path]) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class Waste:
-    """Files of a store that may be deleted.
+    """Files of a store that may be deleted."""
 
-    Attributes:
-        cells: how many cells are obsolete.
-        files: modules and predictions of these cells, and their records if asked for.
-        remains: what was set aside as damaged, and what killed processes left.
-    """
-
-    cells: int
-    files: Files
-    remains: Files
+    cells: int  # that are obsolete
+    files: Files  # modules and predictions of these cells
+    remains: Files  # what was set aside as damaged, and what killed processes left
 
 
 def find_waste(
@@ -152,21 +146,14 @@ def find_waste(
     suites: Iterable[SuiteCard],
     registry: MethodRegistry,
     draws: ShotsFiles | None = None,
-    *,
-    records: bool = False,
 ) -> Waste:
-    """The files of obsolete cells, and remains; see ``find_obsolete``.
-
-    Args:
-        draws: draws that are given and not made here.
-        records: count the records of such cells, too; they are small, and are results.
-    """
+    """The files of obsolete cells, and remains; see ``find_obsolete``."""
     files = find_files(store)
     obsolete = find_obsolete(read_records(files), suites, registry, draws)
     stale = {
         path: stat
         for path, stat in files.items()
-        if path.stem in obsolete and (records or not path.match(RECORDS))
+        if path.stem in obsolete and not path.match(RECORDS)  # small, and a result
     }
     return Waste(len(obsolete), stale, find_files(store, [f"{DAMAGED}/*", "**/*.tmp"]))
 
