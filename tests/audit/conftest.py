@@ -16,7 +16,7 @@ from honest_results import SUITE, Workplace, forged, forged_words, honest, hones
 
 from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 
 __all__ = ["clone", "forged", "forged_words", "honest", "honest_words", "repository"]
@@ -57,18 +57,12 @@ class Clone:
     def results(self) -> Path:
         return self.root / "results" / "tiny"
 
-    def registry(self) -> MethodRegistry:
-        """The clone's own method files as they are now, in place of the installed ones."""
+    def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
+        """What ``compatbench ci`` finds with the clone's own method files as they are now."""
         _forget_methods()
         importlib.invalidate_caches()
         builtin_methods.cache_clear()
-        return builtin_methods()
-
-    def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
-        """What ``compatbench ci`` finds."""
-        return check_pull_request(
-            self.root, base, cells=cells, seed=1, zero_shot=False, registry=self.registry()
-        )
+        return check_pull_request(self.root, base, cells=cells, seed=1, zero_shot=False)
 
     def run(self, methods: str, *options: str) -> None:
         """Adds results and leaderboard, as a contributor sends them."""

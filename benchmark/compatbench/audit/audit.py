@@ -22,7 +22,7 @@ from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.execute.device import resolve_device
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report
 from compatbench.pages.leaderboard import drawn_figures, render_pages
 from compatbench.pages.suite_page import FIGURES, RESULTS
@@ -69,9 +69,7 @@ def audit_results(
     zero_shot: bool = True,
     methods: str | None = None,
     only: Collection[str] | None = None,
-    registry: MethodRegistry | None = None,
     shots_files: Sequence[Path] = (),
-    cache: Path | None = None,
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Audit:
@@ -92,9 +90,7 @@ def audit_results(
         methods: files of methods that are not among ``methods()``, separated by commas; they are
             run as code.
         only: names of the methods whose cells may be run again; by default all.
-        registry: where methods are looked up; by default the built-in and installed ones.
         shots_files: few-shot draws that the results were trained on.
-        cache: folder of the feature cache; by default that of ``run``.
         device: where to compute.
         progress: called with a line before each step.
 
@@ -107,14 +103,14 @@ def audit_results(
             written.
     """
     device, draws = resolve_device(device), read_draws(shots_files)
-    registry = registry or builtin_methods()
+    registry = builtin_methods()
     if methods is not None:
         registry.select(methods)
     out = Path(out)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
-    features = FeatureCache(cache or default_cache_folder())
+    features = FeatureCache(default_cache_folder())
     stored: dict[str, StoredSuite] = {}
     for card in cards:
         progress(f"{card.name}: files, keys, counts")

@@ -71,8 +71,6 @@ def check_pull_request(
     cells: int = 3,
     seed: int | None = None,
     zero_shot: bool = True,
-    registry: MethodRegistry | None = None,
-    cache: Path | None = None,
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> PullRequest:
@@ -89,8 +87,6 @@ def check_pull_request(
         cells: how many cells of the changed methods to run again.
         seed: of the draw of these; by default a new one.
         zero_shot: whether zero-shot counts are computed again, if a method has changed.
-        registry: where methods are looked up; by default the built-in and installed ones.
-        cache: folder of the feature cache; by default that of ``run``.
         device: where to compute.
         progress: called with a line before each step.
 
@@ -103,7 +99,7 @@ def check_pull_request(
     """
     device = resolve_device(device)  # a wrong one is refused before minutes of work
     change = find_change(Path(out), base)
-    registry = registry or builtin_methods()
+    registry = builtin_methods()
     cards = [suite_cards.read(name) for name in suite_cards.names()]
     for path in (path for card in cards for path in card.plugins):
         registry.add_file(path)
@@ -125,8 +121,6 @@ def check_pull_request(
         seed=seed,
         only=changed,
         zero_shot=zero_shot and bool(changed),
-        registry=registry,
-        cache=cache,
         device=device,
         progress=progress,
     )

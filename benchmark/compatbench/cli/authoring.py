@@ -6,7 +6,6 @@ import keyword
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
@@ -15,9 +14,6 @@ from rich.text import Text
 from compatbench.cli.output import console, print_frame, say
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
@@ -32,8 +28,20 @@ def new_method(name: str) -> None:
     Args:
         name: Such as 'my_method'.
     """
-    checkout = find_checkout(Path.cwd())
-    _check_name(name, inside=checkout is not None)
+    from compatbench.method.registry import builtin_methods
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
+        raise CompatbenchError(
+            f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
+            "first, as in 'my_method'"
+        )
+    registry, checkout = builtin_methods(), find_checkout(Path.cwd())
+    if name in registry.classes or name in registry.broken:
+        raise CompatbenchError(f"a method is named '{name}' already; choose another name")
+    if not checkout and find_spec(name) is not None:
+        raise CompatbenchError(
+            f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
+        )
     path = (checkout / "methods" if checkout else Path()) / f"{name}.py"
     if path.exists():
         raise CompatbenchError(f"{path} exists; choose another name, or delete it first")
@@ -61,27 +69,7 @@ def fill_template(name: str) -> str:
     return text.replace("CLASS", title.replace(" ", ""))
 
 
-def _check_name(name: str, inside: bool) -> None:
-    from compatbench.method.registry import builtin_methods
-
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
-        raise CompatbenchError(
-            f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
-            "first, as in 'my_method'"
-        )
-    registry = builtin_methods()
-    if name in registry.classes or name in registry.broken:
-        raise CompatbenchError(f"a method is named '{name}' already; choose another name")
-    if not inside and find_spec(name) is not None:
-        raise CompatbenchError(
-            f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
-        )
-
-
-def check(
-    methods: str,
-    only: str = "all",
-) -> None:
+def check(methods: str, only: str = "all") -> None:
     """Check that a method keeps the rules, on tiny synthetic models; exit with 1 if not.
 
     Fits are cut to a few steps, so that a method takes seconds on one core. One method gets a
@@ -100,11 +88,18 @@ def check(
         found = api.check_methods(
             methods, only, progress=lambda one: status.update(f"{one.method}: {one.check}")
         )
-    failed = found["status"] == "fail"
-    names = found["method"].unique()
-    shown = found if len(names) == 1 else found.query("status == 'fail'")
-    if len(shown):
-        print_frame(_explain(shown).drop(columns="method" if len(names) == 1 else []))
+    failed, names = found["status"] == "fail", found["method"].unique()
+    alone = len(names) == 1
+    # A check that is passed is shown with its rule, another with its reason.
+    rules = found["rule"] + found["reason"].map(lambda reason: f" ({reason})" if reason else "")
+    shown = {
+        "": [Text(status, style=STYLES[status]) for status in found["status"]],
+        "rule, or reason": found["reason"].where(found["status"] != "pass", rules),
+        "seconds": found["seconds"].round(1),
+    }
+    lines = found[["check"] if alone else ["method", "check"]].assign(**shown)
+    if alone or failed.any():
+        print_frame(lines if alone else lines.loc[failed])
     counts = pd.crosstab(found["method"], found["status"]).reindex(names)
     counts = counts.reindex(columns=list(STYLES), fill_value=0).rename(columns=WORDS)
     counts["seconds"] = found.groupby("method")["seconds"].sum()
@@ -113,15 +108,3 @@ def check(
     say(f"{good} of {len(names)} methods pass")
     if failed.any():
         raise typer.Exit(1)
-
-
-def _explain(found: pd.DataFrame) -> pd.DataFrame:
-    """The checks, of those that are passed with the rule, of others with the reason."""
-    reasons = found["reason"]
-    rules = found["rule"] + reasons.map(lambda reason: f" ({reason})" if reason else "")
-    shown = {
-        "": [Text(status, style=STYLES[status]) for status in found["status"]],
-        "rule, or reason": reasons.where(found["status"] != "pass", rules),
-        "seconds": found["seconds"].round(1),
-    }
-    return found[["method", "check"]].assign(**shown)

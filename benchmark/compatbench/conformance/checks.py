@@ -12,15 +12,16 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from compatbench.conformance.method_under_test import MethodUnderTest, NoModule
+from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 
 # Tries a rule on a method; what it returns is a remark on a pass.
 Check = Callable[[MethodUnderTest], "str | None"]
 
+Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
 # These have something to look at even if the fit fails.
 WITHOUT_MODULE = ("card", "settings", "fit")
@@ -40,7 +41,7 @@ class Outcome:
 
     method: str
     check: str  # such as ``same-seed``
-    status: Literal["pass", "fail", "skip"]
+    status: Status
     rule: str  # one line that says what must hold
     reason: str  # of a failure or of a skip; a remark, or nothing, on a pass
     seconds: float = 0.0
@@ -62,7 +63,6 @@ def check_methods(
     methods: str | Sequence[str] = "all",
     only: str | Sequence[str] = "all",
     *,
-    registry: MethodRegistry | None = None,
     progress: Callable[[Outcome], object] = lambda _: None,
 ) -> pd.DataFrame:
     """Tries the rules of the conformance kit on methods.
@@ -74,7 +74,6 @@ def check_methods(
         methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
             which is run as code.
         only: names, globs or exclusions of checks.
-        registry: where names are looked up; by default the built-in and installed methods.
         progress: called with each outcome as soon as it is known.
 
     Returns:
@@ -86,7 +85,7 @@ def check_methods(
         CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
             empty selection.
     """
-    registry = registry or builtin_methods()
+    registry = builtin_methods()
     names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
     checks = select_names(only, list(CHECKS), "check")
     for what, wanted, found in (("method", methods, names), ("check", only, checks)):
@@ -109,37 +108,35 @@ def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:
     torch.set_num_threads(1)  # tensors this small gain nothing from several
     try:
         for name in names or CHECKS:
-            yield _run(name, tested)
+            start, (status, reason) = time.perf_counter(), _run(name, tested)
+            tested.models.restore(tested.source, tested.target)
+            [rule, *_] = (CHECKS[name].__doc__ or "").splitlines()
+            seconds = time.perf_counter() - start
+            yield Outcome(tested.card.name, name, status, rule, reason, seconds)
     finally:
         torch.set_num_threads(threads)
         # The synthetic models serve the next method, too.
         tested.models.restore()
 
 
-def _run(name: str, tested: MethodUnderTest) -> Outcome:
-    start = time.perf_counter()
-    status: Literal["pass", "fail", "skip"] = "fail"
+def _run(name: str, tested: MethodUnderTest) -> tuple[Status, str]:
+    """The outcome of a check, and its reason."""
+    excuse = tested.card.excused.get(name)
     try:
         if name not in WITHOUT_MODULE:
             _ = tested.module
-        status, reason = "pass", CHECKS[name](tested) or ""
+    except Exception:
+        return "skip", "there is no module to look at; fix 'fit' first"
+    try:
+        remark = CHECKS[name](tested) or ""
     except CheckSkipped as why:
-        status, reason = "skip", str(why)
-    except NoModule:
-        status, reason = "skip", "there is no module to look at; fix 'fit' first"
-    except CheckFailed as why:
-        reason = str(why)
+        return "skip", str(why)
     except Exception as error:
-        reason = describe_error(error)
-    finally:
-        tested.models.restore(tested.source, tested.target)
-    excuse = tested.card.excused.get(name)
-    if excuse and status == "fail":
-        status, reason = "skip", f"{excuse} (excused: {reason})"
-    elif excuse and status == "pass":
-        status, reason = "fail", "the card excuses the method from this check, but it passes"
-    [rule, *_] = (CHECKS[name].__doc__ or "").splitlines()
-    return Outcome(tested.card.name, name, status, rule, reason, time.perf_counter() - start)
+        reason = str(error) if isinstance(error, CheckFailed) else describe_error(error)
+        return ("skip", f"{excuse} (excused: {reason})") if excuse else ("fail", reason)
+    if excuse:
+        return "fail", "the card excuses the method from this check, but it passes"
+    return "pass", remark
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -152,6 +149,6 @@ def quoted(names: Iterable[str]) -> str:
 def describe_error(error: BaseException) -> str:
     """One line for an error in a method: what, and where."""
     [text, *_] = str(error).splitlines() or [""]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"{type(error).__name__}{': ' if text else ''}{text} ({where})"

@@ -36,10 +36,6 @@ LABELS = Labels(
 STEP_LIMITS = {"max_steps": 3, "max_iterations": 20}
 
 
-class NoModule(Exception):
-    """The method's fit does not give a module, so that nothing else can be tried."""
-
-
 class MethodUnderTest:
     """A method, and the modules and classifiers that the checks look at.
 
@@ -95,15 +91,12 @@ class MethodUnderTest:
 
     @property
     def module(self) -> Module:
-        """A copy of the module of three shots and seed 1; NoModule, if the fit fails."""
+        """A copy of the module of three shots and seed 1."""
         return self._module.detach()
 
     @cached_property
     def _module(self) -> Module:
-        try:
-            return self.fit()
-        except Exception as error:
-            raise NoModule from error
+        return self.fit()
 
     @torch.no_grad()
     def attach(
