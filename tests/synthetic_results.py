@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ ZERO_SHOT = {"old": 40, "new": 60}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
 PROBE = MethodInfo("linear_probe", "Linear probe", "arXiv:2103.00020", "deep", ("classifier",))
 ZEROSHOT = MethodInfo("zeroshot", "Zero-shot", "arXiv:2103.00020", "none", ("none",), learns=False)
-TWO_BY_TWO = Expected(("cats", "dogs"), shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
+UPGRADE = ("old", "new")
+TWO_BY_TWO = Expected(("cats", "dogs"), shots=(4,), seeds=(1, 2), upgrades=(UPGRADE,))
+CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 
 
 def make_row(correct: int | None = 50, **changes: Any) -> Row:
@@ -53,6 +55,23 @@ def make_method(
     costs["peak_memory"] = to_frame([], Cost)["peak_memory"]
     results = MethodResults(info, {"lr": 0.002}, {}, {"torch": ("2.6",)}, frame, costs)
     return replace(results, **changes)
+
+
+def flat(info: MethodInfo, source: int, target: int, step: int = 0) -> MethodResults:
+    """A method that is as good on both tasks; the second seed has some more images right."""
+    seeds = {1: (source, target), 2: (source + step, target + step)}
+    cells = {cell: seeds[cell[1]] for cell in (CELLS if info.learns else CELLS[:2])}
+    return make_method(info, make_pairs(cells, method=info.name))
+
+
+def on_tasks(name: str, values: Sequence[int], info: MethodInfo = COOP) -> MethodResults:
+    """A method whose accuracies, and so H, are these on tasks a, b, …; seed 2 has two more."""
+    cells = {
+        (task, seed): (value + 2 * (seed - 1),) * 2
+        for task, value in zip("abcdefgh", values, strict=False)
+        for seed in ((1, 2) if info.learns else (1,))
+    }
+    return make_method(replace(info, name=name, title=name), make_pairs(cells, method=name))  # type: ignore[arg-type]
 
 
 def lines_of(results: MethodResults) -> list[Row]:

@@ -1,15 +1,18 @@
-"""Suites made up for the tests of the report."""
+"""Suites made up for the tests of the pages, and the cells of Markdown tables."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 from synthetic_results import make_method, make_page, make_row, through_words
 
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
+from compatbench.results.rows import Row
 from compatbench.results.store import MethodInfo, MethodResults
 
 Depth = Literal["none", "shallow", "deep"]
@@ -25,6 +28,12 @@ HOSTILE = (
     "$\\frac{ $x^$ %s {0}",
     "\u2028\u202e\x00 line\nbreak",
 )
+
+
+def cells_of(lines: list[str]) -> list[list[str]]:
+    """The cells of the Markdown tables among these lines."""
+    shown = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in shown]
 
 
 def info(
@@ -45,22 +54,22 @@ def method(
     parameters: int = 8192,
 ) -> MethodResults:
     """Accuracies that are the same on both tasks but for 10 points; both seeds are alike."""
-    rows = [
-        make_row(
-            max(correct + (10 if task == "dogs" else 0), 0),
-            method=of.name,
-            task=task,
-            seed=seed,
-            shots=count,
-            backbone=backbone,
-            parameters=parameters,
-        )
-        for task in TASKS
-        for count in (shots if of.learns else shots[:1])
-        for seed in ((1, 2) if of.learns else (1,))
-        for backbone, correct in (("old", source), *((name, target) for name in targets))
-    ]
+    rows = []
+    draws = product(shots, (1, 2)) if of.learns else [(shots[0], 1)]
+    for task, (count, seed) in product(TASKS, draws):
+        fit = dict(method=of.name, task=task, seed=seed, shots=count, parameters=parameters)
+        for backbone, correct in (("old", source), *((name, target) for name in targets)):
+            right = max(correct + 10 * (task == "dogs"), 0)
+            rows.append(make_row(right, backbone=backbone, **fit))
     return make_method(of, rows, seconds)
+
+
+def refused(of: MethodInfo, reason: str, *more: Row) -> MethodResults:
+    """A method of one row on the source, whose module cannot be attached to the target."""
+    status = dict(backbone="new", status="not transferable", reason=reason)
+    return make_method(
+        of, [make_row(method=of.name), make_row(None, method=of.name, **status), *more]
+    )
 
 
 def small_page(**changes: Any) -> SuitePage:
@@ -77,12 +86,7 @@ def small_page(**changes: Any) -> SuitePage:
 def hostile_page() -> SuitePage:
     """Every text of it tries to break out."""
     methods = [method(info(f"m{i}", title), 40 + i, 50 - i) for i, title in enumerate(HOSTILE)]
-    refused = make_row(
-        None, method="refused", backbone="new", status="not transferable", reason=HOSTILE[1]
-    )
-    bad = make_method(
-        info("refused", HOSTILE[0], paper=HOSTILE[2]), [make_row(method="refused"), refused]
-    )
+    bad = refused(info("refused", HOSTILE[0], paper=HOSTILE[2]), HOSTILE[1])
     page = make_page(*methods, bad)
     titles = dict(zip(("old", "new"), (HOSTILE[1], HOSTILE[4]), strict=True))
     return replace(page, title=HOSTILE[1], note=HOSTILE[0] + HOSTILE[2], backbones=titles)
@@ -91,22 +95,16 @@ def hostile_page() -> SuitePage:
 def long_page() -> SuitePage:
     """Two upgrades and two numbers of shots; some methods lack cells or have bad names."""
     expected = Expected(TASKS, (1, 4), (1, 2), (("old", "new"), ("old", "other")))
-    both = ("new", "other")
-    methods = [
-        method(
-            info(f"m{i:02}", f"Method {i:02}", "deep" if i % 3 else "shallow"),
-            40 + i,
-            60 - i,
-            targets=both,
-            shots=(1, 4),
-        )
-        for i in (*range(10), 11, 12)
-    ]
+    everywhere: Any = dict(targets=("new", "other"), shots=(1, 4))
+    depths: list[Depth] = ["shallow", "deep", "deep"]
     page = make_page(
-        method(info("zeroshot", "Zero-shot", "none"), 35, 55, targets=both, shots=(1, 4)),
-        through_words(method(info("m03", "Method 03"), 43, 65, targets=both, shots=(1, 4))),
+        method(info("zeroshot", "Zero-shot", "none"), 35, 55, **everywhere),
+        through_words(method(info("m03", "Method 03"), 43, 65, **everywhere)),
         method(info("half", "Half done"), 50, 50, shots=(4,)),
-        *methods,
+        *(
+            method(info(f"m{i:02}", f"Method {i:02}", depths[i % 3]), 40 + i, 60 - i, **everywhere)
+            for i in (*range(10), 11, 12)
+        ),
         expected=expected,
     )
     return replace(page, backbones={"old": "Old model", "new": "New model", "other": "Other model"})

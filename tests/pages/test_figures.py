@@ -17,19 +17,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from synthetic_results import make_page, make_suite, with_more
 
+from compatbench.pages.figures import svg
 from compatbench.pages.figures.line_figures import path_lines, shots_curves
 from compatbench.pages.figures.plan import is_current, plan_figures, zero_shot_accuracies
 from compatbench.pages.figures.ranking_figures import named_methods, pareto_front
 from compatbench.pages.figures.style import place_labels
-from compatbench.pages.figures.svg import (
-    COLOURS,
-    SVG,
-    compact_svg,
-    hover,
-    inline_svg,
-    render_svg,
-    svg_style,
-)
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
 from compatbench.results.ranks import Ranked
@@ -101,9 +93,9 @@ def test_few_methods_and_equal_ones_can_be_drawn() -> None:
 
 @pytest.mark.slow
 def test_titles_are_text_whatever_they_hold() -> None:
-    for svg in render_all(hostile_page()).values():
-        root = ElementTree.fromstring(svg)
-        tags = {element.tag.removeprefix(f"{{{SVG}}}") for element in root.iter()}
+    for figure in render_all(hostile_page()).values():
+        root = ElementTree.fromstring(figure)
+        tags = {element.tag.removeprefix(f"{{{svg.SVG}}}") for element in root.iter()}
         assert tags <= ALLOWED
         shown = "".join(root.itertext())
         assert HOSTILE[0] in shown
@@ -131,43 +123,33 @@ def test_the_digest_tells_old_data_from_another_drawing() -> None:
 def test_only_the_figure_of_costs_changes_with_the_times() -> None:
     new = (method(info("new"), 55, 55, seconds=seconds) for seconds in (0.1, 5.0))
     fast, slow = (render_all(with_more(small_page(), one)) for one in new)
-    assert {name for name, svg in fast.items() if svg != slow[name]} == {"tiny-pareto-1"}
+    assert {name for name in fast if fast[name] != slow[name]} == {"tiny-pareto-1"}
 
 
 def drawn() -> bytes:
-    with svg_style("report"):
+    with svg.svg_style("report"):
         figure = Figure((3, 2))
         axes = figure.subplots()
-        axes.plot([0.123456, 7], [3.1, 2.98765432], "o-", gid=hover("T <&> 1.2345"))
+        axes.plot([0.123456, 7], [3.1, 2.98765432], "o-", gid=svg.hover("T <&> 1.2345"))
         axes.set_title("1.23456789 <b>")
-        return render_svg(figure)
+        return svg.render_svg(figure)
 
 
 def test_tidying_moves_nothing_that_can_be_seen() -> None:
-    old, new = (
-        ElementTree.fromstring(drawn()),
-        ElementTree.fromstring(compact_svg(drawn(), "L")),
-    )
-    paths = [
-        [
-            [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", e.attrib["d"])]
-            for e in root.iter(f"{{{SVG}}}path")
-        ]
-        for root in (old, new)
-    ]
-    assert len(paths[0]) == len(paths[1]) > 10
-    for before, after in zip(*paths, strict=True):
-        assert after == pytest.approx(before, abs=0.0051)
-    texts = [[e.text for e in root.iter(f"{{{SVG}}}text")] for root in (old, new)]
+    old, new = map(ElementTree.fromstring, (drawn(), svg.compact_svg(drawn(), "L")))
+    lines = [" ".join(e.attrib["d"] for e in one.iter(f"{{{svg.SVG}}}path")) for one in (old, new)]
+    before, after = ([float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", line)] for line in lines)
+    assert len(before) > 20
+    assert after == pytest.approx(before, abs=0.0051)
+    texts = [[e.text for e in root.iter(f"{{{svg.SVG}}}text")] for root in (old, new)]
     assert texts[0] == texts[1]
     assert "1.23456789 <b>" in texts[1]
-    assert [e.text for e in new.iter(f"{{{SVG}}}title")] == ["T <&> 1.2345"]
-    assert len(compact_svg(drawn(), "L")) < 0.6 * len(drawn())
+    assert [e.text for e in new.iter(f"{{{svg.SVG}}}title")] == ["T <&> 1.2345"]
+    assert len(svg.compact_svg(drawn(), "L")) < 0.6 * len(drawn())
 
 
 def test_every_reference_in_the_page_finds_its_element() -> None:
-    svg = compact_svg(drawn(), "L")
-    markup, sheet = inline_svg(svg, "f7")
+    markup, sheet = svg.inline_svg(svg.compact_svg(drawn(), "L"), "f7")
     ids = re.findall(r' id="([^"]+)"', markup)
     references = re.findall(r'(?:href="#|url\(#)([^")]+)', markup)
     assert references
@@ -176,14 +158,14 @@ def test_every_reference_in_the_page_finds_its_element() -> None:
     classes = set(re.findall(r'class="([^"]+)"', markup)) - {"hover"}
     assert classes <= set(re.findall(r'^\[id="f7"\] \.(\w+)\{', sheet, re.MULTILINE))
     assert "<style" not in markup
-    assert not any(colour in sheet for colour in COLOURS.values())
+    assert not any(colour in sheet for colour in svg.COLOURS.values())
 
 
 @pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6, unique=True))
 def test_labels_stay_inside_and_off_each_other_where_there_is_room(points) -> None:
-    with svg_style("report"):
+    with svg.svg_style("report"):
         figure = Figure((6, 6))
         axes = figure.subplots()
         axes.set_xlim(-0.2, 1.2)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from synthetic_results import (
+    COOP,
+    TWO_BY_TWO,
+    flat,
+    lines_of,
+    make_method,
+    make_page,
+    make_row,
+    through_words,
+)
 
 from compatbench.errors import CompatbenchError, one_line
+from compatbench.pages.leaderboard import render_leaderboard
 from compatbench.pages.markdown import (
     escape,
     fill_section,
@@ -18,6 +30,7 @@ from compatbench.pages.markdown import (
     signed,
     table,
 )
+from compatbench.pages.suite_page import SuitePage, TaskFacts
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 NAMES = ("layers", "depth", "claims")
@@ -78,3 +91,50 @@ def test_numbers_are_shown_with_one_decimal_and_no_negative_zero() -> None:
         "0.0",
     ]
     assert [signed(value) for value in (None, 3.16, -0.04, -2.0)] == ["–", "+3.2", "0.0", "-2.0"]
+
+
+def kinds(text: str) -> list[str]:
+    """The markup of a page: its tokens without what they hold."""
+    tokens = [one for token in MARKDOWN.parse(text) for one in (token, *(token.children or []))]
+    return [one.type for one in tokens if not one.type.startswith("text")]
+
+
+INJECTIONS = [
+    "a | b", "<script>x</script>", "[x](http://x)", "![x](y)", "`x`", "**x**", "_x_ __y__", "~~x~~",
+    "# x", "> x", "- x", "1. x", "---", "a\n\n# b", "x\\", "&lt;", "<http://x>", "[x]: http://x",
+    "x\u2028y", "\u202ex", "`", "|", "\\|", "]", "[^1]", "$x$", "~~~", "```", "=", "a\r| b |\r",
+]  # fmt: skip
+
+
+def hostile_page(text: str) -> SuitePage:
+    info = replace(COOP, title=text)
+    rows = lines_of(flat(info, 60, 50))
+    rows[0] = make_row(None, status="failed", reason=text)
+    rows[-1] = make_row(
+        None, task="dogs", seed=2, backbone="new", status="not transferable", reason=text
+    )
+    differs = {f"{text}!": (text, [text])}
+    config = flat(replace(info, name="coop+config"), 60, 50)
+    facts = TaskFacts(text, text)
+    page = make_page(
+        make_method(info, rows, differs=differs, provenance={text: (text,)}),
+        replace(config, config={f"{text}!": text}),
+        through_words(flat(info, 60, 50)),
+        title=text,
+        note=text,
+        tasks={"cats": facts, "dogs": facts},
+        backbones={"old": text, "new": text},
+        expected=replace(TWO_BY_TWO, shots=(4, 16), retrained=True),
+        groups={text: (("old", "new"),)},
+        paths=(("old", "new"),),
+        configs={"coop+config": "coop"},
+    )
+    plain = replace(page, groups={}, paths=(), configs={}, expected=TWO_BY_TWO)
+    return replace(page, sections=(page, plain))
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_no_file_or_card_can_inject_markup(text: str) -> None:
+    pages = [hostile_page(text), hostile_page("plain")]
+    hostile, plain = (kinds(render_leaderboard([page])) for page in pages)
+    assert hostile == plain

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from figure_pages import cells_of
 from synthetic_results import (
+    CELLS,
     COOP,
     TWO_BY_TWO,
+    UPGRADE,
     ZEROSHOT,
+    flat,
     make_method,
     make_page,
     make_pairs,
     make_row,
+    on_tasks,
     through_words,
     with_more,
 )
 
+from compatbench.pages import tables
 from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
 from compatbench.pages.suite_page import SuitePage
-from compatbench.pages.tables import (
-    ablation_table,
-    average_ranks,
-    path_table,
-    retained_table,
-    shots_table,
-    transfer_table,
-)
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
 
-UPGRADE = ("old", "new")
-CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
 CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
-
-
-def cells_of(lines: list[str]) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def variant(name: str, right: tuple[int, int, int, int], **config: object) -> MethodResults:
@@ -57,7 +50,7 @@ def ablation_page() -> SuitePage:
 
 
 def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> None:
-    header, _, *rows = cells_of(ablation_table(ablation_page(), UPGRADE, 4))
+    header, _, *rows = cells_of(tables.ablation_table(ablation_page(), UPGRADE, 4))
     assert header == ["Config", "Change", "Source", "Target", "H", "95 % of H"]
     assert rows == [
         # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval contains 0.
@@ -74,10 +67,10 @@ def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
     page = ablation_page()
     base = page.results.methods["contcoop"]
     page = with_more(page, replace(base, rows=base.rows[:-1]))
-    for row in cells_of(ablation_table(page, UPGRADE, 4))[2:]:
+    for row in cells_of(tables.ablation_table(page, UPGRADE, 4))[2:]:
         assert row[4:] == ["–", "–"]
     alone = page.restrict(methods=set(page.results.methods) - {"contcoop"})
-    for row in cells_of(ablation_table(alone, UPGRADE, 4))[2:]:
+    for row in cells_of(tables.ablation_table(alone, UPGRADE, 4))[2:]:
         assert row[1:] == ["–"] * 5
 
 
@@ -85,23 +78,22 @@ def shots_page() -> SuitePage:
     expected = replace(TWO_BY_TWO, shots=(16, 4))
     rows = make_pairs(dict.fromkeys(CELLS, (50, 30)))
     rows += make_pairs(dict.fromkeys(CELLS, (70, 70)), shots=16)
-    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
-    return make_page(make_method(COOP, rows), floor, expected=expected)
+    return make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60), expected=expected)
 
 
 def test_shots_stand_side_by_side_the_fewest_first() -> None:
     page = shots_page()
-    header, _, *rows = cells_of(shots_table(page, UPGRADE, "h"))
+    header, _, *rows = cells_of(tables.shots_table(page, UPGRADE, "h"))
     assert header == ["Method", "4", "16"]
     assert rows == [
         ["[CoOp][2109.01134]", "37.5", "**70.0**"],
         ["[Zero-shot][2103.00020] (floor)", "**48.0**", "48.0"],
     ]
-    assert cells_of(shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
+    assert cells_of(tables.shots_table(page, UPGRADE, "source"))[2][1:] == ["**50.0**", "**70.0**"]
     coop = page.results.methods["coop"]
     rows = coop.rows.query("shots != 4 or task != 'dogs'")
     page = with_more(page, replace(coop, rows=rows))
-    assert cells_of(shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
+    assert cells_of(tables.shots_table(page, UPGRADE, "h"))[2][1:] == ["–", "**70.0**"]
 
 
 def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> None:
@@ -110,7 +102,7 @@ def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> No
         through_words(variant("contcoop", (55, 65, 57, 67))),
         through_words(variant("other", (20, 20, 20, 20))),
     )
-    first, second = cells_of(transfer_table(page, "words", UPGRADE, 4))[2:]
+    first, second = cells_of(tables.transfer_table(page, "words", UPGRADE, 4))[2:]
     assert first[3:] == ["56.0 → 61.0 ± 1.4", "56.0 → 61.0 ± 1.4", "-4.0 → +1.0"]
     assert second[0] == "2"
     assert second[3:] == ["– → 20.0 ± 0.0", "– → 20.0 ± 0.0", "– → -40.0"]
@@ -163,19 +155,10 @@ def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results()
     assert text.index("| contcoop+cross") < text.index("#### Failed and missing")
 
 
-def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
-    figures = dict.fromkeys(CELLS, (source, target))
-    return make_method(info, make_pairs(figures, method=info.name))
-
-
 def test_average_ranks_are_shown_with_their_groups() -> None:
-    tasks = tuple("abcdefgh")
-    methods = []
-    for name, right in (("best", 60), ("next", 50), ("third", 40), ("worst", 10)):
-        figures = {(task, 1): (right + i, right + i) for i, task in enumerate(tasks)}
-        methods.append(make_method(replace(COOP, name=name), make_pairs(figures, method=name)))
-    page = make_page(*methods, expected=Expected(tasks, (4,), (1,), (UPGRADE,)))
-    found = average_ranks(page, UPGRADE, 4)
+    methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 40, 50, 60)]
+    page = make_page(*methods, expected=Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,)))
+    found = tables.average_ranks(page, UPGRADE, 4)
     assert found is not None
     text, table = found
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
@@ -185,7 +168,6 @@ def test_average_ranks_are_shown_with_their_groups() -> None:
 
 
 def test_the_table_shows_gains_share_and_interval() -> None:
-    floor = make_method(ZEROSHOT, make_pairs(dict.fromkeys(CELLS[:2], (40, 60)), "zeroshot"))
     # Of 100 images, on a target whose zero-shot has 60 right: attached, and retrained there.
     attached = zip(CELLS, [(50, 62), (50, 70), (50, 64), (50, 68)], strict=True)
     retrained = [
@@ -193,32 +175,35 @@ def test_the_table_shows_gains_share_and_interval() -> None:
         for (task, seed), right in zip(CELLS, (64, 88, 68, 84), strict=True)
     ]
     coop = make_method(COOP, [*make_pairs(dict(attached)), *retrained])
-    page = make_page(coop, floor, expected=replace(TWO_BY_TWO, retrained=True))
-    *_, row = cells_of(retained_table(page, UPGRADE, 4))
+    page = make_page(coop, flat(ZEROSHOT, 40, 60), expected=replace(TWO_BY_TWO, retrained=True))
+    *_, row = cells_of(tables.retained_table(page, UPGRADE, 4))
     assert row == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38 %", "35 to 50"]
-    assert len(retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
+    assert len(tables.retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
 
 
-def test_the_table_shows_what_each_step_changes() -> None:
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_table_shows_what_each_step_changes(missing: bool) -> None:
     path = ("old", "middle", "new")
     # Zero-shot has 40 right on the old model, 50 on the middle one and 60 on the new one.
     right = {"old": (60, 70), "middle": (58, 66), "new": (63, 61)}
     rows = [
-        make_row(correct + 2 * (seed - 1), task=task, seed=seed, backbone=backbone)
+        make_row(both[task == "dogs"] + 2 * (seed - 1), task=task, seed=seed, backbone=backbone)
         for backbone, both in right.items()
-        for task, correct in zip(("cats", "dogs"), both, strict=True)
-        for seed in (1, 2)
+        for task, seed in CELLS
+        if not (missing and (task, seed, backbone) == ("dogs", 2, "middle"))
     ]
     expected = replace(TWO_BY_TWO, upgrades=upgrade_pairs([path]))
     page = make_page(make_method(COOP, rows), expected=expected, paths=(path,))
-    header, _, row = cells_of(path_table(page, path, 4, "gain"))
+    header, _, gains = cells_of(tables.path_table(page, path, 4, "gain"))
+    accuracies = cells_of(tables.path_table(page, path, 4, "accuracy"))[-1]
     assert header == ["Method", "Old model", "middle", "New model", "Per step"]
-    assert row == ["[CoOp][2109.01134]", "+26.0", "+13.0 (-13.0)", "+3.0 (-10.0)", "-11.5"]
-    accuracies = path_table(page, path, 4, "accuracy")[-1]
-    assert "63.0 (-3.0)" in accuracies
-    assert "63.0 (0.0)" in accuracies
-    text = render_leaderboard([page])
-    assert "### Step by step" in text
+    if missing:
+        assert gains[1:] == ["+26.0", "–", "+3.0", "–"]
+        assert accuracies[1:] == ["66.0", "–", "63.0", "–"]
+    else:
+        assert gains[1:] == ["+26.0", "+13.0 (-13.0)", "+3.0 (-10.0)", "-11.5"]
+        assert accuracies[1:] == ["66.0", "63.0 (-3.0)", "63.0 (0.0)", "-1.5"]
+    assert "### Step by step" in render_leaderboard([page])
     assert "Step by step" not in render_leaderboard([replace(page, paths=())])
 
 

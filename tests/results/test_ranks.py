@@ -11,14 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from synthetic_results import (
+    CELLS,
     COOP,
     PROBE,
     TWO_BY_TWO,
+    UPGRADE,
     ZEROSHOT,
+    flat,
     make_method,
     make_page,
     make_pairs,
     make_row,
+    on_tasks,
     through_words,
 )
 
@@ -33,12 +37,8 @@ from compatbench.results.ranks import (
     rank_methods,
     rank_test,
     rank_upgrades,
-    tied_groups,
 )
-from compatbench.results.store import MethodInfo, MethodResults
-
-CELLS = [("cats", 1), ("dogs", 1), ("cats", 2), ("dogs", 2)]
-UPGRADE = ("old", "new")
+from compatbench.results.store import MethodInfo
 
 
 def standing(name: str, values: list[int], info: MethodInfo = COOP) -> Standing:
@@ -65,6 +65,10 @@ def places(ranks: list[Ranked]) -> list[tuple[str, str]]:
             [("1=", "best"), ("1=", "mixed"), ("3", "next"), ("4", "low")],
         ),
         ({"b": [50] * 4, "a": [50] * 4}, [("1=", "a"), ("1=", "b")]),
+        (  # ties do not chain: 'third' is tied with 'second', but not with the first
+            {"first": [60] * 4, "second": [57, 61, 57, 61], "third": [58] * 4},
+            [("1=", "first"), ("1=", "second"), ("3", "third")],
+        ),
         # A small but steady difference is no tie.
         ({"a": [51, 61, 71, 81], "b": [50, 60, 70, 80]}, [("1", "a"), ("2", "b")]),
     ],
@@ -73,14 +77,6 @@ def test_places_go_by_h(values: dict[str, list[int]], expected: list[tuple[str, 
     standings = [standing(name, figures) for name, figures in values.items()]
     assert places(rank_methods(standings)) == expected
     assert places(rank_methods(standings[::-1])) == expected
-
-
-def test_the_best_of_a_group_is_compared_so_that_ties_do_not_chain() -> None:
-    first = standing("first", [60, 60, 60, 60])
-    second = standing("second", [57, 61, 57, 61])  # tied with the first
-    third = standing("third", [58, 58, 58, 58])  # tied with the second, not with the first
-    names = [[one.info.name for one in group] for group in tied_groups([first, second, third])]
-    assert names == [["first", "second"], ["third"]]
 
 
 def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
@@ -99,10 +95,6 @@ def test_one_cell_alone_shows_no_tie() -> None:
 
 
 def test_a_map_changes_no_place_of_an_untouched_module() -> None:
-    def flat(info: MethodInfo, source: int, target: int) -> MethodResults:
-        figures = dict.fromkeys(CELLS, (source, target))
-        return make_method(info, make_pairs(figures, method=info.name))
-
     plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
     alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
     expected = places(rank_methods([compute_standing(m, TWO_BY_TWO, UPGRADE, 4) for m in plain]))
@@ -150,20 +142,10 @@ TASKS = tuple("abcdefgh")
 EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
 
 
-def on_eight(name: str, values: list[int], info: MethodInfo = COOP) -> MethodResults:
-    """H is the value, one per task; seed 2 has two more."""
-    figures = {
-        (task, seed): (value + 2 * (seed - 1),) * 2
-        for task, value in zip(TASKS, values, strict=True)
-        for seed in ((1, 2) if info.learns else (1,))
-    }
-    return make_method(replace(info, name=name, title=name), make_pairs(figures, method=name))  # type: ignore[arg-type]
-
-
 def ranked_page() -> SuitePage:
-    floor = on_eight("zeroshot", [49 + i for i in range(8)], ZEROSHOT)
-    next_, best = (on_eight(n, [h + i for i in range(8)]) for n, h in (("next", 50), ("best", 60)))
-    return make_page(next_, on_eight("worst", [10] * 8), best, floor, expected=EIGHT)
+    floor = on_tasks("zeroshot", range(49, 57), ZEROSHOT)
+    next_, best = on_tasks("next", range(50, 58)), on_tasks("best", range(60, 68))
+    return make_page(next_, on_tasks("worst", [10] * 8), best, floor, expected=EIGHT)
 
 
 def test_average_ranks_and_friedman_are_worked_through() -> None:

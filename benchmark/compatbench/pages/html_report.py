@@ -24,7 +24,7 @@ from compatbench.pages.figures.plan import TITLES, PlannedFigure, is_current, pl
 from compatbench.pages.figures.style import MARKS
 from compatbench.pages.figures.svg import inline_svg
 from compatbench.pages.markdown import NOTHING, paper_id
-from compatbench.pages.ranking import COLUMNS, gap_rows
+from compatbench.pages.ranking import COLUMNS, gap_rows, row_cells
 from compatbench.pages.suite_page import (
     FIGURES,
     RESULTS,
@@ -49,11 +49,7 @@ class Report:
 
 
 def report_pages(out: Path) -> list[SuitePage]:
-    """The suites of the leaderboard, each with its sections behind it; without any, all suites.
-
-    Raises:
-        CompatbenchError: no results, a broken card or results file.
-    """
+    """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
     published = [one for page in published_pages(out) for one in (page, *page.sections)]
     pages = published or [read_suite_page(card, out) for card in suites_with_results(out)]
     if not (measured := [page for page in pages if page.results.all]):
@@ -70,9 +66,6 @@ def make_report(out: Path, check: bool = False) -> Report:
     Args:
         check: change nothing, and raise for the first file that is not up to date. A figure
             that shows the same data is, even if another version of matplotlib drew it.
-
-    Raises:
-        CompatbenchError: no results, a broken file, or a folder that cannot be written.
     """
     pages, folder = report_pages(out), out / RESULTS / FIGURES
     planned = plan_figures(pages)
@@ -140,11 +133,7 @@ def all_boards(pages: Sequence[SuitePage]) -> list[dict[str, Any]]:
                 {
                     "kind": row.kind,
                     "paper": paper_id(row.figures["paper"]) or "",
-                    # The table is sorted by rank as it stands here.
-                    "cells": [
-                        (COLUMNS[0].cell(row).text, place),
-                        *(c.cell(row) for c in COLUMNS[1:]),
-                    ],
+                    "cells": row_cells(row, place),
                 }
                 for place, row in enumerate(page.all_ranks(upgrade, shots), 1)
             ]

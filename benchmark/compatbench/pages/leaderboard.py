@@ -18,7 +18,6 @@ from compatbench.pages import markdown, tables
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
 from compatbench.pages.templates import template
-from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import check_name
@@ -31,11 +30,7 @@ SECTION = "leaderboard"  # between these markers the README has its table
 def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     """``leaderboard.md`` and, if a ``README.md`` has a place marked for it, its short ranking.
 
-    Args:
-        also: a suite from a file of its own, which is not among the installed ones.
-
-    Raises:
-        CompatbenchError: no results, a broken card or results file.
+    ``also`` is a suite from a file of its own, which is not among the installed ones.
     """
     pages = published_pages(out, also)
     if not pages:
@@ -49,11 +44,7 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
 
 
 def write_pages(out: Path, also: SuiteCard | None = None) -> None:
-    """Writes the pages that have changed.
-
-    Raises:
-        CompatbenchError: as ``render_pages``, or a folder that cannot be written.
-    """
+    """Writes the pages that have changed."""
     for path, text in render_pages(out, also).items():
         if not holds(path, text.encode()):
             write_atomic(path, text.encode())
@@ -65,14 +56,7 @@ def drawn_figures(out: Path) -> frozenset[str]:
 
 
 def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:
-    """The whole of ``leaderboard.md``.
-
-    Args:
-        figures: names of the figures that exist in ``results/figures/``.
-
-    Raises:
-        CompatbenchError: a suite's name is not safe to print in a command.
-    """
+    """The whole of ``leaderboard.md``, with those of its figures that exist."""
     shown = [one for page in suites for one in (page, *page.sections)]
     papers = [one.info.paper for page in shown for one in page.results.all]
     page = template("leaderboard.md.jinja", autoescape=False, **_FILTERS)
@@ -81,7 +65,6 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         figures=figures,
         links=markdown.link_definitions(papers),
         tables=vars(tables),
-        is_first_of_source=_is_first_of_source,
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
@@ -126,11 +109,6 @@ def _commands(page: SuitePage) -> list[tuple[str, str]]:
         commands.append((f"compatbench run --suite {suite} --methods all", title))
     width = max(len(command) for command, _ in commands)
     return [(command.ljust(width), comment) for command, comment in commands]
-
-
-def _is_first_of_source(upgrade: Upgrade, upgrades: Sequence[Upgrade]) -> bool:
-    """Whether no earlier upgrade starts from the same source."""
-    return upgrade == next(one for one in upgrades if one[0] == upgrade[0])
 
 
 # Text goes into Markdown through "md", "code" or "summary" only.

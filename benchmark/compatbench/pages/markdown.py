@@ -67,8 +67,7 @@ def table(
 ) -> list[str]:
     """A table, padded to be read as plain text too; cells must be escaped already.
 
-    Args:
-        left: columns of text; all others hold numbers and are aligned right.
+    Columns of text are aligned ``left``; all others hold numbers.
     """
     columns = list(zip(header, *rows, strict=True))
     for i, column in enumerate(columns):
@@ -130,9 +129,6 @@ def find_sections(text: str, known: Sequence[str]) -> list[str]:
     """The known generated sections that a page has markers for, in the order of ``known``.
 
     A section stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
-
-    Raises:
-        CompatbenchError: the page has none, or the markers of one are not a pair.
     """
     found = [name for name in known if f"<!-- {name}:" in text]
     if not found:
@@ -146,11 +142,7 @@ def find_sections(text: str, known: Sequence[str]) -> list[str]:
 
 
 def fill_section(text: str, name: str, content: str) -> str:
-    """The page with new content between the markers of one of its sections.
-
-    Raises:
-        CompatbenchError: the markers are not a pair.
-    """
+    """The page with new content between the markers of one of its sections."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     parts = re.split(f"({begin}\n|{end})", text)
     if parts[1::2] != [f"{begin}\n", end]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +29,6 @@ class Column:
 
     Attributes:
         explanation: what it holds, for readers who point at it.
-        cell: makes the cell of a row.
         bold: the measure whose best value is highlighted.
         descending: how the first click sorts, as for what is in bold.
         text: whether it is aligned left.
@@ -39,7 +38,6 @@ class Column:
 
     title: str
     explanation: str
-    cell: Callable[[Ranked], Cell]
     bold: Measure | None = None
     descending: bool = False
     text: bool = False
@@ -47,98 +45,60 @@ class Column:
     min_width: int | None = 0
 
 
+COLUMNS = (
+    Column("Rank", "=: shared, H differs by no more than chance"),
+    Column("Method", "links to its paper", text=True),
+    Column("Depth", "where the module acts", text=True, min_width=110),
+    Column("Source", "accuracy on the model it was trained for, percent", "source", min_width=46),
+    Column("Target", "accuracy of the same module on the new model, percent", "target"),
+    Column("H", "harmonic mean of source and target, per dataset and seed, then averaged", "h"),
+    Column("95 % of H", "bootstrap over datasets", descending=True, min_width=None),
+    Column("Gain", "target accuracy minus the target's zero-shot, points", descending=True),
+    Column(
+        *("NFR", "negative flip rate: right before, wrong now, percent"),
+        markdown=False,
+        min_width=None,
+    ),
+    Column("Parameters", "numbers that the fit determined", markdown=False, min_width=96),
+    Column("Fit", "mean seconds of one fit on one core", markdown=False, min_width=96),
+)
+
+
+def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
+    """What a method shows in each of ``COLUMNS``; by rank it is sorted by its place in the table.
+
+    A state stands in place of a mean that it explains.
+    """
+    one, state, mean = row.figures, row.figures["state"], row.standing.mean
+    # Other transfers are ranked among themselves.
+    rank = f"{row.transfer} {row.rank}".strip() if row.rank else NOTHING
+    depth = NOTHING if row.kind == "floor" else one["depth"]
+    interval = None if one["h_low"] is None else Interval(one["h"], one["h_low"], one["h_high"])
+    seconds = one["fit_seconds"]
+    texts = {
+        "source": spread(mean("source")),
+        "target": state if one["target"] is None and one["refused"] else spread(mean("target")),
+        "h": state if state == "incomplete" else spread(mean("h")),
+        "95 %": bounds(interval),
+        "gain": signed(row.value("gain")),
+        "negative_flips": percent(row.value("negative_flips")),
+    }
+    figures: list[Measure] = ["source", "target", "h", "gain", "negative_flips"]
+    values = {name: round_mean(mean(name), 3) for name in figures}
+    values["95 %"] = interval and round(interval.low, 3)
+    return [
+        Cell(rank, place),
+        *(Cell(text, text) for text in (row.title, depth)),
+        *(Cell(text, values[name]) for name, text in texts.items()),
+        Cell(format_parameters(row), one["parameters"]),
+        Cell(duration(seconds), seconds and round(seconds, 4)),
+    ]
+
+
 def format_parameters(row: Ranked) -> str:
     """``8,192``, or the least and the most if datasets differ."""
     low, high = row.figures["parameters_low"], row.figures["parameters"]
     return NOTHING if low is None else f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _rank(row: Ranked) -> Cell:
-    # Other transfers are ranked among themselves.
-    return Cell(f"{row.transfer} {row.rank}".strip() if row.rank else NOTHING, None)
-
-
-def _text(text: str) -> Cell:
-    return Cell(text, text)
-
-
-def _depth(row: Ranked) -> Cell:
-    return _text(row.figures["depth"] if row.kind != "floor" else NOTHING)
-
-
-def _mean(measure: Measure, instead: str = "") -> Callable[[Ranked], Cell]:
-    """A mean with its spread; a state stands in place of a mean that it explains."""
-
-    def cell(row: Ranked) -> Cell:
-        mean, state = row.standing.mean(measure), row.figures["state"]
-        text = instead if mean is None and instead == state else spread(mean)
-        return Cell(text, round_mean(mean, 3))
-
-    return cell
-
-
-def _plain(measure: Measure, show: Callable[[float | None], str]) -> Callable[[Ranked], Cell]:
-    """A mean without its spread."""
-    return lambda row: Cell(show(row.value(measure)), round_mean(row.standing.mean(measure), 3))
-
-
-def _interval(row: Ranked) -> Cell:
-    h, low, high = (row.figures[name] for name in ("h", "h_low", "h_high"))
-    interval = None if low is None else Interval(h, low, high)
-    return Cell(bounds(interval), interval and round(interval.low, 3))
-
-
-def _seconds(row: Ranked) -> Cell:
-    seconds = row.figures["fit_seconds"]
-    return Cell(duration(seconds), seconds and round(seconds, 4))
-
-
-COLUMNS = (
-    Column("Rank", "=: shared, H differs by no more than chance", _rank),
-    Column("Method", "links to its paper", lambda row: _text(row.title), text=True),
-    Column("Depth", "where the module acts", _depth, text=True, min_width=110),
-    Column(
-        "Source",
-        "accuracy on the model it was trained for, percent",
-        _mean("source"),
-        bold="source",
-        min_width=46,
-    ),
-    Column(
-        "Target",
-        "accuracy of the same module on the new model, percent",
-        _mean("target", "not transferable"),
-        bold="target",
-    ),
-    Column(
-        "H",
-        "harmonic mean of source and target, per dataset and seed, then averaged",
-        _mean("h", "incomplete"),
-        bold="h",
-    ),
-    Column("95 % of H", "bootstrap over datasets", _interval, descending=True, min_width=None),
-    Column(
-        "Gain",
-        "target accuracy minus the target's zero-shot, points",
-        _plain("gain", signed),
-        descending=True,
-    ),
-    Column(
-        "NFR",
-        "negative flip rate: right before, wrong now, percent",
-        _plain("negative_flips", percent),
-        markdown=False,
-        min_width=None,
-    ),
-    Column(
-        "Parameters",
-        "numbers that the fit determined",
-        lambda row: Cell(format_parameters(row), row.figures["parameters"]),
-        markdown=False,
-        min_width=96,
-    ),
-    Column("Fit", "mean seconds of one fit on one core", _seconds, markdown=False, min_width=96),
-)
 
 
 def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:

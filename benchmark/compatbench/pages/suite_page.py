@@ -142,11 +142,7 @@ def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
-    """A suite with its results in the folder that holds ``results/``, or with these in their place.
-
-    Raises:
-        CompatbenchError: a broken card or results file.
-    """
+    """A suite with its results in the folder that holds ``results/``, or these in their place."""
     tasks = suite_tasks(suite)
     variants = {task: suite_variants(suite, task) for task in tasks}
     cards = [task_cards.read(name) for task in tasks for name in (task, *variants[task])]
@@ -173,11 +169,7 @@ def _backbone_title(name: str) -> str:
 
 
 def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteCard]:
-    """The suites that have a folder of results, by name; warns of folders of unknown suites.
-
-    Args:
-        also: a suite from a file of its own, which is not among the installed ones.
-    """
+    """The suites that have a folder of results, by name; warns of folders of unknown suites."""
     suites = []
     for folder in sorted(path for path in (out / RESULTS).glob("*") if path.is_dir()):
         if folder.name in suite_cards.names():
@@ -191,11 +183,7 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
 
 
 def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
-    """The suites that are published and have results, each with its sections, by name.
-
-    Raises:
-        CompatbenchError: a broken card or results file.
-    """
+    """The suites that are published and have results, each with its sections, by name."""
     known = suites_with_results(out, also)
     sections: dict[str, list[SuitePage]] = {}
     for suite in known:

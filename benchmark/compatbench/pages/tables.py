@@ -11,7 +11,7 @@ from compatbench.data.shots import show_shots
 from compatbench.files.sizes import format_bytes
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import NOTHING, escape, percent, signed, table
-from compatbench.pages.ranking import COLUMNS, format_parameters, gap_rows
+from compatbench.pages.ranking import COLUMNS, format_parameters, gap_rows, row_cells
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import compute_retained, paired_interval
 from compatbench.results.measures import (
@@ -32,10 +32,11 @@ Figures = Sequence[float | None]
 
 def ranking_table(rows: Sequence[Ranked], top: int | None = None) -> Table:
     """The ranking, by H; if ``top`` is given, only so many methods and the floor."""
-    columns = [column for column in COLUMNS if column.markdown]
+    by_column = zip(*map(row_cells, rows), strict=True) if rows else [[]] * len(COLUMNS)
+    columns = [(one, cells) for one, cells in zip(COLUMNS, by_column, strict=True) if one.markdown]
     shown = []
-    for column in columns:
-        texts = [column.cell(row).text for row in rows]
+    for column, cells in columns:
+        texts = [cell.text for cell in cells]
         if column.title == "Method":
             texts = [_method(row.standing.info) for row in rows]
         elif column.bold:
@@ -46,8 +47,8 @@ def ranking_table(rows: Sequence[Ranked], top: int | None = None) -> Table:
         for i, (line, row) in enumerate(zip(zip(*shown, strict=True), rows, strict=True))
         if top is None or i < top or row.kind == "floor"
     ]
-    left = [i for i, column in enumerate(columns) if column.text]
-    return table([column.title for column in columns], lines, left)
+    left = [i for i, (column, _) in enumerate(columns) if column.text]
+    return table([column.title for column, _ in columns], lines, left)
 
 
 def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int) -> Table:

@@ -11,7 +11,7 @@ from rich.text import Text
 from compatbench.data.shots import count_shots
 from compatbench.errors import one_line
 from compatbench.pages.markdown import is_best, percent
-from compatbench.pages.ranking import COLUMNS, explain_unranked, gap_rows
+from compatbench.pages.ranking import COLUMNS, explain_unranked, gap_rows, row_cells
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.ranks import Ranked
 
@@ -47,10 +47,12 @@ def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
 
 
 def _table(rows: Sequence[Ranked], width: int) -> Table:
-    columns = [one for one in COLUMNS if one.min_width is not None and one.min_width <= width]
-    shown: dict[str, list[Text]] = {}
-    for column in columns:
-        shown[column.title] = [Text(column.cell(row).text) for row in rows]
+    columns, shown = [], {}
+    for column, cells in zip(COLUMNS, zip(*map(row_cells, rows), strict=True), strict=True):
+        if column.min_width is None or column.min_width > width:
+            continue
+        columns.append(column)
+        shown[column.title] = [Text(cell.text) for cell in cells]
         if column.bold:
             values = [row.value(column.bold) for row in rows]
             if width < _SPREAD_WIDTH:

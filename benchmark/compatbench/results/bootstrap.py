@@ -80,9 +80,8 @@ def mean_interval(values: ArrayLike) -> Interval:
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike) -> Interval | None:
     """The ratio of the means of paired figures ``[units]``, with an interval over the units.
 
-    Returns:
-        None if the denominators' mean is not clearly positive: its own interval reaches 0, or
-        one unit alone is known.
+    None if the denominators' mean is not clearly positive: its own interval reaches 0, or one
+    unit alone is known.
     """
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if mean_interval(below).sign != 1:
@@ -96,8 +95,7 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike) -> Interval |
 def spearman_interval(x: ArrayLike, y: ArrayLike) -> Interval | None:
     """Spearman's rank correlation of pairs ``[units]``, with an interval over the units.
 
-    Returns:
-        None if it is not defined: fewer than three pairs, or one side is constant.
+    None if it is not defined: fewer than three pairs, or one side is constant.
     """
     from scipy.stats import rankdata
 

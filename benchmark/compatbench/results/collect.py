@@ -72,12 +72,8 @@ def collect_results(
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
-    add up. Rows of weights or images that are not on this machine stay, too.
-
-    Args:
-        folder: ``results/<suite>/``.
-        draws: few-shot draws that are given and not made here; their rows take the place of
-            others of the same task, shots and seed.
+    add up. Rows of weights or images that are not on this machine stay, too. Those of few-shot
+    ``draws`` that are given take the place of others of the same task, shots and seed.
     """
     missing = find_missing(suite)
     before = read_methods(folder)
@@ -146,11 +142,7 @@ def _current_rows(
 
 
 def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
-    """What ``<method>.json`` says of a method, or of a config of it, in a suite.
-
-    Raises:
-        CompatbenchError: the suite sets something the method does not know.
-    """
+    """What ``<method>.json`` says of a method, or of a config of it, in a suite."""
     config = resolve_config(method, suite, name)
     differs = _differences(method.Config().model_dump(mode="json"), config)
     if suite.training.precision != "fp32":

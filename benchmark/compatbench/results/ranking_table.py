@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args
@@ -13,7 +13,7 @@ from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.results.measures import Expected, Measure, Upgrade
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
-from compatbench.results.store import MethodResults, SuiteResults
+from compatbench.results.store import SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
@@ -149,11 +149,23 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
     module that was fitted on it as a target.
     """
     columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
+    sets = [
+        (task, name) for task in expected.tasks for name in (task, *expected.variants.get(task, ()))
+    ]
     gaps: list[tuple[object, ...]] = []
     for one in sorted(results.all, key=lambda one: (one.info.name, one.transfer != COPIED)):
+        learns, statuses, reasons = one.info.learns, one.column("status"), one.column("reason")
+        pairs = {(at, name): name for at, target in expected.upgrades for name in (at, target)}
+        if expected.retrained and learns and one.transfer == COPIED:
+            for _, target in expected.upgrades:
+                pairs.setdefault((target, target), f"{target}, retrained")
+        draws = product(expected.shots if learns else expected.shots[:1], sets)
         found = []
-        statuses, reasons = one.column("status"), one.column("reason")
-        for row, place in _expected_rows(one, expected):
+        for (shots, (task, name)), seed, ((source, backbone), shown) in product(
+            draws, expected.seeds_of(one.info), pairs.items()
+        ):
+            row = one.find_row(task, source, backbone, name, shots, seed)
+            place = (task, name, shots, seed, shown)
             if row < 0:
                 found.append((one.info.name, one.title, "missing", "", *place))
             elif statuses[row] == "failed":
@@ -173,27 +185,3 @@ def find_disagreements(results: SuiteResults) -> list[tuple[str, str]]:
     )
     twice = kinds[kinds.duplicated(["backbone", "test_set"])]
     return sorted(set(zip(twice["backbone"], twice["test_set"], strict=True)))
-
-
-def _expected_rows(
-    results: MethodResults, expected: Expected
-) -> Iterator[tuple[int, tuple[str, str, int, int, str]]]:
-    """Every measurement that the suite asks of a method: its row, or −1, and its place."""
-    paths: dict[str, dict[str, None]] = {}
-    for source, target in expected.upgrades:
-        paths.setdefault(source, {source: None})[target] = None
-    if expected.retrained and results.info.learns and results.transfer == COPIED:
-        for _, target in expected.upgrades:
-            paths.setdefault(target, {target: None})
-    sets = [
-        (task, name) for task in expected.tasks for name in (task, *expected.variants.get(task, ()))
-    ]
-    draws = expected.shots if results.info.learns else expected.shots[:1]
-    seeds = expected.seeds_of(results.info)
-    for (source, backbones), shots, (task, test_set), seed in product(
-        paths.items(), draws, sets, seeds
-    ):
-        for backbone in backbones:
-            row = results.find_row(task, source, backbone, test_set, shots, seed)
-            where = backbone if len(backbones) > 1 else f"{backbone}, retrained"
-            yield row, (task, test_set, shots, seed, where)

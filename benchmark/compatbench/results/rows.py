@@ -149,10 +149,6 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
     """Reads a results file (``Row``) or a cost file (``Cost``), checking line by line.
 
     For files of this size that is as fast as checks by column, and says which line is wrong.
-
-    Raises:
-        CompatbenchError: the file cannot be read, or a line breaks the schema; the message
-            names the line and the field.
     """
     lines: list[Row | Cost] = []
     line_number = 1

@@ -170,12 +170,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def read_results(folder: Path) -> SuiteResults:
-    """Reads ``results/<suite>/``; a folder that does not exist holds no results.
-
-    Raises:
-        CompatbenchError: a file that is broken, missing, a link, or named unsafely, or
-            two rows for one measurement.
-    """
+    """Reads ``results/<suite>/``; a folder that does not exist holds no results."""
     return split_results(folder.name, read_methods(folder).values())
 
 
@@ -235,12 +230,7 @@ def read_method(folder: Path, method: str) -> MethodResults:
 def write_results(folder: Path, results: MethodResults) -> list[Path]:
     """Writes a method's three files, all its transfers: the same results give the same bytes.
 
-    Returns:
-        The files that changed; the others are left untouched.
-
-    Raises:
-        CompatbenchError: an unsafe name, a row of another method, two rows for one
-            measurement, or a folder that cannot be written.
+    Files that would not change are left untouched; the others are returned.
     """
     check_name(folder.name, "suite")
     method = _check_method(results.info.name)

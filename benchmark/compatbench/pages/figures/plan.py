@@ -126,16 +126,14 @@ def _of_upgrade(
     titles = [one_line(page.task_title(task), 24) for task in tasks]
     costs = (with_cost(plain, "parameters"), with_cost(plain, "fit_seconds"))
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
-
-    def planned(
-        section: str, draw: Callable[..., Figure], shown: tuple[Any, ...], missing: str
-    ) -> PlannedFigure:
-        return PlannedFigure(page.name, section, number, heading, draw, shown, missing)
-
-    yield planned("scatter", draw_scatter, (complete, zero_shot_accuracies(rows)), missing)
-    yield planned("matrix", draw_matrix, (rows, tasks, titles), "")
-    yield planned("ranks", draw_ranks, ranked, too_few)
-    yield planned("pareto", draw_pareto, costs, missing)
+    planned = (
+        ("scatter", draw_scatter, (complete, zero_shot_accuracies(rows)), missing),
+        ("matrix", draw_matrix, (rows, tasks, titles), ""),
+        ("ranks", draw_ranks, ranked, too_few),
+        ("pareto", draw_pareto, costs, missing),
+    )
+    for section, draw, shown, why_not in planned:
+        yield PlannedFigure(page.name, section, number, heading, draw, shown, why_not)
 
 
 def _of_shots(page: SuitePage) -> Iterator[PlannedFigure]:

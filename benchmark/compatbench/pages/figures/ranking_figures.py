@@ -32,9 +32,7 @@ Costed = tuple[Ranked, float, float]  # cost, H
 def draw_scatter(rows: Sequence[Ranked], zero_shot: tuple[float, float] | None) -> Figure:
     """Accuracy before the upgrade against accuracy after it, with lines of equal H.
 
-    Args:
-        rows: methods that have an H; only the most important have their names.
-        zero_shot: accuracy on source and target.
+    All ``rows`` have an H; only the most important have their names.
     """
     points = [(row.value("source") or 0.0, row.value("target") or 0.0) for row in rows]
     left, right = _range([x for x, _ in points], room=0.12)
@@ -216,11 +214,7 @@ def pareto_front(points: Sequence[Costed]) -> list[Costed]:
 
 
 def draw_pareto(by_parameters: Sequence[Costed], by_seconds: Sequence[Costed]) -> Figure:
-    """H against parameters, and against seconds of a fit; the front is a line.
-
-    Args:
-        by_parameters, by_seconds: untouched modules, of ``with_cost``.
-    """
+    """H of untouched modules against parameters, and against seconds; the front is a line."""
     figure = Figure((5.0, 6.4))
     panels = figure.subplots(2, 1, sharey=True)
     sides = (

@@ -41,9 +41,7 @@ _VARIABLES = {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS}
 def svg_style(*more: str, salt: str = "compatbench") -> Iterator[None]:
     """The style of figures: draw and render inside it, and the same figure gives the same bytes.
 
-    Args:
-        more: names of further style files of this folder.
-        salt: makes the ids in a figure's file different from those in others.
+    ``more`` names further style files of this folder; ``salt`` makes a figure's ids its own.
     """
     import matplotlib.style
 
@@ -64,11 +62,7 @@ def render_svg(figure: Figure) -> bytes:
 
 
 def save_svg(figure: Figure, path: Path) -> None:
-    """Writes a figure.
-
-    Raises:
-        CompatbenchError: the folder cannot be written.
-    """
+    """Writes a figure."""
     write_atomic(path, render_svg(figure))
 
 
