@@ -10,6 +10,7 @@ from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pair
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.measures import (
     Expected,
+    Mean,
     Standing,
     compute_standing,
     mean_over_seeds,
@@ -119,9 +120,8 @@ def test_a_method_that_learns_nothing_has_one_seed_at_any_shots() -> None:
     results = make_method(ZEROSHOT, make_pairs(figures, method="zeroshot"))
     for shots in expected.shots:
         standing = compute_standing(results, expected, ("old", "new"), shots)
-        h = standing.mean("h")
-        assert h is not None
-        assert (h.value, h.std, standing.coverage) == (pytest.approx(48), None, (2, 2))
+        assert standing.mean("h") == Mean(pytest.approx(48), None)  # type: ignore[arg-type]
+        assert standing.coverage == (2, 2)
 
 
 def test_of_a_method_that_learns_nothing_a_draw_that_did_not_fail_counts() -> None:
@@ -169,15 +169,6 @@ ANSWERS = {
     ("dogs", 2): (30, 20, 30, 20),
 }
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
-
-
-def test_flips_and_calibration_by_hand() -> None:
-    standing = standing_of(with_flips(ANSWERS))
-    found = values(standing, *FLIPS, "source_ece", "target_ece")
-    assert found == pytest.approx([15, 20, 11.25, 4, 10])
-    # Source 70, 50, 60, 50; target 60, 70, 60, 60. Independent errors would flip
-    # 28, 15, 24 and 20 images: 60 did of an expected 87.
-    assert standing.relative_flips == pytest.approx(60 / 87)
 
 
 def test_harmed_datasets_and_the_worst_by_hand() -> None:

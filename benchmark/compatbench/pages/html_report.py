@@ -8,7 +8,6 @@ and no request.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -183,4 +182,5 @@ def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
 
 def _source_hash(text: str) -> str:
     """What a content security policy calls an inline script or style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    digest = bytes.fromhex(sha256_bytes(text.encode()))
+    return f"sha256-{base64.b64encode(digest).decode()}"

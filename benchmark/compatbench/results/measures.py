@@ -116,10 +116,6 @@ class Standing:
     def info(self) -> MethodInfo:
         return self.results.info
 
-    @property
-    def title(self) -> str:
-        return self.results.title
-
     def column(self, side: Side, name: str) -> NDArray[Any]:
         """A column of the table at the rows of one side, ``[seeds, tasks]``."""
         return self.results.column(name)[self.rows[side]]

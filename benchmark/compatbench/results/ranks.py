@@ -134,13 +134,22 @@ def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
 
 
 def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
-    """Complete standings by H, best first; then those not transferable, then the incomplete."""
+    """Complete standings by H, best first; then those not transferable, then the incomplete.
+
+    A method is tied with the best of a group if the 95 % interval of their mean difference
+    contains 0, by a paired bootstrap over tasks and seeds. The best is compared, not the
+    neighbour, so that a chain of small steps is not one tie.
+    """
     standings = sorted(standings, key=lambda item: item.info.name)
     complete = [item for item in standings if item.state == "complete"]
+    groups: list[list[Standing]] = []
+    for item in sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True):
+        if groups and _tied(groups[-1][0], item):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
     ranked = []
-    for group in tied_groups(
-        sorted(complete, key=lambda item: exact(item.mean("h")) or 0.0, reverse=True)
-    ):
+    for group in groups:
         place = f"{len(ranked) + 1}{'=' if len(group) > 1 else ''}"
         ranked += [Ranked(place, item) for item in group]
     for state in ("not transferable", "incomplete"):
@@ -175,22 +184,6 @@ def _join(standings: Sequence[Standing]) -> Standing:
         datasets=tuple(task for one in standings for task in one.datasets),
         rows={side: np.hstack([one.rows[side] for one in standings]) for side in first.rows},
     )
-
-
-def tied_groups(standings: Sequence[Standing]) -> list[list[Standing]]:
-    """Splits complete standings, best first, where their H can be told apart.
-
-    A method is tied with the best of a group if the 95 % interval of their mean difference
-    contains 0, by a paired bootstrap over tasks and seeds. The best is compared, not the
-    neighbour, so that a chain of small steps is not one tie.
-    """
-    groups: list[list[Standing]] = []
-    for item in standings:
-        if groups and _tied(groups[-1][0], item):
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
 
 
 def _tied(first: Standing, second: Standing) -> bool:
