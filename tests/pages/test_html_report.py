@@ -75,21 +75,12 @@ def long() -> Reader:
 
 
 def test_the_board_is_the_leaderboard() -> None:
-    page = read(small_page())
-    columns = list(zip(*page.rows, strict=True))
-    assert columns == [
-        ("1", "2", "3", "4"),
-        ("Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"),
-        ("deep", "shallow", "–", "deep"),
-        ("55.0 ± 0.0", "65.0 ± 0.0", "40.0", "75.0 ± 0.0"),
-        ("65.0 ± 0.0", "45.0 ± 0.0", "60.0", "25.0 ± 0.0"),
-        ("59.6 ± 0.0", "53.2 ± 0.0", "48.0", "37.4 ± 0.0"),
-        # With two datasets, the interval is from the one to the other.
-        ("54.5 to 64.6", "48.0 to 58.3", "42.8 to 53.2", "31.1 to 43.6"),
-        ("+5.0", "-15.0", "0.0", "-35.0"),
-        ("–", "–", "–", "–"),
-        ("0", "3,072", "8,192", "5,000"),
-        ("0.1 s", "20.0 s", "–", "1.0 s"),
+    rows = read(small_page()).rows
+    assert [row[1] for row in rows] == ["Tip-Adapter", "CoOp", "Zero-shot", "Linear probe"]
+    # With two datasets, the interval is from the one to the other.
+    assert rows[1] == [
+        *("2", "CoOp", "shallow", "65.0 ± 0.0", "45.0 ± 0.0", "53.2 ± 0.0", "48.0 to 58.3"),
+        *("-15.0", "–", "3,072", "20.0 s"),
     ]
 
 
