@@ -17,7 +17,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
-from compatbench.methods.rosetta import Rosetta, centred_labels, solve_values
+from compatbench.methods.rosetta import Rosetta
 from compatbench.methods.zeroshot import ZeroShot
 from compatbench.transfer.words import load_words
 
@@ -67,19 +67,6 @@ def test_the_values_equal_the_formula(
     np.testing.assert_allclose(module["values"], expected, rtol=1e-6, atol=1e-9)
 
 
-def test_the_values_are_where_the_gradient_of_ridge_regression_vanishes() -> None:
-    generator = torch.Generator().manual_seed(1)
-    points = torch.randn(12, 4, generator=generator, dtype=torch.float64)
-    kernel = torch.exp(-torch.cdist(points, points))
-    targets = torch.arange(12) % 3
-    values, _ = solve_values(kernel, targets, 3, ridge=0.2)
-    values.requires_grad_(True)
-    misfit = (centred_labels(targets, 3) - kernel @ values).pow(2).sum()
-    (misfit + 0.2 * (values * (kernel @ values)).sum()).backward()
-    assert values.grad is not None
-    assert float(values.grad.abs().max()) < 1e-12 < float(values.detach().abs().min())
-
-
 def test_logits_equal_the_formula(
     clip64: Backbone, backbone64: Backbone, labels: Labels, make_data: MakeData, images64: Tensor
 ) -> None:
@@ -111,11 +98,10 @@ def turn(backbone: Backbone, rotation: Tensor) -> Backbone:
     return wrap(model, "turned")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_another_choice_of_coordinates_makes_no_difference(
-    clip64: Backbone, labels: Labels, make_data: MakeData, images64: Tensor, seed: int
+    clip64: Backbone, labels: Labels, make_data: MakeData, images64: Tensor
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     rotation, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))
     module = Rosetta(SETTINGS).fit(clip64, make_data(clip64, labels), torch.Generator())
     logits = Rosetta(SETTINGS).attach(module, clip64, labels)(images64)
@@ -127,17 +113,6 @@ def test_another_choice_of_coordinates_makes_no_difference(
     assert float((found - plain).abs().max()) > 0.1
 
 
-def test_a_joint_space_of_another_size_is_served(
-    clip: Backbone, wider_joint: Backbone, labels: Labels, make_data: MakeData
-) -> None:
-    module = Rosetta(SETTINGS).fit(clip, make_data(clip, labels), torch.Generator())
-    images = torch.randn(4, 24, generator=torch.Generator().manual_seed(1))
-    logits = Rosetta(SETTINGS).attach(module, wider_joint, labels)(images)
-    plain = ZeroShot().attach(Module(), wider_joint, labels)(images)
-    assert logits.shape == (4, 5)
-    assert float((logits - plain).abs().max()) > 1e-3
-
-
 def test_a_class_without_shots_is_neither_spoken_for_nor_against(
     clip64: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
@@ -145,15 +120,6 @@ def test_a_class_without_shots_is_neither_spoken_for_nor_against(
     module = Rosetta(SETTINGS).fit(clip64, data, torch.Generator())
     assert module["values"][:, 1].abs().max() == 0
     torch.testing.assert_close(module["values"].sum(1), torch.zeros(12).double())
-
-
-def test_shots_of_one_class_alone_say_nothing(
-    clip: Backbone, labels: Labels, make_data: MakeData, images: Tensor
-) -> None:
-    data = make_data(clip, labels, shots=[4, 0, 0, 0, 0])
-    module = Rosetta(SETTINGS).fit(clip, data, torch.Generator())
-    logits = Rosetta(SETTINGS).attach(module, clip, labels)(images)
-    torch.testing.assert_close(logits, ZeroShot().attach(Module(), clip, labels)(images))
 
 
 def test_another_list_of_words_is_refused(
