@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_page(machine: dict[str, Any], cases: dict[str, Any], more: list[str]) -> str:
-    from compatbench.backbone.text.packing import GROUP
+    from compatbench.backbone.text.causal import GROUP
 
     name = (
         f"{machine['processor']}, {machine['threads']} thread, torch {machine['torch']}, float32; "

@@ -203,6 +203,7 @@ def build(folder: Path, **settings: Any) -> Any:
     config = transformers.AutoConfig.for_model("clip", **CONFIGS["clip"])
     config.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
+    (folder / "model.safetensors").touch()
     return build_architecture(read_backbone(f"hf:{folder}"))
 
 

@@ -25,15 +25,9 @@ from safetensors.torch import save_file
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.backbone_report import inspect_backbone
-from compatbench.backbone.load import (
-    find_weights,
-    planning,
-    read_backbone,
-    weights_file,
-    weights_key,
-)
-from compatbench.backbone.load.open_clip_models import preprocessing
-from compatbench.backbone.load.weights_hash import check_published_hash, hash_weights
+from compatbench.backbone.load import planning, read_backbone, weights, weights_key
+from compatbench.backbone.load.names import preprocessing
+from compatbench.backbone.load.weights import check_published_hash, find_weights, hash_weights
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.files.hashes import sha256_bytes, sha256_file
@@ -206,7 +200,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.weights_file.getproxies", dict)
+    monkeypatch.setattr("compatbench.backbone.load.weights.getproxies", dict)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(
         MissingWeights, match=r"cannot be fetched: .*refused; where there is a"
@@ -226,7 +220,7 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("compatbench.backbone.load.weights_file.check_network", lambda: None)
+    monkeypatch.setattr("compatbench.backbone.load.weights.check_network", lambda: None)
     monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")
@@ -236,7 +230,7 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(weights_file, "_download_release", lambda _: pytest.fail("fetched"))
+    monkeypatch.setattr(weights, "_download", lambda *_: pytest.fail("fetched"))
     with planning():
         one, other = (weights_key(read_backbone(f"Small/{tag}")) for tag in ("plain", "half"))
     assert one != other
@@ -288,15 +282,13 @@ def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: P
 def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compatbench.backbone.load import weights_hash
-
     path = tmp_path / "w.bin"
     path.write_bytes(b"one")
     first = hash_weights(path)
     assert first == sha256_file(path)
-    weights_hash._hash.cache_clear()
+    weights._hash.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(weights_hash, "sha256_file", None)
+        patch.setattr(weights, "sha256_file", None)
         assert hash_weights(path) == first
     path.write_bytes(b"two!")
     assert hash_weights(path) == sha256_file(path) != first

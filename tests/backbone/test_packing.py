@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.backbone.text.packing import GROUP, Chunk, attend_packed, pack
+from compatbench.backbone.text.causal import GROUP, Chunk, attend_packed, pack
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60).map(tuple)
 HEADS, WIDTH = 2, 6

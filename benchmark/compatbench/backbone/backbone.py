@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compatbench.backbone.build import build_model, build_tokenizer, examine_tokenizer
 from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.weights_hash import weights_key
+from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.tower import TextTower

@@ -9,10 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from compatbench.backbone.build import build_architecture, fit_weights
-from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.open_clip_models import check_release, model_config, release_facts
-from compatbench.backbone.load.weights_file import find_weights
-from compatbench.backbone.load.weights_hash import hash_weights, locate_weights
+from compatbench.backbone.load.names import (
+    check_release,
+    model_config,
+    read_backbone,
+    release_facts,
+)
+from compatbench.backbone.load.weights import find_weights, hash_weights, locate_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 

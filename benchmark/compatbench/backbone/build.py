@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
-from compatbench.backbone.load.open_clip_models import (
+from compatbench.backbone.load.names import (
     model_config,
     open_clip_name,
     preprocessing,
@@ -20,8 +20,7 @@ from compatbench.backbone.load.open_clip_models import (
     uses_quick_gelu,
     wrong_activation,
 )
-from compatbench.backbone.load.weights_file import hub_cache
-from compatbench.backbone.load.weights_hash import locate_weights
+from compatbench.backbone.load.weights import hub_cache, locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, first_line
@@ -29,12 +28,7 @@ from compatbench.files.project_folders import tasks_folder
 
 
 def build_model(card: BackboneCard) -> nn.Module:
-    """The card's model with its weights, float32, in evaluation mode, no gradients.
-
-    Raises:
-        CompatbenchError: the weights are missing, damaged or of another architecture, or
-            were made with another activation than the model's.
-    """
+    """The card's model with its weights, float32, in evaluation mode, no gradients."""
     if card.provider == "hf":
         return build_hf_model(card)
     path = locate_weights(card)
@@ -44,14 +38,7 @@ def build_model(card: BackboneCard) -> nn.Module:
 
 
 def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
-    """The card's model with random weights and its own preprocessing.
-
-    Args:
-        device: ``meta`` for a model without any memory.
-
-    Raises:
-        BackboneError: it cannot be built.
-    """
+    """The card's model with random weights and its own preprocessing; ``meta`` takes no memory."""
     import open_clip
 
     if card.provider == "hf":

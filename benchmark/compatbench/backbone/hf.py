@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.load.weights_file import CONFIG, model_folder
+from compatbench.backbone.load.weights import find_weights
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, first_line
 
-PREPROCESSING = "preprocessor_config.json"
+CONFIG, PREPROCESSING = "config.json", "preprocessor_config.json"
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
@@ -32,15 +32,13 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel:
     """The card's model, float32, in evaluation mode, no gradients.
 
-    Args:
-        weights: load them, downloaded if necessary; otherwise they are random, on torch's
-            current default device.
+    Without ``weights`` they are random, on torch's current default device.
 
     Raises:
         BackboneError: the model is of a type that is not supported; its files are missing,
             damaged or of another architecture; or transformers is not installed.
     """
-    folder = model_folder(card, download=weights)
+    folder = find_weights(card, download=weights).parent
     family, settings = _read_folder(folder, card)
     transformers, missing = _import_transformers(card), []
     cls = getattr(transformers, family.model)
@@ -67,14 +65,10 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel
 
 
 def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """The tokenizer in the model's folder, as open_clip wraps it.
-
-    Raises:
-        BackboneError: its files are missing or damaged.
-    """
+    """The tokenizer in the model's folder, as open_clip wraps it."""
     from open_clip.tokenizer import HFTokenizer
 
-    folder = model_folder(card)
+    folder = find_weights(card).parent
     _import_transformers(card)
     try:
         return HFTokenizer(str(folder), context_length=context_length)
@@ -157,10 +151,9 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
 
 def _size(value: Any) -> tuple[tuple[int, int], bool]:
     """Height and width, and whether both are given, so that images may change their shape."""
-    if isinstance(value, int):
-        return (value, value), False
-    if "shortest_edge" in value:
-        return (value["shortest_edge"], value["shortest_edge"]), False
+    if isinstance(value, int) or "shortest_edge" in value:
+        edge = value if isinstance(value, int) else value["shortest_edge"]
+        return (edge, edge), False
     return (value["height"], value["width"]), True
 
 
@@ -180,24 +173,24 @@ class HuggingFaceModel(nn.Module):
 
     def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
         super().__init__()
-        self.visual = _Visual(model, family, preprocess_cfg)
+        self.visual = _Visual(model, family)
+        self.visual.preprocess_cfg = preprocess_cfg
         self.logit_scale = nn.Parameter(family.log_scale(model).detach().clone())
-        self._family = family
 
     def text_anatomy(self) -> Anatomy:
         """The parts of the text tower."""
-        return self._family.text(self.visual.model)
+        return self.visual.family.text(self.visual.model)
 
 
 class _Visual(nn.Module):
-    def __init__(self, model: nn.Module, family: Family, preprocess_cfg: dict[str, Any]) -> None:
+    preprocess_cfg: dict[str, Any]
+
+    def __init__(self, model: nn.Module, family: Family) -> None:
         super().__init__()
-        self.model = model
-        self.preprocess_cfg = preprocess_cfg
-        self._family = family
+        self.model, self.family = model, family
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._family.image(self.model, images)
+        return self.family.image(self.model, images)
 
 
 class _Layer(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from compatbench.backbone.load.names import read_backbone
-from compatbench.backbone.load.weights_file import WEIGHTS_FOLDER, find_weights, is_offline
-from compatbench.backbone.load.weights_hash import (
+from compatbench.backbone.load.weights import (
+    WEIGHTS_FOLDER,
+    is_offline,
     is_planning,
     locate_weights,
     planning,
@@ -13,7 +14,6 @@ from compatbench.backbone.load.weights_hash import (
 
 __all__ = [
     "WEIGHTS_FOLDER",
-    "find_weights",
     "is_offline",
     "is_planning",
     "locate_weights",

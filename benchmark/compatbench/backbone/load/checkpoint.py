@@ -6,6 +6,7 @@ No code that is in a file is run, unless the user allows it.
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from compatbench.backbone.load.weights_file import is_set
+from compatbench.backbone.load.weights import is_set
 from compatbench.errors import BackboneError, CompatbenchWarning, first_line
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
@@ -28,15 +29,13 @@ _FEWEST = 4
 # Numbers that OpenAI's archives keep among the weights.
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")
 _TEXT = ("positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final")
+_EVA_SIZES = ("visual.pos_embed", "visual.patch_embed.proj.weight")
 _BUFFERS = ("attn_mask", "position_ids")
 _SHOWN = 3
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a checkpoint, in their own precision, on the CPU.
-
-    Reads safetensors, PyTorch's zip and older pickle files of tensors, and TorchScript
-    archives, from which the tensors alone are taken.
 
     Raises:
         BackboneError: the file is damaged, is no checkpoint, or cannot be read without
@@ -93,7 +92,9 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
             raise
-        what = _what_is_refused(error)
+        # The part of torch's long message that names what the file asks for.
+        found = re.search(r"Unsupported.*?(?=\. |\n|$)", str(error))
+        what = found[0] if found else first_line(error)
     if not is_set(TRUST_PICKLE):
         raise BackboneError(
             f"{path} holds more than tensors, and reading it would run code that is in it ({what})",
@@ -105,15 +106,6 @@ def _read_pickle(path: Path) -> object:
         stacklevel=2,
     )
     return torch.load(path, map_location="cpu", weights_only=False)
-
-
-def _what_is_refused(error: Exception) -> str:
-    """The part of torch's long message that names what the file asks for."""
-    lines = [line.strip(" \t-*") for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "Unsupported" in line:
-            return line[line.index("Unsupported") :].split(". ")[0]
-    return lines[-1]
 
 
 def _find_tensors(found: object) -> dict[str, Tensor]:
@@ -235,10 +227,7 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
 
     Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),
     and those of EVA-CLIP's authors, which timm translates. Only the shape of a single number
-    may change.
-
-    Args:
-        what: the file and the backbone, for the message.
+    may change. ``what`` is the file and the backbone, for the message.
 
     Raises:
         BackboneError: they are of another architecture.
@@ -246,7 +235,10 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     wanted = model.state_dict()
     found = {name: t for name, t in tensors.items() if name not in _NUMBERS}
     if "visual.blocks.0.norm1.weight" in found and "visual.trunk.pos_embed" in wanted:
-        found = _translate_eva(found, model, what)
+        # timm would silently resize the positions of another image size.
+        fixed = {name: wanted.get(name.replace("visual.", "visual.trunk.")) for name in _EVA_SIZES}
+        _check(found, {name: t for name, t in fixed.items() if t is not None}, what, whole=False)
+        found = _translate_eva(found, model)
     if "text.positional_embedding" in wanted and "positional_embedding" in found:
         found = {f"text.{n}" if n.split(".")[0] in _TEXT else n: t for n, t in found.items()}
     elif "positional_embedding" in wanted and "text.positional_embedding" in found:
@@ -256,46 +248,36 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     for name in wanted.keys() & {"logit_scale", "logit_bias"} & found.keys():
         if found[name].numel() == wanted[name].numel() == 1:
             found[name] = found[name].reshape(wanted[name].shape)
-    for name in (name for name in wanted if name in found):
-        _check_shape(name, found[name], wanted[name], what)
-    problems = []
-    for word, names in (
-        ("lack", [name for name in wanted if name not in found]),
-        ("also hold", [name for name in found if name not in wanted]),
-    ):
+    _check(found, wanted, what)
+    return found
+
+
+def _translate_eva(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    from timm.models.eva import checkpoint_filter_fn
+
+    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    rest = {name: t for name, t in tensors.items() if name not in image}
+    translated = checkpoint_filter_fn(image, model.visual.trunk)  # type: ignore[arg-type, union-attr]
+    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}
+
+
+def _check(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str, whole: bool = True
+) -> None:
+    """Refuses tensors of other shapes, too few of them, and if they are the whole, too many."""
+    problems = [
+        f"{name} is {list(found[name].shape)} there, and {list(tensor.shape)} in the model"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ][:1]
+    extra = [name for name in found if name not in wanted] if whole else []
+    lacking = [name for name in wanted if name not in found]
+    for word, names in (("they lack", lacking), ("they also hold", extra)):
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             problems.append(f"{word} {', '.join(names[:_SHOWN])}{more}")
     if problems:
-        raise _mismatch(what, f"they {', and '.join(problems)}")
-    return found
-
-
-def _translate_eva(tensors: dict[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
-    from timm.models.eva import checkpoint_filter_fn
-
-    trunk: nn.Module = model.visual.trunk  # type: ignore[assignment, union-attr]
-    # timm would silently resize the positions of another image size.
-    for part in ("pos_embed", "patch_embed.proj.weight"):
-        name = f"visual.{part}"
-        if name not in tensors:
-            raise _mismatch(what, f"they lack {name}")
-        _check_shape(name, tensors[name], trunk.state_dict()[part], what)
-    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
-    rest = {name: t for name, t in tensors.items() if name not in image}
-    translated = checkpoint_filter_fn(image, trunk)
-    return rest | {f"visual.trunk.{name}": t for name, t in translated.items()}
-
-
-def _check_shape(name: str, found: Tensor, wanted: Tensor, what: str) -> None:
-    if found.shape != wanted.shape:
-        raise _mismatch(
-            what, f"{name} is {list(found.shape)} there, and {list(wanted.shape)} in the model"
+        raise BackboneError(
+            f"{what}: the weights do not fit the architecture: {'; '.join(problems)}",
+            "give the model that they were made for",
         )
-
-
-def _mismatch(what: str, why: str) -> BackboneError:
-    return BackboneError(
-        f"{what}: the weights do not fit the architecture: {why}",
-        "give the model that they were made for",
-    )

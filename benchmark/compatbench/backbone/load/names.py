@@ -1,16 +1,22 @@
-"""The names of backbones: those of cards, and names that need no card."""
+"""Which model a name means, and what open_clip knows about it and its published weights."""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from compatbench.backbone.load.open_clip_models import LOCAL_DIR, model_names, tags_of
+from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard, backbone_cards, unknown_name
 from compatbench.errors import BackboneError, CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
+LOCAL_DIR = "local-dir:"
+_QUICK = "-quickgelu"
 _HUGGING_FACE = "hf:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KINDS_OF_NAMES = (
@@ -20,20 +26,11 @@ _KINDS_OF_NAMES = (
 
 
 def read_backbone(name: str) -> BackboneCard:
-    """Reads the card of a backbone; for a name without a card, makes one.
+    """Reads the card of a backbone, by its name or path; for a name without a card, makes one.
 
-    Nothing is loaded or downloaded. ``MODEL/TAG`` and ``MODEL/TAG@FILE`` take what is known
-    of the release (lineage, licence) from the card that describes it.
-
-    Args:
-        name: of a card (``vit-b16-openai``) or the path of one (``./mine.yaml``);
-            ``MODEL/TAG``, a release of open_clip; ``MODEL@FILE`` or ``MODEL/TAG@FILE``, a
-            checkpoint; ``local-dir:FOLDER``, a model's folder with
-            ``open_clip_config.json``; or ``hf:FOLDER`` or ``hf:OWNER/NAME``, a model of
-            transformers.
-
-    Returns:
-        The card, with ``name`` as it was given.
+    Nothing is loaded or downloaded. The names are those of docs/backbones.md. ``MODEL/TAG`` and
+    ``MODEL/TAG@FILE`` take what is known of the release (lineage, licence) from its card. The
+    card's ``name`` is as it was given.
 
     Raises:
         CompatbenchError: no such card, model, tag, file or folder; or an invalid card.
@@ -64,14 +61,7 @@ def _read_release(name: str) -> BackboneCard:
     """The card of ``MODEL/TAG``, ``MODEL@FILE`` or ``MODEL/TAG@FILE``."""
     release, at, file = name.partition("@")
     model, slash, tag = release.partition("/")
-    if model not in model_names():
-        problem = unknown_name(model, model_names(), "open_clip model")
-        raise BackboneError(f"backbone '{name}': {problem}", _KINDS_OF_NAMES)
-    if slash and tag not in tags_of(model):
-        raise BackboneError(
-            f"backbone '{name}': {unknown_name(tag, tags_of(model), f'tag of {model}')}",
-            f"the tags of a model are those of open_clip; or give {model}@FILE",
-        )
+    _check_known(name, model, tag if slash else None)
     path = str(Path(file).expanduser().absolute()) if at else None
     if path is not None and not Path(path).is_file():
         raise BackboneError(f"backbone '{name}': there is no file {path}", "correct the path")
@@ -79,6 +69,16 @@ def _read_release(name: str) -> BackboneCard:
     if known is not None:
         return known.model_copy(update={"name": name, "path": path})
     return _make_card(name, config=model, tag=tag or None, path=path)
+
+
+def _check_known(name: str, model: str, tag: str | None) -> None:
+    """Refuses a model that open_clip does not have, or weights of it that it does not know."""
+    if model not in model_names():
+        problem = unknown_name(model, model_names(), "open_clip model")
+        raise BackboneError(f"backbone '{name}': {problem}", _KINDS_OF_NAMES)
+    if tag is not None and tag not in tags_of(model):
+        problem = unknown_name(tag, tags_of(model), f"tag of {model}")
+        raise BackboneError(f"backbone '{name}': {problem}", f"correct it, or give {model}@FILE")
 
 
 def _folder(name: str, place: str, config: str) -> str:
@@ -112,3 +112,114 @@ def _cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
         if card.config and card.tag:
             found.setdefault((card.config, card.tag), card)
     return found
+
+
+def model_names() -> list[str]:
+    """The architectures that open_clip can build by name."""
+    import open_clip
+
+    register_mini_towers(tasks_folder())
+    return open_clip.list_models()
+
+
+def tags_of(model: str) -> list[str]:
+    """The weights that open_clip knows for a model."""
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    return list_pretrained_tags_by_model(model)
+
+
+def open_clip_name(card: BackboneCard) -> str:
+    """The name by which open_clip builds a card's model."""
+    return card.config or f"{LOCAL_DIR}{card.path}"
+
+
+def model_config(card: BackboneCard) -> dict[str, Any]:
+    """open_clip's configuration of a card's model; empty if there is none that can be read."""
+    import open_clip
+
+    register_mini_towers(tasks_folder())
+    try:
+        return open_clip.get_model_config(open_clip_name(card)) or {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def release_facts(card: BackboneCard) -> dict[str, Any]:
+    """open_clip's facts about the weights of a card: address, preprocessing, activation."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return get_pretrained_cfg(card.config, card.tag) if card.config and card.tag else {}
+
+
+def check_release(card: BackboneCard) -> None:
+    """Checks that the weights were made for the card's model.
+
+    With GELU in place of QuickGELU a model runs, but loses several points of accuracy.
+
+    Raises:
+        BackboneError: no such model or tag, or the wrong activation.
+    """
+    if card.config is None:
+        return
+    _check_known(card.name, card.config, card.tag)
+    if card.tag is None:
+        return
+    quick = bool(release_facts(card).get("quick_gelu", False))
+    if quick != uses_quick_gelu(card):
+        raise wrong_activation(card, f"the weights '{card.tag}'", quick)
+
+
+def uses_quick_gelu(card: BackboneCard) -> bool:
+    """Whether a card's model is built with QuickGELU."""
+    return bool(model_config(card).get("quick_gelu", False))
+
+
+def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
+    """The error for weights that were trained with another activation than the model's."""
+    config = card.config or ""
+    right = config + _QUICK if quick else config.removesuffix(_QUICK)
+    kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+    return BackboneError(
+        f"backbone '{card.name}': {weights} were trained with {kinds[0]}, but the model "
+        f"'{config}' computes {kinds[1]}",
+        f"use the model '{right}'",
+    )
+
+
+def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
+    """How images were preprocessed when the weights were trained; None for open_clip's default.
+
+    A checkpoint that is named without its tag takes what all tags of its model agree on.
+
+    Raises:
+        BackboneError: they do not agree.
+    """
+    from open_clip.pretrained import get_pretrained_cfg
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    if card.config is None or (card.tag is None and card.weights is not None):
+        return None
+    tags = tags_of(card.config) if card.tag is None else [card.tag]
+    found = []
+    for tag in tags:
+        settings = merge_preprocess_dict(PreprocessCfg(), get_pretrained_cfg(card.config, tag))
+        del settings["size"]  # the model's
+        found.append(settings)
+    if any(settings != found[0] for settings in found):
+        raise BackboneError(
+            f"backbone '{card.name}': the weights of '{card.config}' were made with different "
+            "normalisations of images, and a file does not say which",
+            f"name the release: {card.config}/TAG@FILE, with a tag of {', '.join(tags)}",
+        )
+    return found[0] if found else None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides open_clip's warning that no pretrained weights are loaded: that is done later."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

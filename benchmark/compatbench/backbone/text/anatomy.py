@@ -74,14 +74,8 @@ class Anatomy:
         The same part has the same name in every model, such as
         ``transformer.resblocks.0.attn.in_proj_bias``.
         """
-        found = {
-            f"{part}.{name}": tensor.detach()
-            for part, module in self._parts().items()
-            for name, tensor in module.named_parameters()
-        }
-        if isinstance(self.projection, Tensor):
-            found["text_projection"] = self.projection.detach()
-        return found
+        found = {name: tensor.detach() for name, tensor in self._whole().named_parameters()}
+        return dict(sorted(found.items(), key=lambda item: item[0] == "text_projection"))
 
     def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
         """The same tower with some weights replaced; the model itself is left as it is.
@@ -98,24 +92,22 @@ class Anatomy:
                     f"the text tower's weight '{name}' has shape {list(known[name].shape)}, "
                     f"not {list(tensor.shape)}"
                 )
-        replaced = {
-            part: replace_parameters(module, _under(part, weights))
-            for part, module in self._parts().items()
-        }
-        own = weights.get("text_projection", self.projection)
-        projection = replaced.pop("text_projection", own)
-        *blocks, ln_final = replaced.values()
+        whole: Any = replace_parameters(self._whole(), weights)
         return dataclasses.replace(
-            self, blocks=tuple(blocks), ln_final=ln_final, projection=projection
+            self,
+            blocks=tuple(whole.transformer.resblocks),
+            ln_final=whole.ln_final,
+            projection=whole.text_projection,
         )
 
-    def _parts(self) -> dict[str, nn.Module]:
-        """The modules that hold the weights, by what their parameters' names begin with."""
-        parts = {f"transformer.resblocks.{i}": block for i, block in enumerate(self.blocks)}
-        parts["ln_final"] = self.ln_final
-        if isinstance(self.projection, nn.Module):
-            parts["text_projection"] = self.projection
-        return parts
+    def _whole(self) -> nn.Module:
+        """The parts that hold weights, where open_clip's text tower has them."""
+        whole: Any = nn.Module()
+        whole.transformer = nn.Module()
+        whole.transformer.resblocks = nn.ModuleList(self.blocks)
+        whole.ln_final = self.ln_final
+        whole.text_projection = self.projection
+        return whole
 
 
 def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:
@@ -127,8 +119,12 @@ def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> 
     if not parameters:
         return module
     own = {name: parameters[name] for name in module._parameters.keys() & parameters.keys()}
+    under: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in parameters.items():
+        part, _, rest = name.partition(".")
+        under.setdefault(part, {})[rest] = tensor
     children = {
-        name: child and replace_parameters(child, _under(name, parameters))
+        name: child and replace_parameters(child, under.get(name, {}))
         for name, child in module._modules.items()
     }
     changed = copy.copy(module)
@@ -136,9 +132,10 @@ def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> 
     return changed
 
 
-def _under(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{part}."
-    return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+def text_tower(model: nn.Module) -> Any:
+    """open_clip's module with the parts of the text tower: in some models the model itself."""
+    text = getattr(model, "text", None)
+    return text if isinstance(text, nn.Module) else model
 
 
 def examine(model: nn.Module, name: str) -> Anatomy:
@@ -148,11 +145,9 @@ def examine(model: nn.Module, name: str) -> Anatomy:
         CompatbenchError: a part is not supported. Run as if it were another, the tower would
             give plausible features that are silently wrong.
     """
-    own = getattr(model, "text_anatomy", None)
-    if callable(own):  # a model of another library
+    if callable(own := getattr(model, "text_anatomy", None)):  # a model of another library
         return own()  # type: ignore[return-value]
-    text = getattr(model, "text", None)
-    tower: Any = text if isinstance(text, nn.Module) else model
+    tower = text_tower(model)
     try:
         anatomy = Anatomy(
             token_embedding=tower.token_embedding,
@@ -198,10 +193,7 @@ def _odd_part(anatomy: Anatomy, tower: Any) -> str | None:
 def _is_known(block: nn.Module) -> bool:
     from open_clip.transformer import Attention, CustomResidualAttentionBlock
 
-    attention = getattr(block, "attn", None)
+    if type(block) is not CustomResidualAttentionBlock:
+        return is_standard(block)
     # open_clip's own scaled cosine attention does not run.
-    return is_standard(block) or (
-        type(block) is CustomResidualAttentionBlock
-        and type(attention) is Attention
-        and attention.logit_scale is None
-    )
+    return type(block.attn) is Attention and block.attn.logit_scale is None

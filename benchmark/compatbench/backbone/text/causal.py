@@ -4,19 +4,29 @@ Such a tower never looks past the end-of-text token, and what comes before a cla
 tokens is the same for every class. So padding is not computed, the shared prefix runs once,
 each class's suffix attends to the prefix's keys and values, and the last block computes the
 end-of-text rows only. Features and gradients equal open_clip's own up to rounding.
+
+Ragged suffixes are packed into groups of equal size, so that one attention call serves all: a
+group is a run of ``size`` rows that holds whole suffixes, one after the other, and a mask keeps
+them apart. Compared with a call per suffix length this computes a few masked scores and a few
+rows of padding more, but copies the prefix's keys and values once per group instead of once per
+class, and that is what costs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.memory import SelectiveCheckpoint
-from compatbench.backbone.text.packing import Chunk, attend_packed, pack
 from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
-from compatbench.backbone.text.standard_block import StandardBlock
+from compatbench.backbone.text.standard_block import StandardBlock, attend
 
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.
@@ -27,6 +37,9 @@ Of 128 to 1,200 rows on an AMD EPYC (1 MiB of L2, 32 MiB of L3), 400 to 600 took
 
 ACCELERATOR_ROWS = 8192
 """Rows that keep an accelerator busy."""
+
+GROUP = 32
+"""Rows of a group that hold several suffixes; longer suffixes make longer groups."""
 
 
 def chunk_rows(anatomy: Anatomy) -> int:
@@ -144,3 +157,166 @@ class _Block(StandardBlock):
         if learned:  # what the matrices' gradients need: outputs of norms, attention, activation
             values += rows * (3 * width + hidden)
         return values * chunk.mask.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Groups that go through the tower together; it equals itself alone."""
+
+    source: Tensor  # packed row ``r`` is row ``source[r]`` of the suffixes ``[n * S, D]``, ``[R]``
+    position: Tensor  # of each packed row in its prompt, ``[R]``
+    last: Tensor  # packed row of each end-of-text token, ``[classes]``
+    mask: Tensor  # what is added to the scores, ``[groups, size, P + size]``
+
+    @property
+    def rows(self) -> int:
+        return self.source.shape[0]
+
+
+@lru_cache(maxsize=64)
+def pack(
+    lengths: tuple[int, ...],
+    shared: int,
+    stride: int,
+    chunk_rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[Chunk], Tensor]:
+    """Chunks of suffixes, and where each class is in ``torch.cat(features)``, ``[n]``.
+
+    They are remembered, as a fit asks for them at every step.
+
+    Args:
+        lengths: rows of each suffix.
+        shared: rows P of the prefix.
+        stride: rows S between one suffix and the next where they come from.
+        chunk_rows: about how many packed rows a chunk holds.
+    """
+    size, groups = _best_groups(lengths)
+    count = max(1, round(len(groups) * size / chunk_rows))
+    bounds = [len(groups) * i // count for i in range(count + 1)]
+    chunks = []
+    for part in (groups[a:b] for a, b in pairwise(bounds) if b > a):
+        tensors = _pack_groups(part, lengths, size, shared, stride, dtype)
+        chunks.append(Chunk(*(tensor.to(device) for tensor in tensors)))
+    restore = torch.tensor([i for group in groups for i in group]).argsort()
+    return chunks, restore.to(device)
+
+
+def _pack_groups(
+    groups: list[list[int]],
+    lengths: tuple[int, ...],
+    size: int,
+    shared: int,
+    stride: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
+    # It sees the prefix and itself, and nothing sees it.
+    source = torch.full((len(groups), size), groups[0][0] * stride)
+    position = torch.full((len(groups), size), shared)
+    owner = torch.arange(-size, 0).repeat(len(groups), 1)
+    last = []
+    for g, group in enumerate(groups):
+        row = 0
+        for i in group:
+            part, rows = slice(row, row + lengths[i]), torch.arange(lengths[i])
+            source[g, part] = i * stride + rows
+            position[g, part] = shared + rows
+            owner[g, part] = i
+            row += lengths[i]
+            last.append(g * size + row - 1)
+    own = (owner[:, :, None] == owner[:, None, :]).tril()
+    hidden = F.pad(~own, (shared, 0))
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)
+    return source.flatten(), position.flatten(), torch.tensor(last), mask
+
+
+def _best_groups(lengths: tuple[int, ...]) -> tuple[int, list[list[int]]]:
+    """The group size that leaves the fewest rows, and the classes of each group."""
+    longest = max(lengths)
+    # A group larger than all suffixes together would only be padding.
+    largest = max(longest, min(sum(lengths), GROUP))
+    smallest = max(longest, largest // 2)
+    candidates = ((size, _fill(lengths, size)) for size in range(largest, smallest - 1, -1))
+    return min(candidates, key=lambda candidate: candidate[0] * len(candidate[1]))
+
+
+def _fill(lengths: tuple[int, ...], size: int) -> list[list[int]]:
+    """First-fit decreasing: groups of classes whose suffixes fit ``size`` rows."""
+    waiting = {length: [] for length in sorted(set(lengths), reverse=True)}
+    for i in reversed(range(len(lengths))):
+        waiting[lengths[i]].append(i)
+    groups, left = [], len(lengths)
+    while left:
+        group, room = [], size
+        for length, classes in waiting.items():
+            while classes and length <= room:
+                group.append(classes.pop())
+                room -= length
+        left -= len(group)
+        groups.append(group)
+    return groups
+
+
+def attend_packed(qkv: Tensor, chunk: Chunk, heads: int, with_prefix: bool, last: bool) -> Tensor:
+    """The output of attention, ``[B, rows, D]``, from projections ``[B, P + R, 3D]``.
+
+    Args:
+        qkv: of the prefix's rows, then of the chunk's.
+        with_prefix: whether the prefix's rows are queries, too, before the chunk's.
+        last: whether the end-of-text rows are the only queries.
+    """
+    images, rows, _ = qkv.shape
+    size = chunk.mask.shape[1]
+    prefix_groups = with_prefix and not last and rows > chunk.rows
+    mask, queries, output = _plan(chunk, images, heads, prefix_groups, last)
+    parts = qkv.view(images, rows, 3, heads, -1)
+    prefix, own = parts.split([rows - chunk.rows, chunk.rows], dim=1)
+    if prefix_groups:
+        padding = -prefix.shape[1] % size
+        own = torch.cat([F.pad(prefix, (0, 0, 0, 0, 0, 0, 0, padding)), own], dim=1)
+    # [3, B, groups, heads, rows of a group, D / heads]
+    own = own.view(images, -1, size, *own.shape[2:]).permute(3, 0, 1, 4, 2, 5)
+    query, groups = own[0], own.shape[2]
+    if queries is not None:
+        query = parts[:, :, 0].index_select(1, queries.flatten())
+        query = query.unflatten(1, queries.shape).transpose(2, 3)
+    shared = prefix[:, None, :, 1:].permute(3, 0, 1, 4, 2, 5).expand(-1, -1, groups, -1, -1, -1)
+    key, value = torch.cat([shared, own[1:]], dim=4).flatten(1, 3)
+    mixed = attend(query.flatten(0, 2), key, value, mask)
+    mixed = mixed.view(query.shape).transpose(2, 3).flatten(3).flatten(1, 2)
+    return mixed if output is None else mixed.index_select(1, output)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    chunk: Chunk, images: int, heads: int, prefix_groups: bool, last: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The mask of all groups, ``[B * groups * heads, S, K]``.
+
+    Then, if these are not all, the rows that are the queries of each group, ``[groups, S]``, and
+    which queries are no padding.
+    """
+    mask, device = chunk.mask.cpu(), chunk.mask.device
+    groups, size, keys = mask.shape
+    shared = keys - size
+    queries = output = None
+    if last:
+        ends = chunk.last.cpu()
+        own = [ends[ends // size == group] for group in range(groups)]
+        padded = pad_sequence(own, batch_first=True, padding_value=-1)
+        output = (padded.flatten() >= 0).nonzero()[:, 0].to(device)
+        rows = torch.where(padded < 0, padded[:, :1], padded)
+        mask = mask.take_along_dim((rows % size)[..., None], dim=1)
+        queries = (rows + shared).to(device)
+    elif prefix_groups:
+        padding = -shared % size
+        row = torch.arange(shared + padding).view(-1, size, 1)
+        seen = (torch.arange(keys) <= row) & (torch.arange(keys) < shared)
+        mask = torch.cat([mask.new_zeros(seen.shape).masked_fill(~seen, -torch.inf), mask])
+        kept = torch.ones(shared + padding + groups * size, dtype=torch.bool)
+        kept[shared : shared + padding] = False
+        output = kept.nonzero()[:, 0].to(device) if padding else None
+    mask = mask[None, :, None].expand(images, -1, heads, -1, -1).flatten(0, 2)
+    return mask.to(device), queries, output
