@@ -25,24 +25,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the ranking.
-
-    Attributes:
-        explanation: what it holds, for readers who point at it.
-        bold: the measure whose best value is highlighted.
-        descending: how the first click sorts, as for what is in bold.
-        text: whether it is aligned left.
-        markdown: whether the leaderboard shows it.
-        min_width: characters that a terminal must have to show it; None is never.
-    """
+    """A column of the ranking."""
 
     title: str
-    explanation: str
-    bold: Measure | None = None
-    descending: bool = False
-    text: bool = False
-    markdown: bool = True
-    min_width: int | None = 0
+    explanation: str  # for readers who point at it
+    bold: Measure | None = None  # the measure whose best value is highlighted
+    descending: bool = False  # how the first click sorts, as for what is in bold
+    text: bool = False  # aligned left
+    markdown: bool = True  # whether the leaderboard shows it
+    min_width: int | None = 0  # characters that a terminal must have to show it; None is never
 
 
 COLUMNS = (

@@ -38,35 +38,24 @@ class TaskFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class SuitePage:
-    """A suite as the pages show it: facts from its cards, and its results.
-
-    Attributes:
-        note: what a reader must know first.
-        tasks: name -> facts, of tasks and of variants.
-        backbones: name -> title.
-        views: of each training image in the cache; 1 is the plain one alone.
-        max_steps: most optimiser steps a fit may take; None is no cap.
-        groups: title -> upgrades, of a suite that keeps kinds of upgrades apart.
-        paths: the upgrade paths of more than one target.
-        configs: named config -> the method that it configures, in the suite's order.
-        sections: suites that extend this one and are shown under it.
-        whole: what the suite asks for, if ``expected`` is only a part of it.
-    """
+    """A suite as the pages show it: facts from its cards, and its results."""
 
     name: str
     title: str
-    note: str
-    tasks: Mapping[str, TaskFacts]
-    backbones: Mapping[str, str]
+    note: str  # what a reader must know first
+    tasks: Mapping[str, TaskFacts]  # of tasks and of variants
+    backbones: Mapping[str, str]  # name -> title
     expected: Expected
     results: SuiteResults
-    views: int = 1
-    max_steps: int | None = None
+    views: int = 1  # of each training image in the cache; 1 is the plain one alone
+    max_steps: int | None = None  # most optimiser steps a fit may take
+    # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
-    paths: tuple[tuple[str, ...], ...] = ()
+    paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
+    # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
-    sections: tuple[SuitePage, ...] = ()
-    whole: Expected | None = None
+    sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
+    whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
 
     @cached_property
     def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:

@@ -180,12 +180,11 @@ def compute_retained(
 
     The share is the ratio of two means over datasets and seeds, not the mean of ratios: on a
     dataset where retraining gains next to nothing the ratio is next to anything, and one such
-    dataset would decide the mean.
+    dataset would decide the mean. There is no share of a gain whose 95 % interval reaches 0.
 
     Returns:
         The gain of the old module over the target's zero-shot in points, the same of a module
-        fitted on the target, and the first as a share of the second in percent; None if any cell
-        is missing, and no share of a gain whose 95 % interval over datasets reaches 0.
+        fitted on the target, and the share in percent; None where a cell is missing.
     """
     attached = compute_standing(results, expected, upgrade, shots)
     # A module that was fitted on the target is its own source.
@@ -193,7 +192,5 @@ def compute_retained(
     own, anew = dataset_means(attached, "gain"), dataset_means(retrained, "gain")
     kept = None
     if own is not None and anew is not None:
-        kept = ratio_interval(list(own.values()), list(anew.values()))
-    if kept is not None:
-        kept = Interval(100 * kept.value, 100 * kept.low, 100 * kept.high)
+        kept = ratio_interval([100 * gain for gain in own.values()], list(anew.values()))
     return attached.mean("gain"), retrained.mean("gain"), kept

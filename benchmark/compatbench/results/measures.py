@@ -74,8 +74,7 @@ def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
 def mean_over_seeds(values: ArrayLike | Sequence[Sequence[float | None]]) -> Mean | None:
     """The mean of ``values`` [seeds, datasets] over datasets, then over seeds.
 
-    Returns:
-        None if any value is missing (None or NaN), or if there are none.
+    None if any value is missing (None or NaN), or if there are none.
     """
     table = np.asarray(values, dtype=float)
     if table.size == 0 or np.isnan(table).any():
@@ -98,18 +97,14 @@ def average(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """A method on one upgrade at one number of shots.
-
-    Attributes:
-        tasks, datasets: a name, and the task, of each column; they differ if upgrades are joined.
-        rows: positions in the table of ``results``, ``[seeds, tasks]``; −1 where one is missing.
-    """
+    """A method on one upgrade at one number of shots."""
 
     results: MethodResults
     upgrade: Upgrade
-    tasks: tuple[str, ...]
-    datasets: tuple[str, ...]
+    tasks: tuple[str, ...]  # a name of each column: the task's, unless upgrades are joined
+    datasets: tuple[str, ...]  # the task of each column
     seeds: tuple[int, ...]
+    # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
 
     @property
@@ -177,11 +172,9 @@ class Standing:
 
     @cached_property
     def harmed(self) -> tuple[int, str, float] | None:
-        """On how many datasets the old module is worse than none, and the worst of all.
+        """How many datasets have a mean gain below 0, the task with the least gain, and that gain.
 
-        Returns:
-            How many have a mean gain below 0, the task with the least gain, and that gain; None
-            if any gain is missing.
+        On these the old module is worse than none. None if any gain is missing.
         """
         means = [(self.mean("gain", task), task) for task in self.tasks]
         gains = [(mean.value, task) for mean, task in means if mean is not None]
@@ -200,8 +193,7 @@ def compute_standing(
 ) -> Standing:
     """A method's standing; rows that the suite does not ask for are passed over.
 
-    Args:
-        test_set: (task, variant) to look at one test set alone, in place of every task's own.
+    With ``test_set``, (task, variant), it is on that one alone, in place of every task's own.
     """
     tasks = (test_set[0],) if test_set else expected.tasks
     sets = (test_set[1],) if test_set else tasks

@@ -28,17 +28,11 @@ _TEXTS = ("rank", "method", "worst_task", "reasons", "title", "paper", "depth", 
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """The results of a suite, as frames.
-
-    Attributes:
-        suite: what was measured.
-        expected: what the suite asks for, so that what is missing is known.
-        failures: of the run that returned them, each failed cell with its error.
-    """
+    """The results of a suite, as frames."""
 
     suite: SuiteResults
-    expected: Expected
-    failures: tuple[tuple[Cell, str], ...] = ()
+    expected: Expected  # what the suite asks for, so that what is missing is known
+    failures: tuple[tuple[Cell, str], ...] = ()  # of the run that returned them, with errors
 
     def __repr__(self) -> str:
         counts = f"{len(self.suite.methods)} methods, {len(self.expected.tasks)} tasks"

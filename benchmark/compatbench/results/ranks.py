@@ -37,14 +37,9 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranked:
-    """A method in a ranking.
+    """A method in a ranking."""
 
-    Attributes:
-        rank: its place: ``2``, or ``2=`` if tied; empty for a method that has no H.
-        standing: what its figures are computed from.
-    """
-
-    rank: str
+    rank: str  # its place: ``2``, or ``2=`` if tied; empty for a method that has no H
     standing: Standing
 
     def __repr__(self) -> str:
@@ -202,28 +197,19 @@ def _h_by_cell(standing: Standing, seeds: Sequence[int]) -> Figures:
 
 @dataclass(frozen=True)
 class RankTest:
-    """Friedman's test of methods over datasets, and Nemenyi's critical difference.
+    """Friedman's test of methods over datasets, and Nemenyi's critical difference."""
 
-    Attributes:
-        ranks: average rank of each method, 1 for the best.
-        datasets: how many there are.
-        statistic: Friedman's chi-squared, corrected for ties.
-        p_value: that methods which do not differ give so large a statistic.
-        critical_difference: average ranks that differ by less cannot be told apart.
-    """
-
-    ranks: tuple[float, ...]
+    ranks: tuple[float, ...]  # average rank of each method, 1 for the best
     datasets: int
-    statistic: float
-    p_value: float
-    critical_difference: float
+    statistic: float  # Friedman's chi-squared, corrected for ties
+    p_value: float  # that methods which do not differ give so large a statistic
+    critical_difference: float  # average ranks that differ by less cannot be told apart
 
 
 def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | None:
     """The complete methods, best average rank first, and Friedman's test of their H per dataset.
 
-    Returns:
-        None where there is nothing to test: fewer than three methods, or a single dataset.
+    None where there is nothing to test: fewer than three methods, or a single dataset.
     """
     complete = [one for one in ranks if one.standing.state == "complete"]
     tables = [dataset_means(one.standing, "h") for one in complete]

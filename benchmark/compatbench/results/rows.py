@@ -35,14 +35,7 @@ _OPTIONAL = "peak_memory"
 
 
 class Row(Measurement):
-    """One line of a results file: a measurement, and the cell that it is of.
-
-    Attributes:
-        source: the backbone that the module was fitted on; equal to ``backbone`` on the source.
-        parameters: numbers that the fit determined.
-        module_bytes: size of the module's tensors.
-        key: of the cell; equal for all rows of one fit.
-    """
+    """One line of a results file: a measurement, and the cell that it is of."""
 
     columns: ClassVar[tuple[str, ...]] = (
         *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
@@ -51,24 +44,18 @@ class Row(Measurement):
     )
     # What names a line of a file, and orders them; no two lines share it.
     place: ClassVar[list[str]] = [
-        "transfer",
-        "task",
-        "source",
-        "shots",
-        "seed",
-        "backbone",
-        "test_set",
+        *("transfer", "task", "source", "shots", "seed", "backbone", "test_set")
     ]
 
     method: ConfigName
     transfer: TransferName = COPIED
     task: Name
-    source: BackboneName
+    source: BackboneName  # that the module was fitted on; equal to ``backbone`` on the source
     shots: Shots
     seed: Seed
-    parameters: Count = 0
-    module_bytes: Count = 0
-    key: Key
+    parameters: Count = 0  # numbers that the fit determined
+    module_bytes: Count = 0  # size of the module's tensors
+    key: Key  # of the cell; equal for all rows of one fit
     data: Key
 
     @model_validator(mode="after")

@@ -54,23 +54,15 @@ class MethodInfo:
 
 @dataclass(frozen=True, eq=False)
 class MethodResults:
-    """All that is known of one method in one suite, by one transfer or by all.
-
-    Attributes:
-        config: the resolved settings, as JSON values.
-        differs: settings that the suite changed: name -> (published recipe, suite).
-        provenance: name -> every version, or processor, that some row was made with.
-        rows, costs: the lines of the files (``Row``, ``Cost``) as frames.
-        transfer: of the rows; None if they are of every transfer, as in the method's file.
-    """
+    """All that is known of one method in one suite, by one transfer or by all."""
 
     info: MethodInfo
-    config: Mapping[str, Any]
-    differs: Mapping[str, tuple[Any, Any]]
-    provenance: Mapping[str, tuple[str, ...]]
-    rows: pd.DataFrame
+    config: Mapping[str, Any]  # the resolved settings, as JSON values
+    differs: Mapping[str, tuple[Any, Any]]  # what the suite changed: (published recipe, suite)
+    provenance: Mapping[str, tuple[str, ...]]  # versions, or processors, that rows were made with
+    rows: pd.DataFrame  # the lines of the files (``Row``, ``Cost``)
     costs: pd.DataFrame = field(default_factory=lambda: to_frame([], Cost))
-    transfer: str | None = COPIED
+    transfer: str | None = COPIED  # of the rows; None if they are of every transfer, as in a file
 
     @property
     def title(self) -> str:
@@ -118,14 +110,10 @@ class MethodResults:
 
 @dataclass(frozen=True)
 class SuiteResults:
-    """The results of a suite.
-
-    Attributes:
-        all: every method by every transfer, those copied first.
-    """
+    """The results of a suite."""
 
     name: str
-    all: tuple[MethodResults, ...]
+    all: tuple[MethodResults, ...]  # every method by every transfer, those copied first
 
     @property
     def transfers(self) -> list[str]:

@@ -41,24 +41,15 @@ _SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) --
 
 @dataclass(frozen=True)
 class PlannedFigure:
-    """A figure that can be drawn, or the reason why it cannot.
-
-    Attributes:
-        suite: with ``section`` and ``number``, the name of its file.
-        section: of the report; a key of ``TITLES``.
-        number: of the suite's upgrade or path, from 1.
-        heading: what of: an upgrade or a path, and shots.
-        draw: draws ``shown``, which has a ``repr`` that is always the same.
-        missing: why there is nothing to draw; empty if there is.
-    """
+    """A figure that can be drawn, or the reason why it cannot."""
 
     suite: str
-    section: str
-    number: int
-    heading: str
-    draw: Callable[..., Figure]
+    section: str  # of the report; a key of ``TITLES``
+    number: int  # of the suite's upgrade or path, from 1
+    heading: str  # what of: an upgrade or a path, and shots
+    draw: Callable[..., Figure]  # draws ``shown``, which has a ``repr`` that is always the same
     shown: tuple[Any, ...]
-    missing: str = ""
+    missing: str = ""  # why there is nothing to draw; empty if there is
 
     @property
     def name(self) -> str:

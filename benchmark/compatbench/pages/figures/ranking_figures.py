@@ -159,11 +159,7 @@ def draw_ranks(
     """Average ranks with bars over methods that Nemenyi's test cannot tell apart.
 
     In the usual form (Demšar 2006) the names hang from one axis, which cannot be read for thirty
-    methods; turned by a quarter, every method has a line of its own.
-
-    Args:
-        rows: the best average rank first.
-        difference: between average ranks, from which on the test tells methods apart.
+    methods; turned by a quarter, every method has a line of its own. The best comes first.
     """
     # The layout does not count the width of the last bar, which would be cut in half.
     layout = ConstrainedLayoutEngine(rect=(0, 0, 0.99, 1))

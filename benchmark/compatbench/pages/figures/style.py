@@ -56,12 +56,8 @@ def place_labels(
     """Writes each label where it covers least, the first with the best choice.
 
     adjustText, which moves all labels at once, draws from NumPy's global random state and left
-    labels on top of each other in our figures; this search always gives the same result.
-
-    Args:
-        labels: x, y and text; one that has to go far gets a thin line to its mark.
-        marks: x and y of all marks that labels should not cover.
-        line: the corners of a line that they should not cover.
+    labels on top of each other in our figures; this search always gives the same result. A label
+    that has to go far gets a thin line to its mark; none should cover marks, or a line of corners.
     """
     figure = axes.figure.get_figure(root=True)
     assert figure is not None
