@@ -74,6 +74,15 @@ def on_tasks(name: str, values: Sequence[int], info: MethodInfo = COOP) -> Metho
     return make_method(replace(info, name=name, title=name), make_pairs(cells, method=name))  # type: ignore[arg-type]
 
 
+def refuse(results: MethodResults, reason: str) -> MethodResults:
+    """The same results, but the module cannot be attached to the target."""
+    where = results.rows["backbone"] == "new"
+    counts = ("correct", "total", "zero_shot_correct")
+    rows = results.rows.assign(status=results.rows["status"].mask(where, "not transferable"))
+    rows = rows.assign(reason=rows["reason"].mask(where, reason))
+    return replace(results, rows=rows.assign(**{n: rows[n].mask(where) for n in counts}))
+
+
 def lines_of(results: MethodResults) -> list[Row]:
     """The rows of a method one by one."""
     records = results.rows.astype(object).to_dict("records")

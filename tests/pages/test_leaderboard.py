@@ -27,6 +27,7 @@ from synthetic_results import (
     make_pairs,
     make_row,
     make_suite,
+    refuse,
 )
 
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -39,22 +40,15 @@ BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
 
 
 def whole_page() -> SuitePage:
-    refused = MethodInfo("visual", "Visual prompt", "", "deep", ("image-layers",))
+    visual = MethodInfo("visual", "Visual prompt", "", "deep", ("image-layers",))
     gone = MethodInfo("gone", "Gone", "a book", "deep", ("feature",))
-    rows = [row for row in lines_of(flat(refused, 60, 50, 2)) if row.backbone == "old"] + [
-        make_row(
-            None, method="visual", task=task, seed=seed, backbone="new",
-            status="not transferable", reason="width 128, not 192",
-        )
-        for task, seed in CELLS
-    ]  # fmt: skip
     broken = lines_of(flat(gone, 55, 55, 2))
     broken[0] = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
     return make_page(
         flat(ZEROSHOT, 40, 60),
         flat(COOP, 62, 57, 2),
         flat(PROBE, 80, 5, 2),
-        make_method(refused, rows),
+        refuse(flat(visual, 60, 50, 2), "width 128, not 192"),
         make_method(gone, broken[:-1]),
         views=8,
         max_steps=200,

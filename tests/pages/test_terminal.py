@@ -13,11 +13,11 @@ from synthetic_results import (
     COOP,
     TWO_BY_TWO,
     flat,
-    lines_of,
     make_method,
     make_page,
     make_pairs,
     make_row,
+    refuse,
 )
 
 from compatbench.cli.progress import restriction_of
@@ -35,14 +35,11 @@ def shown(page: SuitePage, width: int = 80) -> str:
 
 
 def refused_page() -> SuitePage:
-    refused = dict(status="not transferable", reason="width 128, not 192", backbone="new")
-    rows = lines_of(flat(info("r"), 60, 60))[::2]
-    rows += [make_row(None, method="r", task=one.task, seed=one.seed, **refused) for one in rows]
     failed = make_row(None, method="gone", status="failed", reason="RuntimeError: no | <b>")
     return make_page(
         method(info("coop", "CoOp, a title of many words and letters", "shallow"), 60, 50),
         method(info("zeroshot", "Zero-shot", "none"), 35, 55),
-        make_method(info("r", "Refused"), rows),
+        refuse(flat(info("r", "Refused"), 60, 60), "width 128, not 192"),
         make_method(info("gone", "Gone"), [failed]),
     )
 

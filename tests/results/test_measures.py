@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import COOP, TWO_BY_TWO, ZEROSHOT, make_method, make_pairs, make_row
+from synthetic_results import (
+    COOP,
+    TWO_BY_TWO,
+    ZEROSHOT,
+    lines_of,
+    make_method,
+    make_pairs,
+    make_row,
+    refuse,
+)
 
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.measures import (
@@ -13,7 +22,6 @@ from compatbench.results.measures import (
     Mean,
     Standing,
     compute_standing,
-    mean_over_seeds,
     upgrade_pairs,
 )
 from compatbench.results.ranks import Ranked
@@ -68,13 +76,6 @@ def test_h_is_taken_per_dataset_and_seed_then_averaged() -> None:
     assert dogs.value == pytest.approx(46)
 
 
-def test_one_seed_has_no_spread() -> None:
-    mean = mean_over_seeds([[10.0, 20.0]])
-    assert mean is not None
-    assert (mean.value, mean.std) == (15, None)
-    assert mean_over_seeds([]) is mean_over_seeds([[]]) is None
-
-
 @pytest.mark.parametrize(("lost", "kept"), [("source", "target"), ("target", "source")])
 def test_a_missing_row_leaves_no_mean(lost, kept) -> None:
     gone = ("cats", 2, "old" if lost == "source" else "new")
@@ -97,10 +98,8 @@ def test_a_failed_row_leaves_no_mean() -> None:
 
 
 def test_a_module_that_cannot_be_attached_is_a_state_of_its_own() -> None:
-    rows = [row for row in make_pairs(FIGURES) if row.backbone == "old"]
-    refused = dict(backbone="new", status="not transferable", reason="sizes")
-    rows += [make_row(None, task=task, seed=seed, **refused) for task, seed in FIGURES]
-    standing = standing_of(rows)
+    refused = refuse(make_method(COOP, make_pairs(FIGURES)), "sizes")
+    standing = standing_of(lines_of(refused))
     assert (standing.state, standing.coverage) == ("not transferable", (4, 4))
     figures = Ranked("", standing).figures
     assert (figures["reasons"], figures["refused"]) == (("sizes",), 4)

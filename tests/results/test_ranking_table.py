@@ -54,6 +54,8 @@ def test_a_ranking_has_the_figures_of_every_method(results: Results) -> None:
 
 
 def test_other_transfers_are_ranked_apart(results: Results) -> None:
+    untouched = Results(results.suite, TWO_BY_TWO).ranking("old", "new")
+    assert untouched["rank"].tolist() == ["1", "2", "3", ""]
     frame = results.ranking("old", "new", transfer="words")
     assert frame[["method", "title", "transfer"]].to_numpy().tolist() == [
         ["linear_probe", "Linear probe", "words"]

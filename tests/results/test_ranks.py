@@ -12,17 +12,14 @@ from scipy import stats
 from synthetic_results import (
     CELLS,
     COOP,
-    PROBE,
     TWO_BY_TWO,
     UPGRADE,
     ZEROSHOT,
-    flat,
     make_method,
     make_page,
     make_pairs,
     make_row,
     on_tasks,
-    through_words,
 )
 
 from compatbench.harmonic_mean import harmonic_mean
@@ -91,13 +88,6 @@ def test_one_cell_alone_shows_no_tie() -> None:
         for name, h in (("a", 50), ("b", 51))
     ]
     assert places(rank_upgrades(methods, expected, (UPGRADE,), 4)) == [("1", "b"), ("2", "a")]
-
-
-def test_a_map_changes_no_place_of_an_untouched_module() -> None:
-    plain = [flat(PROBE, 80, 20), flat(COOP, 60, 60), flat(replace(COOP, name="c"), 59, 60)]
-    alone, beside = make_page(*plain), make_page(*plain, through_words(flat(PROBE, 99, 99)))
-    expected = places(rank_methods([compute_standing(m, TWO_BY_TWO, UPGRADE, 4) for m in plain]))
-    assert places(alone.ranks(UPGRADE, 4)) == places(beside.ranks(UPGRADE, 4)) == expected
 
 
 # Of 100 images, on cats and on dogs.
