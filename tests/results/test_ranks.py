@@ -222,7 +222,8 @@ def test_methods_that_never_differ_are_never_told_apart() -> None:
 
 
 def test_cliques_are_the_largest_and_overlap() -> None:
-    assert rank_cliques([3.0, 1.0, 2.2, 5.0], difference=1.5) == [[1, 2], [2, 0]]
+    assert rank_cliques([1.0, 2.2, 3.0, 5.0], difference=1.5) == [[0, 1], [1, 2]]
+    assert rank_cliques([1.0, 1.5, 2.0], difference=1.5) == [[0, 1, 2]]
     assert rank_cliques([1.0, 2.0, 3.0], difference=0.5) == []
     # As near as the difference is apart, as Nemenyi has it.
     assert rank_cliques([1.0, 2.0], difference=1.0) == []

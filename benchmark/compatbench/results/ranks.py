@@ -245,14 +245,12 @@ def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> fl
 def rank_cliques(ranks: Sequence[float], difference: float) -> list[list[int]]:
     """The largest groups of two or more methods whose ranks differ by less than ``difference``.
 
-    These are the bars of a critical-difference diagram, from best to worst; they may overlap.
+    These are the bars of a critical-difference diagram of ``ranks``, from best to worst; they may
+    overlap.
     """
-    order = sorted(range(len(ranks)), key=lambda i: (ranks[i], i))
     cliques: list[list[int]] = []
-    reached = 0
-    for start, first in enumerate(order):
-        end = start + sum(ranks[i] - ranks[first] < difference for i in order[start:])
-        if end > reached and end - start > 1:
-            cliques.append(order[start:end])
-        reached = max(reached, end)
+    for start, first in enumerate(ranks):
+        end = start + sum(rank - first < difference for rank in ranks[start:])
+        if end - start > 1 and (not cliques or end > cliques[-1][-1] + 1):
+            cliques.append([*range(start, end)])
     return cliques
