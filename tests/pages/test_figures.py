@@ -15,7 +15,7 @@ from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from synthetic_results import make_page, make_suite, with_more
+from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.pages.figures import svg
 from compatbench.pages.figures.line_figures import path_lines, shots_curves
@@ -26,7 +26,6 @@ from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
 from compatbench.results.ranks import Ranked
 
-UPGRADE = ("old", "new")
 ALLOWED = {"svg", "defs", "style", "g", "path", "text", "title", "use", "clipPath", "rect"}
 
 
@@ -69,8 +68,7 @@ def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:
 
 
 def test_what_cannot_be_drawn_says_why() -> None:
-    one = small_page(results=make_suite())
-    alone = with_more(one, method(info("coop"), 60, 40))
+    alone = make_page(method(info("coop"), 60, 40))
     missing = {d.section: d.missing for d in plan_figures([alone]) if d.missing}
     assert missing == {
         "ranks": "the test needs three methods with all of their cells, and two datasets; "
@@ -83,9 +81,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
 @pytest.mark.slow
 def test_few_methods_and_equal_ones_can_be_drawn() -> None:
     same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]
-    page = small_page(results=make_suite())
-    page = with_more(page, *same)
-    page = replace(page, expected=Expected(("cats",), (4,), (1,), (("old", "new"),)))
+    page = make_page(*same, expected=Expected(("cats",), (4,), (1,), (UPGRADE,)))
     assert len(render_all(page)) == 3
     lost = with_more(page, method(info("lost"), 0, -10))
     assert len(render_all(lost)) == 3

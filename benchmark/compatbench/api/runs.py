@@ -219,19 +219,10 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     Raises:
         CompatbenchError: no results, a broken results file, or a page that is out of date.
     """
-    from compatbench.pages.leaderboard import render_pages, write_pages
+    from compatbench.pages.leaderboard import write_pages
 
-    out = Path(out)
     report(out, check=check)
-    if not check:
-        write_pages(out)
-    pages = render_pages(out)
-    for path, text in pages.items():
-        if not path.is_file() or path.read_bytes() != text.encode():
-            raise CompatbenchError(
-                f"{path} is not what results/ gives; run 'compatbench leaderboard'"
-            )
-    return list(pages)
+    return write_pages(Path(out), check=check)
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:

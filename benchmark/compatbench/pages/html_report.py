@@ -17,7 +17,6 @@ from typing import Any
 import compatbench
 from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError, one_line
-from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.pages.figures.plan import TITLES, PlannedFigure, is_current, plan_figures
 from compatbench.pages.figures.style import MARKS
@@ -32,7 +31,7 @@ from compatbench.pages.suite_page import (
     read_suite_page,
     suites_with_results,
 )
-from compatbench.pages.templates import read_source, template
+from compatbench.pages.templates import read_source, template, write_changed
 from compatbench.results.rows import write_csv
 from compatbench.results.store import check_name, join_provenance
 
@@ -76,13 +75,7 @@ def make_report(out: Path, check: bool = False) -> Report:
             files[path] = old if is_current(old, svg) else svg
     figures = {path.stem: svg for path, svg in files.items()}
     files[out / REPORT] = render_report(pages, planned, figures).encode()
-    for path, content in files.items():
-        if not holds(path, content):
-            if check:
-                raise CompatbenchError(
-                    f"{path} is not what results/ gives; run 'compatbench report'"
-                )
-            write_atomic(path, content)
+    write_changed(files, "compatbench report", check)
     for path in sorted(set(folder.glob("*.svg")) - set(files)):
         if check:
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")

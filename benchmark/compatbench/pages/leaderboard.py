@@ -13,11 +13,10 @@ from pathlib import Path
 from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
-from compatbench.files.atomic import holds, write_atomic
 from compatbench.pages import markdown, tables
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
-from compatbench.pages.templates import template
+from compatbench.pages.templates import template, write_changed
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import check_name
@@ -43,11 +42,11 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     return rendered
 
 
-def write_pages(out: Path, also: SuiteCard | None = None) -> None:
-    """Writes the pages that have changed."""
-    for path, text in render_pages(out, also).items():
-        if not holds(path, text.encode()):
-            write_atomic(path, text.encode())
+def write_pages(out: Path, also: SuiteCard | None = None, check: bool = False) -> list[Path]:
+    """Writes the pages that have changed; a check raises for the first of them instead."""
+    pages = {path: text.encode() for path, text in render_pages(out, also).items()}
+    write_changed(pages, "compatbench leaderboard", check)
+    return list(pages)
 
 
 def drawn_figures(out: Path) -> frozenset[str]:

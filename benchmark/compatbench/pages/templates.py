@@ -1,13 +1,17 @@
-"""The Jinja templates of the pages, and the other source files beside them."""
+"""How pages are made and written: their Jinja templates, the files beside these, and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
+
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import holds, write_atomic
 
 
 @cache
@@ -28,3 +32,12 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 def read_source(name: str) -> str:
     """A file beside the pages' code."""
     return resources.files("compatbench.pages").joinpath(name).read_text("utf-8").strip()
+
+
+def write_changed(files: Mapping[Path, bytes], command: str, check: bool) -> None:
+    """Writes the files that have changed; a check raises for the first of them instead."""
+    for path, content in files.items():
+        if not holds(path, content):
+            if check:
+                raise CompatbenchError(f"{path} is not what results/ gives; run '{command}'")
+            write_atomic(path, content)
