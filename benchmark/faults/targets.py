@@ -127,7 +127,7 @@ def _csv(lines: list[Row] | list[Cost]) -> bytes:
 
 
 MODULE = Module({"context": torch.tensor([[1.5, -2.0]])}, {"labels": torch.tensor([0, 1])})
-ABOUT = {"method": "toy", "config": {"lr": 0.1}}
+ABOUT = {"method": "tôy", "config": {"lr": 1e-05, "large": 1e16}}
 ANSWERS = {("b", "t", DATA): Predictions(torch.tensor([1, 0]).int(), torch.tensor([0.5, 0.75]))}
 FEATURES = torch.arange(6.0).reshape(2, 3)
 STATE = {f"layer{n}.weight": torch.full((2, 2), float(n)) for n in range(4)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import pytest
 from data.conftest import invoke
@@ -72,64 +71,33 @@ def write(folder: Path, text: str, name: str = "card") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "model"), [(BACKBONE, BackboneCard), (SUITE, SuiteCard), (TASK, TaskCard)]
-)
-def test_a_good_card_is_read_and_cannot_be_changed(
-    tmp_path: Path, text: str, model: type[CardModel]
-) -> None:
-    card: Any = read_card(write(tmp_path, text), model)
-    assert card.title in {"Tiny", "Small", "Pets"}
-    with pytest.raises(ValueError, match="frozen"):
-        card.title = "Other"
-
-
-@pytest.mark.parametrize(
-    ("text", "model", "old", "new", "line", "message"),
+    ("model", "old", "new", "line", "message"),
     [
-        *(
-            (BACKBONE, BackboneCard, *mistake)
-            for mistake in [
-                ("title: Tiny\n", "", 1, "field 'title' is missing; add it"),
-                ("MIT", "MIT\ncolour: red", 7, "field 'colour' is not known"),
-                ("title: Tiny", "title: [Tiny]", 2, "field 'title': .*string"),
-                (f"sha256: {'ab' * 32}", "sha256: abc", 5, "field 'sha256'"),
-                ("config: tiny-config", "colour: red\nsize: 3", 3, r"\(and 1 more\)"),
-            ]
-        ),
-        *(
-            (SUITE, SuiteCard, *mistake)
-            for mistake in [
-                ("shots: [1, 4]", "shots: [1, 0]", 7, "field 'shots.1'"),
-                ("seeds: [1, 2, 3]", "seeds: [1, -1]", 8, "field 'seeds.1': .* 0"),
-                ("seeds: [1, 2, 3]", "seeds: [4294967296]", 8, "'seeds.0': .* 4294967295"),
-                ("seeds: [1, 2, 3]", "seeds: [1]\nplugins: [3]", 9, "field 'plugins.0'"),
-                ("  views: 2", "  views: two", 10, "field 'training.views'"),
-                ("  views: 2", "  view: 2", 10, "field 'training.view' is not known"),
-                ("- [a, b]\n", "- [a]\n", 1, r"upgrade \[a\] has no target"),
-                ("- [a, b]\n", "- [a, a]\n", 1, "names a backbone twice"),
-            ]
-        ),
-        *(
-            (TASK, TaskCard, *mistake)
-            for mistake in [
-                ("- a photo of a {}.", "- a photo", 7, "field 'templates.0'"),
-                (
-                    "- dog",
-                    "- cat",
-                    1,
-                    "'namesakes' lists the names .* see 'cat'",
-                ),
-                ("train: 4, ", "", 1, "counts lack train"),
-                ("train: 4", "trian: 4", 11, "field 'counts.trian"),
-                ("kind: drawings", "kind: paintings", 9, "field 'source.kind'"),
-                ("licence: MIT", "licence: MIT\nparent: birds", 1, "a variant inherits"),
-            ]
-        ),
+        (BackboneCard, "title: Tiny\n", "", 1, "field 'title' is missing; add it"),
+        (BackboneCard, "MIT", "MIT\ncolour: red", 7, "field 'colour' is not known"),
+        (BackboneCard, "title: Tiny", "title: [Tiny]", 2, "field 'title': .*string"),
+        (BackboneCard, f"sha256: {'ab' * 32}", "sha256: abc", 5, "field 'sha256'"),
+        (BackboneCard, "config: tiny-config", "colour: red\nsize: 3", 3, r"\(and 1 more\)"),
+        (SuiteCard, "shots: [1, 4]", "shots: [1, 0]", 7, "field 'shots.1'"),
+        (SuiteCard, "seeds: [1, 2, 3]", "seeds: [1, -1]", 8, "field 'seeds.1': .* 0"),
+        (SuiteCard, "seeds: [1, 2, 3]", "seeds: [4294967296]", 8, "'seeds.0': .* 4294967295"),
+        (SuiteCard, "seeds: [1, 2, 3]", "seeds: [1]\nplugins: [3]", 9, "field 'plugins.0'"),
+        (SuiteCard, "  views: 2", "  views: two", 10, "field 'training.views'"),
+        (SuiteCard, "  views: 2", "  view: 2", 10, "field 'training.view' is not known"),
+        (SuiteCard, "- [a, b]\n", "- [a]\n", 1, r"upgrade \[a\] has no target"),
+        (SuiteCard, "- [a, b]\n", "- [a, a]\n", 1, "names a backbone twice"),
+        (TaskCard, "- a photo of a {}.", "- a photo", 7, "field 'templates.0'"),
+        (TaskCard, "- dog", "- cat", 1, "'namesakes' lists the names .* see 'cat'"),
+        (TaskCard, "train: 4, ", "", 1, "counts lack train"),
+        (TaskCard, "train: 4", "trian: 4", 11, "field 'counts.trian"),
+        (TaskCard, "kind: drawings", "kind: paintings", 9, "field 'source.kind'"),
+        (TaskCard, "licence: MIT", "licence: MIT\nparent: birds", 1, "a variant inherits"),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_field(
-    tmp_path: Path, text: str, model: type[CardModel], old: str, new: str, line: int, message: str
+    tmp_path: Path, model: type[CardModel], old: str, new: str, line: int, message: str
 ) -> None:
+    text = {BackboneCard: BACKBONE, SuiteCard: SUITE, TaskCard: TASK}[model]
     assert old in text
     with pytest.raises(CompatbenchError, match=message) as error:
         read_card(write(tmp_path, text.replace(old, new)), model)
@@ -244,39 +212,31 @@ def test_a_folder_without_cards_is_named_and_so_is_its_variable(
 
 
 EXTENDING = "name: smaller\ntitle: Smaller\nextends: small\nshots: [2]\n"
+OWN = {"name": "smaller", "title": "Smaller", "shots": (2,)}
 
 
 def test_a_suite_takes_what_it_does_not_give_from_the_one_it_extends(tmp_path: Path) -> None:
     base = read_card(write(tmp_path, SUITE, "small"), SuiteCard)
     card = read_card(write(tmp_path, EXTENDING), SuiteCard)
-    own = {"name": "smaller", "title": "Smaller", "extends": "small", "shots": (2,)}
-    assert card == base.model_copy(update=own)
+    assert card == base.model_copy(update=OWN | {"extends": "small"})
+    path = write(tmp_path, EXTENDING.replace("small\n", "mini\n"))  # a built-in one
+    mini = suite_cards.read("mini").model_copy(update=OWN | {"extends": "mini"})
+    assert suite_cards.read(str(path)) == mini
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        (None, r"card.yaml:3: field 'extends': there is no .*small.yaml"),
+        ("", r"card.yaml:3: field 'extends': there is no .*small.yaml and no .*suites/small.yaml"),
         (SUITE + "extends: other\n", "card.yaml:3: field 'extends': small extends a card itself"),
         (SUITE.replace("seeds", "seed"), "small.yaml:8: .* not known|'seeds' is missing"),
     ],
 )
-def test_a_mistake_in_what_is_extended_is_named(
-    tmp_path: Path, base: str | None, message: str
-) -> None:
-    if base is not None:
+def test_a_mistake_in_what_is_extended_is_named(tmp_path: Path, base: str, message: str) -> None:
+    if base:
         write(tmp_path, base, "small")
     with pytest.raises(CompatbenchError, match=message):
-        read_card(write(tmp_path, EXTENDING), SuiteCard)
-
-
-def test_a_suite_in_any_folder_may_extend_a_built_in_one(tmp_path: Path) -> None:
-    path = write(tmp_path, "name: mine\ntitle: Mine\nextends: mini\nseeds: [7]\n")
-    own = {"name": "mine", "title": "Mine", "extends": "mini", "seeds": (7,)}
-    assert suite_cards.read(str(path)) == suite_cards.read("mini").model_copy(update=own)
-    write(tmp_path, "name: mine\ntitle: Mine\nextends: minni\n")
-    with pytest.raises(CompatbenchError, match=r"card.yaml:3: .* no .*suites/minni.yaml$"):
-        suite_cards.read(str(path))
+        suite_cards.read(str(write(tmp_path, EXTENDING)))
 
 
 def test_plug_ins_are_relative_to_the_file_that_names_them(
@@ -297,9 +257,6 @@ KNOWN = ["zeroshot", "clip_adapter", "coop", "kgcoop", "tip_adapter", "tip_adapt
     [
         (["kgcoop", "coop"], ["coop", "kgcoop"]),
         (" coop , kgcoop ", ["coop", "kgcoop"]),
-        ("coop,,coop", ["coop"]),
-        ("?oop", ["coop"]),
-        ("[ck]*oop", ["coop", "kgcoop"]),
         ("all,!coop", ["zeroshot", "clip_adapter", "kgcoop", "tip_adapter", "tip_adapter_f"]),
         ("!*adapter*", ["zeroshot", "coop", "kgcoop"]),
         ("tip_*,!tip_adapter_f", ["tip_adapter"]),

@@ -1,4 +1,7 @@
-"""Spoilt files of every kind: refused in one line, or read as what could have been written."""
+"""Spoilt files of every kind: refused in one line, or read as what could have been written.
+
+No byte of a file with a checksum can change without being noticed.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,33 @@ def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:
     assert try_once(Target("x", "x", lambda _: b"", read), b"", None, tmp_path)[0] == "failed"
     wrong = Target("x", "x", lambda _: b"", lambda _: 2, sealed=True)
     assert try_once(wrong, b"", 1, tmp_path)[0] == "failed"
+
+
+sealed_files = pytest.mark.parametrize(
+    "spoilable", [one for one in TARGETS if one.sealed], ids=lambda one: one.kind, indirect=True
+)
+
+
+@pytest.mark.slow
+@sealed_files
+def test_a_change_of_any_byte_of_a_sealed_file_is_noticed(
+    spoilable: tuple[Target, bytes, object, Path],
+) -> None:
+    """Every place, each with a flipped bit, and with what a parser might pass over."""
+    target, good, expected, work = spoilable
+    draw = random.Random(1)
+    for place, byte in enumerate(good):
+        others = {ord(draw.choice("\t\n\r E0")), byte ^ 1 << draw.randrange(8)}
+        others |= {ord("E")} if byte == ord("e") else {ord("\n")} if byte == ord(" ") else set()
+        for value in others - {byte}:
+            changed = good[:place] + bytes([value]) + good[place + 1 :]
+            assert try_once(target, changed, expected, work)[0] == "refused", (place, value)
+
+
+@sealed_files
+def test_a_sealed_file_cut_short_or_with_more_is_noticed(
+    spoilable: tuple[Target, bytes, object, Path],
+) -> None:
+    target, good, expected, work = spoilable
+    for content in [*(good[:i] for i in range(0, len(good), 7)), good + b" ", good + b"\0"]:
+        assert try_once(target, content, expected, work)[0] == "refused"
