@@ -45,17 +45,15 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def test_what_was_written_is_read_and_a_lost_record_is_that_of_the_fit(store: RunStore) -> None:
-    assert store.read("6" * 64) is None
+    other = "6" * 64
+    assert store.read(other) is None
     assert store.read(KEY) == DONE
     module = store.read_module(DONE)
     assert module is not None
     assert module.fingerprint == MODULE.fingerprint
     store.cell_path(KEY).unlink()
     assert store.read(KEY) == FIT
-
-
-def test_a_module_under_another_name_is_not_this_cells(store: RunStore) -> None:
-    other = "6" * 64
+    # Under another name it is not that cell's.
     store.module_path(other).parent.mkdir(parents=True)
     shutil.copy(store.module_path(KEY), store.module_path(other))
     with pytest.warns(CompatbenchWarning, match="another cell"):

@@ -62,21 +62,19 @@ def test_a_transfer_that_cannot_be_had_is_refused(
         chosen(methods, transfer)
 
 
-def test_a_method_from_a_file_can_be_transferred(tmp_path: Path) -> None:
-    source = Path(__file__).parents[2] / "methods" / "simpleshot.py"
-    path = tmp_path / "mine.py"
-    path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
-    registry = MethodRegistry(dict(REGISTRY.classes))
-    copied, moved = plan_cells(SUITE, registry, str(path), transfers=["copied", "words"])
-    assert moved.copied == copied
-    assert moved.plugin == str(path.resolve())
-
-
-def test_cells_of_one_fit_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_of_one_fit_have_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied, moved = cell_of("simpleshot"), cell_of("simpleshot", "words")
     assert moved.copied == copied
     assert moved.fit_key == copied.key == copied.fit_key != moved.key
     assert str(moved).startswith("simpleshot (words) ·")
+    # So have those of a method from a file.
+    source, path = Path(__file__).parents[2] / "methods" / "simpleshot.py", tmp_path / "mine.py"
+    path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
+    registry = MethodRegistry(dict(REGISTRY.classes))
+    own, carried = plan_cells(SUITE, registry, str(path), transfers=["copied", "words"])
+    assert (carried.copied, carried.plugin) == (own, str(path.resolve()))
     monkeypatch.setattr(Words, "fingerprint", lambda self: "another list")
     other = cell_of("simpleshot", "words")
     assert other.key != moved.key
@@ -98,8 +96,7 @@ def test_one_fit_serves_both_and_their_records_are_apart(
 ) -> None:
     cells = {name: cell_of("simpleshot", name) for name in ("copied", "words")}
     assert all(item.done for item in plan(cells.values(), store))
-    found = {name: store.read(cell.key) for name, cell in cells.items()}
-    copied, moved = found["copied"], found["words"]
+    copied, moved = (store.read(cell.key) for cell in cells.values())
     assert copied is not None
     assert moved is not None
     assert (copied.module, copied.fit_seconds) == (moved.module, moved.fit_seconds)
@@ -117,43 +114,32 @@ def test_one_fit_serves_both_and_their_records_are_apart(
     assert worker.run(cells["copied"]) == copied
 
 
-def test_a_saved_module_is_evaluated_through_words(
-    store: RunStore, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
-    cell = cell_of("simpleshot", "words")
-    record = store.read(cell.key)
-    assert record is not None
-    path = store.module_path(cell.fit_key)
-    found = evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
-    assert found.source is not None
-    assert found.target is not None
-    correct = {r.backbone: r.correct for r in record.records}
-    assert int(found.source.right.sum()) == correct[cell.source]
-    assert int(found.target.right.sum()) == correct[cell.backbones[1]]
-
-
-def test_beside_its_words_a_module_needs_no_source(
+def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_source(
     store: RunStore, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = cell_of("simpleshot", "words")
-    load = evaluating.load_backbone
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
+    cell, load = cell_of("simpleshot", "words"), evaluating.load_backbone
+    record, path = store.read(cell.key), store.module_path(cell.fit_key)
+    assert record is not None
+
+    def evaluate(path: Path) -> evaluating.Evaluation:
+        return evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
 
     def without_source(name: str, device: str = "cpu"):
         if name == cell.source:
             raise CompatbenchError(f"no weights of {name}")
         return load(name, device)
 
+    sides = [evaluate(path).as_dict()[side] for side in ("source", "target")]
+    correct = {each.backbone: each.correct for each in record.records}
+    assert {side["backbone"]: side["correct"] for side in sides} == correct
     monkeypatch.setattr(evaluating, "load_backbone", without_source)
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
-    path = store.module_path(cell.fit_key)
-    found = evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
-    assert found.source is None
-    assert found.target is not None
-    assert found.h is None
+    alone = evaluate(path)
+    assert alone.source is alone.h is None
+    assert alone.as_dict()["target"] == sides[1]
     # Alone in a folder, there is nothing to find the rotation from.
     lonely = tmp_path / "a" / "b" / "module.safetensors"
     lonely.parent.mkdir(parents=True)
     lonely.write_bytes(path.read_bytes())
     with pytest.raises(CompatbenchError, match="no weights of mini-clip"):
-        evaluating.evaluate_module(lonely, cell.backbones[1], transfer="words")
+        evaluate(lonely)

@@ -74,16 +74,6 @@ def test_a_death_costs_what_was_done_of_a_cell_and_the_way_back() -> None:
     assert outcome.spent["compute"] == pytest.approx(5 + 4)
 
 
-def test_what_a_dead_worker_was_encoding_another_does() -> None:
-    cells = [job(1, features=("train",)), job(1, features=("train",))]
-    site = Site(encode_seconds={"train": 50}, mean_life=60, restart=1)
-    for seed in range(20):
-        outcome = simulate(cells, 2, replace(site, seed=seed))
-        assert outcome.makespan >= 51
-        assert outcome.spent["compute"] >= 2
-        assert (outcome.deaths == 0) == (outcome.spent["lost"] == 0)
-
-
 jobs = st.lists(
     st.builds(
         Job,
