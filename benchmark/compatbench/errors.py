@@ -13,12 +13,7 @@ class CompatbenchError(Exception):
 
 
 class BackboneError(CompatbenchError):
-    """A backbone that cannot be had as it was asked for.
-
-    Args:
-        problem: what is wrong.
-        fix: what to do about it.
-    """
+    """A backbone that cannot be had as it was asked for: the problem, and what to do about it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)

@@ -75,6 +75,7 @@ def test_features_are_those_of_the_images_in_order_and_computed_once(tmp_path: P
     told: list[tuple[int, int]] = []
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     features = cache.features(backbone, task, task.samples)
+    assert cache.features(backbone, task, [], split=[]).shape == (0, 3)
     count = len(task.samples)
     assert told == [(n, count) for n in (BATCH, 2 * BATCH, count)]
     expected = [np.asarray(task.image(s), dtype=np.float64).mean((0, 1)) for s in task.samples]
@@ -123,6 +124,9 @@ def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None
     assert len(tokens) == len(expected)
     index = torch.tensor([PART + 1, 0, 7, PART - 1, PART, len(expected) - 1, 0])
     assert torch.equal(tokens[index], expected[index])
+    FeatureCache(tmp_path).tokens(other := FakeBackbone(), task, task.samples, wanted)
+    assert other.encoded == 0
+    assert sorted(entry.about["images"] for entry in list_entries(tmp_path)) == [BATCH + 3, PART]
     batches = list(tokens.batches())
     assert torch.equal(torch.cat(batches), expected)
     assert max(len(batch) for batch in batches) == BATCH
@@ -144,15 +148,6 @@ def test_draws_that_cover_half_a_split_share_what_is_encoded(
         expected = alone.tokens(plain, task, draw, wanted)
         assert len(tokens) == len(expected) == drawn
         assert torch.equal(torch.cat(list(tokens.batches())), torch.cat(list(expected.batches())))
-
-
-def test_tokens_are_computed_once_and_a_part_at_a_time(tmp_path: Path) -> None:
-    task, backbone = FakeTask(count=PART + 4), FakeBackbone()
-    for _ in range(2):
-        FeatureCache(tmp_path).tokens(backbone, task, task.samples, ImageInput("hidden"))
-    assert backbone.encoded == PART + 4
-    assert sorted(entry.about["images"] for entry in list_entries(tmp_path)) == [4, PART]
-    assert FeatureCache(tmp_path).features(backbone, task, [], split=[]).shape == (0, 3)
 
 
 def test_tokens_that_were_read_keep_their_precision_and_are_mapped(tmp_path: Path) -> None:

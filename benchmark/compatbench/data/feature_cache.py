@@ -58,12 +58,7 @@ class FeatureCache:
     ) -> Tensor:
         """Features of samples under a view, not normalised, ``[samples, e]``, float32.
 
-        Args:
-            split: where the samples were drawn from. Draws that are a large part of it share
-                the features of the whole split.
-
-        Raises:
-            CompatbenchError: an image cannot be read, or the cache cannot be written.
+        Draws that are a large part of the ``split`` that they are from share its features.
         """
         encoded, rows = _cover(samples, split)
         batch = Images(backbone, task, encoded, view or View())
@@ -86,13 +81,7 @@ class FeatureCache:
     ) -> StoredRows:
         """What a classifier takes for samples instead of features; it stays on disk.
 
-        Args:
-            wanted: what to compute, as ``encode_images`` takes it: an ``ImageInput``.
-            split: as above.
-
-        Raises:
-            NotTransferable: the backbone's image tower cannot give it.
-            CompatbenchError: as above.
+        ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
         """
         encoded, rows = _cover(samples, split)
         parts = [

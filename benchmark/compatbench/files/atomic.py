@@ -15,13 +15,9 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Writes ``content`` to ``path`` so that readers see the old file or the whole new one.
 
-    Args:
-        sync: whether to wait until file and name are on the disk. Without, a crash of the
-            machine (never of the process) within about half a minute can undo the write, or
-            leave the file empty or incomplete: only for files whose damage is detected.
-
-    Raises:
-        CompatbenchError: the folder cannot be written, or the disk is full.
+    With ``sync`` file and name are on the disk before it returns. Without, a crash of the
+    machine (never of the process) within about half a minute can undo the write, or leave the
+    file empty or incomplete: only for files whose damage is detected.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -52,11 +48,7 @@ def holds(path: Path, content: bytes) -> bool:
 
 
 def remove_remains(folder: Path) -> None:
-    """Removes the temporary files of killed writers; nobody may be writing in the folder.
-
-    Raises:
-        CompatbenchError: the folder cannot be written.
-    """
+    """Removes the temporary files of killed writers; nobody may be writing in the folder."""
     try:
         for path in folder.glob(".*.tmp"):
             if _TEMPORARY.fullmatch(path.name):

@@ -49,11 +49,7 @@ def save_tensors(
 
 
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run.
-
-    Raises:
-        CompatbenchError: the file is missing, damaged, or of another kind.
-    """
+    """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -79,11 +75,8 @@ def read_header(path: Path, text: str | None) -> dict[str, Any]:
     """The values under ``KEY`` in the header of a file that safetensors has read.
 
     A parser accepts other bytes for the same values, such as white space of another kind or
-    ``1E-05`` for ``1e-05``. They are refused: the file was changed. ``text`` is the entry.
-
-    Raises:
-        ValueError: there is none, or it is not as it was written.
-        OSError: the file cannot be read.
+    ``1E-05`` for ``1e-05``. A ``ValueError`` refuses them: the file was changed. ``text`` is the
+    entry.
     """
     values = json.loads(text or "null")
     if not isinstance(values, dict):

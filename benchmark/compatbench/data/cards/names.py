@@ -32,13 +32,8 @@ BackboneName = Annotated[
 def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -> list[str]:
     """The known names that a selection means, in the order of ``known``.
 
-    Args:
-        wanted: names, globs, ``all``, and exclusions (a name or glob after ``!``);
-            a string is split at commas.
-        kind: what the names are, for the message: ``"method"``.
-
-    Raises:
-        CompatbenchError: a name or glob matches nothing, with suggestions.
+    A selection has names, globs, ``all``, and exclusions (a name or glob after ``!``); a string
+    is split at commas. What matches nothing is an error that says the ``kind`` of the names.
     """
     parts = wanted.split(",") if isinstance(wanted, str) else list(wanted)
     parts = [part.strip() for part in parts if part.strip()]
