@@ -15,8 +15,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from compatbench.cli.app import app
+from compatbench.engine.execute.compute import parse_retry
 from compatbench.engine.execute.shards import Shard
-from compatbench.engine.failures import parse_retry
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"

@@ -46,7 +46,7 @@ def run(suite: Path, folder: Path, undisturbed: Path, processes: int) -> dict[st
 
 def _note_work(log: Path) -> None:
     """Lets this process write down every fit and every encoding; lines do not mix."""
-    fit, encode = Worker._fit, Images.encode
+    fit, encode = Worker.fit, Images.encode
 
     def note(what: str, key: str) -> None:
         with log.open("a") as file:
@@ -61,7 +61,7 @@ def _note_work(log: Path) -> None:
         return encode(self, *arguments)
 
     patches: dict[type, tuple[str, Any]] = {
-        Worker: ("_fit", noted_fit),
+        Worker: ("fit", noted_fit),
         Images: ("encode", noted_encode),
     }
     for cls, (name, function) in patches.items():

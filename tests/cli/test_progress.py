@@ -9,7 +9,7 @@ from rich.console import Console
 from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.settings import Event
+from compatbench.engine.execute.compute import Event
 
 
 def make_cells(count: int) -> list[Cell]:

@@ -122,15 +122,14 @@ def test_workers_begin_with_groups_of_their_own_and_help_when_none_is_left() -> 
     assert queue.take("c") in cells
 
 
-def test_what_is_given_back_goes_first_and_only_where_it_may() -> None:
+def test_what_is_given_back_goes_first() -> None:
     queue = make_queue([Toy(number=i) for i in range(4)])
     lost = queue.take("dead")
     assert lost is not None
     queue.leave("dead")
     queue.give_back(lost)
     assert len(queue) == 4
-    assert queue.take("same node", lambda cell: False) == Toy(number=1)
-    assert queue.take("other node", lambda cell: True) == lost
+    assert queue.take("other") == lost
 
 
 def test_a_long_cell_goes_first_whoever_has_its_group() -> None:

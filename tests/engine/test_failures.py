@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
+from compatbench.engine.execute.compute import parse_retry
 from compatbench.engine.failures import (
     Failure,
     describe_death,
     kind_of,
     note_failure,
-    parse_retry,
 )
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell, plan_cells

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,16 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute import scheduler
 from compatbench.engine.execute.cell_queue import CellQueue
-from compatbench.engine.execute.device import available_devices, resolve_device
-from compatbench.engine.execute.scheduler import (
-    Backend,
-    Message,
-    Scheduler,
-    WorkerHandle,
-    WorkerLost,
+from compatbench.engine.execute.compute import (
+    Compute,
+    Event,
+    Settings,
+    available_devices,
+    resolve_device,
 )
-from compatbench.engine.execute.settings import Event, Settings
+from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle
 from compatbench.engine.failures import Failure
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.run import Compute
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
@@ -32,34 +29,32 @@ from compatbench.method.registry import builtin_methods
 Answer = Callable[[Cell], Message | None]
 
 
-class Script(Backend[WorkerHandle]):
-    """One worker at a time, whose attempts end as the script says; None hangs."""
+class Script(Scheduler[WorkerHandle]):
+    """One worker at a time, whose attempts end as the answers say; None hangs."""
 
-    def __init__(self, *answers: Answer) -> None:
-        super().__init__()
-        self.answers = list(answers)
-        self.removed = 0
+    answers: list[Answer]
 
-    def add_workers(self, waiting: int) -> None:
-        if not self.workers:
-            self.workers.append(WorkerHandle())
+    def count_room(self) -> int:
+        return 1
+
+    def start_worker(self) -> WorkerHandle:
+        return WorkerHandle()
 
     def start_cell(self, worker: WorkerHandle, cell: Cell) -> None:
         pass
 
     def receive(self, seconds: float | None) -> Iterator[tuple[WorkerHandle, Message]]:
-        for worker in list(self.workers):
-            if worker.cell is not None:
-                message = self.answers.pop(0)(worker.cell)
-                if message is not None:
-                    yield worker, message
+        for worker in self.running():
+            assert worker.cell is not None
+            message = self.answers.pop(0)(worker.cell)
+            if message is not None:
+                yield worker, message
 
     def last_frames(self, worker: WorkerHandle) -> tuple[str, ...]:
         return ("slow.py:3 in fit",)
 
-    def remove(self, worker: WorkerHandle) -> None:
-        self.removed += 1
-        self.workers.remove(worker)
+    def end_worker(self, worker: WorkerHandle) -> None:
+        worker.ready = False
 
 
 @pytest.fixture
@@ -74,56 +69,49 @@ def _no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "LOADING_SECONDS", 0.0)
 
 
-def run(cell: Cell, settings: Settings, script: Script) -> list[tuple[str, str]]:
-    queue = CellQueue([cell], lambda _: 1.0)
+def run(cell: Cell, folder: Path, compute: Compute, *answers: Answer) -> list[tuple[str, str]]:
     events: list[Event] = []
-    Scheduler(queue, script, settings, events.append).run()
+    settings = Settings(folder, folder, compute)
+    script = Script(CellQueue([cell], lambda _: 1.0), settings, events.append)
+    script.answers = list(answers)
+    script.run()
     assert not script.answers
     return [(event.kind, event.error) for event in events]
 
 
 def test_what_a_worker_reports_is_passed_on(cell: Cell, tmp_path: Path) -> None:
-    script = Script(
-        lambda cell: Event("started", cell),
-        lambda _: "something was repaired",
-        lambda cell: Event("waiting", cell),
-        lambda cell: Event("finished", cell),
-    )
     with pytest.warns(CompatbenchWarning, match="repaired"):
-        events = run(cell, Settings(tmp_path, tmp_path), script)
+        events = run(
+            cell,
+            tmp_path,
+            Compute(),
+            lambda cell: Event("started", cell),
+            lambda _: "something was repaired",
+            lambda cell: Event("waiting", cell),
+            lambda cell: Event("finished", cell),
+        )
     assert [kind for kind, _ in events] == ["started", "waiting", "finished"]
-    mistake = Script(lambda _: CompatbenchError("change this"))
     with pytest.raises(CompatbenchError, match="change this"):
-        run(cell, Settings(tmp_path, tmp_path), mistake)
+        run(cell, tmp_path, Compute(), lambda _: CompatbenchError("change this"))
 
 
 def test_a_failure_is_retried_as_often_as_its_kind_allows(cell: Cell, tmp_path: Path) -> None:
-    settings = Settings(tmp_path, tmp_path, retry={"oom": 1})
-    script = Script(
+    events = run(
+        cell,
+        tmp_path,
+        Compute(retry={"oom": 1, "killed": 1}),
         lambda cell: Event("finished", cell, error="MemoryError: a"),
-        lambda cell: Event("finished", cell, error="MemoryError: b"),
+        lambda _: Failure("WorkerDied: exit code 3"),
+        lambda _: Failure("WorkerDied: exit code 4"),
     )
-    assert run(cell, settings, script) == [
+    assert events == [
         ("retried", "MemoryError: a"),
-        ("finished", "MemoryError: b"),
+        ("retried", "WorkerDied: exit code 3"),
+        ("finished", "WorkerDied: exit code 4"),
     ]
-
-
-def test_a_lost_worker_is_a_stored_failure_unless_the_cell_is_to_be_run_again(
-    cell: Cell, tmp_path: Path
-) -> None:
-    script = Script(
-        lambda _: WorkerLost(Failure("WorkerDied: node lost"), rerun=True),
-        lambda _: WorkerLost(Failure("WorkerDied: exit code 3")),
-    )
-    assert run(cell, Settings(tmp_path, tmp_path), script) == [
-        ("retried", "WorkerDied: node lost"),
-        ("finished", "WorkerDied: exit code 3"),
-    ]
-    assert script.removed == 2
     record = RunStore(tmp_path).read(cell.key)
     assert record is not None
-    assert (record.failure, record.attempt) == ("killed", 1)
+    assert (record.failure, record.attempt) == ("killed", 2)
 
 
 def test_the_time_limit_of_an_attempt_starts_anew_with_the_cell_and_with_encoding(
@@ -132,21 +120,15 @@ def test_the_time_limit_of_an_attempt_starts_anew_with_the_cell_and_with_encodin
     now = [0.0]
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
 
-    def later(answer: Answer) -> Answer:
+    def later(message: Message | None) -> Answer:
         def after_eight_seconds(cell: Cell) -> Message | None:
             now[0] += 8
-            return answer(cell)
+            return message
 
         return after_eight_seconds
 
-    script = Script(
-        later(lambda cell: Event("started", cell)),
-        later(lambda cell: Event("encoding", cell, (1, 2))),
-        later(lambda cell: Event("measured", cell)),
-        later(lambda _: None),
-    )
-    settings = replace(Settings(tmp_path, tmp_path), timeout=10.0)
-    events = run(cell, settings, script)
+    messages = (Event("started", cell), Event("encoding", cell, (1, 2)), Event("measured", cell))
+    events = run(cell, tmp_path, Compute(timeout=10), *map(later, (*messages, None)))
     assert events[-1] == ("finished", "TimedOut: no end after 10 s")
     record = RunStore(tmp_path).read(cell.key)
     assert record is not None

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord, Record
+from compatbench.engine.execute.compute import Compute, Event, Settings
 from compatbench.engine.execute.local import run_cells
-from compatbench.engine.execute.settings import Event, Settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker, run_cell
@@ -105,7 +105,7 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
 def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Path) -> None:
     """The driver gets to it when it is free, and does not run it again."""
     [cell] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["gda"])
-    settings = Settings(tmp_path / "runs", cache)
+    settings = Settings(tmp_path / "runs", cache, Compute(jobs=1))
     worker = make_worker(settings)
     seen: list[str] = []
 
@@ -120,7 +120,7 @@ def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Pa
     store.claim_path(cell.key).parent.mkdir(parents=True)
     lock = FileLock(store.claim_path(cell.key))
     lock.acquire()
-    run_cells([cell], settings, 1, on_event)
+    run_cells([cell], settings, on_event)
     assert seen == ["waiting", "finished"]
 
 
@@ -151,44 +151,58 @@ def without_times(record: CellRecord) -> list[Record]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jobs", "stop"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
-def test_a_run_that_is_stopped_says_how_to_go_on(
-    cache: Path, tmp_path: Path, jobs: str, stop: signal.Signals
+@pytest.mark.parametrize(
+    ("options", "stop"),
+    [
+        (["--jobs", "1"], signal.SIGTERM),
+        (["--jobs", "2"], signal.SIGINT),
+        (["--executor", "ray"], signal.SIGINT),
+    ],
+)
+def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_no_process(
+    cache: Path, tmp_path: Path, options: list[str], stop: signal.Signals
 ) -> None:
+    if "ray" in options:
+        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     (tmp_path / "slow.py").write_text(
-        "import time\n"
+        "import os, time\n"
         "from pathlib import Path\n"
         "from compatbench.method import *\n"
         "class Slow(Method):\n"
         "    card = MethodCard('slow', 'Slow', 'none', 'classifier', 'takes its time')\n"
         "    def fit(self, backbone, data, rng):\n"
-        "        Path('begun').touch()\n"
+        "        Path('begun').symlink_to(f'/proc/{os.getpid()}')\n"
         "        time.sleep(600)\n"
         "    def attach(self, module, backbone, labels):\n"
         "        raise AssertionError\n"
     )
-    command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", "--jobs", jobs]
+    command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
+    environment = os.environ | {"COMPATBENCH_CACHE": str(cache)}
+    environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [*command, "--methods", "./slow.py"],
         cwd=tmp_path,
-        env=os.environ | {"COMPATBENCH_CACHE": str(cache)},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+    begun, deadline = tmp_path / "begun", time.monotonic() + 240
+    while not begun.is_symlink() and time.monotonic() < deadline:
         time.sleep(0.05)
     # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
     if stop == signal.SIGINT:
         os.killpg(process.pid, stop)
     else:
         process.send_signal(stop)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     lines = errors.strip().splitlines()
     assert len(lines) == 2, errors
     assert "stopped; finished cells are kept" in lines[0]
     assert "run --suite smoke" in lines[1]
     assert not list(tmp_path.rglob("*.tmp"))
+    while begun.exists() and time.monotonic() < deadline:  # the process that it points to
+        time.sleep(0.05)
+    assert not begun.exists()

@@ -15,7 +15,7 @@ from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
-from compatbench.engine.execute.device import PeakMemory
+from compatbench.engine.execute.compute import PeakMemory
 from compatbench.engine.failures import Failure, note_failure
 from compatbench.engine.measure import predict
 from compatbench.engine.plan import plan_cells

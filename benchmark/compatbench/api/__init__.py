@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compatbench.audit.pull_request import check_pull_request
     from compatbench.conformance import check_methods
     from compatbench.doctor import diagnose
-    from compatbench.engine.run import Compute
+    from compatbench.engine.execute.compute import Compute
     from compatbench.studies.claims import analyze_claims
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
@@ -37,7 +37,7 @@ __all__ += ["analyze_layers", "analyze_stress", "leaderboard", "report"]
 
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
-    "Compute": "engine.run",
+    "Compute": "engine.execute.compute",
     "analyze_claims": "studies.claims",
     "analyze_depth": "studies.depth",
     "analyze_embeddings": "studies.embeddings",

@@ -11,10 +11,9 @@ from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
     from compatbench.data.cards import SuiteCard
-    from compatbench.engine.execute.settings import Event
+    from compatbench.engine.execute.compute import Compute, Event
     from compatbench.engine.execute.shards import Shard
     from compatbench.engine.plan import Plan
-    from compatbench.engine.run import Compute
     from compatbench.engine.single_module import Evaluation
     from compatbench.method import Module
     from compatbench.pages.html_report import Report
@@ -104,9 +103,10 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
+    from compatbench.engine.execute.compute import Compute
     from compatbench.engine.execute.shards import take_shard
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.run import Compute, run_plan
+    from compatbench.engine.run import run_plan
 
     out = Path(out)
     asked = (suite, methods, tasks, seeds, shots, transfers, out, precision, shots_files)

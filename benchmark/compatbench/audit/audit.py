@@ -20,7 +20,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.engine.execute.device import resolve_device
+from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report

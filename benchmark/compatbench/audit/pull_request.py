@@ -20,7 +20,7 @@ from compatbench.audit.change import (
 from compatbench.audit.findings import summarise
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.engine.execute.device import resolve_device
+from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 from compatbench.method.identity import class_files

@@ -16,7 +16,7 @@ from compatbench.cli.output import format_seconds, say
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
-    from compatbench.engine.execute.settings import Event
+    from compatbench.engine.execute.compute import Event
     from compatbench.engine.plan import Plan
     from compatbench.pages.suite_page import SuitePage
 

@@ -83,8 +83,8 @@ def run(
     with _stoppable():
         from compatbench import api
         from compatbench.cli.progress import RunProgress, restriction_of
+        from compatbench.engine.execute.compute import parse_retry
         from compatbench.engine.execute.shards import Shard
-        from compatbench.engine.failures import parse_retry
         from compatbench.files.sizes import parse_bytes
         from compatbench.pages.suite_page import read_suite_page
         from compatbench.pages.terminal import print_ranking
@@ -160,7 +160,7 @@ def plan(
     """
     with console.status("reading the suite and the methods"):
         from compatbench import api
-        from compatbench.engine.execute.device import count_cores, resolve_device
+        from compatbench.engine.execute.compute import resolve_device
         from compatbench.engine.execute.shards import Shard
 
         place = resolve_device(device)
@@ -175,7 +175,7 @@ def plan(
             shots_files=shots_file or (),
             shard=None if shard is None else Shard.parse(shard),
         )
-        workers = jobs or (count_cores() if place == "cpu" else 1)
+        workers = api.Compute(device=device, jobs=jobs).count_workers()
         frame = found.frame
     if (frame["transfer"] == "copied").all():
         frame = frame.drop(columns="transfer")

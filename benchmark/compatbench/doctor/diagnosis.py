@@ -21,7 +21,7 @@ from compatbench.data.cards import select_names, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import VARIABLE, TaskReport, inspect_task, load_task
 from compatbench.doctor.published import Comparison, compare_zero_shot
-from compatbench.engine.execute.device import resolve_device
+from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
 

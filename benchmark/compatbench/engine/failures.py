@@ -7,21 +7,17 @@ import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from compatbench.engine.cell import Cell, CellRecord, FailureKind, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
-from compatbench.errors import CompatbenchError
 
-KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 OUT_OF_MEMORY, DIED, TIMED_OUT = "OutOfMemory", "WorkerDied", "TimedOut"
 LAST_FRAMES = 5  # that are stored with a failure
 
 # PyTorch's allocator on the processor has no exception type of its own.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
-_RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,20 +79,6 @@ def count_oom_kills() -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
-
-
-def parse_retry(text: str) -> dict[FailureKind, int]:
-    """How often each kind of failure is tried again: ``oom,killed:3``; once without a number."""
-    retry: dict[FailureKind, int] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        found = _RETRY.fullmatch(part)
-        if found is None:
-            raise CompatbenchError(
-                f"--retry '{part}': give kinds of failure ({', '.join(KINDS)}), each with the "
-                "number of further attempts or without: oom,killed:3"
-            )
-        retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
-    return retry
 
 
 def next_attempt(before: PlannedCell) -> int:

@@ -15,7 +15,7 @@ from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import load_task
-from compatbench.engine.execute.device import resolve_device
+from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.matrix import read_settings
 from compatbench.engine.measure import Measured, measure
 from compatbench.engine.plan import plan_cells

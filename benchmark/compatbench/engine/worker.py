@@ -18,13 +18,19 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import View
 from compatbench.data.shots import ALL_SHOTS
-from compatbench.data.task import Sample, Task, load_task
+from compatbench.data.task import Sample, load_task
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.execute.device import PeakMemory
-from compatbench.engine.execute.settings import Event, OnEvent, Settings
+from compatbench.engine.execute.compute import (
+    Event,
+    OnEvent,
+    PeakMemory,
+    Settings,
+    resolve_device,
+)
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import data_key
 from compatbench.engine.measure import (
+    Measured,
     Predictions,
     Where,
     calibration_error,
@@ -54,7 +60,7 @@ class Worker:
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._transfer = cache(lambda name: find_transfer(name)(features.folder.parent))
 
-    def run(self, cell: Cell, on_record: Callable[[Record], None] = lambda _: None) -> CellRecord:
+    def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
 
         An error in the method, or of the machine, becomes a record; one in the user's input or
@@ -84,10 +90,14 @@ class Worker:
             }
         )
 
-    def _run(self, cell: Cell, on_record: Callable[[Record], None]) -> CellRecord:
+    def _run(self, cell: Cell, on_record: Callable[[Record], object]) -> CellRecord:
         method = build_method(cell)
-        fitted, module = self._fitted(cell, method)
-        done = fitted if cell.key == cell.fit_key else self._begin_transfer(cell, fitted)
+        done, module = self._fitted(cell, method)
+        if cell.key != cell.fit_key:  # through a transfer: what was measured of this module before
+            names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
+            new = describe_cell(cell, **{name: getattr(done, name) for name in names})
+            before = self.store.read(cell.key)
+            done = before if before is not None and before.module == new.module else new
         missing = PlannedCell(cell, done).missing
         answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
@@ -109,7 +119,13 @@ class Worker:
         if (found := self._read_fit(cell)) is not None:
             return found
         with self.store.locked(self.store.folder / "locks" / f"{cell.fit_key}.lock"):
-            return self._read_fit(cell) or self._fit(cell, method)
+            if (found := self._read_fit(cell)) is not None:
+                return found
+            record, module = self.fit(cell, method)
+            record = self._complete(record)
+            self.store.write_module(module, record)
+            self.store.write(record)
+            return record, module
 
     def _read_fit(self, cell: Cell) -> tuple[CellRecord, Module] | None:
         record = self.store.read(cell.fit_key)
@@ -134,61 +150,36 @@ class Worker:
         )
         return record, module
 
-    def _fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
-        record, module = self.fit(cell, method)
-        record = self._complete(record)
-        self.store.write_module(module, record)
-        self.store.write(record)
-        return record, module
-
-    def _begin_transfer(self, cell: Cell, fitted: CellRecord) -> CellRecord:
-        """What was measured of the module through this transfer before."""
-        done = self.store.read(cell.key)
-        if done is not None and done.module == fitted.module:
-            return done
-        names = ("fit_seconds", "parameters", "module_bytes", "module")
-        return describe_cell(cell, status="ok", **{n: getattr(fitted, n) for n in names})
-
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, wanted: ImageInput = FEATURES
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
-        task = load_task(cell.task)
+        task, cache, training = load_task(cell.task), self.cache, cell.training
         draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
-        training, plain = cell.training, [View()]
-        views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
+
+        def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
+            whole, tokens = task.split(split), None
+            features = [cache.features(backbone, task, samples, view, whole) for view in views]
+            if wanted != FEATURES:
+                tokens = [
+                    cache.tokens(backbone, task, samples, wanted, view, whole) for view in views
+                ]
+            return FeatureSet(
+                cache.features(backbone, task, samples, split=whole),
+                torch.stack(features),
+                label_tensor(samples).to(backbone.device),
+                tokens,
+            )
+
+        plain, views = [View()], [View()]
+        if training.views > 1:
+            numbers = range(1, training.views + 1)
+            views = [View(number, training.crop_scale, training.flip) for number in numbers]
         shots = cell.shots
         if shots == ALL_SHOTS:  # recipes that count in shots need a number
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
-        return FewShotData(
-            labels=task.labels,
-            shots=shots,
-            train=self._feature_set(
-                backbone, task, "train", draw.train, views if training.views > 1 else plain, wanted
-            ),
-            val=self._feature_set(backbone, task, "val", draw.val, plain, wanted),
-        )
-
-    def _feature_set(
-        self,
-        backbone: Backbone,
-        task: Task,
-        split: str,
-        samples: Sequence[Sample],
-        views: list[View],
-        wanted: ImageInput,
-    ) -> FeatureSet:
-        cache, whole = self.cache, task.split(split)
-        features = [cache.features(backbone, task, samples, view, whole) for view in views]
-        tokens = None
-        if wanted != FEATURES:
-            tokens = [cache.tokens(backbone, task, samples, wanted, view, whole) for view in views]
-        return FeatureSet(
-            cache.features(backbone, task, samples, split=whole),
-            torch.stack(features),
-            label_tensor(samples).to(backbone.device),
-            tokens,
-        )
+        train = feature_set("train", draw.train, views)
+        return FewShotData(task.labels, shots, train, feature_set("val", draw.val, plain))
 
     def _measure(
         self,
@@ -209,8 +200,8 @@ class Worker:
         transfer.prepare(source, backbone, self.store.folder / "modules")
         task = load_task(cell.task)
         start = time.perf_counter()
-        failure: dict[str, str] = {}
         wanted, classifier = FEATURES, None
+        failure: dict[str, str] = {}
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
@@ -222,40 +213,30 @@ class Worker:
         records = []
         for name in test_sets:
             data = data_key(backbone.name, name)
-            where = {"backbone": backbone.name, "test_set": name, "data": data}
-            found = None
+            figures: dict[str, Any] = failure
             if classifier is not None:
                 try:
                     test_set, classes = load_task(name), len(task.labels)
                     found = measure(classifier, backbone, test_set, self.cache, wanted, classes)
+                    answers[backbone.name, name, data] = found.predictions
+                    before = answers.get((cell.source, name, data_key(cell.source, name)))
+                    figures = _count(found, None if backbone.name == cell.source else before)
+                    figures["seconds"] = round(seconds + found.seconds, 4)
                 except CompatbenchError:
                     raise
                 except Exception as error:
-                    failure = _describe_failure(error)
-            if found is None:
-                records.append(Record.model_validate(where | failure))
-                continue
-            answers[backbone.name, name, data] = found.predictions
-            figures: dict[str, Any] = {
-                "status": "ok",
-                "correct": int(found.right.sum()),
-                "total": len(found.targets),
-                "zero_shot_correct": int(found.zero_shot_right.sum()),
-                "ece": round(calibration_error(found.predictions, found.targets), 4),
-                "seconds": round(seconds + found.seconds, 4),
-            }
-            before = answers.get((cell.source, name, data_key(cell.source, name)))
-            if before is not None and backbone.name != cell.source:
-                figures |= count_flips(before, found.predictions, found.targets)
+                    figures = _describe_failure(error)
+            where = {"backbone": backbone.name, "test_set": name, "data": data}
             records.append(Record.model_validate(where | figures))
         return records
 
 
 def make_worker(settings: Settings) -> Worker:
     """The worker in this process that the settings describe."""
-    set_memory_budget(settings.memory_budget)
-    cache = FeatureCache(settings.cache)
-    return Worker(RunStore(settings.store), cache, settings.device, settings.threads)
+    compute = settings.compute
+    set_memory_budget(compute.memory_budget)
+    store, cache = RunStore(settings.store), FeatureCache(settings.cache)
+    return Worker(store, cache, resolve_device(compute.device), compute.threads)
 
 
 def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:
@@ -294,6 +275,20 @@ def find_method(name: str, plugin: str | None) -> type[Method]:
     if plugin is not None and name not in registry.classes:
         registry.add_file(Path(plugin))
     return registry.get(name)
+
+
+def _count(found: Measured, before: Predictions | None) -> dict[str, Any]:
+    """The counts of a record; with flips, where the source's predictions are known."""
+    figures: dict[str, Any] = {
+        "status": "ok",
+        "correct": int(found.right.sum()),
+        "total": len(found.targets),
+        "zero_shot_correct": int(found.zero_shot_right.sum()),
+        "ece": round(calibration_error(found.predictions, found.targets), 4),
+    }
+    if before is not None:
+        figures |= count_flips(before, found.predictions, found.targets)
+    return figures
 
 
 def _describe_failure(error: Exception) -> dict[str, str]:

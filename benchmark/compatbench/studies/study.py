@@ -21,12 +21,11 @@ from compatbench.data.cards import (
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.execute.device import resolve_device
-from compatbench.engine.execute.settings import Event
+from compatbench.engine.execute.compute import Compute, Event, resolve_device
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, plan
-from compatbench.engine.run import Compute, run_plan
+from compatbench.engine.run import run_plan
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, Module

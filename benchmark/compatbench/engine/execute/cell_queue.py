@@ -7,7 +7,7 @@ schedules with the same code as a run does.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from math import log
 from typing import Any, Generic, TypeVar
@@ -98,50 +98,42 @@ class CellQueue(Generic[CellT]):
         self._seconds = seconds
         self._returned: deque[CellT] = deque()
         self._group_of_worker: dict[Hashable, Hashable] = {}
-        self._seeds: dict[int, dict[Hashable, _Group[CellT]]] = {}
+        # By seed and group; those of the first seed are first.
+        self._groups: dict[tuple[int, Hashable], _Group[CellT]] = {}
         for cell in cells:
-            waiting = self._seeds.setdefault(cell.seed, {}).setdefault(group(cell), _Group())
+            waiting = self._groups.setdefault((cell.seed, group(cell)), _Group())
             waiting.cells.append(cell)
             waiting.seconds += seconds(cell)
 
     def __len__(self) -> int:
         """Cells that wait."""
-        return len(self._returned) + sum(len(group.cells) for _, _, group in self._groups())
+        return len(self._returned) + sum(len(group.cells) for group in self._groups.values())
 
-    def take(
-        self, worker: Hashable, may_run: Callable[[CellT], bool] = lambda _: True
-    ) -> CellT | None:
-        """The worker's next cell; None if none waits, or none that it may run.
-
-        Args:
-            may_run: asked of cells that were given back.
-        """
+    def take(self, worker: Hashable) -> CellT | None:
+        """The worker's next cell; None if none waits."""
         mine = self._group_of_worker.setdefault(worker, None)
-        for cell in self._returned:
-            if may_run(cell):
-                self._returned.remove(cell)
-                return cell
-        if not self._seeds:
+        if self._returned:
+            return self._returned.popleft()
+        if not self._groups:
             return None
-        seed, groups = next(iter(self._seeds.items()))
+        first, _ = next(iter(self._groups))
+        groups = {name: group for (seed, name), group in self._groups.items() if seed == first}
         if mine not in groups:
             taken = set(self._group_of_worker.values())
             mine = max(groups, key=lambda name: (name not in taken, groups[name].seconds))
-        of_longest, name, group = max(
-            self._groups(), key=lambda place: self._seconds(place[2].cells[0])
-        )
-        left = sum(group.seconds for _, _, group in self._groups())
-        if LONG * len(self._group_of_worker) * self._seconds(group.cells[0]) >= left:
-            seed, mine = of_longest, name
+        place = first, mine
+        nexts = {each: self._seconds(group.cells[0]) for each, group in self._groups.items()}
+        longest = max(nexts, key=nexts.__getitem__)
+        left = sum(group.seconds for group in self._groups.values())
+        if LONG * len(self._group_of_worker) * nexts[longest] >= left:
+            place = longest
         if self._group_of_worker[worker] not in groups:
-            self._group_of_worker[worker] = mine
-        group = self._seeds[seed][mine]
+            self._group_of_worker[worker] = place[1]
+        group = self._groups[place]
         cell = group.cells.popleft()
         group.seconds -= self._seconds(cell)
         if not group.cells:
-            del self._seeds[seed][mine]
-        if not self._seeds[seed]:
-            del self._seeds[seed]
+            del self._groups[place]
         return cell
 
     def give_back(self, cell: CellT) -> None:
@@ -151,8 +143,3 @@ class CellQueue(Generic[CellT]):
     def leave(self, worker: Hashable) -> None:
         """Forgets a worker that is gone."""
         self._group_of_worker.pop(worker, None)
-
-    def _groups(self) -> Iterator[tuple[int, Hashable, _Group[CellT]]]:
-        for seed, groups in self._seeds.items():
-            for name, group in groups.items():
-                yield seed, name, group

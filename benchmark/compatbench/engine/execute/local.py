@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,18 +26,16 @@ from typing import cast
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue
+from compatbench.engine.execute.compute import OnEvent, Settings
 from compatbench.engine.execute.scheduler import (
     HELD_SECONDS,
-    Backend,
     Message,
     Scheduler,
     WorkerHandle,
-    WorkerLost,
+    report_cell,
 )
-from compatbench.engine.execute.settings import OnEvent, Settings
 from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
 from compatbench.engine.worker import make_worker, run_cell
-from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 KILL_SECONDS = 10.0  # that a process may take to end when it is killed
 WRITE_SECONDS = 1.0  # that a process may take to write down its frames
@@ -49,7 +46,7 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
-def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: OnEvent) -> None:
+def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
     """Runs cells in the given order and reports events; one that fails does not stop the others.
 
     Cells that other processes run meanwhile are waited for, and run here if those die. With one
@@ -59,16 +56,11 @@ def run_cells(cells: Sequence[Cell], settings: Settings, jobs: int, on_event: On
         CompatbenchError: the input is broken or the store cannot be written. What was
             measured before is kept.
     """
-    if jobs <= 1 and settings.timeout is None and not settings.retry:
-        _run_in_this_process(cells, settings, on_event)
+    compute = settings.compute
+    if compute.count_workers() > 1 or compute.timeout is not None or compute.retry:
+        with tempfile.TemporaryDirectory(prefix="compatbench-") as folder:
+            ProcessScheduler(cells, settings, on_event, Path(folder)).run()
         return
-    queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
-    with tempfile.TemporaryDirectory(prefix="compatbench-") as folder:
-        backend = ProcessBackend(settings, min(jobs, len(cells)), Path(folder))
-        Scheduler(queue, backend, settings, on_event).run()
-
-
-def _run_in_this_process(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
     worker = make_worker(settings)
     left = deque(cells)
     held = 0  # cells in a row that other processes run
@@ -99,28 +91,38 @@ class WorkerProcess(WorkerHandle):
     oom_kills: int = 0
 
 
-class ProcessBackend(Backend[WorkerProcess]):
-    """Worker processes on this machine, ``size`` at most, started when there are cells for them.
+class ProcessScheduler(Scheduler[WorkerProcess]):
+    """Runs cells in the given order in processes, started when there are cells for them.
 
     Args:
         folder: for the last frames of the processes.
     """
 
-    def __init__(self, settings: Settings, size: int, folder: Path) -> None:
-        super().__init__()
-        self._settings = settings
-        self._size = size
+    def __init__(
+        self, cells: Sequence[Cell], settings: Settings, on_event: OnEvent, folder: Path
+    ) -> None:
+        queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
+        super().__init__(queue, settings, on_event)
         self._folder = folder
         self._context = multiprocessing.get_context("spawn")
         self._numbers = count(1)
 
-    def add_workers(self, waiting: int) -> None:
-        for worker in list(self.workers):
-            if worker.cell is None and not worker.process.is_alive():
-                self.remove(worker)
-        running = sum(worker.cell is not None for worker in self.workers)
-        for _ in range(min(self._size, running + waiting) - len(self.workers)):
-            self.workers.append(self._start())
+    def count_room(self) -> int:
+        return self.settings.compute.count_workers()
+
+    def start_worker(self) -> WorkerProcess:
+        ours, theirs = self._context.Pipe()
+        frames = self._folder / f"{next(self._numbers)}.frames"
+        process = self._context.Process(
+            target=serve,
+            args=(theirs, self.settings, frames),
+            daemon=True,
+            name="compatbench-worker",
+        )
+        with _inherited(self.settings.compute.threads):
+            process.start()
+        theirs.close()
+        return WorkerProcess(process=process, connection=ours, frames=frames)
 
     def start_cell(self, worker: WorkerProcess, cell: Cell) -> None:
         worker.oom_kills = count_oom_kills()
@@ -128,7 +130,7 @@ class ProcessBackend(Backend[WorkerProcess]):
             worker.connection.send(cell)
 
     def receive(self, seconds: float | None) -> Iterator[tuple[WorkerProcess, Message]]:
-        running = {w.connection: w for w in self.workers if w.cell is not None}
+        running = {worker.connection: worker for worker in self.running()}
         for ready in wait(list(running), seconds):
             worker = running[cast(Connection, ready)]
             try:
@@ -137,8 +139,7 @@ class ProcessBackend(Backend[WorkerProcess]):
                 worker.process.join()
                 code = worker.process.exitcode or 0
                 out_of_memory = count_oom_kills() > worker.oom_kills
-                trace = _read_frames(worker.frames)
-                message = WorkerLost(describe_death(code, out_of_memory, trace))
+                message = describe_death(code, out_of_memory, _read_frames(worker.frames))
             yield worker, message
 
     def last_frames(self, worker: WorkerProcess) -> tuple[str, ...]:
@@ -155,25 +156,10 @@ class ProcessBackend(Backend[WorkerProcess]):
                 time.sleep(0.05)
         return _read_frames(worker.frames)
 
-    def remove(self, worker: WorkerProcess) -> None:
-        self.workers.remove(worker)
+    def end_worker(self, worker: WorkerProcess) -> None:
         worker.process.kill()
         worker.process.join(KILL_SECONDS)
         worker.connection.close()
-
-    def _start(self) -> WorkerProcess:
-        ours, theirs = self._context.Pipe()
-        frames = self._folder / f"{next(self._numbers)}.frames"
-        process = self._context.Process(
-            target=serve,
-            args=(theirs, self._settings, frames),
-            daemon=True,
-            name="compatbench-worker",
-        )
-        with _inherited(self._settings.threads):
-            process.start()
-        theirs.close()
-        return WorkerProcess(process=process, connection=ours, frames=frames)
 
 
 @contextmanager
@@ -225,18 +211,10 @@ def serve(connection: Connection, settings: Settings, frames: Path) -> None:
         faulthandler.enable(file, all_threads=False)
         if SHOW_FRAMES is not None:
             faulthandler.register(SHOW_FRAMES, file, all_threads=False)
-        warnings.showwarning = lambda message, category, *_: (
-            connection.send(str(message)) if category is CompatbenchWarning else None
-        )
-        try:
+        with suppress(EOFError, OSError):  # the parent is gone; what was measured is in the store
             worker = make_worker(settings)
             while True:
-                try:
-                    connection.send(run_cell(worker, connection.recv(), connection.send))
-                except CompatbenchError as error:
-                    connection.send(error)
-        except (EOFError, OSError):
-            pass  # the parent is gone; what was measured is in the store
+                report_cell(worker, connection.recv(), connection.send)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,203 @@
+"""Where and how cells are run: devices and memory, what workers are told, and what they report."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from compatbench.engine.cell import Cell, FailureKind
+from compatbench.errors import CompatbenchError
+
+KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+
+_RETRY = re.compile(rf"({'|'.join(KINDS)})(?::0*([1-9]\d*))?", re.ASCII)
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+# The kernel's command to forget the peak so far (``man 5 proc_pid_clear_refs``).
+_RESET_PEAK = "5"
+# What a field of ``Compute`` may be, where it is not None.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "executor": (lambda name: name in ("local", "ray"), "choose from local, ray"),
+    "jobs": (lambda count: count >= 1, "give a number of at least 1"),
+    "threads": (lambda count: count >= 1, "give a number of at least 1"),
+    "memory_budget": (lambda size: size > 0, "give a number of bytes above 0"),
+    "timeout": (lambda seconds: seconds > 0, "give a number of seconds above 0"),
+    "retry": (lambda kinds: set(kinds) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
+    "gpus_per_cell": (
+        lambda share: 0 <= share <= 1 or (share > 1 and share % 1 == 0),
+        "give a part of one GPU, such as 0.25, or a whole number",
+    ),
+}
+
+
+def available_devices() -> list[str]:
+    """The devices that PyTorch can compute on here, such as ``cpu``, ``cuda`` and ``cuda:1``."""
+    names = ["cpu"]
+    for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
+        if module.is_available():
+            names += [kind, *(f"{kind}:{number}" for number in range(module.device_count()))]
+    return [*names, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def resolve_device(name: str) -> str:
+    """The device that a name means; ``auto`` is a GPU if there is one."""
+    here = available_devices()
+    if name == "auto":
+        return "cuda" if "cuda" in here else "cpu"
+    if name not in here:
+        choices = ", ".join(["auto", *here])
+        raise CompatbenchError(f"--device '{name}' cannot be used here; choose from {choices}")
+    return name
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how cells are run.
+
+    Attributes:
+        executor: processes on this machine, or workers on a Ray cluster.
+        device: ``auto`` is a GPU if there is one.
+        jobs: workers; None is one per core, one on a GPU, and on Ray all that fit.
+        threads: of each worker.
+        memory_budget: bytes for the activations of each worker's text tower; None is half of
+            what is free.
+        timeout: seconds after which an attempt at a cell is ended; the encoding of its images
+            does not count.
+        retry: how often a cell is tried again after each kind of failure.
+        address: of a Ray cluster, ``HOST:PORT`` or ``auto``; None is ``RAY_ADDRESS``, or this
+            machine alone.
+        gpus_per_cell: GPUs of each worker on Ray; None is one, and none on processors.
+    """
+
+    executor: Literal["local", "ray"] = "local"
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int = 1
+    memory_budget: int | None = None
+    timeout: float | None = None
+    retry: Mapping[FailureKind, int] = field(default_factory=dict)
+    address: str | None = None
+    gpus_per_cell: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, (is_allowed, rule) in _RULES.items():
+            value = getattr(self, name)
+            if value is not None and not is_allowed(value):
+                raise CompatbenchError(f"{name} {value!r}: {rule}")
+
+    def check(self) -> None:
+        """Finds out whether this machine has what is asked for."""
+        if self.executor == "local":
+            resolve_device(self.device)
+            if self.address is not None or self.gpus_per_cell is not None:
+                raise CompatbenchError(
+                    "--address and --gpus-per-cell are for '--executor ray'; give that, too"
+                )
+        elif self.device not in ("auto", "cpu", "cuda"):
+            raise CompatbenchError(
+                f"--device '{self.device}': Ray gives every worker a device of its own; choose "
+                "auto, cpu or cuda"
+            )
+        elif importlib.util.find_spec("ray") is None:
+            raise CompatbenchError(
+                "--executor ray needs Ray, which is not installed: pip install 'compatbench[ray]'"
+            )
+
+    def count_workers(self) -> int:
+        """Workers on this machine."""
+        if self.jobs is not None or resolve_device(self.device) != "cpu":
+            return self.jobs or 1
+        if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+
+def parse_retry(text: str) -> dict[FailureKind, int]:
+    """How often each kind of failure is tried again: ``oom,killed:3``; once without a number."""
+    retry: dict[FailureKind, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = _RETRY.fullmatch(part)
+        if found is None:
+            raise CompatbenchError(
+                f"--retry '{part}': give kinds of failure ({', '.join(KINDS)}), each with the "
+                "number of further attempts or without: oom,killed:3"
+            )
+        retry.update({kind: int(found[2] or 1) for kind in KINDS if kind == found[1]})
+    return retry
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker is told of a run."""
+
+    store: Path
+    cache: Path
+    compute: Compute = field(default_factory=Compute)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a cell.
+
+    Attributes:
+        kind: ``waiting`` (another process runs it), ``started``, ``encoding`` (images, for the
+            feature cache), ``measured`` (one more record is stored), ``retried`` (an attempt
+            failed, and another follows) or ``finished``.
+        encoded: while encoding, images done and images in all.
+        error: why a finished or retried cell has no number; empty if it has.
+    """
+
+    kind: Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
+    cell: Cell
+    encoded: tuple[int, int] = (0, 0)
+    error: str = ""
+
+    @property
+    def ends_attempt(self) -> bool:
+        """Whether the worker is free again."""
+        return self.kind in ("waiting", "finished")
+
+
+OnEvent = Callable[[Event], object]
+
+
+class PeakMemory:
+    """Measures the most memory that one cell after the other takes in this process.
+
+    On a GPU it is the memory of tensors there. Elsewhere it is the resident memory of the
+    process, the backbones and features that it keeps at hand included; only Linux tells.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._known = False
+
+    def reset(self) -> None:
+        """Forgets the peak so far."""
+        if self._device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._known = True
+        elif self._device == "cpu":
+            # What earlier cells have freed would count as this one's.
+            with suppress(AttributeError, OSError, TypeError):  # where there is no glibc
+                ctypes.CDLL(None).malloc_trim(0)
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+                self._known = True
+
+    def read(self) -> int | None:
+        """Bytes at the peak since the last reset; None if they are not known."""
+        if not self._known:
+            return None
+        if self._device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self._device)
+        found = _PEAK.search(Path("/proc/self/status").read_text())
+        return int(found[1]) * 1024 if found else None
