@@ -19,6 +19,26 @@ from compatbench.cli import main
 from compatbench.data.task import set_data_roots
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+METHOD = """
+class {cls}(Method):
+    card = MethodCard("{name}", "{cls}", "none", "classifier", "for a test")
+    def fit(self, backbone, data, rng):
+        {fit}
+        return Module()
+    def attach(self, module, backbone, labels):
+        {attach}
+        return CosineClassifier(backbone.zero_shot(labels), 1.0)
+"""
+
+
+def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:
+    """Writes a method file, or adds to it: methods by name, and what they do in their fit."""
+    bodies = [
+        METHOD.format(cls=name.title(), name=name, fit=fit, attach=attach)
+        for name, fit in fits.items()
+    ]
+    with path.open("a") as file:
+        file.write("".join([head, "\nfrom compatbench.method import *\n", *bodies]))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.data.cards import TrainingCard
-from compatbench.engine.cell import Cell
-from compatbench.engine.execute.cell_queue import CellQueue, group_of, longest_first, order_cells
+from compatbench.engine.execute.cell_queue import CellQueue, longest_first, order_cells
 from compatbench.engine.execute.shards import Shard, divide
 from compatbench.errors import CompatbenchError
 
@@ -26,11 +24,7 @@ class Toy:
     seed: int = 1
     cost: float = 1.0
     number: int = 0
-
-
-def make_cell(method: str, task: str, seed: int) -> Cell:
-    key, training = f"{method}{task}{seed}", TrainingCard.model_validate({})
-    return Cell(key, key, method, {}, task, 4, seed, ("a", "z"), (task,), training)
+    name: str = "coop"
 
 
 def cost(cell: Toy) -> float:
@@ -82,21 +76,12 @@ def test_all_cells_of_a_seed_are_started_before_the_next_but_for_long_ones() -> 
     assert seeds == [2] * 26 + [1] * 27
 
 
-def test_a_worker_finishes_its_group_before_it_begins_another() -> None:
-    cells = [Toy(task=task, number=i) for i in range(3) for task in ("pets", "cars")]
+def test_a_worker_keeps_its_group_in_the_next_seed_too() -> None:
+    cells = [Toy(task=t, seed=s, number=i) for s in (1, 2) for i in range(3) for t in "abc"]
     queue = make_queue(cells)
-    tasks = [cell.task for _ in cells if (cell := queue.take("worker"))]
-    assert tasks == ["pets"] * 3 + ["cars"] * 3
-
-
-def test_a_worker_stays_with_its_group_in_the_next_seed() -> None:
-    cells = [Toy(task=t, seed=s, number=i) for s in (1, 2) for t in "abc" for i in range(3)]
-    queue = make_queue(cells)
-    taken = {who: [queue.take(who) for _ in range(3)] for who in "xyz"}
-    again = {who: queue.take(who) for who in "zyx"}
-    assert all(cell and cell.seed == 2 for cell in again.values())
-    for who, mine in taken.items():
-        assert {cell.task for cell in mine if cell} == {getattr(again[who], "task", "")}
+    taken = {who: [queue.take(who).task for _ in range(3)] for who in "xyz"}
+    assert sorted(taken.values()) == [["a"] * 3, ["b"] * 3, ["c"] * 3]
+    assert {who: queue.take(who).task for who in "zyx"} == {w: t[0] for w, t in taken.items()}
 
 
 def test_for_many_workers_the_costly_of_a_seed_come_first_and_cells_of_like_cost_by_draws() -> None:
@@ -112,13 +97,10 @@ def test_for_many_workers_the_costly_of_a_seed_come_first_and_cells_of_like_cost
 
 
 def test_workers_begin_with_groups_of_their_own_and_help_when_none_is_left() -> None:
-    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(4)]
+    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(8)]
     queue = make_queue(cells)
-    first, second = queue.take("a"), queue.take("b")
-    assert first is not None
-    assert second is not None
-    assert group_of(first) != group_of(second)
-    # The third asks for a group of its own, and there is none.
+    # An eighth of the work is not long.
+    assert [queue.take(who).task for _ in range(4) for who in "ab"] == ["pets", "cars"] * 4
     assert queue.take("c") in cells
 
 
@@ -141,56 +123,36 @@ def test_a_long_cell_goes_first_whoever_has_its_group() -> None:
     assert queue.take("owner of pets") in small
 
 
-def test_an_eighth_of_the_work_is_not_long() -> None:
-    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(8)]
-    queue = make_queue(cells)
-    tasks = [cell.task for _ in range(4) for who in "ab" if (cell := queue.take(who))]
-    assert tasks == ["pets", "cars"] * 4
-
-
 def test_on_one_machine_cells_run_by_seed_then_by_cost_of_the_method_then_by_task() -> None:
+    seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
     cells = [
-        make_cell(method, task, seed)
+        Toy(task=task, seed=seed, name=name, cost=cost)
         for task in ("food", "cars")
         for seed in (2, 1)
-        for method in ("coop", "gda", "taskres")
+        for name, cost in seconds.items()
     ]
-    seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
-    ordered = order_cells(cells, lambda cell: seconds[cell.method])
     cheap = ["gda food", "taskres food", "gda cars", "taskres cars"]
-    assert [f"{cell.method} {cell.task}" for cell in ordered] == 2 * [
-        *cheap,
-        "coop food",
-        "coop cars",
-    ]
-    assert [cell.seed for cell in ordered] == [2] * 6 + [1] * 6  # the suite's order
-    assert order_cells([], lambda cell: 1.0) == []
+    of_a_seed = [*cheap, "coop food", "coop cars"]
+    assert [f"{cell.seed} {cell.name} {cell.task}" for cell in order_cells(cells, cost)] == [
+        f"{seed} {each}" for seed in (2, 1) for each in of_a_seed
+    ]  # the suite's order of seeds
+    assert order_cells([], cost) == []
 
 
-@given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60), st.integers(1, 12), st.data())
+@given(toys.filter(bool), st.integers(1, 12))
 def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
-    seconds: list[float], count: int, data: st.DataObject
+    cells: list[Toy], count: int
 ) -> None:
-    tasks = data.draw(
-        st.lists(st.sampled_from("xyz"), min_size=len(seconds), max_size=len(seconds))
-    )
-    cells = [make_cell("coop", task, i) for i, task in enumerate(tasks)]
+    seconds = list(map(cost, cells))
     parts = divide(cells, seconds, count)
     assert len(parts) == count
-    assert Counter(cell.key for part in parts for cell in part) == Counter(c.key for c in cells)
-    cost = {cell.key: s for cell, s in zip(cells, seconds, strict=True)}
+    assert Counter(cell for part in parts for cell in part) == Counter(cells)
     share = sum(seconds) / count + max(seconds)
-    assert all(sum(cost[cell.key] for cell in part) <= share * (1 + 1e-9) for part in parts)
-    # Cells of a task are apart only where a shard ends.
-    touched = sum(len({cell.task for cell in part}) for part in parts)
-    assert touched <= len(set(tasks)) + count - 1
+    assert all(sum(map(cost, part)) <= share * (1 + 1e-9) for part in parts)
+    # Cells of a source and task are apart only where a shard ends.
+    groups = [{(cell.source, cell.task) for cell in part} for part in parts]
+    assert sum(map(len, groups)) <= len(set.union(*groups)) + count - 1
     assert parts == divide(cells, seconds, count)
-
-
-def test_one_shard_is_the_whole_plan_and_many_may_be_empty() -> None:
-    cells = [make_cell("coop", "x", i) for i in range(2)]
-    assert divide(cells, [1.0] * 2, 1) == [cells]
-    assert sorted(map(len, divide(cells, [1.0] * 2, 5))) == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1 / 4"])

@@ -29,6 +29,8 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_pages
 
+from .conftest import write_methods
+
 METHODS = "zeroshot,gda,taskres,simpleshot"
 
 
@@ -164,18 +166,9 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_no_process(
 ) -> None:
     if "ray" in options:
         pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    (tmp_path / "slow.py").write_text(
-        "import os, time\n"
-        "from pathlib import Path\n"
-        "from compatbench.method import *\n"
-        "class Slow(Method):\n"
-        "    card = MethodCard('slow', 'Slow', 'none', 'classifier', 'takes its time')\n"
-        "    def fit(self, backbone, data, rng):\n"
-        "        Path('begun').symlink_to(f'/proc/{os.getpid()}')\n"
-        "        time.sleep(600)\n"
-        "    def attach(self, module, backbone, labels):\n"
-        "        raise AssertionError\n"
-    )
+    begin = "Path('begun').symlink_to(f'/proc/{os.getpid()}')"
+    head = "import os, time\nfrom pathlib import Path\n"
+    write_methods(tmp_path / "slow.py", head, slow=f"{begin}; time.sleep(600)")
     command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
     environment = os.environ | {"COMPATBENCH_CACHE": str(cache)}
     environment.pop("RAY_ADDRESS", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from rich.text import Text
 from compatbench.cli.output import format_seconds, say
 
 if TYPE_CHECKING:
-    from compatbench.engine.cell import Cell
     from compatbench.engine.execute.compute import Event
     from compatbench.engine.plan import Plan
     from compatbench.pages.suite_page import SuitePage
@@ -60,18 +59,9 @@ class RunProgress(Progress):
 
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
-        self.plan = plan
-        self.begin([item.cell for item in plan.to_do], workers, plan.estimate.cell)
-
-    def begin(self, cells: Sequence[Cell], workers: int, seconds: Callable[[Cell], float]) -> None:
-        """Begins to show cells.
-
-        Args:
-            seconds: what a cell is expected to take.
-        """
-        self._workers = max(workers, 1)
-        self._left = {cell.key: seconds(cell) for cell in cells}
-        self._total, self._tenths = len(self._left), 0
+        self.plan, self._workers = plan, max(workers, 1)
+        self._left = {item.cell.key: plan.estimate.cell(item.cell) for item in plan.to_do}
+        self._total = len(self._left)
         self.update(self._cells, description="cells", total=self._total)
 
     def on_event(self, event: Event) -> None:
@@ -93,23 +83,19 @@ class RunProgress(Progress):
         task, start = self._running.pop(key, (None, 0.0))
         if task is not None:
             self.remove_task(task)
-        if event.kind == "waiting":
-            if not self._waited:
-                others = "another run of this folder has started some of these cells"
-                say(f"{others}; waiting for them", self.console)
+        if event.kind == "waiting" and not self._waited:
             self._waited = True
-            return
+            others = "another run of this folder has started some of these cells"
+            say(f"{others}; waiting for them", self.console)
         if event.error:
             what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
             say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}", self.console)
-        if event.kind == "finished":
-            expected = self._left.pop(key, 0.0)
-            if task is not None:
-                self._spent += self.get_time() - start
-                self._expected += expected
-            self._show_rest()
-
-    def _show_rest(self) -> None:
+        if event.kind != "finished":
+            return
+        expected = self._left.pop(key, 0.0)
+        if task is not None:
+            self._spent += self.get_time() - start
+            self._expected += expected
         done = self._total - len(self._left)
         rest = f"about {format_seconds(self.seconds_left())} left" if self._left else ""
         self.update(self._cells, completed=done, rest=rest)
@@ -125,20 +111,19 @@ class RunProgress(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and the ranking, which is cut at its foot where the terminal ends."""
-        self._update_ranking()
+        if self.plan is not None and self._out is not None and time.monotonic() >= self._rank_at:
+            self._update_ranking(self.plan, self._out)
         yield from super().get_renderables()
         yield self._ranking
 
-    def _update_ranking(self) -> None:
-        plan, now = self.plan, time.monotonic()
-        if plan is None or self._out is None or now < self._rank_at:
-            return
+    def _update_ranking(self, plan: Plan, out: Path) -> None:
         from compatbench.pages.suite_page import read_suite_page
         from compatbench.pages.terminal import ranking_renderable
         from compatbench.results.collect import measured_so_far
 
+        now = time.monotonic()
         measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
-        page = read_suite_page(plan.suite, self._out, measured)
+        page = read_suite_page(plan.suite, out, measured)
         if (part := _largest_part(page, restriction_of(plan))) is not None:
             self._ranking = ranking_renderable(part, self.console.width)
         # A look at many records takes a moment: a fiftieth of the time at most.

@@ -92,8 +92,7 @@ def run(
         with RunProgress(console, out) as progress:
 
             def on_start(plan: Plan, workers: int) -> None:
-                _say_left_out(plan)
-                _say_summary(plan, workers)
+                _say_plan(plan, workers)
                 progress.start_plan(plan, workers)
 
             results = api.run(
@@ -128,8 +127,6 @@ def run(
         page = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))
-        for cell, error in results.failures[:10]:
-            say(f"[red]failed[/] {escape(str(cell))}: {escape(error)}")
         if results.failures:
             count = f"{len(results.failures)} of {len(plan.to_do)} cells failed"
             say(f"{count}; the same command tries them again")
@@ -186,8 +183,7 @@ def plan(
     print_frame(frame.assign(about=about), right=("about",))
     if found.to_do or found.missing:
         _print_costs(found, place)
-    _say_summary(found, workers)
-    _say_left_out(found)
+    _say_plan(found, workers)
     if found.missing:
         say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
 
@@ -255,19 +251,14 @@ def _print_costs(plan: Plan, device: str) -> None:
         say(f"not counted: {names}, whose sizes are known when they are loaded")
 
 
-def _say_left_out(plan: Plan) -> None:
-    """What cannot be loaded or is not here, and why, one line each."""
+def _say_plan(plan: Plan, workers: int) -> None:
+    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
     for name, why in plan.matrix.registry.broken.items():
-        cause = f"method '{escape(name)}', which cannot be loaded: {escape(why)}"
-        say(f"[yellow]left out[/] {cause}")
-    missing = plan.missing
-    for kind, reasons in (("images", missing.test_sets), ("weights", missing.backbones)):
-        for name, why in reasons.items():
-            say(f"[yellow]missing[/] {kind} of {escape(name)}: {escape(why)}")
-
-
-def _say_summary(plan: Plan, workers: int) -> None:
-    """One line: what the suite is, and how much of it is left."""
+        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
+    for name, why in plan.missing.test_sets.items():
+        say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+    for name, why in plan.missing.backbones.items():
+        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total
     done, what = mine - left, ""
     if plan.shard is not None:
@@ -307,13 +298,14 @@ def _print_evaluation(found: Evaluation) -> None:
         "no help": f"is [yellow]no better than zero-shot[/] on {escape(found.backbone)}",
         "harms": f"is [yellow]worse than zero-shot[/] on {escape(found.backbone)}",
     }[found.verdict]
-    flips = f"{escape(fitted.source)} is not here, so flips and H are not known."
-    if source is not None:
-        flips = (
+    say(f"The module {verdict}.")
+    if source is None:
+        say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
+    else:
+        say(
             f"{percent(found.negative_flips)} % of the images were right before and are wrong "
             f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
         )
-    say(f"The module {verdict}. {flips}")
 
 
 @contextmanager

@@ -40,14 +40,7 @@ LOOK_SECONDS = 1.0  # between looks at which nodes there are
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
-INHERITED = (
-    "COMPATBENCH_",
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "HUGGINGFACE_HUB_CACHE",
-    "XDG_CACHE_HOME",
-)
+INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
 
 
 def run_cells_on_ray(
@@ -211,7 +204,8 @@ class CellActor:
             messages.put(None)
 
         Thread(target=work, daemon=True).start()
-        yield from iter(messages.get, None)
+        while (message := messages.get()) is not None:
+            yield message
 
 
 @dataclass(eq=False, kw_only=True)
