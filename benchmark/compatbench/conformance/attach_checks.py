@@ -86,7 +86,7 @@ def other_sizes(tested: MethodUnderTest) -> str:
     """A target of other sizes is refused with NotTransferable and a reason, or is served."""
     refused = []
     for what, backbone in tested.models.others.items():
-        if _refusal(tested, f"another {what}", backbone):
+        if refusal(tested, f"another {what}", backbone):
             refused.append(what)
         elif names := _cut_or_padded(tested, backbone):
             raise CheckFailed(
@@ -100,13 +100,11 @@ def other_sizes(tested: MethodUnderTest) -> str:
 def class_subset(tested: MethodUnderTest) -> str:
     """Fewer classes than the module was fitted for are served, or refused with a reason."""
     labels = relabel(LABELS.names[:3])
-    why = _refusal(tested, "three of five classes", tested.source, labels)
+    why = refusal(tested, "three of five classes", tested.source, labels)
     return f"refused: {why}" if why else "served"
 
 
-def _refusal(
-    tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS
-) -> str:
+def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS) -> str:
     """Why the module is refused; empty if it is served, which must then be right."""
     try:
         logits = tested.logits(backbone, labels=labels)

@@ -10,15 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from compatbench.conformance.attach_checks import refusal
 from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.conformance.models import build_clip
-from compatbench.errors import NotTransferable
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import MethodRegistry
 from compatbench.method.trained import Recipe, TrainedMethod
@@ -58,28 +58,25 @@ SIZES = {"text tokens": "token width", "joint space": "feature size", "image tow
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
-class Capability(NamedTuple):
-    """What the table says of a method; C is the number of classes, N that of training images."""
-
-    trained: list[str]  # the module's tensors with their shapes at the sizes of ViT-B/16
-    stored: list[str]
-    derived: list[str]  # what attach asks of the backbone
-    needs: list[str]  # what must be equal on source and target
-    parameters: str  # numbers that a fit determines at those sizes: ``2,048 + 513 · C``
-
-
 def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
     """The page; the same methods give the same text."""
     carried, cost, papers = [], [], []
     for method in map(registry.get, names):
-        card, found = method.card, examine_method(method)
-        places = card.places if card.depth != "none" else ()
-        title = linked(card.title, card.paper)
-        lists = (places, found.trained, found.stored, found.derived, found.needs)
+        card, tested = method.card, MethodUnderTest(method)
+        modules = [_start(tested, classes, shots) for classes, shots in DRAWS]
+        title, places = linked(card.title, card.paper), card.places if card.depth != "none" else ()
+        columns = (
+            places,
+            _shapes([module.trained for module in modules]),
+            _shapes([module.stored for module in modules]),
+            _derived(tested),
+            _needs(tested),
+        )
         depth = card.depth if places else NOTHING
-        carried.append([title, f"`{card.name}`", depth, *map(_list, lists)])
+        carried.append([title, f"`{card.name}`", depth, *map(_list, columns)])
+        parameters = write_size([module.parameters for module in modules])
         zero_shot_at = _list(f"{name} = {value}" for name, value in card.zero_shot_at.items())
-        cost.append([title, escape(card.summary), found.parameters, _recipe(method), zero_shot_at])
+        cost.append([title, escape(card.summary), parameters, _recipe(method), zero_shot_at])
         papers.append(card.paper)
     header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
     lines = [HEAD, *table(header, carried, left=range(8)), COST]
@@ -105,19 +102,6 @@ def _recipe(method: type[Method]) -> str:
     return f"{name} {recipe.lr:g}, batch {recipe.batch_size}, epochs {epochs}, {recipe.schedule}"
 
 
-def examine_method(method: type[Method]) -> Capability:
-    """Fits and attaches a method on random models, and looks at what it does."""
-    modules = [_start(method, classes, shots) for classes, shots in DRAWS]
-    tested = MethodUnderTest(method)
-    return Capability(
-        trained=_shapes([module.trained for module in modules]),
-        stored=_shapes([module.stored for module in modules]),
-        derived=_derived(tested),
-        needs=_needs(tested),
-        parameters=write_size([module.parameters for module in modules]),
-    )
-
-
 @cache
 def _b16_sized() -> Backbone:
     """A CLIP with the widths and depths of ViT-B/16."""
@@ -125,14 +109,14 @@ def _b16_sized() -> Backbone:
     return build_clip("b16-sized", seed=7, **widths)
 
 
-def _start(method: type[Method], classes: int, shots: int) -> Module:
+def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
     """A module at the sizes of ViT-B/16: of a trained method before its first step."""
     backbone, generator = _b16_sized(), torch.Generator().manual_seed(1)
     labels = relabel((*LABELS.names, "cat", "blue car", "boat")[:classes])
     targets = torch.arange(classes).repeat_interleave(shots)
     views = torch.randn(2, len(targets), backbone.embed_dim, generator=generator)
     shown = FeatureSet(views[0], views, targets)
-    data, instance = FewShotData(labels, shots, shown, shown), MethodUnderTest(method).build()
+    data, instance = FewShotData(labels, shots, shown, shown), tested.build()
     start = instance.init if isinstance(instance, TrainedMethod) else instance.fit
     return start(backbone, data, generator)
 
@@ -184,12 +168,8 @@ def _derived(tested: MethodUnderTest) -> list[str]:
 
 
 def _needs(tested: MethodUnderTest) -> list[str]:
-    def refuses(backbone: Backbone, classes: int = len(LABELS)) -> bool:
-        try:
-            tested.logits(backbone, labels=relabel(LABELS.names[:classes]))
-        except NotTransferable:
-            return True
-        return False
-
-    needs = [word for what, word in SIZES.items() if refuses(tested.models.others[what])]
-    return [*needs, "classes"] if refuses(tested.source, 3) else needs
+    """What must be equal on source and target, for otherwise the module is refused."""
+    others = tested.models.others
+    needs = [word for what, word in SIZES.items() if refusal(tested, what, others[what])]
+    fewer = relabel(LABELS.names[:3])
+    return [*needs, "classes"] if refusal(tested, "fewer classes", tested.source, fewer) else needs
