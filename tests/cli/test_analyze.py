@@ -76,6 +76,8 @@ def test_embeddings_are_held_against_the_committed_results(tmp_path: Path, cache
     assert any(one["method"] == "contcoop" for one in found["predictions"])
     nothing = invoke(*command, "--out", tmp_path, cache=cache)
     assert "holds no complete method for this upgrade" in nothing
+    with pytest.raises(CompatbenchError, match=r"a\.svg': there is nothing to draw"):
+        invoke(*command, "--out", tmp_path, "--figure", "a.svg", cache=cache)
 
 
 @pytest.mark.slow
@@ -138,7 +140,6 @@ STRESS = ("gauge", *PAIR, "--suite", "smoke", "--methods", "simpleshot")
         ((*STRESS, "--angles", "right"), "'right': give degrees"),
         ((*STRESS, "--angles", ","), "',': give degrees"),
         ((*STRESS, "--sizes", "8", "--words"), "give one of the two"),
-        (("gauge", *PAIR, "--figure", "a.svg"), "give --methods, too"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

@@ -22,7 +22,7 @@ from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodInfo, MethodResults
 from compatbench.studies.claims import above, as_reported, check_claims
-from compatbench.studies.study_report import Row, records
+from compatbench.studies.frames import Row, records
 
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))

@@ -18,10 +18,10 @@ from compatbench.engine.worker import describe_cell
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
+from compatbench.studies.frames import records
 from compatbench.studies.gauge import measure_gauge
 from compatbench.studies.stress import StressTest, narrow, random_rotation
 from compatbench.studies.study import Fit
-from compatbench.studies.study_report import records
 from compatbench.transfer.words import WordFeatures, load_words
 
 TASK = load_task("mini-weather")

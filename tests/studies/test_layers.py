@@ -16,8 +16,8 @@ from compatbench.backbone import Backbone
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 from compatbench.pages.figures.svg import render_svg, svg_style
+from compatbench.studies.frames import records
 from compatbench.studies.layers import LayersReport, compare_layers, draw_images
-from compatbench.studies.study_report import records
 from compatbench.studies.tower_states import image_layers, text_layers
 
 TASKS = [load_task("mini-weather"), load_task("mini-food")]
@@ -50,7 +50,7 @@ def test_text_states_are_those_of_one_text_run_block_by_block(backbone: Backbone
         mask = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
         for layer, block in zip(layers, [None, *tower.transformer.resblocks], strict=False):
             x = x if block is None else block(x, attn_mask=mask)
-            own = layer.states[i, : layer.counts[i]]
+            own = layer.rows.split(layer.counts.tolist())[i]
             torch.testing.assert_close(own, x[0, shared:], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(layer.means[i], own.mean(0))
 
@@ -67,7 +67,7 @@ def test_image_states_are_what_the_models_own_blocks_give(backbone: Backbone) ->
         hook.remove()
     layers = image_layers(backbone, list(images))
     for layer, own in zip(layers[1:], [*seen, features[:, None]], strict=True):
-        torch.testing.assert_close(layer.states, own, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(layer.rows, own.flatten(0, 1), atol=1e-4, rtol=1e-4)
 
 
 def test_every_parameter_belongs_to_one_layer(backbone: Backbone) -> None:

@@ -13,8 +13,8 @@ from compatbench.pages.markdown import fill_section, find_sections
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.store import SuiteResults
 from compatbench.studies.claims import analyze_claims
+from compatbench.studies.frames import records
 from compatbench.studies.study_pages import SECTIONS
-from compatbench.studies.study_report import records
 from compatbench.studies.words_gains import compare_transfers, study_gains
 
 REPOSITORY = Path(__file__).parents[2]

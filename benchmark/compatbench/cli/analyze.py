@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,8 +19,7 @@ from compatbench.cli.output import console, plain_table, say
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.studies.study import StudyOptions
-    from compatbench.studies.study_report import StudyReport, TextTable
+    from compatbench.studies.frames import StudyReport, TextTable
 
 T = TypeVar("T")
 app = typer.Typer(
@@ -29,19 +30,66 @@ app = typer.Typer(
 )
 
 
-@options.command(app)
-def layers(
+class Shown(NamedTuple):
+    """What an analysis shows: tables of all reports, CSV and a figure of the last, and JSON."""
+
+    reports: Sequence[StudyReport]
+    json: Any
+    note: str = ""  # below the tables
+
+
+def _shared(
     source: str,
     target: str,
-    task: str | None = None,
     suite: str = "mini",
-    images: Annotated[int, typer.Option(min=4)] = 256,
-    seed: int = 1,
     device: str = "auto",
     as_json: bool = False,
     as_csv: bool = False,
     figure: Path | None = None,
 ) -> None:
+    """The options that all analyses of an upgrade have."""
+
+
+def _analysis(study: Callable[..., Shown]) -> None:
+    """Registers an analysis: a command with its own options among those that all have."""
+
+    @wraps(study)
+    def run(as_json: bool, as_csv: bool, figure: Path | None, **given: Any) -> None:
+        from compatbench.cli.progress import RunProgress
+
+        if as_json and as_csv:
+            raise CompatbenchError("--json and --csv: give one of the two")
+        if figure is not None and figure.suffix != ".svg":
+            raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
+        with RunProgress(Console(stderr=True)) as progress:
+            shown = study(on_start=progress.start_plan, on_event=progress.on_event, **given)
+        report = shown.reports[-1]
+        if as_json:
+            _print_json(shown.json)
+        elif as_csv:
+            joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
+            print(joined.to_csv(index=False, lineterminator="\n"), end="")
+        else:
+            _print_tables([table for one in shown.reports for table in one.tables()])
+            if shown.note:
+                say(escape(shown.note))
+        if figure is not None and not report.save_figure(figure):
+            raise CompatbenchError(f"--figure '{figure}': there is nothing to draw")
+
+    shared, own = (inspect.signature(one, eval_str=True).parameters for one in (_shared, study))
+    parameters = {"source": shared["source"], "target": shared["target"], **own, **shared}
+    del parameters["given"]
+    run.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
+    options.command(app)(run)
+
+
+@_analysis
+def layers(
+    task: str | None = None,
+    images: Annotated[int, typer.Option(min=4)] = 256,
+    seed: int = 1,
+    **given: Any,
+) -> Shown:
     """Show how far each layer of both towers has moved: its parameters and its features.
 
     The change is the mean of |new - old|; the relative change is a share of the mean of |old|.
@@ -53,30 +101,21 @@ def layers(
         images: Test images, evenly from all tasks.
         seed: Of the draw of images.
     """
-    _check_output(as_json, as_csv, figure)
-    report = api.analyze_layers(
-        source, target, tasks=task, images=images, seed=seed, suite=suite, device=device
-    )
-    _show(report, as_json, as_csv, figure)
+    report = api.analyze_layers(tasks=task, images=images, seed=seed, **given)
+    return Shown([report], report.rows)
 
 
-@options.command(app)
+@_analysis
 def depth(
-    source: str,
-    target: str,
     task: Annotated[str, typer.Option(autocompletion=options.complete_tasks)],
-    suite: str = "mini",
     shots: int | None = None,
     seeds: str | None = None,
     steps: int = 100,
     lr: Annotated[float | None, typer.Option(min=1e-9)] = None,
     out: Path = Path(),
     jobs: int | None = None,
-    device: str = "auto",
-    as_json: bool = False,
-    as_csv: bool = False,
-    figure: Path | None = None,
-) -> None:
+    **given: Any,
+) -> Shown:
     """Fit the same small module at each depth of the text tower, and carry it over.
 
     A bias, and a low-rank map, are inserted before the first block, behind each block, and
@@ -88,27 +127,15 @@ def depth(
         shots: Images per class; by default the suite's most.
         lr: One learning rate for all fits; by default each has its own.
     """
-    _check_output(as_json, as_csv, figure)
-    numbers = {"shots": shots, "seeds": options.split(seeds), "steps": steps}
     if lr is not None:
-        numbers["rates"] = (lr,)
-    with _fit_options(suite, out, jobs, device) as fits:
-        report = api.analyze_depth(source, target, task, **numbers, **fits)
-    _show(report, as_json, as_csv, figure)
+        given["rates"] = (lr,)
+    given |= {"shots": shots, "seeds": options.split(seeds), "steps": steps, "out": out}
+    report = api.analyze_depth(tasks=task, jobs=jobs, **given)
+    return Shown([report], report.rows)
 
 
-@options.command(app)
-def embeddings(
-    source: str,
-    target: str,
-    task: str | None = None,
-    suite: str = "mini",
-    out: Path = Path(),
-    device: str = "auto",
-    as_json: bool = False,
-    as_csv: bool = False,
-    figure: Path | None = None,
-) -> None:
+@_analysis
+def embeddings(task: str | None = None, out: Path = Path(), **given: Any) -> Shown:
     """Show how the classes' embeddings have moved, and whether that predicts what methods lose.
 
     The loss of a method on a task is its gain over zero-shot on the source minus that on the
@@ -118,20 +145,17 @@ def embeddings(
     Args:
         task: Tasks whose class names and images are used; by default all of the suite.
     """
-    _check_output(as_json, as_csv, figure)
-    report = api.analyze_embeddings(source, target, tasks=task, suite=suite, out=out, device=device)
-    _show(report, as_json, as_csv, figure, whole=report)
-    if report.predictions.empty and not as_json and not as_csv:
-        folder = out / "results" / suite
-        say(escape(f"{folder} holds no complete method for this upgrade, so losses are left out"))
+    report = api.analyze_embeddings(tasks=task, out=out, **given)
+    note = ""
+    if report.predictions.empty:
+        folder = out / "results" / given["suite"]
+        note = f"{folder} holds no complete method for this upgrade, so losses are left out"
+    return Shown([report], report, note)
 
 
-@options.command(app)
+@_analysis
 def gauge(
-    source: str,
-    target: str,
     task: str | None = None,
-    suite: str = "mini",
     methods: str | None = None,
     angles: str = "0,45,90,135,180,random",
     turns: Annotated[int, typer.Option(min=1)] = 3,
@@ -141,17 +165,15 @@ def gauge(
     seeds: str | None = None,
     out: Path = Path(),
     jobs: int | None = None,
-    device: str = "auto",
-    as_json: bool = False,
-    as_csv: bool = False,
-    figure: Path | None = None,
-) -> None:
+    **given: Any,
+) -> Shown:
     """Show how much of an upgrade is a turn of the joint space, and what a turn alone does.
 
     The turn is found from a list of words, and once from test images, to see whether these
     agree. With --methods, their modules are fitted on the source, unless runs/ has them, and
     attached to the target while its joint space is turned by growing angles: copied, and, where
     they act on features, through words. The target's zero-shot answers stay what they are.
+    The figure shows the modules.
 
     Args:
         task: Tasks whose class names and images are used; by default all of the suite.
@@ -162,28 +184,19 @@ def gauge(
         words: Find the rotation from parts of the word list instead of turning the joint space.
         shots: Images per class; by default the suite's most.
     """
-    _check_output(as_json, as_csv, figure)
-    changes = {
+    stress = {
         "angles": _read_list("--angles", angles, "degrees from 0 to 180, or 'random'", _angle),
         "sizes": sizes and _read_list("--sizes", sizes, "numbers of at least 1", _size),
+        "seeds": options.split(seeds),
     }
-    numbers = {"shots": shots, "seeds": options.split(seeds), "turns": turns}
-    if figure is not None and methods is None:
-        raise CompatbenchError("--figure shows the stress test; give --methods, too")
     if sizes and words:
         raise CompatbenchError("--sizes and --words: give one of the two")
-    report = api.analyze_gauge(source, target, tasks=task, suite=suite, device=device)
+    report = api.analyze_gauge(tasks=task, **given)
     if methods is None:
-        _show(report, as_json, as_csv, figure, whole={"gauge": report, "stress": []})
-        return
-    with _fit_options(suite, out, jobs, device) as fits:
-        stress = api.analyze_stress(
-            source, target, methods, tasks=task, words=words, **changes, **numbers, **fits
-        )
-    if not as_json and not as_csv:
-        _print_tables(report.tables())
-        console.print()
-    _show(stress, as_json, as_csv, figure, whole={"gauge": report, "stress": stress.points})
+        return Shown([report], {"gauge": report, "stress": []})
+    stress |= {"turns": turns, "words": words, "shots": shots, "out": out, "jobs": jobs}
+    tested = api.analyze_stress(methods=methods, tasks=task, **stress, **given)
+    return Shown([report, tested], {"gauge": report, "stress": tested.points})
 
 
 @options.command(app)
@@ -208,10 +221,14 @@ def page(
         task: Tasks of 'depth'.
         only: Sections: names, globs, comma lists.
     """
+    from compatbench.cli.progress import RunProgress
+    from compatbench.studies.study import StudyOptions
     from compatbench.studies.study_pages import write_sections
 
-    with _fit_options(suite, out, jobs, device) as fits:
-        for name in write_sections(path, only, task, steps, **fits):
+    with RunProgress(Console(stderr=True)) as progress:
+        given = StudyOptions(suite=suite, out=out, jobs=jobs, device=device)
+        given |= {"on_start": progress.start_plan, "on_event": progress.on_event}
+        for name in write_sections(path, only, task, steps, **given):
             say(escape(f"wrote {name} into {path}"))
 
 
@@ -257,50 +274,8 @@ def _size(text: str) -> int:
     return int(text)
 
 
-@contextmanager
-def _fit_options(suite: str, out: Path, jobs: int | None, device: str) -> Iterator[StudyOptions]:
-    """How modules are fitted; their progress is shown on standard error."""
-    from compatbench.cli.progress import RunProgress
-
-    with RunProgress(Console(stderr=True)) as progress:
-        yield {
-            "suite": suite,
-            "out": out,
-            "jobs": jobs,
-            "device": device,
-            "on_start": progress.start_plan,
-            "on_event": progress.on_event,
-        }
-
-
-def _check_output(as_json: bool, as_csv: bool, figure: Path | None) -> None:
-    if as_json and as_csv:
-        raise CompatbenchError("--json and --csv: give one of the two")
-    if figure is not None and figure.suffix != ".svg":
-        raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
-
-
-def _show(
-    report: StudyReport, as_json: bool, as_csv: bool, figure: Path | None, whole: Any = None
-) -> None:
-    """Prints a report, and draws its figure if one is wanted.
-
-    Args:
-        whole: what JSON holds, in place of the report's rows.
-    """
-    if as_json:
-        _print_json(report.rows if whole is None else whole)
-    elif as_csv:
-        joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
-        print(joined.to_csv(index=False, lineterminator="\n"), end="")
-    else:
-        _print_tables(report.tables())
-    if figure is not None:
-        report.save_figure(figure)
-
-
 def _print_json(data: Any) -> None:
-    from compatbench.studies.study_report import to_json
+    from compatbench.studies.frames import to_json
 
     print(to_json(data))  # the console would wrap it
 

@@ -35,9 +35,9 @@ from compatbench.results.bootstrap import (
     percentile_interval,
 )
 from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
-from compatbench.studies import columns
+from compatbench.studies import frames
+from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import read_suite
-from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 Verdict = Literal["supported", "contradicted", "not decided"]
 
@@ -74,8 +74,7 @@ class ClaimsReport(StudyReport):
         rows = []
         for one in records(self.findings):
             data = f"{one['data']} ({one['why']})" if one["why"] else one["data"]
-            effect = describe_effect(one)
-            rows.append([str(one["claim"]), one["says"], data, effect, one["verdict"]])
+            rows.append([str(one["claim"]), one["says"], data, _effect(one), one["verdict"]])
         header = ["Claim", "What it says", "Data", "Effect, 95 % interval", "Verdict"]
         head = (
             f"Suite {self.suite}, {' → '.join(self.upgrade)}, {self.shots} shots, "
@@ -84,12 +83,12 @@ class ClaimsReport(StudyReport):
         return [TextTable(header, rows, head, left=range(5), markup={4: "**{}**".format})]
 
 
-def describe_effect(finding: Row) -> str:
+def _effect(finding: Row) -> str:
     """``+1.2 points (-0.3 to +2.5)``; shares in percent."""
     show, unit = "{:+.1f}".format, finding["unit"]
     if unit.startswith("of "):
         show, unit = (lambda value: f"{100 * value:.0f}"), f"% {unit}"
-    value, space, interval = columns.with_interval(finding, "effect", show).partition(" ")
+    value, space, interval = frames.with_interval(finding, "effect", show).partition(" ")
     return value if finding["effect"] is None else f"{value} {unit}{space}{interval}"
 
 
@@ -144,20 +143,16 @@ class Evidence:
         self.seeds = _count(page.expected.seeds, "seed")
         self.tasks = f"{_count(page.expected.tasks, 'task')}, {self.seeds}"
         refused = [one.info.depth for one in self.ranked if one.state == "not transferable"]
-        self.not_counted = ""
-        if refused:
-            shallow = refused.count("shallow")
-            self.not_counted = (
-                f"not counted: {_count(refused, 'method')} whose modules cannot be attached "
-                f"({shallow} shallow, {len(refused) - shallow} deep)"
-            )
+        kinds = f"{refused.count('shallow')} shallow, {refused.count('deep')} deep"
+        what = f"{_count(refused, 'method')} whose modules cannot be attached ({kinds})"
+        self.not_counted = f"not counted: {what}" if refused else ""
 
     def of_depth(self, depth: str) -> list[str]:
         return [name for name, one in self.methods.items() if one.info.depth == depth]
 
     def scores(self, names: Sequence[str], measure: Measure) -> Array:
         """Means over seeds, ``[methods, tasks]``."""
-        return np.array([columns.task_means(self.methods[name], measure) for name in names])
+        return np.array([frames.task_means(self.methods[name], measure) for name in names])
 
     def missing(self, says: str, names: Sequence[str]) -> Row:
         """The finding that nothing can be said without these methods."""
@@ -175,7 +170,7 @@ def _finding(
     unit: str = "points",
 ) -> Row:
     """A row of the report; the verdict is that on an effect above 0, if no other is given."""
-    row = {"says": says, "data": data} | columns.interval_columns("effect", effect)
+    row = {"says": says, "data": data} | frames.interval_columns("effect", effect)
     return row | {"unit": unit, "verdict": verdict or above(effect), "why": why}
 
 
@@ -202,7 +197,6 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
     """Claim 2: shallow modules survive better than deep ones."""
     groups = [evidence.of_depth("shallow"), evidence.of_depth("deep")]
     data = f"{len(groups[0])} shallow and {len(groups[1])} deep methods, {evidence.tasks}"
-    titles = [[evidence.methods[name].info.title for name in names] for names in groups]
     gains = [evidence.scores(names, "gain") for names in groups]
     before = [evidence.scores(names, "source_gain") for names in groups]
     changes = [after - first for after, first in zip(gains, before, strict=True)]
@@ -213,32 +207,32 @@ def depth_decides(evidence: Evidence) -> Iterator[Row]:
         if not all(groups):
             yield _finding(says, data, why="one kind of method is missing")
             continue
-        effect = _compare_groups(tables)
-        needed = _needed(tables, titles, above(effect))
-        why = ""
-        if needed:
-            shown = needed[0] if len(needed) == 1 else f"any one of {len(needed)} methods"
-            why = f"the interval says {above(effect)}, but without {shown} it does not"
-        why = "; ".join(filter(None, [evidence.not_counted, why]))
-        yield _finding(says, data, effect, "not decided" if needed else None, why)
+        effect, why = _compare(tables), [evidence.not_counted]
+        said = verdict = above(effect)
+        if needed := _needed(tables, said):
+            verdict = "not decided"
+            shown = f"any one of {len(needed)} methods"
+            if len(needed) == 1:
+                [(group, row)] = needed
+                shown = evidence.methods[groups[group][row]].info.title
+            why.append(f"the interval says {said}, but without {shown} it does not")
+        yield _finding(says, data, effect, verdict, "; ".join(filter(None, why)))
 
 
-def _compare_groups(tables: Sequence[Array]) -> Interval:
+def _compare(tables: Sequence[Array]) -> Interval:
     # Methods and tasks are both drawn anew.
     return crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
 
 
-def _needed(tables: Sequence[Array], titles: Sequence[Sequence[str]], said: Verdict) -> list[str]:
-    """The methods without any one of which the verdict would be another."""
-    if said == "not decided":
-        return []
+def _needed(tables: Sequence[Array], said: Verdict) -> list[tuple[int, int]]:
+    """The methods, by table and row, without any one of which the verdict would be another."""
     needed = []
     for i, table in enumerate(tables):
-        for row in range(len(table)) if len(table) > 1 else ():
+        for row in range(len(table)) if len(table) > 1 and said != "not decided" else ():
             others = [*tables]
             others[i] = np.delete(table, row, axis=0)
-            if above(_compare_groups(others)) != said:
-                needed.append(titles[i][row])
+            if above(_compare(others)) != said:
+                needed.append((i, row))
     return needed
 
 
@@ -284,23 +278,20 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
     """Claim 5: ContCoOp's lead holds out of distribution, on variants of its task."""
     expected, results = evidence.page.expected, evidence.page.results.methods
     parents = {v: task for task in expected.tasks for v in expected.variants.get(task, ())}
-    place = evidence.upgrade, evidence.shots
-    complete: dict[str, dict[str, Standing]] = {}
+    complete: dict[str, list[Standing]] = {}
     for name in (name for name in NAMED if name in results):
-        found = {
-            variant: compute_standing(results[name], expected, *place, (task, variant))
-            for variant, task in parents.items()
-        }
-        if all(one.state == "complete" for one in found.values()):
+        found = [
+            compute_standing(results[name], expected, evidence.upgrade, evidence.shots, test)
+            for test in ((task, variant) for variant, task in parents.items())
+        ]
+        if all(one.state == "complete" for one in found):
             complete[name] = found
     families = set(parents.values())
     data = f"{len(parents)} variants of {_count(families, 'task')}, {evidence.seeds}"
-    why = ""
-    if len(families) == 1:
-        why = (
-            "variants of one task share one module, so the interval tells of other variants, not "
-            "of other tasks"
-        )
+    shared = (
+        "variants of one task share one module, so the interval tells of other variants, not of "
+        "other tasks"
+    )
     sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
         "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),
         "h": ("ContCoOp's H is higher than the baselines' mean", NAMED, "points of H"),
@@ -312,13 +303,13 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         elif without := [name for name in names if name not in complete]:
             yield evidence.missing(says, without)
         else:
-            values = {n: {v: _value(s, measure) for v, s in complete[n].items()} for n in names}
-            own, *others = (pd.Series(values[name]) for name in names)
+            own, *others = np.array([[_value(s, measure) for s in complete[n]] for n in names])
             leads = own - sum(others) / len(others) if others else own
-            # Each family counts once, if there are several.
-            means = family_means(leads.to_dict(), parents)
-            effect = mean_interval(list(means.values()) if len(families) > 1 else leads)
-            yield _finding(says, data, effect, why=why, unit=unit)
+            if len(families) > 1:  # each counts once
+                means = family_means(dict(zip(parents, leads, strict=True)), parents)
+                leads = np.array([*means.values()])
+            why = shared if len(families) == 1 else ""
+            yield _finding(says, data, mean_interval(leads), why=why, unit=unit)
 
 
 def above(effect: Interval | None, bound: float = 0.0) -> Verdict:

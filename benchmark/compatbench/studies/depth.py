@@ -19,10 +19,10 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import code, signed
 from compatbench.results.bootstrap import mean_interval, spearman_interval
-from compatbench.studies import columns, depth_probe
+from compatbench.studies import depth_probe, frames
 from compatbench.studies.depth_probe import RATES, DepthProbe
+from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ _LINES = {
     "target_gain": {"color": RED, "fmt": "s--", "label": "target, same module"},
 }
 LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
+CORRELATION = "{:+.2f}".format
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
 
@@ -68,7 +69,7 @@ class DepthReport(StudyReport):
                 one["kind"],
                 one["place"],
                 f"{one['parameters']:,}",
-                *[columns.spread(one, name) for name in ("source", "target", "h")],
+                *[frames.spread(one, name) for name in ("source", "target", "h")],
                 signed(one["source_gain"]),
                 signed(one["target_gain"]),
             ]
@@ -81,7 +82,7 @@ class DepthReport(StudyReport):
         )
         notes = [
             f"{one['kind']}, {TRENDS[one['measure']]}: {one['trend']}; ρ = "
-            f"{columns.with_interval(one, 'correlation', columns.correlation)}"
+            f"{frames.with_interval(one, 'correlation', '{:+.2f}'.format)}"
             for one in records(self.trends)
         ]
         header = ["Module", "Place", "Parameters", "Source", "Target", "H"]
@@ -90,16 +91,16 @@ class DepthReport(StudyReport):
 
     def draw(self) -> Figure:
         """Gain on source and target against the depth of the module."""
-        figure = columns.new_figure(9, 3.4)
+        figure = frames.new_figure(9, 3.4)
         panels = figure.subplots(1, len(KINDS), sharey=True)
         for axes, kind in zip(panels, KINDS, strict=True):
             points = [one for one in records(self.points) if one["kind"] == kind]
             axes.axhline(0, color=GREY, linewidth=1)
             for column, style in _LINES.items():
-                columns.plot_means(axes, range(len(points)), points, column, **style)
+                frames.plot_means(axes, range(len(points)), points, column, **style)
             axes.set_title(f"{kind}, {points[0]['parameters']:,} parameters")
             axes.set_xlabel("depth in the text tower")
-            columns.name_layers(axes, len(points))
+            frames.name_layers(axes, len(points))
         panels[0].set_ylabel("gain over zero-shot, points")
         panels[-1].legend()
         figure.suptitle(f"{self.source} → {self.target}, {self.shots} shots", fontsize=10)
@@ -154,27 +155,23 @@ def count_depths(source: Backbone, target: Backbone) -> int:
     """Places for a module: one before each block, and two behind the last.
 
     Raises:
-        CompatbenchError: the text towers differ in width or depth, so that no module can be
-            carried from every place of the one to the same place of the other.
+        CompatbenchError: no module can be carried from every place of the one text tower to the
+            same place of the other.
     """
-    for what, sizes in (
-        ("width", (source.token_width, target.token_width)),
-        ("number of blocks", (source.text.depth, target.text.depth)),
-    ):
-        if sizes[0] != sizes[1]:
-            raise CompatbenchError(
-                f"the text towers of '{source.name}' and '{target.name}' differ in {what} "
-                f"({sizes[0]} and {sizes[1]}): a module of one has no place in the other; "
-                "give two backbones of one size"
-            )
+    sizes = [(one.text.depth, one.token_width) for one in (source, target)]
+    if sizes[0] != sizes[1]:
+        (blocks, width), (others, other) = sizes
+        raise CompatbenchError(
+            f"the text tower of '{source.name}' has {blocks} blocks of width {width}, that of "
+            f"'{target.name}' {others} of width {other}: a module of one has no place in the "
+            "other; give two backbones of one size"
+        )
     return source.text.depth + 2
 
 
 def read_depth(fits: Sequence[Fit]) -> DepthReport:
-    """The report of all fits of a study.
-
-    Raises:
-        CompatbenchError: one was not measured; a mean over the others would mislead.
+    """The report of all fits of a study; an error if one was not measured, for a mean over the
+    others would mislead.
     """
     first, frame = fits[0].cell, pd.DataFrame([_measured(fit) for fit in fits])
     points, trends = [], []
@@ -185,12 +182,10 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
             point: Row = {"kind": kind, "depth": depth, "place": place}
             point["parameters"] = int(group["parameters"].iloc[0])
             for measure in MEASURES:
-                point |= columns.seed_means(group, measure)
+                point |= frames.seed_means(group, measure)
             points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
-    source, target = first.backbones
     return DepthReport(
-        source,
-        target,
+        *first.backbones,
         tuple(frame["task"].unique()),
         first.shots,
         tuple(frame["seed"].unique()),
@@ -207,14 +202,13 @@ def _measured(fit: Fit) -> Row:
     row |= {"seed": cell.seed, "parameters": done.parameters, "rate": float(fit.module["rate"])}
     for side, backbone in zip(("source", "target"), cell.backbones, strict=True):
         record = done.find(backbone, cell.task, data_key(backbone, cell.task))
-        if record is None or record.status != "ok":
+        if record is None or record.correct is None:
             why = f": {record.reason}" if record else ""
             raise CompatbenchError(f"{cell} was not measured on {backbone}{why}")
-        correct, zero_shot, total = record.correct, record.zero_shot_correct, record.total
-        assert correct is not None
-        assert zero_shot is not None
-        assert total
-        row |= {side: 100 * correct / total, f"{side}_gain": 100 * (correct - zero_shot) / total}
+        count = record.model_dump()
+        gain = count["correct"] - count["zero_shot_correct"]
+        row[side] = 100 * count["correct"] / count["total"]
+        row[f"{side}_gain"] = 100 * gain / count["total"]
     return row | {"h": harmonic_mean(row["source"], row["target"])}
 
 
@@ -227,4 +221,4 @@ def _trend(fits: pd.DataFrame, measure: str) -> Row:
     if len(found) < LEAST_CURVES:
         words = f"too few curves to tell; {LEAST_CURVES} are needed"
     row = {"measure": measure, "curves": len(found)}
-    return row | columns.interval_columns("correlation", interval) | {"trend": words}
+    return row | frames.interval_columns("correlation", interval) | {"trend": words}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from compatbench.backbone.text.anatomy import Anatomy, examine
-from compatbench.backbone.text.tower import PlainTower
+from compatbench.backbone.text.anatomy import examine
 from compatbench.method import (
     Backbone,
     CosineClassifier,
@@ -27,9 +24,8 @@ from compatbench.method import (
 from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.studies.tower_states import text_states
 
-Shift = Callable[[Tensor], Tensor]  # of rows ``[..., D]``
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
-MOST_ROWS = 8192  # that go through the blocks at once, with all that their gradient needs
+MOST_ROWS = 8192  # of more, what gradients need is computed again, block by block
 
 
 class DepthProbe(TrainedMethod):
@@ -90,8 +86,7 @@ class DepthProbe(TrainedMethod):
         The module has the ``rate``. Without validation images, the first is taken.
         """
         state = rng.get_state()
-        fitted: dict[float, Module] = {}
-        right: dict[float, int] = {}
+        fitted, right = {}, {}
         rates = sorted(self.config.rates if len(data.val) else self.config.rates[:1])
         for rate in rates:
             rng.set_state(state)
@@ -112,61 +107,39 @@ class DepthProbe(TrainedMethod):
             if name in module.trained:
                 dim = -1 if name == "bias" else 0
                 require_shape(module, name, backbone.text.width, "text tokens of width", dim=dim)
-        anatomy = examine(backbone.model, backbone.name)
-        if self.config.depth > len(anatomy.blocks) + 1:
+        anatomy, depth, texts = (
+            examine(backbone.model, backbone.name),
+            self.config.depth,
+            labels.fill(),
+        )
+        blocks = anatomy.blocks
+        if depth > len(blocks) + 1:
             raise NotTransferable(
-                f"the module was made for text towers of {self.config.depth - 1} blocks or more, "
-                f"not {len(anatomy.blocks)}"
+                f"the module was made for text towers of {depth - 1} blocks or more, "
+                f"not {len(blocks)}"
             )
-        features = self._encode(anatomy, backbone, labels, partial(_shift, module.trained))
-        return CosineClassifier(features, backbone.logit_scale)
-
-    def _encode(self, anatomy: Anatomy, backbone: Backbone, labels: Labels, shift: Shift) -> Tensor:
-        """Text features with the module in its place, not normalised, ``[C, e]``."""
-        texts, depth, blocks = labels.fill(), self.config.depth, anatomy.blocks
-        prompts = backbone.text_prompts(texts)
-        prompts.check_fits(backbone.text.context_length, backbone.text.depth)
-        if not anatomy.sees_past_only or len(texts) * prompts.longest > MOST_ROWS:
-            # PlainTower knows every kind of tower, and keeps within the memory budget.
-            tower = PlainTower(insert(anatomy, depth, shift), learned=torch.is_grad_enabled())
-            return tower.encode(prompts.to(anatomy.positions.dtype)).to(prompts.prefix.dtype)
+        if not anatomy.sees_past_only or anatomy.mask is None:
+            raise NotTransferable("the text tower sees what comes after the text")
         if (backbone, texts) not in self._frozen:
             self._frozen[backbone, texts] = text_states(backbone, texts)[min(depth, len(blocks))]
+        prompts = backbone.text_prompts(texts)
         x = self._frozen[backbone, texts][:, : prompts.longest]
-        assert anatomy.mask is not None
         mask = anatomy.mask[: x.shape[1], : x.shape[1]]
-        x = shift(x) if depth <= len(blocks) else x
+        if depth <= len(blocks):
+            x = _shift(module, x)
         for block in blocks[depth:]:
-            x = block(x, attn_mask=mask)
+            if x[..., 0].numel() > MOST_ROWS:
+                x = checkpoint(block, x, attn_mask=mask, use_reentrant=False)
+            else:
+                x = block(x, attn_mask=mask)
         last = torch.tensor(prompts.lengths, device=x.device) + prompts.shared - 1
         rows = anatomy.ln_final(x[torch.arange(len(x), device=x.device), last])
-        features = anatomy.project(shift(rows) if depth > len(blocks) else rows)
-        return features.to(prompts.prefix.dtype)
+        features = anatomy.project(_shift(module, rows) if depth > len(blocks) else rows)
+        return CosineClassifier(features.to(prompts.prefix.dtype), backbone.logit_scale)
 
 
-def _shift(trained: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    trained = {name: tensor.to(x.dtype) for name, tensor in trained.items()}
+def _shift(module: Module, x: Tensor) -> Tensor:
+    trained = {name: tensor.to(x.dtype) for name, tensor in module.trained.items()}
     if "bias" in trained:
         return x + trained["bias"]
     return x + x @ trained["down"] @ trained["up"]
-
-
-class _Shifted(nn.Module):
-    """A block, or norm, with a function of the rows that enter it, or else of those that leave."""
-
-    def __init__(self, block: nn.Module, shift: Shift, *, first: bool) -> None:
-        super().__init__()
-        self._block, self._shift, self._first = block, shift, first
-
-    def forward(self, x: Tensor, **options: Tensor | None) -> Tensor:
-        if self._first:
-            return self._block(self._shift(x), **options)
-        return self._shift(self._block(x, **options))
-
-
-def insert(anatomy: Anatomy, depth: int, shift: Shift) -> Anatomy:
-    """The same tower with a function of its rows ``[..., D]`` inserted at a depth."""
-    parts = [*anatomy.blocks, anatomy.ln_final]
-    place = max(depth - 1, 0)
-    parts[place] = _Shifted(parts[place], shift, first=depth == 0)
-    return dataclasses.replace(anatomy, blocks=tuple(parts[:-1]), ln_final=parts[-1])

@@ -21,7 +21,8 @@ from compatbench.pages.markdown import code
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Upgrade
-from compatbench.studies import columns
+from compatbench.studies import frames
+from compatbench.studies.frames import StudyReport, TextTable, records
 from compatbench.studies.similarity import (
     linear_cka,
     mean_cosine,
@@ -30,7 +31,6 @@ from compatbench.studies.similarity import (
     procrustes_residual,
 )
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ class EmbeddingsReport(StudyReport):
         rows = [
             [
                 one["task"],
-                *[columns.decimals(one[name], 2) for name in names],
+                *[frames.decimals(one[name], 2) for name in names],
                 f"{one['source_gap']:.2f} → {one['target_gap']:.2f}",
             ]
             for one in records(self.geometry)
@@ -79,8 +79,8 @@ class EmbeddingsReport(StudyReport):
             rows = [
                 [
                     PREDICTORS[one["measure"]],
-                    columns.decimals(one["correlation"], 2, "+"),
-                    columns.interval_text(one, "correlation", columns.correlation),
+                    frames.decimals(one["correlation"], 2, "+"),
+                    frames.interval_text(one, "correlation", "{:+.2f}".format),
                     f"{one['clear']} of {one['methods']}",
                 ]
                 for one in records(summarize_predictions(self.predictions))
@@ -93,7 +93,7 @@ class EmbeddingsReport(StudyReport):
         """Each figure's rank correlation with the loss: of the mean over methods, and of each."""
         if self.predictions.empty:
             return None
-        figure = columns.new_figure(7, 3.6)
+        figure = frames.new_figure(7, 3.6)
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1)
         of_methods = self.predictions[self.predictions["method"] != ""].set_index("measure")
@@ -108,7 +108,7 @@ class EmbeddingsReport(StudyReport):
         axes.set_yticks(range(len(summaries)), [PREDICTORS[one["measure"]] for one in summaries])
         axes.set_xlim(-1.05, 1.05)
         axes.set_xlabel("rank correlation with the loss, over tasks")
-        columns.legend_above(figure, axes, columns=2)
+        frames.legend_above(figure, axes, columns=2)
         return figure
 
 
@@ -196,7 +196,7 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
         for ranked in page.ranks(upgrade, max(page.expected.shots)):
             one = ranked.standing
             if one.state == "complete" and one.info.depth != "none":
-                lost = columns.task_means(one, "source_gain") - columns.task_means(one, "gain")
+                lost = frames.task_means(one, "source_gain") - frames.task_means(one, "gain")
                 losses[one.info.name] = lost[known["task"]]
     if losses:
         total = sum(losses.values(), pd.Series(0.0, known["task"]))
@@ -207,7 +207,7 @@ def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) ->
             row = {"method": method, "measure": measure, "tasks": len(known)}
             row["loss"] = sum(loss) / len(loss)
             found = None if known[measure].isna().any() else spearman_interval(known[measure], loss)
-            rows.append(row | columns.interval_columns("correlation", found))
+            rows.append(row | frames.interval_columns("correlation", found))
     return pd.DataFrame(rows)
 
 

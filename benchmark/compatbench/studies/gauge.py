@@ -16,7 +16,8 @@ from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task
 from compatbench.pages.markdown import code
-from compatbench.studies import columns
+from compatbench.studies import frames
+from compatbench.studies.frames import StudyReport, TextTable, records
 from compatbench.studies.similarity import (
     mean_cosine,
     modality_gap,
@@ -24,7 +25,6 @@ from compatbench.studies.similarity import (
     scaled_residual,
 )
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import StudyReport, TextTable, records
 from compatbench.transfer.rotation import fit_rotation
 from compatbench.transfer.words import WordFeatures
 
@@ -74,7 +74,7 @@ class GaugeReport(StudyReport):
         """The figures, one column for each map."""
         maps = records(self.maps)
         rows = [
-            [title, *[columns.decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
+            [title, *[frames.decimals(one[name], 0 if name == "angle" else 2) for one in maps]]
             for name, title in FIGURES.items()
         ]
         sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))

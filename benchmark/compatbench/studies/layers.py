@@ -16,11 +16,11 @@ from compatbench.backbone import Backbone
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.pages.figures.svg import BLUE, ORANGE
-from compatbench.pages.markdown import code
-from compatbench.studies import columns
+from compatbench.pages.markdown import NOTHING, code
+from compatbench.studies import frames
+from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.similarity import linear_cka, mean_change
 from compatbench.studies.study import Names, Study, StudyOptions
-from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 from compatbench.studies.tower_states import Layer, image_layers, text_layers
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ class LayersReport(StudyReport):
             [
                 one["tower"],
                 " → ".join(dict.fromkeys((one["layer"], one["target_layer"]))),
-                columns.decimals(one["parameter_change"], 4),
-                columns.share(one["parameter_relative"]),
-                columns.decimals(one["feature_change"], 2),
-                columns.share(one["feature_relative"]),
-                columns.decimals(one["cka"], 2),
+                frames.decimals(one["parameter_change"], 4),
+                _share(one["parameter_relative"]),
+                frames.decimals(one["feature_change"], 2),
+                _share(one["feature_relative"]),
+                frames.decimals(one["cka"], 2),
             ]
             for one in records(self.changes)
         ]
@@ -84,7 +84,7 @@ class LayersReport(StudyReport):
 
     def draw(self) -> Figure:
         """Change of parameters and of features, absolute and relative, and CKA, by layer."""
-        figure = columns.new_figure(9, 4.6)
+        figure = frames.new_figure(9, 4.6)
         panels = figure.subplot_mosaic([["pa", "pr", "cka"], ["fa", "fr", "cka"]])
         for place, (column, title) in _PANELS.items():
             axes, values = panels[place], self.changes[column].astype(float)
@@ -95,7 +95,7 @@ class LayersReport(StudyReport):
             axes.set_title(title)
             largest = values.max() if values.max() > 0 else 1.0
             axes.set_ylim(0, 1.02 if column == "cka" else 1.08 * largest)
-            columns.name_layers(axes, (self.changes["tower"] == "text").sum())
+            frames.name_layers(axes, (self.changes["tower"] == "text").sum())
         panels["cka"].legend(loc="lower left")
         figure.suptitle(f"{self.source} → {self.target}", fontsize=10)
         return figure
@@ -211,7 +211,7 @@ def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
             torch.cat([layer.weights[name].float().flatten() for name in common])
             for layer in (old, new)
         ]
-    if old.states.shape[-1] == new.states.shape[-1] and torch.equal(old.counts, new.counts):
+    if old.rows.shape[-1] == new.rows.shape[-1] and torch.equal(old.counts, new.counts):
         sides["feature"] = [old.rows, new.rows]
     for name, both in sides.items():
         change = mean_change(*both) if both else (None, None)
@@ -226,3 +226,7 @@ def _listed(names: list[str]) -> str:
         first = names.index(f"block {blocks[0]}")
         names[first : first + len(blocks)] = [f"blocks {blocks[0]} to {blocks[-1]}"]
     return ", ".join(names)
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.0f} %"

@@ -30,9 +30,9 @@ from compatbench.method.registry import builtin_methods
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from compatbench.pages.markdown import NOTHING, code, percent
 from compatbench.results.measures import average
-from compatbench.studies import columns
+from compatbench.studies import frames
+from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.studies.study_report import Row, StudyReport, TextTable, records
 from compatbench.transfer import Copied, Transfer
 from compatbench.transfer.rotation import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, Words, load_words
@@ -82,7 +82,7 @@ class StressReport(StudyReport):
         for one in points:
             name = one["method"]
             row = rows.setdefault(name, [name, percent(one["source"])])
-            row.append(columns.spread(one, "target"))
+            row.append(frames.spread(one, "target"))
         notes = []
         if self.kind == "turned":
             flipped = max(one["flipped"] for one in points)
@@ -97,7 +97,7 @@ class StressReport(StudyReport):
 
     def draw(self) -> Figure:
         """Accuracy on the target by how it was changed: copied modules left, ``words`` right."""
-        figure = columns.new_figure(9, 3.8)
+        figure = frames.new_figure(9, 3.8)
         panels = figure.subplots(1, 2, sharey=True)
         points = records(self.points)
         zero_shot = {one["change"]: one["zero_shot"] for one in points}
@@ -109,7 +109,7 @@ class StressReport(StudyReport):
                 if own := [one for one in points if one["method"] == name + suffix]:
                     changes = [one["change"] for one in own]
                     style = {"color": colour, "fmt": "o-", "label": name}
-                    columns.plot_means(axes, changes, own, "target", **style)
+                    frames.plot_means(axes, changes, own, "target", **style)
             axes.set_title("words" if suffix else "copied")
             angles = RANDOM in zero_shot
             axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
@@ -197,10 +197,8 @@ def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
 
 
 def narrow(backbone: Backbone, words: Tensor, size: int) -> RotatedBackbone:
-    """The backbone with a joint space of its words' leading principal directions alone.
-
-    Args:
-        words: its word features, ``[V, e]``.
+    """The backbone with a joint space of the leading principal directions of its word features
+    ``[V, e]`` alone.
     """
     centred = (words - words.mean(0)).double()
     leading = torch.linalg.svd(centred, full_matrices=False).Vh[:size]
@@ -251,28 +249,26 @@ class StressTest:
     def report(self, kind: str, changes: Iterable[Change]) -> StressReport:
         """Every method, copied and by ``words``, on every change of the target."""
         plain, points = self._zero_shot(self.target)[0], []
+        cards = {fit.cell.name: fit.method.card for fit in self.fits}
         for change in changes:
             answers = [self._zero_shot(target) for target in change.targets]
             shared: Row = {"zero_shot": answers[0][1], "flipped": None}
             if kind == "turned":
                 shared["flipped"] = max(int((plain != found).sum()) for found, _ in answers)
-            points += self._points(change, shared)
+            for name, card in cards.items():
+                for suffix in ("", THROUGH_WORDS) if Words().serves(card) else ("",):
+                    found = self._measure(name, change, by_words=bool(suffix))
+                    point = {"method": name + suffix, "change": change.name}
+                    point |= frames.seed_means(found.query("turn == 0"), "source")
+                    for column in ("target", "h"):
+                        point |= frames.seed_means(found, column, "turn")
+                    reason = next(filter(None, found["reason"]), "")
+                    points.append(point | shared | {"reason": reason})
         return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
 
-    def _points(self, change: Change, shared: Row) -> Iterator[Row]:
-        """Each method on a changed target: its means, and why it has none."""
-        for name, card in {fit.cell.name: fit.method.card for fit in self.fits}.items():
-            for suffix in ("", THROUGH_WORDS) if Words().serves(card) else ("",):
-                found, reason = self._measure(name, change, by_words=bool(suffix))
-                point = {"method": name + suffix, "change": change.name}
-                point |= columns.seed_means(found.query("turn == 0"), "source")
-                for column in ("target", "h"):
-                    point |= columns.seed_means(found, column, "turn")
-                yield point | shared | {"reason": reason}
-
-    def _measure(self, name: str, change: Change, *, by_words: bool) -> tuple[pd.DataFrame, str]:
+    def _measure(self, name: str, change: Change, *, by_words: bool) -> pd.DataFrame:
         """Accuracies of one method's modules, in percent; or why they cannot be attached."""
-        rows, reason = [], ""
+        rows = []
         for turn, backbone in enumerate(change.targets):
             transfer: Transfer = Copied()
             if by_words:
@@ -284,15 +280,15 @@ class StressTest:
             for fit, source in zip(self.fits, self._on_source, strict=True):
                 if fit.cell.name != name:
                     continue
-                target = math.nan
+                target, reason = math.nan, ""
                 try:
                     target = self._accuracy(fit, transfer, backbone)
                 except NotTransferable as why:
-                    reason = reason or why.reason
-                row = {"turn": turn, "task": fit.cell.task, "seed": fit.cell.seed}
+                    reason = why.reason
+                row: Row = {"turn": turn, "task": fit.cell.task, "seed": fit.cell.seed}
                 row |= {"source": source, "target": target, "h": harmonic_mean(source, target)}
-                rows.append(row)
-        return pd.DataFrame(rows), reason
+                rows.append(row | {"reason": reason})
+        return pd.DataFrame(rows)
 
     @torch.no_grad()
     def _accuracy(self, fit: Fit, transfer: Transfer, backbone: Backbone) -> float:

@@ -16,11 +16,11 @@ from compatbench.results.measures import upgrade_pairs
 from compatbench.studies.claims import analyze_claims
 from compatbench.studies.depth import analyze_depth
 from compatbench.studies.embeddings import analyze_embeddings
+from compatbench.studies.frames import StudyReport
 from compatbench.studies.gauge import analyze_gauge
 from compatbench.studies.layers import analyze_layers
 from compatbench.studies.stress import analyze_stress
 from compatbench.studies.study import StudyOptions, read_suite
-from compatbench.studies.study_report import StudyReport
 from compatbench.studies.words_gains import study_gains
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.

@@ -23,30 +23,17 @@ class Layer:
 
     Attributes:
         name: ``input``, ``block 1`` ..., or ``output``.
-        states: what leaves it, ``[inputs, rows, width]``; texts of unequal length are padded.
-        counts: rows of each input that are no padding, ``[inputs]``.
+        rows: what leaves it, of all inputs, without padding, ``[n, width]``.
+        means: the mean row of each input, ``[inputs, width]``.
+        counts: rows of each input, ``[inputs]``.
         weights: its parameters by name.
     """
 
     name: str
-    states: Tensor
+    rows: Tensor
+    means: Tensor
     counts: Tensor
     weights: Mapping[str, Tensor]
-
-    @property
-    def rows(self) -> Tensor:
-        """All rows that are no padding, ``[n, width]``."""
-        return self.states[self._inside]
-
-    @property
-    def means(self) -> Tensor:
-        """The mean row of each input, ``[inputs, width]``."""
-        return (self.states * self._inside[..., None]).sum(1) / self.counts[:, None]
-
-    @property
-    def _inside(self) -> Tensor:
-        places = torch.arange(self.states.shape[1], device=self.states.device)
-        return places < self.counts[:, None]
 
 
 @torch.no_grad()
@@ -64,12 +51,11 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     counts = torch.tensor(prompts.lengths)
     rows = slice(prompts.shared, prompts.shared + int(counts.max()))
     states = [x[:, rows].float().cpu() for x in text_states(backbone, texts)]
-    before = {
-        "token_embedding": anatomy.token_embedding.weight,
-        "positional_embedding": anatomy.positions,
-    }
-    weights = backbone.text.weights
-    return _layers(states, counts, backbone.text_features(texts), {**before, **weights}, weights)
+    embedding = anatomy.token_embedding.weight
+    weights = {"token_embedding": embedding, "positional_embedding": anatomy.positions}
+    weights |= backbone.text.weights
+    after = backbone.text.weights.keys()
+    return _layers(states, counts, backbone.text_features(texts), weights, after)
 
 
 @torch.no_grad()
@@ -129,9 +115,12 @@ def _layers(
             groups[int(number) + 1][name] = tensor.detach()
         else:
             groups[-1 if name in after else 0][name] = tensor.detach()
-    names = ["input", *[f"block {i}" for i in range(1, len(states))]]
-    inner = [
-        Layer(name, x, counts, own) for name, x, own in zip(names, states, groups, strict=False)
-    ]
     ones = torch.ones(len(features), dtype=torch.long)
-    return [*inner, Layer("output", features.float().cpu()[:, None], ones, groups[-1])]
+    outputs = [*((x, counts) for x in states), (features.float().cpu()[:, None], ones)]
+    names = ["input", *[f"block {i}" for i in range(1, len(states))], "output"]
+    layers = []
+    for name, (x, own), group in zip(names, outputs, groups, strict=True):
+        inside = torch.arange(x.shape[1]) < own[:, None]
+        means = (x * inside[..., None]).sum(1) / own[:, None]
+        layers.append(Layer(name, x[inside], means, own, group))
+    return layers

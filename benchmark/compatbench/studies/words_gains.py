@@ -16,8 +16,8 @@ from compatbench.pages.markdown import code, percent
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import mean_interval
 from compatbench.results.measures import Standing, Upgrade, compute_standing
-from compatbench.studies import columns
-from compatbench.studies.study_report import Row, StudyReport, TextTable, records
+from compatbench.studies import frames
+from compatbench.studies.frames import Row, StudyReport, TextTable, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,9 +37,9 @@ class GainsReport(StudyReport):
             rows = [
                 [
                     one["title"],
-                    *[columns.spread(one, name) for name in ("source", "copied", "words")],
-                    *[columns.with_interval(one, name) for name in ("gain", "over_zero_shot")],
-                    *[columns.spread(one, name) for name in ("copied_h", "words_h")],
+                    *[frames.spread(one, name) for name in ("source", "copied", "words")],
+                    *[frames.with_interval(one, name) for name in ("gain", "over_zero_shot")],
+                    *[frames.spread(one, name) for name in ("copied_h", "words_h")],
                 ]
                 for one in found
             ]
@@ -52,7 +52,7 @@ class GainsReport(StudyReport):
         """From copied to ``words``, a line for each method, and the target's zero-shot."""
         shown = self._known()
         most = max(len(found) for _, found in shown)
-        figure = columns.new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
+        figure = frames.new_figure(4.5 * len(shown), 1.2 + 0.24 * most)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (pair, found) in zip(panels, shown, strict=True):
             ordered = sorted(found, key=lambda one: one["words"])
@@ -67,7 +67,7 @@ class GainsReport(StudyReport):
             axes.set_xlim(left=0)
             axes.set_xlabel("accuracy on the target, %")
             axes.set_title(" → ".join(pair))
-        columns.legend_above(figure, panels[0], columns=3)
+        frames.legend_above(figure, panels[0], columns=3)
         return figure
 
     def _known(self) -> list[tuple[Upgrade, list[dict[str, Any]]]]:
@@ -119,12 +119,12 @@ def compare_transfers(page: SuitePage, upgrade: Upgrade, shots: int) -> pd.DataF
 
 
 def _compare(copied: Standing, words: Standing) -> Row:
-    row = columns.mean_columns("source", copied.mean("source"))
+    row = frames.mean_columns("source", copied.mean("source"))
     for name, standing in (("copied", copied), ("words", words)):
-        row |= columns.mean_columns(name, standing.mean("target"))
-        row |= columns.mean_columns(f"{name}_h", standing.mean("h"))
-    before, after = columns.task_means(copied, "target"), columns.task_means(words, "target")
-    row["zero_shot"] = before.mean() - columns.task_means(copied, "gain").mean()
-    row |= columns.interval_columns("gain", mean_interval(after - before))
-    over = columns.task_means(words, "gain")
-    return row | columns.interval_columns("over_zero_shot", mean_interval(over))
+        row |= frames.mean_columns(name, standing.mean("target"))
+        row |= frames.mean_columns(f"{name}_h", standing.mean("h"))
+    before, after = frames.task_means(copied, "target"), frames.task_means(words, "target")
+    row["zero_shot"] = before.mean() - frames.task_means(copied, "gain").mean()
+    row |= frames.interval_columns("gain", mean_interval(after - before))
+    over = frames.task_means(words, "gain")
+    return row | frames.interval_columns("over_zero_shot", mean_interval(over))

@@ -1,21 +1,103 @@
-"""Columns of means and intervals: how they are computed, written in tables, and drawn."""
+"""What a study gives: frames of figures, and how they are computed, written and drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from compatbench.pages import markdown
+from compatbench.pages.figures.svg import save_svg, svg_style
 from compatbench.pages.markdown import NOTHING, signed
-from compatbench.results.bootstrap import Interval
+from compatbench.results.bootstrap import Interval, dataset_means
 from compatbench.results.measures import Mean, Measure, Standing, mean_over_seeds
-from compatbench.studies.study_report import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Row = dict[str, Any]  # of a frame; what is missing is None
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table with a line above it and notes below; cells are plain text.
+
+    Attributes:
+        head: Markdown that has no markup but code.
+        left: columns of text; all others hold numbers and are aligned right.
+        markup: column -> how its cells are written in Markdown; the others are escaped.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    head: str = ""
+    notes: Sequence[str] = ()
+    left: Sequence[int] = (0,)
+    markup: Mapping[int, Callable[[str], str]] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """The table as a part of a page."""
+        rows = [
+            [self.markup.get(i, _escape)(cell) for i, cell in enumerate(row)] for row in self.rows
+        ]
+        lines = [self.head, ""] if self.head else []
+        lines += markdown.table(self.header, rows, self.left)
+        if self.notes:
+            lines += ["", *[f"* {_escape(note)}" for note in self.notes]]
+        return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return markdown.escape(text, longest=400)
+
+
+class StudyReport(ABC):
+    """Base class of what the studies give."""
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The main figures: the first frame of the report."""
+        return next(value for value in vars(self).values() if isinstance(value, pd.DataFrame))
+
+    @abstractmethod
+    def tables(self) -> list[TextTable]:
+        """What readers see."""
+
+    def markdown(self) -> str:
+        """The tables as a part of a page."""
+        return "\n\n".join(table.markdown() for table in self.tables())
+
+    def draw(self) -> Figure | None:
+        """The figure, inside ``svg_style``; None if there is nothing to draw."""
+        return None
+
+    def save_figure(self, path: Path) -> bool:
+        """Writes the figure as SVG; False if there is none."""
+        with svg_style():
+            if figure := self.draw():
+                save_svg(figure, path)
+        return figure is not None
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame as dictionaries; what is missing is None."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def to_json(data: Any) -> str:
+    """Frames and reports, and what holds them, as JSON."""
+
+    def plain(value: Any) -> Any:
+        return records(value) if isinstance(value, pd.DataFrame) else asdict(value)
+
+    return json.dumps(data, indent=1, ensure_ascii=False, default=plain)
 
 
 def mean_columns(name: str, mean: Mean | None) -> Row:
@@ -31,26 +113,20 @@ def seed_means(fits: pd.DataFrame, column: str, *draws: str) -> Row:
 
 def task_means(standing: Standing, measure: Measure) -> pd.Series:
     """Means over seeds of a complete method, by task."""
-    means = {task: standing.mean(measure, task) for task in standing.tasks}
-    return pd.Series({task: mean.value for task, mean in means.items() if mean is not None})
+    return pd.Series(dataset_means(standing, measure))
 
 
 def interval_columns(name: str, interval: Interval | None) -> Row:
     """An interval as the columns ``name``, ``name_low`` and ``name_high``."""
-    if interval is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    low, high = (interval.low, interval.high) if interval.bounded else (None, None)
-    return {name: interval.value, f"{name}_low": low, f"{name}_high": high}
+    low = high = None
+    if interval is not None and interval.bounded:
+        low, high = interval.low, interval.high
+    return {name: interval and interval.value, f"{name}_low": low, f"{name}_high": high}
 
 
 def decimals(value: float | None, digits: int, sign: str = "-") -> str:
     """A number, never ``-0.00``; ``sign="+"`` gives positive numbers theirs, too."""
     return NOTHING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    """A share in percent: ``31 %``."""
-    return NOTHING if value is None else f"{100 * value:.0f} %"
 
 
 def spread(row: Row, name: str) -> str:
@@ -71,11 +147,6 @@ def interval_text(row: Row, name: str, show: Callable[[float], str]) -> str:
     """The bounds alone: ``-0.3 to +2.5``."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return NOTHING if low is None else f"{show(low)} to {show(high)}"
-
-
-def correlation(value: float) -> str:
-    """A coefficient: ``+0.52``."""
-    return f"{value:+.2f}"
 
 
 def new_figure(width: float, height: float) -> Figure:
