@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
-from scipy.spatial import procrustes
 from torch import Tensor
 
 from compatbench.studies.similarity import (
@@ -21,7 +20,6 @@ from compatbench.studies.similarity import (
     modality_gap,
     neighbour_overlap,
     principal_angles,
-    procrustes_residual,
     scaled_residual,
 )
 
@@ -70,19 +68,6 @@ def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -
 def test_cka_of_too_little_or_of_a_constant_is_not_defined(x: Tensor, y: Tensor) -> None:
     assert linear_cka(x, y) is None
     assert linear_cka(y, x) is None
-
-
-@given(seeds)
-def test_the_procrustes_residual_is_scipys_disparity(seed: int) -> None:
-    x, y = draw(seed, 8, 3), draw(seed + 1, 8, 3)
-    assert procrustes_residual(x, y) == pytest.approx(procrustes(x.numpy(), y.numpy())[2])
-
-
-def test_of_two_widths_the_smaller_counts_as_padded() -> None:
-    x, y = draw(1, 8, 3), draw(2, 8, 5)
-    assert procrustes_residual(x, y) == pytest.approx(procrustes_residual(F.pad(x, (0, 2)), y))
-    assert procrustes_residual(x, F.pad(2 * x + 1, (0, 2))) == pytest.approx(0, abs=1e-9)
-    assert procrustes_residual(torch.ones(8, 3), y) is None
 
 
 @given(seeds, st.integers(1, 6))

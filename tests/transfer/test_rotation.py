@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_matrices import draw, orthonormal
+from scipy.spatial import procrustes
 from torch import Tensor
 
 from compatbench.transfer.rotation import fit_rotation
@@ -47,13 +48,13 @@ def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
         assert gained(orthonormal(source, target, seed + other + 2)) <= best + 1e-9
 
 
-def test_the_residual_is_what_rotation_and_scale_leave() -> None:
-    a, b = draw(50, 4, 1), draw(50, 4, 2) + draw(50, 4, 1)
-    found = fit_rotation(a, b)
-    turned, centred = (a - a.mean(0)) @ found.rotation, b - b.mean(0)
-    scale = float((turned * centred).sum() / turned.square().sum())
-    left = float((scale * turned - centred).square().sum() / centred.square().sum())
-    assert found.residual == pytest.approx(left, abs=1e-9)
+@given(seed=seeds)
+def test_the_residual_is_scipys_disparity_and_a_narrower_side_counts_as_padded(seed: int) -> None:
+    a, b = draw(8, 3, seed), draw(8, 3, seed + 1)
+    assert fit_rotation(a, b).residual == pytest.approx(procrustes(a.numpy(), b.numpy())[2])
+    padded = torch.nn.functional.pad(a, (0, 2))
+    wider = draw(8, 5, seed + 2)
+    assert fit_rotation(a, wider).residual == pytest.approx(fit_rotation(padded, wider).residual)
 
 
 def test_too_few_texts_say_so_and_leave_the_same_rotation_every_time() -> None:

@@ -184,8 +184,10 @@ def read_depth(fits: Sequence[Fit]) -> DepthReport:
             for measure in MEASURES:
                 point |= frames.seed_means(group, measure)
             points.append(point | {"rates": tuple(sorted(set(group["rate"])))})
+    source, target = first.backbones
     return DepthReport(
-        *first.backbones,
+        source,
+        target,
         tuple(frame["task"].unique()),
         first.shots,
         tuple(frame["seed"].unique()),

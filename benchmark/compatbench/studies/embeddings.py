@@ -28,9 +28,9 @@ from compatbench.studies.similarity import (
     mean_cosine,
     modality_gap,
     neighbour_overlap,
-    procrustes_residual,
 )
 from compatbench.studies.study import Names, Study, StudyOptions
+from compatbench.transfer.rotation import fit_rotation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +164,7 @@ def measure_geometry(
     row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
     row["text_cosine"] = mean_cosine(*texts)
     for name, (old, new) in (("text", texts), ("image", means)):
-        row[f"{name}_procrustes"] = procrustes_residual(old, new)
+        row[f"{name}_procrustes"] = fit_rotation(old, new).residual
         row[f"{name}_cka"] = linear_cka(old, new)
         row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
     before, after = map(modality_gap, images, texts)

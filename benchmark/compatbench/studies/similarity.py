@@ -46,23 +46,8 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     return (k * l).sum() + apart - 2 * (k.sum(0) @ l.sum(0)) / (n - 2)
 
 
-def procrustes_residual(x: Tensor, y: Tensor) -> float | None:
-    """What the best rotation and scale leave of a difference, of ``[n, p]`` and ``[n, q]``.
-
-    Both are centred. With σ the singular values of xᵀy the residual is, from 0 to 1,
-    1 - (Σ σ)² / (‖x‖² ‖y‖²); None if one side is constant. Of two widths the smaller counts as
-    padded with zeros.
-    """
-    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
-    sizes = (x * x).sum() * (y * y).sum()
-    if sizes <= 0:
-        return None
-    nuclear = torch.linalg.matrix_norm(x.T @ y, ord="nuc")
-    return max(0.0, 1 - float(nuclear**2 / sizes))
-
-
 def scaled_residual(x: Tensor, y: Tensor) -> float:
-    """The same of one scale alone, of ``[n, e]`` and ``[n, e]``."""
+    """What the best scale leaves of a difference, of ``[n, e]`` and ``[n, e]``, 0 to 1."""
     x, y = x - x.mean(0), y - y.mean(0)
     product = max(0.0, float((x * y).sum()))
     return 1 - product**2 / float(x.square().sum() * y.square().sum())
