@@ -239,6 +239,7 @@ def test_prompts_without_a_place_are_refused(clip: Backbone) -> None:
 def test_a_backbone_gives_what_is_wanted(backbone64: Backbone) -> None:
     images = pixels(backbone64.model.visual)
     features = backbone64.encode_images(images)
+    assert_same(features, backbone64.model.encode_image(images))  # type: ignore[operator]
     hidden = backbone64.encode_images(images, ImageInput("hidden", 1))
     assert_same(backbone64.image.encode(hidden, block=1), features)
     dense = backbone64.encode_images(images, DENSE)

@@ -51,16 +51,6 @@ def test_a_tight_budget_gives_the_same_bits(kind: str, budget: int, whole: bool)
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["shared", "deep", "images"])
-def test_chunks_equal_one_pass_over_all_classes(
-    backbone64: Backbone, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(causal_module, "CACHE", 10**9)
-    expected = run(backbone64, kind, None)
-    monkeypatch.setattr(causal_module, "CACHE", 1)
-    torch.testing.assert_close(run(backbone64, kind, 0), expected, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.usefixtures("small_chunks")
 def test_gradients_can_be_asked_for_twice(clip64: Backbone) -> None:
     """ProGrad asks for the gradients of two losses over the same features."""

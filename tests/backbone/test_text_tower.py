@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from open_clip_reference import assert_same, draw, encode_contexts, encode_texts, run_tower
 from tiny_models import CONTEXT_LENGTH, tiny_clip, wrap
-from torch import Tensor, nn
+from torch import nn
 
 from compatbench.backbone import Backbone, Labels, Prompts, memory_budget
 from compatbench.backbone.text.anatomy import examine
+from compatbench.backbone.text.causal import pack
 from compatbench.backbone.text.prompts import Swap, move_names
 from compatbench.errors import CompatbenchError
 
@@ -47,10 +49,6 @@ def labels_of(names: tuple[str, ...]) -> Labels:
 LABELS = labels_of(RAGGED)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
-
-
 @pytest.fixture(params=["clip", "eva", *WHOLE], ids=str)
 def tower(request: pytest.FixtureRequest) -> Backbone:
     """Towers with the fast path, and two that are run whole, in double precision."""
@@ -67,16 +65,6 @@ def test_contexts_equal_the_full_forward(
     context = draw(*(size or len(names) for size in shape), 32)
     found = backbone64.encode_prompts(backbone64.prompts(labels_of(names), context))
     assert_same(found, encode_contexts(backbone64, names, context), [context])
-
-
-def test_single_precision_is_close_too(backbone: Backbone) -> None:
-    context = draw(len(RAGGED), 4, 32, dtype=torch.float32)
-    found = backbone.encode_prompts(backbone.prompts(LABELS, context))
-    expected = encode_contexts(backbone, RAGGED, context)
-    assert found.dtype == torch.float32
-    assert relative_error(found, expected) < 1e-5
-    gradients = [torch.autograd.grad(x.square().sum(), context)[0] for x in (found, expected)]
-    assert relative_error(*gradients) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -98,24 +86,36 @@ def test_texts_that_share_all_some_or_none_of_their_tokens(
     )
 
 
-@pytest.mark.slow
 @given(
-    shared=st.integers(1, 6),
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
-    seed=st.integers(0, 99),
+    shared=st.integers(1, 12),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30),
+    images=st.integers(0, 2),
+    chunk_rows=st.sampled_from([1, 40, 400]),
 )
 def test_any_prompts_equal_the_full_forward(
-    clip64: Backbone, shared: int, lengths: list[int], seed: int
+    clip64: Backbone, shared: int, lengths: list[int], images: int, chunk_rows: int
 ) -> None:
-    prefix, suffix = draw(shared, 32, seed=seed), draw(len(lengths), 9, 32, seed=seed + 1)
-    found = clip64.encode_prompts(Prompts(prefix, suffix, tuple(lengths)))
-    # What follows the end-of-text token is noise here: nothing may depend on it.
-    rows = [
-        torch.cat([prefix, suffix[i, :n], draw(CONTEXT_LENGTH - shared - n, 32, seed=i).detach()])
-        for i, n in enumerate(lengths)
-    ]
+    """However suffixes are packed, each is kept apart, and nothing depends on what follows it."""
+    shape = (images, shared, 32) if images else (shared, 32)
+    prefix, suffix = draw(*shape), draw(len(lengths), 12, 32, seed=1)
+    with mock.patch("compatbench.backbone.text.causal.chunk_rows", return_value=chunk_rows):
+        found = clip64.encode_prompts(Prompts(prefix, suffix, tuple(lengths)))
     last = torch.tensor([shared + n - 1 for n in lengths])
-    assert_same(found, run_tower(clip64.model, torch.stack(rows), last), [prefix, suffix])
+    noise = draw(CONTEXT_LENGTH, 32).detach()
+    expected = []
+    for own in prefix if images else [prefix]:
+        rows = [
+            torch.cat([own, suffix[i, :n], noise])[:CONTEXT_LENGTH] for i, n in enumerate(lengths)
+        ]
+        expected.append(run_tower(clip64.model, torch.stack(rows), last))
+    assert_same(found, torch.stack(expected) if images else expected[0], [prefix, suffix])
+
+
+def test_real_names_are_packed_almost_without_padding() -> None:
+    lengths = (3,) * 400 + (4,) * 350 + (5,) * 150 + (6,) * 60 + (7,) * 30 + (9,) * 8 + (14,) * 2
+    chunks, _ = pack(lengths, 3, 16, 384, torch.float64, torch.device("cpu"))
+    assert sum(chunk.rows for chunk in chunks) <= 1.02 * sum(lengths)
+    assert all(300 <= chunk.rows <= 460 for chunk in chunks)
 
 
 @pytest.mark.parametrize("rows", [[4], [4, 4], [2, 2], [1, 3]], ids=str)
@@ -213,8 +213,8 @@ def test_a_tower_that_lost_its_mask_is_run_without_one() -> None:
     model.attn_mask = None  # type: ignore[assignment]
     backbone = wrap(model, "unmasked")
     found, expected = backbone.text_features(RAGGED), encode_texts(backbone, RAGGED)
-    assert relative_error(found, expected) < 1e-5
-    assert relative_error(found, masked) > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found, masked, rtol=0.01, atol=0.01)
 
 
 def with_part(name: str, part: object) -> nn.Module:
@@ -226,12 +226,7 @@ def with_part(name: str, part: object) -> nn.Module:
 FULL = torch.full((CONTEXT_LENGTH, CONTEXT_LENGTH), -torch.inf)
 UNSUPPORTED = {
     "mask of zeros": lambda: with_part("attn_mask", torch.zeros_like(FULL)),
-    "mask that hides the token itself": lambda: with_part("attn_mask", FULL.triu(0)),
-    "mask that shows the next token": lambda: with_part("attn_mask", FULL.triu(2)),
     "mask that also hides the past": lambda: with_part("attn_mask", FULL.triu(1) + FULL.tril(-5)),
-    "mask that weighs the past": lambda: with_part(
-        "attn_mask", FULL.triu(1) + torch.ones_like(FULL).tril()
-    ),
     "no pooling": lambda: tiny_clip(pool_type="none"),
     "not a transformer": lambda: with_part("text", nn.Linear(2, 2)),
     "more positions than tokens": lambda: with_part(
