@@ -13,7 +13,7 @@ from compatbench.cli.app import app
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.method.registry import builtin_methods
 
 
 def invoke(*arguments: str, width: int = 200) -> Result:
@@ -220,78 +220,3 @@ def test_list_modules_shows_paths_that_can_be_copied(runs: Path, module: Path) -
     assert "taskres" in output
     with pytest.raises(CompatbenchError, match="did you mean taskres"):
         invoke("list", "modules", "taskre", "--out", str(runs))
-
-
-class TestRegistry:
-    """Where methods come from, and how they are chosen."""
-
-    def test_a_broken_file_is_named_and_stops_no_other(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
-        monkeypatch.setattr("compatbench.methods.__path__", [str(tmp_path), *_methods_path()])
-        files = [*_method_files(), tmp_path / "broken_one.py"]
-        monkeypatch.setattr("compatbench.method.registry.method_files", lambda: files)
-        registry = builtin_methods()
-        assert registry.broken == {
-            "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"
-        }
-        assert "broken_one" not in registry.select("all")
-        with pytest.raises(CompatbenchError, match="ValueError: by design"):
-            registry.select("coop,broken_one")
-        assert invoke("check", "all", "--only", "card").exit_code == 1
-
-    def test_an_installed_package_brings_methods(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "outside_method.py").write_text(fill_template("outside"))
-        folder = tmp_path / "outside-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(
-            "[compatbench.methods]\noutside = outside_method\nworse = outside_method_2\n"
-        )
-        monkeypatch.syspath_prepend(str(tmp_path))
-        registry = builtin_methods()
-        assert registry.select("outside") == ["outside"]
-        assert "No module named 'outside_method_2'" in registry.broken["worse"]
-
-    def test_a_name_taken_twice_names_both_files(self, tmp_path: Path) -> None:
-        registry = MethodRegistry()
-        for folder in ("one", "two"):
-            (tmp_path / folder).mkdir()
-            (tmp_path / folder / f"{folder}.py").write_text(fill_template("twin"))
-        registry.add_file(tmp_path / "one" / "one.py")
-        with pytest.raises(CompatbenchError) as error:
-            registry.add_file(tmp_path / "two" / "two.py")
-        assert all(str(tmp_path / f / f"{f}.py") in str(error.value) for f in ("one", "two"))
-
-    @pytest.mark.parametrize(
-        ("wanted", "expected"),
-        [
-            ("all", {"coop", "kgcoop", "zeroshot", "tip_adapter_f"}),
-            ("all,!coop", {"kgcoop", "zeroshot", "tip_adapter_f"}),
-            ("!*coop", {"zeroshot", "tip_adapter_f"}),
-            ("*coop,!kg*", {"coop"}),
-            ("zeroshot,tip*", {"zeroshot", "tip_adapter_f"}),
-        ],
-    )
-    def test_selections(self, wanted: str, expected: set[str]) -> None:
-        known = builtin_methods().classes
-        names = ("coop", "kgcoop", "zeroshot", "tip_adapter_f")
-        registry = MethodRegistry({name: known[name] for name in names})
-        chosen = registry.select(wanted)
-        assert set(chosen) == expected
-        assert chosen == [name for name in registry.names() if name in expected]
-
-
-def _methods_path() -> list[str]:
-    import compatbench.methods
-
-    return list(compatbench.methods.__path__)
-
-
-def _method_files() -> list[Path]:
-    from compatbench.files.project_folders import method_files
-
-    return method_files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from compatbench.method.trained import Recipe, build_optimizer, learning_rate
+from compatbench.backbone import Backbone
+from compatbench.method import FewShotData, Labels, MethodCard, Module
+from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate
 
 START = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 GRADIENTS = [
@@ -20,32 +23,46 @@ GRADIENTS = [
 ]
 
 
-def take_steps(recipe: Recipe, rates: tuple[float, float] = (0.1, 0.1)) -> Tensor:
-    parameter = START.clone().requires_grad_()
-    optimizer = build_optimizer(recipe, [{"params": [parameter]}])
-    for rate, gradient in zip(rates, GRADIENTS, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        parameter.grad = gradient.clone()
-        optimizer.step()
-    return parameter.detach()
+class Pulled(TrainedMethod):
+    """A tensor that is pulled by one gradient in the first epoch and by another in the second."""
+
+    card = MethodCard("pulled", "Pulled", "none", "classifier", "goes where it is told")
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        self.gradients = iter(GRADIENTS)
+        return Module({"x": START.clone()})
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Any:
+        return module["x"]
+
+    def loss(self, classifier: Tensor, batch: Batch) -> Tensor:
+        return (classifier * next(self.gradients)).sum()
+
+
+def take_steps(data: FewShotData, first_rate: float = 0.1, **recipe: object) -> Tensor:
+    """Two steps, of which only the first may be of another rate than 0.1."""
+    values = {"lr": 0.1, "warmup_lr": first_rate, "epochs": 2, **recipe}
+    method = Pulled(Pulled.Config(recipe=Recipe.model_validate(values), max_steps=None))
+    return method.fit(None, data, torch.Generator())["x"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("first_rate", [0.1, 1e-5])
-def test_sgd_carries_momentum_of_gradients_not_of_rates_and_fresh_decay(first_rate: float) -> None:
+def test_sgd_carries_momentum_of_gradients_not_of_rates_and_fresh_decay(
+    data: FewShotData, first_rate: float
+) -> None:
     """A rate that changes between steps scales the whole velocity, as in PyTorch and Dassl."""
-    recipe = Recipe(lr=0.1, momentum=0.9, weight_decay=0.01)
     velocity = GRADIENTS[0] + 0.01 * START
     after_one = START - first_rate * velocity
     velocity = 0.9 * velocity + (GRADIENTS[1] + 0.01 * after_one)
-    found = take_steps(recipe, (first_rate, 0.1))
+    found = take_steps(data, first_rate, momentum=0.9, weight_decay=0.01)
     torch.testing.assert_close(found, after_one - 0.1 * velocity, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_two_steps_of_adam_with_its_own_kind_of_decay(optimizer: str) -> None:
+def test_two_steps_of_adam_with_its_own_kind_of_decay(data: FewShotData, optimizer: str) -> None:
     lr, eps, decay, first, second = 0.1, 1e-4, 0.2, 0.8, 0.95
-    settings = {"optimizer": optimizer, "lr": lr, "eps": eps, "weight_decay": decay}
-    recipe = Recipe.model_validate(settings | {"betas": (first, second)})
+    settings = {"optimizer": optimizer, "eps": eps, "weight_decay": decay}
+    found = take_steps(data, betas=(first, second), **settings)
     x, m, v = START.clone(), torch.zeros(3).double(), torch.zeros(3).double()
     for t, gradient in enumerate(GRADIENTS, start=1):
         if optimizer == "adam":  # coupled: the decay is part of the gradient
@@ -55,7 +72,7 @@ def test_two_steps_of_adam_with_its_own_kind_of_decay(optimizer: str) -> None:
         m = first * m + (1 - first) * gradient
         v = second * v + (1 - second) * gradient**2
         x = x - lr * (m / (1 - first**t)) / ((v / (1 - second**t)).sqrt() + eps)
-    torch.testing.assert_close(take_steps(recipe), x, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, x, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(

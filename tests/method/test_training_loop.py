@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone
 from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
-from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate, train
+from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate
 from compatbench.methods.clip_lora import CLIPLoRA
 
 
@@ -101,20 +101,6 @@ def test_steps_are_counted_as_a_fit_takes_them(
 def test_a_method_s_own_epochs_are_counted() -> None:
     """CLIP-LoRA: 500 steps for each shot, in whole epochs; ImageNet at 16 shots has 500 of 16."""
     assert CLIPLoRA().plan_steps(16, 16_000) == (16, 500)
-
-
-def test_stages_are_trained_one_after_the_other(data: FewShotData) -> None:
-    """``train`` by itself: two stages of plain descent to two ends."""
-    module, recipe = Module({"x": torch.zeros(2)}), Recipe(momentum=0, weight_decay=0)
-    recipe = recipe.model_copy(update={"lr": 0.5, "schedule": "constant"})
-    for end in (1.0, 3.0):
-        start = float(module["x"][0].detach())
-
-        def loss(epoch: int, rows: Tensor, module: Module = module, end: float = end) -> Tensor:
-            return 0.5 * (module["x"] - end).square().sum()
-
-        module = train(module, loss, recipe, (1, 2), 4, seeded())
-        torch.testing.assert_close(module["x"], torch.full((2,), end + 0.25 * (start - end)))
 
 
 @pytest.mark.usefixtures("float64")

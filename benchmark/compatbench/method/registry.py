@@ -145,7 +145,7 @@ def _describe_import_error(error: Exception, path: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     line = f":{lines[-1]}" if lines else ""
-    text = re.sub(rf"{PLUGIN_PREFIX}[0-9a-f]+\\.", "", str(error)).partition("\n")[0]
+    text = re.sub(rf"{PLUGIN_PREFIX}[0-9a-f]+\.", "", str(error)).partition("\n")[0]
     return f"{path}{line}: {type(error).__name__}: {text}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -56,18 +56,6 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
         return recipe.warmup_lr
     phase = (epoch - recipe.warmup_epochs) / epochs
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * phase))
-
-
-def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The recipe's optimiser of groups of tensors; rates are set before every step.
-
-    Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
-    """
-    rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
-    cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
 
 
 @dataclass(frozen=True)
@@ -151,61 +139,49 @@ class TrainedMethod(Method):
         return None
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Runs the recipe from ``init``; the module after the last step, or that of averages."""
-        module, images, labels = self.init(backbone, data, rng), data.train, data.labels
-        steps = self.plan_steps(data.shots, len(images))
-
-        def loss(epoch: int, rows: Tensor) -> Tensor:
+        """The module after the last step, or the weighted sum of those after each epoch."""
+        module, recipe, images = self.init(backbone, data, rng), self.config.recipe, data.train
+        trained, (epochs, per_epoch) = module.trained, self.plan_steps(data.shots, len(images))
+        optimizer, weights = self._build_optimizer(trained), self.epoch_weights(epochs)
+        device = next(iter(trained.values())).device
+        sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+        for epoch in range(epochs):
+            order = torch.randperm(len(images), generator=rng).to(device)
             view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
-            features, other = images.views[view][rows], images.views[next_view][rows]
-            tokens = None if images.view_inputs is None else images.inputs(rows, view)
-            batch = Batch(features, images.targets[rows], backbone, labels, tokens, other, rng)
-            return self.loss(self.attach(module, backbone, labels), batch)
+            for step in range(per_epoch):
+                where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(group["recipe"], *where)
+                rows = order[step * recipe.batch_size :][: recipe.batch_size]
+                batch = Batch(
+                    images.views[view][rows],
+                    images.targets[rows],
+                    backbone,
+                    data.labels,
+                    None if images.view_inputs is None else images.inputs(rows, view),
+                    images.views[next_view][rows],
+                    rng,
+                )
+                optimizer.zero_grad()
+                self.loss(self.attach(module, backbone, data.labels), batch).backward()
+                optimizer.step()
+            if weights is not None:
+                with torch.no_grad():
+                    for name, tensor in trained.items():
+                        sums[name] += weights[epoch] * tensor
+        return Module(trained if weights is None else sums, module.stored).detach()
 
-        recipe, weights = self.config.recipe, self.epoch_weights(steps[0])
-        return train(module, loss, recipe, steps, len(images), rng, self.rate_factor, weights)
+    def _build_optimizer(self, trained: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+        """The recipe's optimiser of tensors; their rates are set before every step.
 
-
-def train(
-    module: Module,
-    loss: Callable[[int, Tensor], Tensor],
-    recipe: Recipe,
-    steps: tuple[int, int],
-    images: int,
-    rng: torch.Generator,
-    rate_factor: Callable[[str], float] = lambda name: 1.0,
-    weights: Sequence[float] | None = None,
-) -> Module:
-    """Moves a module's trained tensors by a recipe; a method of several stages calls it for each.
-
-    Args:
-        loss: of an epoch, and of the rows of a batch's images, ``[batch]``; it sees the tensors
-            of ``module`` as they are at that step.
-        steps: epochs, and steps in each.
-        images: how many there are to draw batches from, in a new order each epoch.
-        rate_factor: how many times the recipe's learning rate a tensor has, by its name.
-        weights: of the modules after each epoch, for their weighted sum; None keeps the last.
-    """
-    trained, (epochs, per_epoch) = module.trained, steps
-    groups = []
-    for name, tensor in trained.items():
-        own = recipe.model_copy(update={"lr": rate_factor(name) * recipe.lr})
-        groups.append({"params": [tensor.requires_grad_(True)], "recipe": own})
-    optimizer = build_optimizer(recipe, groups)
-    device = next(iter(trained.values())).device
-    sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
-    for epoch in range(epochs):
-        order = torch.randperm(images, generator=rng).to(device)
-        for step in range(epoch * per_epoch, (epoch + 1) * per_epoch):
-            for group in optimizer.param_groups:
-                where = (epoch, epochs, step, epochs * per_epoch)
-                group["lr"] = learning_rate(group["recipe"], *where)
-            start = step % per_epoch * recipe.batch_size
-            optimizer.zero_grad()
-            loss(epoch, order[start : start + recipe.batch_size]).backward()
-            optimizer.step()
-        if weights is not None:
-            with torch.no_grad():
-                for name, tensor in trained.items():
-                    sums[name] += weights[epoch] * tensor
-    return Module(trained if weights is None else sums, module.stored).detach()
+        Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
+        """
+        recipe, groups = self.config.recipe, []
+        for name, tensor in trained.items():
+            own = recipe.model_copy(update={"lr": self.rate_factor(name) * recipe.lr})
+            groups.append({"params": [tensor.requires_grad_(True)], "recipe": own})
+        rates: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        if recipe.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
+        cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
