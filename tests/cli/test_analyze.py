@@ -81,47 +81,25 @@ def test_embeddings_are_held_against_the_committed_results(tmp_path: Path, cache
 
 
 @pytest.mark.slow
-def test_claims_as_table_markdown_json_and_section_of_a_page(tmp_path: Path) -> None:
+def test_claims_as_table_markdown_and_json() -> None:
     reports = json.loads(invoke("claims", "--out", REPOSITORY, "--json"))
     markdown = invoke("claims", "--out", REPOSITORY, "--markdown")
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
     assert "methods complete" in invoke("claims", "--out", REPOSITORY)
-    page = tmp_path / "why.md"
-    page.write_text("# Why\n<!-- claims:begin -->\n<!-- claims:end -->\nEnd\n")
-    invoke("analyze", "page", page, "--out", REPOSITORY)
-    assert page.read_text() == (
-        f"# Why\n<!-- claims:begin -->\n{markdown.strip()}\n<!-- claims:end -->\nEnd\n"
-    )
 
 
 @pytest.mark.slow
-def test_the_gauge_of_the_mini_pair_and_what_a_turn_does(
-    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gauge_of_the_mini_pair(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = load_words()[::8]
     monkeypatch.setattr("compatbench.transfer.words.load_words", lambda: words)
     command = ("analyze", "gauge", *PAIR, "--suite", "smoke")
-    stress = ("--methods", "simpleshot,zeroshot", "--turns", 2, "--angles", "0,random")
-    stress += ("--jobs", 1, "--out", tmp_path)
-    figure = tmp_path / "stress.svg"
-    found = json.loads(invoke(*command, *stress, "--json", "--figure", figure, cache=cache))
-    as_it_is, by_words, by_images = found["gauge"]["maps"]
+    as_it_is, by_words, by_images = json.loads(invoke(*command, "--json", cache=cache))["maps"]
     assert by_words["word_residual"] < as_it_is["word_residual"]
     assert by_images["image_residual"] < by_words["image_residual"]
-    target = {(one["method"], one["change"]): one["target"] for one in found["stress"]}
-    assert target["simpleshot", "random"] < target["simpleshot", "0"] - 20
-    assert abs(target["simpleshot (words)", "random"] - target["simpleshot (words)", "0"]) <= 0.5
-    assert target["zeroshot", "random"] == target["zeroshot", "0"]
-    assert figure.read_text().startswith("<?xml")
-    table = invoke(*command, *stress, "--sizes", "64", "--task", "mini-weather", cache=cache)
-    assert "simpleshot (words)" in table
-    assert "turned by words" in table
+    assert "turned by words" in invoke(*command, cache=cache)
     rows = read_csv(invoke(*command, "--csv", cache=cache))
     assert [row["map"] for row in rows] == ["none", "words", "images"]
-
-
-STRESS = ("gauge", *PAIR, "--suite", "smoke", "--methods", "simpleshot")
 
 
 @pytest.mark.parametrize(
@@ -135,11 +113,6 @@ STRESS = ("gauge", *PAIR, "--suite", "smoke", "--methods", "simpleshot")
         (("depth", *PAIR, "--task", "mini-objects-mono"), "no task to learn from"),
         (("depth", *PAIR, "--task", "mini-food", "--seeds", "x"), "seeds: .x.: Input should be"),
         (("embeddings", *PAIR, "--suite", "mni"), "did you mean mini"),
-        (("page", "no-such-page.md"), "cannot read no-such-page.md"),
-        ((*STRESS, "--angles", "200"), "'200': give degrees from 0 to 180"),
-        ((*STRESS, "--angles", "right"), "'right': give degrees"),
-        ((*STRESS, "--angles", ","), "',': give degrees"),
-        ((*STRESS, "--sizes", "8", "--words"), "give one of the two"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

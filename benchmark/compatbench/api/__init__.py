@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from compatbench.studies.embeddings import analyze_embeddings
     from compatbench.studies.gauge import analyze_gauge
     from compatbench.studies.layers import analyze_layers
-    from compatbench.studies.stress import analyze_stress
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings", "analyze_gauge"]
-__all__ += ["analyze_layers", "analyze_stress", "leaderboard", "report"]
+__all__ += ["analyze_layers", "leaderboard", "report"]
 
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
@@ -43,7 +42,6 @@ _ROOMS = {
     "analyze_embeddings": "studies.embeddings",
     "analyze_gauge": "studies.gauge",
     "analyze_layers": "studies.layers",
-    "analyze_stress": "studies.stress",
     "audit_results": "audit",
     "check_methods": "conformance",
     "check_pull_request": "audit.pull_request",

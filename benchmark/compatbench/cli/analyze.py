@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -21,7 +20,6 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.studies.frames import StudyReport, TextTable
 
-T = TypeVar("T")
 app = typer.Typer(
     name="analyze",
     no_args_is_help=True,
@@ -31,9 +29,9 @@ app = typer.Typer(
 
 
 class Shown(NamedTuple):
-    """What an analysis shows: tables of all reports, CSV and a figure of the last, and JSON."""
+    """What an analysis shows: tables, CSV and a figure of a report, and JSON."""
 
-    reports: Sequence[StudyReport]
+    report: StudyReport
     json: Any
     note: str = ""  # below the tables
 
@@ -63,14 +61,14 @@ def _analysis(study: Callable[..., Shown]) -> None:
             raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
         with RunProgress(Console(stderr=True)) as progress:
             shown = study(on_start=progress.start_plan, on_event=progress.on_event, **given)
-        report = shown.reports[-1]
+        report = shown.report
         if as_json:
             _print_json(shown.json)
         elif as_csv:
             joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
             print(joined.to_csv(index=False, lineterminator="\n"), end="")
         else:
-            _print_tables([table for one in shown.reports for table in one.tables()])
+            _print_tables(report.tables())
             if shown.note:
                 say(escape(shown.note))
         if figure is not None and not report.save_figure(figure):
@@ -102,7 +100,7 @@ def layers(
         seed: Of the draw of images.
     """
     report = api.analyze_layers(tasks=task, images=images, seed=seed, **given)
-    return Shown([report], report.rows)
+    return Shown(report, report.rows)
 
 
 @_analysis
@@ -131,7 +129,7 @@ def depth(
         given["rates"] = (lr,)
     given |= {"shots": shots, "seeds": options.split(seeds), "steps": steps, "out": out}
     report = api.analyze_depth(tasks=task, jobs=jobs, **given)
-    return Shown([report], report.rows)
+    return Shown(report, report.rows)
 
 
 @_analysis
@@ -150,86 +148,21 @@ def embeddings(task: str | None = None, out: Path = Path(), **given: Any) -> Sho
     if report.predictions.empty:
         folder = out / "results" / given["suite"]
         note = f"{folder} holds no complete method for this upgrade, so losses are left out"
-    return Shown([report], report, note)
+    return Shown(report, report, note)
 
 
 @_analysis
-def gauge(
-    task: str | None = None,
-    methods: str | None = None,
-    angles: str = "0,45,90,135,180,random",
-    turns: Annotated[int, typer.Option(min=1)] = 3,
-    sizes: str | None = None,
-    words: bool = False,
-    shots: int | None = None,
-    seeds: str | None = None,
-    out: Path = Path(),
-    jobs: int | None = None,
-    **given: Any,
-) -> Shown:
-    """Show how much of an upgrade is a turn of the joint space, and what a turn alone does.
+def gauge(task: str | None = None, **given: Any) -> Shown:
+    """Show how much of an upgrade is a rotation of the joint space.
 
-    The turn is found from a list of words, and once from test images, to see whether these
-    agree. With --methods, their modules are fitted on the source, unless runs/ has them, and
-    attached to the target while its joint space is turned by growing angles: copied, and, where
-    they act on features, through words. The target's zero-shot answers stay what they are.
-    The figure shows the modules.
+    The rotation is found from a list of words, and once from test images, to see whether these
+    agree.
 
     Args:
         task: Tasks whose class names and images are used; by default all of the suite.
-        methods: Methods for the stress test: names, globs, comma lists; by default none.
-        angles: Largest angles of the turns, 0 to 180 degrees, or 'random'.
-        turns: Random turns of each angle.
-        sizes: Reduce the joint space to these sizes instead of turning it, such as '32,64'.
-        words: Find the rotation from parts of the word list instead of turning the joint space.
-        shots: Images per class; by default the suite's most.
     """
-    stress = {
-        "angles": _read_list("--angles", angles, "degrees from 0 to 180, or 'random'", _angle),
-        "sizes": sizes and _read_list("--sizes", sizes, "numbers of at least 1", _size),
-        "seeds": options.split(seeds),
-    }
-    if sizes and words:
-        raise CompatbenchError("--sizes and --words: give one of the two")
     report = api.analyze_gauge(tasks=task, **given)
-    if methods is None:
-        return Shown([report], {"gauge": report, "stress": []})
-    stress |= {"turns": turns, "words": words, "shots": shots, "out": out, "jobs": jobs}
-    tested = api.analyze_stress(methods=methods, tasks=task, **stress, **given)
-    return Shown([report, tested], {"gauge": report, "stress": tested.points})
-
-
-@options.command(app)
-def page(
-    path: Path,
-    suite: str = "mini",
-    task: str = "mini-food,mini-weather",
-    only: str = "all",
-    steps: int = 100,
-    out: Path = Path(),
-    jobs: int | None = None,
-    device: str = "auto",
-) -> None:
-    """Write tables and figures between the markers of a page, for the suite's first upgrade.
-
-    The markers are '<!-- layers:begin -->' and '<!-- layers:end -->', and so for depth,
-    embeddings and claims, and for gauge, turned, gains, sizes and words, which look at all of
-    the suite's upgrades; figures go into a folder beside the page, with its name.
-
-    Args:
-        path: A Markdown file with markers.
-        task: Tasks of 'depth'.
-        only: Sections: names, globs, comma lists.
-    """
-    from compatbench.cli.progress import RunProgress
-    from compatbench.studies.study import StudyOptions
-    from compatbench.studies.study_pages import write_sections
-
-    with RunProgress(Console(stderr=True)) as progress:
-        given = StudyOptions(suite=suite, out=out, jobs=jobs, device=device)
-        given |= {"on_start": progress.start_plan, "on_event": progress.on_event}
-        for name in write_sections(path, only, task, steps, **given):
-            say(escape(f"wrote {name} into {path}"))
+    return Shown(report, report)
 
 
 def claims(
@@ -250,28 +183,6 @@ def claims(
         print("\n\n".join(report.markdown() for report in reports))
     else:
         _print_tables([table for report in reports for table in report.tables()])
-
-
-def _read_list(option: str, text: str, what: str, read: Callable[[str], T]) -> list[T]:
-    """A comma list; ``read`` raises ValueError for a part that cannot be."""
-    with suppress(ValueError):
-        if parts := [read(part) for part in options.split(text) or ()]:
-            return parts
-    raise CompatbenchError(f"{option} '{text}': give {what}, separated by commas")
-
-
-def _angle(text: str) -> float | None:
-    """Degrees; None for ``random``."""
-    angle = None if text == "random" else float(text)
-    if angle is not None and not 0 <= angle <= 180:
-        raise ValueError
-    return angle
-
-
-def _size(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def _print_json(data: Any) -> None:

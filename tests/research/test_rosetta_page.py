@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmark" / "research" / "rosetta.py"
+SCRIPT = Path(__file__).parents[2] / "benchmark" / "research" / "rosetta.py"
 
 
 @pytest.mark.slow

@@ -6,16 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from analysis_pages import SECTIONS, write_sections
+from words_gains import compare_transfers, study_gains
 
 from compatbench.data.cards import suite_cards
+from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.pages.markdown import fill_section, find_sections
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.store import SuiteResults
 from compatbench.studies.claims import analyze_claims
 from compatbench.studies.frames import records
-from compatbench.studies.study_pages import SECTIONS
-from compatbench.studies.words_gains import compare_transfers, study_gains
 
 REPOSITORY = Path(__file__).parents[2]
 MINI = suite_cards.read("mini")
@@ -77,3 +78,14 @@ def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
     for copied, words, count in ((*whole, 1), (partial[0], whole[1], 0), (whole[0], partial[1], 0)):
         results = SuiteResults("mini", (copied, words))
         assert len(compare_transfers(replace(page, results=results), PAIR, 16)) == count
+
+
+def test_one_section_of_a_page_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "why.md"
+    page.write_text("# Why\n<!-- claims:begin -->\n<!-- claims:end -->\nEnd\n")
+    assert [*write_sections(page, out=REPOSITORY)] == ["claims"]
+    found = "\n\n".join(one.markdown() for one in analyze_claims(MINI, REPOSITORY))
+    body = f"# Why\n<!-- claims:begin -->\n{found}\n<!-- claims:end -->\nEnd\n"
+    assert page.read_text(encoding="utf-8") == body
+    with pytest.raises(CompatbenchError, match=r"cannot read .*no-such-page.md"):
+        next(write_sections(tmp_path / "no-such-page.md"))

@@ -1,4 +1,8 @@
-"""The generated sections of ``docs/analysis.md`` and ``docs/alignment.md``."""
+"""Writes the generated sections of docs/analysis.md and docs/alignment.md, and their figures.
+
+python benchmark/research/analysis_pages.py docs/analysis.md
+python benchmark/research/analysis_pages.py docs/alignment.md --only turned
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import typer
+from rich.console import Console
+from stress import analyze_stress
 from typing_extensions import Unpack
+from words_gains import study_gains
 
+from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
@@ -19,9 +28,7 @@ from compatbench.studies.embeddings import analyze_embeddings
 from compatbench.studies.frames import StudyReport
 from compatbench.studies.gauge import analyze_gauge
 from compatbench.studies.layers import analyze_layers
-from compatbench.studies.stress import analyze_stress
 from compatbench.studies.study import StudyOptions, read_suite
-from compatbench.studies.words_gains import study_gains
 
 # What the stress tests of the page look at: a method of each kind, and prompts beside them.
 STRESS_METHODS = "linear_probe,simpleshot,gda,clip_adapter,taskres,tip_adapter_f,kgcoop"
@@ -95,3 +102,25 @@ def _sections(
         "sizes": lambda: [stress(*pair, sizes=SIZES) for pair in pairs],
         "words": lambda: [stress(*pair, words=True) for pair in pairs],
     }
+
+
+def main(
+    path: Path,
+    suite: str = "mini",
+    tasks: str = "mini-food,mini-weather",
+    only: str = "all",
+    steps: int = 100,
+    out: Path = Path(),
+    jobs: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Write tables and figures between the markers of a page; fits that are stored are not run."""
+    with RunProgress(Console(stderr=True)) as progress:
+        given = StudyOptions(suite=suite, out=out, jobs=jobs, device=device)
+        given |= {"on_start": progress.start_plan, "on_event": progress.on_event}
+        for name in write_sections(path, only, tasks, steps, **given):
+            print(f"wrote {name} into {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

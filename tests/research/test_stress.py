@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from stress import StressTest, narrow, random_rotation
 from torch import Tensor
 
 from compatbench.backbone import Backbone
@@ -20,7 +21,6 @@ from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.studies.frames import records
 from compatbench.studies.gauge import measure_gauge
-from compatbench.studies.stress import StressTest, narrow, random_rotation
 from compatbench.studies.study import Fit
 from compatbench.transfer.words import WordFeatures, load_words
 
@@ -159,8 +159,8 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
 def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("compatbench.studies.stress.load_words", lambda: load_words()[::40])
-    monkeypatch.setattr("compatbench.studies.stress.FEWER", (4, 1))
+    monkeypatch.setattr("stress.load_words", lambda: load_words()[::40])
+    monkeypatch.setattr("stress.FEWER", (4, 1))
     test = stress_test("linear_probe", rotation=TURN)
     points = test.report("words", test.by_words()).points
     changes = list(points["change"].unique())
