@@ -164,7 +164,7 @@ def measure_geometry(
     row["token_cosine"] = mean_cosine(*(mean_tokens(one, labels) for one in models))
     row["text_cosine"] = mean_cosine(*texts)
     for name, (old, new) in (("text", texts), ("image", means)):
-        row[f"{name}_procrustes"] = fit_rotation(old, new).residual
+        row[f"{name}_procrustes"] = fit_rotation(old, new).residual if len(old) > 1 else None
         row[f"{name}_cka"] = linear_cka(old, new)
         row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
     before, after = map(modality_gap, images, texts)
