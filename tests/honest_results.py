@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import invoke
+from typer.testing import Result
 
-from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
@@ -27,14 +27,6 @@ seeds: [1, 2]
 training: {views: 1, max_steps: 5}
 """
 METHODS = "zeroshot,taskres,simpleshot,coop"
-
-
-def invoke(*arguments: str) -> Result:
-    """The command line in this process, on a wide terminal."""
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "400"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @dataclass(frozen=True)

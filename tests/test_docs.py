@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import output_of
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from compatbench.cli.app import app
 from compatbench.engine.execute.compute import parse_retry
@@ -42,8 +42,7 @@ COMMANDS = sorted(
 def test_its_options_are_known(command: str, tmp_path: Path) -> None:
     # The pages' folders do not exist here; where they matter they stand for any folder.
     words = [re.sub(r"/(data|fast/dtd)$", str(tmp_path), word) for word in shlex.split(command)]
-    result = CliRunner().invoke(app, [*words, "--help"])
-    assert result.exit_code == 0, result.output
+    output_of(*words, "--help")
 
 
 def test_there_are_commands() -> None:
@@ -66,7 +65,7 @@ def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
         word.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/16")
         for word in shlex.split(command)
     ]
-    assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
+    output_of(*words, "--help")
     assert Shard.parse(words[words.index("--shard") + 1]) == Shard(3, 16)
     assert parse_retry(words[words.index("--retry") + 1])
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from honest_results import SUITE, Workplace, forged, forged_words, honest, honest_words, invoke
+from command_line import invoke
+from honest_results import SUITE, Workplace, forged, forged_words, honest, honest_words
 
 from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from honest_results import Workplace, invoke
+from command_line import invoke
+from honest_results import Workplace
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import invoke
 from honest_results import SUITE
-from typer.testing import CliRunner, Result
 
 from compatbench.audit.change import find_change
-from compatbench.cli.app import app
 from compatbench.cli.authoring import fill_template
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
@@ -221,25 +220,18 @@ def test_no_markup_of_a_change_reaches_the_summary(clone: Clone) -> None:
     assert not re.search(r"(?<!\\)\[(x|click)\]", text)
 
 
-def command(*arguments: str, **environment: str) -> Result:
-    result = CliRunner().invoke(app, ["ci", *arguments], env={"COLUMNS": "300", **environment})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 @pytest.mark.slow
 def test_the_command_writes_the_summary_and_exits_with_1(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(clone.root)
-    shown = command("--cells", "0", "--base", "main")
+    shown = invoke("ci", "--cells", "0", "--base", "main")
     assert shown.exit_code == 0
     assert "**Passed.**" in shown.stdout
     clone.edit("leaderboard.md", lambda text: text + "\n")
     summary = tmp_path / "summary.md"
     summary.write_text("of another step\n")
-    failed = command("--cells", "0", GITHUB_STEP_SUMMARY=str(summary), GITHUB_BASE_REF="main")
+    failed = invoke("ci", "--cells", "0", GITHUB_STEP_SUMMARY=str(summary), GITHUB_BASE_REF="main")
     assert failed.exit_code == 1
     assert "problems: 1" in failed.output
     text = summary.read_text()
@@ -264,7 +256,7 @@ def test_a_base_that_cannot_be_compared_with_is_one_line(
     monkeypatch.chdir(clone.root)
     monkeypatch.setenv("GITHUB_BASE_REF", "nothing")
     with pytest.raises(CompatbenchError, match=re.escape(message)):
-        command(*(["--base", base] if base else []))
+        invoke("ci", *(["--base", base] if base else []))
 
 
 def test_a_machine_or_folder_that_cannot_be_used_is_one_line(
@@ -273,14 +265,14 @@ def test_a_machine_or_folder_that_cannot_be_used_is_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(CompatbenchError, match="is not in a git clone"):
-        command()
+        invoke("ci")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CompatbenchError, match="'git' was not found; install it"):
-        command()
+        invoke("ci")
     monkeypatch.undo()
     monkeypatch.chdir(clone.root)
     with pytest.raises(CompatbenchError, match=r"install this clone: pip install -e \."):
-        command()
+        invoke("ci")
 
 
 def test_files_of_any_name_are_told_apart(clone: Clone) -> None:

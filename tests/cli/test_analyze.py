@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import output_of
 
-from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError
 from compatbench.transfer.words import load_words
 
@@ -18,18 +18,11 @@ REPOSITORY = Path(__file__).parents[2]
 PAIR = ("mini-clip", "mini-eva-clip")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-def invoke(*arguments: object, cache: str = "") -> str:
-    environment = {"COLUMNS": "150", "COMPATBENCH_CACHE": cache or None}
-    result = CliRunner().invoke(app, [str(one) for one in arguments], env=environment)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
@@ -40,65 +33,65 @@ def read_csv(text: str) -> list[dict[str, str]]:
 def test_layers_as_json_csv_table_and_figure(tmp_path: Path) -> None:
     figure = tmp_path / "figures" / "layers.svg"
     command = ("analyze", "layers", *PAIR, "--task", "mini-weather", "--images", 8)
-    found = json.loads(invoke(*command, "--json", "--figure", figure))
+    found = json.loads(output_of(*command, "--json", "--figure", figure))
     text = {one["layer"]: one for one in found if one["tower"] == "text"}
     # The target's text tower began as the source's, and the further up, the more has changed.
     assert text["input"]["feature_relative"] < text["block 1"]["feature_relative"]
     assert text["block 1"]["feature_relative"] < text["output"]["feature_relative"]
     assert figure.read_text().startswith("<?xml")
-    rows = read_csv(invoke(*command, "--csv"))
+    rows = read_csv(output_of(*command, "--csv"))
     assert [row["layer"] for row in rows] == [one["layer"] for one in found]
     assert rows[-1]["parameter_change"] == ""
-    assert "image towers: no parameters of the same name and shape" in invoke(*command)
+    assert "image towers: no parameters of the same name and shape" in output_of(*command)
 
 
 @pytest.mark.slow
-def test_depth_is_fitted_once_and_kept(tmp_path: Path, cache: str) -> None:
+def test_depth_is_fitted_once_and_kept(tmp_path: Path) -> None:
     options = ("--task", "mini-weather", "--suite", "smoke", "--shots", 1, "--steps", 2)
     command = ("analyze", "depth", *PAIR, *options, "--lr", 0.01, "--out", tmp_path, "--jobs", 1)
-    first = json.loads(invoke(*command, "--json", cache=cache))
+    first = json.loads(output_of(*command, "--json"))
     assert {(one["kind"], one["parameters"]) for one in first} == {("bias", 192), ("map", 768)}
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert len(files) == len(first) == 16
-    rows = read_csv(invoke(*command, "--csv", cache=cache))
+    rows = read_csv(output_of(*command, "--csv"))
     assert [float(row["h"]) for row in rows] == [one["h"] for one in first]
     assert {(row["h_std"], row["rates"]) for row in rows} == {("", "0.01")}
-    assert "bias, H:" in invoke(*command, "--figure", tmp_path / "depth.svg", cache=cache)
+    assert "bias, H:" in output_of(*command, "--figure", tmp_path / "depth.svg")
     assert (tmp_path / "depth.svg").is_file()
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
 
 
 @pytest.mark.slow
-def test_embeddings_are_held_against_the_committed_results(tmp_path: Path, cache: str) -> None:
+def test_embeddings_are_held_against_the_committed_results(tmp_path: Path) -> None:
     command = ("analyze", "embeddings", *PAIR, "--task", "mini-weather,mini-food")
-    found = json.loads(invoke(*command, "--out", REPOSITORY, "--json", cache=cache))
+    found = json.loads(output_of(*command, "--out", REPOSITORY, "--json"))
     assert [one["task"] for one in found["geometry"]] == ["mini-food", "mini-weather"]
     assert any(one["method"] == "contcoop" for one in found["predictions"])
-    nothing = invoke(*command, "--out", tmp_path, cache=cache)
+    nothing = output_of(*command, "--out", tmp_path)
     assert "holds no complete method for this upgrade" in nothing
     with pytest.raises(CompatbenchError, match=r"a\.svg': there is nothing to draw"):
-        invoke(*command, "--out", tmp_path, "--figure", "a.svg", cache=cache)
+        output_of(*command, "--out", tmp_path, "--figure", "a.svg")
 
 
 @pytest.mark.slow
 def test_claims_as_table_markdown_and_json() -> None:
-    reports = json.loads(invoke("claims", "--out", REPOSITORY, "--json"))
-    markdown = invoke("claims", "--out", REPOSITORY, "--markdown")
+    reports = json.loads(output_of("claims", "--out", REPOSITORY, "--json"))
+    markdown = output_of("claims", "--out", REPOSITORY, "--markdown")
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
-    assert "methods complete" in invoke("claims", "--out", REPOSITORY)
+    assert "methods complete" in output_of("claims", "--out", REPOSITORY)
 
 
 @pytest.mark.slow
-def test_the_gauge_of_the_mini_pair(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gauge_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     words = load_words()[::8]
     monkeypatch.setattr("compatbench.transfer.words.load_words", lambda: words)
     command = ("analyze", "gauge", *PAIR, "--suite", "smoke")
-    as_it_is, by_words, by_images = json.loads(invoke(*command, "--json", cache=cache))["maps"]
+    as_it_is, by_words, by_images = json.loads(output_of(*command, "--json"))["maps"]
     assert by_words["word_residual"] < as_it_is["word_residual"]
     assert by_images["image_residual"] < by_words["image_residual"]
-    assert "turned by words" in invoke(*command, cache=cache)
-    rows = read_csv(invoke(*command, "--csv", cache=cache))
+    assert "turned by words" in output_of(*command)
+    rows = read_csv(output_of(*command, "--csv"))
     assert [row["map"] for row in rows] == ["none", "words", "images"]
 
 
@@ -120,10 +113,10 @@ def test_mistakes_are_told_in_a_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CompatbenchError, match=message):
-        invoke("analyze", *arguments)
+        output_of("analyze", *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_claims_without_results_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match="holds no results; start with 'compatbench run"):
-        invoke("claims", "--out", tmp_path)
+        output_of("claims", "--out", tmp_path)

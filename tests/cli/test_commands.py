@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import output_of
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from compatbench.cli.app import app
 from compatbench.cli.output import format_seconds
@@ -26,62 +26,54 @@ NAMES = {
 }
 
 
-def invoke(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 @pytest.mark.parametrize("kind", NAMES)
 def test_list_shows_every_name(kind: str) -> None:
-    output = invoke("list", kind)
+    output = output_of("list", kind)
     assert all(name in output for name in NAMES[kind]())
 
 
 def test_list_takes_globs_and_refuses_unknown_names() -> None:
-    output = invoke("list", "methods", "tip*")
+    output = output_of("list", "methods", "tip*")
     assert "tip_adapter_f" in output
     assert "kgcoop" not in output
     with pytest.raises(CompatbenchError, match="did you mean coop"):
-        invoke("list", "methods", "coopp")
+        output_of("list", "methods", "coopp")
 
 
 def test_plan_counts_the_cells_of_the_suite(tmp_path: Path) -> None:
-    output = invoke("plan", "--suite", "smoke", "--out", str(tmp_path))
+    output = output_of("plan", "--suite", "smoke", "--out", str(tmp_path))
     assert f"{len(builtin_methods().names())} cells" in output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_method_that_learns_nothing_is_planned_for_one_seed(tmp_path: Path) -> None:
-    output = invoke("plan", "--methods", "zeroshot,coop", "--out", str(tmp_path))
+    output = output_of("plan", "--methods", "zeroshot,coop", "--out", str(tmp_path))
     suite = suite_cards.read("mini")
     rows = {line.split()[0]: line.split()[1] for line in output.splitlines() if line}
     assert int(rows["coop"]) == int(rows["zeroshot"]) * len(suite.seeds) * len(suite.shots)
 
 
 def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
-    assert "compatbench run --methods all" in invoke("--help")
+    assert "compatbench run --methods all" in output_of("--help")
     commands = [get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         assert command.help, command.name
         assert [one.name for one in command.params if not getattr(one, "help", "")] == []
     assert len(commands) > 25
-    assert "Nothing is fetched and nothing is written. Times are" in invoke("plan", "--help")
+    assert "Nothing is fetched and nothing is written. Times are" in output_of("plan", "--help")
 
 
 @pytest.mark.slow
 def test_the_committed_leaderboard_is_what_the_committed_results_give(tmp_path: Path) -> None:
-    assert "up to date" in invoke("leaderboard", "--check", "--out", str(REPOSITORY))
+    assert "up to date" in output_of("leaderboard", "--check", "--out", str(REPOSITORY))
     shutil.copytree(REPOSITORY / "results", tmp_path / "results")
-    invoke("leaderboard", "--out", str(tmp_path))
+    output_of("leaderboard", "--out", str(tmp_path))
     committed = (REPOSITORY / "leaderboard.md").read_bytes()
     assert (tmp_path / "leaderboard.md").read_bytes() == committed
     (tmp_path / "leaderboard.md").write_text("edited by hand\n")
     with pytest.raises(CompatbenchError, match="is not what results/ gives"):
-        invoke("leaderboard", "--check", "--out", str(tmp_path))
+        output_of("leaderboard", "--check", "--out", str(tmp_path))
 
 
 @pytest.mark.parametrize("package", ["methods", "tasks"])

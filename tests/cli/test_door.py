@@ -7,20 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command_line import invoke
 
-from compatbench.cli.app import app
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
-
-
-def invoke(*arguments: str, width: int = 200) -> Result:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(width)})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +207,7 @@ def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path
 
 
 def test_list_modules_shows_paths_that_can_be_copied(runs: Path, module: Path) -> None:
-    output = invoke("list", "modules", "--out", str(runs), width=80).output
+    output = invoke("list", "modules", "--out", str(runs), COLUMNS="80").output
     assert str(module) in output
     assert "taskres" in output
     with pytest.raises(CompatbenchError, match="did you mean taskres"):

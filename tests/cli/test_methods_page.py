@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import output_of
 
-from compatbench.cli.app import app
 from compatbench.conformance.methods_page import DRAWS, write_size
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
@@ -19,9 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="u
 def test_the_committed_page_is_current() -> None:
     # A run within this process may have added a method from a file.
     builtin_methods.cache_clear()
-    result = CliRunner().invoke(app, ["list", "methods", "--markdown"])
-    assert result.exit_code == 0
-    assert result.output == PAGE
+    assert output_of("list", "methods", "--markdown") == PAGE
 
 
 @pytest.mark.parametrize(
@@ -77,6 +74,5 @@ def test_sizes_in_words(factors: tuple[int, int, int, int], words: str) -> None:
 
 
 def test_markdown_is_for_methods_alone() -> None:
-    result = CliRunner().invoke(app, ["list", "tasks", "--markdown"])
-    assert isinstance(result.exception, CompatbenchError)
-    assert "--markdown is for methods, not for tasks" in str(result.exception)
+    with pytest.raises(CompatbenchError, match="--markdown is for methods, not for tasks"):
+        output_of("list", "tasks", "--markdown")

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from data.trees import DATASETS, Sizes, Tree, build_tree, write_cards
-from typer.testing import CliRunner, Result
 
-from compatbench.cli.app import app
 from compatbench.data import task
 
 # Writes some of the datasets anew, and points to them.
@@ -51,14 +49,6 @@ def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
         return written
 
     return write
-
-
-def invoke(*arguments: str) -> Result:
-    """Runs a command in this process; an error of ours is raised."""
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def load_again() -> None:

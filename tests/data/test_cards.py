@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
-from data.conftest import invoke
+from command_line import invoke
 from hypothesis import given
 from hypothesis import strategies as st
 

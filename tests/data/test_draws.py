@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.conftest import invoke
+from command_line import invoke
 from data.trees import Tree
 from hypothesis import example, given
 from hypothesis import strategies as st

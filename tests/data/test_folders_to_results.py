@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data.conftest import SetUp, invoke
+from command_line import invoke
+from data.conftest import SetUp
 from data.trees import Sizes, Tree
 
 from compatbench.errors import CompatbenchError

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import output_of
 from filelock import FileLock
-from typer.testing import CliRunner
 
-from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import CellRecord, Record
 from compatbench.engine.execute.compute import Compute, Event, Settings
@@ -54,13 +53,10 @@ def whole(suite: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def command(name: str, suite: Path, cache: Path, out: Path, *options: str) -> str:
     """Runs a command in this process, which has loaded what it needs; returns its output."""
-    arguments = [name, "--suite", str(suite), "--methods", METHODS, "--out", str(out), *options]
+    arguments = [name, "--suite", suite, "--methods", METHODS, "--out", out, *options]
     if name == "run":
         arguments += ["--jobs", "1"]
-    environment = {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"}
-    result = CliRunner().invoke(app, arguments, env=environment)
-    assert result.exit_code == 0, result.output
-    return result.output
+    return output_of(*arguments, COMPATBENCH_CACHE=str(cache))
 
 
 def published(suite: Path, out: Path, times: Path) -> dict[str, str]:

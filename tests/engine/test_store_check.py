@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command_line import invoke
 
 from compatbench.backbone import load_backbone
-from compatbench.cli.app import app
 from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.execute.compute import PeakMemory
@@ -44,8 +43,9 @@ def cells() -> tuple[Cell, Cell]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, cells: tuple[Cell, Cell]) -> RunStore:
-    """A store with both cells, and one that failed."""
+def store(tmp_path: Path, cells: tuple[Cell, Cell], monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    """The current folder's store, with both cells, and one that failed."""
+    monkeypatch.chdir(tmp_path)
     store = RunStore(tmp_path / "runs")
     for cell in cells:
         record = describe_cell(cell, "ok", module=MODULE.fingerprint, peak_memory=2**20)
@@ -55,13 +55,6 @@ def store(tmp_path: Path, cells: tuple[Cell, Cell]) -> RunStore:
     failed = replace(cells[0], key="f" * 64, seed=9)
     note_failure(store, failed, Failure("WorkerDied: [bold]signal 11", ("bad.py:7 in fit",)))
     return store
-
-
-def invoke(store: RunStore, *arguments: str) -> Result:
-    result = CliRunner().invoke(app, ["runs", *arguments, "--out", str(store.folder.parent)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def contents(store: RunStore) -> dict[Path, bytes]:
@@ -79,16 +72,16 @@ def test_cells_are_listed_with_how_they_ended(store: RunStore, cells: tuple[Cell
     with pytest.raises(CompatbenchError, match="no state named 'okay'"):
         list_cells(store, states="okay")
     assert list_cells(RunStore(store.folder / "nothing")).empty
-    lines = invoke(store, "ls").output.splitlines()
+    lines = invoke("runs", "ls").output.splitlines()
     assert lines[1].split()[:4] == ["e" * 12, "ok", "gda", "mini-weather"]
     assert lines[-1].startswith("3 cells, ")
 
 
 def test_all_that_is_kept_of_a_cell_is_shown(store: RunStore) -> None:
-    shown = invoke(store, "show", "ff").output
+    shown = invoke("runs", "show", "ff").output
     for text in ("killed, attempt 1", "WorkerDied: [bold]signal 11", "bad.py:7 in fit"):
         assert text in shown
-    assert "1.0 MiB" in invoke(store, "show", "e" * 10).output
+    assert "1.0 MiB" in invoke("runs", "show", "e" * 10).output
 
 
 def test_a_key_that_no_cell_or_several_have_is_refused(store: RunStore, tmp_path: Path) -> None:
@@ -122,7 +115,7 @@ def test_every_file_that_is_not_right_is_named_and_stays(
     assert "checksum" in found[spoiled]
     assert "of another cell" in found[moved]
     assert found[other] == "its record is of another module"
-    result = invoke(store, "verify")
+    result = invoke("runs", "verify")
     assert result.exit_code == 1
     assert result.output.count("damaged") == 3
     assert "5 of 8 files are intact" in result.output
@@ -142,7 +135,7 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     os.utime(unfinished, (0, 0))
     before = contents(store)
     waste = find_waste(store, [suite_cards.read("smoke")], builtin_methods())
-    said = invoke(store, "gc", "--days", "0").output
+    said = invoke("runs", "gc", "--days", "0").output
     assert waste.cells == 2
     assert set(waste.remains) == {damaged, unfinished}
     files = {store.module_path(obsolete.key), store.predictions_path(obsolete.key)}
@@ -150,9 +143,9 @@ def test_what_no_plan_asks_for_is_found_and_deleted_when_told(
     assert "2 files of 2 obsolete cells" in said
     assert "nothing was deleted" in said
     assert contents(store) == before
-    assert "(2 younger ones stay)" in invoke(store, "gc", "--delete").output
+    assert "(2 younger ones stay)" in invoke("runs", "gc", "--delete").output
     assert not unfinished.exists()
-    invoke(store, "gc", "--delete", "--days", "0")
+    invoke("runs", "gc", "--delete", "--days", "0")
     left = contents(store).keys()
     assert before.keys() - left == {*files, damaged, unfinished}
     assert store.module_path(wanted.key) in left

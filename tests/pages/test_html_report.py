@@ -12,13 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from command_line import output_of
 from figure_pages import HOSTILE, hostile_page, info, long_page, method, refused, small_page
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_results import make_method, make_row, with_more
-from typer.testing import CliRunner
 
-from compatbench.cli.app import app
 from compatbench.errors import CompatbenchError, CompatbenchWarning, one_line
 from compatbench.pages.figures.plan import plan_figures
 from compatbench.pages.html_report import all_boards, render_report, report_pages
@@ -174,16 +173,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         where = dict(method=name, task="mini-weather", source="mini-clip")
         rows = [make_row(right, **where, backbone=one) for one in ("mini-clip", "mini-eva-clip")]
         write_results(out / "results" / "smoke", make_method(info(name), rows))
-    invoke("--out", str(out))
+    output_of("report", "--out", str(out))
     return out
-
-
-def invoke(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["report", *arguments], env={"COLUMNS": "200"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_the_command_writes_the_page_and_the_figures(folder: Path) -> None:
@@ -191,7 +182,7 @@ def test_the_command_writes_the_page_and_the_figures(folder: Path) -> None:
         "smoke-matrix-1.svg", "smoke-pareto-1.svg", "smoke-scatter-1.svg",
     ]  # fmt: skip
     assert (folder / "results" / "report.html").read_text(encoding="utf-8").endswith("</html>\n")
-    output = invoke("--check", "--out", str(folder))
+    output = output_of("report", "--check", "--out", str(folder))
     assert "smoke-ranks-1.svg is left out: the test needs three methods" in output
     assert "report.html is up to date, 3 figures beside it" in output
 
@@ -202,7 +193,7 @@ def test_the_check_finds_what_is_old_gone_or_of_no_results(folder: Path, tmp_pat
 
     def check_says(message: str) -> None:
         with pytest.raises(CompatbenchError, match=re.escape(message)):
-            invoke("--check", "--out", str(out))
+            output_of("report", "--check", "--out", str(out))
 
     for name in ("report.html", "figures/smoke-matrix-1.svg"):
         path = out / "results" / name
@@ -210,17 +201,17 @@ def test_the_check_finds_what_is_old_gone_or_of_no_results(folder: Path, tmp_pat
         check_says(f"{path.name} is not what results/ gives")
         path.unlink()
         check_says(f"{path.name} is not what results/ gives")
-        invoke("--out", str(out))
+        output_of("report", "--out", str(out))
     stray = out / "results" / "figures" / "gone-scatter-1.svg"
     stray.write_text("<svg/>")
     check_says("gone-scatter-1.svg belongs to no results here")
-    invoke("--out", str(out))
+    output_of("report", "--out", str(out))
     assert not stray.exists()
 
 
 def test_a_folder_without_results_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match="holds no results; give the folder"):
-        invoke("--out", str(tmp_path))
+        output_of("report", "--out", str(tmp_path))
 
 
 def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import output_of
 from safetensors.torch import save_file
 
 from compatbench.backbone.load.checkpoint import read_tensors
@@ -107,10 +108,6 @@ def test_listing_and_keys_run_no_file_that_was_not_asked_for(tmp_path: Path) -> 
 
 
 def test_the_command_line_says_that_a_plug_in_is_code() -> None:
-    from typer.testing import CliRunner
-
-    from compatbench.cli.app import app
-
     for command in ("run", "plan", "check", "audit", "evaluate"):
-        output = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output
+        output = output_of(command, "--help")
         assert "run as code" in output, command

@@ -1,0 +1,23 @@
+"""The command line in the tests' own process."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner, Result
+
+from compatbench.cli.app import app
+
+
+def invoke(*arguments: object, **environment: str) -> Result:
+    """Runs a command on a wide terminal; an error of ours is raised."""
+    variables = {"COLUMNS": "200"} | environment
+    result = CliRunner().invoke(app, [str(one) for one in arguments], env=variables)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def output_of(*arguments: object, **environment: str) -> str:
+    """What a command that ends well prints; not what it says beside on the other stream."""
+    result = invoke(*arguments, **environment)
+    assert result.exit_code == 0, result.output
+    return result.stdout
