@@ -18,8 +18,13 @@ from matplotlib.figure import Figure
 from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.pages.figures import svg
-from compatbench.pages.figures.line_figures import path_lines, shots_curves
-from compatbench.pages.figures.plan import is_current, plan_figures, zero_shot_accuracies
+from compatbench.pages.figures.plan import (
+    is_current,
+    path_lines,
+    plan_figures,
+    shots_curves,
+    zero_shot_accuracies,
+)
 from compatbench.pages.figures.ranking_figures import named_methods, pareto_front
 from compatbench.pages.figures.style import place_labels
 from compatbench.pages.suite_page import SuitePage

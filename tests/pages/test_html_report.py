@@ -107,12 +107,8 @@ def test_what_is_refused_or_missing_is_listed_with_its_reason() -> None:
     assert row[:6] == ["–", "r", "deep", "–", "not transferable", "–"]
     for text in ("not transferable 1 no way", "failed 1 broke", "missing 5 –"):
         assert f"r {text}" in shown.text
-    assert "Nothing: every measurement" in read(small_page()).text
-
-
-@pytest.mark.slow
-def test_sections_without_results_say_so() -> None:
-    text = read(small_page(), figures=True).text
+    text = read(small_page()).text
+    assert "Nothing: every measurement" in text
     assert "No suite here has results at several numbers of shots" in text
     assert "No suite here has a path of two or more upgrades" in text
 

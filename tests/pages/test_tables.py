@@ -23,7 +23,7 @@ from synthetic_results import (
 )
 
 from compatbench.pages import tables
-from compatbench.pages.leaderboard import extra_parts, render_leaderboard, section_order
+from compatbench.pages.leaderboard import render_leaderboard, section_order
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
@@ -109,14 +109,6 @@ def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> No
     text = render_leaderboard([page])
     assert "### Attached through: words" in text
     assert "contcoop (words)" not in text.split("### Attached through: words")[0]
-
-
-def test_the_parts_of_a_suite_follow_from_its_matrix() -> None:
-    assert extra_parts(make_page(variant("contcoop", (50, 60, 52, 62)))) == []
-    assert extra_parts(ablation_page()) == ["ablation"]
-    assert extra_parts(shots_page()) == ["shots"]
-    retrained = replace(shots_page(), expected=replace(TWO_BY_TWO, retrained=True))
-    assert extra_parts(retrained) == ["retained"]
 
 
 def test_a_section_stands_under_its_suite_without_a_ranking() -> None:

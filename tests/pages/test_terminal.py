@@ -24,8 +24,8 @@ from compatbench.cli.progress import restriction_of
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import select_matrix
 from compatbench.method.registry import builtin_methods
+from compatbench.pages.ranking import print_ranking
 from compatbench.pages.suite_page import SuitePage
-from compatbench.pages.terminal import print_ranking
 
 
 def shown(page: SuitePage, width: int = 80) -> str:

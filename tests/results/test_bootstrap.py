@@ -108,14 +108,6 @@ def test_a_correlation_knows_order_only_and_turns_with_it(pairs: list[tuple[int,
     )
 
 
-@pytest.mark.parametrize(
-    ("interval", "sign"),
-    [(Interval(2, 1, 3), 1), (Interval(-2, -3, -1), -1), (Interval(1, -1, 3), 0), (Interval(5), 0)],
-)
-def test_the_sign_is_that_of_the_whole_interval(interval: Interval, sign: int) -> None:
-    assert interval.sign == sign
-
-
 def test_resamples_are_the_same_in_every_run_and_reach_every_unit() -> None:
     draws = draw_resamples(5, 1000)
     assert (draws == draw_resamples(5, 1000)).all()

@@ -117,8 +117,8 @@ class RunProgress(Progress):
         yield self._ranking
 
     def _update_ranking(self, plan: Plan, out: Path) -> None:
+        from compatbench.pages.ranking import ranking_renderable
         from compatbench.pages.suite_page import read_suite_page
-        from compatbench.pages.terminal import ranking_renderable
         from compatbench.results.collect import measured_so_far
 
         now = time.monotonic()

@@ -86,8 +86,8 @@ def run(
         from compatbench.engine.execute.compute import parse_retry
         from compatbench.engine.execute.shards import Shard
         from compatbench.files.sizes import parse_bytes
+        from compatbench.pages.ranking import print_ranking
         from compatbench.pages.suite_page import read_suite_page
-        from compatbench.pages.terminal import print_ranking
 
         with RunProgress(console, out) as progress:
 

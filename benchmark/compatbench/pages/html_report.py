@@ -61,9 +61,8 @@ def report_pages(out: Path) -> list[SuitePage]:
 def make_report(out: Path, check: bool = False) -> Report:
     """Writes the files that have changed, and removes figures that the results no longer give.
 
-    Args:
-        check: change nothing, and raise for the first file that is not up to date. A figure
-            that shows the same data is, even if another version of matplotlib drew it.
+    A check raises for the first of them instead. A figure that shows the same data is up to date,
+    even if another version of matplotlib drew it.
     """
     pages, folder = report_pages(out), out / RESULTS / FIGURES
     planned = plan_figures(pages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -56,10 +55,7 @@ class SuitePage:
     configs: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
-
-    @cached_property
-    def _ranks(self) -> dict[tuple[Upgrade, int, str], list[Ranked]]:
-        return {}
+    _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
 
     def ranks(self, upgrade: Upgrade, shots: int, transfer: str = COPIED) -> list[Ranked]:
         """The methods of one transfer in the order of the ranking."""

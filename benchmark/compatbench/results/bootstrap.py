@@ -176,15 +176,12 @@ def paired_interval(one: Standing, other: Standing, measure: Measure) -> Interva
 def compute_retained(
     results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int
 ) -> tuple[Mean | None, Mean | None, Interval | None]:
-    """What the old module keeps of the gain of one retrained on the target.
+    """Gains of the old module and of one retrained on the target, and the share that it keeps.
 
     The share is the ratio of two means over datasets and seeds, not the mean of ratios: on a
     dataset where retraining gains next to nothing the ratio is next to anything, and one such
-    dataset would decide the mean. There is no share of a gain whose 95 % interval reaches 0.
-
-    Returns:
-        The gain of the old module over the target's zero-shot in points, the same of a module
-        fitted on the target, and the share in percent; None where a cell is missing.
+    dataset would decide the mean. There is no share of a gain whose 95 % interval reaches 0. Gains
+    are in points over zero-shot, the share in percent; None where a cell is missing.
     """
     attached = compute_standing(results, expected, upgrade, shots)
     # A module that was fitted on the target is its own source.

@@ -106,6 +106,7 @@ class Standing:
     seeds: tuple[int, ...]
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
+    _means: dict[tuple[Measure, str | None], Mean | None] = field(default_factory=dict, init=False)
 
     @property
     def info(self) -> MethodInfo:
@@ -152,10 +153,6 @@ class Standing:
             columns = slice(None) if task is None else [self.tasks.index(task)]
             self._means[measure, task] = mean_over_seeds(self.figures(measure)[:, columns])
         return self._means[measure, task]
-
-    @cached_property
-    def _means(self) -> dict[tuple[Measure, str | None], Mean | None]:
-        return {}
 
     @cached_property
     def relative_flips(self) -> float | None:

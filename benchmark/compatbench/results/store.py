@@ -63,6 +63,7 @@ class MethodResults:
     rows: pd.DataFrame  # the lines of the files (``Row``, ``Cost``)
     costs: pd.DataFrame = field(default_factory=lambda: to_frame([], Cost))
     transfer: str | None = COPIED  # of the rows; None if they are of every transfer, as in a file
+    _columns: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def title(self) -> str:
@@ -74,10 +75,6 @@ class MethodResults:
     def table(self) -> pd.DataFrame:
         """The rows with their figures (see ``with_figures``) and what they took."""
         return with_figures(self.rows, self.costs)
-
-    @cached_property
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        return {}
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of the table, of floats or of text, ``[rows + 1]``.
