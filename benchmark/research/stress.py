@@ -33,9 +33,9 @@ from compatbench.results.measures import average
 from compatbench.studies import frames
 from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.transfer import Copied, Transfer
+from compatbench.transfer import Copied, Transfer, Words
 from compatbench.transfer.rotation import RotatedBackbone
-from compatbench.transfer.words import WordFeatures, Words, load_words
+from compatbench.transfer.words import WordFeatures, load_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.transfer.words import Words
+from compatbench.transfer import Words
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()

@@ -65,7 +65,6 @@ def test_too_few_texts_say_so_and_leave_the_same_rotation_every_time() -> None:
     assert torch.allclose(found.rotation @ found.rotation.T, torch.eye(6).double(), atol=1e-9)
 
 
-@pytest.mark.parametrize("b", [draw(6, 3, 1), torch.ones(5, 3)])
-def test_what_determines_nothing_is_refused(b: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"list|same"):
-        fit_rotation(draw(5, 3, 1), b)
+def test_what_determines_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="same features"):
+        fit_rotation(draw(5, 3, 1), torch.ones(5, 3))

@@ -42,7 +42,8 @@ from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
-from compatbench.transfer.words import Words, encode_words, load_words
+from compatbench.transfer import Words
+from compatbench.transfer.words import encode_words, load_words
 
 WORDS = load_words()[::40]
 

@@ -19,7 +19,7 @@ from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.identity import method_identity
+from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED, find_transfer
 
@@ -124,7 +124,7 @@ class Matrix:
                     backbones=tuple(name for name in backbones if name not in missing.backbones),
                     test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
                     training=training,
-                    plugin=MethodRegistry.plugin_file(choice.method),
+                    plugin=plugin_file(choice.method),
                     shots_file=file,
                     config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,

@@ -25,8 +25,8 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import COPIED, Copied, Transfer, find_transfer
-from compatbench.transfer.words import Words, find_words
+from compatbench.transfer import COPIED, Copied, Transfer, Words, find_transfer
+from compatbench.transfer.words import find_words
 
 
 class Fitted(BaseModel):

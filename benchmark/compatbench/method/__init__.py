@@ -40,42 +40,29 @@ Classifier = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What a method is, for lists and for the leaderboard.
+    """What a method is, for lists and for the leaderboard."""
 
-    Attributes:
-        name: the name that the command line and results use.
-        title: the name as its authors write it.
-        paper: where it was published, such as ``arXiv:2109.01134``.
-        inserts: the place, or places, where the module acts.
-        summary: the idea in one line.
-        version: raised with every change of the numbers that the method gives; part of its key.
-        was: the first name of a method that was renamed: keys keep it, so nothing is run again.
-        files: data that the method reads, as paths from its own file. They are part of its key
-            if the method is not one of compatbench's, as its code is.
-        learns: False for a method that looks at no image; it is run for one seed only.
-        step_cost: of a training step, relative to one of CoOp through the same text tower; for
-            estimates of time alone.
-        prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
-            not depend on the image; for estimates as well.
-        zero_shot_at: the module at which the method is the zero-shot classifier, if there is
-            one: for each tensor that differs from the fitted one the number that fills it, or
-            the words it holds the token embeddings of.
-        excused: checks of the conformance kit that the method cannot pass by its nature,
-            each with the reason.
-    """
-
-    name: str
-    title: str
-    paper: str
-    inserts: Place | tuple[Place, ...]
-    summary: str
-    version: int = 1
-    was: str = ""
+    name: str  # that the command line and results use
+    title: str  # the name as its authors write it
+    paper: str  # where it was published, such as ``arXiv:2109.01134``
+    inserts: Place | tuple[Place, ...]  # the place, or places, where the module acts
+    summary: str  # the idea in one line
+    version: int = 1  # raised with every change of the numbers that the method gives; in its key
+    was: str = ""  # the first name of a renamed method: keys keep it, so nothing is run again
+    # Data that the method reads, as paths from its own file. They are part of its key if the
+    # method is not one of compatbench's, as its code is.
     files: tuple[str, ...] = ()
-    learns: bool = True
+    learns: bool = True  # False for a method that looks at no image; it is run for one seed only
+    # For estimates of time alone: what a training step costs, relative to one of CoOp through the
+    # same text tower, and the prompts of every class that each test image needs (0 if prompts do
+    # not depend on the image).
     step_cost: float = 1.0
     prompts_per_image: int = 0
+    # The module at which the method is the zero-shot classifier, if there is one: for each tensor
+    # that differs from the fitted one the number that fills it, or the words whose token
+    # embeddings it holds.
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
+    # Checks of the conformance kit that the method cannot pass by its nature, each with the reason.
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -111,19 +98,13 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Frozen image features of some samples.
+    """Frozen image features of some samples."""
 
-    Attributes:
-        plain: features of the plain view, not normalised, ``[N, e]``.
-        views: features of the training views, ``[views, N, e]``.
-        targets: labels, ``[N]``.
-        view_inputs: for each training view, what the method's ``image_input`` names,
-            ``[N, ...]``; None for features.
-    """
-
-    plain: Tensor
-    views: Tensor
-    targets: Tensor
+    plain: Tensor  # features of the plain view, not normalised, ``[N, e]``
+    views: Tensor  # features of the training views, ``[views, N, e]``
+    targets: Tensor  # labels, ``[N]``
+    # For each training view, what the method's ``image_input`` names, ``[N, ...]``; None for
+    # features.
     view_inputs: Sequence[Rows] | None = None
 
     def __len__(self) -> int:
@@ -136,19 +117,12 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class FewShotData:
-    """What a method may learn from: the few-shot draw of one task and seed.
+    """What a method may learn from: the few-shot draw of one task and seed."""
 
-    Attributes:
-        labels: class names and templates.
-        shots: images per class that were asked for; a class may have had fewer.
-        train: the few-shot training set, grouped by class.
-        val: the few-shot validation set, at most 4 per class, perhaps empty.
-    """
-
-    labels: Labels
-    shots: int
-    train: FeatureSet
-    val: FeatureSet
+    labels: Labels  # class names and templates
+    shots: int  # images per class that were asked for; a class may have had fewer
+    train: FeatureSet  # the few-shot training set, grouped by class
+    val: FeatureSet  # the few-shot validation set, at most 4 per class, perhaps empty
 
 
 class Module:
@@ -194,7 +168,6 @@ class Module:
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
     @property
@@ -207,7 +180,6 @@ class Module:
         return self._map(lambda tensor: tensor.detach().clone().contiguous())
 
     def to(self, device: torch.device) -> Module:
-        """The module on another device."""
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Module:
@@ -216,22 +188,14 @@ class Module:
         return Module(trained, stored, self.about)
 
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> None:
-        """Writes a safetensors file with a checksum, and ``about``, or the module's own, as JSON.
-
-        Raises:
-            CompatbenchError: the folder cannot be written.
-        """
+        """Writes safetensors with a checksum, and ``about``, or the module's own, as JSON."""
         described = dict(self.about if about is None else about)
         words = {"trained": sorted(self.trained), "about": described}
         save_tensors(Path(path), self.tensors, MODULE_SCHEMA, words)
 
 
 def load_module(path: Path) -> Module:
-    """Reads a module, with what its file says about it.
-
-    Raises:
-        CompatbenchError: the file is missing, damaged, or not a module.
-    """
+    """Reads a module, with what its file says about it; a damaged or other file is refused."""
     tensors, words = load_tensors(path, MODULE_SCHEMA, "module")
     try:
         trained, about = set(words["trained"]), dict(words["about"])
@@ -242,14 +206,10 @@ def load_module(path: Path) -> Module:
 
 
 class CosineClassifier:
-    """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩.
-
-    Attributes:
-        weights: class weights, normalised, ``[C, e]``.
-        scale: the factor s.
-    """
+    """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩."""
 
     def __init__(self, weights: Tensor, scale: float) -> None:
+        """``weights`` are ``[C, e]``, kept normalised; ``scale`` is the factor s."""
         self.weights = F.normalize(weights, dim=-1)
         self.scale = scale
 
@@ -281,13 +241,7 @@ class Method(ABC):
 
     @abstractmethod
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Makes a module.
-
-        Args:
-            backbone: the source; frozen.
-            data: few-shot images of one task, as features of this backbone.
-            rng: the only source of randomness.
-        """
+        """Makes a module on the source, which is frozen; ``rng`` is all the randomness there is."""
 
     @abstractmethod
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
@@ -302,11 +256,7 @@ class Method(ABC):
 
 
 def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
-    """The named tensor, if its size along ``dim`` fits the backbone or the labels as it is.
-
-    Raises:
-        NotTransferable: the sizes differ; they are never padded or cut to fit.
-    """
+    """The named tensor; sizes that differ along ``dim`` are refused, never padded or cut to fit."""
     tensor = module[name]
     if tensor.shape[dim] != size:
         raise NotTransferable(f"the module was made for {what} {tensor.shape[dim]}, not {size}")

@@ -26,9 +26,6 @@ def method_identity(cls: type[Method]) -> str:
 
     The versions of our methods that it is, or is a subclass of; for any other method before them
     a hash of its code and of the data files of its card, read from disk.
-
-    Raises:
-        CompatbenchError: a data file of the card is not there.
     """
     ours = [base for base in _method_classes(cls) if _is_ours(base)]
     cards = [base.__dict__["card"] for base in ours if "card" in base.__dict__]
@@ -38,9 +35,16 @@ def method_identity(cls: type[Method]) -> str:
     code = []
     for base in _method_classes(cls):
         if not _is_ours(base):
-            hashes = {file: hash_code(file) for file in _own_files(base)}
-            hashes |= {file: sha256_file(file) for file in _data_files(base)}
             folder = class_file(base).parent
+            hashes = {file: hash_code(file) for file in _own_files(base)}
+            card = base.__dict__.get("card")
+            for file in [folder / name for name in (card.files if card else ())]:
+                if not file.is_file():
+                    raise CompatbenchError(
+                        f"{class_file(base)}: the card of '{base.card.name}' names the file "
+                        f"{file}, which does not exist"
+                    )
+                hashes[file] = sha256_file(file)
             code += sorted([os.path.relpath(file, folder), hash] for file, hash in hashes.items())
     return "+".join([f"{cls.card.identity}:{sha256_json(code)}", *versions])
 
@@ -58,9 +62,9 @@ def _is_ours(cls: type) -> bool:
     return cls.__module__.startswith("compatbench.")
 
 
-def is_plugin(cls: type) -> bool:
-    """Whether a class comes from a file that was loaded from anywhere, or one beside it."""
-    return cls.__module__.startswith(PLUGIN_PREFIX)
+def plugin_file(cls: type[Method]) -> str | None:
+    """The file, loaded from anywhere, that a class comes from; None for an installed method."""
+    return str(class_file(cls)) if cls.__module__.startswith(PLUGIN_PREFIX) else None
 
 
 def class_file(cls: type[Method]) -> Path:
@@ -74,18 +78,6 @@ def class_file(cls: type[Method]) -> Path:
         ) from None
 
 
-def _data_files(cls: type[Method]) -> list[Path]:
-    card = cls.__dict__.get("card")
-    files = [class_file(cls).parent / name for name in (card.files if card else ())]
-    for file in files:
-        if not file.is_file():
-            raise CompatbenchError(
-                f"{class_file(cls)}: the card of '{cls.card.name}' names the file {file}, which "
-                "does not exist"
-            )
-    return files
-
-
 def _own_files(cls: type[Method]) -> set[Path]:
     """Every file of an installed package; of a file that lies anywhere, what it imports there.
 
@@ -96,7 +88,7 @@ def _own_files(cls: type[Method]) -> set[Path]:
     if cls.__module__.startswith("compatbench.method."):
         return {path}
     top = sys.modules[cls.__module__.partition(".")[0]]
-    if hasattr(top, "__path__") and not (_is_ours(cls) or is_plugin(cls)):
+    if hasattr(top, "__path__") and not (_is_ours(cls) or plugin_file(cls)):
         return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
     importlib.invalidate_caches()
     folders = import_folders(path)

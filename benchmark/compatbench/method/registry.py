@@ -27,13 +27,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import method_files, methods_folder
 from compatbench.method import Method, MethodCard
-from compatbench.method.identity import (
-    PLUGIN_PREFIX,
-    class_file,
-    find_local,
-    import_folders,
-    is_plugin,
-)
+from compatbench.method.identity import PLUGIN_PREFIX, class_file, find_local, import_folders
 
 
 @dataclass
@@ -51,11 +45,7 @@ class MethodRegistry:
         return sorted(self.classes, key=lambda name: (self.classes[name].card.learns, name))
 
     def get(self, name: str) -> type[Method]:
-        """The class of this name.
-
-        Raises:
-            CompatbenchError: no such method, or its file could not be loaded.
-        """
+        """The class of this name, if there is one and its file could be loaded."""
         if name in self.broken:
             raise CompatbenchError(self.broken[name])
         if name not in self.classes:
@@ -63,11 +53,7 @@ class MethodRegistry:
         return self.classes[name]
 
     def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
-        """The names that a selection means, ``also`` among them; ``.py`` files are loaded.
-
-        Raises:
-            CompatbenchError: an unknown name, or a file that cannot be loaded.
-        """
+        """The names that a selection means, ``also`` among them; ``.py`` files are loaded."""
         names: list[str] = []
         for part in filter(None, (part.strip() for part in wanted.split(","))):
             if part.endswith(".py"):
@@ -78,27 +64,14 @@ class MethodRegistry:
                 names.append(part)
         return select_names(names, [*self.names(), *also], "method")
 
-    @staticmethod
-    def plugin_file(method: type[Method]) -> str | None:
-        """The file that ``--methods`` loaded a class from; None for an installed method."""
-        return str(class_file(method)) if is_plugin(method) else None
-
     def add_file(self, path: Path) -> list[str]:
-        """Loads a method file, running its code, and returns the names it defines.
-
-        Raises:
-            CompatbenchError: the file is missing, fails to load, or defines no method.
-        """
+        """Loads a method file, running its code, and returns the names it defines."""
         if not path.is_file():
             raise CompatbenchError(f"method file {path} does not exist")
         return self.add(path, partial(_load_file, path))
 
     def add(self, path: Path, load: Callable[[], object]) -> list[str]:
-        """Adds the methods of what is loaded from a path, and returns their names.
-
-        Raises:
-            CompatbenchError: it fails to load, has no method, or one of another file's name.
-        """
+        """Adds the methods of what is loaded from a path, and returns their names."""
         try:
             found = _methods_in(load())
         except Exception as error:
@@ -189,26 +162,22 @@ class _Loader(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
     def exec_module(self, module: ModuleType) -> None:
-        own = {"__import__": _import_beside(module.__name__.partition(".")[0])}
-        vars(module)["__builtins__"] = vars(builtins) | own
+        package = module.__name__.partition(".")[0]
+        folders = list(sys.modules[package].__path__)
+
+        def import_beside(name, globals=None, locals=None, fromlist=(), level=0):
+            """``__import__`` that first looks for absolute names in the module's package."""
+            top = name.partition(".")[0]
+            if level or find_local(top, folders) is None:
+                return builtins.__import__(name, globals, locals, fromlist, level)
+            module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
+            return module if fromlist else sys.modules[f"{package}.{top}"]
+
+        vars(module)["__builtins__"] = vars(builtins) | {"__import__": import_beside}
         super().exec_module(module)
 
 
 sys.meta_path.insert(0, _Loader)  # type: ignore[arg-type]
-
-
-def _import_beside(package: str) -> Callable[..., ModuleType]:
-    """``__import__`` for the modules of a package: absolute names are first looked for in it."""
-    folders = list(sys.modules[package].__path__)
-
-    def find(name, globals=None, locals=None, fromlist=(), level=0):
-        top = name.partition(".")[0]
-        if level or find_local(top, folders) is None:
-            return builtins.__import__(name, globals, locals, fromlist, level)
-        module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
-        return module if fromlist else sys.modules[f"{package}.{top}"]
-
-    return find
 
 
 @lru_cache(maxsize=1)

@@ -42,13 +42,9 @@ def fit_rotation(source: Tensor, target: Tensor) -> Rotation:
     With U S Vᵀ the singular value decomposition of A_cᵀ B_c / V, R = U Vᵀ. Directions that
     the texts do not determine are matched by number, which is arbitrary but the same every time.
 
-    Args: features of V texts on the source, ``[V, e_s]``, and of the same on the target.
-
-    Raises:
-        ValueError: shapes that do not fit, or one side is constant.
+    Both are features of the same V texts, ``[V, e_s]`` and ``[V, e_t]``. A side that is constant
+    is a ValueError.
     """
-    if source.ndim != 2 or target.ndim != 2 or len(source) != len(target):
-        raise ValueError(f"features {[*source.shape]} and {[*target.shape]} are not of one list")
     # On the processor, for not every accelerator has double precision.
     a, b = source.detach().cpu().double(), target.detach().cpu().double()
     w = a.new_full((len(a), 1), 1 / len(a))
@@ -79,7 +75,7 @@ class RotatedBackbone(Backbone):
     """
 
     def __init__(self, backbone: Backbone, rotation: Tensor) -> None:
-        """``backbone`` is kept as ``unrotated``; R is ``[e_s, e_t]`` with its e_t."""
+        """The rotation R is ``[e_s, e_t]``, e_t the backbone's."""
         vars(self).update(vars(backbone))
         # These were computed in the backbone's own coordinates.
         for name in ("embed_dim", "image", "encode_prompts"):
