@@ -20,7 +20,7 @@ from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-from compatbench.pages.markdown import fill_section, find_sections
+from compatbench.pages.markdown import fill_section
 from compatbench.results.measures import upgrade_pairs
 from compatbench.studies.claims import analyze_claims
 from compatbench.studies.depth import analyze_depth
@@ -64,7 +64,7 @@ def write_sections(
         The name of each section that was written.
 
     Raises:
-        CompatbenchError: a page that cannot be read or has no markers, an unknown name, or
+        CompatbenchError: a page that cannot be read, markers that are no pair, an unknown name, or
             whatever a study raises.
     """
     try:
@@ -72,7 +72,10 @@ def write_sections(
     except (OSError, UnicodeDecodeError) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
     sections = _sections(tasks, steps, options)
-    for name in select_names(only, find_sections(text, [*SECTIONS]), "section of this page"):
+    there = [name for name in SECTIONS if f"<!-- {name}:" in text]
+    for name in there:
+        fill_section(text, name, "")  # tells of broken markers before the work
+    for name in select_names(only, there, "section of this page"):
         reports = sections[name]()
         body = "\n\n".join(report.markdown() for report in reports)
         figure = path.with_suffix("") / f"{name}.svg"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -36,29 +33,6 @@ ALLOWED = {"svg", "defs", "style", "g", "path", "text", "title", "use", "clipPat
 
 def render_all(*pages: SuitePage) -> dict[str, bytes]:
     return {one.name: one.render() for one in plan_figures(pages) if not one.missing}
-
-
-@pytest.fixture(scope="module")
-def figures() -> dict[str, bytes]:
-    return render_all(small_page())
-
-
-@pytest.mark.slow
-def test_another_process_gives_the_same_bytes(figures: dict[str, bytes]) -> None:
-    code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/pages']\n"
-        "from figure_pages import small_page\n"
-        "from compatbench.pages.figures.plan import plan_figures\n"
-        "for one in plan_figures([small_page()]): sys.stdout.buffer.write(one.render())"
-    )
-    output = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONHASHSEED": "7", "PATH": ""},
-        capture_output=True,
-        check=True,
-    ).stdout
-    assert output == b"".join(figures.values())
 
 
 def test_shots_upgrades_sections_and_paths_have_figures_of_their_own() -> None:

@@ -171,6 +171,7 @@ def test_the_table_shows_gains_share_and_interval() -> None:
     *_, row = cells_of(tables.retained_table(page, UPGRADE, 4))
     assert row == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38 %", "35 to 50"]
     assert len(tables.retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
+    assert "### Compared with retraining" in render_leaderboard([page])
 
 
 @pytest.mark.parametrize("missing", [False, True])

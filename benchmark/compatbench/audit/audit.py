@@ -24,7 +24,7 @@ from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report
-from compatbench.pages.leaderboard import drawn_figures, render_pages
+from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import FIGURES, RESULTS
 
 
@@ -182,7 +182,7 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
         try:
             for path, text in render_pages(out, own[0] if own else None).items():
                 findings += compare_file(path, text, problem)
-            if (out / REPORT).exists() or drawn_figures(out):
+            if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():
                 make_report(out, check=True)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))

@@ -34,7 +34,8 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
     pages = published_pages(out, also)
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, drawn_figures(out))}
+    figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
     readme = out / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if f"<!-- {SECTION}:" in text:
@@ -47,11 +48,6 @@ def write_pages(out: Path, also: SuiteCard | None = None, check: bool = False) -
     pages = {path: text.encode() for path, text in render_pages(out, also).items()}
     write_changed(pages, "compatbench leaderboard", check)
     return list(pages)
-
-
-def drawn_figures(out: Path) -> frozenset[str]:
-    """The names of the figures that exist in ``results/figures/``."""
-    return frozenset(path.stem for path in (out / RESULTS / FIGURES).glob("*.svg"))
 
 
 def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:

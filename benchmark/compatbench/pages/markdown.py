@@ -125,24 +125,8 @@ def bounds(interval: Interval | None, show: Callable[[float | None], str] = perc
     return f"{show(interval.low)} to {show(interval.high)}"
 
 
-def find_sections(text: str, known: Sequence[str]) -> list[str]:
-    """The known generated sections that a page has markers for, in the order of ``known``.
-
-    A section stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
-    """
-    found = [name for name in known if f"<!-- {name}:" in text]
-    if not found:
-        begin, end = f"<!-- {known[0]}:begin -->", f"<!-- {known[0]}:end -->"
-        raise CompatbenchError(
-            f"the page has no markers to write between, such as '{begin}' and '{end}'"
-        )
-    for name in found:
-        fill_section(text, name, "")
-    return found
-
-
 def fill_section(text: str, name: str, content: str) -> str:
-    """The page with new content between the markers of one of its sections."""
+    """The page with new content between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     parts = re.split(f"({begin}\n|{end})", text)
     if parts[1::2] != [f"{begin}\n", end]:

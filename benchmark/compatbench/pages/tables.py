@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from string import ascii_lowercase
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from compatbench.results.measures import (
     Measure,
     Standing,
     Upgrade,
-    changes,
     compute_standing,
     follow_path,
     mean_of_all,
@@ -145,8 +145,10 @@ def path_table(
     rows = []
     for one in _standings(page, (path[0], path[-1]), shots):
         values = list(map(exact, follow_path(one.results, page.expected, path, shots)[figure]))
-        cells, steps = [show(values[0])], changes(values)
-        for after, change in zip(values[1:], steps, strict=True):
+        cells, steps = [show(values[0])], []
+        for before, after in pairwise(values):
+            change = None if before is None or after is None else after - before
+            steps.append(change)
             cells.append(show(after) + (f" ({signed(change)})" if change is not None else ""))
         rows.append([_method(one.info), *cells, signed(mean_of_all(steps))])
     titles = [escape(page.backbone_title(name)) for name in path]

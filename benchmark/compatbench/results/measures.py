@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from math import fsum, isnan, nan
 from statistics import stdev
 from typing import Any, Literal
@@ -219,11 +218,3 @@ def follow_path(
         "accuracy": [steps[0].mean("source"), *(one.mean("target") for one in steps)],
         "gain": [steps[0].mean("source_gain"), *(one.mean("gain") for one in steps)],
     }
-
-
-def changes(values: Sequence[float | None]) -> list[float | None]:
-    """What every step after the first changes; None beside a step without a figure."""
-    return [
-        None if before is None or after is None else after - before
-        for before, after in pairwise(values)
-    ]
