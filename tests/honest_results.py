@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,19 +47,13 @@ class Workplace:
         wanted = ["--suite", self.suite, "--cells", str(cells), "--seed", "7"]
         return invoke("audit", "--out", str(self.folder), *wanted, *options)
 
-    def run(self, *options: str) -> None:
-        """Runs a part of the suite."""
-        wanted = ["--suite", self.suite, "--out", str(self.folder), "--jobs", "1"]
-        result = invoke("run", *wanted, *options)
-        assert result.exit_code == 0, result.output
-
     def publish(self) -> None:
         """Makes the leaderboard of the results as they are."""
         write_pages(self.folder, suite_cards.read(self.suite))
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
-        """Changes a file of the results, which must really change."""
-        path = self.results / name
+        """Changes a file, which must really change; its folder is that of the results if unsaid."""
+        path = self.folder / name if "/" in name else self.results / name
         before = path.read_text()
         after = change(before)
         assert after != before
@@ -69,36 +62,26 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Results as ``run`` writes them; not to be changed."""
+    """Results as ``run`` writes them, with TaskRes through words, too; not to be changed."""
     folder = tmp_path_factory.mktemp("honest")
     (folder / "tiny.yaml").write_text(SUITE)
     with _cached(folder):
-        Workplace(folder).run("--methods", METHODS)
+        for options in (("--methods", METHODS), ("--methods", "taskres", "--transfers", "words")):
+            wanted = ["--suite", str(folder / "tiny.yaml"), "--out", str(folder), "--jobs", "1"]
+            result = invoke("run", *wanted, *options)
+            assert result.exit_code == 0, result.output
     assert "tiny" not in suite_cards.names()
     return Workplace(folder)
-
-
-@pytest.fixture(scope="session")
-def honest_words(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """The same with rows of TaskRes through words; not to be changed."""
-    place = _copy(honest, tmp_path_factory.mktemp("words"))
-    with _cached(honest.folder):
-        place.run("--methods", "taskres", "--transfers", "words")
-    return place
 
 
 @pytest.fixture
 def forged(honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
+    shutil.copytree(honest.folder / "results", tmp_path / "results")
+    for name in ("tiny.yaml", "leaderboard.md"):
+        shutil.copy(honest.folder / name, tmp_path)
     with _cached(honest.folder):
-        yield _copy(honest, tmp_path)
-
-
-@pytest.fixture
-def forged_words(honest: Workplace, honest_words: Workplace, tmp_path: Path) -> Iterator[Workplace]:
-    """The same of results with rows through words."""
-    with _cached(honest.folder):
-        yield _copy(honest_words, tmp_path)
+        yield Workplace(tmp_path)
 
 
 @contextmanager
@@ -107,11 +90,3 @@ def _cached(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
         yield
-
-
-def _copy(place: Workplace, folder: Path) -> Workplace:
-    shutil.copytree(place.folder / "results", folder / "results")
-    for name in ("tiny.yaml", "leaderboard.md"):
-        shutil.copy(place.folder / name, folder / name)
-    os.utime(folder / "leaderboard.md")
-    return Workplace(folder)

@@ -7,20 +7,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from command_line import invoke
-from honest_results import SUITE, Workplace, forged, forged_words, honest, honest_words
+from honest_results import SUITE, Workplace, forged, honest
 
 from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 
-__all__ = ["clone", "forged", "forged_words", "honest", "honest_words", "repository"]
+__all__ = ["clone", "forged", "honest", "repository"]
 
 Change = Callable[[str], str]
 
@@ -48,36 +47,24 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@dataclass(frozen=True)
-class Clone:
+class Clone(Workplace):
     """A clone on a branch of its own, whose base is ``main``."""
 
-    root: Path
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results" / "tiny"
+    def publish(self) -> None:
+        write_pages(self.folder)
 
     def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
         """What ``compatbench ci`` finds with the clone's own method files as they are now."""
         _forget_methods()
         importlib.invalidate_caches()
         builtin_methods.cache_clear()
-        return check_pull_request(self.root, base, cells=cells, seed=1, zero_shot=False)
+        return check_pull_request(self.folder, base, cells=cells, seed=1, zero_shot=False)
 
     def run(self, methods: str, *options: str) -> None:
         """Adds results and leaderboard, as a contributor sends them."""
         wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1", *options]
-        assert invoke("run", *wanted, "--out", str(self.root)).exit_code == 0
-        shutil.rmtree(self.root / "runs")
-
-    def edit(self, path: str, change: Callable[[str], str]) -> None:
-        """Changes a file, which must really change."""
-        file = self.root / path
-        before = file.read_text()
-        after = change(before)
-        assert after != before
-        file.write_text(after)
+        assert invoke("run", *wanted, "--out", str(self.folder)).exit_code == 0
+        shutil.rmtree(self.folder / "runs")
 
     def remove(self, method: str) -> None:
         """Removes the results of a method."""
@@ -86,14 +73,10 @@ class Clone:
 
     def commit_to_base(self) -> None:
         """Makes the clone as it is the base of a new branch."""
-        git(self.root, "checkout", "-q", "main")
-        git(self.root, "add", "-A")
-        git(self.root, "commit", "-q", "-m", "Add what is here")
-        git(self.root, "checkout", "-q", "-b", "newer")
-
-    def publish(self) -> None:
-        """Makes the leaderboard of the results as they are."""
-        write_pages(self.root)
+        git(self.folder, "checkout", "-q", "main")
+        git(self.folder, "add", "-A")
+        git(self.folder, "commit", "-q", "-m", "Add what is here")
+        git(self.folder, "checkout", "-q", "-b", "newer")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ def flip_hex(value: str) -> str:
 
 FLIPS = r"taskres.csv:3: 'negative_flips': the flips do not lead"
 STALE = "is not what this checkout computes"
-# Of taskres.csv, lines 2 and 3 are seed 1 on source and target, 4 and 5 seed 2.
+# Of taskres.csv, lines 2 and 3 are seed 1 on source and target, 4 and 5 seed 2; 6 to 9 are the
+# same through words.
 FORGED_FIELDS: list[tuple[int, str, Callable[[str], object], str]] = [
     (3, "correct", lambda v: int(v) + 3, f"{FLIPS} .* expected correct = \\d+ \\+"),
     (2, "correct", lambda v: int(v) + 3, FLIPS),
@@ -52,7 +53,7 @@ FORGERIES: list[tuple[str, Change, str]] = [
     (
         "taskres.csv",
         for_seed_9,
-        r"taskres.csv:6: 'seed': the suite has no such measurement; expected 1 or 2, found 9",
+        r"taskres.csv:10: 'seed': the suite has no such measurement; expected 1 or 2, found 9",
     ),
     (
         "taskres.json",
@@ -101,24 +102,25 @@ FORGERIES: list[tuple[str, Change, str]] = [
     ),
     (
         "taskres.csv",
-        lambda text: "".join(text.splitlines(keepends=True)[n] for n in (0, 2, 1, 3, 4)),
+        lambda text: "".join(text.splitlines(keepends=True)[n] for n in (0, 2, 1, *range(3, 9))),
         r"taskres.csv:2: is not as 'compatbench run' writes it",
     ),
     *(
         ("taskres.csv", set_field(line, column, change), found)
         for line, column, change, found in FORGED_FIELDS
     ),
-]
-WORDS_FORGERIES: list[tuple[Change, str]] = [
     (
+        "taskres.csv",
         drop_line(7),
         r"taskres.csv: a measurement of the suite has no row; .* taskres \(words\) · .* seed 1 at",
     ),
     (
+        "taskres.csv",
         lambda text: text.replace("taskres,words,", "taskres,copied,"),
         "taskres.csv: two lines for copied, mini-weather",
     ),
     (
+        "taskres.csv",
         lambda text: text.replace("taskres,words,", "taskres,wishes,"),
         "taskres.csv:6: 'transfer': .* no such measurement; expected copied, found wishes",
     ),
@@ -129,7 +131,7 @@ def test_honest_results_are_found_to_be_honest(forged: Workplace) -> None:
     result = forged.audit()
     assert result.exit_code == 0, result.output
     # Zero-shot has one seed, the others two.
-    assert "suites: 1, method files: 4, rows: 14; cells run again: 0 (--seed 7); findings: 0" in (
+    assert "suites: 1, method files: 4, rows: 18; cells run again: 0 (--seed 7); findings: 0" in (
         result.output
     )
 
@@ -142,14 +144,6 @@ def test_a_forgery_is_named_with_its_place(
     result = forged.audit("--no-zero-shot")
     assert result.exit_code == 1, result.output
     assert re.search(f"(?m)^wrong .*{message}", result.output), result.output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("change", "message"), WORDS_FORGERIES)
-def test_a_forgery_of_another_transfer_is_named(
-    change: Change, message: str, forged_words: Workplace
-) -> None:
-    test_a_forgery_is_named_with_its_place("taskres.csv", change, message, forged_words)
 
 
 def test_rows_copied_under_another_method_are_named(forged: Workplace) -> None:
@@ -197,9 +191,8 @@ def one_more_right(place: Workplace, line: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_agrees_with_itself_is_found_by_running_it_again(forged_words: Workplace) -> None:
+def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace) -> None:
     """A patient forger: counts, flips and leaderboard all fit; only the truth does not."""
-    forged = forged_words
     one_more_right(forged, 3)
     one_more_right(forged, 7)  # through words
     forged.edit("simpleshot.csv", set_field(2, "ece", lambda v: round(float(v) / 2, 4)))
@@ -217,8 +210,8 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged_words: Work
 
 
 @pytest.mark.slow
-def test_cells_run_again_give_what_is_stored(forged_words: Workplace) -> None:
-    result = forged_words.audit(cells=9)
+def test_cells_run_again_give_what_is_stored(forged: Workplace) -> None:
+    result = forged.audit(cells=9)
     assert result.exit_code == 0, result.output
     assert "cells run again: 9 (--seed 7); findings: 0" in result.output
     assert "made with the versions and processor of this machine: no tolerance" in result.output
@@ -233,10 +226,10 @@ def test_another_machines_results_are_allowed_to_round_otherwise(forged: Workpla
         )
     one_more_right(forged, 3)
     forged.publish()
-    result = forged.audit(cells=7)
+    result = forged.audit(cells=9)
     assert result.exit_code == 0, result.output
     assert "made with another torch: counts may differ by 2% of the images" in result.output
-    strict = forged.audit("--tolerance", "0", cells=7)
+    strict = forged.audit("--tolerance", "0", cells=9)
     assert strict.exit_code == 1
     assert "taskres.csv:3: 'correct': the cell was run again" in strict.output
 

@@ -6,6 +6,7 @@ import pytest
 
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
+from compatbench.engine.cell import describe_cell
 from compatbench.engine.costs import TimeEstimate, count_costs, measure_model
 from compatbench.engine.matrix import Matrix, select_matrix
 from compatbench.method.registry import builtin_methods
@@ -70,12 +71,9 @@ def test_the_real_suites_are_counted_without_data_or_weights() -> None:
 def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:
     matrix = matrix_of(suite_cards.read("mini"), "coop", "taskres", seeds=[1])
     plain = TimeEstimate(matrix, rate=1e9)
-    measured = TimeEstimate(matrix, rate=1e9, measured={"taskres": 40.0})
-
-    def mean(estimate: TimeEstimate, name: str) -> float:
-        places = [place for place in matrix.places if place.choice.name == name]
-        return sum(map(estimate.place, places)) / len(places)
-
-    assert mean(plain, "coop") > mean(plain, "taskres") > 0
-    assert mean(measured, "taskres") == pytest.approx(40)
-    assert mean(measured, "coop") == mean(plain, "coop")
+    cells = {cell.name: cell for cell in matrix.cells()}
+    done = describe_cell(cells["taskres"], "ok", fit_seconds=40)
+    measured = TimeEstimate(matrix, 1e9, [(cells["taskres"], done)])
+    assert plain.cell(cells["coop"]) > plain.cell(cells["taskres"]) > 0
+    assert measured.cell(cells["taskres"]) == pytest.approx(40)
+    assert measured.cell(cells["coop"]) == plain.cell(cells["coop"])

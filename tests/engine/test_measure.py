@@ -85,8 +85,3 @@ def test_calibration_error_against_a_naive_loop() -> None:
         confidence = sum(float(found.confidence[i]) for i in chosen) / size
         error += size / 200 * abs(accuracy - confidence)
     assert calibration_error(found, labels) == pytest.approx(100 * error)
-
-
-def test_one_that_is_always_right_and_sure_of_it_is_calibrated() -> None:
-    assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([1, 2])) == 0
-    assert calibration_error(answers([1, 2], [1.0, 1.0]), torch.tensor([0, 0])) == 100

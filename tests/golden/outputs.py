@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -49,7 +49,7 @@ CAPS = {"max_steps": 6, "max_iterations": 50, "bisections": 2, "prompts": 8, "wo
 BRISK = {"warmup_epochs": 0, "lr": 0.02}
 
 Output = dict[str, Any]  # of JSON: lists of numbers, or words, which must be equal
-Golden = dict[str, dict[str, Any]]  # by name: version, output
+Entry = dict[str, Any]  # version, output
 
 
 @contextmanager
@@ -177,11 +177,6 @@ def version_of(name: str) -> str:
     return f"{method_identity(builtin_methods().get(name.removeprefix('method ')))}, {engine}"
 
 
-def load_golden(file: Path = FILE) -> Golden:
-    """The outputs as they were, each with its version."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
 def moved(kept: Output, found: Output) -> bool:
     """Whether an output differs by more than processors do."""
     return kept.keys() != found.keys() or any(_differ(kept[n], found[n]) for n in found)
@@ -194,35 +189,38 @@ def _differ(kept: Any, found: Any) -> bool:
     return bool(np.abs(now - before).max() > TOLERANCE * np.abs(before).max())
 
 
-def refusal(name: str, found: Output, golden: Golden) -> str:
-    """Why an output cannot become the golden one: its numbers moved and its version did not."""
-    kept = golden.get(name)
-    if kept is None or kept["version"] != version_of(name) or not moved(kept["output"], found):
-        return ""
-    card = "`version` on the card of the method, or " if name.startswith("method ") else ""
-    return (
-        f"{name}: the numbers changed, but the version is still '{kept['version']}'; raise {card}"
-        f"ENGINE_VERSION, then run: {REFRESH}"
-    )
+def renew(name: str, kept: Entry | None) -> Entry:
+    """An output with its version; as it was, if it did not move.
+
+    Raises:
+        ValueError: its numbers moved and its version did not.
+    """
+    found, version = OUTPUTS[name](), version_of(name)
+    if kept is not None and not moved(kept["output"], found):
+        found = kept["output"]
+    elif kept is not None and kept["version"] == version:
+        card = "`version` on the card of the method, or " if name.startswith("method ") else ""
+        raise ValueError(
+            f"{name}: the numbers changed, but the version is still '{version}'; raise {card}"
+            f"ENGINE_VERSION, then run: {REFRESH}"
+        )
+    return {"version": version, "output": found}
 
 
-def refresh(names: Iterable[str], file: Path = FILE) -> list[str]:
-    """Writes the golden outputs anew, those that did not move as they were; returns refusals."""
-    golden, kept, refused = load_golden(file), {}, []
-    for name in names:
-        found = OUTPUTS[name]()
-        if name in golden and not moved(golden[name]["output"], found):
-            found = golden[name]["output"]
-        if line := refusal(name, found, golden):
-            refused.append(line)
-            kept[name] = golden[name]
-        else:
-            kept[name] = {"version": version_of(name), "output": found}
-    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(kept.items())]
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    return refused
+def main() -> None:
+    """Writes the golden outputs anew; those that are refused stay."""
+    golden, lines, refused = json.loads(FILE.read_text(encoding="utf-8")), [], []
+    for name in sorted(OUTPUTS):
+        entry = golden.get(name)
+        try:
+            entry = renew(name, entry)
+        except ValueError as why:
+            refused.append(str(why))
+        lines.append(f"{json.dumps(name)}: {json.dumps(entry)}")
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    sys.exit("\n".join(refused) or None)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit("\n".join(refresh(OUTPUTS)) or None)
+    main()

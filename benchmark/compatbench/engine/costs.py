@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
@@ -23,7 +24,7 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.draws import MOST_VALIDATION_SHOTS
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.missing import fit_backbones, suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
@@ -105,13 +106,11 @@ def count_costs(matrix: Matrix) -> Costs:
 class TimeEstimate:
     """Seconds that the cells of a matrix take, image features aside.
 
-    Args:
-        rate: operations a second, of ``measure_rate``.
-        measured: mean seconds of a finished cell by method, from earlier runs.
+    At so many operations a second, and as counted, but for methods with finished cells.
     """
 
     def __init__(
-        self, matrix: Matrix, rate: float, measured: Mapping[str, float] | None = None
+        self, matrix: Matrix, rate: float, finished: Iterable[tuple[Cell, CellRecord]] = ()
     ) -> None:
         self._suite = matrix.suite
         self._rate = rate
@@ -120,9 +119,12 @@ class TimeEstimate:
         self._count = cache(self._count_seconds)
         # By method, what its finished cells took relative to what is counted.
         self._pace: dict[str, float] = {}
-        for name, seconds in (measured or {}).items():
-            if counted := [self.place(p) for p in matrix.places if p.choice.name == name]:
-                self._pace[name] = seconds * len(counted) / sum(counted)
+        spent: Counter[str] = Counter()
+        counted: Counter[str] = Counter()
+        for cell, record in finished:
+            spent[cell.name] += record.fit_seconds + sum(one.seconds for one in record.records)
+            counted[cell.name] += self.cell(cell)
+        self._pace = {name: spent[name] / counted[name] for name in spent if counted[name] > 0}
 
     def cell(self, cell: Cell) -> float:
         """Seconds of a cell of the matrix."""
@@ -235,16 +237,16 @@ def _count_blocks(tower: nn.Module) -> int:
 
 
 @lru_cache(maxsize=8)
-def measure_rate(device: str, size: int = 1024, seconds: float = 0.2) -> float:
+def measure_rate(device: str) -> float:
     """Floating-point operations a second of float32 matrix products on a device, now."""
-    threads = torch.get_num_threads()
+    size, threads = 1024, torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker has
     a = torch.randn(size, size, device=device)
     wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     torch.mm(a, a)
     wait()
     start, products = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds:
+    while (spent := time.perf_counter() - start) < 0.05:
         torch.mm(a, a)
         wait()
         products += 1

@@ -27,8 +27,7 @@ def data_key(backbone: str, test_set: str) -> str:
 def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None = None) -> str:
     """Hash of a backbone's weights and of the images and labels of a few-shot draw.
 
-    Args:
-        file: with the draw, if it is given and not made here.
+    The draw is read from the file, or else made here.
     """
     images = _hash_draw(task, shots, seed, file)
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])
@@ -39,9 +38,7 @@ def module_key(
 ) -> str:
     """Hash of everything that decides a module; the key of the cell whose module is copied.
 
-    Args:
-        method: the identity of its code.
-        data: of ``fit_key``.
+    ``method`` is the identity of its code, ``data`` a ``fit_key``.
     """
     return sha256_json(
         {

@@ -95,11 +95,7 @@ class Matrix:
         return tuple(places)
 
     def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
-        """The cells with their keys, but for what is missing: targets, variants or whole cells.
-
-        Args:
-            draws: few-shot draws that are given and not made here.
-        """
+        """The cells with their keys, but for what is missing: targets, variants or whole cells."""
         missing, training = missing or Missing(), self.suite.training
         cells = []
         for place in self.places:
@@ -206,9 +202,7 @@ def _select_methods(
 def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None) -> dict[str, Any]:
     """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
 
-    Args:
-        name: a config of the method that the suite names; it begins with what the suite
-            changes of the method itself.
+    A config that the suite names begins with what the suite changes of the method itself.
     """
     name = name or cls.card.name
     values: dict[str, Any] = {}

@@ -88,11 +88,8 @@ def measure(
 
     The module is attached to its task's classes. For a variant with some of them, the logits of
     these are taken: a module that learned something of each class has no other meaning there,
-    and prompts give the same either way.
-
-    Args:
-        wanted: what the classifier takes for an image, as the method's ``image_input`` says.
-        classes: how many classes the classifier knows; those of the test set by default.
+    and prompts give the same either way. ``wanted`` is the method's ``image_input``; ``classes``
+    are those that the classifier knows, by default as many as the test set has.
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.

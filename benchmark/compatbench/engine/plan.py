@@ -107,20 +107,15 @@ class Plan:
         """Cells of this job, with those whose images or weights are missing."""
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
-    @cached_property
-    def seconds_by_method(self) -> dict[str, float]:
-        """Mean seconds of a finished cell, by method; for estimates."""
-        spent: dict[str, list[float]] = {}
-        for item in self.planned:
-            if item.record is not None and item.record.status == "ok":
-                seconds = item.record.fit_seconds + sum(r.seconds for r in item.record.records)
-                spent.setdefault(item.cell.name, []).append(seconds)
-        return {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
+    @property
+    def finished(self) -> list[tuple[Cell, CellRecord]]:
+        """The cells that are done, for estimates."""
+        return [(one.cell, one.record) for one in self.planned if one.record and one.done]
 
     @property
     def estimate(self) -> TimeEstimate:
         """What cells take on this machine, by its rate now and by what earlier cells took."""
-        return TimeEstimate(self.matrix, measure_rate("cpu"), self.seconds_by_method)
+        return TimeEstimate(self.matrix, measure_rate("cpu"), self.finished)
 
     @cached_property
     def frame(self) -> pd.DataFrame:

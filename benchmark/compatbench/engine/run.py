@@ -21,10 +21,8 @@ def run_plan(
 ) -> tuple[tuple[Cell, str], ...]:
     """Runs the cells of a plan that are not finished; one that fails does not stop the others.
 
-    Callbacks and errors are those of ``compatbench.run``.
-
-    Returns:
-        The cells that failed, each with its error.
+    Callbacks and errors are those of ``compatbench.run``. Returns the cells that failed, each
+    with its error.
     """
     compute.check()
     if not plan.to_do:
@@ -39,7 +37,7 @@ def run_plan(
 
     settings = Settings(plan.store.folder, default_cache_folder(), compute)
     cells = [item.cell for item in plan.to_do]
-    seconds = estimate_seconds(plan, plan.seconds_by_method)
+    seconds = estimate_seconds(plan, plan.finished)
     if compute.executor == "local":
         on_start(plan, compute.count_workers())
         run_cells(order_cells(cells, seconds), settings, note)

@@ -17,7 +17,7 @@ from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import load_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.matrix import read_settings
-from compatbench.engine.measure import Measured, measure
+from compatbench.engine.measure import Measured, count_flips, measure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
@@ -77,23 +77,15 @@ def fit_module(
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """A module on the backbone it was fitted on, and on another.
-
-    Attributes:
-        test_set: the task, or a variant of it.
-        source: None if the source is not here, and is not needed.
-        target: None if the module cannot be attached there.
-        reason: why not.
-        transfer: how the module reached the target.
-    """
+    """A module on the backbone it was fitted on, and on another."""
 
     fitted: Fitted
     backbone: str
-    test_set: str
-    source: Measured | None
-    target: Measured | None
-    reason: str = ""
-    transfer: str = COPIED
+    test_set: str  # the task, or a variant of it
+    source: Measured | None  # None if the source is not here, and is not needed
+    target: Measured | None  # None if the module cannot be attached there
+    reason: str = ""  # why not
+    transfer: str = COPIED  # how the module reached the target
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -110,17 +102,18 @@ class Evaluation:
     @property
     def negative_flips(self) -> float | None:
         """Share of images, in percent, that are right on the source and wrong on the target."""
-        return self._share_won(self.target, self.source)
+        return self._share("negative_flips")
 
     @property
     def positive_flips(self) -> float | None:
         """Share of images, in percent, that are wrong on the source and right on the target."""
-        return self._share_won(self.source, self.target)
+        return self._share("positive_flips")
 
-    def _share_won(self, before: Measured | None, after: Measured | None) -> float | None:
-        if before is None or after is None:
+    def _share(self, flips: str) -> float | None:
+        if self.source is None or self.target is None:
             return None
-        return 100 * int((~before.right & after.right).sum()) / self.images
+        answers = self.source.predictions, self.target.predictions
+        return 100 * count_flips(*answers, self.target.targets)[flips] / self.images
 
     @property
     def images(self) -> int:

@@ -72,8 +72,12 @@ class RunStore:
 
         If the record is missing or damaged, it is that of the fit alone, from the module.
         """
+
+        def read_fit(path: Path) -> CellRecord:
+            return CellRecord.model_validate(read_module(path).about)
+
         record = self._read(self.cell_path(key), read_record)
-        return record or self._read(self.module_path(key), _read_fit)
+        return record or self._read(self.module_path(key), read_fit)
 
     def write(self, record: CellRecord) -> None:
         """Keeps a cell's record."""
@@ -172,11 +176,7 @@ def fit_description(record: CellRecord) -> dict[str, Any]:
 
 
 def read_module(path: Path, record: CellRecord | None = None) -> Module:
-    """The module in a file, which says how it was fitted; raises as ``read_record``.
-
-    Args:
-        record: of the cell, if there is one; the module has to be that cell's.
-    """
+    """The module in a file, which has to be the record's; raises as ``read_record``."""
     module = load_module(path)
     if module.about.get("key") != path.stem:
         raise ValueError("the key is another cell's")
@@ -185,17 +185,8 @@ def read_module(path: Path, record: CellRecord | None = None) -> Module:
     return module
 
 
-def _read_fit(path: Path) -> CellRecord:
-    return CellRecord.model_validate(read_module(path).about)
-
-
 def read_record(path: Path) -> CellRecord:
-    """The record in a file, which stays where it is even if it is damaged.
-
-    Raises:
-        ValueError, CompatbenchError: it is damaged, or another cell's.
-        OSError: it cannot be read.
-    """
+    """The record in a file, which stays; ValueError if it is damaged, or another cell's."""
     record = unseal(path.read_bytes())
     if record.key != path.stem:
         raise ValueError("the key is another cell's")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -66,14 +66,9 @@ def read_records(files: Iterable[Path]) -> dict[str, CellRecord]:
 def list_cells(
     store: RunStore, methods: str = "all", tasks: str = "all", states: str = "all"
 ) -> pd.DataFrame:
-    """The cells of a store, one row each.
+    """The cells of a store that these names, globs and exclusions mean, one row each.
 
-    Args:
-        methods, tasks, states: names, globs, comma lists, exclusions.
-
-    Returns:
-        Columns ``key``, ``state``, ``method``, ``task``, ``source``, ``shots``, ``seed``,
-        ``records``, ``size`` (bytes of all files of the cell) and ``age`` (seconds).
+    ``size`` is in bytes, of all files of the cell, and ``age`` in seconds.
     """
     files, now = find_files(store), time.time()
     sizes: Counter[str] = Counter()
@@ -147,42 +142,30 @@ def find_waste(
     registry: MethodRegistry,
     draws: ShotsFiles | None = None,
 ) -> Waste:
-    """The files of obsolete cells, and remains; see ``find_obsolete``."""
-    files = find_files(store)
-    obsolete = find_obsolete(read_records(files), suites, registry, draws)
-    stale = {
-        path: stat
-        for path, stat in files.items()
-        if path.stem in obsolete and not path.match(RECORDS)  # small, and a result
-    }
-    return Waste(len(obsolete), stale, find_files(store, [f"{DAMAGED}/*", "**/*.tmp"]))
-
-
-def find_obsolete(
-    records: Mapping[str, CellRecord],
-    suites: Iterable[SuiteCard],
-    registry: MethodRegistry,
-    draws: ShotsFiles | None = None,
-) -> set[str]:
-    """Keys of stored cells that would have another key now, with the training of any suite.
+    """The files of cells that would have another key now, with any suite's training; remains.
 
     What cannot be told here is not obsolete: cells of methods that are not here, and of images
     or weights that are not on this machine.
     """
+    files, obsolete = find_files(store), set()
     precisions = get_args(TrainingCard.model_fields["precision"].annotation)
     found = [
         suite.training.model_copy(update={"precision": precision})
         for suite, precision in product(suites, precisions)
     ]
     trainings = {training.model_dump_json(): training for training in found}.values()
-    obsolete = set()
     with planning():  # nothing is fetched
-        for key, record in records.items():
+        for key, record in read_records(files).items():
             with suppress(CompatbenchError):
                 locate_weights(read_backbone(record.source))
                 if key not in _keys_now(record, trainings, registry, draws or {}):
                     obsolete.add(key)
-    return obsolete
+    stale = {
+        path: stat
+        for path, stat in files.items()
+        if path.stem in obsolete and not path.match(RECORDS)  # small, and a result
+    }
+    return Waste(len(obsolete), stale, find_files(store, [f"{DAMAGED}/*", "**/*.tmp"]))
 
 
 def _keys_now(
@@ -192,18 +175,18 @@ def _keys_now(
     draws: ShotsFiles,
 ) -> set[str]:
     """The keys that a cell may have now."""
-    cls, draw = registry.get(record.method), (record.task, record.shots, record.seed)
+    cls, shots, seed = registry.get(record.method), record.shots, record.seed
+    draw = (record.task, shots, seed)
     try:
         config = cls.Config.model_validate(record.config).model_dump(mode="json")
     except ValidationError:  # the method has other settings now
         return set()
     data = {fit_key(record.source, *draw, file) for file in {None, draws.get(draw)}}
-    identity, (_, shots, seed) = method_identity(cls), draw
-    modules = [
-        module_key(identity, config, each, shots, seed, training)
+    identity = method_identity(cls)
+    return {
+        transfer_key(module_key(identity, config, each, shots, seed, training), record.transfer)
         for each, training in product(data, trainings)
-    ]
-    return {transfer_key(module, record.transfer) for module in modules}
+    }
 
 
 def delete_files(paths: Iterable[Path]) -> None:

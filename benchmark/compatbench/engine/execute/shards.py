@@ -6,10 +6,10 @@ alone, and on what they are counted to cost; not on this machine, nor on what ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.costs import TimeEstimate
 from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
@@ -47,14 +47,10 @@ def take_shard(plan: Plan, shard: Shard) -> Plan:
 
 
 def estimate_seconds(
-    plan: Plan, measured: Mapping[str, float] | None = None
+    plan: Plan, finished: Iterable[tuple[Cell, CellRecord]] = ()
 ) -> Callable[[Cell], float]:
-    """What each cell takes beside the others, on any machine; above 0.
-
-    Args:
-        measured: mean seconds of a finished cell by method.
-    """
-    estimate = TimeEstimate(plan.matrix, RATE, measured)
+    """What each cell takes beside the others, on any machine; above 0."""
+    estimate = TimeEstimate(plan.matrix, RATE, finished)
     return lambda cell: max(estimate.cell(cell), LEAST_SECONDS)
 
 
