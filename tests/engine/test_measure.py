@@ -7,13 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.measure import (
-    BINS,
-    Predictions,
-    calibration_error,
-    count_flips,
-    predict,
-)
+from compatbench.engine.measure import BINS, Predictions, calibration_error, count_flips, predict
 from compatbench.harmonic_mean import harmonic_mean
 
 ANSWERS = st.lists(

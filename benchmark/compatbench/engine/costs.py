@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -119,8 +119,8 @@ class TimeEstimate:
         self._count = cache(self._count_seconds)
         # By method, what its finished cells took relative to what is counted.
         self._pace: dict[str, float] = {}
-        spent: Counter[str] = Counter()
-        counted: Counter[str] = Counter()
+        spent: dict[str, float] = defaultdict(float)
+        counted: dict[str, float] = defaultdict(float)
         for cell, record in finished:
             spent[cell.name] += record.fit_seconds + sum(one.seconds for one in record.records)
             counted[cell.name] += self.cell(cell)
