@@ -171,21 +171,7 @@ def test_a_given_draw_is_trained_on_and_is_another_cell(compatbench: Run, place:
     expect_one_line(result, "no cell to fit has its task, shots and seed")
 
 
-def test_a_damaged_image_stops_the_run_with_its_name_and_nothing_is_lost(
-    compatbench: Run, place: Path
-) -> None:
-    path = place / "data" / "some" / "test" / "sea_star" / "0.jpg"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:200])
-    result = start(compatbench, place, "run", *FIT)
-    expect_one_line(result, f"image {path} cannot be decoded")
-    path.write_bytes(whole)
-    run_well(compatbench, place, *FIT)
-
-
-def test_data_that_is_not_there_is_one_line(compatbench: Run, place: Path) -> None:
-    result = start(compatbench, place, "run", *OPTIONS, COMPATBENCH_DATA="")
-    expect_one_line(result, "no folder of datasets is set; give --data-root")
+def test_no_shots_are_drawn_from_a_variant(compatbench: Run, place: Path) -> None:
     result = start(compatbench, place, "data", "shots", "beasts-some")
     expect_one_line(result, "is a variant, from which nothing is learned; draw from 'beasts'")
 
