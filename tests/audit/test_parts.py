@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compatbench as cb
-from compatbench.audit.audit import check_pages
+from compatbench.audit.audit import check_pages, sample_cells
 from compatbench.audit.findings import Finding, summarise
-from compatbench.audit.rerun import sample_cells
 from compatbench.audit.stored_suite import EPSILON, choose_tolerance
 from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell, provenance

@@ -9,7 +9,7 @@ import os
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,13 @@ import numpy as np
 import pandas as pd
 
 from compatbench.audit.stored_suite import EPSILON, PLACE, Tolerance
-from compatbench.data.shots import count_shots
 from compatbench.errors import CompatbenchError
-from compatbench.pages.markdown import code, escape, percent, signed, spread, table
+from compatbench.pages.markdown import escape
 from compatbench.pages.suite_page import RESULTS
-from compatbench.results.measures import Expected, compute_standing
-from compatbench.results.store import MethodResults, SuiteResults, check_name, read_results
+from compatbench.results.measures import Expected
+from compatbench.results.store import SuiteResults, check_name, read_results
 from compatbench.transfer import COPIED, TRANSFERS
 
-# The floor, the strongest plain method, and the method of the founding paper.
-REFERENCES = ("zeroshot", "kgcoop", "contcoop")
-HEADER = ["Method", "Source", "Target", "H", "Gain", "H at the base", "Change of H"]
 WORDS = {
     "within": f"within {EPSILON:.0%} of the images",
     "beyond": "moved by more",
@@ -41,19 +37,12 @@ SHOWN = 20  # problems of one file
 
 @dataclass(frozen=True)
 class Change:
-    """A working tree against the commit that it grew from.
-
-    Attributes:
-        base: the commit where the change began: the newest that it shares with the base branch.
-        name: what the base was asked for as.
-        changed: paths relative to the root that were added or modified, committed or not.
-        deleted: paths that are gone.
-    """
+    """A working tree against the commit that it grew from; paths are relative to its root."""
 
     root: Path
-    base: str
-    name: str
-    changed: frozenset[str]
+    base: str  # the newest commit that it shares with the base branch
+    name: str  # what the base was asked for as
+    changed: frozenset[str]  # added or modified, committed or not
     deleted: frozenset[str]
 
     def read_base(self, folder: str) -> dict[str, bytes]:
@@ -64,12 +53,7 @@ class Change:
 
 
 def find_change(folder: Path, base: str | None) -> Change:
-    """What the working tree around a folder changes.
-
-    Args:
-        base: a branch, tag or commit; by default what ``GITHUB_BASE_REF`` names on the remote
-            ``origin``, then ``origin/main``, then ``main``.
-    """
+    """What the working tree around a folder changes; ``check_pull_request`` says which base."""
     if not folder.is_dir():
         raise CompatbenchError(f"there is no folder {folder}")
     problem = (
@@ -96,8 +80,8 @@ def find_change(folder: Path, base: str | None) -> Change:
 def _find_commit(root: Path, base: str | None) -> tuple[str, str]:
     """The name and the commit of the base."""
     target = os.environ.get("GITHUB_BASE_REF")
-    guesses = [f"origin/{target}"] if target else ["origin/main", "main"]
-    names = [base] if base else guesses
+    names = [f"origin/{target}"] if target else ["origin/main", "main"]
+    names = [base] if base else names
     for name in names:
         options = ["--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
         with suppress(CompatbenchError):
@@ -143,11 +127,9 @@ def read_base_results(change: Change, suite: str) -> SuiteResults:
 def compare_with_base(before: SuiteResults, after: SuiteResults) -> pd.DataFrame:
     """The rows of a suite on both sides, by method and place.
 
-    Returns:
-        One row for each measurement, with ``correct`` and ``correct_base``, ``images`` (how many
-        more are right; all of them, if one side has no number), ``same_key`` (whether it is the
-        same module on the same data) and ``change``: ``added``, ``removed``, ``equal``, ``within``
-        what rounding on another machine may cause, or ``beyond`` that.
+    ``images`` says how many more are right (all, if one side has no number), ``same_key`` whether
+    it is the same module on the same data, and ``change`` what became of the row; ``within`` is
+    what rounding on another machine may cause.
     """
     both = before.frame.merge(
         after.frame, how="outer", on=["method", *PLACE], suffixes=("_base", ""), indicator=True
@@ -207,41 +189,3 @@ def _place(row: Mapping[str, Any]) -> str:
         f"{row['task']} from {row['source']}, {row['shots']} shots, seed {row['seed']}, at "
         f"{row['backbone']} on {row['test_set']}{transfer}"
     )
-
-
-def comparison_tables(
-    expected: Expected,
-    results: Mapping[str, MethodResults],
-    base: Mapping[str, MethodResults],
-    methods: Sequence[str],
-) -> list[str]:
-    """A table for each upgrade of a suite, at its largest number of shots.
-
-    Args:
-        results, base: the methods' rows with copied modules.
-        methods: whose figures may have changed; they stand beside fixed references.
-    """
-    shots = max(expected.shots)
-    shown = [name for name in dict.fromkeys([*methods, *REFERENCES]) if name in results]
-    lines: list[str] = []
-    for upgrade in expected.upgrades:
-        rows = []
-        for name in shown:
-            now = compute_standing(results[name], expected, upgrade, shots)
-            h, gain, old = now.mean("h"), now.mean("gain"), None
-            if name in base:
-                old = compute_standing(base[name], expected, upgrade, shots).mean("h")
-            rows.append(
-                [
-                    f"{escape(name)}{'' if name in methods else ' (reference)'}",
-                    spread(now.mean("source")),
-                    spread(now.mean("target")),
-                    spread(h) if h else escape(now.state),
-                    signed(gain.value if gain else None),
-                    percent(old.value if old else None) if name in base else "new",
-                    signed(h.value - old.value if h and old else None),
-                ]
-            )
-        title = f"{code(upgrade[0])} → {code(upgrade[1])}, {count_shots(shots)}:"
-        lines += ["", title, "", *table(HEADER, rows)]
-    return lines

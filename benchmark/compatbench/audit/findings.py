@@ -16,22 +16,13 @@ SHOWN = 3  # findings of one kind in one file, before the rest are counted
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a results folder that this checkout would not have written.
+    """Something in a results folder that this checkout would not have written."""
 
-    Attributes:
-        file: path of the file or folder.
-        problem: what is wrong, in words.
-        line: 1 is the first; 0 means the file as a whole.
-        field: a column, or a dotted name in a JSON file; empty for a line as a whole.
-        expected: what should stand there; empty where the problem says it all.
-        found: what stands there.
-    """
-
-    file: str
+    file: str  # or folder
     problem: str
-    line: int = 0
-    field: str = ""
-    expected: str = ""
+    line: int = 0  # 1 is the first; 0 means the file as a whole
+    field: str = ""  # a column, or a dotted name in a JSON file; empty for a line as a whole
+    expected: str = ""  # empty where the problem says it all
     found: str = ""
 
     def __str__(self) -> str:
@@ -46,9 +37,7 @@ def list_findings(
 ) -> list[Finding]:
     """A finding for each row of a frame with the columns ``file`` and ``line``.
 
-    Args:
-        problem, expected, found: texts with columns of the frame in braces; where something is
-            expected, by default the field is found.
+    Texts have columns of the frame in braces; where something is expected, the field is found.
     """
     findings = []
     found = found or (expected and f"{{{field}}}")

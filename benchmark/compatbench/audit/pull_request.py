@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from compatbench.audit.audit import audit_results
 from compatbench.audit.change import (
     Change,
     compare_with_base,
-    comparison_tables,
     describe_rows,
     find_change,
     find_problems,
@@ -20,28 +20,27 @@ from compatbench.audit.change import (
 from compatbench.audit.findings import summarise
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.shots import count_shots
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.markdown import code, escape
+from compatbench.pages.markdown import code, escape, link_definitions
 from compatbench.pages.suite_page import RESULTS, read_suite_page
+from compatbench.pages.tables import ranking_table
 
 SHOWN = 20  # findings in the summary
+# The floor, the strongest plain method, and the method of the founding paper.
+REFERENCES = ("zeroshot", "kgcoop", "contcoop")
 
 
 @dataclass
 class PullRequest:
-    """What was found of a change.
+    """What was found of a change."""
 
-    Attributes:
-        problems: each keeps the change from being merged.
-        lines: the summary without its verdict, as Markdown.
-    """
-
-    problems: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # each keeps it from being merged
+    lines: list[str] = field(default_factory=list)  # the summary without its verdict, as Markdown
 
     @property
     def summary(self) -> str:
@@ -225,5 +224,10 @@ def _compare(
             found.lines.append(f"- {code(name)}: removed with its method")
         else:
             found.problems.append(f"{folder}/{name}.csv was removed; the method is still here")
-    methods = sorted(changed & now - set(touched.deleted))
-    found.lines += comparison_tables(page.expected, page.results.methods, base.methods, methods)
+    shown, shots = {*(changed & now - set(touched.deleted)), *REFERENCES}, max(page.expected.shots)
+    sides = {"": page, f" at {code(change.name)}": read_suite_page(card, change.root, base)}
+    for (side, one), upgrade in product(sides.items(), page.expected.upgrades):
+        rows = one.restrict(methods=shown).ranks(upgrade, shots)
+        title = f"{' → '.join(map(code, upgrade))}, {count_shots(shots)}{side}:"
+        found.lines += ["", title, "", *ranking_table(rows), ""]
+        found.lines += link_definitions(row.standing.info.paper for row in rows)

@@ -69,29 +69,19 @@ def choose_tolerance(made_with: Mapping[str, tuple[str, ...]], images: int | Non
 
 @dataclass(frozen=True)
 class StoredSuite:
-    """A suite's folder, and what it should hold.
-
-    Attributes:
-        methods: what the files hold, by method.
-        expected: the card and settings that this checkout gives the methods that it knows.
-        rows, costs: of all methods, each with its ``method``, ``file`` and ``line``.
-        cells: of the methods that are known here.
-        planned: the measurements of these cells, with ``key``, ``data``, ``cell`` and ``file``.
-        missing: what is not on this machine; its rows cannot be compared.
-        findings: what was found wrong while the files were read.
-    """
+    """A suite's folder, and what it should hold."""
 
     folder: Path
     card: SuiteCard
-    methods: dict[str, MethodResults]
-    expected: dict[str, MethodResults]
-    rows: pd.DataFrame
-    costs: pd.DataFrame
-    cells: list[Cell]
-    planned: pd.DataFrame
-    missing: Missing
+    methods: dict[str, MethodResults]  # what the files hold
+    expected: dict[str, MethodResults]  # the card and settings of the methods known here
+    rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
+    costs: pd.DataFrame  # likewise
+    cells: list[Cell]  # of the methods known here
+    planned: pd.DataFrame  # their measurements, with ``key``, ``data``, ``cell`` and ``file``
+    missing: Missing  # what is not on this machine; its rows cannot be compared
     tolerance: Tolerance
-    findings: list[Finding]
+    findings: list[Finding]  # of the reading of the files
 
     def here(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose weights and images are on this machine."""
@@ -107,12 +97,7 @@ def read_stored_suite(
     draws: ShotsFiles,
     tolerance: int | None,
 ) -> StoredSuite:
-    """Reads a suite's folder, and plans the cells of its methods.
-
-    Args:
-        draws: draws that were given and not made.
-        tolerance: images that a count may differ by, in place of the usual.
-    """
+    """Reads a suite's folder, and plans the cells of its methods."""
     methods, findings = _read_methods(folder)
     for path in card.plugins:
         registry.add_file(path)

@@ -16,7 +16,7 @@ from compatbench.data.shots import LARGEST_SEED
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
-    from compatbench.doctor.published import Comparison
+    from compatbench.doctor.diagnosis import Comparison
 
 WIDE = 120
 HIDDEN = {"methods": ["paper", "idea"], "suites": ["title"]}  # in a terminal narrower than WIDE
