@@ -46,13 +46,6 @@ def test_plan_counts_the_cells_of_the_suite(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_method_that_learns_nothing_is_planned_for_one_seed(tmp_path: Path) -> None:
-    output = output_of("plan", "--methods", "zeroshot,coop", "--out", str(tmp_path))
-    suite = suite_cards.read("mini")
-    rows = {line.split()[0]: line.split()[1] for line in output.splitlines() if line}
-    assert int(rows["coop"]) == int(rows["zeroshot"]) * len(suite.seeds) * len(suite.shots)
-
-
 def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
     assert "compatbench run --methods all" in output_of("--help")
     commands = [get_command(app)]

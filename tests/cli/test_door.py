@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
+from engine.conftest import write_methods
 
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
@@ -58,18 +59,11 @@ def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: 
     assert "1 of 2 methods pass" in result.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["kgcop"], "no method named 'kgcop'; did you mean kgcoop"),
-        (["./nowhere.py"], "method file nowhere.py does not exist"),
-        (["taskres", "--only", "sameseed"], "no check named 'sameseed'; did you mean same-seed"),
-        (["all,!*"], "leaves no method"),
-    ],
-)
-def test_check_refuses_wrong_names(arguments: list[str], message: str) -> None:
-    with pytest.raises(CompatbenchError, match=message):
-        invoke("check", *arguments)
+def test_check_refuses_wrong_names() -> None:
+    with pytest.raises(CompatbenchError, match="no check named 'sameseed'; did you mean same-seed"):
+        invoke("check", "taskres", "--only", "sameseed")
+    with pytest.raises(CompatbenchError, match="no method named 'kgcop'; did you mean kgcoop"):
+        invoke("check", "kgcop")
 
 
 @pytest.mark.slow
@@ -121,12 +115,10 @@ def test_new_method_refuses_bad_names_and_existing_files(
 
 
 def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
-    found = json.loads(
-        invoke("evaluate", str(module), "--backbone", "mini-eva-clip", "--json").output
-    )
-    cell = json.loads(
-        (runs / "runs" / "cells" / module.stem[:2] / f"{module.stem}.json").read_text()
-    )
+    command = ("evaluate", module, "--backbone", "mini-eva-clip")
+    found = json.loads(invoke(*command, "--json").output)
+    [path] = runs.glob(f"runs/cells/*/{module.stem}.json")
+    cell = json.loads(path.read_text())
     for side in ("source", "target"):
         record = next(r for r in cell["records"] if r["backbone"] == found[side]["backbone"])
         assert found[side]["correct"] == record["correct"]
@@ -137,21 +129,13 @@ def test_evaluate_agrees_with_the_run(module: Path, runs: Path) -> None:
 
 
 def test_evaluate_on_the_source_flips_nothing(module: Path) -> None:
-    result = invoke("evaluate", str(module), "--backbone", "mini-clip")
+    result = invoke("evaluate", module, "--backbone", "mini-clip")
     assert "0.0 % of the images were right before and are wrong now" in result.output
 
 
 def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: Path) -> None:
-    (tmp_path / "picky.py").write_text(
-        "from compatbench.method import Method, MethodCard, Module, NotTransferable\n"
-        "class Picky(Method):\n"
-        "    card = MethodCard('picky', 'Picky', 'none', 'classifier', 'stays at home')\n"
-        "    def fit(self, backbone, data, rng): return Module()\n"
-        "    def attach(self, module, backbone, labels):\n"
-        "        if backbone.name != 'mini-clip':\n"
-        "            raise NotTransferable('it knows one backbone')\n"
-        "        return lambda features: features @ backbone.zero_shot(labels).T\n"
-    )
+    only = "if backbone.name != 'mini-clip': raise NotTransferable('it knows one backbone')"
+    write_methods(tmp_path / "picky.py", attach=only, picky="pass")
     saved = load_module(module)
     saved.save(tmp_path / "m.safetensors", saved.about | {"method": "picky", "config": {}})
     wanted = ["evaluate", str(tmp_path / "m.safetensors"), "--backbone", "mini-eva-clip"]
@@ -161,11 +145,7 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
     assert "not transferable: it knows one backbone" in output
     builtin_methods.cache_clear()
     found = json.loads(invoke(*wanted, "--methods", str(tmp_path / "picky.py"), "--json").output)
-    assert (found["status"], found["h"], found["negative_flips"]) == (
-        "not transferable",
-        None,
-        None,
-    )
+    assert (found["status"], found["h"]) == ("not transferable", None)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +154,16 @@ def test_evaluate_says_that_a_module_cannot_be_attached(module: Path, tmp_path: 
         (["--backbone", "mini-evaclip"], "no backbone named 'mini-evaclip'; did you mean"),
         (["--backbone", "mini-clip", "--task", "mini-fod"], "no task named 'mini-fod'; did you"),
         (["--backbone", "mini-clip", "--task", "mini-food"], "was fitted for the task 'mini-w"),
-        (["--backbone", "mini-clip", "--device", "gpu"], "--device 'gpu' cannot be used here"),
     ],
 )
 def test_evaluate_refuses_wrong_names(module: Path, options: list[str], message: str) -> None:
     with pytest.raises(CompatbenchError, match=message):
-        invoke("evaluate", str(module), *options)
+        invoke("evaluate", module, *options)
 
 
 def test_evaluate_refuses_files_that_are_no_modules(module: Path, tmp_path: Path) -> None:
     def evaluate(path: Path) -> None:
-        invoke("evaluate", str(path), "--backbone", "mini-clip")
+        invoke("evaluate", path, "--backbone", "mini-clip")
 
     with pytest.raises(CompatbenchError, match=r"cannot read module .*nowhere"):
         evaluate(tmp_path / "nowhere.safetensors")

@@ -74,16 +74,6 @@ def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
     assert snapshot(smoke) == before
 
 
-def test_one_process_gives_the_same_results_as_two(
-    compatbench: Run, smoke: Path, tmp_path: Path
-) -> None:
-    methods = ["coop", "linear_probe", "tip_adapter_f"]
-    result = compatbench("run", "--suite", "smoke", "--methods", ",".join(methods), cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    both = read_results(smoke)
-    assert read_results(tmp_path) == {name: both[name] for name in methods}
-
-
 def test_a_killed_run_goes_on_where_it_stopped(
     compatbench: Run, smoke: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -101,16 +91,14 @@ def test_a_killed_run_goes_on_where_it_stopped(
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {
-        key: written
-        for key, (written, cell) in cells(tmp_path).items()
-        if len(cell["records"]) == 2
-    }
+    written = cells(tmp_path).items()
+    finished = {key: when for key, (when, cell) in written if len(cell["records"]) == 2}
     assert finished
     assert not (tmp_path / "results" / "smoke").exists()
 
-    result = compatbench("run", "--suite", "smoke", cwd=tmp_path)
+    result = compatbench("run", "--suite", "smoke", "--jobs", "1", cwd=tmp_path)
 
+    # One process gives the same results as two.
     assert result.returncode == 0, result.stderr
     assert f"{len(finished)} done" in result.stdout
     assert read_results(tmp_path) == read_results(smoke)
@@ -134,9 +122,7 @@ def test_a_new_target_costs_its_evaluation_only(
     result = compatbench("run", "--suite", "smoke", cwd=folder, COMPATBENCH_TASKS=str(cards))
 
     assert result.returncode == 0, result.stderr
-    modules = {name: written for name, (written, _) in snapshot(smoke / "runs" / "modules").items()}
-    again = {name: written for name, (written, _) in snapshot(folder / "runs" / "modules").items()}
-    assert modules == again
+    assert snapshot(folder / "runs" / "modules") == snapshot(smoke / "runs" / "modules")
     for method, rows in read_results(folder).items():
         old = {row["backbone"]: row for row in read_results(smoke)[method]}
         new = {row["backbone"]: row for row in rows}
