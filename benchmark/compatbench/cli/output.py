@@ -40,12 +40,10 @@ def print_table(
     right: Collection[str] = (),
     whole: int = 0,
 ) -> None:
-    """Prints rows, whose cells may be texts of rich.
+    """Prints rows, whose cells may be texts of rich; some columns are aligned right.
 
-    Args:
-        right: columns that are aligned right.
-        whole: columns that the table takes even on a narrower terminal, which then wraps it: a
-            path or a key is to be copied.
+    A table takes ``whole`` columns even on a narrower terminal, which then wraps it: a path or a
+    key is to be copied.
     """
     table = plain_table()
     for number, name in enumerate(columns):

@@ -28,9 +28,7 @@ class RunProgress(Progress):
 
     On a terminal it is a bar for the run and for each cell at work, and the ranking so far;
     elsewhere, one line for every tenth of the run, so that a log stays short.
-
-    Args:
-        out: the folder of ``results/``; without it, no ranking is shown.
+    Without ``out``, the folder of ``results/``, no ranking is shown.
     """
 
     def __init__(self, console: Console, out: Path | None = None) -> None:

@@ -22,15 +22,10 @@ _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECAS
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt has no number.
+    """Why an attempt has no number."""
 
-    Attributes:
-        error: its type first.
-        trace: the last frames, innermost last.
-    """
-
-    error: str
-    trace: tuple[str, ...] = ()
+    error: str  # its type first
+    trace: tuple[str, ...] = ()  # the last frames, innermost last
 
 
 def kind_of(error: str) -> FailureKind:
@@ -54,13 +49,8 @@ def describe_exception(error: Exception) -> Failure:
 
 
 def describe_death(exit_code: int, out_of_memory: bool, trace: tuple[str, ...] = ()) -> Failure:
-    """The failure of a cell whose process died.
-
-    Args:
-        exit_code: as ``multiprocessing`` gives it: negative for a signal.
-        out_of_memory: whether the system killed a process to free memory in the meantime.
-    """
-    if exit_code >= 0:
+    """The failure of a cell whose process died; ``out_of_memory`` if the system killed one."""
+    if exit_code >= 0:  # it is negative for a signal
         return Failure(f"{DIED}: worker process ended with exit code {exit_code}", trace)
     known = {each.value: f" ({each.name})" for each in signal.Signals}
     how = f"worker process killed by signal {-exit_code}{known.get(-exit_code, '')}"
@@ -92,10 +82,8 @@ def note_failure(
 ) -> CellRecord:
     """Stores the failure of an attempt; the caller holds the claim, or runs the cell.
 
-    A stored fit stays: then what is still to be measured becomes failed records.
-
-    Returns:
-        What is stored now: without a failure if the cell is done after all.
+    A stored fit stays: then what is still to be measured becomes failed records. A cell that is
+    done after all has no failure.
     """
     before = PlannedCell(cell, store.read(cell.key))
     if before.record is not None and before.done:

@@ -190,11 +190,7 @@ class Worker:
         test_sets: list[str],
         answers: dict[Where, Predictions],
     ) -> list[Record]:
-        """The records of a module on one backbone: attached once, then every test set.
-
-        Args:
-            answers: what the module answered before; what it answers now is added.
-        """
+        """The records of a module on one backbone; what it answers is added to ``answers``."""
         source = self._load(cell.source, precision=cell.training.precision)
         transfer = self._transfer(cell.transfer)
         transfer.prepare(source, backbone, self.store.folder / "modules")
@@ -240,11 +236,9 @@ def make_worker(settings: Settings) -> Worker:
 
 
 def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:
-    """Claims and runs a cell, and reports what happens.
+    """Claims and runs a cell, and reports what happens, but for the last event.
 
-    Returns:
-        The last event, which is not reported: ``finished``, or ``waiting`` if another process
-        has claimed the cell.
+    That is returned: ``finished``, or ``waiting`` if another process has claimed the cell.
     """
     store = worker.store
     with store.claim(cell.key) as held:

@@ -28,10 +28,7 @@ def order_cells(cells: Iterable[Cell], seconds: Callable[[Cell], float]) -> list
     seed come first: the whole ranking stands early, and further seeds make it sharper. Within a
     seed the cheap methods, which most rows belong to, are there at once. Methods of about the
     same cost are run task by task, so that features are shared while they are in memory.
-
-    Args:
-        cells: as planned; their order decides which seed and which task come first.
-        seconds: that a cell takes, more than 0.
+    The order that is given decides which seed and which task come first.
     """
     cells = list(cells)
     spent: dict[str, list[float]] = defaultdict(list)
@@ -82,11 +79,8 @@ class CellQueue(Generic[CellT]):
     come. A worker stays with its group; when that is empty, it takes the longest one that no
     worker has, or else helps with the longest. Two kinds of cells go before all others, of any
     seed: those that were given back, and long ones, which would end last if they began late.
-
-    Args:
-        cells: in the order in which one worker runs those of a group.
-        seconds: that a cell takes, or anything in proportion; more than 0.
-        group: cells with the same value form a group.
+    One worker runs cells with the same ``group`` in the order in which they are given; the
+    seconds of a cell may be anything in proportion, above 0.
     """
 
     def __init__(

@@ -51,10 +51,6 @@ def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> N
 
     Cells that other processes run meanwhile are waited for, and run here if those die. With one
     job they run in this process, unless a timeout or retries need one that can be replaced.
-
-    Raises:
-        CompatbenchError: the input is broken or the store cannot be written. What was
-            measured before is kept.
     """
     compute = settings.compute
     if compute.count_workers() > 1 or compute.timeout is not None or compute.retry:
@@ -78,32 +74,21 @@ def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> N
 
 @dataclass(eq=False, kw_only=True)
 class WorkerProcess(WorkerHandle):
-    """A worker process.
-
-    Attributes:
-        frames: the file of its last frames.
-        oom_kills: of the system, when its cell began.
-    """
-
     process: BaseProcess
     connection: Connection
-    frames: Path
-    oom_kills: int = 0
+    frames: Path  # the file of its last frames
+    oom_kills: int = 0  # of the system, when its cell began
 
 
 class ProcessScheduler(Scheduler[WorkerProcess]):
-    """Runs cells in the given order in processes, started when there are cells for them.
-
-    Args:
-        folder: for the last frames of the processes.
-    """
+    """Runs cells in the given order in processes, started when there are cells for them."""
 
     def __init__(
         self, cells: Sequence[Cell], settings: Settings, on_event: OnEvent, folder: Path
     ) -> None:
         queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
         super().__init__(queue, settings, on_event)
-        self._folder = folder
+        self._folder = folder  # for the last frames of the processes
         self._context = multiprocessing.get_context("spawn")
         self._numbers = count(1)
 
@@ -200,14 +185,10 @@ def _read_frames(frames: Path) -> tuple[str, ...]:
 
 
 def serve(connection: Connection, settings: Settings, frames: Path) -> None:
-    """The life of a worker process: cells in, events out; it ends with the parent.
-
-    Args:
-        frames: a file for the last frames before a crash or a timeout.
-    """
+    """The life of a worker process: cells in, events out; it ends with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _end_with_parent()
-    with frames.open("w") as file:
+    with frames.open("w") as file:  # for the last frames before a crash or a timeout
         faulthandler.enable(file, all_threads=False)
         if SHOW_FRAMES is not None:
             faulthandler.register(SHOW_FRAMES, file, all_threads=False)

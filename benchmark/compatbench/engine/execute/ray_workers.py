@@ -52,9 +52,7 @@ def run_cells_on_ray(
 ) -> None:
     """Runs cells on a cluster; reports events as ``run_cells`` does.
 
-    Args:
-        seconds: that a cell takes, estimated; only the order depends on it.
-        on_start: is given the number of workers before the first cell.
+    Only the order depends on the estimated seconds; ``on_start`` is given the number of workers.
     """
     compute = settings.compute
     with _connected(compute):
@@ -127,19 +125,12 @@ def count_workers(compute: Compute) -> int:
 
 @dataclass(frozen=True)
 class View:
-    """What every node must see as the driver does.
+    """What every node must see as the driver does."""
 
-    Attributes:
-        tokens: files that the driver has just written.
-        methods: name and plug-in file of each method that is run.
-        code: what ``_identify`` makes of them.
-        folder: where the driver runs; relative paths in cards start there.
-    """
-
-    tokens: list[Path]
-    methods: list[tuple[str, str | None]]
-    code: list[str]
-    folder: Path
+    tokens: list[Path]  # files that the driver has just written
+    methods: list[tuple[str, str | None]]  # name and plug-in file of each that is run
+    code: list[str]  # what ``_identify`` makes of them
+    folder: Path  # where the driver runs; relative paths in cards start there
 
     def find_difference(self) -> str:
         """What this node sees in another way than the driver; empty if nothing."""

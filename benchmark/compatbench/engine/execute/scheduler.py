@@ -35,16 +35,11 @@ Message = Event | str | CompatbenchError | Failure
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """A worker, as the scheduler knows it.
+    """A worker, as the scheduler knows it."""
 
-    Attributes:
-        ready: whether it can take a cell.
-        cell: that it runs, if any.
-        deadline: when its attempt is ended, on the monotonic clock; None is never.
-    """
-
-    ready: bool = True
-    cell: Cell | None = None
+    ready: bool = True  # to take a cell
+    cell: Cell | None = None  # that it runs
+    # When its attempt is ended, on the monotonic clock; None is never.
     deadline: float | None = None
 
 
