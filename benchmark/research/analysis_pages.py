@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import typer
+from gauge import analyze_gauge
 from rich.console import Console
 from stress import analyze_stress
 from typing_extensions import Unpack
@@ -26,7 +27,6 @@ from compatbench.studies.claims import analyze_claims
 from compatbench.studies.depth import analyze_depth
 from compatbench.studies.embeddings import analyze_embeddings
 from compatbench.studies.frames import StudyReport
-from compatbench.studies.gauge import analyze_gauge
 from compatbench.studies.layers import analyze_layers
 from compatbench.studies.study import StudyOptions, read_suite
 

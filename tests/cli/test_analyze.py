@@ -12,7 +12,6 @@ import pytest
 from command_line import output_of
 
 from compatbench.errors import CompatbenchError
-from compatbench.transfer.words import load_words
 
 REPOSITORY = Path(__file__).parents[2]
 PAIR = ("mini-clip", "mini-eva-clip")
@@ -80,19 +79,6 @@ def test_claims_as_table_markdown_and_json() -> None:
     assert {one["claim"] for one in reports[0]["findings"]} == {1, 2, 3, 4, 5}
     assert all(f"**{one['verdict']}**" in markdown for one in reports[0]["findings"])
     assert "methods complete" in output_of("claims", "--out", REPOSITORY)
-
-
-@pytest.mark.slow
-def test_the_gauge_of_the_mini_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = load_words()[::8]
-    monkeypatch.setattr("compatbench.transfer.words.load_words", lambda: words)
-    command = ("analyze", "gauge", *PAIR, "--suite", "smoke")
-    as_it_is, by_words, by_images = json.loads(output_of(*command, "--json"))["maps"]
-    assert by_words["word_residual"] < as_it_is["word_residual"]
-    assert by_images["image_residual"] < by_words["image_residual"]
-    assert "turned by words" in output_of(*command)
-    rows = read_csv(output_of(*command, "--csv"))
-    assert [row["map"] for row in rows] == ["none", "words", "images"]
 
 
 @pytest.mark.parametrize(

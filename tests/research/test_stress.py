@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gauge import measure_gauge, principal_angles, scaled_residual
+from scipy.linalg import subspace_angles
 from stress import StressTest, narrow, random_rotation
 from torch import Tensor
 
@@ -20,7 +23,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 from compatbench.studies.frames import records
-from compatbench.studies.gauge import measure_gauge
 from compatbench.studies.study import Fit
 from compatbench.transfer.words import WordFeatures, load_words
 
@@ -178,3 +180,14 @@ def test_narrowing_keeps_the_directions_in_which_words_vary_most() -> None:
     kept = changed.rotate(words - words.mean(0)).square().sum()
     variances = torch.linalg.svdvals((words - words.mean(0)).double()).square()
     assert float(kept) == pytest.approx(float(variances[:5].sum()), rel=1e-4)
+
+
+def test_principal_angles_are_those_of_scipy() -> None:
+    scales, rng = torch.tensor([9.0, 8, 7, 0.1, 0.1, 0.1]), torch.Generator().manual_seed(1)
+    x, y = (torch.randn(50, 6, generator=rng, dtype=torch.float64) for _ in range(2))
+    x, y = x * scales, y * scales[[0, 1, 5, 3, 4, 2]]
+    bases = [np.linalg.svd(z - z.mean(0))[2][:3].T for z in (x.numpy(), y.numpy())]
+    found = principal_angles(x, y, 0.9).sort(descending=True).values
+    assert np.allclose(found, np.rad2deg(subspace_angles(*bases)), atol=1e-6)
+    assert scaled_residual(x, 3 * x + 1) == pytest.approx(0, abs=1e-9)
+    assert scaled_residual(x, -x) == 1

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.linalg import subspace_angles
 from torch import Tensor
 
 from compatbench.studies.similarity import (
@@ -19,8 +18,6 @@ from compatbench.studies.similarity import (
     mean_cosine,
     modality_gap,
     neighbour_overlap,
-    principal_angles,
-    scaled_residual,
 )
 
 seeds = st.integers(0, 10_000)
@@ -83,14 +80,6 @@ def test_the_overlap_is_that_of_sets_of_neighbours(seed: int, count: int) -> Non
     assert neighbour_overlap(x, 2 * x @ rotation(seed, 3), count) == 1
 
 
-def test_principal_angles_are_those_of_scipy() -> None:
-    scales = torch.tensor([9.0, 8, 7, 0.1, 0.1, 0.1])
-    x, y = draw(1, 50, 6) * scales, draw(2, 50, 6) * scales[[0, 1, 5, 3, 4, 2]]
-    bases = [np.linalg.svd(z - z.mean(0))[2][:3].T for z in (x.numpy(), y.numpy())]
-    found = principal_angles(x, y, 0.9).sort(descending=True).values
-    assert np.allclose(found, np.rad2deg(subspace_angles(*bases)), atol=1e-6)
-
-
 def test_the_plain_figures_are_those_of_their_definitions() -> None:
     assert mean_change(torch.tensor([1.0, -3.0]), torch.tensor([2.0, -1.0])) == (1.5, 0.75)
     assert mean_change(torch.zeros(2), torch.ones(2)) == (1, float("inf"))
@@ -99,8 +88,6 @@ def test_the_plain_figures_are_those_of_their_definitions() -> None:
     images, texts = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[-1.0, 0.0]])
     assert modality_gap(images, texts) == pytest.approx((1.5**2 + 0.5**2) ** 0.5)
     x = draw(1, 9, 2)
-    assert scaled_residual(x, 3 * x + 1) == pytest.approx(0, abs=1e-12)
-    assert scaled_residual(x, -x) == 1
     # Of fewer rows than neighbours all others are taken.
     assert neighbour_overlap(x, draw(2, 9, 2), 20) == 1
     assert neighbour_overlap(x[:1], x[:1], 5) is None

@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from compatbench.studies.claims import analyze_claims
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
-    from compatbench.studies.gauge import analyze_gauge
     from compatbench.studies.layers import analyze_layers
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
-__all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings", "analyze_gauge"]
+__all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["analyze_layers", "leaderboard", "report"]
 
 # What another room offers as it is, and where; imported when it is asked for.
@@ -40,7 +39,6 @@ _ROOMS = {
     "analyze_claims": "studies.claims",
     "analyze_depth": "studies.depth",
     "analyze_embeddings": "studies.embeddings",
-    "analyze_gauge": "studies.gauge",
     "analyze_layers": "studies.layers",
     "audit_results": "audit",
     "check_methods": "conformance",

@@ -24,7 +24,7 @@ app = typer.Typer(
     name="analyze",
     no_args_is_help=True,
     help="Look into an upgrade: which layers have moved, at which depth a module survives, "
-    "how the class embeddings have moved, and how much of it is a rotation of the joint space.",
+    "and how the class embeddings have moved.",
 )
 
 
@@ -149,20 +149,6 @@ def embeddings(task: str | None = None, out: Path = Path(), **given: Any) -> Sho
         folder = out / "results" / given["suite"]
         note = f"{folder} holds no complete method for this upgrade, so losses are left out"
     return Shown(report, report, note)
-
-
-@_analysis
-def gauge(task: str | None = None, **given: Any) -> Shown:
-    """Show how much of an upgrade is a rotation of the joint space.
-
-    The rotation is found from a list of words, and once from test images, to see whether these
-    agree.
-
-    Args:
-        task: Tasks whose class names and images are used; by default all of the suite.
-    """
-    report = api.analyze_gauge(tasks=task, **given)
-    return Shown(report, report)
 
 
 def claims(

@@ -111,7 +111,6 @@ def list_(
         typer.Argument(),
     ],
     names: Annotated[str, typer.Argument(autocompletion=_complete)] = "all",
-    markdown: bool = False,
     out: Path = Path(),
 ) -> None:
     """List methods, tasks, backbones, suites, transfers or the modules in runs/.
@@ -121,19 +120,10 @@ def list_(
     Args:
         kind: What to list.
         names: Names, globs, comma lists.
-        markdown: Methods as the capability table docs/methods.md.
     """
     from compatbench import api
 
-    if markdown:
-        if kind != "methods":
-            raise CompatbenchError(f"--markdown is for methods, not for {kind}")
-        from compatbench.conformance.methods_page import render_methods
-        from compatbench.method.registry import builtin_methods
-
-        registry = builtin_methods()
-        print(render_methods(registry, registry.select(names)), end="")  # a console would wrap it
-    elif kind == "modules":
+    if kind == "modules":
         print_frame(api.modules(names, out), whole=250)
     elif kind == "transfers":
         print_frame(api.transfers())

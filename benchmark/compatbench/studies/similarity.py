@@ -46,27 +46,6 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     return (k * l).sum() + apart - 2 * (k.sum(0) @ l.sum(0)) / (n - 2)
 
 
-def scaled_residual(x: Tensor, y: Tensor) -> float:
-    """What the best scale leaves of a difference, of ``[n, e]`` and ``[n, e]``, 0 to 1."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    product = max(0.0, float((x * y).sum()))
-    return 1 - product**2 / float(x.square().sum() * y.square().sum())
-
-
-def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
-    """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
-
-    As many directions are taken as hold ``share`` of the variance of ``y``.
-    """
-    (_, _, of_x), (_, s, of_y) = (
-        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
-    )
-    held = s.square().cumsum(0) / s.square().sum()
-    count = int((held < share).sum()) + 1
-    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
-    return cosines.acos().rad2deg()
-
-
 def mean_cosine(x: Tensor, y: Tensor) -> float | None:
     """Mean cosine of each row of ``x`` with that of ``y``, ``[n, d]``; None of two widths."""
     same = x.shape == y.shape

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command_line import output_of
+from methods_page import DRAWS, render_methods, write_size
 
-from compatbench.conformance.methods_page import DRAWS, write_size
-from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -18,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="u
 def test_the_committed_page_is_current() -> None:
     # A run within this process may have added a method from a file.
     builtin_methods.cache_clear()
-    assert output_of("list", "methods", "--markdown") == PAGE
+    assert render_methods(builtin_methods(), builtin_methods().names()) == PAGE
 
 
 @pytest.mark.parametrize(
@@ -71,8 +69,3 @@ def test_sizes_in_words(factors: tuple[int, int, int, int], words: str) -> None:
     draws = [(classes, classes * shots) for classes, shots in DRAWS]
     sizes = [fixed + per_class * c + per_image * n + per_both * c * n for c, n in draws]
     assert write_size(sizes) == words
-
-
-def test_markdown_is_for_methods_alone() -> None:
-    with pytest.raises(CompatbenchError, match="--markdown is for methods, not for tasks"):
-        output_of("list", "tasks", "--markdown")

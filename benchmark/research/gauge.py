@@ -1,4 +1,7 @@
-"""How much of an upgrade is a rotation of the joint space, by words and by images."""
+"""How much of an upgrade is a rotation of the joint space, by words and by images.
+
+python benchmark/research/gauge.py mini-clip mini-eva-clip
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -18,12 +22,7 @@ from compatbench.data.task import Task
 from compatbench.pages.markdown import code
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable, records
-from compatbench.studies.similarity import (
-    mean_cosine,
-    modality_gap,
-    principal_angles,
-    scaled_residual,
-)
+from compatbench.studies.similarity import mean_cosine, modality_gap
 from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.transfer.rotation import fit_rotation
 from compatbench.transfer.words import WordFeatures
@@ -165,3 +164,33 @@ def measure_gauge(
 def _image_features(backbone: Backbone, tasks: Sequence[Task], cache: FeatureCache) -> Tensor:
     parts = [cache.features(backbone, task, list(task.split("test"))).cpu() for task in tasks]
     return F.normalize(torch.cat(parts).double(), dim=-1)
+
+
+def scaled_residual(x: Tensor, y: Tensor) -> float:
+    """What the best scale leaves of a difference, of ``[n, e]`` and ``[n, e]``, 0 to 1."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    product = max(0.0, float((x * y).sum()))
+    return 1 - product**2 / float(x.square().sum() * y.square().sum())
+
+
+def principal_angles(x: Tensor, y: Tensor, share: float) -> Tensor:
+    """Angles, in degrees, between the leading directions of ``[n, e]`` and ``[n, e]``.
+
+    As many directions are taken as hold ``share`` of the variance of ``y``.
+    """
+    (_, _, of_x), (_, s, of_y) = (
+        torch.linalg.svd(z - z.mean(0), full_matrices=False) for z in (x, y)
+    )
+    held = s.square().cumsum(0) / s.square().sum()
+    count = int((held < share).sum()) + 1
+    cosines = torch.linalg.svdvals(of_y[:count] @ of_x[:count].T).clamp(max=1)
+    return cosines.acos().rad2deg()
+
+
+def main(source: str, target: str, tasks: str | None = None, suite: str = "mini") -> None:
+    """Show how much of an upgrade is a rotation of the joint space, by words and by images."""
+    print(analyze_gauge(source, target, tasks=tasks, suite=suite).markdown())
+
+
+if __name__ == "__main__":
+    typer.run(main)

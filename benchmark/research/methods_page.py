@@ -1,6 +1,8 @@
 """The capability table, ``docs/methods.md``: what methods carry, derive and need.
 
-It is measured, by fitting and attaching them on random models, not declared.
+It is measured, by fitting and attaching them on random models, not declared:
+
+python benchmark/research/methods_page.py
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +23,15 @@ from compatbench.conformance.attach_checks import refusal
 from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.conformance.models import build_clip
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
-from compatbench.method.registry import MethodRegistry
+from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """\
 # Methods
 
-Made by `compatbench list methods --markdown > docs/methods.md`. What is carried, derived and
+Made by `python benchmark/research/methods_page.py`. What is carried, derived and
 needed was measured: each method was fitted and attached on small random models, and its
 sizes were taken on a random model with the widths and depths of ViT-B/16.
 
@@ -173,3 +177,8 @@ def _needs(tested: MethodUnderTest) -> list[str]:
     needs = [word for what, word in SIZES.items() if refusal(tested, what, others[what])]
     fewer = relabel(LABELS.names[:3])
     return [*needs, "classes"] if refusal(tested, "fewer classes", tested.source, fewer) else needs
+
+
+if __name__ == "__main__":
+    methods = builtin_methods()
+    PAGE.write_text(render_methods(methods, methods.names()), encoding="utf-8")
