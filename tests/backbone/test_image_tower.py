@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -207,22 +208,28 @@ def _gated() -> nn.Module:
     return visual
 
 
-REFUSED = {
-    "neither CLIP's nor EVA's": _resnet,
-    "'VisionTransformer' is neither": _siglip,
-    "blocks are not open_clip's standard": lambda: clip_tower(block_type="custom"),
-    "pooled by 'none'": lambda: clip_tower(pool_type="none"),
-    "pooled by ''": lambda: eva_tower(global_pool=""),
-    "attention is gated": _gated,
-    "positions are not EVA-CLIP's": lambda: eva_tower(rope_type="mixed"),
-    "share keys and values": lambda: eva_tower(attn_type="rope", qkv_fused=False, num_kv_heads=1),
-}
+def _shared_keys() -> nn.Module:
+    return eva_tower(attn_type="rope", qkv_fused=False, num_kv_heads=1)
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_a_tower_that_is_not_understood_is_refused(reason: str) -> None:
+REFUSED = [
+    ("neither CLIP's nor EVA's", _resnet),
+    ("'VisionTransformer' is neither", _siglip),
+    ("blocks are not open_clip's standard", lambda: clip_tower(block_type="custom")),
+    ("pooled by 'none'", lambda: clip_tower(pool_type="none")),
+    ("pooled by ''", lambda: eva_tower(global_pool="")),
+    ("attention is not EVA-CLIP's", _gated),
+    ("attention is not EVA-CLIP's", _shared_keys),
+    ("positions are not EVA-CLIP's", lambda: eva_tower(rope_type="mixed")),
+]
+
+
+@pytest.mark.parametrize(("reason", "build"), REFUSED)
+def test_a_tower_that_is_not_understood_is_refused(
+    reason: str, build: Callable[[], nn.Module]
+) -> None:
     with pytest.raises(NotTransferable, match=f"image tower of 'odd'.*{reason}"):
-        ImageTower(REFUSED[reason](), "odd")
+        ImageTower(build(), "odd")
 
 
 def test_prompts_without_a_place_are_refused(clip: Backbone) -> None:

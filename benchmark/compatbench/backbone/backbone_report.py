@@ -16,6 +16,7 @@ from compatbench.backbone.load.names import (
     release_facts,
 )
 from compatbench.backbone.load.weights import find_weights, hash_weights, locate_weights
+from compatbench.backbone.text.anatomy import text_tower
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 
@@ -97,7 +98,7 @@ def _sizes(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
         facts = {"activation": str(config.hidden_act), "activation_right": True}
         facts["embed_dim"] = tower.projection.out_features
     else:
-        tower = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
+        tower = text_tower(model)
         facts = {"embed_dim": model_config(card).get("embed_dim")}
     settings: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
     size = settings["size"]

@@ -67,9 +67,7 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
 def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
     """The tensors of a file by the model's names, in the file's own precision.
 
-    Raises:
-        BackboneError: the file is damaged, of another architecture, or one of OpenAI's, which
-            need QuickGELU.
+    OpenAI's need QuickGELU, which their file does not say.
     """
     tensors = read_tensors(path)
     if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card):
@@ -78,11 +76,7 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
 
 
 def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
-    """The model's tokenizer: byte pairs with the card's merges or CLIP's, or the model's own.
-
-    Raises:
-        BackboneError: its files are missing, or the package that reads them.
-    """
+    """The model's tokenizer: byte pairs with the card's merges or CLIP's, or the model's own."""
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -130,11 +124,7 @@ class TextTokens:
 
 
 def examine_tokenizer(tokenizer: Any, name: str) -> TextTokens:
-    """Finds out how one of open_clip's tokenizers works.
-
-    Raises:
-        BackboneError: it puts tokens elsewhere than before and after a text.
-    """
+    """How one of open_clip's tokenizers works; special tokens must stand around a text."""
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     if isinstance(tokenizer, SimpleTokenizer):

@@ -33,10 +33,6 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel
     """The card's model, float32, in evaluation mode, no gradients.
 
     Without ``weights`` they are random, on torch's current default device.
-
-    Raises:
-        BackboneError: the model is of a type that is not supported; its files are missing,
-            damaged or of another architecture; or transformers is not installed.
     """
     folder = find_weights(card, download=weights).parent
     family, settings = _read_folder(folder, card)

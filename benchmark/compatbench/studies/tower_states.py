@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.image.anatomy import examine_image_tower
+from compatbench.backbone.image.tower import examine_image_tower
 from compatbench.backbone.text.anatomy import examine
 
 BATCH = 32  # images that go through a tower together

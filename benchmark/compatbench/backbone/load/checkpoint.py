@@ -37,9 +37,7 @@ _SHOWN = 3
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a checkpoint, in their own precision, on the CPU.
 
-    Raises:
-        BackboneError: the file is damaged, is no checkpoint, or cannot be read without
-            running code in it, which the user has not allowed.
+    Code in the file is not run, unless the user has allowed that.
     """
     try:
         tensors = _find_tensors(_read(path))
@@ -228,9 +226,6 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
     Knows plain CLIP's names (OpenAI, LAION), those with a separate text tower (``text.``),
     and those of EVA-CLIP's authors, which timm translates. Only the shape of a single number
     may change. ``what`` is the file and the backbone, for the message.
-
-    Raises:
-        BackboneError: they are of another architecture.
     """
     wanted = model.state_dict()
     found = {name: t for name, t in tensors.items() if name not in _NUMBERS}

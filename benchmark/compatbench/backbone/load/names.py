@@ -31,9 +31,6 @@ def read_backbone(name: str) -> BackboneCard:
     Nothing is loaded or downloaded. The names are those of docs/backbones.md. ``MODEL/TAG`` and
     ``MODEL/TAG@FILE`` take what is known of the release (lineage, licence) from its card. The
     card's ``name`` is as it was given.
-
-    Raises:
-        CompatbenchError: no such card, model, tag, file or folder; or an invalid card.
     """
     if name.endswith((".yaml", ".yml")) and "@" not in name:
         return backbone_cards.read(name).model_copy(update={"name": name})
@@ -153,12 +150,9 @@ def release_facts(card: BackboneCard) -> dict[str, Any]:
 
 
 def check_release(card: BackboneCard) -> None:
-    """Checks that the weights were made for the card's model.
+    """Checks that there are such weights, and that they were made with the model's activation.
 
     With GELU in place of QuickGELU a model runs, but loses several points of accuracy.
-
-    Raises:
-        BackboneError: no such model or tag, or the wrong activation.
     """
     if card.config is None:
         return
@@ -191,9 +185,6 @@ def preprocessing(card: BackboneCard) -> dict[str, Any] | None:
     """How images were preprocessed when the weights were trained; None for open_clip's default.
 
     A checkpoint that is named without its tag takes what all tags of its model agree on.
-
-    Raises:
-        BackboneError: they do not agree.
     """
     from open_clip.pretrained import get_pretrained_cfg
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict

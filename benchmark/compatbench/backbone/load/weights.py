@@ -84,9 +84,6 @@ def weights_key(card: BackboneCard) -> str:
     For weights that ship with their card it is the card's own hash. Otherwise it covers the
     weights file, the preprocessing and the version of the engine; for a folder, its
     configuration files, too.
-
-    Raises:
-        MissingWeights, BackboneError: as ``locate_weights``.
     """
     if card.weights is not None and card.sha256 is not None:
         return card.sha256
@@ -126,11 +123,7 @@ def locate_weights(card: BackboneCard) -> Path:
 
 
 def hash_weights(path: Path) -> str:
-    """The SHA-256 of a file, remembered by path, size and time of change.
-
-    Raises:
-        BackboneError: the file cannot be read, or the hub's cache says that it is damaged.
-    """
+    """The SHA-256 of a file, remembered by path, size and time of change."""
     try:
         real = path.resolve()
         stat = real.stat()

@@ -78,11 +78,7 @@ class Anatomy:
         return dict(sorted(found.items(), key=lambda item: item[0] == "text_projection"))
 
     def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
-        """The same tower with some weights replaced; the model itself is left as it is.
-
-        Raises:
-            CompatbenchError: the tower has no weight of such a name and shape.
-        """
+        """The same tower with some weights replaced; the model itself is left as it is."""
         known = self.weights()
         for name, tensor in weights.items():
             if name not in known:
@@ -141,9 +137,7 @@ def text_tower(model: nn.Module) -> Any:
 def examine(model: nn.Module, name: str) -> Anatomy:
     """The anatomy of the text tower of a model (``CLIP``, ``CustomTextCLIP``, ``CoCa``).
 
-    Raises:
-        CompatbenchError: a part is not supported. Run as if it were another, the tower would
-            give plausible features that are silently wrong.
+    One that is not known, run as if it were, would give plausible features that are wrong.
     """
     if callable(own := getattr(model, "text_anatomy", None)):  # a model of another library
         return own()  # type: ignore[return-value]

@@ -76,12 +76,7 @@ class Prompts:
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     def check_fits(self, context_length: int, blocks: int) -> None:
-        """Checks the prompts against the sizes of a text tower.
-
-        Raises:
-            CompatbenchError: a prompt is too long, or ``deep`` or ``swap`` have no place.
-            NotTransferable: ``deep`` needs start-of-text, which the tower does not have.
-        """
+        """Refuses prompts that are too long for a text tower, or rows that have no place in it."""
         if self.deep and self.start != 1:
             raise NotTransferable(
                 "prompts of inner blocks follow start-of-text, which this text tower does not have"

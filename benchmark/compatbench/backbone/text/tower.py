@@ -20,19 +20,13 @@ from compatbench.backbone.text.prompts import Prompts, replace_rows
 
 
 class TextTower:
-    """A frozen text tower, whatever its kind.
-
-    Attributes:
-        context_length: tokens of the longest text.
-        width: width D of the token embeddings.
-        depth: number of transformer blocks.
-    """
+    """A frozen text tower, whatever its kind."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
         self._tower = _build_tower(anatomy)
-        self.context_length: int = anatomy.context_length
-        self.width: int = anatomy.positions.shape[1]
+        self.context_length: int = anatomy.context_length  # tokens of the longest text
+        self.width: int = anatomy.positions.shape[1]  # of the token embeddings, D
         self.depth = len(anatomy.blocks)
 
     @cached_property
@@ -48,14 +42,8 @@ class TextTower:
         """Features of prompts, not normalised, ``[n, e]``, or ``[B, n, e]`` for B prefixes.
 
         Differentiable in all tensors of the prompts and in the weights, and of the prompts'
-        type, whatever the tower's own precision.
-
-        Args:
-            weights: replaces the tower's own ``weights`` of these names.
-
-        Raises:
-            CompatbenchError: a prompt is longer than the tower's context, prompts of inner
-                blocks have no place in it, or it has no such weights.
+        type, whatever the tower's own precision. ``weights`` replaces the tower's own of these
+        names.
         """
         prompts.check_fits(self.context_length, self.depth)
         dtype = self._anatomy.positions.dtype
