@@ -23,8 +23,7 @@ from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
 from compatbench.data.cards.schemas import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import ShotsFile
-from compatbench.data.images import read_json
-from compatbench.data.labels import Classes
+from compatbench.data.images import Classes, read_json
 from compatbench.data.sources.layouts import read_split, read_webdataset
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import Predictions, read_predictions, write_predictions

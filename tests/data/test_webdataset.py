@@ -12,7 +12,7 @@ import pytest
 from data.trees import picture
 
 from compatbench.data.cards.schemas import WebdatasetSource
-from compatbench.data.labels import Classes
+from compatbench.data.images import Classes
 from compatbench.data.sources.layouts import read_webdataset
 from compatbench.errors import CompatbenchError
 

@@ -14,7 +14,7 @@ import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cards import backbone_cards, task_cards
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.doctor import diagnosis
 from compatbench.doctor.diagnosis import (
     TOLERANCES,

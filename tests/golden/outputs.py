@@ -25,8 +25,7 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.conformance.models import IMAGE_SIZE, build_clip, build_eva_clip, wrap
 from compatbench.data.draws import draw_shots
-from compatbench.data.images import View
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels, View
 from compatbench.data.task import load_task
 from compatbench.engine.measure import calibration_error, count_flips, predict
 from compatbench.engine_version import ENGINE_VERSION

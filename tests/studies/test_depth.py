@@ -16,7 +16,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone
 from compatbench.conformance import run_checks
 from compatbench.data.cards import TrainingCard
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.store import RunStore

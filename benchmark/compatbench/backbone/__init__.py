@@ -6,7 +6,7 @@ from compatbench.backbone.backbone import Backbone, load_backbone
 from compatbench.backbone.image.tower import DENSE, FEATURES, ImageInput, ImageTower
 from compatbench.backbone.text.memory import memory_budget, set_memory_budget
 from compatbench.backbone.text.prompts import Prompts
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 
 __all__ = [
     "DENSE",

@@ -20,7 +20,7 @@ from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.tower import TextTower
 from compatbench.data.cards import BackboneCard
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from compatbench.conformance.models import (
     synthetic_models,
 )
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.errors import NotTransferable
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module

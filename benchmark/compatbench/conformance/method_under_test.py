@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.conformance.models import IMAGE_SIZE, synthetic_models
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.errors import NotTransferable
 from compatbench.method import (
     FEATURES,

@@ -1,4 +1,4 @@
-"""Images, their labels and views: what every source of images offers, and how files are read."""
+"""Images, their classes and views: what every source offers, and how its files are read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json
 
 SPLITS = ("train", "val", "test")
+CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -28,6 +29,60 @@ class DataMissing(CompatbenchError):
 
 class WrongClasses(CompatbenchError):
     """The classes on the disk are not the card's, or not in its order."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All that a module may know of a task when it is attached."""
+
+    names: tuple[str, ...]  # natural class names; label ``c`` is ``names[c]``
+    templates: tuple[str, ...]  # with ``{}`` for the name; the first is the zero-shot one
+    teacher_template: str  # the prompt that distilling methods pull towards
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fill(self, template: str | None = None) -> tuple[str, ...]:
+        """The template, by default the first, filled with every class name."""
+        template = template or self.templates[0]
+        return tuple(template.format(name) for name in self.names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a source must know of a task's classes, in label order."""
+
+    task: str
+    names: tuple[str, ...]  # as prompts write them
+    ids: tuple[str, ...]  # as the card's ``folders`` has them; the names, if it has none
+    folders: tuple[str, ...]  # on the disk
+
+    def check(
+        self, found: Sequence[str], where: Path, expected: Sequence[str] = (), exact: bool = True
+    ) -> None:
+        """Compares names in label order with those expected, by default the card's.
+
+        If not ``exact``, names may be others, and only their order counts if they are not.
+        """
+        expected = expected or self.names
+        if len(found) != len(expected):
+            raise WrongClasses(
+                f"{where}: {len(found)} classes, the card of '{self.task}' has {len(expected)}"
+            )
+        theirs, ours = list(map(_words, found)), list(map(_words, expected))
+        permuted = sorted(theirs) == sorted(ours)
+        for label, name in enumerate(found):
+            if theirs[label] != ours[label] and (exact or permuted):
+                raise WrongClasses(
+                    f"{where}: label {label} is {name!r}, on the card of '{self.task}' it is "
+                    f"'{expected[label]}'{' (the same names in another order)' if permuted else ''}"
+                    "; take the dataset's own file, or correct the card"
+                )
+
+
+def _words(name: str) -> list[str]:
+    """A name's words, whatever joins, orders and capitalises them."""
+    return sorted(name.replace("_", " ").casefold().split())
 
 
 @dataclass(frozen=True, slots=True)

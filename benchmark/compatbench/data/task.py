@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.images import DataMissing, ImageSource, Sample, WrongClasses
-from compatbench.data.labels import CLASS_NAMES, Classes, Labels
+from compatbench.data.images import (
+    CLASS_NAMES,
+    Classes,
+    DataMissing,
+    ImageSource,
+    Labels,
+    Sample,
+    WrongClasses,
+)
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
 from compatbench.errors import CompatbenchError

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.labels import Labels
+from compatbench.data.images import Labels
 from compatbench.data.task import Task
 from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.pages.markdown import code

@@ -18,7 +18,9 @@ from compatbench.data.cards.schemas import (
     WebdatasetSource,
 )
 from compatbench.data.images import (
+    CLASS_NAMES,
     SPLITS,
+    Classes,
     ImageSource,
     Member,
     Sample,
@@ -27,7 +29,6 @@ from compatbench.data.images import (
     read_lines,
     unreadable,
 )
-from compatbench.data.labels import CLASS_NAMES, Classes
 from compatbench.errors import CompatbenchError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
