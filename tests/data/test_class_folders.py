@@ -60,6 +60,11 @@ def test_a_split_is_listed_class_by_class_sorted_by_name(
     assert [sample.label for sample in found["train"]] == [0] * 12 + [1] * 12
 
 
+def test_validation_images_may_be_those_of_the_test_folder(pets: Path) -> None:
+    found = read(pets, val="test")
+    assert found["val"] == found["test"] != []
+
+
 def test_images_may_lie_without_the_folder_that_coop_puts_them_in(set_up: SetUp) -> None:
     """torchvision and others keep ImageNet's train/ and val/ directly in its folder."""
     folder = set_up("imagenet", sizes=Sizes(2, 0, 1, pictures=False))["imagenet"].folder

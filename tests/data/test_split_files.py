@@ -62,9 +62,12 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> 
         read_split(split)
 
 
-def test_a_class_with_two_names_is_refused(tmp_path: Path) -> None:
-    rows = [["a.jpg", 0, "cat"], ["b.jpg", 0, "dog"]]
-    with pytest.raises(CompatbenchError, match="label 0 is both 'cat' and 'dog'"):
+@pytest.mark.parametrize(
+    ("label", "message"), [(0, "label 0 is both 'cat' and 'dog'"), (2, "no image has label 1")]
+)
+def test_labels_and_names_are_one_to_one(tmp_path: Path, label: int, message: str) -> None:
+    rows = [["a.jpg", 0, "cat"], ["b.jpg", label, "dog"]]
+    with pytest.raises(CompatbenchError, match=message):
         read_split(write(tmp_path, {"train": rows, "val": [], "test": []}))
 
 

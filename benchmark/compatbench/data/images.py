@@ -103,11 +103,9 @@ class Member(Sample):
 
 
 class ImageSource:
-    """The images of one task or variant. Nothing is opened before an image is asked for.
+    """The images of one task or variant; none is opened before it is asked for.
 
-    Args:
-        base: the folder that a sample's id is a path in, with slashes.
-        samples: by split (``train``, ``val``, ``test``), in the order of the split file.
+    A sample's id is a path in ``base``; samples are in the order of the split file.
     """
 
     def __init__(self, base: Path, samples: Mapping[str, Sequence[Any]]) -> None:
