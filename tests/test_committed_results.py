@@ -11,7 +11,7 @@ from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
-from compatbench.transfer import OUTPUT_PLACES
+from compatbench.transfer.words import OUTPUT_PLACES
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")

@@ -20,8 +20,7 @@ from compatbench.conformance.models import (
 )
 from compatbench.method import Classifier, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import Words, find_rotation
-from compatbench.transfer.words import encode_words, load_words
+from compatbench.transfer.words import Words, encode_words, find_rotation, load_words
 
 WORDS = load_words()[::40]
 METHODS = builtin_methods().classes

@@ -40,29 +40,42 @@ Classifier = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What a method is, for lists and for the leaderboard."""
+    """What a method is, for lists and for the leaderboard.
 
-    name: str  # that the command line and results use
-    title: str  # the name as its authors write it
-    paper: str  # where it was published, such as ``arXiv:2109.01134``
-    inserts: Place | tuple[Place, ...]  # the place, or places, where the module acts
-    summary: str  # the idea in one line
-    version: int = 1  # raised with every change of the numbers that the method gives; in its key
-    was: str = ""  # the first name of a renamed method: keys keep it, so nothing is run again
-    # Data that the method reads, as paths from its own file. They are part of its key if the
-    # method is not one of compatbench's, as its code is.
+    Attributes:
+        name: the name that the command line and results use.
+        title: the name as its authors write it.
+        paper: where it was published, such as ``arXiv:2109.01134``.
+        inserts: the place, or places, where the module acts.
+        summary: the idea in one line.
+        version: raised with every change of the numbers that the method gives; part of its key.
+        was: the first name of a method that was renamed: keys keep it, so nothing is run again.
+        files: data that the method reads, as paths from its own file. They are part of its key
+            if the method is not one of compatbench's, as its code is.
+        learns: False for a method that looks at no image; it is run for one seed only.
+        step_cost: of a training step, relative to one of CoOp through the same text tower; for
+            estimates of time alone.
+        prompts_per_image: prompts of every class that each test image needs; 0 if prompts do
+            not depend on the image; for estimates as well.
+        zero_shot_at: the module at which the method is the zero-shot classifier, if there is
+            one: for each tensor that differs from the fitted one the number that fills it, or
+            the words it holds the token embeddings of.
+        excused: checks of the conformance kit that the method cannot pass by its nature,
+            each with the reason.
+    """
+
+    name: str
+    title: str
+    paper: str
+    inserts: Place | tuple[Place, ...]
+    summary: str
+    version: int = 1
+    was: str = ""
     files: tuple[str, ...] = ()
-    learns: bool = True  # False for a method that looks at no image; it is run for one seed only
-    # For estimates of time alone: what a training step costs, relative to one of CoOp through the
-    # same text tower, and the prompts of every class that each test image needs (0 if prompts do
-    # not depend on the image).
+    learns: bool = True
     step_cost: float = 1.0
     prompts_per_image: int = 0
-    # The module at which the method is the zero-shot classifier, if there is one: for each tensor
-    # that differs from the fitted one the number that fills it, or the words whose token
-    # embeddings it holds.
     zero_shot_at: Mapping[str, float | str] = field(default_factory=dict, hash=False)
-    # Checks of the conformance kit that the method cannot pass by its nature, each with the reason.
     excused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -98,13 +111,19 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Frozen image features of some samples."""
+    """Frozen image features of some samples.
 
-    plain: Tensor  # features of the plain view, not normalised, ``[N, e]``
-    views: Tensor  # features of the training views, ``[views, N, e]``
-    targets: Tensor  # labels, ``[N]``
-    # For each training view, what the method's ``image_input`` names, ``[N, ...]``; None for
-    # features.
+    Attributes:
+        plain: features of the plain view, not normalised, ``[N, e]``.
+        views: features of the training views, ``[views, N, e]``.
+        targets: labels, ``[N]``.
+        view_inputs: for each training view, what the method's ``image_input`` names,
+            ``[N, ...]``; None for features.
+    """
+
+    plain: Tensor
+    views: Tensor
+    targets: Tensor
     view_inputs: Sequence[Rows] | None = None
 
     def __len__(self) -> int:
@@ -117,12 +136,19 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class FewShotData:
-    """What a method may learn from: the few-shot draw of one task and seed."""
+    """What a method may learn from: the few-shot draw of one task and seed.
 
-    labels: Labels  # class names and templates
-    shots: int  # images per class that were asked for; a class may have had fewer
-    train: FeatureSet  # the few-shot training set, grouped by class
-    val: FeatureSet  # the few-shot validation set, at most 4 per class, perhaps empty
+    Attributes:
+        labels: class names and templates.
+        shots: images per class that were asked for; a class may have had fewer.
+        train: the few-shot training set, grouped by class.
+        val: the few-shot validation set, at most 4 per class, perhaps empty.
+    """
+
+    labels: Labels
+    shots: int
+    train: FeatureSet
+    val: FeatureSet
 
 
 class Module:
@@ -241,7 +267,13 @@ class Method(ABC):
 
     @abstractmethod
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        """Makes a module on the source, which is frozen; ``rng`` is all the randomness there is."""
+        """Makes a module.
+
+        Args:
+            backbone: the source; frozen.
+            data: few-shot images of one task, as features of this backbone.
+            rng: the only source of randomness.
+        """
 
     @abstractmethod
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
@@ -256,7 +288,11 @@ class Method(ABC):
 
 
 def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
-    """The named tensor; sizes that differ along ``dim`` are refused, never padded or cut to fit."""
+    """The named tensor, if its size along ``dim`` fits the backbone or the labels as it is.
+
+    Raises:
+        NotTransferable: the sizes differ; they are never padded or cut to fit.
+    """
     tensor = module[name]
     if tensor.shape[dim] != size:
         raise NotTransferable(f"the module was made for {what} {tensor.shape[dim]}, not {size}")

@@ -60,16 +60,24 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images, and where they come from."""
+    """One step's images, and where they come from.
 
-    features: Tensor  # under one training view, not normalised, ``[batch, e]``
-    targets: Tensor  # labels, ``[batch]``
-    backbone: Backbone  # the source
-    labels: Labels  # class names and templates
-    # Where ``image_input`` names something else than features, that, ``[batch, ...]``.
+    Attributes:
+        features: image features under one training view, not normalised, ``[batch, e]``.
+        targets: labels, ``[batch]``.
+        backbone, labels: the source, and class names and templates, for teachers.
+        tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
+        other_view: features of the same images under the next training view, ``[batch, e]``.
+        rng: the fit's generator, for what a loss draws.
+    """
+
+    features: Tensor
+    targets: Tensor
+    backbone: Backbone
+    labels: Labels
     tokens: Tensor | None = None
-    other_view: Tensor | None = None  # features of the same images under the next training view
-    rng: torch.Generator | None = None  # the fit's generator, for what a loss draws
+    other_view: Tensor | None = None
+    rng: torch.Generator | None = None
 
     @property
     def inputs(self) -> Tensor:

@@ -1,9 +1,10 @@
-"""The text features of one list of words, which the transfer ``words`` aligns backbones by."""
+"""The transfer ``words``: the target is turned into the source's joint space, found from words."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -12,16 +13,98 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone import Backbone
+from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
+from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.transfer.rotation import RotatedBackbone, Rotation, fit_rotation
+from compatbench.transfer.transfer import Transfer, TransferCard
 
+OUTPUT_PLACES = {"feature", "classifier"}
+# Normalised features that differ by no more are the same model's; of two models some of the
+# thousands of words always differ by far more.
+SAME = 1e-3
 TEMPLATE = "a photo of a {}."
 SCHEMA = "compatbench-words-1"
 PART = 512  # words that are encoded together
+
+
+class Words(Transfer):
+    """Attaches a module in the coordinates of its source.
+
+    The module and the method stay as they are. The target is rotated instead: with R found from
+    the features of one list of words on both backbones, the method is given text and image
+    features times Rᵀ; see ``RotatedBackbone``. Nothing of the task is used, and no image.
+
+    Args:
+        source_words: the source's word features ``[V, e_s]``, if they are known without it.
+        words_of: a backbone's word features ``[V, e]``; computed and cached by default.
+    """
+
+    card = TransferCard(
+        "words",
+        access="words",
+        summary="The target's joint space is rotated into the source's, found from words alone.",
+    )
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        source_words: Tensor | None = None,
+        words_of: Callable[[Backbone], Tensor] | None = None,
+    ) -> None:
+        super().__init__(cache)
+        self._source_words = source_words
+        self.words_of = words_of or WordFeatures(cache).of
+
+    def serves(self, method: MethodCard) -> bool:
+        """Whether some part of the module is written in the joint space's coordinates."""
+        return bool(OUTPUT_PLACES & set(method.places))
+
+    def fingerprint(self) -> str:
+        return words_hash()
+
+    def prepare(self, source: Backbone, target: Backbone, modules: Path | None = None) -> None:
+        """Encodes the words, and leaves the source's features beside its modules."""
+        words = self.words_of(source)
+        self.words_of(target)
+        if modules is not None:
+            save_words(modules, source, words)
+
+    def attach(
+        self,
+        method: Method,
+        module: Module,
+        source: Backbone | None,
+        target: Backbone,
+        labels: Labels,
+    ) -> Classifier:
+        words = self._source_words
+        if words is None:
+            assert source is not None
+            words = self.words_of(source)
+        rotation = find_rotation(words, self.words_of(target))
+        if rotation is None:
+            return method.attach(module, target, labels)
+        rotated = RotatedBackbone(target, rotation.rotation)
+        classify = method.attach(module, rotated, labels)
+        if method.image_input(target).kind == "hidden":
+            return classify  # runs the rest of the rotated image tower itself
+        return lambda features: classify(rotated.rotate(features))
+
+
+def find_rotation(source: Tensor, target: Tensor) -> Rotation | None:
+    """The rotation from the source's word features ``[V, e_s]`` to the target's ``[V, e_t]``.
+
+    None if both are the same model's, so that there is nothing to rotate.
+    """
+    target = target.to(source)
+    if source.shape == target.shape and float((source - target).abs().max()) <= SAME:
+        return None
+    return fit_rotation(source, target)
 
 
 @lru_cache(maxsize=1)
