@@ -8,11 +8,10 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
-from synthetic_results import make_method, make_page, make_row, through_words
+from synthetic_results import make_method, make_page, make_row, refuse, through_words
 
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected
-from compatbench.results.rows import Row
 from compatbench.results.store import MethodInfo, MethodResults
 
 Depth = Literal["none", "shallow", "deep"]
@@ -64,14 +63,6 @@ def method(
     return make_method(of, rows, seconds)
 
 
-def refused(of: MethodInfo, reason: str, *more: Row) -> MethodResults:
-    """A method of one row on the source, whose module cannot be attached to the target."""
-    status = dict(backbone="new", status="not transferable", reason=reason)
-    return make_method(
-        of, [make_row(method=of.name), make_row(None, method=of.name, **status), *more]
-    )
-
-
 def small_page(**changes: Any) -> SuitePage:
     """Four methods that can be told apart by hand, on one upgrade."""
     page = make_page(
@@ -86,7 +77,7 @@ def small_page(**changes: Any) -> SuitePage:
 def hostile_page() -> SuitePage:
     """Every text of it tries to break out."""
     methods = [method(info(f"m{i}", title), 40 + i, 50 - i) for i, title in enumerate(HOSTILE)]
-    bad = refused(info("refused", HOSTILE[0], paper=HOSTILE[2]), HOSTILE[1])
+    bad = refuse(method(info("r", HOSTILE[0], paper=HOSTILE[2]), 60, 60), HOSTILE[1])
     page = make_page(*methods, bad)
     titles = dict(zip(("old", "new"), (HOSTILE[1], HOSTILE[4]), strict=True))
     return replace(page, title=HOSTILE[1], note=HOSTILE[0] + HOSTILE[2], backbones=titles)

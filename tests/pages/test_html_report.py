@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from command_line import output_of
-from figure_pages import HOSTILE, hostile_page, info, long_page, method, refused, small_page
+from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_page
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import make_method, make_row, with_more
+from synthetic_results import lines_of, make_method, make_row, refuse, with_more
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning, one_line
 from compatbench.pages.figures.plan import plan_figures
@@ -102,7 +102,8 @@ def test_there_is_a_board_for_every_upgrade_and_number_of_shots_once() -> None:
 
 def test_what_is_refused_or_missing_is_listed_with_its_reason() -> None:
     failed = make_row(None, method="r", task="dogs", status="failed", reason="broke")
-    shown = read(with_more(small_page(), refused(info("r"), "no way", failed)))
+    rows = lines_of(refuse(method(info("r"), 60, 60), "no way"))[:2]
+    shown = read(with_more(small_page(), make_method(info("r"), [*rows, failed])))
     row = next(row for row in shown.rows if row[1] == "r")
     assert row[:6] == ["–", "r", "deep", "–", "not transferable", "–"]
     for text in ("not transferable 1 no way", "failed 1 broke", "missing 5 –"):
@@ -130,7 +131,7 @@ def test_nothing_in_a_result_is_markup() -> None:
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_no_text_changes_the_shape_of_the_page(title: str, reason: str, note: str) -> None:
     def page(title: str, reason: str, note: str) -> SuitePage:
-        results = refused(info("r", title or "r"), reason)
+        results = refuse(method(info("r", title or "r"), 60, 60), reason)
         return with_more(replace(small_page(), title=title, note=f"Note {note}"), results)
 
     found, plain = read(page(title, reason, note)), read(page("Plain", "plain", "plain"))

@@ -219,17 +219,6 @@ def test_the_readme_shows_the_first_and_the_floor_and_links_to_the_rest(tmp_path
     assert "The other" not in render_pages(few, MINE)[few / "README.md"]
 
 
-def test_a_section_is_shown_under_the_suite_that_it_extends(tmp_path: Path) -> None:
-    values = MINE.model_dump() | {
-        "title": "My shots", "publish": "section", "extends": "mini", "shots": [4, 2],
-    }  # fmt: skip
-    section = SuiteCard.model_validate(values)
-    write(tmp_path, section)
-    text = render_pages(tmp_path, section)[tmp_path / "leaderboard.md"]
-    assert text.index("## Mini\n") < text.index("### My shots\n")
-    assert "## My shots" not in text.replace("### My shots", "")
-
-
 def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
     write(tmp_path, MINE)
     page = tmp_path / "leaderboard.md"

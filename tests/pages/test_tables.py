@@ -148,8 +148,11 @@ def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results()
 
 
 def test_average_ranks_are_shown_with_their_groups() -> None:
-    methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 40, 50, 60)]
-    page = make_page(*methods, expected=Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,)))
+    methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 50, 60)]
+    # The floor has no second seed.
+    floor = on_tasks("floor", range(49, 57), ZEROSHOT)
+    expected = Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,))
+    page = make_page(*methods, floor, expected=expected)
     found = tables.average_ranks(page, UPGRADE, 4)
     assert found is not None
     text, table = found

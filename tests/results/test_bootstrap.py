@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,11 +26,8 @@ from synthetic_results import (
 )
 
 from compatbench.results.bootstrap import (
-    Interval,
     compute_retained,
     crossed_interval,
-    dataset_means,
-    draw_resamples,
     family_means,
     mean_interval,
     measure_interval,
@@ -39,9 +35,8 @@ from compatbench.results.bootstrap import (
     ratio_interval,
     spearman_interval,
 )
-from compatbench.results.measures import Expected, Mean, Standing, compute_standing
+from compatbench.results.measures import Standing, compute_standing
 from compatbench.results.ranking_table import find_gaps
-from compatbench.results.ranks import rank_upgrades
 from compatbench.results.store import MethodResults
 
 figures = st.lists(st.floats(-100, 100).map(lambda x: round(x, 2)), min_size=2, max_size=12)
@@ -89,30 +84,6 @@ def test_an_interval_holds_its_mean_and_lies_among_the_values(values: list[float
     found = mean_interval(values)
     assert min(values) - 1e-9 <= found.low <= found.value + 1e-9
     assert found.value - 1e-9 <= found.high <= max(values) + 1e-9
-
-
-@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3, max_size=10))
-def test_a_correlation_knows_order_only_and_turns_with_it(pairs: list[tuple[int, int]]) -> None:
-    x, y = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
-    found = spearman_interval(x, y)
-    curved = spearman_interval([math.exp(a / 3) for a in x], y)
-    turned = spearman_interval(x, [-b for b in y])
-    if found is None or curved is None or turned is None:
-        assert found is curved is turned is None
-        return
-    assert (curved.value, curved.low, curved.high) == pytest.approx(
-        (found.value, found.low, found.high)
-    )
-    assert (turned.value, turned.low, turned.high) == pytest.approx(
-        (-found.value, -found.high, -found.low), abs=1e-9
-    )
-
-
-def test_resamples_are_the_same_in_every_run_and_reach_every_unit() -> None:
-    draws = draw_resamples(5, 1000)
-    assert (draws == draw_resamples(5, 1000)).all()
-    counts = np.bincount(draws.ravel(), minlength=5) / draws.size
-    assert np.abs(counts - 0.2).max() < 0.02
 
 
 def test_methods_that_differ_widen_a_crossed_interval() -> None:
@@ -165,20 +136,6 @@ def test_a_paired_interval_is_that_of_the_differences() -> None:
     assert found is not None
     assert (found.low, found.value, found.high) == (pytest.approx(1), 1.5, pytest.approx(2))
     assert paired_interval(one, standing([50, 60, 70, 80], left_out=1), "h") is None
-
-
-def test_a_task_counts_once_however_many_upgrades_are_joined() -> None:
-    expected = Expected(("cats", "dogs"), (4,), (1,), (UPGRADE, ("old", "newer")))
-    rows = [
-        make_row(right, task=task, backbone=backbone)
-        for backbone, both in (("old", (50, 70)), ("new", (50, 70)), ("newer", (50, 30)))
-        for task, right in zip(("cats", "dogs"), both, strict=True)
-    ]
-    [ranked] = rank_upgrades([make_method(COOP, rows)], expected, expected.upgrades, 4)
-    found = measure_interval(ranked.standing, "target")
-    assert dataset_means(ranked.standing, "target") == {"cats": 50, "dogs": 50}
-    assert found == Interval(50, 50, 50)
-    assert ranked.standing.mean("target") == Mean(50)
 
 
 EXPECTED = replace(TWO_BY_TWO, retrained=True)
