@@ -13,6 +13,8 @@ from compatbench.backbone import Backbone
 from compatbench.data.images import Labels
 from compatbench.method import FeatureSet, FewShotData, ImageInput
 
+HIDDEN = ImageInput("hidden")
+
 
 def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> Tensor:
     """Prompts ``[n, d]`` appended before the first block, and replaced before those that follow.
@@ -67,14 +69,13 @@ def draw_prompts(*shape: int, seed: int = 0) -> Tensor:
 
 
 def few_shots(
-    backbone: Backbone, labels: Labels, shots: int = 2, views: int = 2
+    backbone: Backbone, labels: Labels, wanted: ImageInput = HIDDEN
 ) -> tuple[FewShotData, list[Tensor]]:
-    """Few-shot data of random images with what enters the first block, and the images' views."""
-    count = shots * len(labels)
-    images = [draw_images(backbone, count, seed) for seed in range(views)]
+    """Two shots of random images as a method wants them, and the images, both in two views."""
+    images = [draw_images(backbone, 2 * len(labels), seed) for seed in range(2)]
     features = torch.stack([backbone.encode_images(view) for view in images])
-    tokens = [backbone.encode_images(view, ImageInput("hidden")) for view in images]
-    targets = torch.arange(len(labels)).repeat_interleave(shots)
+    tokens = [backbone.encode_images(view, wanted) for view in images]
+    targets = torch.arange(len(labels)).repeat_interleave(2)
     train = FeatureSet(features[0], features, targets, tokens)
     empty = FeatureSet(features[0, :0], features[:1, :0], targets[:0], [tokens[0][:0]])
-    return FewShotData(labels, shots, train, empty), images
+    return FewShotData(labels, 2, train, empty), images

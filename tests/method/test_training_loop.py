@@ -104,13 +104,21 @@ def test_a_method_s_own_epochs_are_counted() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_whole_fit_equals_the_formula(clip64: Backbone, data64: FewShotData) -> None:
-    """Order, views, schedule, momentum and decay of two epochs, written out."""
-    recipe = Recipe(epochs=2, batch_size=4, lr=0.05, weight_decay=0.1, warmup_lr=0.01)
-    found = Toy(Toy.Config(recipe=recipe)).fit(clip64, data64, seeded(3))["weight"]
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_whole_fit_equals_the_formula(
+    clip64: Backbone, data64: FewShotData, optimizer: str
+) -> None:
+    """Order, views, schedule, momentum and decay of two epochs, written out.
+
+    A rate that changes between steps scales the whole velocity, as in PyTorch and Dassl.
+    """
+    settings = {"optimizer": optimizer, "betas": (0.8, 0.95), "eps": 1e-4}
+    method = toy(epochs=2, lr=0.05, weight_decay=0.1, warmup_lr=0.01, **settings)
+    found = method.fit(clip64, data64, seeded(3))["weight"]
 
     generator = seeded(3)
-    weight, velocity = torch.randn(5, 16, generator=generator), torch.zeros(5, 16)
+    weight = torch.randn(5, 16, generator=generator)
+    velocity, square = torch.zeros(5, 16), torch.zeros(5, 16)
     for epoch in range(2):
         rate = 0.01 if epoch == 0 else 0.05
         order = torch.randperm(15, generator=generator)
@@ -119,9 +127,20 @@ def test_a_whole_fit_equals_the_formula(clip64: Backbone, data64: FewShotData) -
             features = data64.train.views[epoch][rows]
             probabilities = (features @ weight.T).softmax(-1)
             wrong = probabilities - F.one_hot(data64.train.targets[rows], 5)
-            gradient = wrong.T @ features / 4 + 0.1 * weight
-            velocity = gradient if epoch == step == 0 else 0.9 * velocity + gradient
-            weight = weight - rate * velocity
+            gradient = wrong.T @ features / 4
+            if optimizer == "adamw":  # decoupled: the decay shrinks the parameter itself
+                weight = weight - rate * 0.1 * weight
+            else:  # coupled: the decay is part of the gradient
+                gradient = gradient + 0.1 * weight
+            if optimizer == "sgd":
+                velocity = gradient if epoch == step == 0 else 0.9 * velocity + gradient
+                weight = weight - rate * velocity
+                continue
+            t = 3 * epoch + step + 1
+            velocity = 0.8 * velocity + 0.2 * gradient
+            square = 0.95 * square + 0.05 * gradient**2
+            root = (square / (1 - 0.95**t)).sqrt()
+            weight = weight - rate * velocity / (1 - 0.8**t) / (root + 1e-4)
     torch.testing.assert_close(found, weight, rtol=1e-12, atol=1e-12)
 
 

@@ -112,20 +112,6 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
-def test_logits_equal_the_formula(
-    backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula
-) -> None:
-    formula.check_logits(backbone64, data64, images64)
-
-
-@pytest.mark.parametrize("formula", STEPS.values(), ids=STEPS)
-def test_the_first_step_follows_the_gradient_of_the_formula(
-    float64: None, clip64: Backbone, data64: FewShotData, formula: Formula
-) -> None:
-    formula.check_first_step(clip64, data64)
-
-
 @pytest.mark.parametrize("method", [TipAdapter, APE], ids=["tip_adapter", "ape"])
 def test_the_cache_has_normalised_means_over_the_views_and_one_hot_labels(
     clip64: Backbone, labels: Labels, make_data: MakeData, method: type[TipAdapter | APE]

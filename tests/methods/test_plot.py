@@ -6,12 +6,10 @@ import math
 
 import torch
 from formulas import Formula, Tensors, cosine_logits, scale_of, unit
-from image_reference import draw_images
 from open_clip_reference import encode_contexts
 from torch import Tensor
 
 from compatbench.backbone import DENSE, Backbone, Labels
-from compatbench.method import FeatureSet, FewShotData
 from compatbench.methods.plot import PLOT, transport_plan
 
 
@@ -30,11 +28,11 @@ def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float)
     return torch.tensor(plan, dtype=torch.float64)
 
 
-def plot_logits(backbone: Backbone, labels: Labels, own: Tensors, dense: Tensor) -> Tensor:
+def plot_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
     """z_c = s Σ_pn T_pn ⟨f_p, t_cn⟩ with the published constants and the plan T held fixed."""
     texts = [encode_contexts(backbone, labels.names, context) for context in own["contexts"]]
     rows = []
-    for image in dense:
+    for image in backbone.encode_images(images, DENSE):
         row = []
         for c in range(len(labels)):
             similarity = unit(image[1:]) @ unit(torch.stack([text[c] for text in texts])).T
@@ -44,36 +42,17 @@ def plot_logits(backbone: Backbone, labels: Labels, own: Tensors, dense: Tensor)
     return torch.stack(rows)
 
 
-def pooled_logits(backbone: Backbone, labels: Labels, own: Tensors, dense: Tensor) -> Tensor:
+def pooled_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
     """Besides, the cosine of the image's own feature."""
     texts = [encode_contexts(backbone, labels.names, context) for context in own["contexts"]]
-    cosines = cosine_logits(backbone, torch.stack(texts).mean(0), dense[:, 0])
-    return plot_logits(backbone, labels, own, dense) + cosines
+    cosines = cosine_logits(backbone, torch.stack(texts).mean(0), backbone.encode_images(images))
+    return plot_logits(backbone, labels, own, images) + cosines
 
 
 SIZES = {"context_length": 4, "prompts": 3}
-PLAIN = Formula(PLOT, plot_logits, settings=SIZES, exact=1e-9)
+STEPS = {"plot": Formula(PLOT, plot_logits, settings=SIZES, exact=1e-9)}
 POOLED = Formula(PLOT, pooled_logits, settings=SIZES | {"pooled": True}, exact=1e-9)
-
-
-def draw_shots(backbone: Backbone, labels: Labels) -> FewShotData:
-    views = [backbone.encode_images(draw_images(backbone, 10, seed), DENSE) for seed in range(2)]
-    features = torch.stack([view[:, 0] for view in views])
-    train = FeatureSet(features[0], features, torch.arange(5).repeat_interleave(2), views)
-    return FewShotData(labels, 2, train, train)
-
-
-def test_logits_equal_the_formula(backbone64: Backbone, labels: Labels) -> None:
-    dense = backbone64.encode_images(draw_images(backbone64, 4), DENSE)
-    PLAIN.check_logits(backbone64, draw_shots(backbone64, labels), dense)
-    POOLED.check_logits(backbone64, draw_shots(backbone64, labels), dense)
-
-
-def test_the_first_step_follows_the_gradient_of_the_formula(
-    float64: None, clip64: Backbone, labels: Labels
-) -> None:
-    data = draw_shots(clip64, labels)
-    PLAIN.check_first_step(clip64, data, data.train.inputs(torch.arange(10)))
+FORMULAS = STEPS | {"plot-pooled": POOLED}
 
 
 def test_a_plan_moves_all_patches_to_all_prompts() -> None:
