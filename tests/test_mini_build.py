@@ -69,21 +69,6 @@ def test_captions_are_fixed_by_the_generator_and_name_what_is_shown():
     assert max(len(text.split()) for text in texts) > 15
 
 
-def test_style_words_are_split_from_icon_names():
-    from compatbench.tasks.mini.build.names import slug, split_style
-
-    assert split_style("camera-off-outline") == ("camera-off", "outline")
-    assert split_style("home-2-bold-duotone") == ("home", "bold duotone")
-    assert slug("Côte d’Ivoire") == "cote-divoire"
-
-
-def test_a_task_must_not_train_and_test_on_one_set():
-    source = classes.TestSource("", ("twemoji",))
-    spec = classes.TaskSpec("x", "", "", (), ("ph", "twemoji"), source, {}, {})
-    with pytest.raises(ValueError, match="trains and tests"):
-        classes._check(spec)
-
-
 @pytest.mark.parametrize("path", SPLITS, ids=lambda path: path.stem)
 def test_splits_keep_the_promises(path):
     rows, card = pd.read_csv(path), card_of(path.stem)

@@ -18,22 +18,19 @@ EMPTY = Sizes(pictures=False)
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
-    """All datasets, which no test may change."""
-    root = tmp_path_factory.mktemp("data")
-    return {name: build_tree(name, root) for name in DATASETS}
-
-
-@pytest.fixture(scope="session")
-def cards(trees: dict[str, Tree], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cards, counting the images of the trees."""
-    return write_cards(tmp_path_factory.mktemp("cards") / "tasks", trees.values())
+    """All datasets, which no test may change; beside them the cards, counting their images."""
+    root = tmp_path_factory.mktemp("trees")
+    written = {name: build_tree(name, root / "data") for name in DATASETS}
+    write_cards(root / "tasks", written.values())
+    return written
 
 
 @pytest.fixture
-def data(trees: dict[str, Tree], cards: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tree]:
+def data(trees: dict[str, Tree], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tree]:
     """The trees, to which the environment points."""
-    monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
-    monkeypatch.setenv("COMPATBENCH_DATA", str(trees["dtd"].folder.parent))
+    root = trees["dtd"].folder.parents[1]
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
+    monkeypatch.setenv("COMPATBENCH_DATA", str(root / "data"))
     return trees
 
 

@@ -21,7 +21,6 @@ PATHS = st.lists(st.text("abcXYZ019 _.-é", max_size=8), min_size=1, max_size=3)
 # A letter before each part, so that none is '..'.
 PATHS = PATHS.map(lambda parts: "/".join(f"x{part}" for part in parts))
 ROWS = st.lists(st.tuples(PATHS, st.integers(0, 5)), max_size=20)
-ANY_EXAMPLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -36,7 +35,7 @@ def expect(name: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@ANY_EXAMPLE
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({"train": ROWS, "val": ROWS, "test": ROWS}))
 def test_every_row_is_read_in_its_order(tmp_path: Path, rows: dict[str, Any]) -> None:
     used = sorted({label for split in rows.values() for _, label in split})
@@ -127,22 +126,6 @@ def test_a_missing_file_or_folder_is_named(task: str, name: str, set_up: SetUp) 
     assert "docs/datasets.md" in report.fix
 
 
-def test_a_missing_image_is_named(set_up: SetUp) -> None:
-    tree = set_up("dtd", sizes=Sizes())["dtd"]
-    path = tree.folder / "images" / tree.rows["test"][5][0]
-    path.unlink()
-    report = inspect_task("dtd")
-    assert (report.state, str(path) in report.message) == ("wrong", True)
-    assert report.found == tree.counts
-    task = load_task("dtd")
-    for read in (
-        lambda: task.fingerprint(task.split("test")),
-        lambda: task.source.image(task.split("test")[5]),
-    ):
-        with pytest.raises(CompatbenchError, match=f"{path} is missing"):
-            read()
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -151,7 +134,7 @@ def test_a_missing_image_is_named(set_up: SetUp) -> None:
         (lambda whole: b"<html>not found</html>", "no image format that is known"),
     ],
 )
-def test_a_damaged_image_is_named(
+def test_a_damaged_or_missing_image_is_named(
     set_up: SetUp, content: Callable[[bytes], bytes], message: str
 ) -> None:
     tree = set_up("dtd", sizes=Sizes())["dtd"]
@@ -161,18 +144,16 @@ def test_a_damaged_image_is_named(
     with pytest.raises(CompatbenchError, match=f"image {path} (.*){message}") as raised:
         task.source.image(task.split("test")[0])
     assert "\n" not in str(raised.value)
+    path.unlink()
+    report = inspect_task("dtd")
+    assert (report.state, str(path) in report.message) == ("wrong", True)
+    assert report.found == tree.counts
+    for read in (task.fingerprint, lambda samples: task.source.image(samples[0])):
+        with pytest.raises(CompatbenchError, match=f"{path} is missing"):
+            read(task.split("test"))
 
 
 VARIANTS = ["707-320", "BAE 146-200", "F/A-18", "Model B200"]
-
-
-@ANY_EXAMPLE
-@given(images=st.lists(st.tuples(st.integers(0, 10**7 - 1), st.sampled_from(VARIANTS))))
-def test_every_line_of_fgvc_is_read(tmp_path: Path, images: list[tuple[int, str]]) -> None:
-    path = tmp_path / "images.txt"
-    path.write_text("".join(f"{number:07} {variant}\n" for number, variant in images))
-    expected = [(f"{number:07}.jpg", VARIANTS.index(variant)) for number, variant in images]
-    assert [(s.id, s.label) for s in read_variants(path, VARIANTS)] == expected
 
 
 @pytest.mark.parametrize(

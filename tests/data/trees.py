@@ -44,16 +44,11 @@ DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
 
 @dataclass(frozen=True)
 class Tree:
-    """A dataset that was written.
-
-    Attributes:
-        folder: of the dataset.
-        rows: by split, (path below the images' folder, label) in the order of the split.
-    """
+    """A dataset that was written."""
 
     name: str
     folder: Path
-    rows: dict[str, list[tuple[str, int]]]
+    rows: dict[str, list[tuple[str, int]]]  # by split: path below the images' folder, label
 
     @property
     def counts(self) -> dict[str, int]:
@@ -89,6 +84,9 @@ def build_tree(name: str, root: Path, sizes: Sizes = FEW) -> Tree:
                 path = _path(card, split, label, number)
                 _write(images / path, sizes.content(label, number))
                 rows[split].append((path, label))
+    if name in ("stanford_cars", "flowers102", "fgvc_aircraft"):
+        for seed, split in enumerate(rows):
+            random.Random(seed).shuffle(rows[split])
     if source.kind == "class-folders":
         for split in rows.values():
             split.sort(key=lambda row: (row[1], row[0]))
@@ -101,9 +99,6 @@ def build_tree(name: str, root: Path, sizes: Sizes = FEW) -> Tree:
             text = "".join(f"{path[:-4]} {card.classes[label]}\n" for path, label in listed)
             _write(folder / f"images_variant_{split}.txt", text)
     else:
-        if name in ("stanford_cars", "flowers102"):
-            for seed, split in enumerate(rows):
-                random.Random(seed).shuffle(rows[split])
         split_file = {
             split: [[path, label, card.classes[label]] for path, label in listed]
             for split, listed in rows.items()
@@ -121,14 +116,10 @@ def _path(card: TaskCard, split: str, label: int, number: int) -> str:
     if source.kind == "fgvc":
         return f"{34309 + 1000 * label + number:07}.jpg"
     wnid = (card.subset or IMAGENET.folders)[label]
-    title = IMAGENET.names[IMAGENET.folders.index(wnid)].replace("/", " ")
-    file = {
-        "imagenet": f"{wnid}_{(10026, 5, 137)[number % 3] + number}.JPEG",  # 1002... before 5...
-        "imagenet_v2": f"{number:040x}.jpeg",
-        "imagenet_sketch": f"sketch_{number}.JPEG",
-        "imagenet_a": f"0.{number:06} _ {title} _ 0.9{number}.jpg",
-        "imagenet_r": f"art_{number}.jpg",
-    }[card.name]
+    # ImageNet's numbers have no leading zeros (1002... before 5...); other names have spaces.
+    file = f"{wnid}_{(10026, 5, 137)[number % 3] + number}.JPEG"
+    if card.parent is not None:
+        file = f"0.{number:06} _ a title _ 0.9{number}.jpg"
     return f"{getattr(source, split)}/{label if source.numbered else wnid}/{file}"
 
 
