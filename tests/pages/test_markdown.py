@@ -22,13 +22,7 @@ from synthetic_results import (
 
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.markdown import (
-    escape,
-    fill_section,
-    percent,
-    signed,
-    table,
-)
+from compatbench.pages.markdown import escape, fill_section, percent, signed, table
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -80,12 +74,8 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
 
 
 def test_numbers_are_shown_with_one_decimal_and_no_negative_zero() -> None:
-    assert [percent(value) for value in (None, 45.22, 100.0, -0.01)] == [
-        "–",
-        "45.2",
-        "100.0",
-        "0.0",
-    ]
+    shown = [percent(value) for value in (None, 45.22, 100.0, -0.01)]
+    assert shown == ["–", "45.2", "100.0", "0.0"]
     assert [signed(value) for value in (None, 3.16, -0.04, -2.0)] == ["–", "+3.2", "0.0", "-2.0"]
 
 

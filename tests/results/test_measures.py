@@ -17,12 +17,7 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.measures import (
-    Expected,
-    Mean,
-    Standing,
-    compute_standing,
-)
+from compatbench.results.measures import Expected, Mean, Standing, compute_standing
 from compatbench.results.ranks import Ranked
 from compatbench.results.rows import Row
 

@@ -23,7 +23,6 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval, dataset_means, measure_interval
 from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
@@ -119,25 +118,16 @@ def test_a_group_s_means_are_over_its_own_upgrades_and_datasets(leave_out: str) 
     assert measure_interval(ranked.standing, "target") == Interval(40, 30, 50)
 
 
-TASKS = tuple("abcdefgh")
-EIGHT = Expected(TASKS, (4,), (1, 2), (UPGRADE,))
-
-
-def ranked_page() -> SuitePage:
-    floor = on_tasks("zeroshot", range(49, 57), ZEROSHOT)
-    next_, best = on_tasks("next", range(50, 58)), on_tasks("best", range(60, 68))
-    return make_page(next_, on_tasks("worst", [10] * 8), best, floor, expected=EIGHT)
-
-
 def test_ranks_need_three_complete_methods_and_two_datasets() -> None:
-    methods = list(ranked_page().results.methods.values())
-    assert rank_datasets(make_page(*methods[:2], expected=EIGHT).ranks(UPGRADE, 4)) is None
-    one = replace(EIGHT, tasks=TASKS[:1])
+    eight = Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,))
+    methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 40, 50, 60)]
+    assert rank_datasets(make_page(*methods[:2], expected=eight).ranks(UPGRADE, 4)) is None
+    one = replace(eight, tasks=eight.tasks[:1])
     assert rank_datasets(make_page(*methods, expected=one).ranks(UPGRADE, 4)) is None
     broken = replace(methods[0], rows=methods[0].rows[:-1])
-    found = rank_datasets(make_page(broken, *methods[1:], expected=EIGHT).ranks(UPGRADE, 4))
+    found = rank_datasets(make_page(broken, *methods[1:], expected=eight).ranks(UPGRADE, 4))
     assert found is not None
-    assert "next" not in [one.standing.info.name for one in found[0]]
+    assert [one.standing.info.name for one in found[0]] == ["m60", "m50", "m40"]
 
 
 # Table 6 there: area under the curve of four variants of C4.5 on fourteen data sets. Two
