@@ -96,14 +96,6 @@ def test_for_many_workers_the_costly_of_a_seed_come_first_and_cells_of_like_cost
     ]
 
 
-def test_workers_begin_with_groups_of_their_own_and_help_when_none_is_left() -> None:
-    cells = [Toy(task=task, number=i) for task in ("pets", "cars") for i in range(8)]
-    queue = make_queue(cells)
-    # An eighth of the work is not long.
-    assert [queue.take(who).task for _ in range(4) for who in "ab"] == ["pets", "cars"] * 4
-    assert queue.take("c") in cells
-
-
 def test_what_is_given_back_goes_first() -> None:
     queue = make_queue([Toy(number=i) for i in range(4)])
     lost = queue.take("dead")

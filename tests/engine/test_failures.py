@@ -12,21 +12,15 @@ import pytest
 
 from compatbench.data.cards import suite_cards
 from compatbench.engine import failures
-from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
+from compatbench.engine.cell import Cell
 from compatbench.engine.execute.compute import parse_retry
-from compatbench.engine.failures import (
-    Failure,
-    describe_death,
-    kind_of,
-    note_failure,
-)
-from compatbench.engine.keys import data_key
+from compatbench.engine.failures import Failure, describe_death, kind_of, note_failure
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
-from .conftest import Run, write_methods
+from .conftest import Run, finished, write_methods
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +70,6 @@ def test_what_is_tried_again_is_read_and_any_other_text_is_refused_in_one_line()
             parse_retry(text)
 
 
-def measured(cell: Cell, *backbones: str) -> CellRecord:
-    records = [
-        Record(
-            backbone=backbone,
-            test_set=cell.task,
-            data=data_key(backbone, cell.task),
-            status="ok",
-            correct=1,
-            total=2,
-            zero_shot_correct=1,
-        )
-        for backbone in backbones
-    ]
-    return describe_cell(cell, "ok", records=records)
-
-
 def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
     cell: Cell, tmp_path: Path
 ) -> None:
@@ -103,7 +81,7 @@ def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
         assert record.trace == ("a.py:1 in f",)
 
     # After the fit, the fit is kept.
-    half = measured(cell, cell.source)
+    half = finished(cell, cell.source)
     store.write(half)
     record = note_failure(store, cell, Failure("TimedOut: no end after 5 s"))
     assert store.read(cell.key) == record
@@ -114,7 +92,7 @@ def test_a_failure_is_counted_and_fails_what_is_left_but_nothing_that_is_done(
     assert not PlannedCell(cell, record).done
 
     # A worker may die after its last record was stored.
-    done = measured(cell, *cell.backbones)
+    done = finished(cell)
     store.write(done)
     assert note_failure(store, cell, Failure("WorkerDied: too late")) == done
     assert store.read(cell.key) == done

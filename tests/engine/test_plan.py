@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ from synthetic_results import make_row
 
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.data.shots import ALL_SHOTS
-from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
-from compatbench.engine.keys import data_key
+from compatbench.engine.cell import Cell, Record
 from compatbench.engine.matrix import resolve_config, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
+
+from .conftest import finished
 
 REGISTRY = builtin_methods()
 CLIP, EVA, ANEW = "mini-clip", "mini-eva-clip", "mini-eva-clip-anew"
@@ -165,15 +165,6 @@ def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> No
 def test_a_wrong_config_is_refused(methods: dict[str, Any], message: str) -> None:
     with pytest.raises((CompatbenchError, ValidationError), match=message):
         selected(smoke(methods=methods), "all,a+*" if "a+1" in methods else "all")
-
-
-def finished(cell: Cell) -> CellRecord:
-    counts = {"status": "ok", "correct": 1, "total": 2, "zero_shot_correct": 1}
-    records = [
-        {"backbone": each, "test_set": test_set, "data": data_key(each, test_set), **counts}
-        for each, test_set in product(cell.backbones, cell.test_sets)
-    ]
-    return describe_cell(cell, "ok", records=records)
 
 
 def test_a_cell_is_done_when_nothing_is_missing_and_failed_ones_are_tried_again() -> None:

@@ -20,6 +20,7 @@ from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
 from .conftest import Run
+from .test_mistakes import expect_one_line
 
 
 def read_results(folder: Path) -> dict[str, list[dict[str, str]]]:
@@ -71,6 +72,10 @@ def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
     result = compatbench("run", "--suite", "smoke", cwd=smoke)
     assert result.returncode == 0, result.stderr
     assert "all done" in result.stdout
+    # A device is checked all the same.
+    for more in ([], ["--executor", "ray"]):
+        result = compatbench("run", "--suite", "smoke", *more, "--device", "tpu", cwd=smoke)
+        expect_one_line(result, "--device 'tpu'")
     assert snapshot(smoke) == before
 
 

@@ -48,18 +48,11 @@ def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:
     assert chosen("cocoop", "words") == [("cocoop", "words")]
 
 
-@pytest.mark.parametrize(
-    ("methods", "transfer", "message"),
-    [
-        ("zeroshot", "words", "changes nothing for zeroshot"),
-        ("taskres", "wrods", "no transfer is named 'wrods'; there are copied, words"),
-    ],
-)
-def test_a_transfer_that_cannot_be_had_is_refused(
-    methods: str, transfer: str, message: str
-) -> None:
-    with pytest.raises(CompatbenchError, match=message):
-        chosen(methods, transfer)
+def test_a_transfer_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(CompatbenchError, match="changes nothing for zeroshot"):
+        chosen("zeroshot", "words")
+    with pytest.raises(CompatbenchError, match="named 'wrods'; there are copied, words"):
+        chosen("taskres", "wrods")
 
 
 def test_cells_of_one_fit_have_keys_of_their_own(
