@@ -87,17 +87,16 @@ OURS = '{"schema": "compatbench-module-2"'
         f'{OURS}, "about": {{}}, "sha256": 0}}',
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, header: str | None) -> None:
+def test_a_missing_file_and_a_file_of_another_kind_are_refused(
+    tmp_path: Path, header: str | None
+) -> None:
     path = tmp_path / "m.safetensors"
+    with pytest.raises(CompatbenchError, match=r"m\.safetensors"):
+        load_module(path)  # there is none yet
     metadata = None if header is None else {"compatbench": header}
     save_file({"context": torch.zeros(2)}, path, metadata)
     with pytest.raises(CompatbenchError, match=r"m\.safetensors"):
         load_module(path)
-
-
-def test_a_missing_file_is_a_plain_error(tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match="nowhere"):
-        load_module(tmp_path / "nowhere")
 
 
 def test_a_name_is_either_trained_which_is_counted_or_stored() -> None:

@@ -156,13 +156,11 @@ def test_ape_s_channels_equal_the_criterion(
     assert set(module["channels"].nonzero()[:, 0].tolist()) == expected
 
 
-def test_channels_of_the_text_alone_equal_the_criterion(clip64: Backbone, labels: Labels) -> None:
+def test_channels_of_the_text_alone_equal_the_criterion_and_half_are_kept(
+    clip64: Backbone, b16_sized: Backbone, labels: Labels
+) -> None:
     texts = unit_texts(clip64, labels)
     mask = choose_channels(APE.Config(channels=0.5), texts)
     assert set(mask.nonzero()[:, 0].tolist()) == naive_channels(texts, [], [], 8, (0.7, 0.3))
-
-
-def test_half_of_a_feature_s_channels_are_kept(b16_sized: Backbone, data: FewShotData) -> None:
-    """The authors' 500 of 1,024."""
-    text = b16_sized.zero_shot(data.labels)
-    assert int(choose_channels(APE.Config(), text).sum()) == 250
+    # The authors' 500 of 1,024.
+    assert int(choose_channels(APE.Config(), b16_sized.zero_shot(labels)).sum()) == 250

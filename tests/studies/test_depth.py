@@ -54,20 +54,13 @@ def weights(kind: str, depth: int, backbone: Backbone, labels: Labels) -> Tensor
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_probe_before_its_first_step_is_zero_shot(
-    kind: str, depth: int, backbone: Backbone, labels: Labels, data: FewShotData
+def test_a_probe_is_zero_shot_at_first_then_what_hooks_in_the_models_own_forward_make_of_it(
+    kind: str, depth: int, backbone: Backbone, data: FewShotData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = probe(kind, depth)
+    labels, method = data.labels, probe(kind, depth)
     untrained = method.init(backbone, data, torch.Generator().manual_seed(1))
     found = method.attach(untrained, backbone, labels).weights
     torch.testing.assert_close(found, backbone.zero_shot(labels))
-
-
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_probe_is_what_hooks_in_the_models_own_forward_make_of_it(
-    kind: str, depth: int, backbone: Backbone, labels: Labels, monkeypatch: pytest.MonkeyPatch
-) -> None:
     model: Any = backbone.model
     tower = getattr(model, "text", model)
     own = module(kind, backbone.text.width)

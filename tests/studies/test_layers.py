@@ -34,11 +34,9 @@ def test_text_layers_go_from_input_to_the_text_feature(backbone: Backbone) -> No
     assert not any(module._forward_hooks for module in backbone.model.modules())
     assert not any(module._forward_pre_hooks for module in backbone.model.modules())
 
-
-def test_text_states_are_those_of_one_text_run_block_by_block(backbone: Backbone) -> None:
+    # The states are those of one text run block by block.
     model: Any = backbone.model
     tower = getattr(model, "text", model)
-    layers = text_layers(backbone, TEXTS)
     shared = backbone.text_prompts(TEXTS).shared
     for i, text in enumerate(TEXTS):
         ids = [
