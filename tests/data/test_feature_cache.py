@@ -90,13 +90,10 @@ def test_whatever_decides_a_feature_is_part_of_its_name(tmp_path: Path, change: 
     cache = FeatureCache(tmp_path)
     cache.features(backbone, task, task.samples)
     other = FakeBackbone("b" * 64 if change == "weights" else "a" * 64)
-    if change == "size":
-        other.preprocess_settings = {"size": (9, 9)}
+    other.preprocess_settings = {"size": (9, 9) if change == "size" else (8, 8)}
+    other.dtype = torch.bfloat16 if change == "precision" else torch.float32
+    task.images = "two" if change == "images" else "one"
     samples = task.samples[:4] if change == "samples" else task.samples
-    if change == "images":
-        task.images = "two"
-    if change == "precision":
-        other.dtype = torch.bfloat16
     view = View(1) if change == "view" else View()
     cache.features(other, task, samples, view)
     assert other.encoded == len(samples)
