@@ -63,17 +63,10 @@ def test_a_method_that_breaks_a_rule_is_named_with_the_rule(clone: Clone) -> Non
     ), problems
 
 
-def new_version(text: str) -> str:
-    return text.replace("MethodCard(", "MethodCard(version=2, ", 1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new"),
-    [
-        ("mine.py", "FACTOR *", "-FACTOR *"),
-        ("strength.py", "2.0", "3.0"),
-    ],
+    [("mine.py", "FACTOR *", "-FACTOR *"), ("strength.py", "2.0", "3.0")],
 )
 def test_an_outside_method_whose_code_changed_is_stale(
     clone: Clone, file: str, old: str, new: str
@@ -81,9 +74,7 @@ def test_an_outside_method_whose_code_changed_is_stale(
     """The suite names its file, which imports the one beside it."""
     outside = clone.folder / "outside"
     outside.mkdir()
-    text = fill_template("mine").replace(
-        "import torch", "import torch\nfrom strength import FACTOR", 1
-    )
+    text = fill_template("mine").replace("torch\n", "torch\nfrom strength import FACTOR\n", 1)
     (outside / "mine.py").write_text(text.replace("scale * features", "FACTOR * scale * features"))
     (outside / "strength.py").write_text("FACTOR = 2.0\n")
     suite = clone.folder / "tasks" / "suites" / "tiny.yaml"
@@ -131,8 +122,7 @@ def test_a_method_of_a_new_version_is_stale_and_so_is_its_config(clone: Clone) -
     clone.run("taskres+slow")
     clone.commit_to_base()
     clone.edit(
-        "methods/taskres.py",
-        lambda text: text.replace("MethodCard(", "MethodCard(version=2, ", 1),
+        "methods/taskres.py", lambda text: text.replace("MethodCard(", "MethodCard(version=2, ")
     )
     ci = clone.check(base="main")
     for name in ("taskres", "taskres+slow"):
