@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def make_cells(tmp_path: Path) -> Iterator[Plugin]:
     registry.classes.update(before)
 
 
-def run(cells: list[Cell], settings: Settings, **compute: float) -> list[Event]:
+def run(cells: list[Cell], settings: Settings, **compute: Any) -> list[Event]:
     events: list[Event] = []
     settings = replace(settings, compute=replace(settings.compute, **compute))
     run_cells_on_ray(cells, settings, lambda _: 1.0, lambda _: None, events.append)
@@ -236,23 +237,17 @@ def test_a_node_has_to_see_the_drivers_folders(settings: Settings, make_cells: P
     assert view.find_difference().startswith(f"does not see the driver's {settings.store};")
 
 
-def test_a_share_that_no_node_holds_is_refused(settings: Settings) -> None:
-    with pytest.raises(CompatbenchError, match="no node of the Ray cluster has 4 GPUs and 1 cores"):
-        run([], settings, gpus_per_cell=4)
-    with pytest.raises(CompatbenchError, match=r"gpus_per_cell 1\.5: give a part of one GPU"):
-        run([], settings, gpus_per_cell=1.5)
-
-
 @pytest.mark.parametrize(
-    ("address", "message"),
+    ("compute", "message"),
     [
-        ("127.0.0.1:1", "'127.0.0.1:1': Connection refused; give auto, or HOST:PORT"),
-        ("head:port", "invalid literal for int"),
+        ({"gpus_per_cell": 4}, "no node of the Ray cluster has 4 GPUs and 1 cores"),
+        ({"gpus_per_cell": 1.5}, r"gpus_per_cell 1\.5: give a part of one GPU"),
+        ({"address": "127.0.0.1:1"}, "'127.0.0.1:1': Connection refused; give auto, or HOST:PORT"),
+        ({"address": "head:port"}, "invalid literal for int"),
     ],
 )
-def test_an_address_without_a_cluster_is_refused_at_once(
-    settings: Settings, address: str, message: str
+def test_what_no_cluster_holds_and_an_address_without_one_are_refused(
+    settings: Settings, compute: dict[str, Any], message: str
 ) -> None:
-    compute = replace(settings.compute, address=address)
     with pytest.raises(CompatbenchError, match=message):
-        run([], replace(settings, compute=compute))
+        run([], settings, **compute)
