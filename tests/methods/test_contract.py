@@ -19,7 +19,7 @@ from compatbench.conformance.models import build_clip
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import CosineClassifier, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import Batch, TrainedMethod
+from compatbench.method.trained import TrainedMethod
 
 ALL = builtin_methods().names()
 
@@ -253,33 +253,11 @@ def build(name: str) -> Method:
     return MethodUnderTest(builtin_methods().get(name)).build()
 
 
-def trained_methods() -> list[str]:
-    return [name for name in NAMES if issubclass(builtin_methods().get(name), TrainedMethod)]
+# The first step of a trained method is held against its formula.
+CLOSED_FORMS = [n for n in NAMES if not issubclass(builtin_methods().get(n), TrainedMethod)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", trained_methods())
-def test_training_lowers_the_loss(name: str, clip: Backbone, data: FewShotData) -> None:
-    """A sign error or a label out of place would show here at once."""
-    cls = builtin_methods().get(name)
-    recipe = cls.Config().recipe  # type: ignore[attr-defined]
-    brisk = recipe.model_copy(update={"warmup_epochs": 0, "epochs": 40})
-    method = cls(cls.Config.model_validate({"recipe": brisk}))
-    assert isinstance(method, TrainedMethod)
-    batch = Batch(data.train.views.mean(0), data.train.targets, clip, data.labels)
-
-    def loss(module: Module) -> float:
-        return float(method.loss(method.attach(module, clip, data.labels), batch))
-
-    with torch.no_grad():
-        before = loss(method.init(clip, data, torch.Generator().manual_seed(1)))
-        untouched = loss(method.init(clip, data, torch.Generator().manual_seed(1)))
-    module = method.fit(clip, data, torch.Generator().manual_seed(1))
-    assert untouched == before
-    assert loss(module) < before - 0.001
-
-
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*trained_methods(), "zeroshot"}))
+@pytest.mark.parametrize("name", sorted({*CLOSED_FORMS} - {"zeroshot"}))
 def test_a_closed_form_makes_its_own_shots_likelier(
     name: str, clip: Backbone, data: FewShotData
 ) -> None:

@@ -140,6 +140,7 @@ def lfa_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor)
 
 
 STEPS = {
+    "clap": Formula(CLAP, zs_lp_logits, clap_loss, free_step),
     **{
         f"taskres-{alpha}": Formula(
             TaskRes,
@@ -189,7 +190,6 @@ FORMULAS = {
     "zeroshot_ensemble": Formula(ZeroShotEnsemble, ensemble_logits, exact=1e-7),
     "gda": Formula(GDA, gda_logits, exact=1e-6),
     "lfa": Formula(LFA, lfa_logits, exact=1e-7),
-    "clap": Formula(CLAP, zs_lp_logits, clap_loss),
     "wise_ft": Formula(WiSEFT, wise_logits, exact=1e-8),
     **STEPS,
 }
