@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from loading_models import alone, make, same_weights, small_models  # noqa: F401
+from loading_models import CONFIGS, alone, make, same_weights, small_models  # noqa: F401
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
-from compatbench.backbone.load.checkpoint import read_tensors
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.backbone.backbone_report import inspect_backbone
+from compatbench.errors import CompatbenchError
 
 State = dict[str, Tensor]
 
@@ -124,44 +126,6 @@ def test_a_checkpoint_with_other_names_fits_an_eva_clip(
     assert same_weights(backbone.model, model)
 
 
-def test_eva_weights_of_another_image_size_are_refused_and_not_resized(tmp_path: Path) -> None:
-    theirs = eva_names(make("Small-eva").state_dict())
-    theirs["visual.pos_embed"] = torch.randn(1, 50, 128)
-    torch.save(theirs, tmp_path / "eva.pt")
-    with pytest.raises(CompatbenchError, match=r"visual.pos_embed is \[1, 50, 128\] there"):
-        load_backbone(f"Small-eva@{tmp_path}/eva.pt")
-
-
-class Attack:
-    """What unpickles into a call."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-def test_code_in_a_pickle_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make("Small")
-    torch.save({"state_dict": model.state_dict(), "x": Attack(tmp_path / "run")}, tmp_path / "w.pt")
-    name = f"Small/plain@{tmp_path}/w.pt"
-    with pytest.raises(CompatbenchError, match=r"would run code that is in it.*--trust-pickle"):
-        load_backbone(name)
-    assert not (tmp_path / "run").exists()
-    monkeypatch.setenv("COMPATBENCH_TRUST_PICKLE", "1")
-    with pytest.warns(CompatbenchWarning, match="read with code that is in it"):
-        backbone = load_backbone(name)
-    assert (tmp_path / "run").exists()
-    assert same_weights(backbone.model, model)
-
-
-def test_openai_weights_need_quickgelu(tmp_path: Path) -> None:
-    save_torchscript(make("Small").state_dict(), tmp_path / "w.pt")
-    with pytest.raises(CompatbenchError, match="use the model 'Small-quickgelu'"):
-        load_backbone(f"Small/plain@{tmp_path}/w.pt")
-
-
 @pytest.mark.parametrize("writer", ["safetensors", "torch zip", "older pickle"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
 def test_a_truncated_file_is_told(writer: str, share: float, tmp_path: Path) -> None:
@@ -173,37 +137,60 @@ def test_a_truncated_file_is_told(writer: str, share: float, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
-        (b"<!DOCTYPE html><html>404</html>", "is no checkpoint"),
-        (b"", "is no checkpoint"),
-        ({"epoch": 3}, "holds no weights"),
-    ],
-)
-def test_what_is_no_checkpoint_is_told(content: Any, message: str, tmp_path: Path) -> None:
-    if isinstance(content, bytes):
-        (tmp_path / "w.pt").write_bytes(content)
-    else:
-        torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(CompatbenchError, match=message):
-        read_tensors(tmp_path / "w.pt")
+def write(name: str, write: Any = torch.save, change: Any = dict) -> Callable[[Path], object]:
+    """Writes the weights of a small model to a path."""
+    return lambda path: write(change(make(name).state_dict()), path)
 
 
-@pytest.mark.parametrize(
-    ("saved", "asked", "message"),
-    [
-        ("Small-wide", "Small", r"positional_embedding is \[16, 24\] there, and \[16, 16\]"),
-        ("Small-eva", "Small", "they lack visual.class_embedding"),
-        ("Small", "Small-eva", "they lack visual.trunk.cls_token.*they also hold"),
-    ],
-)
-def test_weights_of_another_architecture_are_refused(
-    saved: str, asked: str, message: str, tmp_path: Path
+def another_image_size(state: State) -> State:
+    return eva_names(state) | {"visual.pos_embed": torch.randn(1, 50, 128)}
+
+
+SMALL, EVA = "Small/plain@w.pt", "Small-eva@w.pt"
+FOLDER = {"open_clip_config.json": json.dumps({"model_cfg": CONFIGS["Small"]}).encode()}
+BERT = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}
+# A backbone's name, the files that are there, and what is said.
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("vit-b16-opena", {}, "did you mean vit-b16-openai"),
+    ("ViT-B-16-quickgelu", {}, "an architecture without weights; give ViT-B-16-quickgelu/TAG"),
+    ("ViT-B16/openai", {}, "no open_clip model named 'ViT-B16'; did you mean"),
+    ("ViT-B-16/opnai", {}, "no tag of ViT-B-16 named 'opnai'; did you mean openai"),
+    ("ViT-B-16/openai", {}, "use the model 'ViT-B-16-quickgelu'"),
+    ("Small@nowhere.pt", {}, "there is no file .*nowhere.pt"),
+    ("local-dir:nowhere", {}, "there is no folder .*nowhere"),
+    ("hf:./nowhere", {}, "there is no folder .*nowhere"),
+    ("local-dir:.", FOLDER, "holds no weights"),
+    ("local-dir:.", FOLDER | {"a.pt": b"", "b.pt": b""}, "several checkpoints, a.pt, b.pt"),
+    ("hf:.", BERT, "type 'bert' are not supported; supported: clip"),
+    (SMALL, {"w.pt": b"version https://git-lfs.github.com/spec/v1\noid"}, "git-lfs pointer"),
+    (SMALL, {"w.pt": b"<!DOCTYPE html><html>404</html>"}, "is no checkpoint"),
+    (SMALL, {"w.pt": b""}, "is no checkpoint"),
+    (SMALL, {"w.pt": partial(torch.save, {"epoch": 3})}, "holds no weights"),
+    (SMALL, {"w.pt": write("Small", save_torchscript)}, "use the model 'Small-quickgelu'"),
+    (SMALL, {"w.pt": write("Small-wide")}, r"embedding is \[16, 24\] there, and \[16, 16\]"),
+    (SMALL, {"w.pt": write("Small-eva")}, "they lack visual.class_embedding"),
+    (EVA, {"w.pt": write("Small")}, "they lack visual.trunk.cls_token.*they also hold"),
+    # These are not resized.
+    (EVA, {"w.pt": write("Small-eva", change=another_image_size)}, r"is \[1, 50, 128\] there"),
+    ("Small@w.pt", {"w.pt": write("Small")}, r"different normalisations.*Small/TAG@FILE"),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "message"), REFUSED)
+def test_what_cannot_be_loaded_is_told(
+    name: str, files: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_file(make(saved).state_dict(), tmp_path / "w.safetensors")
-    tag = "/plain" if asked == "Small" else ""
+    monkeypatch.chdir(tmp_path)
+    for file, content in files.items():
+        if isinstance(content, bytes):
+            Path(file).write_bytes(content)
+        else:
+            content(Path(file))
     with pytest.raises(CompatbenchError, match=message) as caught:
-        load_backbone(f"{asked}{tag}@{tmp_path}/w.safetensors")
+        load_backbone(name)
     assert "\n" not in str(caught.value)
+    if not files:
+        report = inspect_backbone(name)
+        assert report.state == "wrong"
+        assert report.message
+        assert report.fix

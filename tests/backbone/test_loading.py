@@ -28,7 +28,7 @@ from compatbench.backbone.backbone_report import inspect_backbone
 from compatbench.backbone.load import planning, read_backbone, weights, weights_key
 from compatbench.backbone.load.names import preprocessing
 from compatbench.backbone.load.weights import check_published_hash, find_weights, hash_weights
-from compatbench.data.cards import BackboneCard, backbone_cards
+from compatbench.data.cards import backbone_cards
 from compatbench.errors import CompatbenchError, MissingWeights
 from compatbench.files.hashes import sha256_bytes, sha256_file
 
@@ -88,28 +88,6 @@ def test_upgrade_pairs_have_equal_sizes(one: str, other: str) -> None:
     assert backbone_cards.read(other).text_from is not None
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("vit-b16-opena", "did you mean vit-b16-openai"),
-        ("ViT-B-16-quickgelu", "an architecture without weights; give ViT-B-16-quickgelu/TAG"),
-        ("ViT-B16/openai", "no open_clip model named 'ViT-B16'; did you mean"),
-        ("ViT-B-16/opnai", "no tag of ViT-B-16 named 'opnai'; did you mean openai"),
-        ("Small@nowhere.pt", "there is no file .*nowhere.pt"),
-        ("local-dir:nowhere", "there is no folder .*nowhere"),
-        ("hf:./nowhere", "there is no folder .*nowhere"),
-    ],
-)
-def test_a_name_that_means_nothing_is_told(name: str, message: str) -> None:
-    with pytest.raises(CompatbenchError, match=message) as caught:
-        read_backbone(name)
-    assert "\n" not in str(caught.value)
-    report = inspect_backbone(name)
-    assert report.state == "wrong"
-    assert report.message
-    assert report.fix
-
-
 @given(st.text(max_size=20))
 def test_any_text_is_a_name_or_one_error(name: str) -> None:
     with contextlib.suppress(CompatbenchError):
@@ -122,9 +100,7 @@ def test_a_release_without_a_card_takes_what_its_card_knows() -> None:
     assert card.text_from == "vit-b16-openai"
 
 
-def test_the_wrong_activation_is_refused_with_the_right_model() -> None:
-    with pytest.raises(CompatbenchError, match="use the model 'ViT-B-16-quickgelu'"):
-        load_backbone("ViT-B-16/openai")
+def test_the_wrong_activation_is_reported_with_the_right_model() -> None:
     report = inspect_backbone("ViT-B-16/openai")
     assert (report.state, report.activation, report.activation_right) == ("wrong", "GELU", False)
     assert report.fix == "use the model 'ViT-B-16-quickgelu'"
@@ -240,30 +216,19 @@ def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
     assert found == weights_key(read_backbone("Small/plain")) != one
 
 
-def test_preprocessing_is_that_of_the_release(tmp_path: Path) -> None:
+def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_path: Path) -> None:
     save(tmp_path / "weights" / "Small-half.safetensors")
     settings = load_backbone("Small/half").preprocess_settings
-    assert settings["mean"] == HALF
     assert settings["interpolation"] == "bilinear"
     assert settings["size"] == (32, 32)
     assert inspect_backbone("Small/half").preprocessing == settings
     real = preprocessing(read_backbone("ViT-L-14/laion2b_s32b_b82k"))
     assert real is not None
     assert real["mean"] == HALF
-
-
-def test_a_file_takes_the_preprocessing_that_all_releases_of_its_model_share(
-    tmp_path: Path,
-) -> None:
-    save(tmp_path / "w.safetensors", "Small-wide")
-    wide = load_backbone(f"Small-wide@{tmp_path}/w.safetensors")
-    assert wide.preprocess_settings["mean"] == HALF
-    save(tmp_path / "v.safetensors")
-    with pytest.raises(CompatbenchError, match=r"different normalisations.*Small/TAG@FILE"):
-        load_backbone(f"Small@{tmp_path}/v.safetensors")
-    for tag, equal in (("half", True), ("plain", False)):
-        named = load_backbone(f"Small/{tag}@{tmp_path}/v.safetensors")
-        assert (named.preprocess_settings["std"] == HALF) == equal
+    for name, equal in (("Small-wide", True), ("Small/half", True), ("Small/plain", False)):
+        save(tmp_path / "w.safetensors", name.split("/")[0])
+        named = load_backbone(f"{name}@{tmp_path}/w.safetensors")
+        assert (named.preprocess_settings["mean"] == HALF) == equal
 
 
 def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:
@@ -308,52 +273,16 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> Non
     assert inspect_backbone(name).state == "wrong"
 
 
-def local_dir(folder: Path, **preprocess: Any) -> Path:
-    folder.mkdir()
-    config = {"model_cfg": CONFIGS["Small"], "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
-
-
 def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
-    folder = local_dir(tmp_path / "m", mean=[0.1, 0.2, 0.3])
+    folder, local = tmp_path / "m", tmp_path / "m" / "open_clip_config.json"
     model = save(folder / "open_clip_model.safetensors")
+    config = {"model_cfg": CONFIGS["Small"], "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    local.write_text(json.dumps(config))
     backbone = load_backbone(f"local-dir:{folder}")
     assert same_weights(backbone.model, model)
     assert list(backbone.preprocess_settings["mean"]) == [0.1, 0.2, 0.3]
     report = inspect_backbone(f"local-dir:{folder}")
     assert (report.state, report.embed_dim) == ("found", 8)
     before = backbone.weights_key
-    local = folder / "open_clip_config.json"
     local.write_text(local.read_text().replace("0.3", "0.4"))
     assert weights_key(read_backbone(f"local-dir:{folder}")) != before
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [([], "holds no weights"), (["a.pt", "b.pt"], "holds several checkpoints, a.pt, b.pt")],
-)
-def test_a_models_folder_without_its_weights_is_no_random_model(
-    files: list[str], message: str, tmp_path: Path
-) -> None:
-    folder = local_dir(tmp_path / "m")
-    for file in files:
-        (folder / file).write_bytes(b"")
-    with pytest.raises(CompatbenchError, match=message):
-        load_backbone(f"local-dir:{folder}")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"config": None}, "needs 'config'"),
-        ({"tag": None}, "need 'tag', 'path' or 'weights'"),
-        ({"provider": "hf", "repository": ""}, "needs 'repository' or 'path'"),
-        ({"weights": "mini/x.safetensors"}, "need their 'sha256'"),
-    ],
-)
-def test_a_card_says_where_its_weights_are(changes: dict[str, Any], message: str) -> None:
-    values = dict(name="x", title="x", config="Small", tag="plain", licence="MIT")
-    BackboneCard.model_validate(values)
-    with pytest.raises(ValueError, match=message):
-        BackboneCard.model_validate(values | changes)

@@ -21,14 +21,9 @@ from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
 from compatbench.results.rows import Row
 
-BACKBONE = f"""\
-name: tiny
-title: Tiny
-config: tiny-config
-weights: mini/tiny.safetensors
-sha256: {"ab" * 32}
-licence: MIT
-"""
+HASH = f"sha256: {'ab' * 32}\n"
+WEIGHTS = f"weights: mini/tiny.safetensors\n{HASH}"
+BACKBONE = f"name: tiny\ntitle: Tiny\nconfig: tiny-config\n{WEIGHTS}licence: MIT\n"
 
 SUITE = """\
 name: small
@@ -74,7 +69,11 @@ def write(folder: Path, text: str, name: str = "card") -> Path:
         (BackboneCard, "title: Tiny\n", "", 1, "field 'title' is missing; add it"),
         (BackboneCard, "MIT", "MIT\ncolour: red", 7, "field 'colour' is not known"),
         (BackboneCard, "title: Tiny", "title: [Tiny]", 2, "field 'title': .*string"),
-        (BackboneCard, f"sha256: {'ab' * 32}", "sha256: abc", 5, "field 'sha256'"),
+        (BackboneCard, HASH, "sha256: abc\n", 5, "field 'sha256'"),
+        (BackboneCard, "config: tiny-config\n", "", 1, ".*needs 'config'"),
+        (BackboneCard, WEIGHTS, "", 1, ".*need 'tag', 'path' or 'weights'"),
+        (BackboneCard, WEIGHTS, "provider: hf\n", 1, ".*needs 'repository' or 'path'"),
+        (BackboneCard, HASH, "", 1, ".*need their 'sha256'"),
         (BackboneCard, "config: tiny-config", "colour: red\nsize: 3", 3, r"\(and 1 more\)"),
         (SuiteCard, "shots: [1, 4]", "shots: [1, 0]", 7, "field 'shots.1'"),
         (SuiteCard, "seeds: [1, 2, 3]", "seeds: [1, -1]", 8, "field 'seeds.1': .* 0"),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import list_entries, read_entry
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import load_module
 from compatbench.method.registry import MethodRegistry
 
@@ -59,16 +59,26 @@ def write_torchscript(path: Path, tree: bytes, compression: int = zipfile.ZIP_ST
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript"])
-def test_a_checkpoint_runs_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COMPATBENCH_TRUST_PICKLE", raising=False)
     target, path = tmp_path / "touched", tmp_path / "w.pt"
+    refusal = "more than tensors"
     if kind == "torchscript":
         write_torchscript(path, pickle.dumps(Evil(target)))
     else:
-        state = {"w": torch.zeros(2), "evil": Evil(target)}
+        state = {"state_dict": {"w": torch.zeros(2)}, "evil": Evil(target)}
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(CompatbenchError, match=r"reading it would run code|more than tensors"):
+        refusal = r"would run code that is in it.*--trust-pickle"
+    with pytest.raises(CompatbenchError, match=refusal):
         read_tensors(path)
     assert not target.exists()
+    if kind != "torchscript":
+        monkeypatch.setenv("COMPATBENCH_TRUST_PICKLE", "1")
+        with pytest.warns(CompatbenchWarning, match="read with code that is in it"):
+            assert read_tensors(path).keys() == {"w"}
+        assert target.exists()
 
 
 def test_an_archive_that_would_unpack_without_end_is_refused(tmp_path: Path) -> None:
