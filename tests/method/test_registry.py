@@ -40,6 +40,22 @@ def test_a_broken_file_is_named_and_stops_no_other(
     assert torn.method == "broken_one"
 
 
+def test_an_installed_package_brings_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_method.py").write_text(fill_template("outside"))
+    folder = tmp_path / "outside-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[compatbench.methods]\noutside = outside_method\nworse = outside_method_2\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = builtin_methods()
+    assert registry.select("outside") == ["outside"]
+    assert "No module named 'outside_method_2'" in registry.broken["worse"]
+
+
 def test_a_name_taken_twice_names_both_files(tmp_path: Path) -> None:
     registry = MethodRegistry()
     for folder in ("one", "two"):
