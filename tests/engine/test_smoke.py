@@ -134,3 +134,24 @@ def test_a_new_target_costs_its_evaluation_only(
         assert new["mini-clip"] == old["mini-clip"]
         assert new["mini-eva-clip"]["data"] != old["mini-eva-clip"]["data"]
         assert new["mini-eva-clip"]["key"] == old["mini-eva-clip"]["key"]
+
+
+def test_modules_are_retrained_on_the_target_where_a_suite_asks_for_it(
+    compatbench: Run, smoke: Path, tmp_path: Path
+) -> None:
+    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
+    text = text.replace("name: smoke", "name: again").replace("publish: false", "retrained: true")
+    (tmp_path / "again.yaml").write_text(text)
+    command = ("run", "--suite", "./again.yaml", "--methods", "zeroshot,tip_adapter")
+    result = compatbench(*command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "results" / "again" / "tip_adapter.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    *attached, retrained = rows
+    assert attached == read_results(smoke)["tip_adapter"]
+    assert (retrained["source"], retrained["backbone"]) == ("mini-eva-clip", "mini-eva-clip")
+    # A suite from a file has its page.
+    page = (tmp_path / "leaderboard.md").read_text()
+    assert "compatbench run --suite again" in page
+    assert "### Compared with retraining" in page
+    assert "all done" in compatbench(*command, cwd=tmp_path).stdout
