@@ -39,4 +39,4 @@ class CallableModule(ModuleType):
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *import_module("compatbench.api").__all__]
+    return sorted(import_module("compatbench.api").__all__)
