@@ -1,0 +1,230 @@
+"""The recipes page, ``docs/recipes.md``: published settings, those of suite ``paper``, and why.
+
+The published settings are in ``benchmark/research/recipes/<method>.yaml``, read from the authors'
+scripts; ours are asked of the suite.
+
+python benchmark/research/recipes_page.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, model_validator
+
+from compatbench.data.cards import SuiteCard, suite_cards, task_cards
+from compatbench.data.cards.yaml_file import CardModel, read_card
+from compatbench.engine.matrix import resolve_config
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.pages.markdown import NOTHING, code, escape, link_definitions, linked, table
+
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+RECIPES = Path(__file__).parent / "recipes"
+SUITE = "paper"
+HEAD = """\
+# Recipes
+
+Made by `python benchmark/research/recipes_page.py`. How each method's authors run it at 16 images
+per class of all classes, on ViT-B/16 where they tell models apart, how suite `paper` runs it, and
+the reason for each difference that is left. Published settings were read in the files named.
+
+## Deviations
+
+The settings in which `paper` differs from what is published: on all datasets, and on some.
+"""
+MOST = 1000  # characters of a reason that are shown
+
+# A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
+PerTask = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda value: value if isinstance(value, dict) else {"*": value}),
+]
+
+
+class Setting(CardModel):
+    """One setting of a method."""
+
+    name: str  # what it is, in words
+    # Where ours is: a path in the method's settings (``recipe.lr``), in its ``training``, or in
+    # the card of the ``task`` (``task.templates.0``); '' where there is no such setting.
+    field: str = ""
+    published: PerTask
+    source: str  # a file of the authors' repository, or a section of the paper
+    ours: PerTask = {}  # in words, where there is no field and ours differs
+    deviation: PerTask = {}  # why ours differs, where it does
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Setting:
+        if self.field and self.ours:
+            raise ValueError(f"'{self.name}': ours is asked of the suite; leave it out")
+        return self
+
+
+class PublishedRecipe(CardModel):
+    """How a method's authors run it."""
+
+    method: str
+    repository: str  # owner/name; '' where no code is public
+    note: str = ""  # which of their protocols it is, if it is not the few-shot one
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting on a task."""
+
+    setting: Setting
+    task: str
+    published: Any
+    ours: Any  # as published, if there are no words for it
+    deviation: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether ours is not the published value."""
+        return self.ours != self.published
+
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """What tells rows of one setting apart."""
+        return _write(self.published), _write(self.ours), self.deviation
+
+
+def read_recipes() -> dict[str, PublishedRecipe]:
+    """The published recipes by the method's name."""
+    files = sorted(RECIPES.glob("*.yaml"))
+    return {path.stem: read_card(path, PublishedRecipe) for path in files}
+
+
+def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry) -> list[Row]:
+    """Every setting on every task of the suite."""
+    rows = []
+    for task in suite.tasks:
+        config = settings_on(recipe.method, suite, task, registry)
+        for setting in recipe.settings:
+            published = _value(setting.published, task)
+            ours = _value(setting.ours, task, published)
+            if setting.field:
+                ours = _find(config, setting.field, max(suite.shots))
+            reason = _value(setting.deviation, task, "")
+            rows.append(Row(setting, task, _plain(published), _plain(ours), reason))
+    return rows
+
+
+def settings_on(
+    method: str, suite: SuiteCard, task: str, registry: MethodRegistry
+) -> dict[str, Any]:
+    """A method's settings on a task, with its ``training`` and the ``task``'s card."""
+    card = task_cards.read(task).model_dump(mode="json")
+    card["teacher_template"] = card["teacher_template"] or card["templates"][0]
+    own = resolve_config(registry.get(method), suite)
+    return own | {"training": suite.training.model_dump(mode="json"), "task": card}
+
+
+def problems(rows: Sequence[Row]) -> Iterator[str]:
+    """Deviations without a reason, and reasons without a deviation, one a line."""
+    for row in rows:
+        where = f"{row.setting.name} on {row.task}"
+        if row.differs and not row.deviation:
+            yield f"{where}: published {row.published!r}, ours {row.ours!r}, and no reason"
+        elif row.deviation and not row.differs:
+            yield f"{where}: ours is as published; drop the reason"
+
+
+def render_recipes(suite: SuiteCard, registry: MethodRegistry) -> str:
+    """The page; the same data give the same text."""
+    titles = {task: task_cards.read(task).title for task in suite.tasks}
+    overview, sections, papers = [], [], []
+    for name, recipe in read_recipes().items():
+        card, rows = registry.get(name).card, compare(recipe, suite, registry)
+        papers.append(card.paper)
+        differing = {
+            task: [r.setting.name for r in rows if r.task == task and r.differs] for task in titles
+        }
+        common = [
+            s.name for s in recipe.settings if all(s.name in each for each in differing.values())
+        ]
+        cells = [[name for name in each if name not in common] for each in differing.values()]
+        everywhere = common if any(differing.values()) else ["as published"]
+        overview.append(
+            [escape(card.title), *("; ".join(map(escape, c)) for c in (everywhere, *cells))]
+        )
+        sections += [
+            "",
+            f"## {escape(card.title)}",
+            "",
+            _introduce(recipe, card.title, card.paper),
+            "",
+        ]
+        sections += _section(recipe, rows, titles)
+    header = ["Method", "All", *titles.values()]
+    lines = [HEAD, *table(header, overview, left=range(len(header))), *sections]
+    return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
+
+
+def _introduce(recipe: PublishedRecipe, title: str, paper: str) -> str:
+    repository = f"https://github.com/{recipe.repository}"
+    where = f"[{recipe.repository}]({repository})" if recipe.repository else "no public code"
+    note = f" {escape(recipe.note, MOST)}" if recipe.note else ""
+    return f"`{recipe.method}`: {linked(title, paper)}, {where}.{note}"
+
+
+def _section(recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]) -> list[str]:
+    """The table of one method: a line for each setting and group of tasks with the same values."""
+    lines = []
+    for setting in recipe.settings:
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for row in rows:
+            if row.setting is setting:
+                groups.setdefault(row.shown, []).append(titles[row.task])
+        largest = max(groups.values(), key=len)
+        for (published, ours, reason), group in groups.items():
+            others = "all" if len(groups) == 1 else "others"
+            tasks = others if group is largest else ", ".join(group)
+            ours = "as published" if ours == published else ours
+            cells = (setting.name, tasks, published, ours, reason or NOTHING)
+            name, *texts = (escape(cell, MOST) for cell in cells)
+            lines.append([name, *texts[:2], code(setting.source), *texts[2:]])
+    header = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
+    return table(header, lines, left=range(len(header)))
+
+
+def _value(values: dict[str, Any], task: str, default: Any = None) -> Any:
+    """The value for a task: its own, or that of all others."""
+    for names, value in values.items():
+        if task in names.replace(" ", "").split(","):
+            return value
+    return values.get("*", default)
+
+
+def _find(config: dict[str, Any], path: str, shots: int) -> Any:
+    """The value at a path; of numbers of epochs from so many shots on, the one that holds."""
+    value: Any = config
+    for part in path.split("."):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    if path == "recipe.epochs" and isinstance(value, dict):
+        value = value[max((key for key in value if int(key) <= shots), key=int)]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Sequences as lists, so that equal ones are equal."""
+    return [*value] if isinstance(value, (tuple, list)) else value
+
+
+def _write(value: Any) -> str:
+    """A value as the page shows it."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_write, cast("list[Any]", value)))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render_recipes(suite_cards.read(SUITE), builtin_methods()), encoding="utf-8")
