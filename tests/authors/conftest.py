@@ -1,0 +1,85 @@
+"""Whole fits beside the authors' code; skipped where its checkouts are not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkout import Checkout
+from torch import Tensor
+from whole_fits import Compare, OurFit, difference
+
+FOLDER = "COMPATBENCH_AUTHORS"
+CLOSE = 1e-10  # largest relative difference of a whole fit in double precision
+COLUMNS = ("method", "repository", "steps", "parameters", "logits")
+
+
+@pytest.fixture(autouse=True)
+def _draws_in_double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """The repository that the test's marker names: ``@pytest.mark.authors("OWNER/NAME")``."""
+    return request.node.get_closest_marker("authors").args[0]
+
+
+@pytest.fixture
+def checkout(repository: str, tmp_path: Path) -> Checkout:
+    """Its checkout; the test is skipped where it is not there."""
+    folder = os.environ.get(FOLDER)
+    if not folder or not (Path(folder) / repository).is_dir():
+        pytest.skip(f"no checkout of {repository} in ${FOLDER}")
+    return Checkout(folder, repository, tmp_path)
+
+
+@pytest.fixture
+def compare(repository: str, record_property: Callable[[str, object], None]) -> Compare:
+    """Compares two whole fits, and gives the table its row."""
+
+    def compare(
+        ours: OurFit,
+        theirs: Mapping[str, Tensor],
+        logits: Tensor,
+        *,
+        name: str = "",
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Fails where parameters or logits differ, or where the fit moved nothing.
+
+        Args:
+            theirs: the authors' parameters by our names.
+            logits: theirs, of the queries.
+            name: of the row; by default the method's.
+            parameters: ours, where they have to be brought into another form.
+        """
+        mine = ours.module.trained if parameters is None else parameters
+        gaps = difference(mine, theirs), difference({"": ours.logits}, {"": logits})
+        row = [name or ours.method.card.name, repository, ours.steps, *gaps]
+        record_property("whole_fit", row)
+        if ours.start is not None:
+            assert difference(ours.start.trained, ours.module.trained) > 1e-3, "nothing moved"
+        assert max(gaps) < CLOSE, f"parameters differ by {gaps[0]:.1e}, logits by {gaps[1]:.1e}"
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of the fits that were compared."""
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    properties = [pair for one in reports for pair in getattr(one, "user_properties", ())]
+    rows = [value for name, value in properties if name == "whole_fit"]
+    if not rows:
+        return
+    terminalreporter.section("whole fits beside the authors' code: largest relative difference")
+    for row in [COLUMNS, *sorted(rows)]:
+        cells = [f"{one:.1e}" if isinstance(one, float) else str(one) for one in row]
+        line = f"{cells[0]:<24} {cells[1]:<44} {cells[2]:>5} {cells[3]:>10} {cells[4]:>10}"
+        terminalreporter.write_line(line)

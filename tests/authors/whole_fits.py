@@ -1,0 +1,194 @@
+"""A small problem for both sides, our fit of it, and how far another fit is from ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.conformance.models import randomise
+from compatbench.data.cards import BackboneCard
+from compatbench.data.images import Labels
+from compatbench.method import FeatureSet, FewShotData, Method, Module
+from compatbench.method.trained import Recipe, TrainedMethod
+
+NAMES = ("dog", "hippopotamus", "red apple", "grand piano", "tree")
+Compare = Callable[..., None]  # the fixture `compare` of conftest.py
+TEMPLATES = ("a photo of a {}.", "a bad photo of the {}.", "itap of a {}.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What both sides are given.
+
+    Attributes:
+        backbone: a random CLIP in double precision, with CLIP's own tokens and QuickGELU.
+        weights: the same by the names of OpenAI's checkpoints.
+        images: of each training view, ``[views, N, 3, H, W]``, and ``targets``, ``[N]``.
+        val: validation images ``[n, 3, H, W]``, and ``val_targets``.
+        queries: images to compare logits on, ``[n, 3, H, W]``.
+    """
+
+    backbone: Backbone
+    weights: dict[str, Tensor]
+    labels: Labels
+    shots: int
+    images: Tensor
+    targets: Tensor
+    val: Tensor
+    val_targets: Tensor
+    queries: Tensor
+
+    def data(self, method: Method) -> FewShotData:
+        """The images as the harness would hand them to a method."""
+        backbone, wanted = self.backbone, method.image_input(self.backbone)
+        inputs = [backbone.encode_images(view, wanted) for view in self.images]
+        views = torch.stack([backbone.encode_images(view) for view in self.images])
+        tokens = None if wanted.kind == "features" else inputs
+        val = backbone.encode_images(self.val)
+        val_tokens = None if tokens is None else [backbone.encode_images(self.val, wanted)]
+        return FewShotData(
+            self.labels,
+            self.shots,
+            FeatureSet(views[0], views, self.targets, tokens),
+            FeatureSet(val, val[None], self.val_targets, val_tokens),
+        )
+
+
+def pose(
+    shots: int = 4,
+    views: int = 2,
+    *,
+    names: Sequence[str] = NAMES,
+    templates: Sequence[str] = TEMPLATES,
+    teacher: str = "a photo of a {}.",
+    embed_dim: int = 32,
+    width: int = 128,
+    image_width: int = 128,
+    layers: int = 3,
+    seed: int = 0,
+) -> Problem:
+    """Random weights, images and targets. Heads have 64 channels, as OpenAI's code assumes."""
+    image: Any = dict(image_size=24, patch_size=12, width=image_width, layers=layers, head_width=64)
+    text: Any = dict(context_length=77, vocab_size=49408, width=width, layers=layers)
+    text["heads"] = width // 64
+    model: Any = randomise(CLIP(embed_dim, image, text, quick_gelu=True), seed + 1).double()
+    model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)
+    facts = dict(name="random", title="random", config="random", licence="none")
+    card = BackboneCard.model_validate(facts | dict(weights="none.safetensors", sha256="0" * 64))
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(names), 3, 24, 24, generator=generator, dtype=torch.float64)
+
+    def draw(targets: Tensor) -> Tensor:
+        noise = torch.randn(len(targets), 3, 24, 24, generator=generator, dtype=torch.float64)
+        return centres[targets] + noise
+
+    targets, val_targets = (torch.arange(len(names)).repeat_interleave(n) for n in (shots, 2))
+    return Problem(
+        Backbone(card, model, torch.device("cpu")),
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        Labels(tuple(names), tuple(templates), teacher),
+        shots,
+        torch.stack([draw(targets) for _ in range(views)]),
+        targets,
+        draw(val_targets),
+        val_targets,
+        draw(torch.arange(len(names))),
+    )
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """A batch of our fit as images: under its view, and under the next, ``[batch, 3, H, W]``."""
+
+    images: Tensor
+    other_images: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class OurFit:
+    """A fit by our method.
+
+    Attributes:
+        start: the module before the first step; None for methods without steps.
+        module: the module that was fitted, and ``logits`` of the queries with it.
+        batches: those of each epoch, in order.
+    """
+
+    method: Method
+    start: Module | None
+    module: Module
+    logits: Tensor
+    batches: list[list[ImageBatch]]
+
+    @property
+    def recipe(self) -> Recipe:
+        assert isinstance(self.method, TrainedMethod)
+        return self.method.config.recipe
+
+    @property
+    def epochs(self) -> int:
+        return len(self.batches)
+
+    @property
+    def steps(self) -> int:
+        return sum(map(len, self.batches))
+
+
+def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
+    """Our whole fit, with what it started from and the batches it saw."""
+    data, starts, orders = problem.data(method), [], []
+    draw, init = torch.randperm, getattr(method, "init", None)
+
+    def randperm(n: int, **kwargs: Any) -> Tensor:
+        orders.append(draw(n, **kwargs))
+        return orders[-1]
+
+    def record(*args: Any) -> Module:
+        assert init is not None
+        module = init(*args)
+        starts.append(module.detach())
+        orders.clear()  # those that drew the start
+        return module
+
+    with mock.patch.object(torch, "randperm", randperm):
+        if init is not None:
+            method.init = record  # type: ignore[attr-defined]
+        module = method.fit(problem.backbone, data, torch.Generator().manual_seed(seed))
+    batches = []
+    if isinstance(method, TrainedMethod):
+        per_epoch = method.plan_steps(problem.shots, len(problem.targets))[1]
+        orders = [order for order in orders if len(order) == len(problem.targets)]
+        for epoch, order in enumerate(orders):
+            parts = order.split(method.config.recipe.batch_size)[:per_epoch]
+            batches.append([_images(problem, epoch, rows) for rows in parts])
+    classifier = method.attach(module, problem.backbone, problem.labels)
+    with torch.no_grad():
+        wanted = method.image_input(problem.backbone)
+        logits = classifier(problem.backbone.encode_images(problem.queries, wanted))
+    return OurFit(method, starts[0] if starts else None, module, logits, batches)
+
+
+def _images(problem: Problem, epoch: int, rows: Tensor) -> ImageBatch:
+    view, other = (problem.images[i % len(problem.images)][rows] for i in (epoch, epoch + 1))
+    return ImageBatch(view, other, problem.targets[rows], rows)
+
+
+def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The largest difference in units of the tensor's largest entry, over all tensors."""
+    assert ours.keys() == theirs.keys()
+    worst = 0.0
+    for name, one in ours.items():
+        other = theirs[name].detach().double()
+        assert one.shape == other.shape, f"{name}: {[*one.shape]} and {[*other.shape]}"
+        gap = (one.double() - other).abs().max() / other.abs().max().clamp(min=1e-300)
+        worst = max(worst, float(gap))
+    return worst
