@@ -164,7 +164,7 @@ class _Entries:
         self._models = measured.models
         self._assumed = assumed
         self._cards = {name: task_cards.read(name) for name in task_cards.names()}
-        self._views = suite_cards.read(SUITE).training.views
+        self._views = len(suite_cards.read(SUITE).training.list_views(epochs=1))
         self.seconds: dict[str, float] = {}
         self.bytes: dict[str, float] = {}
 

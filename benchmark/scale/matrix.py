@@ -18,7 +18,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
-from compatbench.engine.matrix import resolve_config
+from compatbench.engine.matrix import resolve_settings
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 
@@ -69,7 +69,7 @@ class Kind:
 def read_kind(suite: SuiteCard, method: str) -> Kind:
     """What decides the work of a method's cells."""
     cls = builtin_methods().get(suite.base_method(method))
-    config = cls.Config.model_validate(resolve_config(cls, suite, method))
+    config = cls.Config.model_validate(resolve_settings(cls, suite, method).config)
     places = set(cls.card.places)
     return Kind(
         method,

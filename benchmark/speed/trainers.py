@@ -26,7 +26,6 @@ from compatbench.backbone.text.prompts import Prompts
 from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import View
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, provenance
 from compatbench.engine.plan import plan_cells
@@ -77,7 +76,6 @@ def decode(backbone: Backbone, cell: Cell) -> list[Tensor]:
     samples = draw_shots(task, cell.shots, cell.seed).train
     size = backbone.preprocess_settings["size"]
     side = size if isinstance(size, int) else min(size)
-    views = [View(i + 1, training.crop_scale, training.flip) for i in range(training.views)]
     return [
         torch.stack(
             [
@@ -85,7 +83,7 @@ def decode(backbone: Backbone, cell: Cell) -> list[Tensor]:
                 for one in samples
             ]
         )
-        for view in views
+        for view in training.list_views(epochs=1)
     ]
 
 

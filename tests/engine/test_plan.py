@@ -12,11 +12,12 @@ from synthetic_results import make_row
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Record
-from compatbench.engine.matrix import resolve_config, select_matrix
+from compatbench.engine.matrix import resolve_settings, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
+from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, read_csv, to_frame, write_csv
 
 from .conftest import finished
@@ -132,18 +133,64 @@ def test_all_means_what_the_suite_compares() -> None:
 
 def test_settings_are_the_recipe_s_but_for_what_the_suite_names() -> None:
     suite = smoke(methods={"kgcoop": {"recipe": {"lr": 0.5}}})
-    recipe = resolve_config(REGISTRY.get("kgcoop"), suite)["recipe"]
+    recipe = resolve_settings(REGISTRY.get("kgcoop"), suite).config["recipe"]
     published = REGISTRY.get("kgcoop").Config().recipe  # type: ignore[attr-defined]
     assert recipe == published.model_dump(mode="json") | {"lr": 0.5}
     # The cap on steps reaches methods that are trained in steps.
-    assert resolve_config(REGISTRY.get("coop"), suite)["max_steps"] == 20
-    assert "max_steps" not in resolve_config(REGISTRY.get("linear_probe"), suite)
+    assert resolve_settings(REGISTRY.get("coop"), suite).config["max_steps"] == 20
+    assert "max_steps" not in resolve_settings(REGISTRY.get("linear_probe"), suite).config
     # A named config begins with what the suite changes of its method.
     suite = ablation(contcoop={"recipe": {"lr": 0.5}, "heads": 2})
     cls = REGISTRY.get("contcoop")
-    config = resolve_config(cls, suite, "contcoop+no-kd")
+    config = resolve_settings(cls, suite, "contcoop+no-kd").config
     assert (config["weight"], config["heads"], config["recipe"]["lr"]) == (0, 2, 0.5)
-    assert resolve_config(cls, suite)["weight"] == 8
+    assert resolve_settings(cls, suite).config["weight"] == 8
+
+
+def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> None:
+    own = {"recipe": {"lr": 0.5}, "training": {"views": "fresh"}}
+    everywhere = {"recipe": {"lr": 0.1}, "training": {"crop_scale": [0.2, 1.0]}}
+    changed = {"coop": {**everywhere, "tasks": {"mini-a*,mini-food": own}}}
+    tasks = ["mini-animals", "mini-food", "mini-play"]
+    suite = smoke(tasks=tasks, methods=changed)
+    cells = {cell.task: cell for cell in plan_cells(suite, REGISTRY, ["coop"])}
+    rates = [cells[task].config["recipe"]["lr"] for task in tasks]
+    views = [(cells[task].training.views, cells[task].training.crop_scale) for task in tasks]
+    assert rates == [0.5, 0.5, 0.1]
+    assert views == [("fresh", (0.2, 1.0)), ("fresh", (0.2, 1.0)), (2, (0.2, 1.0))]
+    # The same settings, however they are written, are the same module.
+    alone = smoke(tasks=["mini-food"], methods={"coop": {**own, "training": {
+        "views": "fresh", "crop_scale": [0.2, 1.0]}}})  # fmt: skip
+    assert one_cell(alone).key == cells["mini-food"].key
+    assert one_cell(alone, "kgcoop").training == alone.training
+    # One view of every image per epoch, and the plain one.
+    coop = select_matrix(suite, REGISTRY, ["coop"])
+    epochs = [coop.choices[0].build(task).plan_steps(4, 4 * 15)[0] for task in tasks]
+    assert [len(cells[t].training.list_views(e)) for t, e in zip(tasks, epochs, strict=True)] == [
+        *epochs[:2], 2
+    ]  # fmt: skip
+    described = describe_method(suite, REGISTRY.get("coop"), "coop").differs
+    assert described["mini-food: recipe.lr"] == (0.1, 0.5)
+    assert described["mini-food: training.views"] == (2, "fresh")
+    assert (described["recipe.lr"], "mini-play: recipe.lr" in described) == ((0.002, 0.1), False)
+
+
+def test_a_default_is_in_no_key() -> None:
+    default = REGISTRY.get("coop").Config().model_dump(exclude={"max_steps"})
+    assert one_cell(smoke(methods={"coop": default})).key == one_cell(smoke()).key
+
+
+def test_a_suite_that_extends_another_changes_single_settings(tmp_path: Path) -> None:
+    base = "recipe: {lr: 0.5}, tasks: {mini-food: {context_length: 8}}"
+    head = "title: T\nupgrades: [[mini-clip, mini-eva-clip]]\ntasks: [mini-food]\n"
+    text = f"name: base\n{head}shots: [4]\nseeds: [1]\nmethods:\n  coop: {{{base}}}\n"
+    (tmp_path / "base.yaml").write_text(text)
+    (tmp_path / "more.yaml").write_text(
+        "name: more\nextends: base\nmethods:\n  coop: {tasks: {mini-food: {position: front}}}\n"
+    )
+    config = one_cell(suite_cards.read(str(tmp_path / "more.yaml"))).config
+    assert (config["context_length"], config["position"]) == (8, "front")
+    assert config["recipe"]["lr"] == 0.5
 
 
 def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> None:
@@ -160,6 +207,10 @@ def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> No
         ({"coop": {"method": "kgcoop"}}, "has the name of a method"),
         ({"coop+x": {"context_length": 4}}, "needs 'method'"),
         ({"a+1": {"method": "coop"}, "a+2": {"method": "coop"}}, "the same settings; drop one"),
+        ({"coop": {"tasks": {"mini-foot": {}}}}, r"methods.coop.tasks .*mean mini-food"),
+        ({"coop": {"tasks": {"mini-food": 3}}}, "methods.coop.tasks must hold settings"),
+        ({"coop": {"training": 3}}, "methods.coop: 'training' must be a mapping"),
+        ({"coop": {"training": {"view": 3}}}, "setting 'view' of the training of method 'coop'"),
     ],
 )
 def test_a_wrong_config_is_refused(methods: dict[str, Any], message: str) -> None:

@@ -140,15 +140,17 @@ def test_variants_show_both_sides_and_their_mean() -> None:
 
 
 def test_settings_and_provenance_are_joined() -> None:
-    first = replace(flat(COOP, 60, 50), differs={"epochs": (200, 50), "norm": (None, [1, 2])})
+    differs = {"epochs": (200, 50), "norm": (None, [1, 2]), "cats: lr": (1, 2)}
+    first = replace(flat(COOP, 60, 50), differs=differs)
     second = replace(
         flat(PROBE, 60, 50), differs={"epochs": (200, 50)}, provenance={"torch": ("2.5", "2.6")}
     )
     text = render_leaderboard([make_page(first, second, views=8, max_steps=200)])
     assert "8 cached augmentations per training image, and at most 200 optimiser steps" in text
-    assert folded(text, "Settings that differ from the published recipes")[2:] == [
-        ["`epochs`", "200", "50", "CoOp, Linear probe"],
-        ["`norm`", "none", r"\[1, 2\]", "CoOp"],
+    assert folded(text, "Settings of this suite")[2:] == [
+        ["`epochs`", "200", "50", "all", "CoOp, Linear probe"],
+        ["`lr`", "1", "2", "Cats", "CoOp"],
+        ["`norm`", "none", r"\[1, 2\]", "all", "CoOp"],
     ]
     software = folded(text, "Software and hardware, from the result files")
     assert software[2:] == [["torch", "2.5, 2.6"]]

@@ -24,13 +24,14 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.draws import MOST_VALIDATION_SHOTS
+from compatbench.data.images import View
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.missing import fit_backbones, suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
-from compatbench.method.trained import TrainedMethod
+from compatbench.method.trained import TrainedMethod, count_epochs
 
 FLOAT = 4  # bytes
 # What a class name takes in CLIP's tokens, with the end of text.
@@ -75,7 +76,7 @@ class Costs:
 
 def count_costs(matrix: Matrix) -> Costs:
     """Counts images, bytes and operations from cards alone; no image or weight has to be here."""
-    suite, views = matrix.suite, matrix.suite.training.views
+    suite = matrix.suite
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     tests = suite_test_sets(suite, matrix.tasks)
     tested = sum(cards[test].counts.get("test", 0) for test in tests)
@@ -85,7 +86,7 @@ def count_costs(matrix: Matrix) -> Costs:
         for shots in matrix.shots:
             train = min(classes * shots, images)
             most = min(shots, MOST_VALIDATION_SHOTS)
-            drawn += train * (1 + (views if views > 1 else 0))
+            drawn += train * len(_views(matrix, card, shots, train))
             drawn += min(classes * most, card.counts.get("val", train))
     sizes = {name: measure_model(name) for name in suite_backbones(suite)}
     encoded = dict.fromkeys(sizes, tested)
@@ -101,6 +102,21 @@ def count_costs(matrix: Matrix) -> Costs:
         memory_bytes=sum(weights[:BACKBONES_AT_HAND]) + batch,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
+
+
+def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> set[View]:
+    """The views of a task's training images that the methods learn from, and the plain one."""
+    views = {View()}
+    for choice in matrix.choices:
+        if choice.method.card.learns:
+            epochs = count_epochs(choice.build(card.name), _shots(card, shots), images)
+            views.update(choice.settings[card.name].training.list_views(epochs))
+    return views
+
+
+def _shots(card: TaskCard, shots: int) -> int:
+    """Shots that recipes count in, where ``shots`` may be all images."""
+    return min(shots, card.counts.get("train", 0) // max(len(card.classes), 1))
 
 
 class TimeEstimate:
@@ -158,12 +174,11 @@ class TimeEstimate:
     def _fit_seconds(
         self, choice: MethodChoice, card: TaskCard, shots: int, size: ModelSize
     ) -> float:
-        if not issubclass(choice.method, TrainedMethod):
-            return CLOSED_FORM_SECONDS
         method, classes = choice.method.card, len(card.classes)
         images = min(classes * shots, card.counts.get("train", 0))
-        fitted: Any = choice.method(choice.method.Config.model_validate(choice.config))
-        steps = math.prod(fitted.plan_steps(min(shots, images // max(classes, 1)), images))
+        if not isinstance(fitted := choice.build(card.name), TrainedMethod):
+            return CLOSED_FORM_SECONDS
+        steps = math.prod(fitted.plan_steps(_shots(card, shots), images))
         seconds, places = STEP_SECONDS, set(method.places)
         if places & TEXT_PLACES:
             # Forward and backward to the inputs: the weights are frozen.

@@ -12,6 +12,7 @@ from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json
+from compatbench.method import Method
 from compatbench.transfer import COPIED, find_transfer
 
 
@@ -33,23 +34,32 @@ def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None =
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])
 
 
+def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not the method's defaults, which its identity stands for."""
+    return method.Config.model_validate(config).model_dump(mode="json", exclude_defaults=True)
+
+
 def module_key(
-    method: str, config: dict[str, Any], data: str, shots: int, seed: int, training: TrainingCard
+    method: str, changed: dict[str, Any], data: str, shots: int, seed: int, training: TrainingCard
 ) -> str:
     """Hash of everything that decides a module; the key of the cell whose module is copied.
 
-    ``method`` is the identity of its code, ``data`` a ``fit_key``.
+    ``method`` is the identity of its code, ``changed`` the ``changed_settings``, ``data`` a
+    ``fit_key``. A default is in no key, so that a new setting changes none; the versions of
+    method and engine stand for defaults.
     """
     return sha256_json(
         {
             "engine": ENGINE_VERSION,
             "method": method,
-            "config": config,
+            "config": changed,
             "data": data,
             "shots": shots,
             "seed": seed,
             # The cap on steps is in the config of the methods that it reaches.
-            "training": training.model_dump(mode="json", exclude={"max_steps"}),
+            "training": training.model_dump(
+                mode="json", exclude={"max_steps"}, exclude_defaults=True
+            ),
         }
     )
 

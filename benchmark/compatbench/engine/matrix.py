@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -10,11 +10,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from compatbench.data.cards import SuiteCard, select_names, suite_tasks, suite_variants, task_cards
+from compatbench.data.cards import (
+    SuiteCard,
+    TrainingCard,
+    select_names,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
-from compatbench.engine.keys import fit_key, module_key, transfer_key
+from compatbench.engine.keys import changed_settings, fit_key, module_key, transfer_key
 from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -27,15 +34,26 @@ Names = str | Sequence[str]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+class Settings(NamedTuple):
+    """What a suite sets of a method for a task: every setting as JSON, and the training."""
+
+    config: dict[str, Any]
+    training: TrainingCard
+
+
 @dataclass(frozen=True, eq=False)
 class MethodChoice:
     """A method, or a named config of one, as a suite sets it."""
 
     name: str  # as the suite and results call it
     method: type[Method]
-    config: dict[str, Any]
+    settings: Mapping[str, Settings]  # by task
     identity: str  # what names the method's code in keys
     transfer: str = COPIED
+
+    def build(self, task: str) -> Method:
+        """The method with its settings for a task."""
+        return self.method(self.method.Config.model_validate(self.settings[task].config))
 
 
 class Place(NamedTuple):
@@ -96,24 +114,24 @@ class Matrix:
 
     def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
         """The cells with their keys, but for what is missing: targets, variants or whole cells."""
-        missing, training = missing or Missing(), self.suite.training
-        cells = []
+        missing, cells = missing or Missing(), []
         for place in self.places:
             if place.is_missing(missing):
                 continue
             choice, task, shots, seed, backbones = place
-            card = choice.method.card
+            card, (config, training) = choice.method.card, choice.settings[task]
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
             data = fit_key(backbones[0], task, shots, seed, file)
+            changed = changed_settings(choice.method, config)
             # Equal keys, equal modules.
-            key = module_key(choice.identity, choice.config, data, shots, seed, training)
+            key = module_key(choice.identity, changed, data, shots, seed, training)
             test_sets = (task, *suite_variants(self.suite, task))
             cells.append(
                 Cell(
                     key=transfer_key(key, choice.transfer),
                     fit_key=key,
                     method=card.name,
-                    config=choice.config,
+                    config=config,
                     task=task,
                     shots=shots,
                     seed=seed,
@@ -155,7 +173,7 @@ def select_matrix(
         raise CompatbenchError(
             f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
         )
-    plain, choices = _choose_methods(suite, registry, names), []
+    plain, choices = _choose_methods(suite, registry, names, chosen), []
     for transfer in transfers or suite.transfers:
         serves = find_transfer(transfer)().serves
         served = [one for one in plain if one.method.card.depth != "none" or transfer == COPIED]
@@ -199,25 +217,53 @@ def _select_methods(
     return chosen, {name for name in chosen if name not in compared or name in parts}
 
 
-def resolve_config(cls: type[Method], suite: SuiteCard, name: str | None = None) -> dict[str, Any]:
+def resolve_settings(
+    cls: type[Method], suite: SuiteCard, name: str | None = None, task: str | None = None
+) -> Settings:
     """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
 
-    A config that the suite names begins with what the suite changes of the method itself.
+    A config that the suite names begins with what the suite changes of the method itself. What
+    is said of the task comes after what is said of all; without a task, only that.
     """
     name = name or cls.card.name
-    values: dict[str, Any] = {}
-    for key in dict.fromkeys((cls.card.name, name)):
-        changes = {k: value for k, value in suite.methods.get(key, {}).items() if k != "method"}
+    training, values = suite.training.model_dump(), {}
+    for changes in _changes(suite, dict.fromkeys((cls.card.name, name)), task):
+        training |= changes.pop("training", {})
         recipe = changes.get("recipe")
         if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
             # Of a recipe, only the parts that are named change.
             before = values.get("recipe") or cls.Config.model_fields["recipe"].default.model_dump()
             changes["recipe"] = before | recipe
         values |= changes
-    if "max_steps" in cls.Config.model_fields and suite.training.max_steps is not None:
-        values.setdefault("max_steps", suite.training.max_steps)
-    config = read_settings(cls.Config, values, f"method '{name}' in suite '{suite.name}'")
-    return config.model_dump(mode="json")
+    if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
+        values.setdefault("max_steps", training["max_steps"])
+    whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
+    config = read_settings(cls.Config, values, whose).model_dump(mode="json")
+    return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
+
+
+def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
+    """Every training that a suite has: its own, and those of methods and tasks that differ."""
+    found = [suite.training]
+    for name in suite.methods:
+        if (base := suite.base_method(name)) in registry.classes:
+            for task in suite_tasks(suite):
+                training = resolve_settings(registry.get(base), suite, name, task).training
+                found += [training] if training not in found else []
+    return found
+
+
+def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
+    """What a suite says of a method or config, in the order in which it holds."""
+    for name in names:
+        values = dict(suite.methods.get(name, {}))
+        values.pop("method", None)
+        own = values.pop("tasks", {})
+        yield values
+        for wanted, changes in own.items():
+            kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
+            if task in select_names(wanted, task_cards.names(), kind):
+                yield dict(changes)
 
 
 def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
@@ -231,17 +277,18 @@ def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> Mo
 
 
 def _choose_methods(
-    suite: SuiteCard, registry: MethodRegistry, names: Sequence[str]
+    suite: SuiteCard, registry: MethodRegistry, names: Sequence[str], tasks: Sequence[str]
 ) -> list[MethodChoice]:
     choices, seen = [], {}
     for name in names:
         cls = registry.get(suite.base_method(name))
-        config = resolve_config(cls, suite, name)
-        first = seen.setdefault(sha256_json([cls.card.name, config]), name)
+        settings = {task: resolve_settings(cls, suite, name, task) for task in tasks}
+        values = [[one.config, one.training.model_dump()] for one in settings.values()]
+        first = seen.setdefault(sha256_json([cls.card.name, values]), name)
         if first != name:
             raise CompatbenchError(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
                 "settings; drop one"
             )
-        choices.append(MethodChoice(name, cls, config, method_identity(cls)))
+        choices.append(MethodChoice(name, cls, settings, method_identity(cls)))
     return choices

@@ -19,7 +19,8 @@ from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, TrainingCard, select_names
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord, FailureKind
-from compatbench.engine.keys import fit_key, module_key, transfer_key
+from compatbench.engine.keys import changed_settings, fit_key, module_key, transfer_key
+from compatbench.engine.matrix import suite_trainings
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
@@ -150,8 +151,9 @@ def find_waste(
     files, obsolete = find_files(store), set()
     precisions = get_args(TrainingCard.model_fields["precision"].annotation)
     found = [
-        suite.training.model_copy(update={"precision": precision})
+        training.model_copy(update={"precision": precision})
         for suite, precision in product(suites, precisions)
+        for training in suite_trainings(suite, registry)
     ]
     trainings = {training.model_dump_json(): training for training in found}.values()
     with planning():  # nothing is fetched
@@ -178,13 +180,13 @@ def _keys_now(
     cls, shots, seed = registry.get(record.method), record.shots, record.seed
     draw = (record.task, shots, seed)
     try:
-        config = cls.Config.model_validate(record.config).model_dump(mode="json")
+        changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return set()
     data = {fit_key(record.source, *draw, file) for file in {None, draws.get(draw)}}
     identity = method_identity(cls)
     return {
-        transfer_key(module_key(identity, config, each, shots, seed, training), record.transfer)
+        transfer_key(module_key(identity, changed, each, shots, seed, training), record.transfer)
         for each, training in product(data, trainings)
     }
 

@@ -43,6 +43,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import count_epochs
 from compatbench.transfer import find_transfer
 
 
@@ -171,15 +172,12 @@ class Worker:
                 tokens,
             )
 
-        plain, views = [View()], [View()]
-        if training.views > 1:
-            numbers = range(1, training.views + 1)
-            views = [View(number, training.crop_scale, training.flip) for number in numbers]
         shots = cell.shots
         if shots == ALL_SHOTS:  # recipes that count in shots need a number
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
+        views = training.list_views(count_epochs(build_method(cell), shots, len(draw.train)))
         train = feature_set("train", draw.train, views)
-        return FewShotData(task.labels, shots, train, feature_set("val", draw.val, plain))
+        return FewShotData(task.labels, shots, train, feature_set("val", draw.val, [View()]))
 
     def _measure(
         self,

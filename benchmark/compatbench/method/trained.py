@@ -85,6 +85,11 @@ class Batch:
         return self.features if self.tokens is None else self.tokens
 
 
+def count_epochs(method: Method, shots: int, images: int) -> int:
+    """Epochs of a fit on so many images; 1 for a method that is not trained in epochs."""
+    return method.plan_steps(shots, images)[0] if isinstance(method, TrainedMethod) else 1
+
+
 class TrainedMethod(Method):
     """A method whose module is found by gradient descent.
 

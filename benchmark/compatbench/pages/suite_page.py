@@ -46,7 +46,7 @@ class SuitePage:
     backbones: Mapping[str, str]  # name -> title
     expected: Expected
     results: SuiteResults
-    views: int = 1  # of each training image in the cache; 1 is the plain one alone
+    views: int | str = 1  # of each training image in the cache; 1 is the plain one alone
     max_steps: int | None = None  # most optimiser steps a fit may take
     # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)

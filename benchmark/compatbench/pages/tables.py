@@ -216,17 +216,28 @@ def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
 
 def settings_table(page: SuitePage) -> Table:
-    """Settings that the suite changed, with all methods that share a change on one line."""
-    shared: dict[tuple[str, str, str], list[str]] = {}
+    """Settings that the suite changed, with all methods that share a change on one line.
+
+    What it changed for some tasks alone names them, and what holds for the others.
+    """
+    tasks: dict[tuple[str, ...], list[str]] = {}  # of a change by one method; none means all
     for method in page.results.methods.values():
-        for setting, (recipe, suite) in method.differs.items():
-            change = (setting, _setting(recipe), _setting(suite))
-            shared.setdefault(change, []).append(method.info.title)
+        for name, (before, after) in method.differs.items():
+            task, _, setting = name.rpartition(": ")
+            change = (setting, _setting(before), _setting(after), method.info.title)
+            tasks.setdefault((*change, "some" if task else "all"), []).append(task)
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for (*change, title, some), names in tasks.items():
+        where = ", ".join(map(page.task_title, names)) if some == "some" else "all"
+        shared.setdefault((*change, where), []).append(title)
     rows = [
-        [md.code(setting), recipe, suite, escape(", ".join(sorted(titles)), longest=400)]
-        for (setting, recipe, suite), titles in sorted(shared.items())
+        [md.code(setting), before, after, *(escape(text, longest=400) for text in (where, titles))]
+        for (setting, before, after, where), titles in (
+            (change, ", ".join(sorted(names))) for change, names in sorted(shared.items())
+        )
     ]
-    return table(["Setting", "Published", "This suite", "Methods"], rows, left=range(4))
+    header = ["Setting", "Otherwise", "This suite", "Datasets", "Methods"]
+    return table(header, rows, left=range(5))
 
 
 def gap_table(page: SuitePage) -> Table | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard
+from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
-from compatbench.engine.matrix import resolve_config
+from compatbench.engine.matrix import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import PlannedCell, plan_cells
 from compatbench.method import Method
@@ -143,25 +143,32 @@ def _current_rows(
 
 def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
     """What ``<method>.json`` says of a method, or of a config of it, in a suite."""
-    config = resolve_config(method, suite, name)
-    differs = _differences(method.Config().model_dump(mode="json"), config)
+    general = resolve_settings(method, suite, name)
+    recipe = Settings(method.Config().model_dump(mode="json"), suite.training)
+    differs = _differences(recipe, general)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
+    for task in suite_tasks(suite):
+        found = _differences(general, resolve_settings(method, suite, name, task))
+        differs |= {f"{task}: {setting}": values for setting, values in found.items()}
     card = method.card
     title = card.title if name == card.name else name
     info = MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
-    return MethodResults(info, config, differs, {}, to_frame([], Row), transfer=None)
+    return MethodResults(info, general.config, differs, {}, to_frame([], Row), transfer=None)
 
 
-def _differences(
-    recipe: dict[str, Any], suite: dict[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
-    """Settings that a suite changed, by dotted name; the cap on steps is shown elsewhere."""
-    changed: dict[str, tuple[Any, Any]] = {}
-    for name, value in suite.items():
-        default = recipe.get(name)
-        if isinstance(value, dict) and isinstance(default, dict) and name == "recipe":
-            changed |= _differences(default, value, f"{name}.")
-        elif value != default and name != "max_steps":
-            changed[f"{prefix}{name}"] = (default, value)
-    return changed
+def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
+    """Settings that were changed, by dotted name; the cap on steps is shown elsewhere."""
+    old, new = map(_flatten, (before, after))
+    return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}
+
+
+def _flatten(settings: Settings) -> dict[str, Any]:
+    config, recipe = dict(settings.config), settings.config.get("recipe")
+    if isinstance(recipe, dict):
+        config = {k: v for k, v in config.items() if k != "recipe"}
+        config |= {f"recipe.{key}": value for key, value in recipe.items()}
+    training = settings.training.model_dump(mode="json", exclude={"max_steps", "precision"})
+    values = config | {f"training.{key}": value for key, value in training.items()}
+    values.pop("max_steps", None)
+    return values

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
 from compatbench.data.cards.yaml_file import CardModel
+from compatbench.data.images import View
 from compatbench.data.shots import Seed, Shots
 
 COPIED = "copied"
@@ -174,12 +175,21 @@ class BackboneCard(CardModel):
 class TrainingCard(CardModel):
     """What a suite decides for every trained method."""
 
-    views: PositiveInt = 1  # cached augmentations per image, cycled by epoch; 1: the plain view
+    # Cached augmentations per image, cycled by epoch; 1: the plain view; 'fresh': one per epoch
+    # (for a method that has no epochs, the plain view).
+    views: PositiveInt | Literal["fresh"] = 1
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
     # What the frozen towers compute in; modules are float32 always.
     precision: Literal["fp32", "bf16"] = "fp32"
     max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
+
+    def list_views(self, epochs: int) -> list[View]:
+        """The views of a training image in a fit of so many epochs, in their order."""
+        count = epochs if self.views == "fresh" else self.views
+        if count == 1:
+            return [View()]
+        return [View(number, self.crop_scale, self.flip) for number in range(1, count + 1)]
 
 
 class SuiteCard(CardModel):
@@ -209,7 +219,8 @@ class SuiteCard(CardModel):
     # Whether modules are also fitted on every target: how much of that does the old one keep?
     retrained: bool = False
     # Settings that differ from a method's recipe; with 'method', a config of that method under
-    # a name of its own.
+    # a name of its own. 'training' holds what differs from the suite's; 'tasks', by names of
+    # tasks, the settings that hold there alone.
     methods: dict[ConfigName, dict[str, Any]] = {}
 
     @model_validator(mode="before")
@@ -239,6 +250,12 @@ class SuiteCard(CardModel):
                         f"upgrade {source} → {target} is in two groups: '{other}' and '{title}'"
                     )
         for name, settings in self.methods.items():
+            tasks = settings.get("tasks", {})
+            if not (isinstance(tasks, dict) and all(isinstance(v, dict) for v in tasks.values())):
+                raise ValueError(f"methods.{name}.tasks must hold settings by names of tasks")
+            for values in (settings, *tasks.values()):
+                if not isinstance(values.get("training", {}), dict):
+                    raise ValueError(f"methods.{name}: 'training' must be a mapping")
             if "method" in settings and not isinstance(settings["method"], str):
                 raise ValueError(f"methods.{name}.method must be the name of a method")
             if "+" in name and "method" not in settings:

@@ -46,7 +46,8 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
     """Reads one card.
 
     A card whose model has a field ``extends`` may name another card, whose fields it takes
-    where it gives none of its own. That card is in the same folder, or else in ``builtin``.
+    where it gives none of its own; of ``methods``, the settings. That card is in the same
+    folder, or else in ``builtin``.
     """
     values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
@@ -59,6 +60,8 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
         read_card(base_path, model)  # its own mistakes are told as its own
+        if isinstance(inherited.get("methods"), dict) and isinstance(values.get("methods"), dict):
+            values["methods"] = _merge(inherited["methods"], values["methods"])
         values = inherited | values
     try:
         return model.model_validate(values)
@@ -72,6 +75,15 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
         }.get(first["type"], f"field '{field}': {first['msg']}")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Both mappings in one; where both have a value, mappings are merged and others replaced."""
+    merged = base | changes
+    for key in base.keys() & changes.keys():
+        if isinstance(base[key], dict) and isinstance(changes[key], dict):
+            merged[key] = _merge(base[key], changes[key])
+    return merged
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], str]:
