@@ -127,6 +127,7 @@ class Checkout:
         *,
         inside: str = "",
         dassl: str = DASSL,
+        beside: Sequence[str] = (),
         recipe: Recipe | None = None,
         absent: Sequence[str] = (),
         **data: Any,
@@ -138,9 +139,10 @@ class Checkout:
             ours: the fit whose batches it will see, and whose recipe it follows.
             settings: of the method, under Dassl's names: ``{"TRAINER.COOP.N_CTX": 4}``.
             dassl: where Dassl is, if the authors changed it.
+            inside, beside, absent: as for ``open``.
             data: attributes of Dassl's data manager beside loader and dataset.
         """
-        with self.open(problem, inside=inside, beside=[dassl], absent=absent) as load:
+        with self.open(problem, inside=inside, beside=[dassl, *beside], absent=absent) as load:
             engine = load("dassl.engine.trainer")
             manager = SimpleNamespace(
                 dataset=SimpleNamespace(classnames=list(problem.labels.names)),
