@@ -51,6 +51,7 @@ def compare(repository: str, record_property: Callable[[str, object], None]) -> 
         *,
         name: str = "",
         parameters: Mapping[str, Tensor] | None = None,
+        steps: int | None = None,
     ) -> None:
         """Fails where parameters or logits differ, or where the fit moved nothing.
 
@@ -59,10 +60,16 @@ def compare(repository: str, record_property: Callable[[str, object], None]) -> 
             logits: theirs, of the queries.
             name: of the row; by default the method's.
             parameters: ours, where they have to be brought into another form.
+            steps: of the fit, where the harness does not batch them.
         """
         mine = ours.module.trained if parameters is None else parameters
         gaps = difference(mine, theirs), difference({"": ours.logits}, {"": logits})
-        row = [name or ours.method.card.name, repository, ours.steps, *gaps]
+        row = [
+            name or ours.method.card.name,
+            repository,
+            ours.steps if steps is None else steps,
+            *gaps,
+        ]
         record_property("whole_fit", row)
         if ours.start is not None:
             assert difference(ours.start.trained, ours.module.trained) > 1e-3, "nothing moved"

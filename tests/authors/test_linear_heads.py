@@ -1,0 +1,284 @@
+"""Linear classifiers of features, and LFA's rotation, beside their authors' scripts."""
+
+from __future__ import annotations
+
+import math
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.linear_model
+import torch
+from checkout import Checkout
+from feature_loaders import at_scale, plain, val
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from whole_fits import Compare, Problem, fit, pose
+
+from compatbench.methods.cross_modal import CrossModal
+from compatbench.methods.lfa import LFA
+from compatbench.methods.linear_probe import LinearProbe
+from compatbench.methods.lp_plus_plus import LPPlusPlus
+from compatbench.methods.wise_ft import WiSEFT
+
+
+@pytest.fixture
+def pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole objects in files, which torch by now loads only where it is asked to."""
+    monkeypatch.setattr(torch, "load", partial(torch.load, weights_only=False))
+
+
+@pytest.mark.authors("FereshteShakeri/FewShot-CLIP-Strong-Baseline")
+def test_lp_plus_plus(
+    checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = pose()
+    ours = fit(LPPlusPlus(), problem)
+    kept: list[dict[str, Tensor]] = []
+    alphas: list[Tensor] = []
+    bias = ours.start.trained["bias"]  # type: ignore[union-attr]
+    text = problem.backbone.zero_shot(problem.labels).T
+
+    class Probe(nn.Linear):
+        """Theirs with our bias; they test it at each step that is best on validation."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.bias.data.copy_(bias)
+
+        def forward(self, features: Tensor) -> Tensor:
+            logits = super().forward(features)
+            if features is tests:
+                state = dict(weight=self.weight, bias=self.bias, text_weight=alphas[0][0])
+                kept.append({name: one.detach().clone() for name, one in state.items()})
+                kept[-1]["logits"] = logits + alphas[0] * (features @ text)
+            return logits
+
+    with checkout.open() as load:
+        clip = load("clip.model").build_model({**problem.weights}).eval()
+        tests = nn.functional.normalize(clip.encode_image(problem.queries)).detach()
+        module: Any = load("methods.linear_probe_p2")
+        module.nn = SimpleNamespace(Linear=Probe)
+        variable = module.Variable
+        module.Variable = lambda *a, **k: alphas.append(variable(*a, **k)) or alphas[0]
+        monkeypatch.setattr(torch, "float16", torch.float64)
+        args = dict(train_epoch=ours.method.config.steps, shots=4, dataset="", output_dir="")
+        probe = module.LinearProbe_P2(args)
+        labels = torch.arange(len(tests))
+        probe(plain(problem), val(problem), tests, labels, text, clip, problem.labels.names)
+    logits = kept[-1].pop("logits")
+    compare(ours, kept[-1], logits, steps=ours.method.config.steps)
+
+
+@pytest.mark.authors("KaiyangZhou/CoOp")
+def test_linear_probe(
+    checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    problem = pose(shots=16)
+    ours, backbone = fit(LinearProbe(), problem), problem.backbone
+    sets = dict(train=(problem.images[0], problem.targets), val=(problem.val, problem.val_targets))
+    sets["test"] = problem.queries, torch.arange(len(problem.queries))
+    (tmp_path / "clip_feat" / "task").mkdir(parents=True)
+    for name, (images, targets) in sets.items():
+        features = dict(feature_list=backbone.encode_images(images), label_list=targets)
+        arrays = {key: tensor.numpy() for key, tensor in features.items()}
+        np.savez(tmp_path / "clip_feat" / "task" / f"{name}.npz", **arrays)
+    tested: list[Any] = []
+
+    class Recorded(sklearn.linear_model.LogisticRegression):
+        def predict(self, features: np.ndarray) -> np.ndarray:
+            if len(features) == len(problem.queries):
+                tested.append(self)
+            return super().predict(features)
+
+    with checkout.open(inside="lpclip"):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["linear_probe.py", "--dataset=task", "--num_run=1"])
+        monkeypatch.setattr(sklearn.linear_model, "LogisticRegression", Recorded)
+        # The first shots of each class instead of a draw; sixteen come last.
+        monkeypatch.setattr(np.random, "choice", lambda rows, size, replace: rows[:size])
+        runpy.run_path(str(checkout.path(f"{checkout.repository}/lpclip") / "linear_probe.py"))
+    weight, bias = torch.tensor(tested[-1].coef_), torch.tensor(tested[-1].intercept_)
+    logits = backbone.encode_images(problem.queries) @ weight.T + bias
+    compare(ours, dict(weight=weight, bias=bias), logits)
+
+
+@pytest.mark.authors("linzhiqiu/cross_modal_adaptation")
+def test_cross_modal(
+    checkout: Checkout,
+    compare: Compare,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pickles: None,
+) -> None:
+    scale = 4.60517  # the logarithm, as their script rounds it
+    problem = at_scale(pose(embed_dim=512), math.exp(scale))
+    sweep = dict(batch_sizes=(4, 8), steps=41, warmup_steps=5, check_every=10)
+    ours = fit(CrossModal(CrossModal.Config(**sweep)), problem)
+    rng = torch.Generator().manual_seed(0)
+    results: list[dict[str, Any]] = []
+    classes, templates = len(problem.labels), len(problem.labels.templates)
+
+    class Batches:
+        """Theirs, in the order in which ours are drawn. Our texts are in another order."""
+
+        def __init__(self, dataset: Any, batch_size: int, shuffle: bool, **_: Any) -> None:
+            self.dataset, self.size, self.shuffle = dataset, batch_size, shuffle
+
+        def __iter__(self) -> Iterator[Any]:
+            order = torch.arange(len(self.dataset))
+            if self.shuffle:
+                order = torch.randperm(len(order), generator=rng)
+                order = order[: len(order) // self.size * self.size]
+            if type(self.dataset).__name__ == "TextTensorDataset":
+                order = order % classes * templates + order // classes
+            for rows in order.split(self.size):
+                yield default_collate([self.dataset[int(row)] for row in rows])
+
+    with checkout.open() as load:
+        monkeypatch.setattr(torch, "FloatTensor", torch.DoubleTensor)
+        features, script = load("features"), load("train")
+        words = ["--dataset=dtd", "--train-shot=4", "--clip-encoder=ViT-B/16"]
+        words += [f"--feature_dir={tmp_path}", f"--result_dir={tmp_path}", f"--logit={scale}"]
+        args = script.parser.parse_args(words)
+        write_features(load, features, problem, args)
+        recipe = script.HYPER_DICT["linear"]
+        recipe.update(batch_size=[4, 8], max_iter=[41], warmup_iter=5)
+        script.EVAL_FREQ, script.DataLoader, train = 10, Batches, script.train
+
+        def record(*positional: Any, **named: Any) -> dict[str, Any]:
+            results.append(train(*positional, **named))
+            return results[-1]
+
+        script.train = record
+        script.main(args)
+        # As their eval.py does: the first setting that is best on validation.
+        best = max(results, key=lambda result: result["val_acc"])
+        head = script.LogitHead(nn.Linear(512, classes, bias=False), scale)
+        head.load_state_dict(best["logit_head"])
+        logits = head(problem.backbone.encode_images(problem.queries))
+    assert int(ours.module["steps"]) == best["iter"] + 1
+    compare(ours, {"weight": head.head.weight}, logits, steps=41 * len(results))
+
+
+def write_features(load: Any, features: Any, problem: Problem, args: Any) -> None:
+    """What their script of features leaves for the one that trains."""
+    encoders = load("engine.clip.partial_model")
+    clip = load("engine.clip.model").build_model({**problem.weights}).eval()
+    image_encoder = encoders.get_image_encoder(args.clip_encoder, 0, clip)
+    text_encoder = encoders.get_text_encoder(0, clip)
+    features.get_templates = lambda *_: problem.labels.templates
+    names = dict(enumerate(problem.labels.names))
+    text = features.extract_text_features(args.dataset, "", text_encoder, names)
+    shots = {
+        "train": (problem.images[0], problem.targets),
+        "val": (problem.val, problem.val_targets),
+    }
+    with torch.no_grad():
+        images = {
+            name: dict(features=image_encoder.feature_extractor(one), labels=targets)
+            for name, (one, targets) in shots.items()
+        }
+    where = args.feature_dir, args.clip_encoder, 0
+    few_shot = features.get_image_features_path(
+        args.dataset, args.train_shot, args.seed, *where, "none"
+    )
+    files = {
+        f"{features.get_image_encoder_dir(*where)}/encoder.pth": image_encoder,
+        f"{features.get_text_encoder_dir(*where)}/encoder.pth": text_encoder,
+        features.get_text_features_path(args.dataset, *where, args.text_augmentation): text,
+        features.get_test_features_path(args.dataset, *where): images["val"],
+        few_shot: images,
+    }
+    for path, content in files.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        torch.save(content, path)
+
+
+@pytest.mark.authors("mlfoundations/wise-ft")
+def test_wise_ft(
+    checkout: Checkout,
+    compare: Compare,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pickles: None,
+) -> None:
+    problem = pose(views=1)
+    recipe = WiSEFT.Config().recipe
+    # Their weight decay pulls to zero, ours to the zero-shot head; they clip gradients too.
+    recipe = recipe.model_copy(update=dict(epochs=6, batch_size=5, weight_decay=0.0))
+    ours = fit(WiSEFT(WiSEFT.Config(recipe=recipe)), problem)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: None)
+    epochs = iter(ours.batches)
+
+    class Batches:
+        def __init__(self, dataset: Any, **_: Any) -> None:
+            self.dataset, self.batches = dataset, next(epochs)
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def __iter__(self) -> Iterator[Any]:
+            for batch in self.batches:
+                yield default_collate([self.dataset[int(row)] for row in batch.rows])
+
+    class Shots:
+        """The data set: features are taken once, of the plain view."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.classnames = problem.labels.names
+            images, targets = problem.images[0].split(5), problem.targets.split(5)
+            self.train_loader = [*zip(images, targets, strict=True)]
+
+    settings = dict(load=None, save=str(tmp_path), cache_dir=str(tmp_path / "features"))
+    settings |= dict(train_dataset="Shots", eval_datasets=None, data_location="", classnames="")
+    settings |= dict(
+        model="ViT-B/16", device="cpu", freeze_encoder=True, template="simple_template"
+    )
+    settings |= dict(lr=recipe.lr, wd=recipe.weight_decay, warmup_length=0, epochs=6, batch_size=5)
+    settings |= dict(alpha=[ours.method.config.alpha], fisher=None, fisher_floor=0.0, ls=0.0)
+    with checkout.open(problem) as load:
+        # The package imports every data set they have; only its common part is needed.
+        sys.modules["src.datasets"] = datasets = ModuleType("src.datasets")
+        datasets.__path__ = [str(checkout.path(f"{checkout.repository}/src/datasets"))]
+        vars(datasets)["Shots"] = Shots
+        vars(load("src.datasets.common"))["DataLoader"] = Batches
+        clip, script, modeling = map(load, ("clip.clip", "src.wise_ft", "src.models.modeling"))
+        build = clip.build_model
+        clip.load = lambda *_, **__: (build({**problem.weights}).eval(), None, None)
+        script.wise_ft(SimpleNamespace(**settings))
+        path = tmp_path / "finetuned" / f"wise_ft_alpha={settings['alpha'][0]:.3f}.pt"
+        classifier = modeling.ImageClassifier.load(str(path))
+        classifier.process_images = True
+        logits = classifier(problem.queries)
+    zero_shot = problem.backbone.logit_scale * problem.backbone.zero_shot(problem.labels)
+    parameters = ours.module.trained | {"weight": zero_shot + ours.module["weight"]}
+    head = classifier.classification_head
+    compare(ours, dict(weight=head.weight, bias=head.bias), logits, parameters=parameters)
+
+
+@pytest.mark.authors("saic-fi/LFA")
+def test_lfa(checkout: Checkout, compare: Compare) -> None:
+    """Their Procrustes solution. Its β and the refinement after it have no counterpart here."""
+    problem = pose(embed_dim=8, names=[f"name {i}" for i in range(12)])
+    ours = fit(LFA(), problem)
+    backbone, rows = problem.backbone, problem.targets.repeat(len(problem.images))
+    with checkout.open(absent=["loguru", "save_features"]) as load:
+        utils, script = load("alignment_utils"), load("feature_alignment")
+        text = utils.l2_norm(backbone.text_features(problem.labels.fill()))
+        images = utils.l2_norm(backbone.encode_images(problem.images.flatten(0, 1)))
+        # Ours adds 1e-6 of the identity to the product, which as many samples more do here.
+        extra = 1e-3 * torch.eye(8)
+        matched = torch.cat([utils.get_one_to_one_features(images, text, rows), extra])
+        align = partial(script.procrustes_align, torch.cat([images, extra]), matched)
+        rotation, mixed = align(beta=0.0), align(beta=1 - float(ours.module["beta"]))
+        queries = utils.l2_norm(utils.l2_norm(backbone.encode_images(problem.queries)) @ mixed)
+    logits = backbone.logit_scale * queries @ text.T
+    compare(ours, {"rotation": rotation}, logits, name="lfa, closed form")
