@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, model_validator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
-from compatbench.engine.matrix import resolve_config
+from compatbench.engine.matrix import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import NOTHING, code, escape, link_definitions, linked, table
 
@@ -120,8 +120,8 @@ def settings_on(
     """A method's settings on a task, with its ``training`` and the ``task``'s card."""
     card = task_cards.read(task).model_dump(mode="json")
     card["teacher_template"] = card["teacher_template"] or card["templates"][0]
-    own = resolve_config(registry.get(method), suite)
-    return own | {"training": suite.training.model_dump(mode="json"), "task": card}
+    own = resolve_settings(registry.get(method), suite, method, task)
+    return own.config | {"training": own.training.model_dump(mode="json"), "task": card}
 
 
 def problems(rows: Sequence[Row]) -> Iterator[str]:
