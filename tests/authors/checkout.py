@@ -251,6 +251,7 @@ def double_precision() -> Iterator[None]:
         stack.enter_context(mock.patch.multiple(Tensor, **tensor))
         module = dict(half=same, float=same, cuda=same, to=to(move_module))
         stack.enter_context(mock.patch.multiple(nn.Module, **module))
+        stack.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=False))
         # Dassl gives the argument `verbose`, which torch no longer has.
         old = torch.optim.lr_scheduler._LRScheduler
         stack.enter_context(mock.patch.object(old, "__init__", schedule))
