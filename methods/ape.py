@@ -26,6 +26,7 @@ from ._shared.cache import (
     search_grid,
     store,
 )
+from ._shared.texts import zero_shot
 
 
 class APE(Method):
@@ -61,8 +62,10 @@ class APE(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, cache, val = self.config, build_cache(data), data.val
-        text, features = backbone.zero_shot(data.labels), F.normalize(val.plain, dim=-1)
+        config, val = self.config, data.val
+        cache = build_cache(data, config.cache_views)
+        text = zero_shot(backbone, data.labels, config.templates)
+        features = F.normalize(val.plain, dim=-1)
         chosen = choose_channels(config, text, cache["keys"], data.train.targets)
         keys, values = _within(cache["keys"], chosen), cache["values"]
         divergence = _divergence(keys, _within(text, chosen), values)
@@ -81,7 +84,8 @@ class APE(Method):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         chosen = require_shape(module, "channels", backbone.embed_dim, "image features of size")
         values = require_shape(module, "values", len(labels), "a number of classes of")
-        text, keys = backbone.zero_shot(labels), _within(module["keys"], chosen)
+        text = zero_shot(backbone, labels, self.config.templates)
+        keys = _within(module["keys"], chosen)
         divergence = _divergence(keys, _within(text, chosen), values)
         values = torch.exp(module["gamma"] * divergence)[:, None] * values
         return cache_classifier(

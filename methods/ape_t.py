@@ -26,6 +26,7 @@ from ._shared.cache import (
     search_grid,
     store,
 )
+from ._shared.texts import zero_shot
 
 
 class APET(TrainedMethod):
@@ -67,7 +68,8 @@ class APET(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        config, cache, text = self.config, build_cache(data), backbone.zero_shot(data.labels)
+        config, text = self.config, zero_shot(backbone, data.labels, self.config.templates)
+        cache = build_cache(data, config.cache_views)
         channels = choose_channels(config, text)
         trained = {
             "residual": torch.zeros(len(text), int(channels.sum())).to(text),
@@ -79,7 +81,9 @@ class APET(TrainedMethod):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         module, val = super().fit(backbone, data, rng), data.val
         features = F.normalize(val.plain, dim=-1)
-        text, keys, values = _refine(module, backbone.zero_shot(data.labels))
+        text, keys, values = _refine(
+            module, zero_shot(backbone, data.labels, self.config.templates)
+        )
         text_logits = backbone.logit_scale * features @ text.T
         alpha, beta, _ = search_grid(
             self.config, text_logits, features @ keys.T, [values], val.targets
@@ -89,7 +93,7 @@ class APET(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         require_shape(module, "channels", backbone.embed_dim, "image features of size")
         require_shape(module, "values", len(labels), "a number of classes of")
-        text, keys, values = _refine(module, backbone.zero_shot(labels))
+        text, keys, values = _refine(module, zero_shot(backbone, labels, self.config.templates))
         return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from compatbench.method import Backbone, CosineClassifier, FewShotData, Labels, MethodCard, Module
 from compatbench.method.trained import Batch
 
+from ._shared.texts import mean_texts
 from .zs_lp import ZSLP, PrototypeClassifier
 
 
@@ -31,14 +32,15 @@ class CLAP(ZSLP):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         module = super().init(backbone, data, rng)
-        return Module(module.trained, {"multipliers": multipliers(backbone, data)})
+        text = mean_texts(backbone, data.labels, self.config.templates)
+        return Module(module.trained, {"multipliers": multipliers(text, backbone, data)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PrototypeClassifier:
         classifier = super().attach(module, backbone, labels)
         return ConstrainedClassifier(classifier.prototypes, classifier.scale, module["multipliers"])
 
     def loss(self, classifier: ConstrainedClassifier, batch: Batch) -> Tensor:
-        text = batch.backbone.text_features(batch.labels.fill())
+        text = mean_texts(batch.backbone, batch.labels, self.config.templates)
         distances = (classifier.prototypes - text).square().sum(-1)
         return super().loss(classifier, batch) + (classifier.multipliers * distances).mean()
 
@@ -52,9 +54,9 @@ class ConstrainedClassifier(PrototypeClassifier):
 
 
 @torch.no_grad()
-def multipliers(backbone: Backbone, data: FewShotData) -> Tensor:
+def multipliers(text: Tensor, backbone: Backbone, data: FewShotData) -> Tensor:
     """λ ``[C]``: the mean zero-shot probability of each class on the views of its shots."""
-    zero_shot = CosineClassifier(backbone.text_features(data.labels.fill()), backbone.logit_scale)
+    zero_shot = CosineClassifier(text, backbone.logit_scale)
     targets, views = data.train.targets, data.train.views
     truth = targets.expand(len(views), -1)[..., None]
     own = zero_shot(views).softmax(-1).gather(-1, truth)[..., 0].mean(0)

@@ -23,6 +23,7 @@ from compatbench.method import (
     require_shape,
 )
 
+from ._shared.texts import Templates, choose_templates
 from ._shared.validation import validate
 
 
@@ -35,16 +36,16 @@ class Trial(NamedTuple):
 
 
 class CrossModal(Method):
-    """z = s · f̂ Wᵀ, trained on images and on the texts of all templates as if they were images.
+    """z = s · f̂ Wᵀ, trained on images and on the texts of several templates as if they were images.
 
     Lin et al., *Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with
     Multimodal Models*, section 3.2, the linear form. W starts at the zero-shot weights and
     its rows stay as they come, not normalised. Half of each batch are images, in the plain
-    view, half are texts. Recipe: AdamW, 12,800 steps, of them 50 of linear warm-up, then a
-    cosine. Rate, weight decay and batch size are swept, and each run is stopped early,
-    checked at its first step, after every 100 and at its last, by the few-shot validation
-    set; what was chosen is stored in the module. Without validation images, it is the first
-    of each setting and the last step.
+    view, half are texts; ``augment`` adds the suite's training views to the plain one.
+    Recipe: AdamW, 12,800 steps, of them 50 of linear warm-up, then a cosine. Rate, weight
+    decay and batch size are swept, and each run is stopped early, checked at its first step,
+    after every 100 and at its last, by the few-shot validation set; what was chosen is stored
+    in the module. Without validation images, it is the first of each setting and the last step.
 
     W lives in the source's coordinates; only s is the backbone's own.
     """
@@ -65,6 +66,8 @@ class CrossModal(Method):
         warmup_steps: int = Field(50, ge=0)
         warmup_lr: PositiveFloat = 1e-5
         check_every: PositiveInt = 100
+        templates: Templates = "all"
+        augment: bool = False
         max_steps: PositiveInt | None = Field(
             None, description="set by the suite: most optimiser steps of a fit"
         )
@@ -97,27 +100,26 @@ class CrossModal(Method):
         self, trial: Trial, backbone: Backbone, data: FewShotData, rng: torch.Generator
     ) -> tuple[float, Module]:
         """The best module of a run and its accuracy on the few-shot validation set."""
-        config, train = self.config, data.train
-        texts = torch.stack(
-            [backbone.text_features(data.labels.fill(t)) for t in data.labels.templates]
-        )
+        config, (features, targets) = self.config, self._images(data)
+        templates = choose_templates(data.labels, config.templates)
+        texts = torch.stack([backbone.text_features(data.labels.fill(t)) for t in templates])
         classes = torch.arange(len(data.labels), device=texts.device).repeat(len(texts))
         weight = F.normalize(texts.mean(0), dim=-1).requires_grad_()
         texts = texts.flatten(0, 1)
         optimizer = torch.optim.AdamW([weight], weight_decay=trial.weight_decay)
         half = trial.batch_size // 2
-        image_batches = _batches(len(train), trial.batch_size - half, rng)
+        image_batches = _batches(len(targets), trial.batch_size - half, rng)
         text_batches = _batches(len(texts), half, rng)
         steps = min(config.steps, config.max_steps or config.steps)
         best, kept = -1.0, Module()
         for step in range(steps):
             images, words = next(image_batches), next(text_batches)
-            features = torch.cat([train.plain[images], texts[words]])
-            targets = torch.cat([train.targets[images], classes[words]])
+            batch = torch.cat([features[images], texts[words]])
+            truth = torch.cat([targets[images], classes[words]])
             classifier = self.attach(Module({"weight": weight}), backbone, data.labels)
             optimizer.param_groups[0]["lr"] = self._rate(trial.lr, step, steps)
             optimizer.zero_grad()
-            F.cross_entropy(classifier(features), targets).backward()
+            F.cross_entropy(classifier(batch), truth).backward()
             optimizer.step()
             last = step == steps - 1
             if (len(data.val) and step % config.check_every == 0) or last:
@@ -125,6 +127,13 @@ class CrossModal(Method):
                 if accuracy > best:
                     best, kept = accuracy, self._record(weight, trial, step + 1)
         return best, kept
+
+    def _images(self, data: FewShotData) -> tuple[Tensor, Tensor]:
+        """Features ``[n, e]`` of the shots in the views that are trained on, and labels ``[n]``."""
+        views = data.train.plain[None]
+        if self.config.augment:
+            views = torch.cat([views, data.train.views])
+        return views.flatten(0, 1), data.train.targets.repeat(len(views))
 
     def _rate(self, lr: float, step: int, steps: int) -> float:
         """The learning rate; a suite's cap on steps shortens the warm-up in proportion."""

@@ -20,6 +20,7 @@ from compatbench.method import (
     require_shape,
 )
 
+from ._shared.texts import Templates, zero_shot
 from ._shared.validation import search_number
 
 
@@ -46,6 +47,7 @@ class GDA(Method):
     )
 
     class Config(Method.Config):
+        templates: Templates = "first"
         alpha: NonNegativeFloat = 0.1
         alphas: tuple[PositiveFloat, ...] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 
@@ -62,7 +64,8 @@ class GDA(Method):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
-        text, scale, alpha = backbone.zero_shot(labels), backbone.logit_scale, module["alpha"]
+        text = zero_shot(backbone, labels, self.config.templates)
+        scale, alpha = backbone.logit_scale, module["alpha"]
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)

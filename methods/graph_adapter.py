@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from compatbench.method import (
@@ -20,7 +20,9 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.cache import last_views
 from ._shared.layers import draw_linear
+from ._shared.texts import Templates, mean_texts
 
 GROUPS = 4
 
@@ -57,11 +59,15 @@ class GraphAdapter(TrainedMethod):
         recipe: Recipe = Recipe(optimizer="adam", lr=1e-3, epochs=100, batch_size=256)
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.7
         beta: Annotated[float, Field(ge=0, le=1)] = 0.7
+        templates: Templates = "first"
+        # The last so many training views make the image nodes; default: all.
+        node_views: PositiveInt | None = None
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        size, targets, views = backbone.embed_dim, data.train.targets, data.train.views
+        size, targets = backbone.embed_dim, data.train.targets
+        views = last_views(data, self.config.node_views)
         trained = {}
         for kind in ("text", "image"):
             trained[f"{kind}_weight"] = draw_linear((size, size), size, rng).to(views)
@@ -74,7 +80,7 @@ class GraphAdapter(TrainedMethod):
         images = require_shape(module, "image_nodes", backbone.embed_dim, "image features of size")
         require_shape(module, "image_nodes", len(labels), "a number of classes of", dim=0)
         alpha, beta = self.config.alpha, self.config.beta
-        text = backbone.text_features(labels.fill())
+        text = mean_texts(backbone, labels, self.config.templates)
         from_text = convolve(text, text, module["text_weight"], module["text_bias"])
         from_image = convolve(text, images, module["image_weight"], module["image_bias"])
         refined = beta * text + (1 - beta) * (alpha * from_text + (1 - alpha) * from_image)

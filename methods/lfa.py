@@ -20,6 +20,7 @@ from compatbench.method import (
     require_shape,
 )
 
+from ._shared.texts import Templates, zero_shot
 from ._shared.validation import search_number
 
 
@@ -47,13 +48,14 @@ class LFA(Method):
     )
 
     class Config(Method.Config):
+        templates: Templates = "first"
         beta: Annotated[float, Field(ge=0, le=1)] = 0.5
         grid: tuple[Annotated[float, Field(ge=0, le=1)], ...] = tuple(i / 20 for i in range(21))
 
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        text = backbone.zero_shot(data.labels)
+        text = zero_shot(backbone, data.labels, self.config.templates)
         views = F.normalize(data.train.views, dim=-1)
         rotation = procrustes(views.flatten(0, 1), text[data.train.targets.repeat(len(views))])
         module = Module(
@@ -64,7 +66,8 @@ class LFA(Method):
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         rotation = require_shape(module, "rotation", backbone.embed_dim, "image features of size")
-        beta, scale, text = module["beta"], backbone.logit_scale, backbone.zero_shot(labels)
+        text = zero_shot(backbone, labels, self.config.templates)
+        beta, scale = module["beta"], backbone.logit_scale
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)

@@ -21,6 +21,7 @@ from compatbench.method import (
 )
 
 from ._shared.layers import draw_linear
+from ._shared.texts import Templates, zero_shot
 from ._shared.validation import validate
 
 
@@ -49,6 +50,7 @@ class LPPlusPlus(Method):
     )
 
     class Config(Method.Config):
+        templates: Templates = "first"
         steps: PositiveInt = 300
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
         text_scale: PositiveFloat = 250.0
@@ -65,7 +67,7 @@ class LPPlusPlus(Method):
         features = F.normalize(train.views[0], dim=-1)
         module = self.init(backbone, data, rng)
         weight, bias, text_weight = (t.requires_grad_() for t in module.trained.values())
-        cosines = features @ backbone.zero_shot(data.labels).T
+        cosines = features @ zero_shot(backbone, data.labels, config.templates).T
         rate = 4 * len(train) / float(torch.linalg.matrix_norm(features, ord=2)) ** 2
         text_rate = len(train) / (4 * float(cosines.square().sum(0).max()))
         optimizer = torch.optim.SGD([weight, bias], lr=rate, momentum=config.momentum)
@@ -89,7 +91,7 @@ class LPPlusPlus(Method):
         """W, b and a before the first step."""
         features, targets = F.normalize(data.train.views[0], dim=-1), data.train.targets
         owners = F.one_hot(targets, len(data.labels)).to(features)
-        own = features @ backbone.zero_shot(data.labels).T * owners
+        own = features @ zero_shot(backbone, data.labels, self.config.templates).T * owners
         shots = owners.sum(0)
         mean_cosine = (own.sum(0) / shots.clamp(min=1))[shots > 0].mean()
         bias = draw_linear((len(data.labels),), backbone.embed_dim, rng)
@@ -105,7 +107,8 @@ class LPPlusPlus(Method):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
-        text_weight, text = module["text_weight"], backbone.zero_shot(labels)
+        text = zero_shot(backbone, labels, self.config.templates)
+        text_weight = module["text_weight"]
 
         def classify(features: Tensor) -> Tensor:
             features = F.normalize(features, dim=-1)

@@ -16,13 +16,16 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.texts import Templates, mean_texts
+
 
 class TaskRes(TrainedMethod):
     """w_c = t_c + α · x_c, with x learned from zero and t the backbone's own text features.
 
     Yu et al., *Task Residual for Tuning Vision-Language Models*, equation 4. t is not
-    normalised; α = 0.5. Only x is stored: carrying t along, as a checkpoint of the
-    authors' code does, would replace the target's text features by the source's.
+    normalised, and the mean where there are several templates; α = 0.5. Only x is stored:
+    carrying t along, as a checkpoint of the authors' code does, would replace the target's text
+    features by the source's.
     Recipe: Adam at 2e-3, batch 256, 100 epochs up to 4 shots, 200 beyond.
     """
 
@@ -38,6 +41,7 @@ class TaskRes(TrainedMethod):
     class Config(TrainedMethod.Config):
         recipe: Recipe = Recipe(optimizer="adam", batch_size=256, epochs={1: 100, 5: 200})
         alpha: PositiveFloat = 0.5
+        templates: Templates = "first"
 
     config: Config
 
@@ -48,5 +52,5 @@ class TaskRes(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         require_shape(module, "residual", backbone.embed_dim, "text features of size")
         residual = require_shape(module, "residual", len(labels), "a number of classes of", dim=0)
-        text = backbone.text_features(labels.fill())
+        text = mean_texts(backbone, labels, self.config.templates)
         return CosineClassifier(text + self.config.alpha * residual, backbone.logit_scale)

@@ -16,6 +16,7 @@ from compatbench.method import (
 )
 
 from ._shared.cache import CacheConfig, build_cache, cache_classifier, search_cache
+from ._shared.texts import zero_shot
 
 
 class TipAdapter(Method):
@@ -45,10 +46,11 @@ class TipAdapter(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        return search_cache(Module(stored=build_cache(data)), self.config, backbone, data)
+        cache = build_cache(data, self.config.cache_views)
+        return search_cache(Module(stored=cache), self.config, backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         keys = require_shape(module, "keys", backbone.embed_dim, "image features of size")
         values = require_shape(module, "values", len(labels), "a number of classes of")
-        text = backbone.zero_shot(labels)
+        text = zero_shot(backbone, labels, self.config.templates)
         return cache_classifier(module, backbone, text, lambda f: f @ keys.T, values)

@@ -43,7 +43,7 @@ class TipAdapterF(TrainedMethod, TipAdapter):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        cache = build_cache(data)
+        cache = build_cache(data, self.config.cache_views)
         module = Module({"keys": cache["keys"].clone()}, {"values": cache["values"]})
         return store(module, alpha=self.config.alpha, beta=self.config.beta)
 

@@ -20,6 +20,8 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.texts import Templates, zero_shot
+
 
 class WiSEFT(TrainedMethod):
     """z = f̂ Wᵀ + b with (W, b) = (1 − α) (s W_0, 0) + α (W_1, b_1), and W_1, b_1 fine-tuned.
@@ -54,11 +56,12 @@ class WiSEFT(TrainedMethod):
             schedule="cosine-step",
         )
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+        templates: Templates = "first"
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        text = backbone.zero_shot(data.labels)
+        text = zero_shot(backbone, data.labels, self.config.templates)
         return Module(
             trained={"weight": torch.zeros_like(text), "bias": torch.zeros_like(text[:, 0])}
         )
@@ -70,7 +73,8 @@ class WiSEFT(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         residual = require_shape(module, "weight", backbone.embed_dim, "image features of size")
         bias = require_shape(module, "bias", len(labels), "a number of classes of")
-        weight = backbone.logit_scale * backbone.zero_shot(labels) + residual
+        text = zero_shot(backbone, labels, self.config.templates)
+        weight = backbone.logit_scale * text + residual
 
         def classify(features: Tensor) -> Tensor:
             return F.normalize(features, dim=-1) @ weight.T + bias

@@ -18,6 +18,8 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.texts import Templates, mean_texts
+
 
 class PrototypeClassifier(CosineClassifier):
     """Scaled cosine similarity that remembers its prototypes as they are, ``[C, e]``."""
@@ -51,11 +53,12 @@ class ZSLP(TrainedMethod):
     class Config(TrainedMethod.Config):
         recipe: Recipe = Recipe(lr=0.1, weight_decay=0, epochs=300, batch_size=256)
         stores: Literal["weights", "residual"] = "weights"
+        templates: Templates = "first"
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        text = backbone.text_features(data.labels.fill())
+        text = mean_texts(backbone, data.labels, self.config.templates)
         keeps_text = self.config.stores == "weights"
         start = text.clone() if keeps_text else torch.zeros_like(text)
         return Module(trained={self.config.stores: start})
@@ -64,5 +67,6 @@ class ZSLP(TrainedMethod):
         name = self.config.stores
         require_shape(module, name, backbone.embed_dim, "text features of size")
         learned = require_shape(module, name, len(labels), "a number of classes of", dim=0)
-        base = backbone.text_features(labels.fill()) if name == "residual" else 0.0
-        return PrototypeClassifier(base + learned, backbone.logit_scale)
+        if name == "residual":
+            learned = mean_texts(backbone, labels, self.config.templates) + learned
+        return PrototypeClassifier(learned, backbone.logit_scale)

@@ -12,9 +12,15 @@ from torch import Tensor
 
 from compatbench.method import Backbone, Classifier, FewShotData, MethodConfig, Module
 
+from .texts import Templates, zero_shot
+
 
 class CacheConfig(MethodConfig):
-    """α and β before the search, and the grid of the search."""
+    """What makes the cache, α and β before the search, and the grid of the search."""
+
+    templates: Templates = "first"  # of the zero-shot weights
+    # The last so many training views make the keys, the others are for training; default: all.
+    cache_views: PositiveInt | None = None
 
     alpha: NonNegativeFloat = 1.17
     beta: NonNegativeFloat = 1.0
@@ -34,10 +40,15 @@ class PriorConfig(CacheConfig):
     most_alpha: PositiveFloat = 7.0
 
 
-def build_cache(data: FewShotData) -> dict[str, Tensor]:
-    """Keys ``[N, e]``, normalised, and one-hot values ``[N, C]``."""
-    keys = F.normalize(data.train.views.mean(0), dim=-1)
+def build_cache(data: FewShotData, views: int | None) -> dict[str, Tensor]:
+    """Keys ``[N, e]``, normalised, and one-hot values ``[N, C]``, of the last so many views."""
+    keys = F.normalize(last_views(data, views).mean(0), dim=-1)
     return {"keys": keys, "values": F.one_hot(data.train.targets, len(data.labels)).to(keys)}
+
+
+def last_views(data: FewShotData, count: int | None) -> Tensor:
+    """Features of the last so many training views, ``[views, N, e]``; of all by default."""
+    return data.train.views if count is None else data.train.views[-count:]
 
 
 def cache_classifier(
@@ -69,9 +80,10 @@ def search_cache(
 ) -> Module:
     """A module of keys and values with the α and β that classify the validation set best."""
     features = F.normalize(data.val.plain, dim=-1)
+    text = zero_shot(backbone, data.labels, config.templates)
     alpha, beta, _ = search_grid(
         config,
-        backbone.logit_scale * features @ backbone.zero_shot(data.labels).T,
+        backbone.logit_scale * features @ text.T,
         features @ module["keys"].T,
         [module["values"]],
         data.val.targets,

@@ -13,6 +13,7 @@ from tiny_models import MakeData
 from torch import Tensor
 
 from compatbench.backbone import Backbone
+from compatbench.errors import CompatbenchError
 from compatbench.method import Classifier, FewShotData, Labels, MethodCard, Module
 from compatbench.method.trained import Batch, Recipe, TrainedMethod, learning_rate
 from compatbench.methods.clip_lora import CLIPLoRA
@@ -56,28 +57,33 @@ def which_images(batch: Batch, view: Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "steps", "size"),
+    ("images", "recipe", "sizes"),
     [
-        ([3] * 5, 4, 3, 4),  # 15 images: the last 3 are dropped
-        ([4] * 5, 4, 5, 4),  # nothing to drop
-        ([1, 1, 1, 0, 0], 4, 1, 3),  # fewer than a batch: the only batch is kept
-        ([2, 2, 0, 0, 0], 4, 1, 4),
-        ([4, 3, 0, 0, 0], 4, 1, 4),
-        ([3] * 5, 32, 1, 15),
+        ([3] * 5, {}, [4] * 3),  # 15 images: the last 3 are dropped
+        ([3] * 5, {"drop_last": False}, [4, 4, 4, 3]),
+        ([3] * 5, {"pool_views": True}, [4] * 3),  # of 30 views
+        ([4] * 5, {}, [4] * 5),  # nothing to drop
+        ([4] * 5, {"drop_last": False}, [4] * 5),
+        ([1, 1, 1, 0, 0], {}, [3]),  # fewer than a batch: the only batch is kept
+        ([1, 1, 1, 0, 0], {"pool_views": True}, [4]),
+        ([2, 2, 0, 0, 0], {}, [4]),
+        ([4, 3, 0, 0, 0], {}, [4]),
+        ([3] * 5, {"batch_size": 32}, [15]),
+        ([3] * 5, {"batch_size": 32, "drop_last": False}, [15]),
     ],
 )
-def test_a_last_smaller_batch_is_dropped_unless_it_is_the_only_one(
+def test_a_last_smaller_batch_is_dropped_unless_it_is_kept_or_the_only_one(
     clip: Backbone,
     labels: Labels,
     make_data: MakeData,
     images: list[int],
-    batch_size: int,
-    steps: int,
-    size: int,
+    recipe: dict[str, object],
+    sizes: list[int],
 ) -> None:
-    method = toy(epochs=2, batch_size=batch_size)
-    method.fit(clip, make_data(clip, labels, shots=images), seeded())
-    assert [len(batch.targets) for batch in method.batches] == [size] * steps * 2
+    method, data = toy(epochs=2, **recipe), make_data(clip, labels, shots=images)
+    method.fit(clip, data, seeded())
+    assert [len(batch.targets) for batch in method.batches] == sizes * 2
+    assert method.plan_steps(1, len(data.train)) == (2, len(sizes))
 
 
 @pytest.mark.parametrize(
@@ -209,6 +215,24 @@ def test_views_are_cycled_by_epoch_and_a_batch_knows_its_images_under_the_next(
         assert batch.other_view is not None
         assert torch.equal(batch.other_view, data.train.views[(epoch + 1) % 3][rows])
         assert batch.inputs is batch.features
+
+
+def test_batches_of_pooled_views_mix_all_of_them(
+    clip: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    """An epoch has as many steps as without; no view of an image is drawn twice in it."""
+    data = make_data(clip, labels, views=3)
+    method = toy(epochs=2, batch_size=15, pool_views=True)
+    method.fit(clip, data, seeded())
+    assert len(method.batches) == 2
+    for batch in method.batches:
+        drawn = which_images(batch, data.train.views.flatten(0, 1))
+        assert len({*drawn}) == 15
+        assert {row // 15 for row in drawn} == {0, 1, 2}
+        assert batch.targets.tolist() == [int(data.train.targets[row % 15]) for row in drawn]
+    tokens = dataclasses.replace(data.train, view_inputs=[torch.zeros(15, 2)] * 3)
+    with pytest.raises(CompatbenchError, match="pool_views"):
+        method.fit(clip, dataclasses.replace(data, train=tokens), seeded())
 
 
 def test_a_batch_holds_what_was_asked_for_instead_of_features(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -112,14 +113,17 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("method", [TipAdapter, APE], ids=["tip_adapter", "ape"])
-def test_the_cache_has_normalised_means_over_the_views_and_one_hot_labels(
-    clip64: Backbone, labels: Labels, make_data: MakeData, method: type[TipAdapter | APE]
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize("method", [TipAdapter, APE, TipAdapterF, APET])
+def test_the_cache_has_normalised_means_over_the_last_views_and_one_hot_labels(
+    clip64: Backbone, labels: Labels, make_data: MakeData, method: Any, count: int | None
 ) -> None:
     data = make_data(clip64, labels, shots=[2, 1, 3, 0, 1], views=3)
-    module = method().fit(clip64, data, torch.Generator())
+    subject = method(method.Config(cache_views=count))
+    module = getattr(subject, "init", subject.fit)(clip64, data, torch.Generator())
     for i in range(7):
-        mean = (data.train.views[0, i] + data.train.views[1, i] + data.train.views[2, i]) / 3
+        one, two, three = data.train.views[:, i]
+        mean = (one + two + three) / 3 if count is None else (two + three) / 2
         torch.testing.assert_close(module["keys"][i], mean / mean.norm())
     owners = [0, 0, 1, 2, 2, 2, 4]
     assert module["values"].tolist() == [[float(c == owner) for c in range(5)] for owner in owners]

@@ -246,13 +246,15 @@ def test_graphs_of_eight_classes_of_which_one_may_have_no_image(
     Formula(GraphAdapter, graph_logits, exact=1e-8).check_logits(backbone64, data, images64)
 
 
-def test_graph_adapter_s_image_nodes_are_class_means_over_all_views(
-    clip64: Backbone, labels: Labels, make_data: MakeData
+@pytest.mark.parametrize(("count", "used"), [(None, [0, 1, 2]), (2, [1, 2])])
+def test_graph_adapter_s_image_nodes_are_class_means_over_the_last_views(
+    clip64: Backbone, labels: Labels, make_data: MakeData, count: int | None, used: list[int]
 ) -> None:
     data = make_data(clip64, labels, shots=[2, 1, 3, 0, 1], views=3)
-    nodes = GraphAdapter().init(clip64, data, torch.Generator())["image_nodes"]
+    method = GraphAdapter(GraphAdapter.Config(node_views=count))
+    nodes = method.init(clip64, data, torch.Generator())["image_nodes"]
     for c in range(5):
-        own = [v[i] for v in data.train.views for i in range(7) if data.train.targets[i] == c]
+        own = [v[i] for v in data.train.views[used] for i in range(7) if data.train.targets[i] == c]
         expected = sum(own) / len(own) if own else torch.zeros(16).double()
         torch.testing.assert_close(nodes[c], expected)
 

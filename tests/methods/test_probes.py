@@ -175,7 +175,7 @@ def test_without_validation_images_c_is_one(
     assert found.fingerprint == expected.fingerprint
 
 
-@pytest.mark.parametrize("batch_size", [8, 5])
+@pytest.mark.parametrize(("batch_size", "augment"), [(8, False), (5, False), (8, True)])
 def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
     float64: None,
     clip64: Backbone,
@@ -183,24 +183,32 @@ def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
     make_data: MakeData,
     monkeypatch: pytest.MonkeyPatch,
     batch_size: int,
+    augment: bool,
 ) -> None:
     """Three steps of AdamW, in which the samples are drawn in order; no validation images."""
     drawn: list[tuple[int, int]] = []
 
     def in_order(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         drawn.append((count, size))
+        order = torch.arange(count).roll(5)  # with the training views, the last of them first
         while True:
-            yield from torch.arange(count)[: count // size * size].split(size)
+            yield from order[: count // size * size].split(size)
 
     monkeypatch.setattr(cross_modal, "_batches", in_order)
     data = make_data(clip64, labels, val=0)
     config = CrossModal.Config(
-        lrs=(0.05,), weight_decays=(0.01,), batch_sizes=(batch_size,), max_steps=3
+        lrs=(0.05,),
+        weight_decays=(0.01,),
+        batch_sizes=(batch_size,),
+        max_steps=3,
+        augment=augment,
     )
     found = CrossModal(config).fit(clip64, data, torch.Generator())["weight"]
     of_texts = batch_size // 2
     of_images = batch_size - of_texts
-    assert drawn == [(15, of_images), (15, of_texts)]
+    shots = [*data.train.plain, *(image for v in data.train.views for image in v if augment)]
+    truth = data.train.targets.tolist() * 3
+    assert drawn == [(45 if augment else 15, of_images), (15, of_texts)]
 
     templates = [fill(clip64, labels, template) for template in labels.templates]
     words, owners = torch.cat(templates), [0, 1, 2, 3, 4] * 3
@@ -211,11 +219,11 @@ def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
         weight = weight.detach().requires_grad_()
         losses = []
         for k in range(of_images):
-            i = step * of_images + k
-            logits = scale * weight @ unit(data.train.plain[i])
-            losses.append(logits.logsumexp(0) - logits[data.train.targets[i]])
+            i = (step * of_images + k - 5) % len(shots)
+            logits = scale * weight @ unit(shots[i])
+            losses.append(logits.logsumexp(0) - logits[truth[i]])
         for k in range(of_texts):
-            i = step * of_texts + k
+            i = (step * of_texts + k - 5) % 15
             logits = scale * weight @ unit(words[i])
             losses.append(logits.logsumexp(0) - logits[owners[i]])
         (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), weight)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.method import Backbone, FewShotData, Labels, Method, Module
+from compatbench.errors import CompatbenchError
+from compatbench.method import Backbone, FeatureSet, FewShotData, Labels, Method, Module
 
 # A cap on steps leaves a recipe at least this many epochs, if it has so many.
 LEAST_EPOCHS = 10
@@ -36,6 +37,8 @@ class Recipe(BaseModel):
     weight_decay: NonNegativeFloat = 5e-4
     epochs: PositiveInt | dict[PositiveInt, PositiveInt] = {1: 50, 2: 100, 8: 200}
     batch_size: PositiveInt = 32
+    drop_last: bool = True  # a last, smaller batch, unless it is the only one
+    pool_views: bool = False  # batches are drawn from all training views at once, not from one
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     warmup_lr: PositiveFloat = 1e-5
     schedule: Literal["cosine-epoch", "cosine-step", "constant"] = "cosine-epoch"
@@ -125,8 +128,9 @@ class TrainedMethod(Method):
 
     def plan_steps(self, shots: int, images: int) -> tuple[int, int]:
         """Epochs of a fit and steps in each, for shots per class and training images."""
-        # As in Dassl: a last, smaller batch is dropped unless it is the only one.
-        per_epoch = max(images // self.config.recipe.batch_size, 1)
+        recipe = self.config.recipe
+        per_epoch = images / recipe.batch_size
+        per_epoch = max(int(per_epoch), 1) if recipe.drop_last else math.ceil(per_epoch)
         epochs = self.epochs(shots, per_epoch)
         if (cap := self.config.max_steps) is not None:
             # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
@@ -149,6 +153,8 @@ class TrainedMethod(Method):
         trained, (epochs, per_epoch) = module.trained, self.plan_steps(data.shots, len(images))
         optimizer, weights = self._build_optimizer(trained), self.epoch_weights(epochs)
         device = next(iter(trained.values())).device
+        if recipe.pool_views:
+            images = _pool(images)
         sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng).to(device)
@@ -190,3 +196,12 @@ class TrainedMethod(Method):
             return torch.optim.SGD(groups, momentum=recipe.momentum, **rates)
         cls = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         return cls(groups, betas=recipe.betas, eps=recipe.eps, **rates)
+
+
+def _pool(images: FeatureSet) -> FeatureSet:
+    """Every view of every image as an image of its own, in one view."""
+    if images.view_inputs is not None:
+        raise CompatbenchError("recipe.pool_views is for methods that take image features")
+    count = len(images.views)
+    views = images.views.flatten(0, 1)
+    return FeatureSet(images.plain.repeat(count, 1), views[None], images.targets.repeat(count))
