@@ -16,7 +16,7 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
-from compatbench.data.draws import MOST_VALIDATION_SHOTS
+from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
 from compatbench.engine.matrix import resolve_settings
 from compatbench.method.registry import builtin_methods

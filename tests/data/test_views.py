@@ -26,6 +26,9 @@ def test_view_zero_is_the_image_itself() -> None:
     image = painting()
     assert View().apply(image, "set/1", 24) is image
     assert View(0, (0.5, 1.0), flip=False).settings == View(0).settings
+    mirrored = View(mirror=True)
+    assert np.array_equal(mirrored.apply(image, "set/1", 24), np.asarray(image)[:, ::-1])
+    assert mirrored.settings != View().settings
 
 
 @given(identity=st.text(max_size=20), number=st.integers(1, 999), size=st.integers(1, 48))

@@ -39,6 +39,11 @@ def test_images_are_counted_once_for_each_backbone_split_and_view() -> None:
     draws = 2 * len(card.classes) * (2 * 3 + 2)
     assert costs.images == 2 * tests + draws
     assert costs.features_bytes == costs.images * 128 * 4
+    # Validation images of a number of a method's own are others.
+    training = {"val_shots": 1, "views": "mirror"}
+    own = suite.model_copy(update={"methods": {"gda": {"training": training}}})
+    costs = count_costs(matrix_of(own, "tip_adapter,gda"))
+    assert costs.images == 2 * tests + draws + 2 * len(card.classes) * (2 + 1)
 
 
 def test_steps_through_the_text_tower_are_counted_with_the_suite_s_cap() -> None:

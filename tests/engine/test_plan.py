@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from synthetic_results import make_row
 
+from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Record
 from compatbench.engine.matrix import resolve_settings, select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.collect import describe_method
@@ -173,6 +179,23 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     assert described["mini-food: recipe.lr"] == (0.1, 0.5)
     assert described["mini-food: training.views"] == (2, "fresh")
     assert (described["recipe.lr"], "mini-play: recipe.lr" in described) == ((0.002, 0.1), False)
+
+
+@pytest.mark.slow
+def test_mirrored_images_and_another_number_of_validation_images_reach_the_fit(
+    tmp_path: Path,
+) -> None:
+    own = {"training": {"views": "mirror", "val_shots": 2}}
+    suite = smoke(tasks=["mini-play"], shots=[6], methods={"gda": own})
+    plain, changed = (one_cell(suite, method) for method in ("lfa", "gda"))
+    worker, backbone = Worker(RunStore(tmp_path), FeatureCache(tmp_path)), load_backbone(CLIP)
+    before, after = (worker.few_shot_data(cell, backbone) for cell in (plain, changed))
+    assert torch.equal(before.train.plain, after.train.plain)
+    assert after.train.views.shape == (1, *after.train.plain.shape)
+    assert 0.8 < F.cosine_similarity(after.train.views[0], after.train.plain).mean() < 1
+    assert [data.val.targets.bincount().max() for data in (before, after)] == [4, 2]
+    more = smoke(tasks=["mini-play"], shots=[6], methods={"gda": {"training": {"val_shots": 2}}})
+    assert len({one_cell(s, "gda").key for s in (suite, more, smoke(shots=[6]))}) == 3
 
 
 def test_a_default_is_in_no_key() -> None:

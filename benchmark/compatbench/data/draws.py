@@ -14,11 +14,11 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compatbench.data.images import SPLITS, Sample, read_json
+from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import Task, load_task
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
-MOST_VALIDATION_SHOTS = 4
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
 Item = TypeVar("Item", bound=Sample)
@@ -42,24 +42,37 @@ def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
 
 
 @lru_cache(maxsize=256)
-def draw_shots(task: Task, shots: int, seed: int, file: Path | None = None) -> Draw:
-    """The draw of a task, shots and seed: CoOp's, or the one in a file."""
+def draw_shots(
+    task: Task,
+    shots: int,
+    seed: int,
+    file: Path | None = None,
+    most: int = MOST_VALIDATION_SHOTS,
+) -> Draw:
+    """The draw of a task, shots and seed: CoOp's, or the one in a file.
+
+    ``most`` is how many validation images a class has at most; a file says so itself.
+    """
     if file is not None:
         return _import_draw(file, task, shots, seed)
     # A split without images is not one to draw from.
     val = task.source.samples["val"] or None
-    train, held_out = draw_few_shot(task.split("train"), val, shots, seed)
+    train, held_out = draw_few_shot(task.split("train"), val, shots, seed, most)
     return Draw(tuple(train), tuple(held_out))
 
 
 def draw_few_shot(
-    train: Sequence[Item], val: Sequence[Item] | None, shots: int, seed: int
+    train: Sequence[Item],
+    val: Sequence[Item] | None,
+    shots: int,
+    seed: int,
+    most: int = MOST_VALIDATION_SHOTS,
 ) -> tuple[list[Item], list[Item]]:
     """Draws the few-shot training and validation items of a seed, grouped by class.
 
     One stream of Python's ``random`` serves both, training first; classes are
     visited in the order of their first appearance; a class with fewer items than
-    shots gives all it has. Validation takes ``min(shots, 4)`` per class.
+    shots gives all it has. Validation takes ``min(shots, most)`` per class.
 
     Without ``val`` the validation images are drawn from the training images that are left over,
     by the same stream, and never from the test images, as CoOp does for ImageNet.
@@ -67,7 +80,7 @@ def draw_few_shot(
     generator = random.Random(seed)
     chosen = _draw(train, range(len(train)), shots, generator)
     few = [train[i] for i in chosen]
-    held_out = min(shots, MOST_VALIDATION_SHOTS)
+    held_out = min(shots, most)
     if val is not None:
         return few, [val[i] for i in _draw(val, range(len(val)), held_out, generator)]
     left = sorted(set(range(len(train))).difference(chosen))

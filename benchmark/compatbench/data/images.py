@@ -197,16 +197,19 @@ def read_json(path: Path, model: type[Model]) -> Model:
 
 @dataclass(frozen=True)
 class View:
-    """The plain view of a training image, or a seeded augmentation of it."""
+    """The plain view of a training image, its mirror image, or a seeded augmentation of it."""
 
     number: int = 0  # 0 is the plain view; 1, 2, ... are augmentations
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True  # whether half the augmentations are mirrored
+    mirror: bool = False  # whether the plain view is
 
     @property
     def settings(self) -> list[object]:
         """What decides the view, as JSON."""
-        return [0] if self.number == 0 else [self.number, *self.crop_scale, self.flip]
+        if self.number == 0:
+            return [0, "mirror"] if self.mirror else [0]
+        return [self.number, *self.crop_scale, self.flip]
 
     def apply(self, image: Image.Image, sample_id: str, size: int) -> Image.Image:
         """The view of an image, before the backbone's own preprocessing.
@@ -215,7 +218,7 @@ class View:
         the view alone, so that an image looks the same in every few-shot draw that holds it.
         """
         if self.number == 0:
-            return image
+            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirror else image
         seed = sha256_bytes(f"{sample_id}\n{self.number}".encode())
         generator = np.random.Generator(np.random.PCG64(int(seed[:16], 16)))
         box = _random_box(image.size, self.crop_scale, generator)

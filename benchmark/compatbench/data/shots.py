@@ -12,6 +12,7 @@ from compatbench.errors import CompatbenchError
 # More images than any class has: a draw of so many takes all. It is a number, so that shots
 # sort and compare; people and files see the word.
 ALL_SHOTS = 1_000_000
+MOST_VALIDATION_SHOTS = 4  # per class, where a suite does not say
 LARGEST_SEED = 2**32 - 1  # what numpy's, torch's and Python's generators all take
 
 

@@ -23,7 +23,6 @@ from torch import nn
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import TaskCard, task_cards
-from compatbench.data.draws import MOST_VALIDATION_SHOTS
 from compatbench.data.images import View
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
@@ -85,9 +84,10 @@ def count_costs(matrix: Matrix) -> Costs:
         classes, images = len(card.classes), card.counts.get("train", 0)
         for shots in matrix.shots:
             train = min(classes * shots, images)
-            most = min(shots, MOST_VALIDATION_SHOTS)
             drawn += train * len(_views(matrix, card, shots, train))
-            drawn += min(classes * most, card.counts.get("val", train))
+            trainings = (choice.settings[card.name].training for choice in matrix.choices)
+            for most in {training.val_shots for training in trainings}:
+                drawn += min(classes * min(shots, most), card.counts.get("val", train))
     sizes = {name: measure_model(name) for name in suite_backbones(suite)}
     encoded = dict.fromkeys(sizes, tested)
     for name in fit_backbones(suite):

@@ -9,6 +9,7 @@ from typing import Any
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.cards import TrainingCard
 from compatbench.data.draws import draw_shots
+from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json
@@ -25,12 +26,19 @@ def data_key(backbone: str, test_set: str) -> str:
     return sha256_json([*_hash_weights(backbone, is_planning()), images])
 
 
-def fit_key(backbone: str, task: str, shots: int, seed: int, file: Path | None = None) -> str:
+def fit_key(
+    backbone: str,
+    task: str,
+    shots: int,
+    seed: int,
+    file: Path | None = None,
+    most: int = MOST_VALIDATION_SHOTS,
+) -> str:
     """Hash of a backbone's weights and of the images and labels of a few-shot draw.
 
-    The draw is read from the file, or else made here.
+    The draw is read from the file, or else made here, as ``draw_shots`` says.
     """
-    images = _hash_draw(task, shots, seed, file)
+    images = _hash_draw(task, shots, seed, file, most)
     return sha256_json([*_hash_weights(backbone, is_planning()), *images])
 
 
@@ -81,9 +89,9 @@ def _hash_test_set(name: str) -> str:
 
 
 @cache
-def _hash_draw(name: str, shots: int, seed: int, file: Path | None) -> tuple[str, str]:
+def _hash_draw(name: str, shots: int, seed: int, file: Path | None, most: int) -> tuple[str, str]:
     task = load_task(name)
-    draw = draw_shots(task, shots, seed, file)
+    draw = draw_shots(task, shots, seed, file, most)
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 

@@ -121,7 +121,7 @@ class Matrix:
             choice, task, shots, seed, backbones = place
             card, (config, training) = choice.method.card, choice.settings[task]
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
-            data = fit_key(backbones[0], task, shots, seed, file)
+            data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
             changed = changed_settings(choice.method, config)
             # Equal keys, equal modules.
             key = module_key(choice.identity, changed, data, shots, seed, training)

@@ -183,12 +183,12 @@ def _keys_now(
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return set()
-    data = {fit_key(record.source, *draw, file) for file in {None, draws.get(draw)}}
-    identity = method_identity(cls)
-    return {
-        transfer_key(module_key(identity, changed, each, shots, seed, training), record.transfer)
-        for each, training in product(data, trainings)
-    }
+    identity, keys = method_identity(cls), set[str]()
+    for file, training in product({None, draws.get(draw)}, trainings):
+        data = fit_key(record.source, *draw, file, training.val_shots)
+        key = module_key(identity, changed, data, shots, seed, training)
+        keys.add(transfer_key(key, record.transfer))
+    return keys
 
 
 def delete_files(paths: Iterable[Path]) -> None:

@@ -156,7 +156,7 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
         task, cache, training = load_task(cell.task), self.cache, cell.training
-        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file)
+        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file, training.val_shots)
 
         def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
             whole, tokens = task.split(split), None

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
 from compatbench.data.cards.yaml_file import CardModel
 from compatbench.data.images import View
-from compatbench.data.shots import Seed, Shots
+from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
 
 COPIED = "copied"
 """The transfer that attaches a module untouched; the headline of the benchmark."""
@@ -176,16 +176,20 @@ class TrainingCard(CardModel):
     """What a suite decides for every trained method."""
 
     # Cached augmentations per image, cycled by epoch; 1: the plain view; 'fresh': one per epoch
-    # (for a method that has no epochs, the plain view).
-    views: PositiveInt | Literal["fresh"] = 1
+    # (for a method that has no epochs, the plain view); 'mirror': the plain view mirrored.
+    views: PositiveInt | Literal["fresh", "mirror"] = 1
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
+    # Validation images per class, at most; never more than shots.
+    val_shots: PositiveInt = MOST_VALIDATION_SHOTS
     # What the frozen towers compute in; modules are float32 always.
     precision: Literal["fp32", "bf16"] = "fp32"
     max_steps: PositiveInt | None = None  # of a fit; its epochs then get fewer and shorter
 
     def list_views(self, epochs: int) -> list[View]:
         """The views of a training image in a fit of so many epochs, in their order."""
+        if self.views == "mirror":
+            return [View(mirror=True)]
         count = epochs if self.views == "fresh" else self.views
         if count == 1:
             return [View()]
