@@ -246,7 +246,7 @@ def _check_folders(out: Path) -> None:
     """Finds out before the work, not after it, that results cannot be written or read."""
     from tempfile import TemporaryFile
 
-    from compatbench.results.store import read_results
+    from compatbench.results.store import read_results, result_folders
 
     for folder in (out, out / "runs", out / RESULTS):
         try:
@@ -255,7 +255,7 @@ def _check_folders(out: Path) -> None:
                 probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-    for folder in sorted(path for path in (out / RESULTS).iterdir() if path.is_dir()):
+    for folder in result_folders(out):
         read_results(folder)
 
 

@@ -28,9 +28,9 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report
 from compatbench.pages.leaderboard import render_pages
-from compatbench.pages.suite_page import FIGURES, RESULTS
 from compatbench.results.collect import rows_of
 from compatbench.results.rows import FLIPS, Row, to_frame
+from compatbench.results.store import FIGURES, PUBLISHED, RESULTS
 
 COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
 # Milliseconds for seconds are a factor of 1000. A machine in use can make a fit slower by more
@@ -185,7 +185,7 @@ def _find_suites(
             findings.append(Finding(str(entry), "is a link; results are read from here only"))
         elif entry.is_dir() and entry.name in suite_cards.names():
             cards.append(suite_cards.read(entry.name))
-        elif entry.is_dir() and entry.name != FIGURES:
+        elif entry.is_dir() and entry.name not in (FIGURES, PUBLISHED):
             findings.append(Finding(str(entry), "no suite has that name; give its file: --suite"))
     if not cards and not findings:
         raise CompatbenchError(f"{results} holds no results; start with 'compatbench run'")

@@ -21,9 +21,8 @@ import pandas as pd
 from compatbench.audit.stored_suite import EPSILON, PLACE, Tolerance
 from compatbench.errors import CompatbenchError
 from compatbench.pages.markdown import escape
-from compatbench.pages.suite_page import RESULTS
 from compatbench.results.measures import Expected
-from compatbench.results.store import SuiteResults, check_name, read_results
+from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
 from compatbench.transfer import COPIED, TRANSFERS
 
 WORDS = {

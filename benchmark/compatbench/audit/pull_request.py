@@ -27,8 +27,9 @@ from compatbench.files.project_folders import methods_folder
 from compatbench.method.identity import class_files
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import code, escape, link_definitions
-from compatbench.pages.suite_page import RESULTS, read_suite_page
+from compatbench.pages.suite_page import read_suite_page
 from compatbench.pages.tables import ranking_table
+from compatbench.results.store import RESULTS, result_folders
 
 SHOWN = 20  # findings in the summary
 # The floor, the strongest plain method, and the method of the founding paper.
@@ -106,7 +107,7 @@ def check_pull_request(
     found = PullRequest(lines=_describe_change(change, touched))
     _check_methods(found, touched, registry, progress)
     results = change.root / RESULTS
-    if not any(path.is_dir() for path in results.glob("*")):
+    if not result_folders(change.root):
         if touched.results:
             found.problems.append("all results were removed")
         return found

@@ -1,16 +1,7 @@
 """What of a suite is on this machine, what is missing, and what the machine has.
 
-Zero-shot accuracy is measured and held against ``published.csv``, which holds published figures in
-percent, each with its test set and source:
-
-* ``open_clip``: docs/openclip_results.csv of mlfoundations/open_clip; mean per-class recall for
-  Caltech101, Pets, Flowers102 and Aircraft, top-1 for the rest.
-* ``CLIP_benchmark``: benchmark/benchmark.csv of LAION-AI/CLIP_benchmark; both metrics.
-* ``OSTB``: the table in the README of Afleve/OSTB, on CoOp's splits. One source, not reviewed;
-  it states neither prompts nor the weights of all its models.
-
-OpenAI's rows were computed with QuickGELU, under the name ``ViT-B-16``; they stand here under
-``ViT-B-16-quickgelu``.
+Zero-shot accuracy is measured and held against the figures of ``results/published/`` whose sources
+used prompts and test images of their own: here they are measured with those prompts.
 """
 
 from __future__ import annotations
@@ -21,7 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +26,19 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.backbone_report import BackboneReport, inspect_backbone
 from compatbench.backbone.load import WEIGHTS_FOLDER, is_offline, planning
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import BackboneCard, select_names, suite_cards, task_cards
+from compatbench.data.cards import (
+    BackboneCard,
+    backbone_cards,
+    select_names,
+    suite_cards,
+    task_cards,
+)
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import VARIABLE, Task, TaskReport, inspect_task, load_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
+from compatbench.results.published import read_published
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 # Points by which the two first sources differ at most, on equal metrics, over 13 models; and
@@ -87,17 +85,13 @@ class Comparison:
     verdict: Verdict = "not compared"
 
 
-@cache
-def read_figures() -> pd.DataFrame:
-    """Published accuracies in percent: ``value`` over so many test ``images`` and ``classes``."""
-    return pd.read_csv(Path(__file__).with_name("published.csv"))
-
-
 def find_figures(card: BackboneCard, task: str) -> list[dict[str, Any]]:
-    """The published figures of a backbone's release on a task."""
-    figures = read_figures()
-    own = (figures["model"] == card.config) & (figures["tag"] == card.tag)
-    rows = figures.loc[own & (figures["task"] == task)].to_dict("records")
+    """The published figures of a backbone's release on a task, by whatever name it is asked for."""
+    figures = read_published()
+    on_task = (figures["protocol"] == "own prompts") & (figures["test_set"] == task)
+    releases = {name: backbone_cards.read(name) for name in {*figures.loc[on_task, "backbone"]}}
+    own = [n for n, one in releases.items() if (one.config, one.tag) == (card.config, card.tag)]
+    rows = figures.loc[on_task & figures["backbone"].isin(own)].to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
@@ -111,14 +105,14 @@ def why_not_comparable(
         return f"it is over {figure['classes']} classes, here are {classes}"
     if figure["images"] != images:
         return f"it is over {figure['images']:,} test images of another split, here are {images:,}"
-    if figure["source"] != LOOSE and figure["task"] not in TOLERANCES:
+    if figure["source"] != LOOSE and figure["test_set"] not in TOLERANCES:
         return "it is over other test images than CoOp's"
     return ""
 
 
 def judge(figure: Mapping[str, Any], measured: float, within: float) -> Verdict:
     """What a measurement says of a figure that may be compared with it."""
-    if abs(measured - figure["value"]) <= within:
+    if abs(measured - figure["accuracy"]) <= within:
         return "agrees"
     return "differs" if figure["source"] == LOOSE else "disagrees"
 
@@ -177,7 +171,7 @@ def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> li
             weights, within = single, 1.0
         measured = measure(weights, figure["metric"])
         why_not = why_not_comparable(figure, card, len(samples), len(names))
-        about = (figure["metric"], figure["value"], figure["source"], within)
+        about = (figure["metric"], figure["accuracy"], figure["source"], within)
         verdict = "not compared" if why_not else judge(figure, measured, within)
         where = (task.name, backbone.name, measured, why_not or why)
         compared.append(Comparison(*where, *about, verdict))

@@ -24,8 +24,6 @@ from compatbench.pages.figures.svg import inline_svg
 from compatbench.pages.markdown import NOTHING, paper_id
 from compatbench.pages.ranking import COLUMNS, gap_rows, row_cells
 from compatbench.pages.suite_page import (
-    FIGURES,
-    RESULTS,
     SuitePage,
     published_pages,
     read_suite_page,
@@ -33,7 +31,7 @@ from compatbench.pages.suite_page import (
 )
 from compatbench.pages.templates import read_source, template, write_changed
 from compatbench.results.rows import write_csv
-from compatbench.results.store import check_name, join_provenance
+from compatbench.results.store import FIGURES, RESULTS, check_name, join_provenance
 
 REPORT = Path(RESULTS, "report.html")
 

@@ -15,11 +15,11 @@ from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.pages import markdown, tables
 from compatbench.pages.ranking import explain_unranked
-from compatbench.pages.suite_page import FIGURES, RESULTS, SuitePage, published_pages
+from compatbench.pages.suite_page import SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import rank_upgrades
-from compatbench.results.store import check_name
+from compatbench.results.store import FIGURES, RESULTS, check_name
 
 LEADERBOARD = "leaderboard.md"
 SHOWN = 10  # methods in the README's table, besides the floor

@@ -20,12 +20,9 @@ from compatbench.data.cards import (
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import SuiteResults, read_results
+from compatbench.results.store import RESULTS, SuiteResults, read_results, result_folders
 
 T = TypeVar("T", int, str)
-
-RESULTS = "results"
-FIGURES = "figures"  # below results/
 
 
 class TaskFacts(NamedTuple):
@@ -156,12 +153,12 @@ def _backbone_title(name: str) -> str:
 def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteCard]:
     """The suites that have a folder of results, by name; warns of folders of unknown suites."""
     suites = []
-    for folder in sorted(path for path in (out / RESULTS).glob("*") if path.is_dir()):
+    for folder in result_folders(out):
         if folder.name in suite_cards.names():
             suites.append(suite_cards.read(folder.name))
         elif also is not None and folder.name == also.name:
             suites.append(also)
-        elif folder.name != FIGURES:
+        else:
             message = f"{folder} is left out: no suite has that name"
             warnings.warn(message, CompatbenchWarning, 2)
     return suites

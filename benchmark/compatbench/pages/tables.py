@@ -23,6 +23,7 @@ from compatbench.results.measures import (
     follow_path,
     mean_of_all,
 )
+from compatbench.results.published import compare_published
 from compatbench.results.ranks import ALPHA, Ranked, exact, rank_cliques, rank_datasets
 from compatbench.results.store import MethodInfo, MethodResults, join_provenance
 
@@ -132,6 +133,41 @@ def variant_table(page: SuitePage, upgrade: Upgrade, shots: int, task: str) -> T
         side.append([mean_of_all(values) for values in zip(*side[1:], strict=True)])
     titles = [*map(page.task_title, test_sets), "Mean of variants"]
     return _by_method(standings, titles, *sides)
+
+
+def published_tables(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, Table]:
+    """What was measured on the source beside what is published for it; empty if nothing is.
+
+    Under an empty name means over those datasets of which both are there, variants left out; then
+    a table for each test set. Methods are in the order of the ranking.
+    """
+    found = compare_published(page.results, page.expected, upgrade[0], shots)
+    titles = {one.info.name: _method(one.info) for one in _standings(page, upgrade, shots)}
+    lines: dict[str, list[list[str]]] = {"": []}
+    for method, title in titles.items():
+        own = found.loc[found["method"] == method]
+        tasks = own.loc[own["task"] == own["test_set"]]
+        means = tasks[["measured", "published", "difference"]].mean()
+        if len(tasks):
+            differ = f"{(tasks['verdict'] == 'differs').sum()} of {len(tasks)}"
+            cells = [percent(means["measured"]), percent(means["published"])]
+            lines[""].append([title, *cells, signed(means["difference"]), differ])
+        for one in own.to_dict("records"):
+            low, high = percent(one["low"]), percent(one["high"])
+            measured = percent(one["measured"])
+            if one["measured_std"] == one["measured_std"]:
+                measured += f" ± {percent(one['measured_std'])}"
+            cells = [title, measured, low if low == high else f"{low} to {high}"]
+            chance = NOTHING if one["verdict"] == "one seed" else f"± {percent(one['chance'])}"
+            cells += [signed(one["difference"]), chance, one["verdict"], escape(one["sources"])]
+            lines.setdefault(one["test_set"], []).append(cells)
+    if found.empty:
+        return {}
+    order = [name for name in page.tasks if name in lines]
+    header = ["Method", "Measured", "Published", "Difference"]
+    more = [*header, "By chance", "Verdict", "Sources"]
+    tables = {name: table(more, lines[name], left=(0, 5, 6)) for name in order}
+    return {"": table([*header, "Datasets that differ"], lines[""])} | tables
 
 
 def path_table(

@@ -12,6 +12,7 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
 from compatbench.results.measures import Expected, Measure, Upgrade
+from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
 from compatbench.results.store import SuiteResults
 
@@ -102,6 +103,17 @@ class Results:
             means = {task: exact(one.mean(measure, task)) for task in one.tasks}
             rows[one.info.name] = means | {"mean": exact(one.mean(measure))}
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
+
+    def published(self, source: str, shots: int | None = None) -> pd.DataFrame:
+        """What was measured on a source beside published figures; see ``compare_published``.
+
+        Raises:
+            CompatbenchError: a source or a number of shots that is not here.
+        """
+        shots = max(self.expected.shots) if shots is None else shots
+        self._check("sources", [source], [upgrade[0] for upgrade in self.expected.upgrades])
+        self._check("shots", [shots], self.expected.shots)
+        return compare_published(self.suite, self.expected, source, shots)
 
     def gaps(self) -> pd.DataFrame:
         """Every failed or missing measurement that the suite asks for; see ``find_gaps``."""

@@ -35,6 +35,8 @@ from compatbench.results.rows import (
     write_csv,
 )
 
+RESULTS = "results"
+FIGURES, PUBLISHED = "figures", "published"  # below results/, besides a folder for each suite
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -152,6 +154,12 @@ def check_name(name: str, what: str) -> str:
     raise CompatbenchError(
         f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
     )
+
+
+def result_folders(out: Path) -> list[Path]:
+    """The folders below ``results/`` that should each hold the results of a suite, by name."""
+    folders = (path for path in (out / RESULTS).glob("*") if path.is_dir())
+    return sorted(path for path in folders if path.name not in (FIGURES, PUBLISHED))
 
 
 def read_results(folder: Path) -> SuiteResults:

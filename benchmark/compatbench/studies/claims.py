@@ -24,7 +24,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard
 from compatbench.errors import CompatbenchError
-from compatbench.pages.suite_page import RESULTS, SuitePage, read_suite_page
+from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import (
     Array,
     Interval,
@@ -35,6 +35,7 @@ from compatbench.results.bootstrap import (
     percentile_interval,
 )
 from compatbench.results.measures import Measure, Standing, Upgrade, compute_standing
+from compatbench.results.store import RESULTS
 from compatbench.studies import frames
 from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import read_suite

@@ -1,0 +1,96 @@
+"""Figures that papers and repositories publish, and what is measured beside them.
+
+They are in ``results/published/*.csv``, one a line with its source; the README there says what the
+columns mean. Figures of one protocol, ``all classes``, are held against results.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import sqrt
+from pathlib import Path
+
+import pandas as pd
+
+import compatbench
+from compatbench.results.measures import Expected, Standing, compute_standing
+from compatbench.results.store import PUBLISHED, RESULTS, SuiteResults
+
+PROTOCOL = "all classes"
+COLUMNS = ["method", "task", "test_set", "shots", "measured", "measured_std", "published"]
+COLUMNS += ["low", "high", "difference", "chance", "verdict", "sources"]
+
+
+@cache
+def read_published() -> pd.DataFrame:
+    """Every published figure: ``accuracy`` in percent, and the other columns of the files."""
+    package = Path(compatbench.__path__[0])
+    installed = package / PUBLISHED
+    folder = installed if installed.is_dir() else package.parents[1] / RESULTS / PUBLISHED
+    frames = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
+    counts = dict.fromkeys(("shots", "seeds", "images", "classes"), "Int64")
+    return pd.concat(frames, ignore_index=True).astype(counts)
+
+
+def compare_published(
+    results: SuiteResults, expected: Expected, source: str, shots: int
+) -> pd.DataFrame:
+    """What was measured on ``source`` beside what is published for it, where both are there.
+
+    A row is a method on a test set, methods by name and test sets in the suite's order.
+    ``measured`` is the mean over seeds and ``published`` that over sources, whose figures are from
+    ``low`` to ``high``; all are in percent. The verdict is ``differs`` if the measurement is
+    outside of that range by more than ``chance`` (see ``_chance``), ``agrees`` if not, and
+    ``one seed`` where nothing is known of the spread over seeds.
+    """
+    figures = read_published()
+    wanted = (figures["protocol"] == PROTOCOL) & (figures["backbone"] == source)
+    figures = figures.loc[wanted & (figures["shots"].isna() | (figures["shots"] == shots))]
+    rows = []
+    for method, results_of in sorted(results.methods.items()):
+        own = figures.loc[figures["method"] == method]
+        for task in expected.tasks:
+            for test_set in (task, *expected.variants.get(task, ())):
+                same, where = own.loc[own["test_set"] == test_set], (task, test_set)
+                if same.empty:
+                    continue
+                one = compute_standing(results_of, expected, (source, source), shots, where)
+                mean = one.mean("source")
+                if mean is None:
+                    continue
+                values = same["accuracy"].to_numpy(float)
+                published, low, high = map(float, (values.mean(), values.min(), values.max()))
+                chance = _chance(one, same)
+                outside = max(low - mean.value, mean.value - high)
+                # NaN is neither.
+                verdict = "differs" if outside > chance else "one seed"
+                verdict = "agrees" if outside <= chance else verdict
+                about = (mean.value, mean.std, published, low, high, mean.value - published)
+                sources = "; ".join(sorted(same["source"]))
+                rows.append((method, *where, shots, *about, chance, verdict, sources))
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype({"measured_std": "float64"})
+
+
+def _chance(one: Standing, figures: pd.DataFrame) -> float:
+    """By how many points seeds and the size of the test set let two means differ, in 95 of 100.
+
+    chance² = t² (s²/n + s'²/k) + 1.96² p (1 − p) / N
+
+    with standard deviations s over the n measured seeds and s' over the k published ones, which
+    are s and n where the source does not say; Student's t for n − 1 degrees of freedom; and the
+    share p of N test images that are right. Of several sources the one with the largest s'²/k
+    counts. NaN if s is not known; a method that learns nothing has none.
+    """
+    from scipy.stats import t
+
+    seeds, mean = len(one.seeds), one.mean("source")
+    assert mean is not None
+    share, images = mean.value / 100, one.column("source", "total").min()
+    binomial = 1.96 * 100 * sqrt(share * (1 - share) / images)
+    if not one.info.learns:
+        return binomial
+    if mean.std is None:
+        return float("nan")
+    theirs = figures["std"].fillna(mean.std) ** 2 / figures["seeds"].fillna(seeds).astype(float)
+    spread = t.ppf(0.975, seeds - 1) * sqrt(mean.std**2 / seeds + theirs.max())
+    return float(sqrt(spread**2 + binomial**2))
