@@ -16,12 +16,12 @@ import compatbench as cb
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_leaderboard
-from compatbench.pages.suite_page import read_suite_page
+from compatbench.pages.suite_page import read_suite_page, suites_with_results
 from compatbench.results import published
 from compatbench.results.measures import Expected
 from compatbench.results.published import compare_published, read_published
 from compatbench.results.ranking_table import Results
-from compatbench.results.store import MethodInfo, MethodResults
+from compatbench.results.store import MethodInfo, MethodResults, result_folders
 
 CLIP = "vit-b16-openai"
 PAPER = Expected(("dtd",), shots=(16,), seeds=(1, 2, 3), upgrades=((CLIP, "eva02-b16"),))
@@ -151,6 +151,14 @@ def tables_in(text: str) -> list[list[list[str]]]:
     """The lines of the Markdown tables of a text, without their headers, cell by cell."""
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("| ")]
     return [[re.split(r" +\| +", line.strip("| ")) for line in one[2:]] for one in tables]
+
+
+def test_their_folder_is_no_suite_s(tmp_path: Path) -> None:
+    for name in ("published", "figures", "mini"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+    (tmp_path / "results" / "published" / "few_shot.csv").write_text("method\n")
+    assert [suite.name for suite in suites_with_results(tmp_path)] == ["mini"]
+    assert [folder.name for folder in result_folders(tmp_path)] == ["mini"]
 
 
 def test_a_notebook_gets_the_frame_and_learns_what_there_is(tmp_path: Path) -> None:
