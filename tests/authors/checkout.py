@@ -17,6 +17,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import packaging.version
 import pytest
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,8 @@ class Checkout:
             finder = _StandIns([*ABSENT, *absent])
             stack.enter_context(mock.patch.object(sys, "meta_path", [finder, *sys.meta_path]))
             stack.enter_context(double_precision())
+            sys.modules["pkg_resources"] = ModuleType("pkg_resources")  # gone from setuptools
+            vars(sys.modules["pkg_resources"])["packaging"] = packaging
 
             def load(name: str) -> ModuleType:
                 module = importlib.import_module(name)
@@ -113,8 +116,8 @@ class Checkout:
         """``clip._download`` is the path of a file with the problem's weights."""
         path = self.scratch / "clip.pt"
         torch.save(problem.weights, path)
-        for name, module in [*sys.modules.items()]:
-            if name.startswith("clip") and hasattr(module, "_download"):
+        for module in [*sys.modules.values()]:
+            if {"_download", "_MODELS"} <= vars(module).keys():
                 module._download = lambda *_, **__: str(path)  # type: ignore[attr-defined]
 
     @contextmanager
@@ -160,6 +163,30 @@ class Checkout:
             defaults = dassl_settings(problem, recipe or ours.recipe, ours.epochs)
             config = tree({**defaults, **settings})
             yield getattr(load(module), cls)(config)
+
+    def train(
+        self,
+        name: str,
+        problem: Problem,
+        ours: OurFit,
+        settings: Mapping[str, Any],
+        names: Mapping[str, str],
+        **more: Any,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Trains a Dassl trainer from our start; its parameters by our names, and its logits.
+
+        Args:
+            names: of the trainer's parameters, by ours: ``{"context": "prompt_learner.ctx"}``.
+            more: keyword arguments of ``trainer``.
+        """
+        assert ours.start is not None
+        with self.trainer(name, problem, ours, settings, **more) as trainer:
+            parameters = dict(trainer.model.named_parameters())
+            for mine, theirs in names.items():
+                parameters[theirs].data.copy_(ours.start[mine])
+            trainer.train()
+            logits = trainer.model.eval()(problem.queries)
+        return {mine: parameters[theirs] for mine, theirs in names.items()}, logits
 
 
 class Loader:

@@ -2,28 +2,165 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from checkout import Checkout, under
-from whole_fits import Compare, fit, pose
+from torch import Tensor, nn
+from whole_fits import Compare, Problem, fit, pose
 
+from compatbench.method import DENSE, Method, Module
 from compatbench.method.trained import Recipe
+from compatbench.methods.cocoop import CoCoOp
 from compatbench.methods.coop import CoOp
+from compatbench.methods.dept import HEAD, DePT
+from compatbench.methods.kgcoop import KgCoOp
+from compatbench.methods.plot import PLOT
+from compatbench.methods.prograd import ProGrad
+from compatbench.methods.tcp import TCP
 
-RECIPE = dict(epochs=6, batch_size=8)
+CONTEXT = {"context": "prompt_learner.ctx"}
+PET = "a photo of a {}, a type of pet."
+PRECISE = dict(PREC="fp32", CSC=False, CLASS_TOKEN_POSITION="end", CTX_INIT="")
+
+
+def make(cls: type[Method], recipe: dict[str, Any] | None = None, **settings: Any) -> Any:
+    """A method whose recipe has batches of eight in six epochs, or what else is given."""
+    changes = dict(epochs=6, batch_size=8) | (recipe or {})
+    published = cls.Config().recipe  # type: ignore[attr-defined]
+    return cls(cls.Config(recipe=Recipe(**dict(published) | changes), **settings))
 
 
 @pytest.mark.authors("KaiyangZhou/CoOp")
 @pytest.mark.parametrize(("position", "own"), [("end", False), ("middle", True), ("front", False)])
 def test_coop(checkout: Checkout, compare: Compare, position: str, own: bool) -> None:
     problem = pose()
-    config = dict(context_length=4, position=position, class_specific=own)
-    ours = fit(CoOp(CoOp.Config(recipe=Recipe(**RECIPE), **config)), problem)
-    settings = under("COOP", N_CTX=4, CTX_INIT="", PREC="fp32", CSC=own)
-    settings |= under("COOP", CLASS_TOKEN_POSITION=position)
-    with checkout.trainer("trainers.coop:CoOp", problem, ours, settings) as trainer:
-        learner = trainer.model.prompt_learner
-        learner.ctx.data.copy_(ours.start["context"])
+    ours = fit(make(CoOp, context_length=4, position=position, class_specific=own), problem)
+    words = PRECISE | dict(N_CTX=4, CSC=own, CLASS_TOKEN_POSITION=position)
+    settings = under("COOP", **words)
+    theirs, logits = checkout.train("trainers.coop:CoOp", problem, ours, settings, CONTEXT)
+    compare(ours, theirs, logits, name=f"coop, {position}{', per class' if own else ''}")
+
+
+@pytest.mark.authors("KaiyangZhou/CoOp")
+def test_cocoop(checkout: Checkout, compare: Compare) -> None:
+    problem = pose(shots=2)
+    ours = fit(make(CoCoOp, dict(epochs=4, batch_size=1)), problem)
+    settings = under("COCOOP", N_CTX=4, CTX_INIT="a photo of a", PREC="fp32")
+    network = {"down": "linear1.weight", "down_bias": "linear1.bias"}
+    network |= {"up": "linear2.weight", "up_bias": "linear2.bias"}
+    names = CONTEXT | {mine: f"prompt_learner.meta_net.{one}" for mine, one in network.items()}
+    theirs, logits = checkout.train("trainers.cocoop:CoCoOp", problem, ours, settings, names)
+    compare(ours, theirs, logits)
+
+
+@pytest.mark.authors("htyao89/KgCoOp")
+def test_kgcoop(checkout: Checkout, compare: Compare) -> None:
+    problem = pose(teacher=PET)
+    ours = fit(make(KgCoOp), problem)
+    settings = under("COOP", **PRECISE | dict(N_CTX=4, CTX_INIT="a photo of a", W=8.0))
+    settings |= {"TRAINER.COCOOP.PREC": "fp32", "DATASET.NAME": "OxfordPets"}
+    theirs, logits = checkout.train(
+        "trainers.kgcoop:KgCoOp",
+        problem,
+        ours,
+        settings,
+        CONTEXT,
+        inside="KgCoOp",
+        dassl="htyao89/KgCoOp/Dassl.ProGrad.pytorch",
+    )
+    compare(ours, theirs, logits[0])
+
+
+@pytest.mark.authors("BeierZhu/Prompt-align")
+def test_prograd(checkout: Checkout, compare: Compare) -> None:
+    problem = pose()
+    ours = fit(make(ProGrad, temperature=1.5, strength=0.8), problem)
+    settings = under("COOP", **PRECISE | dict(N_CTX=16, CTX_INIT=True))
+    settings |= {"LOSS.NAME": "prograd", "LOSS.T": 1.5, "LOSS.LAMBDA": 0.8}
+    theirs, logits = checkout.train(
+        "trainers.prograd:ProGrad",
+        problem,
+        ours,
+        settings,
+        CONTEXT,
+        inside="ProGrad.public",
+        dassl="BeierZhu/Prompt-align/Dassl.ProGrad.pytorch",
+    )
+    compare(ours, theirs, logits)
+
+
+@pytest.mark.authors("htyao89/Textual-based_Class-aware_prompt_tuning")
+def test_tcp(checkout: Checkout, compare: Compare) -> None:
+    """Its code takes the width 512 and block 8 of 12 for granted."""
+    problem = pose(names=("dog", "red apple"), teacher=PET, width=512, text_layers=12)
+    ours = fit(make(TCP, dict(epochs=3, batch_size=4, eps=1e-8), context_length=4), problem)
+    settings = under("COOP", **PRECISE | dict(N_CTX=4, W=1.0))
+    settings |= {"TRAINER.COCOOP.PREC": "fp32", "DATASET.NAME": "OxfordPets"}
+    network = {"down": "linear1.weight", "down_bias": "linear1.bias"}
+    network |= {"up": "linear2.weight", "up_bias": "linear2.bias"}
+    names = CONTEXT | {mine: f"prompt_learner.meta_net.{one}" for mine, one in network.items()}
+    theirs, logits = checkout.train("trainers.tcp:TCP", problem, ours, settings, names)
+    compare(ours, theirs, logits)
+
+
+class FarPLOT(PLOT):
+    """Contexts that differ enough for plans that are not uniform."""
+
+    def init(self, *args: Any) -> Module:
+        return Module({"contexts": 25 * super().init(*args)["contexts"]})
+
+
+class DenseImages(nn.Module):
+    """The features of an image and of its patches, as PLOT's changed ResNet gives them."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.backbone = problem.backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone.encode_images(images, DENSE).transpose(0, 1)
+
+
+@pytest.mark.authors("CHENGY12/PLOT")
+@pytest.mark.parametrize("pooled", [False, True])
+def test_plot(checkout: Checkout, compare: Compare, pooled: bool) -> None:
+    """So few steps that the authors do not stop early: they stop for a batch, we per image."""
+    problem, steps = pose(), 3
+    method = make(FarPLOT, context_length=4, sinkhorn_steps=steps, tolerance=0.0, pooled=pooled)
+    ours = fit(method, problem)
+    settings = under("PLOT", **PRECISE | dict(N_CTX=4, N=4))
+    settings |= {"DATASET.NAME": "ImageNet" if pooled else "Caltech101"}
+    with checkout.trainer(
+        "trainers.plot:PLOT", problem, ours, settings, inside="plot-coop"
+    ) as trainer:
+        trainer.model.image_encoder, trainer.model.max_iter = DenseImages(problem), steps
+        contexts = trainer.model.prompt_learner.ctx
+        contexts.data.copy_(ours.start["contexts"])
         trainer.train()
-        logits = trainer.model.eval()(problem.queries)
-    row = f"coop, {position}{' per class' if own else ''}"
-    compare(ours, {"context": learner.ctx}, logits, name=row)
+        logits = trainer.model(problem.queries)
+    compare(ours, {"contexts": contexts}, logits, name=f"plot{', pooled' if pooled else ''}")
+
+
+@pytest.mark.authors("Koorye/DePT")
+def test_dept(checkout: Checkout, compare: Compare) -> None:
+    problem = pose()
+    ours = fit(make(DePT, dict(batch_size=4), context_length=4), problem)
+    settings = under("COOP", **PRECISE | dict(N_CTX=4))
+    settings |= under("LINEAR_PROBE", TYPE="linear", WEIGHT=0.7, TEST_TIME_FUSION=True)
+    settings |= {"TRAINER.FILM.LINEAR_PROBE": True, "DATASET.SUBSAMPLE_CLASSES": "base"}
+    settings |= {"TRAINER.NAMES_TO_UPDATE": ["prompt_learner", "linear_probe", "film"]}
+    settings |= {"OPTIM.STAGED_LR": True, "OPTIM.LR_EXP": 6.5, "OPTIM.BASE_LR_MULT": 1.0}
+    settings |= {"OPTIM.NEW_LAYERS": ["linear_probe", "film"]}
+    head = ("film_lp_img.scale", "film_lp_img.bias", "film_lp_text.scale", "film_lp_text.bias")
+    head += ("linear_probe_proj.weight", "linear_probe_proj.bias")
+    names = CONTEXT | dict(zip(HEAD, head, strict=True))
+    theirs, logits = checkout.train(
+        "trainers.elp_coop:ExtrasLinearProbeCoOp",
+        problem,
+        ours,
+        settings,
+        names,
+        absent=["plotnine"],
+    )
+    compare(ours, theirs, logits)

@@ -72,11 +72,12 @@ def pose(
     width: int = 128,
     image_width: int = 128,
     layers: int = 3,
+    text_layers: int | None = None,
     seed: int = 0,
 ) -> Problem:
     """Random weights, images and targets. Heads have 64 channels, as OpenAI's code assumes."""
     image: Any = dict(image_size=24, patch_size=12, width=image_width, layers=layers, head_width=64)
-    text: Any = dict(context_length=77, vocab_size=49408, width=width, layers=layers)
+    text: Any = dict(context_length=77, vocab_size=49408, width=width, layers=text_layers or layers)
     text["heads"] = width // 64
     model: Any = randomise(CLIP(embed_dim, image, text, quick_gelu=True), seed + 1).double()
     model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)
