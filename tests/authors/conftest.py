@@ -67,7 +67,7 @@ def compare(repository: str, record_property: Callable[[str, object], None]) -> 
         moved = float("nan")
         if (start := ours.start) is not None:
             fitted = ours.module
-            moved = min(difference({"": fitted[n]}, {"": start[n]}) for n in start.trained)
+            moved = min(difference({"": start[n]}, {"": fitted[n]}) for n in start.trained)
         steps = ours.steps if steps is None else steps
         row = [name or ours.method.card.name, repository, steps, moved, *gaps]
         record_property("whole_fit", row)
@@ -87,5 +87,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("whole fits beside the authors' code: largest relative differences")
     for row in [COLUMNS, *sorted(rows)]:
         cells = [f"{one:.1e}" if isinstance(one, float) else str(one) for one in row]
+        cells = ["-" if cell == "nan" else cell for cell in cells]
         line = "{:<24}  {:<46}  {:>5}  {:>8}  {:>10}  {:>8}".format(*cells)
         terminalreporter.write_line(line)
