@@ -10,6 +10,7 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -93,6 +94,8 @@ class Checkout:
         paths = [self.path(one) for one in (f"{self.repository}/{inside}", *beside)]
         tops = {child.stem for path in paths for child in path.iterdir()}
         with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of code for older libraries
             stack.enter_context(mock.patch.dict(sys.modules))
             for name in [*sys.modules]:
                 if name.partition(".")[0] in tops | {"dassl", "clip"}:

@@ -36,11 +36,11 @@ class PassLoader:
         yield from chosen
 
 
-def views(problem: Problem, batch: int = 7) -> PassLoader:
-    """Each pass is a training view, the shots in their order."""
+def views(problem: Problem, count: int, batch: int = 7) -> PassLoader:
+    """Each pass is one of the last so many training views, the shots in their order."""
     targets = problem.targets.split(batch)
-    each = [[*zip(view.split(batch), targets, strict=True)] for view in problem.images]
-    return PassLoader(each)
+    chosen = problem.images[-count:]
+    return PassLoader([[*zip(view.split(batch), targets, strict=True)] for view in chosen])
 
 
 def plain(problem: Problem) -> PassLoader:

@@ -24,15 +24,18 @@ from compatbench.methods.gda import GDA
 from compatbench.methods.tip_adapter import TipAdapter
 from compatbench.methods.tip_adapter_f import TipAdapterF
 
-EPOCHS = 6
-SHORT = dict(epochs=EPOCHS, batch_size=5)
+EPOCHS, CACHE_VIEWS = 6, 3
+# As the authors do: every epoch has views of its own, and the last batch is the smaller one.
+SHORT = dict(epochs=EPOCHS, batch_size=8, drop_last=False)
+TEXTS: Any = dict(templates="all")
+CACHE: Any = TEXTS | dict(cache_views=CACHE_VIEWS)
 
 Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
 def problem() -> Problem:
-    return at_scale(pose(views=3))
+    return at_scale(pose(views=EPOCHS + CACHE_VIEWS))
 
 
 @contextmanager
@@ -52,15 +55,15 @@ def settings_of(ours: OurFit, folder: Path, **more: Any) -> dict[str, Any]:
     settings = dict(init_alpha=config.alpha, init_beta=config.beta, search_hp=True)
     settings["search_scale"] = [config.most_beta, config.most_alpha]
     settings["search_step"] = [config.beta_steps, config.alpha_steps]
-    settings |= dict(shots=4, augment_epoch=3, dataset="none", backbone="none")
+    settings |= dict(shots=4, augment_epoch=CACHE_VIEWS, dataset="none", backbone="none")
     settings |= dict(load_cache=False, load_pre_feat=False, cache_dir=str(folder))
     return settings | more
 
 
 def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
     """Keys, values, validation and test features with labels, and class weights."""
-    weights = utils.clip_classifier(problem.labels.names, [problem.labels.templates[0]], clip)
-    arguments = [*utils.build_cache_model(settings, clip, views(problem))]
+    weights = utils.clip_classifier(problem.labels.names, problem.labels.templates, clip)
+    arguments = [*utils.build_cache_model(settings, clip, views(problem, CACHE_VIEWS))]
     for name, loader in [("val", val(problem)), ("test", queries(problem))]:
         arguments += utils.pre_load_features(settings, name, clip, loader)
     return [*arguments, weights]
@@ -70,7 +73,7 @@ def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any
 def test_tip_adapter(
     checkout: Checkout, compare: Compare, problem: Problem, tmp_path: Path
 ) -> None:
-    ours, found = fit(TipAdapter(), problem), []
+    ours, found = fit(TipAdapter(TipAdapter.Config(**CACHE)), problem), []
     settings = settings_of(ours, tmp_path)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
@@ -88,7 +91,7 @@ def test_tip_adapter_f(
     checkout: Checkout, compare: Compare, problem: Problem, tmp_path: Path
 ) -> None:
     recipe = TipAdapterF.Config().recipe.model_copy(update=SHORT)
-    ours = fit(TipAdapterF(TipAdapterF.Config(recipe=recipe)), problem)
+    ours = fit(TipAdapterF(TipAdapterF.Config(recipe=recipe, **CACHE)), problem)
     settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=recipe.lr)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
@@ -121,8 +124,8 @@ def ape_settings(ours: OurFit, folder: Path, **more: Any) -> dict[str, Any]:
 def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
     """The same as for Tip-Adapter; another script of theirs writes the features."""
     extract.cls_acc = Accuracy()
-    extract.extract_few_shot_feature(settings, clip, views(problem))
-    names, template = problem.labels.names, [problem.labels.templates[0]]
+    extract.extract_few_shot_feature(settings, clip, views(problem, CACHE_VIEWS))
+    names, template = problem.labels.names, problem.labels.templates
     extract.extract_text_feature(settings, names, "gpt3.json", clip, template)
     arguments = [*extract.load_few_shot_feature(settings)]
     for name, loader in [("val", val(problem)), ("test", queries(problem))]:
@@ -133,7 +136,7 @@ def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, A
 
 @pytest.mark.authors("yangyangyang127/APE")
 def test_ape(checkout: Checkout, compare: Compare, problem: Problem, ape_folder: Path) -> None:
-    ours = fit(APE(APE.Config(channels=0.5, beta_steps=20)), problem)
+    ours = fit(APE(APE.Config(channels=0.5, beta_steps=20, **CACHE)), problem)
     config: Any = ours.method.config
     settings = ape_settings(ours, ape_folder, init_gamma=config.gamma)
     settings["search_scale"].append(config.most_gamma)
@@ -153,7 +156,7 @@ def test_ape(checkout: Checkout, compare: Compare, problem: Problem, ape_folder:
 @pytest.mark.authors("yangyangyang127/APE")
 def test_ape_t(checkout: Checkout, compare: Compare, problem: Problem, ape_folder: Path) -> None:
     recipe = APET.Config().recipe.model_copy(update=SHORT)
-    ours = fit(APET(APET.Config(channels=0.5, beta_steps=50, recipe=recipe)), problem)
+    ours = fit(APET(APET.Config(channels=0.5, beta_steps=50, recipe=recipe, **CACHE)), problem)
     settings = ape_settings(ours, ape_folder, train_epoch=EPOCHS, lr=recipe.lr, eps=recipe.eps)
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
@@ -169,17 +172,18 @@ def test_ape_t(checkout: Checkout, compare: Compare, problem: Problem, ape_folde
 
 @pytest.mark.authors("mrflogs/ICLR24")
 def test_gda(checkout: Checkout, compare: Compare, problem: Problem) -> None:
-    ours = fit(GDA(), problem)
+    ours = fit(GDA(GDA.Config(**TEXTS)), problem)
     with script(checkout, problem) as (load, clip):
         utils, main = load("utils"), load("main_few_shots")
-        text = utils.clip_classifier(problem.labels.names, [problem.labels.templates[0]], clip)
+        text = utils.clip_classifier(problem.labels.names, problem.labels.templates, clip)
         for name, loader in [("val", val(problem)), ("test", queries(problem))]:
             features, targets = utils.pre_load_features({}, name, clip, loader)
             vars(main).update({f"{name}_features": features, f"{name}_labels": targets})
         main.cls_acc, einsum, sums = Accuracy(), torch.einsum, []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "einsum", lambda *a: sums.append(einsum(*a)) or sums[-1])
-            main.run({"augment_epoch": 3}, views(problem), text, clip)
+            count = len(problem.images)
+            main.run({"augment_epoch": count}, views(problem, count), text, clip)
     weight, quadratic = sums[0].T, sums[1]
     bias = -torch.tensor(float(len(problem.labels))).log() - quadratic / 2
     compare(ours, dict(weight=weight, bias=bias), main.cls_acc.logits)

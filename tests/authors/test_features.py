@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from feature_loaders import ViewSet
 from torch import Tensor
 from whole_fits import NAMES, Compare, ImageBatch, fit, pose
 
+from compatbench.data.cards import task_cards
 from compatbench.methods.clap import CLAP
 from compatbench.methods.clip_adapter import CLIPAdapter
 from compatbench.methods.graph_adapter import GraphAdapter
@@ -20,13 +22,16 @@ from compatbench.methods.taskres import TaskRes
 from compatbench.methods.zs_lp import ZSLP
 
 SHORT = dict(epochs=6, batch_size=8)
+NOTHING: Mapping[str, Any] = {}
+# The dataset of which they average over templates: its own, and seven that Tip-Adapter chose.
+IMAGENET = task_cards.read("imagenet").templates
 COOP = "KaiyangZhou/CoOp"  # in whose folder of trainers the authors' files are meant to lie
 
 
-def shorten(method: Any, **changes: Any) -> Any:
+def shorten(method: Any, recipe: Mapping[str, Any] = NOTHING, **settings: Any) -> Any:
     """A method with its own recipe, but fewer epochs and images in a batch."""
-    recipe = method.Config().recipe.model_copy(update=SHORT | changes)
-    return method(method.Config(recipe=recipe))
+    changed = method.Config().recipe.model_copy(update={**SHORT, **recipe})
+    return method(method.Config(recipe=changed, **settings))
 
 
 @pytest.mark.authors("gaopengcuhk/CLIP-Adapter")
@@ -45,9 +50,10 @@ def test_clip_adapter(checkout: Checkout, compare: Compare) -> None:
 
 @pytest.mark.authors("geekyutao/TaskRes")
 def test_taskres(checkout: Checkout, compare: Compare) -> None:
-    problem = pose()
-    ours = fit(shorten(TaskRes), problem)
+    problem = pose(templates=IMAGENET)
+    ours = fit(shorten(TaskRes, templates="all"), problem)
     settings = under("TaskRes", PREC="fp32", RESIDUAL_SCALE=0.5, ENHANCED_BASE="none")
+    settings["DATASET.NAME"] = "ImageNet"
     with checkout.trainer("trainers.taskres:TaskRes", problem, ours, settings) as trainer:
         trainer.train()
         residual = trainer.model.prompt_learner.text_feature_residuals
@@ -64,9 +70,10 @@ def test_clap(
     method: type[ZSLP],
     constraint: str,
 ) -> None:
-    problem = pose(views=3)
-    ours = fit(shorten(method), problem)
+    problem = pose(views=3, templates=IMAGENET)
+    ours = fit(shorten(method, dict(pool_views=True), templates="all"), problem)
     settings = under("ADAPTER", PREC="fp32", INIT="ZS", CONSTRAINT=constraint, ENHANCED_BASE="none")
+    settings["DATASET.NAME"] = "ImageNet"
     images = ViewSet(problem)
     loader = Loader(ours.batches)
     vars(loader).update(dataset=images, sampler=range(len(images)), num_workers=0)
@@ -76,8 +83,7 @@ def test_clap(
     with checkout.trainer("trainers.adapters:ADAPTER", problem, ours, settings, **data) as trainer:
         trainer.model.adapter.epochs_aumentation = len(problem.images)
         trainer.time_start = 0.0
-        # They draw a batch from all views of the shots; here their draw is our view's rows.
-        monkeypatch.setattr(np.random, "rand", Draws(ours.batches, len(images)))
+        monkeypatch.setattr(np.random, "rand", Draws(ours.batches))
         trainer.train()
         logits = trainer.model.eval()(problem.queries)
     compare(ours, dict(weights=trainer.model.adapter.prototypes), logits)
@@ -87,15 +93,13 @@ def test_clap(
 
 
 class Draws:
-    """Numbers whose order are the rows of our next epoch, under its view, and then all others."""
+    """Numbers whose order are the rows of our next epoch among all views, and then all others."""
 
-    def __init__(self, epochs: list[list[ImageBatch]], shots: int) -> None:
-        self.epochs, self.shots, self.next = epochs, shots, 0
+    def __init__(self, epochs: list[list[ImageBatch]]) -> None:
+        self.epochs = iter(epochs)
 
     def __call__(self, count: int) -> np.ndarray:
-        view = self.next % (count // self.shots)
-        rows = torch.cat([batch.rows for batch in self.epochs[self.next]]) + view * self.shots
-        self.next += 1
+        rows = torch.cat([batch.rows for batch in next(self.epochs)])
         numbers = np.full(count, float(count))
         numbers[rows.numpy()] = np.arange(len(rows))
         return numbers
@@ -106,8 +110,8 @@ def test_graph_adapter(
     checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = (*NAMES, "violin", "river", "bread")  # they ask for a multiple of four, and e = 512
-    problem = pose(names=names, embed_dim=512)
-    ours = fit(shorten(GraphAdapter), problem)
+    problem = pose(views=5, names=names, embed_dim=512)
+    ours = fit(shorten(GraphAdapter, node_views=2), problem)
 
     def base_text_features(*_: Any) -> Tensor:
         """Is called by the published file, and missing from it; as in TaskRes."""
@@ -117,8 +121,8 @@ def test_graph_adapter(
     eye = torch.eye
     monkeypatch.setattr(torch, "eye", lambda size, device="": eye(size))
     # Their means are over ten passes, before the first epoch.
-    passes = [[ImageBatch(view, view, problem.targets, problem.targets)] for view in problem.images]
-    loader = Loader(5 * passes + ours.batches)
+    nodes = [ImageBatch(one, one, problem.targets, problem.targets) for one in problem.images[-2:]]
+    loader = Loader(5 * [[one] for one in nodes] + ours.batches)
     loader.steps = len(ours.batches[0])
     settings = under("COOP", PREC="fp32") | under("GRAPHADAPTER", BETA=0.7)
     with checkout.trainer(

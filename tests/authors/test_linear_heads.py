@@ -40,11 +40,10 @@ def test_lp_plus_plus(
     checkout: Checkout, compare: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = pose()
-    ours = fit(LPPlusPlus(), problem)
+    ours = fit(LPPlusPlus(LPPlusPlus.Config(templates="all")), problem)
     kept: list[dict[str, Tensor]] = []
     alphas: list[Tensor] = []
     bias = ours.start.trained["bias"]  # type: ignore[union-attr]
-    text = problem.backbone.zero_shot(problem.labels).T
 
     class Probe(nn.Linear):
         """Theirs with our bias; they test it at each step that is best on validation."""
@@ -64,6 +63,8 @@ def test_lp_plus_plus(
     with checkout.open() as load:
         clip = load("clip.model").build_model({**problem.weights}).eval()
         tests = nn.functional.normalize(clip.encode_image(problem.queries)).detach()
+        names, templates = problem.labels.names, problem.labels.templates
+        text = load("utils").clip_classifier(names, templates, clip)
         module: Any = load("methods.linear_probe_p2")
         module.nn = SimpleNamespace(Linear=Probe)
         variable = module.Variable
@@ -72,7 +73,7 @@ def test_lp_plus_plus(
         args = dict(train_epoch=ours.method.config.steps, shots=4, dataset="", output_dir="")
         probe = module.LinearProbe_P2(args)
         labels = torch.arange(len(tests))
-        probe(plain(problem), val(problem), tests, labels, text, clip, problem.labels.names)
+        probe(plain(problem), val(problem), tests, labels, text, clip, names)
     logits = kept[-1].pop("logits")
     compare(ours, kept[-1], logits, steps=ours.method.config.steps)
 
@@ -120,7 +121,7 @@ def test_cross_modal(
 ) -> None:
     scale = 4.60517  # the logarithm, as their script rounds it
     problem = at_scale(pose(embed_dim=512), math.exp(scale))
-    sweep = dict(batch_sizes=(4, 8), steps=41, warmup_steps=5, check_every=10)
+    sweep = dict(batch_sizes=(4, 8), steps=41, warmup_steps=5, check_every=10, augment=True)
     ours = fit(CrossModal(CrossModal.Config(**sweep)), problem)
     rng = torch.Generator().manual_seed(0)
     results: list[dict[str, Any]] = []
@@ -147,6 +148,7 @@ def test_cross_modal(
         features, script = load("features"), load("train")
         words = ["--dataset=dtd", "--train-shot=4", "--clip-encoder=ViT-B/16"]
         words += [f"--feature_dir={tmp_path}", f"--result_dir={tmp_path}", f"--logit={scale}"]
+        words += ["--image-augmentation=flip", f"--image-views={len(problem.images)}"]
         args = script.parser.parse_args(words)
         write_features(load, features, problem, args)
         recipe = script.HYPER_DICT["linear"]
@@ -177,25 +179,24 @@ def write_features(load: Any, features: Any, problem: Problem, args: Any) -> Non
     features.get_templates = lambda *_: problem.labels.templates
     names = dict(enumerate(problem.labels.names))
     text = features.extract_text_features(args.dataset, "", text_encoder, names)
-    shots = {
-        "train": (problem.images[0], problem.targets),
-        "val": (problem.val, problem.val_targets),
-    }
+    sets = dict(train=(problem.images[0], problem.targets), val=(problem.val, problem.val_targets))
+    sets["more"] = problem.images.flatten(0, 1), problem.targets.repeat(len(problem.images))
     with torch.no_grad():
         images = {
             name: dict(features=image_encoder.feature_extractor(one), labels=targets)
-            for name, (one, targets) in shots.items()
+            for name, (one, targets) in sets.items()
         }
     where = args.feature_dir, args.clip_encoder, 0
-    few_shot = features.get_image_features_path(
-        args.dataset, args.train_shot, args.seed, *where, "none"
+    of_images = partial(
+        features.get_image_features_path, args.dataset, args.train_shot, args.seed, *where
     )
     files = {
         f"{features.get_image_encoder_dir(*where)}/encoder.pth": image_encoder,
         f"{features.get_text_encoder_dir(*where)}/encoder.pth": text_encoder,
         features.get_text_features_path(args.dataset, *where, args.text_augmentation): text,
         features.get_test_features_path(args.dataset, *where): images["val"],
-        few_shot: images,
+        of_images("none"): images,
+        of_images("flip", args.image_views): {"train": images["more"]},
     }
     for path, content in files.items():
         os.makedirs(os.path.dirname(path), exist_ok=True)

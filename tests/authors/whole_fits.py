@@ -166,11 +166,14 @@ def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
         module = method.fit(problem.backbone, data, torch.Generator().manual_seed(seed))
     batches = []
     if isinstance(method, TrainedMethod):
-        per_epoch = method.plan_steps(problem.shots, len(problem.targets))[1]
-        orders = [order for order in orders if len(order) == len(problem.targets)]
+        recipe, shots = method.config.recipe, len(problem.targets)
+        per_epoch = method.plan_steps(problem.shots, shots)[1]
+        rows = shots * (len(problem.images) if recipe.pool_views else 1)
+        orders = [order for order in orders if len(order) == rows]
         for epoch, order in enumerate(orders):
-            parts = order.split(method.config.recipe.batch_size)[:per_epoch]
-            batches.append([_images(problem, epoch, rows) for rows in parts])
+            parts = order.split(recipe.batch_size)[:per_epoch]
+            view = 0 if recipe.pool_views else epoch
+            batches.append([_images(problem, view, part) for part in parts])
     classifier = method.attach(module, problem.backbone, problem.labels)
     with torch.no_grad():
         wanted = method.image_input(problem.backbone)
@@ -178,9 +181,12 @@ def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
     return OurFit(method, starts[0] if starts else None, module, logits, batches)
 
 
-def _images(problem: Problem, epoch: int, rows: Tensor) -> ImageBatch:
-    view, other = (problem.images[i % len(problem.images)][rows] for i in (epoch, epoch + 1))
-    return ImageBatch(view, other, problem.targets[rows], rows)
+def _images(problem: Problem, view: int, rows: Tensor) -> ImageBatch:
+    """Images of a view by their rows; rows beyond its last are those of the views after it."""
+    count, images = len(problem.targets), problem.images
+    views, shots = view + rows // count, rows % count
+    one, other = (images[(views + i) % len(images), shots] for i in (0, 1))
+    return ImageBatch(one, other, problem.targets[shots], rows)
 
 
 def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
