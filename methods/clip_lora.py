@@ -41,15 +41,16 @@ class CLIPLoRA(TrainedMethod):
 
     Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models*, section 4,
     with the authors' code for what the paper leaves open. A, ``[r, d]``, is drawn from
-    U(±1/√d), B, ``[d, r]``, starts at zero; r = 2, α = 1, dropout 0.25. The text is the task's
-    first template, and the loss cross-entropy of s · cos. With ``encoder`` one tower alone is
-    changed. Blocks are counted from the first: a deeper tower keeps its last ones as they are.
+    U(±1/√d), B, ``[d, r]``, starts at zero; r = 2, α = 1, dropout 0.25. The text is the
+    ``template``, or else the task's first, and the loss cross-entropy of s · cos. With
+    ``encoder`` one tower alone is changed. Blocks are counted from the first: a deeper tower
+    keeps its last ones as they are.
 
     Recipe: AdamW at 2e-4 with weight decay 1e-2, batch 32, 500 steps for each shot rounded up
-    to whole epochs, a cosine over steps. It differs from the authors' in two points. In the text
-    tower a projection's dropout mask is one for all tokens and classes, so that it becomes
-    a mask of A's columns and the exact shared-prefix encoder still serves; in the image tower
-    every token has its own. And the rate ends at 0, not at 1e-6.
+    to whole epochs, a cosine over steps, to 0 (the authors': to 1e-6). In one point it cannot be
+    theirs: in the text tower a projection's dropout mask is one for all tokens and classes, so
+    that it becomes a mask of A's columns and the exact shared-prefix encoder still serves; in
+    the image tower every token has its own.
     """
 
     card = MethodCard(
@@ -75,6 +76,7 @@ class CLIPLoRA(TrainedMethod):
         alpha: PositiveFloat = 1.0
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
         steps_per_shot: PositiveInt = 500
+        template: str | None = None
 
     config: Config
 
@@ -111,7 +113,8 @@ class CLIPLoRA(TrainedMethod):
         for i in range(len(module.trained.get("text_a", ()))):
             require_weight(backbone, attention(i))
         scale = self.config.alpha / math.sqrt(self.config.rank)
-        return LowRankClassifier(module, backbone, labels, scale)
+        texts = labels.fill(self.config.template)
+        return LowRankClassifier(module, backbone, texts, scale)
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,14 @@ class LowRankClassifier:
     Attributes:
         module: of each tower that is changed, ``a``, ``[blocks, 3, r, d]``, and ``b``,
             ``[blocks, 3, d, r]``; q, k and v in this order.
+        prompts: the text of each class.
         scale: the factor α/√r.
         draw: gives dropout masks, those of the text first; None for no dropout.
     """
 
     module: Module
     backbone: Backbone
-    labels: Labels
+    prompts: tuple[str, ...]
     scale: float
     draw: Draw | None = None
 
@@ -138,7 +142,7 @@ class LowRankClassifier:
     @cached_property
     def texts(self) -> Tensor:
         """Text features, not normalised, ``[C, e]``."""
-        texts, frozen = self.labels.fill(), self.backbone.text.weights
+        texts, frozen = self.prompts, self.backbone.text.weights
         if "text_a" not in self.module.trained:
             return self.backbone.text_features(texts)
         a, b = self.module["text_a"], self.module["text_b"]

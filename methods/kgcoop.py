@@ -17,8 +17,9 @@ class KgCoOp(CoOp):
 
     Yao et al., *Visual-Language Prompt Tuning with Knowledge-guided Context
     Optimization*, equation 5: L = L_ce + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)), where t⁰
-    are the frozen features of a hand-written template. λ = 8; the context starts at
-    the words "a photo of a". Recipe: SGD at 2e-3, batch 128, 100 epochs.
+    are the frozen features of a hand-written template, ``teacher`` or else the task's for
+    teachers. λ = 8; the context starts at the words "a photo of a". Recipe: SGD at 2e-3,
+    batch 128, 100 epochs.
     """
 
     card = MethodCard(
@@ -35,10 +36,10 @@ class KgCoOp(CoOp):
         context_length: PositiveInt = 4
         context_words: str | None = "a photo of a"
         weight: NonNegativeFloat = 8.0
+        teacher: str | None = None
 
     config: Config
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
-        return super().loss(classifier, batch) + self.config.weight * teacher_distance(
-            classifier, batch
-        )
+        distance = teacher_distance(classifier, batch, self.config.teacher)
+        return super().loss(classifier, batch) + self.config.weight * distance

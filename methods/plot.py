@@ -34,11 +34,13 @@ class PLOT(TrainedMethod):
     ``pooled``, as the authors train on ImageNet, s · cos of the image's own feature and of the
     mean text feature is added.
 
-    N = 4 contexts of 16 vectors from N(0, 0.02²). Recipe: SGD at 2e-3, batch 128, 50 epochs,
-    on RN50. The patches of a ViT pass the last norm and the projection, as its class token does.
-    They need not lie near the texts, for only the class token was trained to: RN50's patches
-    leave the same attention pool as its feature. The authors' version for ViTs (PLOT++) uses
-    no patches; it trains image prompts too and matches the class tokens that these give.
+    N = 4 contexts of 16 vectors from N(0, 0.02²). Recipe: SGD at 2e-3, batch 128, 50 epochs, of
+    the authors' configuration for RN50; their script makes it 200 epochs from 8 shots on, and
+    batch 32 for some tasks. The patches of a ViT pass the last norm and the projection, as its
+    class token does. They need not lie near the texts, for only the class token was trained to:
+    RN50's patches leave the same attention pool as its feature. The authors' version for ViTs
+    (PLOT++) uses no patches; it trains image prompts too and matches the class tokens that these
+    give.
 
     The authors stop when the mean change over all images and classes of a batch falls below the
     tolerance. Here each image and class stops for itself, so that an image's logits do not

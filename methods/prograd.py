@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from compatbench.method import Backbone, CosineClassifier, FewShotData, Labels, MethodCard, Module
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
 from compatbench.method.trained import Batch
 
 from .coop import CoOp
@@ -21,8 +29,10 @@ class ProGrad(CoOp):
     Where they conflict, ⟨G_d, G_g⟩ < 0, the conflicting part is taken out:
     G = G_d − λ · ⟨G_d, G_g⟩ / ‖G_g‖² · G_g; else G = G_d. λ = 1, T = 1.
 
-    As in the authors' code the M context vectors end with the words that stand before the
-    name in the task's template; those before them start at zero. Recipe: CoOp's.
+    The zero-shot template is ``teacher``, or else the task's first. As in the authors' code the M
+    context vectors end with the words that stand before the name in it; those before them start
+    at zero. A word takes one vector there, and tokens that are left (for the authors' templates
+    begin with a comma's) stay between the context and the name. Recipe: CoOp's.
     """
 
     card = MethodCard(
@@ -37,20 +47,33 @@ class ProGrad(CoOp):
     class Config(CoOp.Config):
         strength: NonNegativeFloat = 1.0
         temperature: PositiveFloat = 1.0
+        teacher: str | None = None
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         if self.config.context_words is not None or self.config.class_specific:
             return super().init(backbone, data, rng)
-        words = data.labels.templates[0].split("{}")[0].strip()
-        known = backbone.embed_text(words)[-self.config.context_length :]
+        known = self._start(backbone, data.labels)[0][-self.config.context_length :]
         unknown = self.config.context_length - len(known)
         return Module(trained={"context": F.pad(known, (0, 0, unknown, 0))})
+
+    def _start(self, backbone: Backbone, labels: Labels) -> tuple[Tensor, Tensor]:
+        """What the context ends with at the start, and what is left of the words behind it."""
+        words = (self.config.teacher or labels.templates[0]).split("{}")[0].strip()
+        tokens, count = backbone.embed_text(words), len(words.split())
+        return tokens[:count], tokens[count:]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         classifier = super().attach(module, backbone, labels)
         return _PromptClassifier(classifier.weights, classifier.scale, module["context"])
+
+    def encode(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
+        rest = self._start(backbone, labels)[1]
+        if self.config.context_words is not None or module["context"].ndim == 3 or not len(rest):
+            return super().encode(module, backbone, labels)
+        context = require_shape(module, "context", backbone.token_width, "text tokens of width")
+        return backbone.encode_prompts(backbone.prompts(labels, torch.cat([context, rest])))
 
     def loss(self, classifier: _PromptClassifier, batch: Batch) -> Tensor:
         """The cross-entropy, with the projected gradient in place of its own."""
@@ -58,7 +81,8 @@ class ProGrad(CoOp):
         entropy = F.cross_entropy(logits, batch.targets)
         if not logits.requires_grad:
             return entropy
-        teacher = CosineClassifier(batch.backbone.zero_shot(batch.labels), classifier.scale)
+        texts = batch.backbone.zero_shot(batch.labels, self.config.teacher)
+        teacher = CosineClassifier(texts, classifier.scale)
         divergence = distillation(logits, teacher(batch.features), self.config.temperature)
         context = classifier.context
         (domain,) = torch.autograd.grad(entropy, context, retain_graph=True)

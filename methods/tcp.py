@@ -35,8 +35,9 @@ class TCP(KgCoOp):
     W_2 q(W_1 t⁰_c + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU), and
     replaces the M context rows of class c before block 8, counted from 0, of the text
     tower's 12. In a tower of n blocks that is block ⌊2n/3⌋: the same share of the depth.
-    The words behind the name are those of the template. Loss: KgCoOp's with weight 8.
-    Recipe: Adam at 2e-3 with ε = 1e-3, batch 32, 50 epochs; the context starts at N(0, 0.02²).
+    Behind the context stands the name with the words that follow it in the teacher's template,
+    or the ``template``, such as ``person doing {}.``. Loss: KgCoOp's with weight 8. Recipe:
+    Adam at 2e-3 with ε = 1e-3, batch 32, 50 epochs; the context starts at N(0, 0.02²).
 
     On another backbone t⁰_c, and so P_c, is made from that backbone's features.
     """
@@ -56,6 +57,7 @@ class TCP(KgCoOp):
         position: Literal["end"] = "end"
         class_specific: Literal[False] = False
         weight: NonNegativeFloat = 8.0
+        template: str | None = None
         reduction: PositiveInt = 4
 
     config: Config
@@ -71,9 +73,13 @@ class TCP(KgCoOp):
         block = backbone.text.depth * 2 // 3
         if block == 0:
             raise NotTransferable("the text tower has a single block, and none to act in")
-        own = _project(module, backbone.zero_shot(labels, labels.teacher_template))
-        own = own.unflatten(1, context.shape)
-        prompts = backbone.prompts(_with_tail(labels), context.expand(len(labels), -1, -1))
+        teacher = self.config.teacher or labels.teacher_template
+        own = _project(module, backbone.zero_shot(labels, teacher)).unflatten(1, context.shape)
+        template = self.config.template or f"{{}}{teacher.split('{}', 1)[1].removesuffix('.')}."
+        words, tail = template.split("{}")
+        context = torch.cat([context, backbone.embed_text(words)])
+        contexts = context.expand(len(labels), -1, -1)
+        prompts = backbone.prompts(labels, contexts, stop=tail)
         features = backbone.encode_prompts(dataclasses.replace(prompts, swap=Swap(block, own)))
         return CosineClassifier(features, backbone.logit_scale)
 
@@ -82,9 +88,3 @@ def _project(module: Module, texts: Tensor) -> Tensor:
     """P_c of normalised text features, ``[C, M · D]``."""
     hidden = F.linear(texts, module["down"], module["down_bias"])
     return F.linear(hidden * torch.sigmoid(1.702 * hidden), module["up"], module["up_bias"])
-
-
-def _with_tail(labels: Labels) -> Labels:
-    """The class names with what follows the name in the template, less the full stop."""
-    tail = labels.teacher_template.split("{}", 1)[1].removesuffix(".")
-    return dataclasses.replace(labels, names=tuple(name + tail for name in labels.names))

@@ -31,6 +31,10 @@ Made by `python benchmark/research/recipes_page.py`. How each method's authors r
 per class of all classes, on ViT-B/16 where they tell models apart, how suite `paper` runs it, and
 the reason for each difference that is left. Published settings were read in the files named.
 
+One difference is everywhere and not repeated: most authors compute in half precision, and learn
+vectors in it, which rounds away updates below 1/2048 of a value. Here what is learned is float32,
+and a suite's `precision` is that of the frozen towers.
+
 ## Deviations
 
 The settings in which `paper` differs from what is published: on all datasets, and on some.
@@ -121,6 +125,8 @@ def settings_on(
     card = task_cards.read(task).model_dump(mode="json")
     card["teacher_template"] = card["teacher_template"] or card["templates"][0]
     own = resolve_settings(registry.get(method), suite, method, task)
+    if "teacher" in own.config:  # one that is left open is the task's
+        own.config["teacher"] = own.config["teacher"] or card["teacher_template"]
     return own.config | {"training": own.training.model_dump(mode="json"), "task": card}
 
 

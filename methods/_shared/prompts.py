@@ -23,8 +23,13 @@ def arrange(backbone: Backbone, labels: Labels, context: Tensor, position: Posit
     return move_names(prompts, backbone.name_tokens(labels)[1], length, before)
 
 
-def teacher_distance(classifier: CosineClassifier, batch: Batch) -> Tensor:
-    """1 − mean cosine between learned and hand-written text features."""
+def teacher_distance(
+    classifier: CosineClassifier, batch: Batch, template: str | None = None
+) -> Tensor:
+    """1 − mean cosine between learned and hand-written text features.
+
+    The template of these is by default the task's for teachers.
+    """
     labels = batch.labels
-    teacher = batch.backbone.zero_shot(labels, labels.teacher_template)
+    teacher = batch.backbone.zero_shot(labels, template or labels.teacher_template)
     return 1 - (classifier.weights * teacher).sum(-1).mean()

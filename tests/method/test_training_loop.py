@@ -272,11 +272,12 @@ def test_the_cosine_starts_after_warm_up_and_never_reaches_zero(warm: int) -> No
     assert rates[-1] > 0
 
 
-def test_the_step_cosine_falls_at_every_step_from_the_full_rate() -> None:
-    recipe = Recipe(lr=1e-3, schedule="cosine-step")
+@pytest.mark.parametrize("final", [0.0, 1e-6])
+def test_the_step_cosine_falls_at_every_step_from_the_full_rate(final: float) -> None:
+    recipe = Recipe(lr=1e-3, schedule="cosine-step", final_lr=final)
     rates = [learning_rate(recipe, step // 4, 20, step, 80) for step in range(80)]
-    expected = [1e-3 * (1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)]
-    assert rates == pytest.approx(expected)
+    cosine = [(1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)]
+    assert rates == pytest.approx([final + (1e-3 - final) * part for part in cosine])
     assert rates[0] == 1e-3
 
 

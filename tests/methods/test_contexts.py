@@ -83,18 +83,26 @@ def cocoop_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tens
     return torch.stack(rows)
 
 
-def tcp_texts(backbone: Backbone, labels: Labels, own: Tensors, block: int = 2) -> Tensor:
+def tcp_texts(
+    backbone: Backbone,
+    labels: Labels,
+    own: Tensors,
+    block: int = 2,
+    teacher: str | None = None,
+    template: str | None = None,
+) -> Tensor:
     """Before a late block, the context rows of class c become W₂ q(W₁ t⁰_c + b₁) + b₂."""
     tower = text_tower(backbone)
-    tail = labels.teacher_template.split("{}")[1]
-    ids = backbone.tokenizer([f"X X X X {name}{tail}" for name in labels.names])
+    teacher = teacher or labels.teacher_template
+    template = template or "{}" + teacher.split("{}")[1]
+    ids = backbone.tokenizer([f"X X X X {template.format(name)}" for name in labels.names])
     words = tower.token_embedding(ids)
     shared = own["context"].expand(len(ids), -1, -1)
     x = torch.cat([words[:, :1], shared, words[:, 5:]], dim=1) + tower.positional_embedding
     for i, layer in enumerate(tower.transformer.resblocks):
         if i == block:
             rows = []
-            for t in unit(fill(backbone, labels, labels.teacher_template)):
+            for t in unit(fill(backbone, labels, teacher)):
                 u = own["down"] @ t + own["down_bias"]
                 hidden = u * torch.sigmoid(1.702 * u)
                 rows.append((own["up"] @ hidden + own["up_bias"]).reshape(4, 32))
@@ -180,7 +188,8 @@ def taught(method: type[Method], texts_of: Callable[..., Tensor], **options: Any
     def loss(
         backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
     ) -> Tensor:
-        teacher = fill(backbone, labels, labels.teacher_template)
+        template = options.get("settings", {}).get("teacher") or labels.teacher_template
+        teacher = fill(backbone, labels, template)
         distance = 1 - mean_cosine(texts_of(backbone, labels, own), teacher)
         return cross_entropy(logits(backbone, labels, own, images), targets) + 8.0 * distance
 
@@ -196,6 +205,8 @@ CONTCOOP: dict[str, dict[str, Any]] = {
     "contcoop-residual": dict(residual=True),
     "contcoop-all": dict(heads=2, attention="cross", output_projection=True, residual=True),
 }
+
+TCP_WORDS = {"teacher": "an {} drawn.", "template": "person doing {}, a type of car"}
 
 FORMULAS = {
     "coop": Formula(CoOp, coop_logits),
@@ -215,6 +226,9 @@ FORMULAS = {
         kgcoop_texts,
         start=lambda backbone, data: {"context": embed(backbone, "a photo of a")},
     ),
+    "kgcoop-teacher": taught(
+        KgCoOp, kgcoop_texts, settings={"teacher": "a drawing of a {}.", "context_words": None}
+    ),
     # A wider bottleneck, so that no step finds all its units off.
     "cocoop": Formula(CoCoOp, cocoop_logits, settings={"reduction": 1}),
     "tcp": taught(
@@ -222,6 +236,13 @@ FORMULAS = {
         tcp_texts,
         update=adam(1e-3, rate=2e-3, coupled=5e-4),
         recipe={"warmup_epochs": 0},
+    ),
+    "tcp-words": taught(
+        TCP,
+        partial(tcp_texts, **TCP_WORDS),
+        update=adam(1e-3, rate=2e-3, coupled=5e-4),
+        recipe={"warmup_epochs": 0},
+        settings=TCP_WORDS,
     ),
     "dept": Formula(
         DePT, dept_logits, dept_loss, dept_update, recipe={"warmup_epochs": 0}, step=1e-10
@@ -322,8 +343,11 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "strength", "temperature"),
-    [(False, 1.0, 1.0), (True, 1.0, 1.0), (True, 0.3, 1.0), (True, 1.0, 2.5)],
+    ("wrong", "strength", "temperature", "template"),
+    [
+        *((wrong, 1.0, 1.0, None) for wrong in (False, True)),
+        *((True, 0.3, 1.0, None), (True, 1.0, 2.5, "a drawing of a {}.")),
+    ],
 )
 def test_prograd_takes_out_of_the_gradient_what_is_in_conflict_with_the_teacher(
     float64: None,
@@ -332,13 +356,16 @@ def test_prograd_takes_out_of_the_gradient_what_is_in_conflict_with_the_teacher(
     wrong: bool,
     strength: float,
     temperature: float,
+    template: str | None,
 ) -> None:
     """G = G_d − λ ⟨G_d, Ĝ_g⟩ Ĝ_g; the teacher's least likely class for a label makes a conflict."""
     labels, images = data64.labels, data64.train.views[0]
-    teacher = cosine_logits(clip64, photo_texts(clip64, labels), images)
+    texts = fill(clip64, labels, template or "a photo of a {}.")
+    teacher = cosine_logits(clip64, texts, images)
     targets = teacher.argmin(1) if wrong else teacher.argmax(1)
     start = 0.3 * torch.randn(16, 32, generator=torch.Generator().manual_seed(3))
-    method = ProGrad(ProGrad.Config(strength=strength, temperature=temperature))
+    settings = {"strength": strength, "temperature": temperature, "teacher": template}
+    method = ProGrad(ProGrad.Config.model_validate(settings))
     context, again = (start.clone().requires_grad_() for _ in range(2))
     classifier = method.attach(Module({"context": context}), clip64, labels)
     loss = method.loss(classifier, Batch(images, targets, clip64, labels))
@@ -370,3 +397,17 @@ def test_prograd_s_context_ends_with_the_words_of_the_template(
     blank = torch.zeros(16 - words, 32)
     own = embed(clip, template.partition("{")[0].strip())[-words:] if words else blank[:0]
     assert torch.equal(context, torch.cat([blank, own]))
+
+
+def test_in_prograd_a_word_takes_one_vector_and_tokens_left_stay_before_the_name(
+    clip64: Backbone, data64: FewShotData
+) -> None:
+    labels, words = data64.labels, "a type of pet, a photo of a"
+    method = ProGrad(ProGrad.Config(teacher=words + " {}."))
+    module = method.init(clip64, data64, torch.Generator())
+    tokens = embed(clip64, words)
+    expected = torch.cat([torch.zeros(8, 32), tokens[:8]])
+    assert torch.equal(module["context"], expected)
+    found = method.attach(module, clip64, labels).weights
+    texts = encode_contexts(clip64, labels.names, torch.cat([expected, tokens[8:]]))
+    torch.testing.assert_close(found, unit(texts), rtol=1e-9, atol=1e-9)

@@ -121,7 +121,12 @@ def coprompt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Te
 
 
 def add_low_ranks(
-    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, scale: float
+    backbone: Backbone,
+    labels: Labels,
+    own: Tensors,
+    images: Tensor,
+    scale: float,
+    template: str = "a photo of a {}.",
 ) -> Tensor:
     """CLIP-LoRA, merged: W + (α/√r) B A for the queries, keys and values of the towers."""
     model: Any = copy.deepcopy(backbone.model)
@@ -137,7 +142,7 @@ def add_low_ranks(
                 matrix_of(block.attn, j).data += scale * b[j] @ a[j]
     return cosine_logits(
         backbone,
-        photo_texts(wrap(model, "updated"), labels),
+        fill(wrap(model, "updated"), labels, template),
         run_image_tower(visual, images, []),
     )
 
@@ -162,11 +167,12 @@ def bitfit_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tens
     return cosine_logits(backbone, photo_texts(changed, labels), images)
 
 
-LOW_RANKS = {
+LOW_RANKS: dict[str, tuple[dict[str, Any], float]] = {
     "clip_lora": ({}, 1 / math.sqrt(2)),
     "clip_lora-text": ({"encoder": "text"}, 1 / math.sqrt(2)),
     "clip_lora-image": ({"encoder": "image"}, 1 / math.sqrt(2)),
     "clip_lora-rank": ({"rank": 3, "alpha": 0.5}, 0.5 / math.sqrt(3)),
+    "clip_lora-template": ({"template": "a drawing of a {}."}, 1 / math.sqrt(2)),
 }
 
 STEPS = {
@@ -205,7 +211,14 @@ STEPS = {
 FORMULAS = STEPS | {
     "coprompt": Formula(CoPrompt, coprompt_logits, exact=1e-9),
     **{
-        name: Formula(CLIPLoRA, partial(add_low_ranks, scale=scale), settings=settings, exact=1e-9)
+        name: Formula(
+            CLIPLoRA,
+            partial(
+                add_low_ranks, scale=scale, template=settings.get("template", "a photo of a {}.")
+            ),
+            settings=settings,
+            exact=1e-9,
+        )
         for name, (settings, scale) in LOW_RANKS.items()
     },
 }

@@ -154,7 +154,9 @@ class Backbone:
         """Token embeddings of the class names, ``[C, n, D]``, and their numbers of tokens."""
         return self._embed_rows(labels.names, end=False)
 
-    def prompts(self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = ()) -> Prompts:
+    def prompts(
+        self, labels: Labels, context: Tensor, deep: Sequence[Tensor] = (), stop: str = "."
+    ) -> Prompts:
         """CoOp's prompts: ``[SOS] context name . [EOT]`` for every class.
 
         Start-of-text is left out for towers without one (SigLIP).
@@ -164,11 +166,12 @@ class Backbone:
             context: one context for all classes ``[M, D]``, or one for each ``[C, M, D]``.
             deep: replaces the first rows of a context for all classes before the second
                 block, the third, and so on, each ``[m, D]`` with ``m <= M``.
+            stop: what stands behind every name.
 
         Raises:
             CompatbenchError: the number of contexts is not that of the classes.
         """
-        start, suffix, lengths = self._around(labels)
+        start, suffix, lengths = self._around(labels, stop)
         if context.ndim == 2:
             prefix = torch.cat([start, context])
             return Prompts(prefix, suffix, lengths, tuple(deep), start=len(start))
@@ -186,10 +189,10 @@ class Backbone:
         prefix = torch.cat([start.expand(len(contexts), -1, -1), contexts], dim=1)
         return Prompts(prefix, suffix, lengths, start=len(start))
 
-    def _around(self, labels: Labels) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    def _around(self, labels: Labels, stop: str = ".") -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """What stands before and after a context, ``[start, D]`` and ``[C, n, D]``."""
         start = self.embed(torch.tensor(self.text_tokens.start, dtype=torch.long))
-        return start, *self._embed_rows(tuple(f"{name}." for name in labels.names), end=True)
+        return start, *self._embed_rows(tuple(f"{name}{stop}" for name in labels.names), end=True)
 
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
         """Plain texts as prompts; the tokens with which all of them begin are the prefix."""

@@ -42,6 +42,7 @@ class Recipe(BaseModel):
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     warmup_lr: PositiveFloat = 1e-5
     schedule: Literal["cosine-epoch", "cosine-step", "constant"] = "cosine-epoch"
+    final_lr: NonNegativeFloat = 0.0  # what cosine-step falls to
 
 
 def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps: int = 1) -> float:
@@ -54,7 +55,8 @@ def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps:
     if recipe.schedule == "constant":
         return recipe.lr
     if recipe.schedule == "cosine-step":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        fall = recipe.lr - recipe.final_lr
+        return recipe.final_lr + fall * 0.5 * (1 + math.cos(math.pi * step / steps))
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr
     phase = (epoch - recipe.warmup_epochs) / epochs
