@@ -35,7 +35,7 @@ class ZSLP(TrainedMethod):
     Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
     Vision-Language Models*, section 3.2. Recipe: SGD at 0.1 without weight decay, one
     warm-up epoch at 1e-5, batch 256, 300 epochs. The authors draw batches from a pool of
-    20 augmented passes; here an epoch is one of the harness's views.
+    20 augmented passes, as ``pool_views`` does; by default an epoch is one of the suite's views.
 
     ``stores`` says what is carried to another backbone: the weights w, as published, or
     the residual w − t, which is then added to that backbone's own t. The source's

@@ -39,6 +39,9 @@ def test_images_are_counted_once_for_each_backbone_split_and_view() -> None:
     draws = 2 * len(card.classes) * (2 * 3 + 2)
     assert costs.images == 2 * tests + draws
     assert costs.features_bytes == costs.images * 128 * 4
+    more = suite.model_copy(update={"training": suite.training.model_copy(update={"views": 9})})
+    extra = count_costs(matrix_of(more, "tip_adapter")).memory_bytes - costs.memory_bytes
+    assert extra == (9 - 2) * 2 * len(card.classes) * 128 * 4
     # Validation images of a number of a method's own are others.
     training = {"val_shots": 1, "views": "mirror"}
     own = suite.model_copy(update={"methods": {"gda": {"training": training}}})

@@ -239,7 +239,8 @@ def _print_costs(plan: Plan, device: str) -> None:
         (
             f"{memory} of a worker",
             format_bytes(costs.memory_bytes),
-            "counted: weights and a batch of images; training adds at most --memory-budget",
+            "counted: weights, a batch of images and the features of a fit; training adds at most "
+            "--memory-budget",
         ),
     ]
     if plan.suite.retrained:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
@@ -69,7 +69,8 @@ class Costs:
     images: int  # encodings of an image by a backbone under a view; none may be cached
     features_bytes: int  # of the features of these
     encode_flops: float  # of encoding them
-    memory_bytes: int  # weights that a worker keeps, and one batch of images
+    # Weights that a worker keeps, one batch of images, and the features of a fit.
+    memory_bytes: int
     unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
 
@@ -79,12 +80,15 @@ def count_costs(matrix: Matrix) -> Costs:
     cards = {name: task_cards.read(name) for name in task_cards.names()}
     tests = suite_test_sets(suite, matrix.tasks)
     tested = sum(cards[test].counts.get("test", 0) for test in tests)
-    drawn = 0  # training images under every view and plain, and those of validation
+    # Training images under every view and plain, and those of validation; and of the largest fit.
+    drawn = largest = 0
     for card in (cards[task] for task in matrix.tasks):
         classes, images = len(card.classes), card.counts.get("train", 0)
         for shots in matrix.shots:
             train = min(classes * shots, images)
-            drawn += train * len(_views(matrix, card, shots, train))
+            views = [{View()}, *_views(matrix, card, shots, train)]
+            drawn += train * len(set.union(*views))
+            largest = max(largest, train * max(map(len, views)))
             trainings = (choice.settings[card.name].training for choice in matrix.choices)
             for most in {training.val_shots for training in trainings}:
                 drawn += min(classes * min(shots, most), card.counts.get("val", train))
@@ -95,23 +99,22 @@ def count_costs(matrix: Matrix) -> Costs:
     known = {name: size for name, size in sizes.items() if size is not None}
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     batch = max((size.batch_bytes for size in known.values()), default=0)
+    features = largest * max((size.embed_dim for size in known.values()), default=0) * FLOAT
     return Costs(
         images=sum(encoded.values()),
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
-        memory_bytes=sum(weights[:BACKBONES_AT_HAND]) + batch,
+        memory_bytes=sum(weights[:BACKBONES_AT_HAND]) + batch + features,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
 
 
-def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> set[View]:
-    """The views of a task's training images that the methods learn from, and the plain one."""
-    views = {View()}
+def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> Iterator[set[View]]:
+    """The views of a task's training images that each method learns from."""
     for choice in matrix.choices:
         if choice.method.card.learns:
             epochs = count_epochs(choice.build(card.name), _shots(card, shots), images)
-            views.update(choice.settings[card.name].training.list_views(epochs))
-    return views
+            yield set(choice.settings[card.name].training.list_views(epochs))
 
 
 def _shots(card: TaskCard, shots: int) -> int:
