@@ -67,6 +67,7 @@ class Checkout:
         self.folder = Path(folder)
         self.repository = repository
         self.scratch = scratch
+        self._saved: dict[str, Tensor] | None = None
 
     def path(self, place: str) -> Path:
         """A folder in the folder of checkouts; the test is skipped where it is not there."""
@@ -118,7 +119,9 @@ class Checkout:
     def _give_weights(self, problem: Problem) -> None:
         """``clip._download`` is the path of a file with the problem's weights."""
         path = self.scratch / "clip.pt"
-        torch.save(problem.weights, path)
+        if self._saved is not problem.weights:
+            torch.save(problem.weights, path)
+            self._saved = problem.weights
         for module in [*sys.modules.values()]:
             if {"_download", "_MODELS"} <= vars(module).keys():
                 module._download = lambda *_, **__: str(path)  # type: ignore[attr-defined]

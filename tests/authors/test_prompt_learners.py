@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from checkout import Checkout, under
 from torch import Tensor, nn
 from whole_fits import Compare, Problem, fit, pose
 
-from compatbench.method import DENSE, Method, Module
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.engine.matrix import resolve_settings
+from compatbench.method import DENSE, Labels, Method, Module
 from compatbench.method.trained import Recipe
 from compatbench.methods.cocoop import CoCoOp
 from compatbench.methods.coop import CoOp
@@ -20,8 +25,27 @@ from compatbench.methods.prograd import ProGrad
 from compatbench.methods.tcp import TCP
 
 CONTEXT = {"context": "prompt_learner.ctx"}
-PET = "a photo of a {}, a type of pet."
+NETWORK = {
+    "down": "prompt_learner.meta_net.linear1.weight",
+    "down_bias": "prompt_learner.meta_net.linear1.bias",
+    "up": "prompt_learner.meta_net.linear2.weight",
+    "up_bias": "prompt_learner.meta_net.linear2.bias",
+}
 PRECISE = dict(PREC="fp32", CSC=False, CLASS_TOKEN_POSITION="end", CTX_INIT="")
+# The tasks of suite ``paper`` by the names of the authors' datasets.
+DATASETS = {
+    "imagenet": "ImageNet",
+    "caltech101": "Caltech101",
+    "oxford_pets": "OxfordPets",
+    "stanford_cars": "StanfordCars",
+    "flowers102": "OxfordFlowers",
+    "food101": "Food101",
+    "fgvc_aircraft": "FGVCAircraft",
+    "sun397": "SUN397",
+    "dtd": "DescribableTextures",
+    "eurosat": "EuroSAT",
+    "ucf101": "UCF101",
+}
 
 
 def make(cls: type[Method], recipe: dict[str, Any] | None = None, **settings: Any) -> Any:
@@ -47,61 +71,94 @@ def test_cocoop(checkout: Checkout, compare: Compare) -> None:
     problem = pose(shots=2)
     ours = fit(make(CoCoOp, dict(epochs=4, batch_size=1)), problem)
     settings = under("COCOOP", N_CTX=4, CTX_INIT="a photo of a", PREC="fp32")
-    network = {"down": "linear1.weight", "down_bias": "linear1.bias"}
-    network |= {"up": "linear2.weight", "up_bias": "linear2.bias"}
-    names = CONTEXT | {mine: f"prompt_learner.meta_net.{one}" for mine, one in network.items()}
-    theirs, logits = checkout.train("trainers.cocoop:CoCoOp", problem, ours, settings, names)
+    theirs, logits = checkout.train(
+        "trainers.cocoop:CoCoOp", problem, ours, settings, CONTEXT | NETWORK
+    )
     compare(ours, theirs, logits)
+
+
+def on_every_task(
+    cls: type[Method],
+    checkout: Checkout,
+    compare: Compare,
+    name: str,
+    names: dict[str, str],
+    settings: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    recipe: dict[str, Any] | None = None,
+    sizes: dict[str, Any] | None = None,
+    **where: str,
+) -> None:
+    """Fits with each task's settings in suite ``paper`` and with the authors' words for it.
+
+    Args:
+        settings: theirs that follow from our configuration.
+        sizes: of the model.
+        where: keyword arguments of ``Checkout.trainer``.
+    """
+    mine, theirs, logits, steps, start = {}, {}, [], 0, pose(**(sizes or {}))
+    for task, dataset in DATASETS.items():
+        card = task_cards.read(task)
+        teacher = card.teacher_template or card.templates[0]
+        labels = Labels(start.labels.names, card.templates, teacher)
+        problem = dataclasses.replace(start, labels=labels)
+        config = resolve_settings(cls, suite_cards.read("paper"), task=task).config
+        config["recipe"] |= dict(epochs=4, batch_size=10) | (recipe or {})
+        ours = fit(cls(cls.Config.model_validate(config | {"max_steps": None})), problem)
+        given = settings(config) | {"DATASET.NAME": dataset}
+        found, other = checkout.train(name, problem, ours, given, names, **where)
+        mine |= {f"{task} {one}": ours.module[one] for one in found}
+        theirs |= {f"{task} {one}": tensor for one, tensor in found.items()}
+        logits.append((ours.logits, other[0] if isinstance(other, tuple) else other))
+        steps += ours.steps
+    both = dataclasses.replace(ours, logits=torch.cat([one for one, _ in logits]))
+    other, row = torch.cat([one for _, one in logits]), f"{cls.card.name}, {len(logits)} tasks"
+    compare(both, theirs, other, parameters=mine, name=row, steps=steps)
 
 
 @pytest.mark.authors("htyao89/KgCoOp")
 def test_kgcoop(checkout: Checkout, compare: Compare) -> None:
-    problem = pose(teacher=PET)
-    ours = fit(make(KgCoOp), problem)
-    settings = under("COOP", **PRECISE | dict(N_CTX=4, CTX_INIT="a photo of a", W=8.0))
-    settings |= {"TRAINER.COCOOP.PREC": "fp32", "DATASET.NAME": "OxfordPets"}
-    theirs, logits = checkout.train(
-        "trainers.kgcoop:KgCoOp",
-        problem,
-        ours,
-        settings,
-        CONTEXT,
-        inside="KgCoOp",
-        dassl="htyao89/KgCoOp/Dassl.ProGrad.pytorch",
-    )
-    compare(ours, theirs, logits[0])
+    def settings(config: dict[str, Any]) -> dict[str, Any]:
+        words = PRECISE | dict(N_CTX=4, CTX_INIT=config["context_words"], W=config["weight"])
+        return under("COOP", **words) | {"TRAINER.COCOOP.PREC": "fp32"}
+
+    where = dict(inside="KgCoOp", dassl="htyao89/KgCoOp/Dassl.ProGrad.pytorch")
+    name = "trainers.kgcoop:KgCoOp"
+    on_every_task(KgCoOp, checkout, compare, name, CONTEXT, settings, **where)
 
 
 @pytest.mark.authors("BeierZhu/Prompt-align")
 def test_prograd(checkout: Checkout, compare: Compare) -> None:
-    problem = pose()
-    ours = fit(make(ProGrad, temperature=1.5, strength=0.8), problem)
-    settings = under("COOP", **PRECISE | dict(N_CTX=16, CTX_INIT=True))
-    settings |= {"LOSS.NAME": "prograd", "LOSS.T": 1.5, "LOSS.LAMBDA": 0.8}
-    theirs, logits = checkout.train(
-        "trainers.prograd:ProGrad",
-        problem,
-        ours,
-        settings,
-        CONTEXT,
-        inside="ProGrad.public",
-        dassl="BeierZhu/Prompt-align/Dassl.ProGrad.pytorch",
-    )
-    compare(ours, theirs, logits)
+    def settings(config: dict[str, Any]) -> dict[str, Any]:
+        words = under("COOP", **PRECISE | dict(N_CTX=config["context_length"], CTX_INIT=True))
+        loss = {"LOSS.NAME": "prograd", "LOSS.LAMBDA": config["strength"]}
+        return words | loss | {"LOSS.T": config["temperature"]}
+
+    where = dict(inside="ProGrad.public", dassl="BeierZhu/Prompt-align/Dassl.ProGrad.pytorch")
+    name = "trainers.prograd:ProGrad"
+    on_every_task(ProGrad, checkout, compare, name, CONTEXT, settings, **where)
 
 
 @pytest.mark.authors("htyao89/Textual-based_Class-aware_prompt_tuning")
 def test_tcp(checkout: Checkout, compare: Compare) -> None:
-    """Its code takes the width 512 and block 8 of 12 for granted."""
-    problem = pose(names=("dog", "red apple"), teacher=PET, width=512, text_layers=12)
-    ours = fit(make(TCP, dict(epochs=3, batch_size=4, eps=1e-8), context_length=4), problem)
-    settings = under("COOP", **PRECISE | dict(N_CTX=4, W=1.0))
-    settings |= {"TRAINER.COCOOP.PREC": "fp32", "DATASET.NAME": "OxfordPets"}
-    network = {"down": "linear1.weight", "down_bias": "linear1.bias"}
-    network |= {"up": "linear2.weight", "up_bias": "linear2.bias"}
-    names = CONTEXT | {mine: f"prompt_learner.meta_net.{one}" for mine, one in network.items()}
-    theirs, logits = checkout.train("trainers.tcp:TCP", problem, ours, settings, names)
-    compare(ours, theirs, logits)
+    """Its code takes the width 512 and block 8 of 12 for granted, and Dassl's Adam has this ε."""
+
+    def settings(config: dict[str, Any]) -> dict[str, Any]:
+        words = PRECISE | dict(N_CTX=config["context_length"], W=1.0)
+        return under("COOP", **words) | {"TRAINER.COCOOP.PREC": "fp32"}
+
+    sizes = dict(names=("dog", "red apple"), width=512, text_layers=12)
+    recipe = dict(epochs=2, batch_size=8, eps=1e-8)
+    on_every_task(
+        TCP,
+        checkout,
+        compare,
+        "trainers.tcp:TCP",
+        CONTEXT | NETWORK,
+        settings,
+        recipe=recipe,
+        sizes=sizes,
+    )
 
 
 class FarPLOT(PLOT):
