@@ -29,8 +29,9 @@ class CoPrompt(MaPLe):
     the frozen tower's feature of another view of the image and t⁰ that of another text.
 
     The authors' other texts are sentences written by GPT, one drawn for all classes at each
-    step; here they are the task's templates, drawn likewise. Recipe: MaPLe's with 8 epochs,
-    λ = 1; the authors choose λ between 0.1 and 8 for each task.
+    step; here they are the task's templates, drawn likewise. Their views are RandAugment's, which a
+    suite's ``training`` sets. Recipe: MaPLe's with 8 epochs, λ = 1; the authors choose λ between
+    0.1 and 8, and the prompts' length and depth, for each task.
     """
 
     card = MethodCard(

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.engine.matrix import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.pages.markdown import NOTHING, code, escape, link_definitions, linked, table
+from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 RECIPES = Path(__file__).parent / "recipes"
@@ -43,8 +43,7 @@ MOST = 1000  # characters of a reason that are shown
 
 # A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
 PerTask = Annotated[
-    dict[str, Any],
-    BeforeValidator(lambda value: value if isinstance(value, dict) else {"*": value}),
+    dict[str, Any], BeforeValidator(lambda one: one if isinstance(one, dict) else {"*": one})
 ]
 
 
@@ -59,12 +58,6 @@ class Setting(CardModel):
     source: str  # a file of the authors' repository, or a section of the paper
     ours: PerTask = {}  # in words, where there is no field and ours differs
     deviation: PerTask = {}  # why ours differs, where it does
-
-    @model_validator(mode="after")
-    def _has_one_source(self) -> Setting:
-        if self.field and self.ours:
-            raise ValueError(f"'{self.name}': ours is asked of the suite; leave it out")
-        return self
 
 
 class PublishedRecipe(CardModel):
@@ -91,16 +84,10 @@ class Row:
         """Whether ours is not the published value."""
         return self.ours != self.published
 
-    @property
-    def shown(self) -> tuple[str, str, str]:
-        """What tells rows of one setting apart."""
-        return _write(self.published), _write(self.ours), self.deviation
-
 
 def read_recipes() -> dict[str, PublishedRecipe]:
     """The published recipes by the method's name."""
-    files = sorted(RECIPES.glob("*.yaml"))
-    return {path.stem: read_card(path, PublishedRecipe) for path in files}
+    return {path.stem: read_card(path, PublishedRecipe) for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry) -> list[Row]:
@@ -114,17 +101,15 @@ def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry)
             if setting.field:
                 ours = _find(config, setting.field, max(suite.shots))
             reason = _value(setting.deviation, task, "")
-            rows.append(Row(setting, task, _plain(published), _plain(ours), reason))
+            rows.append(Row(setting, task, published, ours, reason))
     return rows
 
 
-def settings_on(
-    method: str, suite: SuiteCard, task: str, registry: MethodRegistry
-) -> dict[str, Any]:
+def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry) -> dict[str, Any]:
     """A method's settings on a task, with its ``training`` and the ``task``'s card."""
     card = task_cards.read(task).model_dump(mode="json")
     card["teacher_template"] = card["teacher_template"] or card["templates"][0]
-    own = resolve_settings(registry.get(method), suite, method, task)
+    own = resolve_settings(registry.get(name), suite, name, task)
     if "teacher" in own.config:  # one that is left open is the task's
         own.config["teacher"] = own.config["teacher"] or card["teacher_template"]
     return own.config | {"training": own.training.model_dump(mode="json"), "task": card}
@@ -144,56 +129,41 @@ def render_recipes(suite: SuiteCard, registry: MethodRegistry) -> str:
     """The page; the same data give the same text."""
     titles = {task: task_cards.read(task).title for task in suite.tasks}
     overview, sections, papers = [], [], []
-    for name, recipe in read_recipes().items():
-        card, rows = registry.get(name).card, compare(recipe, suite, registry)
-        papers.append(card.paper)
-        differing = {
-            task: [r.setting.name for r in rows if r.task == task and r.differs] for task in titles
-        }
-        common = [
-            s.name for s in recipe.settings if all(s.name in each for each in differing.values())
-        ]
-        cells = [[name for name in each if name not in common] for each in differing.values()]
-        everywhere = common if any(differing.values()) else ["as published"]
-        overview.append(
-            [escape(card.title), *("; ".join(map(escape, c)) for c in (everywhere, *cells))]
-        )
-        sections += [
-            "",
-            f"## {escape(card.title)}",
-            "",
-            _introduce(recipe, card.title, card.paper),
-            "",
-        ]
+    for recipe in read_recipes().values():
+        card, rows = registry.get(recipe.method).card, compare(recipe, suite, registry)
+        differing = {(row.setting.name, row.task) for row in rows if row.differs}
+        names = [setting.name for setting in recipe.settings]
+        common = [name for name in names if all((name, task) in differing for task in titles)]
+        some = [name for name in names if name not in common]
+        cells = [[name for name in some if (name, task) in differing] for task in titles]
+        cells = [common if differing else ["as published"], *cells]
+        overview.append([escape(card.title), *("; ".join(map(escape, cell)) for cell in cells)])
+        link = f"[{recipe.repository}](https://github.com/{recipe.repository})"
+        about = f"`{recipe.method}`: {linked(card.title, card.paper)}, "
+        about += f"{link if recipe.repository else 'no public code'}. {escape(recipe.note, MOST)}"
+        sections += ["", f"## {escape(card.title)}", "", about.strip(), ""]
         sections += _section(recipe, rows, titles)
+        papers.append(card.paper)
     header = ["Method", "All", *titles.values()]
-    lines = [HEAD, *table(header, overview, left=range(len(header))), *sections]
-    return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
-
-
-def _introduce(recipe: PublishedRecipe, title: str, paper: str) -> str:
-    repository = f"https://github.com/{recipe.repository}"
-    where = f"[{recipe.repository}]({repository})" if recipe.repository else "no public code"
-    note = f" {escape(recipe.note, MOST)}" if recipe.note else ""
-    return f"`{recipe.method}`: {linked(title, paper)}, {where}.{note}"
+    lines = [*table(header, overview, left=range(len(header))), *sections, ""]
+    return "\n".join([HEAD, *lines, *link_definitions(papers)]) + "\n"
 
 
 def _section(recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]) -> list[str]:
     """The table of one method: a line for each setting and group of tasks with the same values."""
     lines = []
     for setting in recipe.settings:
-        groups: dict[tuple[str, str, str], list[str]] = {}
+        groups: dict[tuple[str, ...], list[str]] = {}
         for row in rows:
             if row.setting is setting:
-                groups.setdefault(row.shown, []).append(titles[row.task])
+                ours = _write(row.ours) if row.differs else "as published"
+                shown = _write(row.published), setting.source, ours, row.deviation or NOTHING
+                groups.setdefault(shown, []).append(titles[row.task])
         largest = max(groups.values(), key=len)
-        for (published, ours, reason), group in groups.items():
+        for shown, group in groups.items():
             others = "all" if len(groups) == 1 else "others"
             tasks = others if group is largest else ", ".join(group)
-            ours = "as published" if ours == published else ours
-            cells = (setting.name, tasks, published, ours, reason or NOTHING)
-            name, *texts = (escape(cell, MOST) for cell in cells)
-            lines.append([name, *texts[:2], code(setting.source), *texts[2:]])
+            lines.append([escape(cell, MOST) for cell in (setting.name, tasks, *shown)])
     header = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
     return table(header, lines, left=range(len(header)))
 
@@ -216,11 +186,6 @@ def _find(config: dict[str, Any], path: str, shots: int) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    """Sequences as lists, so that equal ones are equal."""
-    return [*value] if isinstance(value, (tuple, list)) else value
-
-
 def _write(value: Any) -> str:
     """A value as the page shows it."""
     if value is None or value == "":
@@ -228,7 +193,7 @@ def _write(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(_write, cast("list[Any]", value)))
+        return ", ".join(map(_write, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

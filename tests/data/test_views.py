@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compatbench.data.images import View
+from compatbench.data.rand_augment import OPERATIONS, STRENGTH
 
 
 def painting() -> Image.Image:
@@ -31,14 +34,19 @@ def test_view_zero_is_the_image_itself() -> None:
     assert mirrored.settings != View().settings
 
 
-@given(identity=st.text(max_size=20), number=st.integers(1, 999), size=st.integers(1, 48))
+@given(
+    identity=st.text(max_size=20),
+    number=st.integers(1, 999),
+    size=st.integers(1, 48),
+    augmentation=st.sampled_from(["crop", "randaugment"]),
+)
 def test_an_augmentation_is_repeatable_and_has_the_size_asked_for(
-    identity: str, number: int, size: int
+    identity: str, number: int, size: int, augmentation: Literal["crop", "randaugment"]
 ) -> None:
-    image = painting()
-    view = View(number).apply(image, identity, size)
-    assert view.size == (size, size)
-    assert pixels(View(number).apply(image, identity, size)) == pixels(view)
+    image, view = painting(), View(number, augmentation=augmentation)
+    found = view.apply(image, identity, size)
+    assert found.size == (size, size)
+    assert pixels(view.apply(image, identity, size)) == pixels(found)
     assert pixels(image) == pixels(painting())
 
 
@@ -46,6 +54,7 @@ def test_another_number_or_another_image_gives_other_pixels() -> None:
     views = [View(n).apply(painting(), i, 24) for n in range(1, 6) for i in ("a", "b", "a1")]
     assert len({tuple(pixels(view)) for view in views}) == 15
     others = [View(2), View(1, (0.5, 1.0)), View(1, flip=False), View(0)]
+    others += [View(1, augmentation="randaugment")]
     assert not any(other.settings == View(1).settings for other in others)
 
 
@@ -54,6 +63,8 @@ def test_an_augmentation_is_pinned() -> None:
     small = np.asarray(View(1).apply(painting(), "set/1", 4))
     assert small[0, :, 0].tolist() == [175, 136, 96, 57]
     assert small[:, 0, 1].tolist() == [28, 84, 144, 202]
+    augmented = View(1, augmentation="randaugment").apply(painting(), "set/1", 4)
+    assert np.asarray(augmented)[0, :, 0].tolist() == [20, 117, 74, 33]
 
 
 @pytest.mark.parametrize(("flip", "least", "most"), [(True, 160, 240), (False, 0, 0)])
@@ -77,3 +88,47 @@ def test_a_crop_keeps_a_share_of_the_area_within_the_scale(scale: tuple[float, f
     assert max(shares) < scale[1] + 0.06
     # The largest shares seldom fit a picture of 3 : 2.
     assert max(shares) - min(shares) > 0.6 * (scale[1] - scale[0])
+
+
+# What an operation makes of the levels of a pixel, at a third of its range.
+LEVELS = {
+    "invert": lambda x: 255 - x,
+    "posterize": lambda x: x // 8 * 8,
+    "solarize": lambda x: np.where(x < 256 / 3, x, 255 - x),
+    "solarize-add": lambda x: np.where((y := np.minimum(x + 36, 255)) < 128, y, 255 - y),
+    "brightness": lambda x: np.floor(x * 0.7),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_operations_of_randaugment(name: str) -> None:
+    operation, least, most = OPERATIONS[name]
+    image, value = painting(), least + STRENGTH * (most - least)
+    before = np.asarray(image).astype(int)
+    found = [operation(image, value, np.random.default_rng(i)) for i in range(8)]
+    after = [np.asarray(each).astype(int) for each in found]
+    assert all(each.size == image.size and each.mode == "RGB" for each in found)
+    # No edge of the picture is there to be smoothed.
+    assert name == "sharpness" or not any(np.array_equal(each, before) for each in after)
+    random = {"rotate", "shear-x", "shear-y", "translate-x", "translate-y"}
+    assert len({each.tobytes() for each in after}) == (
+        8 if name == "cut-out" else 1 + (name in random)
+    )
+    if name in LEVELS:
+        assert np.abs(after[0] - LEVELS[name](before)).max() <= (1 if name == "brightness" else 0)
+    if name == "translate-x":
+        shift = 33
+        moved = {tuple(each[0, :, 0]) for each in after}
+        row, black = before[0, :, 0], np.zeros(shift, int)
+        assert moved == {(*row[shift:], *black), (*black, *row[:-shift])}
+    if name == "cut-out":
+        grey = [(each == (125, 123, 114)).all(-1).sum() for each in after]
+        assert all(7 * 7 <= count <= 15 * 15 for count in grey)
+
+
+def test_randaugment_draws_every_operation() -> None:
+    views = {
+        tuple(pixels(View(n, augmentation="randaugment").apply(painting(), "set/1", 12)))
+        for n in range(1, 200)
+    }
+    assert len(views) > 100

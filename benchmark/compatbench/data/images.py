@@ -8,12 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from compatbench.data.rand_augment import rand_augment
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json
@@ -203,12 +204,15 @@ class View:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True  # whether half the augmentations are mirrored
     mirror: bool = False  # whether the plain view is
+    augmentation: Literal["crop", "randaugment"] = "crop"  # the second neither crops nor mirrors
 
     @property
     def settings(self) -> list[object]:
         """What decides the view, as JSON."""
         if self.number == 0:
             return [0, "mirror"] if self.mirror else [0]
+        if self.augmentation == "randaugment":
+            return [self.number, self.augmentation]
         return [self.number, *self.crop_scale, self.flip]
 
     def apply(self, image: Image.Image, sample_id: str, size: int) -> Image.Image:
@@ -221,6 +225,9 @@ class View:
             return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self.mirror else image
         seed = sha256_bytes(f"{sample_id}\n{self.number}".encode())
         generator = np.random.Generator(np.random.PCG64(int(seed[:16], 16)))
+        if self.augmentation == "randaugment":
+            resized = image.resize((size, size), Image.Resampling.BICUBIC)
+            return rand_augment(resized, generator)
         box = _random_box(image.size, self.crop_scale, generator)
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
         if self.flip and generator.random() < 0.5:

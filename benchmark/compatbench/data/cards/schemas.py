@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -180,6 +181,8 @@ class TrainingCard(CardModel):
     views: PositiveInt | Literal["fresh", "mirror"] = 1
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
+    # 'randaugment' takes the place of crop and flip (arXiv:1909.13719).
+    augmentation: Literal["crop", "randaugment"] = "crop"
     # Validation images per class, at most; never more than shots.
     val_shots: PositiveInt = MOST_VALIDATION_SHOTS
     # What the frozen towers compute in; modules are float32 always.
@@ -193,7 +196,8 @@ class TrainingCard(CardModel):
         count = epochs if self.views == "fresh" else self.views
         if count == 1:
             return [View()]
-        return [View(number, self.crop_scale, self.flip) for number in range(1, count + 1)]
+        views = (View(number, self.crop_scale, self.flip) for number in range(1, count + 1))
+        return [replace(view, augmentation=self.augmentation) for view in views]
 
 
 class SuiteCard(CardModel):
