@@ -117,11 +117,11 @@ def _totals(costs: Costs, records: int) -> Iterable[tuple[str, ...]]:
     yield "records", f"{records:,}", "counted: cells × backbones × test sets"
     yield "GPU-hours of cells", f"{fits:,.0f}", "scaled from measured, by assumptions"
     yield "GPU-hours of encoding", f"{encode:,.0f}", "counted, at assumed rates"
-    yield "image features", _size(costs.feature_bytes), "counted: float32"
+    yield "image features", _size(costs.feature_bytes), "counted: float32, sixteen views"
     yield (
         "image tokens",
         _size(costs.token_bytes),
-        "counted: for methods that act in the image tower",
+        "counted: sixteen views, for methods that act in the image tower",
     )
     yield "predictions", _size(costs.prediction_bytes), "counted: 8 bytes for each image"
     yield (
