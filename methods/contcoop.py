@@ -22,25 +22,35 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
-from ._shared.prompts import teacher_distance
+from ._shared.prompts import draw_context, teacher_distance
 
 
 class ContCoOp(TrainedMethod):
-    """One attention layer mixes N learnable prompts with the class-name embeddings.
+    """One attention layer mixes N learnable prompts with the class embedding.
 
-    Wang et al., *Towards Compatible Fine-tuning for Vision-Language Model Updates*.
-    With U_c = [p; E(name_c)], the context of class c is the first N rows of
-    softmax(U_c W_q (U_c W_k)ᵀ / √D) U_c W_v: one head, Kaiming initialisation, at the
-    text encoder's input. L = L_ce + λ · L_kd, the distillation of KgCoOp. On another
-    backbone E(name_c) is that backbone's, so the context changes with it.
+    Wang et al., *Towards Compatible Fine-tuning for Vision-Language Model Updates*. With
+    U_c = [p; E_c], the context of class c is p plus the first N rows of
+    softmax(U_c W_q (U_c W_k)ᵀ / √D) U_c W_v, at the text encoder's input. L = L_ce + λ · L_kd, the
+    distillation of KgCoOp. On another backbone E_c is that backbone's, so the context changes
+    with it.
 
-    The paper's λ and schedule could not be read; the defaults are KgCoOp's. What it leaves
-    open are settings, the defaults being the form above: ``heads``, each of width D/heads;
-    ``attention`` of the prompts to all of U_c (``self``), to E(name_c) alone (``cross``), or to
-    each other, without the class (``prompts``);
-    ``output_projection``, a matrix W_o behind the heads; ``residual``, which adds p to the
-    outcome; and the standard deviation of the matrices (``initialisation``): √(2/D), √(1/D)
-    or 0.02.
+    The paper's words leave this open, and its λ, schedule and code could not be read. The defaults
+    are KgCoOp's recipe, start words and teacher ("distillation ... as KgCoOp does"); each other
+    reading is a setting:
+
+    * ``class_embedding`` E_c: "class-name token embeddings" (its formula) are ``tokens``, or their
+      ``mean``; "generate class embedding using text encoder" (its critical path) is ``feature``,
+      the zero-shot feature of the class, ``[e]``, brought to D by a learned ``projection``.
+    * ``residual``: "combine class embedding with learnable prompts". The formula Attn(p, c) = O[:N]
+      shows no residual. Without one all N rows are nearly the same mean of values, and N prompts
+      are one prompt, while the paper compares N = 4, 8, 16; so p is added.
+    * ``initialisation``, "Kaiming": a normal of variance 2/D (``kaiming``), or that of a linear
+      layer, uniform within ±1/√D (``linear``); ``xavier`` (1/D) and ``normal`` (0.02²) beside them.
+      ``biases`` adds those of a linear layer; of keys none, for softmax does not see it.
+    * ``context_words``: prompts that start at words, or from N(0, 0.02²) where it is null.
+    * "single-head": ``heads``, each of width D/heads; ``attention`` of the prompts to all of U_c
+      (``self``), to E_c alone (``cross``), or to each other, without the class (``prompts``);
+      ``output_projection``, a matrix behind the heads.
     """
 
     card = MethodCard(
@@ -49,55 +59,70 @@ class ContCoOp(TrainedMethod):
         paper="arXiv:2412.20895",
         inserts="text-input",
         summary="prompts attend to class-name embeddings",
+        version=2,
         step_cost=1.7,
     )
 
     class Config(TrainedMethod.Config):
         recipe: Recipe = Recipe(batch_size=128, epochs=100)
         context_length: PositiveInt = 4
+        context_words: str | None = "a photo of a"
         weight: NonNegativeFloat = 8.0
+        class_embedding: Literal["tokens", "mean", "feature"] = "tokens"
+        residual: bool = True
+        initialisation: Literal["kaiming", "linear", "xavier", "normal"] = "kaiming"
+        biases: bool = False
         heads: PositiveInt = 1
         attention: Literal["self", "cross", "prompts"] = "self"
         output_projection: bool = False
-        residual: bool = False
-        initialisation: Literal["kaiming", "xavier", "normal"] = "kaiming"
 
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        width, heads = backbone.token_width, self.config.heads
-        if width % heads:
+        config, width = self.config, backbone.token_width
+        if width % config.heads:
             raise CompatbenchError(
-                f"method '{self.card.name}': {heads} heads do not divide a width of {width}"
+                f"method '{self.card.name}': {config.heads} heads do not divide a width of {width}"
             )
-        scales = {"kaiming": math.sqrt(2 / width), "xavier": math.sqrt(1 / width), "normal": 0.02}
-        scale = scales[self.config.initialisation]
-        tensors = {"prompts": torch.randn(self.config.context_length, width, generator=rng) * 0.02}
-        matrices = ["query", "key", "value"] + ["output"] * self.config.output_projection
-        for name in matrices:
-            tensors[name] = torch.randn(width, width, generator=rng) * scale
+        words, name = config.context_words, self.card.name
+        tensors = {"prompts": draw_context(backbone, config.context_length, words, name, rng)}
+        inputs: dict[str, int] = dict.fromkeys(("query", "key", "value"), width)
+        if config.output_projection:
+            inputs["output"] = width
+        if config.class_embedding == "feature":
+            inputs["projection"] = backbone.embed_dim
+        for layer, size in inputs.items():
+            tensors[layer] = self._draw(size, (size, width), rng)
+            if config.biases and layer != "key":
+                bound = size**-0.5
+                tensors[f"{layer}_bias"] = bound * (2 * torch.rand(width, generator=rng) - 1)
         return Module(trained={name: t.to(backbone.device) for name, t in tensors.items()})
 
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
-        require_shape(module, "prompts", backbone.token_width, "text tokens of width")
-        context = self.mix(module, *backbone.name_tokens(labels))
-        features = backbone.encode_prompts(backbone.prompts(labels, context))
-        return CosineClassifier(features, backbone.logit_scale)
+    def _draw(self, inputs: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+        if self.config.initialisation == "linear":
+            return (2 * torch.rand(shape, generator=rng) - 1) / math.sqrt(inputs)
+        scales = {"kaiming": math.sqrt(2 / inputs), "xavier": math.sqrt(1 / inputs), "normal": 0.02}
+        return torch.randn(shape, generator=rng) * scales[self.config.initialisation]
 
-    def mix(self, module: Module, names: Tensor, lengths: tuple[int, ...]) -> Tensor:
-        """The context of every class, ``[C, N, D]``, from name embeddings ``[C, n, D]``."""
-        prompts = module["prompts"]
-        classes, longest, _ = names.shape
-        column = torch.arange(longest, device=names.device)
-        hidden = column >= torch.tensor(lengths, device=names.device)[:, None]
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        prompts = backbone.prompts(labels, self.contexts(module, backbone, labels))
+        return CosineClassifier(backbone.encode_prompts(prompts), backbone.logit_scale)
+
+    def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
+        """The context of every class, ``[C, N, D]``."""
+        prompts = require_shape(module, "prompts", backbone.token_width, "text tokens of width")
+        names, hidden = self._embed_classes(module, backbone, labels)
         rows = names
         if self.config.attention == "prompts":
-            rows = prompts.expand(classes, -1, -1)
-            hidden = hidden.new_zeros(classes, len(prompts))
+            rows = prompts.expand(len(labels), -1, -1)
+            hidden = hidden.new_zeros(rows.shape[:2])
         elif self.config.attention == "self":
-            rows = torch.cat([prompts.expand(classes, -1, -1), names], dim=1)
+            rows = torch.cat([prompts.expand(len(labels), -1, -1), names], dim=1)
             hidden = F.pad(hidden, (len(prompts), 0))
-        parts = [prompts @ module["query"], rows @ module["key"], rows @ module["value"]]
+        parts = [
+            _linear(module, layer, x)
+            for layer, x in (("query", prompts), ("key", rows), ("value", rows))
+        ]
         heads = []
         for query, key, value in zip(*(x.chunk(self.config.heads, -1) for x in parts), strict=True):
             scores = query @ key.mT / math.sqrt(query.shape[-1])
@@ -105,10 +130,33 @@ class ContCoOp(TrainedMethod):
             heads.append(weights @ value)
         context = torch.cat(heads, dim=-1)
         if self.config.output_projection:
-            context = context @ module["output"]
+            context = _linear(module, "output", context)
         return context + prompts if self.config.residual else context
+
+    def _embed_classes(
+        self, module: Module, backbone: Backbone, labels: Labels
+    ) -> tuple[Tensor, Tensor]:
+        """The class embeddings E_c, ``[C, n, D]``, and which of them are padding, ``[C, n]``."""
+        if self.config.class_embedding == "feature":
+            require_shape(module, "projection", backbone.embed_dim, "text features of size", dim=0)
+            features = backbone.zero_shot(labels, labels.teacher_template)
+            rows = _linear(module, "projection", features)[:, None]
+            return rows, torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)
+        names, lengths = backbone.name_tokens(labels)
+        counts = torch.tensor(lengths, device=names.device)[:, None]
+        hidden = torch.arange(names.shape[1], device=names.device) >= counts
+        if self.config.class_embedding == "tokens":
+            return names, hidden
+        names = names.masked_fill(hidden[..., None], 0).sum(1) / counts
+        return names[:, None], hidden[:, :1]
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
         return super().loss(classifier, batch) + self.config.weight * teacher_distance(
             classifier, batch
         )
+
+
+def _linear(module: Module, layer: str, x: Tensor) -> Tensor:
+    """x W + b, where the layer has a bias."""
+    bias = f"{layer}_bias"
+    return x @ module[layer] + (module[bias] if bias in module.tensors else 0)

@@ -6,7 +6,6 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from compatbench.errors import CompatbenchError
 from compatbench.method import (
     Backbone,
     CosineClassifier,
@@ -18,7 +17,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import TrainedMethod
 
-from ._shared.prompts import Position, arrange
+from ._shared.prompts import Position, arrange, draw_context
 
 
 class CoOp(TrainedMethod):
@@ -54,21 +53,16 @@ class CoOp(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         length, words = self.config.context_length, self.config.context_words
-        copies = (len(data.labels),) if self.config.class_specific else ()
-        if words is None:
-            context = torch.randn(*copies, length, backbone.token_width, generator=rng) * 0.02
-        else:
-            context = backbone.embed_text(words)
-            if len(context) != length:
-                raise CompatbenchError(
-                    f"method '{self.card.name}': context_words '{words}' are {len(context)} "
-                    f"tokens, but context_length is {length}"
-                )
-            context = context.repeat(*copies, 1, 1)
+        copies = len(data.labels) if self.config.class_specific else 1
+        drawn = [draw_context(backbone, length, words, self.card.name, rng) for _ in range(copies)]
+        context = torch.stack(drawn) if self.config.class_specific else drawn[0]
         return Module(trained={"context": context.to(backbone.device)})
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         return CosineClassifier(self.encode(module, backbone, labels), backbone.logit_scale)
+
+    def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor | None:
+        return module["context"]
 
     def encode(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
         """Text features t_c under the learned context, not normalised, ``[C, e]``."""

@@ -7,6 +7,7 @@ python benchmark/research/analysis_pages.py docs/alignment.md --only turned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ SECTIONS = {
     "depth": "Gain over zero-shot on source and target by depth",
     "embeddings": "Rank correlations of the figures with the loss",
     "claims": "",
+    "readings": "",
     "gauge": "",
     "turned": "Accuracy on the target against the angle of the turn",
     "gains": "Target accuracy of modules copied and through words",
@@ -99,6 +101,10 @@ def _sections(
         "depth": lambda: [analyze_depth(*first, tasks, steps=steps, **options)],
         "embeddings": lambda: [analyze_embeddings(*first, **options)],
         "claims": lambda: analyze_claims(suite, out),
+        "readings": lambda: [
+            replace(one, findings=one.findings.query("claim == 3"))
+            for one in analyze_claims(f"{suite}-ablation", out)
+        ],
         "gauge": lambda: [analyze_gauge(*p, **options) for p in study_gains(suite, out).gains],
         "turned": lambda: [stress(*first)],
         "gains": lambda: [study_gains(suite, out)],

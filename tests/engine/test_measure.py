@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compatbench.engine.measure import BINS, Predictions, calibration_error, count_flips, predict
+from compatbench.engine.measure import (
+    BINS,
+    Predictions,
+    calibration_error,
+    count_flips,
+    predict,
+    prompt_diversity,
+)
 from compatbench.harmonic_mean import harmonic_mean
 
 ANSWERS = st.lists(
@@ -62,6 +69,20 @@ def test_the_order_of_the_images_changes_nothing(rows: list[tuple], random) -> N
     found, again = (calibration_error(old, labels) for old, _, labels in (one, other))
     assert found == pytest.approx(again, abs=1e-9)
     assert 0 <= found <= 100
+
+
+def test_prompt_diversity_against_a_naive_loop() -> None:
+    contexts = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    pairs = [
+        1 - float(v[i].dot(v[j]) / (v[i].norm() * v[j].norm()))
+        for v in contexts
+        for i in range(4)
+        for j in range(i)
+    ]
+    assert prompt_diversity(contexts) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert prompt_diversity(torch.ones(4, 6)) == pytest.approx(0, abs=1e-9)
+    assert prompt_diversity(torch.eye(4)) == pytest.approx(1)
+    assert prompt_diversity(torch.ones(1, 6)) is prompt_diversity(None) is None
 
 
 def test_calibration_error_against_a_naive_loop() -> None:

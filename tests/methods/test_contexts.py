@@ -24,7 +24,7 @@ from formulas import (
     unit,
 )
 from open_clip_reference import encode_contexts, run_tower, text_tower
-from tiny_models import tiny_clip, wrap
+from tiny_models import MakeData, tiny_clip, wrap
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
@@ -145,19 +145,30 @@ def contcoop_texts(
     heads: int = 1,
     attention: str = "self",
     output_projection: bool = False,
-    residual: bool = False,
+    residual: bool = True,
+    class_embedding: str = "tokens",
+    biases: bool = False,
 ) -> Tensor:
-    """U = [p; E(name)]; the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
+    """U = [p; E]; p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
     prompts, width = own["prompts"], 32 // heads
+    zero = torch.zeros(32, dtype=prompts.dtype)
+    assert any("bias" in name for name in own) == biases
+    bias = {n: own.get(f"{n}_bias", zero) for n in ("query", "value", "projection")}
+    teacher = fill(backbone, labels, labels.teacher_template)
     contexts = []
-    for name in labels.names:
+    for name, text in zip(labels.names, teacher, strict=True):
         words = embed(backbone, name)
+        if class_embedding == "mean":
+            words = torch.stack([sum(words) / len(words)])
+        elif class_embedding == "feature":
+            words = torch.stack([unit(text) @ own["projection"] + bias["projection"]])
         seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
         parts = []
         for h in range(heads):
             columns = slice(h * width, (h + 1) * width)
-            q = prompts @ own["query"][:, columns]
-            k, v = (seen @ own[n][:, columns] for n in ("key", "value"))
+            q = (prompts @ own["query"] + bias["query"])[:, columns]
+            k = (seen @ own["key"])[:, columns]
+            v = (seen @ own["value"] + bias["value"])[:, columns]
             parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
         mixed = torch.cat(parts, dim=1)
         mixed = mixed @ own["output"] if output_projection else mixed
@@ -202,8 +213,10 @@ CONTCOOP: dict[str, dict[str, Any]] = {
     "contcoop-cross": dict(attention="cross"),
     "contcoop-prompts": dict(attention="prompts", heads=2),
     "contcoop-output": dict(output_projection=True),
-    "contcoop-residual": dict(residual=True),
-    "contcoop-all": dict(heads=2, attention="cross", output_projection=True, residual=True),
+    "contcoop-literal": dict(residual=False),
+    "contcoop-mean": dict(class_embedding="mean", biases=True),
+    "contcoop-feature": dict(class_embedding="feature", biases=True, residual=False),
+    "contcoop-all": dict(heads=2, attention="cross", output_projection=True, residual=False),
 }
 
 TCP_WORDS = {"teacher": "an {} drawn.", "template": "person doing {}, a type of car"}
@@ -257,6 +270,42 @@ FORMULAS = {
 
 # ProDA draws prompts for a step; its own test is below.
 STEPS = {name: formula for name, formula in FORMULAS.items() if name != "proda"}
+
+
+@pytest.mark.usefixtures("float64")
+def test_contcoop_is_its_formula_through_25_steps(
+    backbone64: Backbone, make_data: MakeData, labels: Labels
+) -> None:
+    data, epochs, size = make_data(backbone64, labels, shots=5), 5, 5
+    recipe = {"batch_size": size, "epochs": epochs, "lr": 0.05, "warmup_lr": 1e-3}
+    method = ContCoOp(ContCoOp.Config.model_validate({"recipe": recipe}))
+    found = method.fit(backbone64, data, torch.Generator().manual_seed(3))
+    assert method.plan_steps(data.shots, len(data.train)) == (epochs, 5)
+
+    rng = torch.Generator().manual_seed(3)
+    # The start words, and matrices of variance 2/D.
+    own = {"prompts": embed(backbone64, "a photo of a").detach().clone()}
+    for name in ("query", "key", "value"):
+        own[name] = torch.randn(32, 32, generator=rng) * math.sqrt(2 / 32)
+    speed = {name: torch.zeros_like(x) for name, x in own.items()}
+    for epoch in range(epochs):
+        order = torch.randperm(len(data.train), generator=rng)
+        view = data.train.views[epoch % len(data.train.views)]
+        rate = 0.05 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs)) if epoch else 1e-3
+        for step in range(5):
+            rows = order[step * size : (step + 1) * size]
+            leaves = {name: x.clone().requires_grad_() for name, x in own.items()}
+            texts = contcoop_texts(backbone64, labels, leaves)
+            teacher = fill(backbone64, labels, labels.teacher_template)
+            loss = cross_entropy(
+                cosine_logits(backbone64, texts, view[rows]), data.train.targets[rows]
+            ) + 8 * (1 - mean_cosine(texts, teacher))
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+            for (name, x), gradient in zip(own.items(), gradients, strict=True):
+                speed[name] = 0.9 * speed[name] + gradient + 5e-4 * x
+                own[name] = x - rate * speed[name]
+    for name, expected in own.items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_words_as_context_are_their_template_for_whatever_classes(

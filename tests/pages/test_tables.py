@@ -50,14 +50,20 @@ def ablation_page() -> SuitePage:
 
 
 def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> None:
-    header, _, *rows = cells_of(tables.ablation_table(ablation_page(), UPGRADE, 4))
-    assert header == ["Config", "Change", "Source", "Target", "H", "95 % of H"]
+    page = ablation_page()
+    cross = page.results.methods["contcoop+cross"]
+    # What prompts differ by on the source: 0.2 on one task, 0.3 on the other.
+    diversity = cross.rows["task"].map({"cats": 0.2, "dogs": 0.3})
+    page = with_more(page, replace(cross, rows=cross.rows.assign(prompt_diversity=diversity)))
+    header, _, *rows = cells_of(tables.ablation_table(page, UPGRADE, 4))
+    assert header == ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
     assert rows == [
+        ["contcoop", *["–"] * 6],
         # Cats gain 3 and dogs lose 4: the mean is -0.5, and the interval contains 0.
-        ["contcoop+no-kd", "`weight`: 8.0 → 0.0", "-0.5", "-0.5", "-0.5", "-4.0 to +3.0"],
+        ["contcoop+no-kd", "`weight`: 8.0 → 0.0", "–", "-0.5", "-0.5", "-0.5", "-4.0 to +3.0"],
         # Both lose 5.
         [
-            "contcoop+cross", "`attention`: self → cross", "**-5.0**", "**-5.0**", "**-5.0**",
+            "contcoop+cross", "`attention`: self → cross", "0.25", *["**-5.0**"] * 3,
             "-5.0 to -5.0",
         ],
     ]  # fmt: skip
@@ -68,10 +74,10 @@ def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
     base = page.results.methods["contcoop"]
     page = with_more(page, replace(base, rows=base.rows[:-1]))
     for row in cells_of(tables.ablation_table(page, UPGRADE, 4))[2:]:
-        assert row[4:] == ["–", "–"]
+        assert row[5:] == ["–", "–"]
     alone = page.restrict(methods=set(page.results.methods) - {"contcoop"})
     for row in cells_of(tables.ablation_table(alone, UPGRADE, 4))[2:]:
-        assert row[1:] == ["–"] * 5
+        assert row[1:] == ["–"] * 6
 
 
 def shots_page() -> SuitePage:

@@ -180,6 +180,20 @@ def test_a_share_that_swings_with_the_tasks_is_not_decided() -> None:
     assert verdicts(found) == ["?"]
 
 
+def test_each_reading_of_contcoop_is_held_against_what_is_no_reading() -> None:
+    readings = [method("contcoop+a", SHALLOW, 70, 66), method("contcoop+b", SHALLOW, 50, 60)]
+    page = make_page(*four((64, 64), (60, 60)), *readings, expected=EXPECTED)
+    page = replace(page, configs={"contcoop+a": "contcoop", "contcoop+b": "contcoop"})
+    report = check_claims(page, ("old", "new"), 4)
+    found = [one for one in records(report.findings) if one["claim"] == 3]
+    assert [one["says"].split("'")[0] for one in found] == ["ContCoOp", "contcoop+a", "contcoop+b"]
+    assert verdicts(found) == ["yes", "yes", "no"]
+    assert all("the best of 3;" in one["data"] for one in found)
+    # Of the other claims configs are no methods.
+    first = next(one for one in records(report.findings) if one["claim"] == 1)
+    assert " of 4 methods" in first["data"]
+
+
 def test_a_missing_cell_gives_no_mean_and_is_shown() -> None:
     whole = four((64, 64), (60, 60))
     partial = replace(whole[0], rows=whole[0].rows[:-1])

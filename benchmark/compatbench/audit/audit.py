@@ -38,6 +38,7 @@ COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
 MOST_TIMES = 500
 LEAST_SECONDS = 0.02
 ECE_POINTS = 2.0
+DIVERSITY = 0.05
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,8 @@ def _compare_rows(suite: StoredSuite, both: pd.DataFrame) -> Iterator[Finding]:
     images = both["total_again"].map(suite.tolerance.of)
     points = 100 * images / both["total_again"] + ECE_POINTS
     most = {"total": 0, "ece": 1e-9 if suite.tolerance.exact else points + 1e-9}
-    for column in (*COUNTS, "ece"):
+    most["prompt_diversity"] = 1e-9 if suite.tolerance.exact else DIVERSITY
+    for column in (*COUNTS, "ece", "prompt_diversity"):
         # What one side does not have is not compared.
         wrong = (both[column] - both[f"{column}_again"]).abs() > most.get(column, images)
         unlike = both.loc[wrong.fillna(False)]

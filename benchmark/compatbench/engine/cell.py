@@ -99,6 +99,8 @@ class Measurement(BaseModel):
     positive_flips: Count | None = None
     inconsistent_errors: Count | None = None
     ece: Percent | None = None  # expected calibration error
+    # As ``prompt_diversity``; None for methods without a context of two vectors or more.
+    prompt_diversity: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     # Why there is no number, if the status is not 'ok'.
     reason: Annotated[str, AfterValidator(_one_line)] = ""
 
@@ -107,7 +109,9 @@ class Measurement(BaseModel):
         counts = (self.correct, self.total, self.zero_shot_correct)
         flips = (self.negative_flips, self.positive_flips, self.inconsistent_errors)
         if self.status != "ok":
-            if any(figure is not None for figure in (*counts, *flips, self.ece)):
+            if any(
+                figure is not None for figure in (*counts, *flips, self.ece, self.prompt_diversity)
+            ):
                 raise ValueError("a row that is not ok has no counts")
             return self
         if self.correct is None or self.total is None or self.zero_shot_correct is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
@@ -170,6 +171,22 @@ def calibration_error(predictions: Predictions, targets: Tensor) -> float:
     confidences = np.array_split(confidence[order], BINS)
     gaps = [abs(r.sum() - c.sum()) for r, c in zip(rights, confidences, strict=True)]
     return 100 * float(np.sum(gaps)) / len(right)
+
+
+@torch.no_grad()
+def prompt_diversity(contexts: Tensor | None) -> float | None:
+    """How much the N vectors of a context ``[N, D]`` or ``[C, N, D]`` differ.
+
+    The mean of 1 − cos over pairs of vectors and over classes: 0 if N prompts are one prompt. None
+    for less than two vectors.
+    """
+    if contexts is None or contexts.shape[-2] < 2:
+        return None
+    rows = F.normalize(contexts.double(), dim=-1)
+    count = rows.shape[-2]
+    # The sum of all cosines is the squared length of the sum; N of them are a vector's with itself.
+    cosines = rows.sum(-2).square().sum(-1) - rows.square().sum((-2, -1))
+    return float(1 - cosines.mean() / (count * (count - 1)))
 
 
 def write_predictions(path: Path, predictions: Mapping[Where, Predictions], key: str) -> None:

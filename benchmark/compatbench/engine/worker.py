@@ -37,6 +37,7 @@ from compatbench.engine.measure import (
     count_flips,
     label_tensor,
     measure,
+    prompt_diversity,
 )
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
@@ -44,7 +45,7 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import count_epochs
-from compatbench.transfer import find_transfer
+from compatbench.transfer import COPIED, find_transfer
 
 
 class Worker:
@@ -194,13 +195,16 @@ class Worker:
         transfer.prepare(source, backbone, self.store.folder / "modules")
         task = load_task(cell.task)
         start = time.perf_counter()
-        wanted, classifier = FEATURES, None
+        wanted, classifier, diversity = FEATURES, None, None
         failure: dict[str, str] = {}
         try:
             wanted = method.image_input(backbone)
             with torch.no_grad():
                 moved = module.to(backbone.device)
                 classifier = transfer.attach(method, moved, source, backbone, task.labels)
+                if cell.transfer == COPIED:
+                    found = prompt_diversity(method.contexts(moved, backbone, task.labels))
+                    diversity = None if found is None else round(found, 4)
         except Exception as error:
             failure = _describe_failure(error)
         seconds = time.perf_counter() - start
@@ -215,6 +219,7 @@ class Worker:
                     answers[backbone.name, name, data] = found.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))
                     figures = _count(found, None if backbone.name == cell.source else before)
+                    figures["prompt_diversity"] = diversity
                     figures["seconds"] = round(seconds + found.seconds, 4)
                 except CompatbenchError:
                     raise

@@ -286,6 +286,14 @@ class Method(ABC):
             NotTransferable: the module has no meaning on this backbone.
         """
 
+    def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor | None:
+        """The vectors before the class names, ``[N, D]`` or of each class, ``[C, N, D]``.
+
+        None for a method that has none, or has others for every image. Their diversity is
+        measured.
+        """
+        return None
+
 
 def require_shape(module: Module, name: str, size: int, what: str, dim: int = -1) -> Tensor:
     """The named tensor, if its size along ``dim`` fits the backbone or the labels as it is.

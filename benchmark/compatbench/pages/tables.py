@@ -203,24 +203,35 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: Measure) -> Table:
 def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """Every named config against the method that it configures: mean differences over datasets.
 
-    A difference is in bold if its 95 % interval does not contain 0.
+    A difference is in bold if its 95 % interval does not contain 0. The methods themselves come
+    first, with the diversity of their prompts alone.
     """
     standings = {one.info.name: one for one in _standings(page, upgrade, shots)}
-    rows = []
+    rows = [
+        [escape(base.info.title), NOTHING, _diversity(base), *[NOTHING] * 4]
+        for base in map(standings.get, dict.fromkeys(page.configs.values()))
+        if base is not None
+    ]
     for name, base_name in page.configs.items():
         if (config := standings.get(name)) is None:
             continue
-        cells = [NOTHING] * 5
+        cells = [NOTHING, _diversity(config), *[NOTHING] * 4]
         if base := standings.get(base_name):
-            cells, interval = [_changed_settings(config.results, base.results)], None
-            for measure in ("source", "target", "h"):
+            cells[0], interval = _changed_settings(config.results, base.results), None
+            for column, measure in enumerate(("source", "target", "h"), start=2):
                 interval = paired_interval(config, base, measure)
                 mark = "**" if interval is not None and interval.sign else ""
-                cells.append(f"{mark}{signed(interval and interval.value)}{mark}")
-            cells.append(md.bounds(interval, signed))
+                cells[column] = f"{mark}{signed(interval and interval.value)}{mark}"
+            cells[-1] = md.bounds(interval, signed)
         rows.append([escape(config.info.title), *cells])
-    header = ["Config", "Change", "Source", "Target", "H", "95 % of H"]
+    header = ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
     return table(header, rows, left=(0, 1))
+
+
+def _diversity(standing: Standing) -> str:
+    """How much the prompts differ on the source, two decimals."""
+    mean = exact(standing.mean("diversity"))
+    return NOTHING if mean is None else f"{mean:.2f}"
 
 
 def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:

@@ -22,7 +22,7 @@ from compatbench.results.store import MethodInfo, MethodResults
 Side = Literal["source", "target"]
 Measure = Literal[
     "source", "target", "h", "gain", "source_gain", "source_ece", "target_ece",
-    "negative_flips", "positive_flips", "inconsistent_errors",
+    "negative_flips", "positive_flips", "inconsistent_errors", "diversity",
 ]  # fmt: skip
 Upgrade = tuple[str, str]
 Figures = NDArray[np.float64]
@@ -38,6 +38,7 @@ _COLUMNS: dict[Measure, tuple[Side, str]] = {
     "inconsistent_errors": ("target", "inconsistent_errors_share"),
     "source_ece": ("source", "ece"),
     "target_ece": ("target", "ece"),
+    "diversity": ("source", "prompt_diversity"),
 }
 
 

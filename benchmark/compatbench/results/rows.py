@@ -29,9 +29,9 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 _COUNTS = ("correct", "total", "zero_shot_correct", *FLIPS)
 _INTEGERS = frozenset({*_COUNTS, "shots", "seed", "parameters", "module_bytes", "peak_memory"})
-_REALS = frozenset({"ece", "fit_seconds", "evaluate_seconds"})
-# A cost file in which no line has a figure leaves the column out.
-_OPTIONAL = "peak_memory"
+_REALS = frozenset({"ece", "prompt_diversity", "fit_seconds", "evaluate_seconds"})
+# A file in which no line has such a figure leaves the column out.
+_OPTIONAL = ("peak_memory", "prompt_diversity")
 
 
 class Row(Measurement):
@@ -39,7 +39,7 @@ class Row(Measurement):
 
     columns: ClassVar[tuple[str, ...]] = (
         *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
-        *("status", "correct", "total", "zero_shot_correct", *FLIPS, "ece"),
+        *("status", "correct", "total", "zero_shot_correct", *FLIPS, "ece", "prompt_diversity"),
         *("parameters", "module_bytes", "reason", "key", "data"),
     )
     # What names a line of a file, and orders them; no two lines share it.
@@ -74,7 +74,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: ClassVar[list[str]] = ["key", "backbone", "test_set"]
-    figures: ClassVar[list[str]] = ["fit_seconds", "evaluate_seconds", _OPTIONAL]
+    figures: ClassVar[list[str]] = ["fit_seconds", "evaluate_seconds", "peak_memory"]
     columns: ClassVar[tuple[str, ...]] = (*place, *figures)
 
     key: Key
@@ -125,8 +125,8 @@ def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 
 def write_csv(frame: pd.DataFrame) -> str:
     """Rows or costs as CSV text: the same lines give the same bytes."""
-    if _OPTIONAL in frame and frame[_OPTIONAL].isna().all():
-        frame = frame.drop(columns=_OPTIONAL)
+    empty = [name for name in _OPTIONAL if name in frame and frame[name].isna().all()]
+    frame = frame.drop(columns=empty)
     if "shots" in frame:
         frame = frame.assign(shots=frame["shots"].map(show_shots))
     return frame.to_csv(index=False, lineterminator="\n")
@@ -143,7 +143,7 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             named = next(reader, [])
-            if named != [name for name in model.columns if name in named or name != _OPTIONAL]:
+            if named != [name for name in model.columns if name in named or name not in _OPTIONAL]:
                 raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
             named.append("surplus")
             for line in filter(None, reader):

@@ -26,7 +26,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import View
 from compatbench.data.sources.drawings import Drawing
 from compatbench.data.task import Task, load_task
-from compatbench.engine.configs import resolve_config
+from compatbench.engine.matrix import resolve_settings
 from compatbench.files.hashes import sha256_bytes
 from compatbench.method import FeatureSet, FewShotData, Method, Rows
 from compatbench.method.registry import builtin_methods
@@ -54,7 +54,7 @@ def tune(work: Path, methods: str = "all", factors: Sequence[float] = FACTORS) -
         if not issubclass(cls, TrainedMethod):
             continue
         published = cls.Config().recipe.lr
-        config = resolve_config(cls, suite)
+        config = resolve_settings(cls, suite).config
         means = []
         for factor in factors:
             config["recipe"] = config["recipe"] | {"lr": published * factor}
@@ -95,7 +95,7 @@ def part_by_set(
         halves[int(sha256_bytes(family(drawing.sheet).encode())[0], 16) % 2].append(drawing)
     train, val = draw_few_shot(halves[0], [], suite.shots[0], SEED)
     training = suite.training
-    views = [View(n, training.crop_scale, training.flip) for n in range(1, training.views + 1)]
+    views = training.list_views(epochs=1)
 
     def inputs(drawings: list[Drawing], view: View) -> Rows:
         if wanted == FEATURES:
