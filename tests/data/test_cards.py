@@ -79,7 +79,7 @@ def write(folder: Path, text: str, name: str = "card") -> Path:
         (SuiteCard, "seeds: [1, 2, 3]", "seeds: [1, -1]", 8, "field 'seeds.1': .* 0"),
         (SuiteCard, "seeds: [1, 2, 3]", "seeds: [4294967296]", 8, "'seeds.0': .* 4294967295"),
         (SuiteCard, "seeds: [1, 2, 3]", "seeds: [1]\nplugins: [3]", 9, "field 'plugins.0'"),
-        (SuiteCard, "  views: 2", "  views: two", 10, "field 'training.views"),
+        (SuiteCard, "  views: 2", "  views: two", 10, "field 'training.views': Input"),
         (SuiteCard, "  views: 2", "  view: 2", 10, "field 'training.view' is not known"),
         (SuiteCard, "- [a, b]\n", "- [a]\n", 1, r"upgrade \[a\] has no target"),
         (SuiteCard, "- [a, b]\n", "- [a, a]\n", 1, "names a backbone twice"),

@@ -19,8 +19,8 @@ from compatbench.method.registry import builtin_methods
 
 PAPER = suite_cards.read(SUITE)
 RECIPES = read_recipes()
-# This project's own, and one whose authors' settings no one could read.
-WITHOUT = {"rosetta", "contcoop"}
+# This project's own.
+WITHOUT = {"rosetta"}
 
 
 def test_the_committed_page_is_current() -> None:

@@ -120,11 +120,13 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
 def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
     """The line of the deepest part of a location that a card's text has, and the field's name.
 
-    pydantic adds a union's tag to a location, as if it were a field; it is left out.
+    pydantic adds a union's tag or type to a location, as if it were a field; it is left out.
     """
     node: yaml.Node | None = yaml.compose(text, Loader)
     line, names = 1, []
     for part in map(str, location):
+        if isinstance(node, yaml.ScalarNode):
+            break
         inner: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):
             inner = {str(key.value): (key, value) for key, value in node.value}
