@@ -24,6 +24,7 @@ from synthetic_results import (
 
 from compatbench.pages import tables
 from compatbench.pages.leaderboard import render_leaderboard, section_order
+from compatbench.pages.settings_tables import ablation_table
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
@@ -55,7 +56,7 @@ def test_an_ablation_is_the_paired_difference_to_its_method_over_datasets() -> N
     # What prompts differ by on the source: 0.2 on one task, 0.3 on the other.
     diversity = cross.rows["task"].map({"cats": 0.2, "dogs": 0.3})
     page = with_more(page, replace(cross, rows=cross.rows.assign(prompt_diversity=diversity)))
-    header, _, *rows = cells_of(tables.ablation_table(page, UPGRADE, 4))
+    header, _, *rows = cells_of(ablation_table(page, UPGRADE, 4))
     assert header == ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
     assert rows == [
         ["contcoop", *["–"] * 6],
@@ -73,10 +74,10 @@ def test_an_ablation_of_an_incomplete_method_has_no_difference() -> None:
     page = ablation_page()
     base = page.results.methods["contcoop"]
     page = with_more(page, replace(base, rows=base.rows[:-1]))
-    for row in cells_of(tables.ablation_table(page, UPGRADE, 4))[2:]:
+    for row in cells_of(ablation_table(page, UPGRADE, 4))[2:]:
         assert row[5:] == ["–", "–"]
     alone = page.restrict(methods=set(page.results.methods) - {"contcoop"})
-    for row in cells_of(tables.ablation_table(alone, UPGRADE, 4))[2:]:
+    for row in cells_of(ablation_table(alone, UPGRADE, 4))[2:]:
         assert row[1:] == ["–"] * 6
 
 

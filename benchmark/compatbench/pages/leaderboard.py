@@ -13,7 +13,7 @@ from pathlib import Path
 from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
-from compatbench.pages import markdown, tables
+from compatbench.pages import markdown, settings_tables, tables
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
@@ -59,7 +59,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         suites=suites,
         figures=figures,
         links=markdown.link_definitions(papers),
-        tables=vars(tables),
+        tables=vars(tables) | vars(settings_tables),
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
