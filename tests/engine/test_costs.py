@@ -70,7 +70,11 @@ def test_retraining_encodes_and_fits_on_the_targets_too() -> None:
 
 
 def test_the_real_suites_are_counted_without_data_or_weights() -> None:
-    costs = count_costs(matrix_of(suite_cards.read("ood"), "coop", seeds=[1]))
+    matrix = matrix_of(suite_cards.read("ood"), "coop", seeds=[1])
+    costs = count_costs(matrix)
+    # 50 epochs on ImageNet, as CoOp's authors have it, of 16,000 images in batches of 32; on every
+    # source, and on every target, which is a source as well.
+    assert costs.steps == len(matrix.places) * 50 * 500
     assert costs.images > 4 * (50_000 + 10_000 + 50_889 + 7_500 + 30_000)
     assert costs.memory_bytes > 4 * 2 * (149_000_000 + 427_000_000)
     assert costs.unknown == ()

@@ -233,6 +233,7 @@ def _print_costs(plan: Plan, device: str) -> None:
     speed = f"at {rate / 1e9:,.0f} GFLOP/s, a matrix product on {device} just now"
     memory = "GPU memory" if device.startswith("cuda") else "memory"
     rows = [
+        ("optimiser steps", f"{costs.steps:,}", "counted: recipes, per dataset and shots"),
         ("images encoded", f"{costs.images:,}", "counted: splits, draws and views"),
         ("encoding", format_seconds(costs.encode_flops / rate), f"counted; {speed}"),
         ("features on disk", format_bytes(costs.features_bytes), "counted: float32"),

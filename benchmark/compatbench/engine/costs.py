@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +22,7 @@ from torch import nn
 
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.images import View
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
@@ -66,6 +66,7 @@ class ModelSize:
 class Costs:
     """What a matrix costs, by what is counted."""
 
+    steps: int  # of optimisers, in all fits
     images: int  # encodings of an image by a backbone under a view; none may be cached
     features_bytes: int  # of the features of these
     encode_flops: float  # of encoding them
@@ -100,7 +101,10 @@ def count_costs(matrix: Matrix) -> Costs:
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     batch = max((size.batch_bytes for size in known.values()), default=0)
     features = largest * max((size.embed_dim for size in known.values()), default=0) * FLOAT
+    copied = [place for place in matrix.places if place.choice.transfer == COPIED]
+    fits = Counter((place.choice, place.task, place.shots) for place in copied)
     return Costs(
+        steps=sum(n * count_steps(one, cards[task], k) for (one, task, k), n in fits.items()),
         images=sum(encoded.values()),
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
@@ -115,6 +119,15 @@ def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> Iterator[
         if choice.method.card.learns:
             epochs = count_epochs(choice.build(card.name), _shots(card, shots), images)
             yield set(choice.settings[card.name].training.list_views(epochs))
+
+
+def count_steps(choice: MethodChoice, card: TaskCard, shots: int) -> int:
+    """Optimiser steps of a fit; 0 for a method that is not trained in steps."""
+    images = min(len(card.classes) * shots, card.counts.get("train", 0))
+    method = choice.build(card.name)
+    if not isinstance(method, TrainedMethod):
+        return 0
+    return math.prod(method.plan_steps(_shots(card, shots), images))
 
 
 def _shots(card: TaskCard, shots: int) -> int:
@@ -170,7 +183,7 @@ class TimeEstimate:
                 flops += size.image_flops if "image-layers" in method.places else 0.0
                 seconds += flops * images / self._rate + len(tests) * RECORD_SECONDS
         source = measure_model(backbones[0])
-        if source is not None and choice.transfer == "copied" and method.learns:
+        if source is not None and choice.transfer == COPIED and method.learns:
             seconds += self._fit_seconds(choice, card, shots, source)
         return seconds
 
@@ -181,7 +194,7 @@ class TimeEstimate:
         images = min(classes * shots, card.counts.get("train", 0))
         if not isinstance(fitted := choice.build(card.name), TrainedMethod):
             return CLOSED_FORM_SECONDS
-        steps = math.prod(fitted.plan_steps(_shots(card, shots), images))
+        steps = count_steps(choice, card, shots)
         seconds, places = STEP_SECONDS, set(method.places)
         if places & TEXT_PLACES:
             # Forward and backward to the inputs: the weights are frozen.
