@@ -175,6 +175,8 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     assert [len(cells[t].training.list_views(e)) for t, e in zip(tasks, epochs, strict=True)] == [
         *epochs[:2], 2
     ]  # fmt: skip
+    capped = cells["mini-food"].training.model_copy(update={"most_views": 3})
+    assert len(capped.list_views(epochs[0])) == 3
     described = describe_method(suite, REGISTRY.get("coop"), "coop").differs
     assert described["mini-food: recipe.lr"] == (0.1, 0.5)
     assert described["mini-food: training.views"] == (2, "fresh")

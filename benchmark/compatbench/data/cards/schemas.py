@@ -179,6 +179,7 @@ class TrainingCard(CardModel):
     # Cached augmentations per image, cycled by epoch; 1: the plain view; 'fresh': one per epoch
     # (for a method that has no epochs, the plain view); 'mirror': the plain view mirrored.
     views: PositiveInt | Literal["fresh", "mirror"] = 1
+    most_views: PositiveInt | None = None  # at most, whatever a method asks for
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area that a random crop keeps
     flip: bool = True
     # 'randaugment' takes the place of crop and flip (arXiv:1909.13719).
@@ -194,6 +195,7 @@ class TrainingCard(CardModel):
         if self.views == "mirror":
             return [View(mirror=True)]
         count = epochs if self.views == "fresh" else self.views
+        count = min(count, self.most_views or count)
         if count == 1:
             return [View()]
         views = (View(number, self.crop_scale, self.flip) for number in range(1, count + 1))
