@@ -59,6 +59,14 @@ def test_what_acts_on_features_alone_is_measured_through_words_too(page) -> None
             assert name in page.results.of("words")
 
 
+def test_the_prompts_of_contcoop_are_several_on_every_task(page) -> None:
+    rows = page.results.methods["contcoop"].rows
+    source = rows.loc[(rows["backbone"] == rows["source"]) & (rows["test_set"] == rows["task"])]
+    diversity = source.groupby("task")["prompt_diversity"].mean()
+    assert set(diversity.index) == set(suite_tasks(SUITE))
+    assert diversity.min() > 0.1
+
+
 def zero_shot(page, task: str, backbone: str) -> float:
     table = page.results.methods["zeroshot"].table.set_index(["test_set", "backbone"])
     return table["accuracy"].loc[(task, backbone)]

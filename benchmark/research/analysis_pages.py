@@ -103,7 +103,7 @@ def _sections(
         "claims": lambda: analyze_claims(suite, out),
         "readings": lambda: [
             replace(one, findings=one.findings.query("claim == 3"))
-            for one in analyze_claims(f"{suite}-ablation", out)
+            for one in analyze_claims(f"{suite.name}-ablation", out)
         ],
         "gauge": lambda: [analyze_gauge(*p, **options) for p in study_gains(suite, out).gains],
         "turned": lambda: [stress(*first)],
