@@ -236,6 +236,8 @@ def test_a_named_config_s_cell_is_that_of_its_method_with_these_settings() -> No
         ({"coop": {"tasks": {"mini-food": 3}}}, "methods.coop.tasks must hold settings"),
         ({"coop": {"training": 3}}, "methods.coop: 'training' must be a mapping"),
         ({"coop": {"training": {"view": 3}}}, "setting 'view' of the training of method 'coop'"),
+        ({"coop": {"training": {"views": "frsh"}}}, "setting 'views' of the training"),
+        ({"coop": {"contxt": 1}}, "setting 'contxt' of method 'coop' .*: there is no such setting"),
     ],
 )
 def test_a_wrong_config_is_refused(methods: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import product, takewhile
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -272,8 +272,11 @@ def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> Mo
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CompatbenchError(f"setting '{field}' of {whose}: {first['msg']}") from None
+        # Of a union pydantic names the type as well, as if it were a field.
+        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        problem = "there is no such setting" if unknown else first["msg"]
+        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
 
 
 def _choose_methods(
