@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command_line import invoke
 from honest_results import Workplace
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compatbench as cb
-from compatbench.audit.audit import check_pages, sample_cells
+from compatbench.audit.audit import check_pages
 from compatbench.audit.findings import Finding, summarise
-from compatbench.audit.stored_suite import EPSILON, choose_tolerance
+from compatbench.audit.rerun import sample_cells
+from compatbench.audit.tolerance import EPSILON, choose_tolerance, find_drift
 from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
@@ -22,13 +24,13 @@ from compatbench.errors import CompatbenchError
 from .conftest import set_field
 
 
-def make_cell(number: int, method: str) -> tuple[str, Cell]:
+def make_cell(number: int, method: str) -> tuple[tuple[str, Cell], ...]:
     key, training = f"{number:064d}", TrainingCard.model_validate({})
-    return "s", Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)
+    return (("s", Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)),)
 
 
 CELLS = [make_cell(n, f"m{n % 5}") for n in range(60)]
-SECONDS = {cell.key: float(n) for n, (_, cell) in enumerate(CELLS)}
+SECONDS = {cell.key: float(n) for n, ((_, cell),) in enumerate(CELLS)}
 
 
 @given(count=st.integers(0, 70), seed=st.integers(0, 1000))
@@ -46,24 +48,51 @@ def test_samples_are_of_different_methods_and_of_any_cell() -> None:
     samples = [[one.cell for one in sample_cells(CELLS, SECONDS, 5, seed)] for seed in range(400)]
     assert all(len({cell.name for cell in sample}) == 5 for sample in samples)
     drawn = {cell.key for sample in samples for cell in sample}
-    assert drawn == {cell.key for _, cell in CELLS}
+    assert drawn == {cell.key for ((_, cell),) in CELLS}
 
 
 def test_a_cell_without_a_recorded_cost_is_no_cheap_one() -> None:
-    known = {cell.key: 1.0 for _, cell in CELLS[:-1]} | {CELLS[0][1].key: 0.5}
+    known = {cell.key: 1.0 for ((_, cell),) in CELLS[:-1]} | {CELLS[0][0][1].key: 0.5}
     drawn = [one for seed in range(300) for one in sample_cells(CELLS, known, 2, seed)]
-    assert {one.part for one in drawn if one.cell is CELLS[-1][1]} == {2}
+    assert {one.part for one in drawn if one.cell is CELLS[-1][0][1]} == {2}
 
 
-def test_a_tolerance_is_for_other_machines_only() -> None:
+def test_a_claim_can_only_tighten_the_tolerance() -> None:
     here = {name: (value,) for name, value in provenance().items()}
     assert choose_tolerance(here, None).of(1000) == 0
-    for name in ("torch", "processor"):
-        elsewhere = choose_tolerance(here | {name: ("another",)}, None)
-        assert elsewhere.of(1000) == 1000 * EPSILON
-        assert name in elsewhere.why
-        assert choose_tolerance(here | {name: ("another", here[name][0])}, None).of(10) == 1
+    shares = set()
+    for made in (("another",), ("AMD EPYC 9",), (), ("another", here["processor"][0])):
+        elsewhere = choose_tolerance(here | {"processor": made}, None)
+        assert "processor" in elsewhere.why
+        shares.add((elsewhere.share, elsewhere.images, elsewhere.whole))
+    assert shares == {(EPSILON, None, True)}
+    assert choose_tolerance(here | {"torch": ("0.1",)}, None).of(10) == 1
     assert choose_tolerance(here, 3).of(1000) == 3
+
+
+def drift_of(images: list[int], method: str = "m") -> list[Finding]:
+    """What is found of cells of one row of 1,000 images that differ by so many."""
+    rows = [
+        {"file": "a.csv", "method": method, "key": str(n), "images": value, "total": 1000}
+        for n, value in enumerate(images)
+    ]
+    return list(find_drift(pd.DataFrame(rows)))
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        ([0] * 36, False),
+        ([0] * 6 + [11, 0], False),  # one training run that went another way
+        ([3, -4, 0, 1, -1, 2] * 6, False),
+        ([20], True),  # two percent on every row, seen in one cell
+        ([10] * 3, True),
+        ([1] * 36, True),  # within any mean, but all one way
+        ([-1] * 30 + [2] * 6, True),
+    ],
+)
+def test_differences_are_judged_as_a_whole(images: list[int], found: bool) -> None:
+    assert bool(drift_of(images)) == found
 
 
 def test_a_finding_is_one_line_and_many_of_one_kind_are_counted() -> None:

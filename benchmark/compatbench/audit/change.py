@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from compatbench.audit.stored_suite import EPSILON, PLACE, Tolerance
+from compatbench.audit.stored_suite import PLACE
+from compatbench.audit.tolerance import EPSILON, Tolerance, find_drift
 from compatbench.errors import CompatbenchError
 from compatbench.pages.markdown import escape
 from compatbench.results.measures import Expected
@@ -157,8 +158,12 @@ def describe_rows(rows: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def find_problems(rows: pd.DataFrame, expected: Expected) -> list[str]:
-    """Rows of the base that are gone, though the suite asks for them, and rewritten counts."""
+def find_problems(rows: pd.DataFrame, expected: Expected, same_machine: bool) -> list[str]:
+    """Rows of a method that are gone, though the suite asks for them, and rewritten counts.
+
+    Under one key no count may change. Where both sides do not say that they were made by the same
+    processor and versions, all changes are tested as a whole, as by an audit.
+    """
     test_sets = {(task, task) for task in expected.tasks}
     test_sets |= {(task, name) for task, names in expected.variants.items() for name in names}
     backbones = {*expected.upgrades, *((name, name) for pair in expected.upgrades for name in pair)}
@@ -173,12 +178,17 @@ def find_problems(rows: pd.DataFrame, expected: Expected) -> list[str]:
     ]
     first = [f"the first of {_place(row)}" for row in asked[:1]]
     problems = [f"{len(asked)} rows of the base were removed, {place}" for place in first]
-    rewritten = rows.query("change == 'beyond' and same_key").head(SHOWN)
-    for row in rewritten.to_dict("records"):
+    same = rows.query("same_key and change in ['equal', 'within', 'beyond']")
+    rewritten = (
+        same.loc[same["change"] != "equal"] if same_machine else same.query("change == 'beyond'")
+    )
+    for row in rewritten.head(SHOWN).to_dict("records"):
         counts = f"from {row['correct_base']} to {row['correct']}"
         problems.append(
             f"{_place(row)}: 'correct' went {counts} under one key, which means the same module"
         )
+    if not same_machine:
+        problems += [str(one) for one in find_drift(same.assign(file="against the base"))]
     return problems
 
 

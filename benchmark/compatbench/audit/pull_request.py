@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from compatbench.audit.change import (
     read_base_results,
 )
 from compatbench.audit.findings import summarise
+from compatbench.audit.tolerance import deciding
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.shots import count_shots
@@ -42,13 +43,20 @@ class PullRequest:
 
     problems: list[str] = field(default_factory=list)  # each keeps it from being merged
     lines: list[str] = field(default_factory=list)  # the summary without its verdict, as Markdown
+    unchecked: dict[str, int] = field(
+        default_factory=dict
+    )  # rows of a suite that are reported only
 
     @property
     def summary(self) -> str:
         """The whole summary, the verdict first."""
         count = len(self.problems)
         verdict = f"**Failed**: {count} problem{'s' * (count != 1)}." if count else "**Passed.**"
+        if self.unchecked and not count:
+            verdict = "**No problem in what could be checked.**"
         lines = ["# compatbench ci", "", verdict, ""]
+        for suite, rows in self.unchecked.items():
+            lines += [f"**Not verified**: {rows:,} rows of {code(suite)} were not checked.", ""]
         lines += [f"- {escape(problem, longest=600)}" for problem in self.problems[:SHOWN]]
         if count > SHOWN:
             lines.append(f"- and {count - SHOWN} more")
@@ -71,6 +79,7 @@ def check_pull_request(
     cells: int = 3,
     seed: int | None = None,
     zero_shot: bool = True,
+    unverified: Collection[str] = (),
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> PullRequest:
@@ -87,6 +96,7 @@ def check_pull_request(
         cells: how many cells of the changed methods to run again.
         seed: of the draw of these; by default a new one.
         zero_shot: whether zero-shot counts are computed again, if a method has changed.
+        unverified: suites whose rows may stand though the weights or images are not here.
         device: where to compute.
         progress: called with a line before each step.
 
@@ -121,16 +131,19 @@ def check_pull_request(
         seed=seed,
         only=changed,
         zero_shot=zero_shot and bool(changed),
+        unverified=unverified,
         device=device,
         progress=progress,
     )
-    findings = summarise(audit.findings)
+    findings, found.unchecked = summarise(audit.findings), audit.unchecked
     found.problems += [line.replace(f"{change.root}/", "") for line in findings]
     looked_at = f"{audit.rows:,} rows of {audit.methods} method files were looked at."
     found.lines += ["", "## Audit", "", looked_at]
     if audit.sample:
         drawn = f"Run again, drawn from the changed methods with seed {audit.seed}:"
-        sample = [f"- {code(one.suite)}: {escape(str(one))}" for one in audit.sample]
+        sample = [
+            f"- {', '.join(map(code, one.suites))}: {escape(str(one))}" for one in audit.sample
+        ]
         found.lines += ["", drawn, "", *sample]
     if audit.notes:
         found.lines += ["", *(f"- {escape(note)}" for note in audit.notes)]
@@ -210,7 +223,11 @@ def _compare(
         if not found.problems:
             found.problems.append(str(error))
         return
-    now, old = ({one.info.name for one in results.all} for results in (page.results, base))
+    claims = [
+        {one.info.name: deciding(one.provenance) for one in results.all}
+        for results in (base, page.results)
+    ]
+    old, now = map(set, claims)
     compared = compare_with_base(base, page.results)
     found.lines += ["", f"## {escape(card.title)} ({code(card.name)})", ""]
     for name in sorted(changed & (now | old) - set(touched.deleted)):
@@ -218,7 +235,7 @@ def _compare(
         moved = describe_rows(rows) if name in old else f"new, {len(rows)} rows"
         found.lines.append(f"- {code(name)}: {moved}")
         if name in now:
-            problems = find_problems(rows, page.expected)
+            problems = find_problems(rows, page.expected, claims[0].get(name) == claims[1][name])
             found.problems += [f"{folder}/{name}.csv: {problem}" for problem in problems]
     for name in sorted(old - now):
         if name in touched.deleted:

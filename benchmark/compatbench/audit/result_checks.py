@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import product
@@ -14,12 +14,14 @@ import torch
 
 from compatbench.audit.findings import Finding, list_findings
 from compatbench.audit.stored_suite import COST, DESCRIPTION, PLACE, ROWS, StoredSuite
+from compatbench.audit.tolerance import find_drift
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.cell import PACKAGES
 from compatbench.files.hashes import canonical_json
+from compatbench.results.rows import FLIPS
 
 WHERE = ["backbone", "test_set"]
 STALE = "is not what this checkout computes; the row is stale, or forged"
@@ -190,7 +192,7 @@ def check_zero_shot(suite: StoredSuite) -> list[Finding]:
 @torch.no_grad()
 def recount_zero_shot(suite: StoredSuite, cache: FeatureCache, device: str) -> Iterator[Finding]:
     """Zero-shot counts that the backbones do not give here, up to the tolerance."""
-    load, field = lru_cache(maxsize=1)(load_backbone), "zero_shot_correct"
+    load, field, drift = lru_cache(maxsize=1)(load_backbone), "zero_shot_correct", []
     rows = suite.here(suite.rows.query("status == 'ok'"))
     pairs = rows[WHERE].drop_duplicates().merge(suite.planned[WHERE].drop_duplicates())
     for name, test_set in sorted(pairs.itertuples(index=False, name=None)):
@@ -201,9 +203,36 @@ def recount_zero_shot(suite: StoredSuite, cache: FeatureCache, device: str) -> I
         targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
         again = int((logits.argmax(-1) == targets).sum())
         same = rows.query("backbone == @name and test_set == @test_set")
-        wrong = same.loc[(same[field] - again).abs() > same["total"].map(suite.tolerance.of)]
+        tolerances = [suite.tolerances[method] for method in same["method"]]
+        same = same.assign(images=same[field] - again, key=same["data"])
+        limits = [one.of(int(total)) for one, total in zip(tolerances, same["total"], strict=True)]
         problem = f"zero-shot of {name} on {test_set} was computed again"
+        wrong = same.loc[same["images"].abs() > limits]
         yield from list_findings(wrong, problem, field, str(again))
+        drift.append(same.loc[[one.whole for one in tolerances]].head(1).assign(method=field))
+    if drift:
+        yield from find_drift(pd.concat(drift), field)
+
+
+def check_equal_keys(suites: Sequence[StoredSuite]) -> Iterator[Finding]:
+    """A key names a module, and ``data`` what it meets: such rows are equal in all suites.
+
+    Where files say that their machines differed, counts are tested as a whole.
+    """
+    rows = pd.concat([one.rows.assign(claim=one.claims) for one in suites], ignore_index=True)
+    rows = rows.loc[rows["status"] != "failed"]
+    module, fixed = ["key", "data"], ["status", "total", "parameters", "module_bytes"]
+    measured = ["correct", "zero_shot_correct", *FLIPS, "ece", "prompt_diversity"]
+    for on, columns in (([*module, "claim"], measured), (module, fixed)):
+        first = rows.groupby(on)[["file", "line", "claim", *measured, *fixed]].transform("first")
+        both = rows.join(first.add_prefix("first_"))
+        for column in columns:
+            wrong = both.loc[(both[column] != both[f"first_{column}"]).fillna(False)]
+            wrong = wrong.loc[wrong[column].notna()]
+            problem = "is not that under the same key in {first_file}:{first_line}"
+            yield from list_findings(wrong, problem, column, f"{{first_{column}}}")
+    moved = both.loc[both["claim"] != both["first_claim"]].dropna(subset="correct")
+    yield from find_drift(moved.assign(images=moved["correct"] - moved["first_correct"]))
 
 
 # A new check is a function of a suite and a line here.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,59 +11,25 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
-from compatbench.data.cards import SuiteCard
+from compatbench.audit.tolerance import Tolerance, choose_tolerance, deciding
+from compatbench.data.cards import SuiteCard, names_elsewhere
 from compatbench.data.draws import ShotsFiles
-from compatbench.engine.cell import PACKAGES, Cell, provenance
+from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import plan_cells
 from compatbench.errors import CompatbenchError
+from compatbench.files.hashes import canonical_json
+from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import MethodResults, file_texts, join_provenance, read_method
+from compatbench.results.store import MethodResults, file_texts, read_method
 from compatbench.transfer import TRANSFERS
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
 PLACE = Row.place
-# docs/security.md says what this was chosen from.
-EPSILON = 0.02
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How many images a count may be away from the same count computed here.
-
-    On the machine that made it, none: the same inputs give the same bytes. Another processor or
-    another version of torch rounds otherwise, and a training run amplifies that; there a count
-    may differ by a share of the test images.
-    """
-
-    share: float
-    why: str = ""
-    images: int | None = None  # in place of the share, if it is given
-
-    def of(self, total: int) -> int:
-        """Images of a test set of ``total`` that a count may differ by."""
-        return math.ceil(self.share * total) if self.images is None else self.images
-
-    @property
-    def exact(self) -> bool:
-        return not self.share and not self.images
-
-
-def choose_tolerance(made_with: Mapping[str, tuple[str, ...]], images: int | None) -> Tolerance:
-    """The tolerance for results of some provenance, if the user allows no number of images."""
-    if images is not None:
-        return Tolerance(0.0, f"counts may differ by {images} images, as was asked", images)
-    here = provenance()
-    names = (*(name for name in PACKAGES if name != "compatbench"), "processor")
-    other = [name for name in names if made_with.get(name, ()) != (here[name],)]
-    if not other:
-        return Tolerance(0.0, "made with the versions and processor of this machine: no tolerance")
-    why = f"made with another {', '.join(other)}: counts may differ by {EPSILON:.0%} of the images"
-    return Tolerance(EPSILON, why)
 
 
 @dataclass(frozen=True)
@@ -80,8 +45,14 @@ class StoredSuite:
     cells: list[Cell]  # of the methods known here
     planned: pd.DataFrame  # their measurements, with ``key``, ``data``, ``cell`` and ``file``
     missing: Missing  # what is not on this machine; its rows cannot be compared
-    tolerance: Tolerance
+    tolerances: dict[str, Tolerance]  # by method
     findings: list[Finding]  # of the reading of the files
+
+    @property
+    def claims(self) -> pd.Series:
+        """For each row, what its method's file says that numbers were rounded by."""
+        made = {name: canonical_json(deciding(m.provenance)) for name, m in self.methods.items()}
+        return self.rows["method"].map(made)
 
     def here(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows whose weights and images are on this machine."""
@@ -102,6 +73,10 @@ def read_stored_suite(
     for path in card.plugins:
         registry.add_file(path)
     missing, cells, expected = find_missing(card), [], {}
+    away = names_elsewhere(card)
+    for name, why in {**missing.backbones, **missing.test_sets}.items():
+        if name not in away:
+            findings.append(Finding(str(tasks_folder()), f"{name} ships with the project: {why}"))
     for name, found in methods.items():
         if name not in {*registry.names(), *card.configs}:
             problem = "there is no such method here; give its file with --methods"
@@ -123,7 +98,6 @@ def read_stored_suite(
         for where in product(cell.backbones, cell.test_sets)
     ]
     columns = ["method", *PLACE, "key", "data", "cell", "file"]
-    made_with = join_provenance(found.provenance for found in methods.values())
     return StoredSuite(
         folder,
         card,
@@ -134,7 +108,7 @@ def read_stored_suite(
         cells,
         pd.DataFrame(planned, columns=columns).astype({"shots": "Int64", "seed": "Int64"}),
         missing,
-        choose_tolerance(made_with, tolerance),
+        {name: choose_tolerance(one.provenance, tolerance) for name, one in methods.items()},
         findings,
     )
 

@@ -125,7 +125,8 @@ def _summary(page: SuitePage) -> str:
     shown = [row for i, row in enumerate(rows) if i < SHOWN or row.kind == "floor"]
     lines = [
         f"{page.path_title(upgrade)}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
-        f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent:",
+        f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent"
+        f"{page.mark and f' ({page.mark})'}:",
         "",
         *tables.ranking_table(rows, top=SHOWN),
         "",

@@ -12,6 +12,7 @@ from compatbench.data.cards import (
     COPIED,
     SuiteCard,
     backbone_cards,
+    names_elsewhere,
     suite_cards,
     suite_tasks,
     suite_variants,
@@ -51,6 +52,7 @@ class SuitePage:
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
+    elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
 
@@ -89,6 +91,11 @@ class SuitePage:
         )
         results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
+
+    @property
+    def mark(self) -> str:
+        """What stands beside figures that no clone of the project alone can compute again."""
+        return "reported, not verified" if self.elsewhere else ""
 
     @property
     def part(self) -> str:
@@ -142,6 +149,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
+        elsewhere=frozenset(names_elsewhere(suite)),
     )
 
 

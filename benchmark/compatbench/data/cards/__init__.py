@@ -14,7 +14,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
 __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "SuiteCard", "TaskCard"]
-__all__ += ["TrainingCard", "select_names", "unknown_name"]
+__all__ += ["TrainingCard", "names_elsewhere", "select_names", "unknown_name"]
 
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -77,3 +77,15 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
 def _parents(folder: Path) -> dict[str, str | None]:
     """The parent of every task card; None for what is no variant."""
     return {card.name: card.parent for card in task_cards.select("all")}
+
+
+def names_elsewhere(suite: SuiteCard) -> set[str]:
+    """The backbones and test sets of a suite that do not ship with the cards."""
+    backbones = {name for path in suite.upgrades for name in path}
+    tasks = suite_tasks(suite)
+    test_sets = {name for task in tasks for name in (task, *suite_variants(suite, task))}
+    shipped = {
+        name for name in backbones & {*backbone_cards.names()} if backbone_cards.read(name).weights
+    }
+    shipped |= {name for name in test_sets if task_cards.read(name).source.kind == "drawings"}
+    return (backbones | test_sets) - shipped
