@@ -116,7 +116,7 @@ def run(
             f"nothing of suite '{found.suite.name}' can run here; see 'compatbench doctor "
             f"--suite {suite if isinstance(suite, str) else found.suite.name}'"
         )
-    _check_folders(out)
+    _check_folders(out, found.suite.name)
     if shard is not None:
         found = take_shard(found, shard)
     failures = run_plan(found, compute or Compute(), on_start, on_event)
@@ -242,12 +242,17 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
     return make_report(Path(out), check)
 
 
-def _check_folders(out: Path) -> None:
+def _check_folders(out: Path, suite: str) -> None:
     """Finds out before the work, not after it, that results cannot be written or read."""
     from tempfile import TemporaryFile
 
-    from compatbench.results.store import read_results, result_folders
+    from compatbench.files.kinds import require
+    from compatbench.pages.html_report import REPORT
+    from compatbench.pages.leaderboard import LEADERBOARD, read_readme
+    from compatbench.results.store import FIGURES, read_results, result_folders
 
+    for folder in (out / "runs", out / RESULTS, out / RESULTS / FIGURES):
+        require(folder, "folder")
     for folder in (out, out / "runs", out / RESULTS):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -255,15 +260,20 @@ def _check_folders(out: Path) -> None:
                 probe.write(b"probe")
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
-    for folder in result_folders(out):
+    for folder in {out / RESULTS / suite, *result_folders(out)}:
         read_results(folder)
+    for page in (out / LEADERBOARD, out / REPORT):
+        require(page)
+    read_readme(out)
 
 
 def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
     from compatbench.files.atomic import remove_remains
+    from compatbench.pages.html_report import make_report
     from compatbench.pages.leaderboard import write_pages
     from compatbench.results.collect import collect_results
+    from compatbench.results.store import FIGURES
 
     suite = plan.suite
     with plan.store.locked(plan.store.folder / "results.lock"):
@@ -272,6 +282,6 @@ def _publish(plan: Plan, out: Path) -> None:
         remove_remains(folder)
         collect_results(suite, plan.matrix.registry, plan.planned, folder, plan.draws)
         if suite.publish:
-            if (out / RESULTS / "figures").is_dir():
-                report(out)
+            if (out / RESULTS / FIGURES).is_dir():
+                make_report(out, also=suite)
             write_pages(out, suite)

@@ -185,16 +185,17 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
     """
     if not any(suite.publish for suite in suites):
         return []
-    own = [suite for suite in suites if suite.name not in suite_cards.names()]
+    installed = suite_cards.names()
+    own = next((suite for suite in suites if suite.name not in installed), None)
     findings, problem = [], "is not what the results give; run 'compatbench leaderboard'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
         try:
-            for path, text in render_pages(out, own[0] if own else None).items():
+            for path, text in render_pages(out, own).items():
                 findings += compare_file(path, text, problem)
             if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():
-                make_report(out, check=True)
+                make_report(out, True, own)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings

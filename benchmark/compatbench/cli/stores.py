@@ -98,8 +98,9 @@ def gc(
     """Find files that serve no plan any more: modules and predictions of cells that changed.
 
     A cell is obsolete if its method, images and weights are here and give another key now, with
-    the training of every installed suite. Records stay: they are small, and are results. Files
-    set aside as damaged, and remains of killed processes, go as well.
+    the training of every installed suite. Records stay: they are small, and are results. What was
+    set aside as damaged, links and all else in the place of a file, and remains of killed
+    processes go as well.
 
     Args:
         delete: Delete; without, only say what would go.
@@ -109,7 +110,8 @@ def gc(
     """
     from compatbench.data.cards import suite_cards
     from compatbench.data.draws import read_draws
-    from compatbench.engine.store_check import delete_files, find_waste, open_store
+    from compatbench.engine.store_check import find_waste, open_store
+    from compatbench.files.kinds import delete
     from compatbench.method.registry import builtin_methods
 
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
@@ -123,7 +125,7 @@ def gc(
     for what, found in kinds.items():
         old = {path: stat.st_size for path, stat in found.items() if stat.st_mtime <= latest}
         if delete:
-            delete_files(old)
+            delete(old)
         young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
         say(f"{len(old)} files {what}, {format_bytes(sum(old.values()))}{young}")
     say("deleted" if delete else "nothing was deleted; --delete does")

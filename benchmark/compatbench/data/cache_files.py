@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
+from compatbench.files.kinds import delete, require
 from compatbench.files.tensors import KEY, read_header
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(require(path, follow=True), "pt") as file:
             values = read_header(path, (file.metadata() or {}).get(KEY))
             return values, file.get_tensor(FEATURES)
-    except (SafetensorError, OSError, ValueError, RecursionError):
+    except (CompatbenchError, SafetensorError, OSError, ValueError, RecursionError):
         return {}, None
 
 
@@ -107,6 +108,5 @@ def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) 
             break  # those that follow are younger
         total -= entry.size
         deleted.append(entry)
-        entry.path.unlink(missing_ok=True)
-        entry.path.with_suffix(".lock").unlink(missing_ok=True)
+        delete([entry.path, entry.path.with_suffix(".lock")])
     return deleted

@@ -30,6 +30,7 @@ from compatbench.engine.missing import fit_backbones, suite_backbones, suite_tes
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
+from compatbench.files.kinds import require
 from compatbench.method.trained import TrainedMethod, count_epochs
 
 FLOAT = 4  # bytes
@@ -223,8 +224,8 @@ def measure_model(name: str) -> ModelSize | None:
     names = [field.name for field in fields(ModelSize)]
     key = sha256_json([card.config, card.model_dump(mode="json"), names])
     path = default_cache_folder() / "model-sizes" / f"{key[:16]}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return ModelSize(**json.loads(path.read_bytes()))
+    with suppress(CompatbenchError, OSError, ValueError, TypeError):
+        return ModelSize(**json.loads(require(path, follow=True).read_bytes()))
     size = _build_and_measure(card)
     if size is not None:
         with suppress(CompatbenchError):  # it is built again the next time

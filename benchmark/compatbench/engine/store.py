@@ -25,6 +25,7 @@ from compatbench.engine.measure import Predictions, Where, read_predictions, wri
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
+from compatbench.files.kinds import kind_of, require
 from compatbench.method import Module, load_module
 
 ContentT = TypeVar("ContentT")
@@ -44,8 +45,10 @@ class RunStore:
     predictions, which are written before the record that is made from them.
 
     A file that cannot be read, or is another cell's, is set aside under ``damaged/``, never
-    taken for a result and never deleted. All that writes raises CompatbenchError if the folder
-    cannot be written, or is no longer the one that was opened.
+    taken for a result and never deleted; so is what stands in the place of a file, or of a
+    folder on the way to it. No link is followed: one in the place of a folder is a
+    CompatbenchError. So it is if the folder cannot be written, or is no longer the one that was
+    opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,8 +84,7 @@ class RunStore:
 
     def write(self, record: CellRecord) -> None:
         """Keeps a cell's record."""
-        self._check_folder()
-        write_atomic(self.cell_path(record.key), _seal(record), sync=False)
+        write_atomic(self._make_room(self.cell_path(record.key)), _seal(record), sync=False)
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
@@ -90,8 +92,7 @@ class RunStore:
 
     def write_module(self, module: Module, record: CellRecord) -> None:
         """Keeps a fitted module with the record of its fit."""
-        self._check_folder()
-        module.save(self.module_path(record.key), fit_description(record))
+        module.save(self._make_room(self.module_path(record.key)), fit_description(record))
 
     def read_predictions(self, key: str) -> dict[Where, Predictions]:
         """What the cell's module answered where it was measured; nothing if the file is lost."""
@@ -100,8 +101,7 @@ class RunStore:
 
     def write_predictions(self, key: str, predictions: Mapping[Where, Predictions]) -> None:
         """Keeps what the cell's module answered."""
-        self._check_folder()
-        write_predictions(self.predictions_path(key), predictions, key)
+        write_predictions(self._make_room(self.predictions_path(key)), predictions, key)
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
         """Claims the right to run a cell; its record has to be read again under the claim."""
@@ -110,8 +110,7 @@ class RunStore:
     @contextmanager
     def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:
         """Holds a lock file; gives False if another process holds it and ``wait`` is False."""
-        self._check_folder()
-        lock = FileLock(path)
+        lock = FileLock(self._make_room(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=-1 if wait else 0)
@@ -132,16 +131,33 @@ class RunStore:
         finally:
             lock.release()
 
-    def _check_folder(self) -> None:
+    def _make_room(self, path: Path) -> Path:
+        """The path of a file of the store, which can be written when this returns."""
         # Where a disk was unmounted, an empty folder takes its place, and would be written to.
         if self._inode is not None and _inode(self.folder) != self._inode:
             raise CompatbenchError(
                 f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
                 "mounted?"
             )
+        self._clear(path)
+        return path
+
+    def _clear(self, path: Path) -> None:
+        """Sets aside what stands in the place of a file, or of a folder on the way to it."""
+        place = require(self.folder, "folder")
+        for part in path.relative_to(place).parts:
+            place = place / part
+            kind, wanted = kind_of(place), "file" if place == path else "folder"
+            if kind != wanted:
+                if kind == "link" and wanted == "folder":
+                    require(place, wanted)  # finished cells may lie where it leads
+                if kind:
+                    self._set_aside(place, f"it is a {kind}, not a {wanted}")
+                return
 
     def _read(self, path: Path, read: Callable[[Path], ContentT]) -> ContentT | None:
         """What is read of a file; None if it is missing, or damaged and set aside."""
+        self._clear(path)
         try:
             return read(path) if path.is_file() else None
         except FileNotFoundError:  # another process has moved it
@@ -149,17 +165,20 @@ class RunStore:
         except OSError as error:
             raise CompatbenchError(f"cannot read {path}: {error.strerror}") from None
         except (CompatbenchError, ValueError) as error:
-            why = str(error).splitlines()[0]
-        damaged = self.folder / DAMAGED / path.name
+            self._set_aside(path, str(error).splitlines()[0])
+        return None
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        damaged = require(self.folder / DAMAGED, "folder") / path.name
         for number in count(1):
-            if not damaged.exists():  # what was set aside before stays
+            if not kind_of(damaged):  # what was set aside before stays
                 break
             damaged = damaged.with_name(f"{path.name}.{number}")
         try:
             damaged.parent.mkdir(parents=True, exist_ok=True)
             path.replace(damaged)
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError:  # another process has moved it
+            return
         except OSError as error:
             raise CompatbenchError(f"{path} is damaged and cannot be moved: {error}") from None
         warnings.warn(
@@ -167,7 +186,6 @@ class RunStore:
             CompatbenchWarning,
             stacklevel=3,
         )
-        return None
 
 
 def fit_description(record: CellRecord) -> dict[str, Any]:
@@ -186,8 +204,11 @@ def read_module(path: Path, record: CellRecord | None = None) -> Module:
 
 
 def read_record(path: Path) -> CellRecord:
-    """The record in a file, which stays; ValueError if it is damaged, or another cell's."""
-    record = unseal(path.read_bytes())
+    """The record in a file, which stays; ValueError if it is damaged, or another cell's.
+
+    CompatbenchError if a link, or something else, stands in its place.
+    """
+    record = unseal(require(path).read_bytes())
     if record.key != path.stem:
         raise ValueError("the key is another cell's")
     return record

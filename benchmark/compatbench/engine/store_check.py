@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from os import stat_result
 from pathlib import Path
+from stat import S_ISREG
 from typing import get_args
 
 import pandas as pd
@@ -24,6 +25,7 @@ from compatbench.engine.matrix import suite_trainings
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
+from compatbench.files.kinds import kind_of, require
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry
 
@@ -38,20 +40,34 @@ Files = dict[Path, stat_result]
 
 def open_store(out: Path) -> RunStore:
     """The store of the runs in a folder."""
-    folder = out / "runs"
+    folder = require(out / "runs", "folder")
     if not folder.is_dir():
         raise CompatbenchError(f"{folder} does not exist; 'compatbench run' makes it")
     return RunStore(folder)
 
 
 def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PREDICTIONS)) -> Files:
-    """The files of a store that these patterns mean, by path."""
-    found = {}
+    """The files of a store that these patterns mean, by path, in folders of their own.
+
+    No link is followed: links, and all else that stands in the place of a file or folder, are
+    among what is found.
+    """
+    found = list[Path]()
     for pattern in patterns:
-        for path in sorted(store.folder.glob(pattern)):
-            with suppress(FileNotFoundError):  # another process has moved or removed it
-                found[path] = path.stat()
-    return found
+        *folders, files = pattern.split("/")
+        places = [store.folder]
+        for part in folders:
+            inner = [place / part for place in places]
+            if "?" in part:
+                inner = [path for place in places for path in place.glob(part)]
+            places = [path for path in inner if kind_of(path) == "folder"]
+            found += set(inner).difference(places)
+        found += [path for place in places for path in place.glob(files)]
+    stats = {}
+    for path in sorted(found):
+        with suppress(FileNotFoundError):  # another process has moved or removed it
+            stats[path] = path.lstat()
+    return stats
 
 
 def read_records(files: Iterable[Path]) -> dict[str, CellRecord]:
@@ -59,7 +75,7 @@ def read_records(files: Iterable[Path]) -> dict[str, CellRecord]:
     records = {}
     for path in files:
         if path.match(RECORDS):
-            with suppress(ValueError, OSError):  # 'find_problems' names it
+            with suppress(ValueError, OSError, CompatbenchError):  # 'find_problems' names it
                 records[path.stem] = read_record(path)
     return records
 
@@ -115,7 +131,7 @@ def find_problems(files: Iterable[Path]) -> dict[Path, str]:
     problems, records = {}, read_records(files)
     for path in files:
         try:
-            if path.match(RECORDS):
+            if require(path, "file" if path.suffix else "folder").match(RECORDS):
                 read_record(path)
             elif path.match(PREDICTIONS):
                 read_predictions(path, path.stem)
@@ -134,7 +150,7 @@ class Waste:
 
     cells: int  # that are obsolete
     files: Files  # modules and predictions of these cells
-    remains: Files  # what was set aside as damaged, and what killed processes left
+    remains: Files  # what is no file, or was set aside as damaged; what killed processes left
 
 
 def find_waste(
@@ -167,7 +183,13 @@ def find_waste(
         for path, stat in files.items()
         if path.stem in obsolete and not path.match(RECORDS)  # small, and a result
     }
-    return Waste(len(obsolete), stale, find_files(store, [f"{DAMAGED}/*", "**/*.tmp"]))
+    remains = find_files(store, [f"{DAMAGED}/*"])
+    # What stands in the place of a file, or of a folder, which has no suffix.
+    remains |= {p: stat for p, stat in files.items() if not (S_ISREG(stat.st_mode) and p.suffix)}
+    for path in store.folder.rglob("*.tmp"):
+        with suppress(FileNotFoundError):
+            remains[path] = path.lstat()
+    return Waste(len(obsolete), stale, remains)
 
 
 def _keys_now(
@@ -189,12 +211,3 @@ def _keys_now(
         key = module_key(identity, changed, data, shots, seed, training)
         keys.add(transfer_key(key, record.transfer))
     return keys
-
-
-def delete_files(paths: Iterable[Path]) -> None:
-    """Deletes files."""
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise CompatbenchError(f"cannot delete {path}: {error.strerror}") from None

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from compatbench.errors import CompatbenchError
+from compatbench.files.kinds import kind_of
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
@@ -43,8 +44,8 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 
 def holds(path: Path, content: bytes) -> bool:
-    """Whether a file exists and has exactly this content."""
-    return path.is_file() and path.read_bytes() == content
+    """Whether a file, not a link to one, exists and has exactly this content."""
+    return kind_of(path) == "file" and path.read_bytes() == content
 
 
 def remove_remains(folder: Path) -> None:

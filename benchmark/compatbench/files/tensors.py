@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes
+from compatbench.files.kinds import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ def save_tensors(
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(require(path, follow=True), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = read_header(path, metadata[KEY]) if KEY in metadata else {}

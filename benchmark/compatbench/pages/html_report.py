@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import compatbench
+from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.hashes import sha256_bytes
+from compatbench.files.kinds import kind_of, require
 from compatbench.pages.figures.plan import TITLES, PlannedFigure, is_current, plan_figures
 from compatbench.pages.figures.style import MARKS
 from compatbench.pages.figures.svg import inline_svg
@@ -44,10 +46,10 @@ class Report:
     left_out: tuple[str, ...]
 
 
-def report_pages(out: Path) -> list[SuitePage]:
+def report_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
-    published = [one for page in published_pages(out) for one in (page, *page.sections)]
-    pages = published or [read_suite_page(card, out) for card in suites_with_results(out)]
+    published = [one for page in published_pages(out, also) for one in (page, *page.sections)]
+    pages = published or [read_suite_page(card, out) for card in suites_with_results(out, also)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
             f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
@@ -56,19 +58,19 @@ def report_pages(out: Path) -> list[SuitePage]:
     return measured
 
 
-def make_report(out: Path, check: bool = False) -> Report:
+def make_report(out: Path, check: bool = False, also: SuiteCard | None = None) -> Report:
     """Writes the files that have changed, and removes figures that the results no longer give.
 
     A check raises for the first of them instead. A figure that shows the same data is up to date,
-    even if another version of matplotlib drew it.
+    even if another version of matplotlib drew it. ``also`` is a suite from a file of its own.
     """
-    pages, folder = report_pages(out), out / RESULTS / FIGURES
+    pages, folder = report_pages(out, also), require(out / RESULTS / FIGURES, "folder")
     planned = plan_figures(pages)
     files: dict[Path, bytes] = {}
     for one in planned:
         if not one.missing:
             path, svg = folder / f"{one.name}.svg", one.render()
-            old = path.read_bytes() if check and path.is_file() else b""
+            old = path.read_bytes() if check and kind_of(path) == "file" else b""
             files[path] = old if is_current(old, svg) else svg
     figures = {path.stem: svg for path, svg in files.items()}
     files[out / REPORT] = render_report(pages, planned, figures).encode()
@@ -76,7 +78,7 @@ def make_report(out: Path, check: bool = False) -> Report:
     for path in sorted(set(folder.glob("*.svg")) - set(files)):
         if check:
             raise CompatbenchError(f"{path} belongs to no results here; run 'compatbench report'")
-        path.unlink()
+        require(path).unlink()
     left_out = [f"{one.name}.svg is left out: {one.missing}" for one in planned if one.missing]
     return Report(files, tuple(left_out))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
+from compatbench.files.kinds import kind_of
 from compatbench.pages import markdown, settings_tables, tables
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import SuitePage, published_pages
@@ -36,11 +37,22 @@ def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
-    readme = out / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if f"<!-- {SECTION}:" in text:
-        rendered[readme] = markdown.fill_section(text, SECTION, _summary(pages[0]))
+    if text := read_readme(out):
+        summary = markdown.fill_section(text, SECTION, _summary(pages[0]))
+        rendered[out / "README.md"] = summary
     return rendered
+
+
+def read_readme(out: Path) -> str:
+    """The text of a ``README.md`` that has a place marked for the ranking; else nothing."""
+    readme, mark = out / "README.md", f"<!-- {SECTION}:"
+    if kind_of(readme) != "file" or mark.encode() not in readme.read_bytes():
+        return ""
+    try:
+        return readme.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        where = f"the byte at {error.start:,} is none of it"
+        raise CompatbenchError(f"{readme} is not UTF-8 ({where}); save it as UTF-8") from None
 
 
 def write_pages(out: Path, also: SuiteCard | None = None, check: bool = False) -> list[Path]:

@@ -167,7 +167,7 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
         elif also is not None and folder.name == also.name:
             suites.append(also)
         else:
-            message = f"{folder} is left out: no suite has that name"
+            message = f"{folder} is left out: no suite has that name; a file's pages come of 'run'"
             warnings.warn(message, CompatbenchWarning, 2)
     return suites
 

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
+from compatbench.files.atomic import holds, write_atomic
+from compatbench.files.kinds import kind_of, require
 from compatbench.results.rows import (
     Cost,
     Row,
@@ -158,7 +159,8 @@ def check_name(name: str, what: str) -> str:
 
 def result_folders(out: Path) -> list[Path]:
     """The folders below ``results/`` that should each hold the results of a suite, by name."""
-    folders = (path for path in (out / RESULTS).glob("*") if path.is_dir())
+    results = require(out / RESULTS, "folder")
+    folders = (path for path in results.glob("*") if kind_of(path) != "file")
     return sorted(path for path in folders if path.name not in (FIGURES, PUBLISHED))
 
 
@@ -188,23 +190,30 @@ def _copied_first(transfer: str | None) -> tuple[bool, str]:
 def read_methods(folder: Path) -> dict[str, MethodResults]:
     """The methods of ``results/<suite>/``, each with all its transfers, as its files hold them."""
     check_name(folder.name, "suite")
+    folder = _own(folder)
     try:
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise CompatbenchError(f"cannot read {folder}: {error.strerror}") from None
     # Dot files are the remains of an interrupted write, or the system's.
-    tables = [name for name in names if name.endswith(".csv") and not name.startswith(".")]
+    names = [name for name in names if name.endswith((".csv", ".json")) and name[0] != "."]
+    for name in names:
+        require(folder / name)
+    tables = [name for name in names if name.endswith(".csv")]
     methods = [name.removesuffix(".csv") for name in tables if not name.endswith(".cost.csv")]
     return {method: read_method(folder, _check_method(method)) for method in methods}
 
 
+def _own(folder: Path) -> Path:
+    """A suite's folder, if neither it nor ``results/`` is a link out of where results are."""
+    require(folder.parent, "folder")
+    return require(folder, "folder")
+
+
 def read_method(folder: Path, method: str) -> MethodResults:
     """One method of ``results/<suite>/`` with all its transfers."""
-    path, cost_path = folder / f"{method}.csv", folder / f"{method}.cost.csv"
-    about_path = folder / f"{method}.json"
-    for file in (path, cost_path, about_path):
-        if file.is_symlink():
-            raise CompatbenchError(f"{file} is a link; results are read from their own folder only")
+    ends = (".csv", ".cost.csv", ".json")
+    path, cost_path, about_path = (require(_own(folder) / f"{method}{end}") for end in ends)
     try:
         about = _About.model_validate_json(about_path.read_bytes())
     except OSError as error:
@@ -230,7 +239,7 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
     changed = []
     for end, text in file_texts(_checked(results, folder / f"{method}.csv")).items():
         path = folder / f"{method}{end}"
-        if path.is_symlink() or not path.is_file() or path.read_bytes() != text.encode():
+        if not holds(path, text.encode()):
             write_atomic(path, text.encode())
             changed.append(path)
     return changed

@@ -1,0 +1,224 @@
+"""Links, pipes and folders in the place of files: none stops or hangs a run, or leads out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import invoke
+from synthetic_results import COOP, make_method, make_row
+
+from compatbench.data.cache_files import prune_entries, read_entry, write_entry
+from compatbench.engine.cell import CellRecord
+from compatbench.engine.measure import predict
+from compatbench.engine.store import RunStore
+from compatbench.engine.store_check import find_files, find_problems, find_waste, open_store
+from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.kinds import delete
+from compatbench.method import Module, load_module
+from compatbench.method.registry import MethodRegistry
+from compatbench.pages.html_report import make_report
+from compatbench.pages.leaderboard import read_readme
+from compatbench.results.store import read_results, write_results
+
+KEY = "5" * 64
+MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
+RECORD = CellRecord(
+    key=KEY,
+    status="ok",
+    method="toy",
+    task="t",
+    source="s",
+    shots=4,
+    seed=1,
+    config={},
+    provenance={},
+    module=MODULE.fingerprint,
+)
+NO_FILES = ["folder", "pipe", "dangling link", "outward link"]
+NO_FOLDERS = ["file", *NO_FILES[1:]]
+
+
+@pytest.fixture(autouse=True)
+def _waits_for_nobody() -> Iterator[None]:
+    """Whoever opens a pipe to which nobody writes waits forever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A folder beside the results that nobody may change."""
+    folder = tmp_path / "outside"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("mine", "mine.svg", f"inner/{KEY}.json", f"inner/{KEY}.safetensors"):
+        (folder / name).write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def put(kind: str, path: Path, target: Path) -> None:
+    """Puts something in the place of a file or folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        (path / "inner").mkdir(parents=True)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "file":
+        path.write_text("x")
+    else:
+        path.symlink_to(target if kind == "outward link" else "/nowhere")
+
+
+def write_all(store: RunStore) -> None:
+    with store.claim(KEY) as mine:
+        assert mine
+    store.write_module(MODULE, RECORD)
+    store.write_predictions(KEY, {("b", "t", "d"): predict(torch.eye(3))})
+    store.write(RECORD)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    store = RunStore(tmp_path / "out" / "runs")
+    write_all(store)
+    return store
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("place", ["cell_path", "module_path", "predictions_path", "claim_path"])
+def test_what_is_no_file_is_named_and_set_aside_and_cleared(
+    store: RunStore, outside: Path, place: str, kind: str
+) -> None:
+    path = getattr(store, place)(KEY)
+    put(kind, path, outside / "mine")
+    if place != "claim_path":  # a lock is no result
+        [(found, why)] = find_problems(find_files(store)).items()
+        assert found == path
+        assert why.endswith(", not a file; move it away")
+        assert path in find_waste(store, [], MethodRegistry()).remains
+    with pytest.warns(CompatbenchWarning, match=f"{path.name} is damaged .*, not a file"):
+        write_all(store)
+    assert store.read(KEY) == RECORD
+    assert store.read_module(RECORD) is not None
+    assert store.read_predictions(KEY)
+    assert find_problems(find_files(store)) == {}
+    assert os.path.lexists(store.folder / "damaged" / path.name)
+    delete(find_waste(store, [], MethodRegistry()).remains)
+    assert list((store.folder / "damaged").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+@pytest.mark.parametrize("place", ["cells", "cells/55", "modules/55", "predictions", "damaged"])
+def test_what_is_no_folder_of_the_store_is_named_and_cleared(
+    store: RunStore, outside: Path, place: str, kind: str
+) -> None:
+    path = store.folder / place
+    put(kind, path, outside / "inner" if "/" in place else outside)
+    if place == "damaged":
+        store.cell_path(KEY).write_text("x")
+    else:
+        assert find_problems(find_files(store))[path].endswith(", not a folder; move it away")
+    if "link" in kind or place == "damaged":
+        with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
+            store.read(KEY) if place == "damaged" else write_all(store)
+    else:
+        with pytest.warns(CompatbenchWarning, match=f"{path} is damaged"):
+            write_all(store)
+        assert store.read(KEY) == RECORD
+    delete(find_waste(store, [], MethodRegistry()).remains)
+    assert not os.path.lexists(path) or path.is_dir()
+    write_all(store)
+    assert store.read_module(RECORD) is not None
+
+
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+def test_a_store_that_is_no_folder_is_named(store: RunStore, outside: Path, kind: str) -> None:
+    put(kind, store.folder, outside)
+    message = r"runs is a .*, not a folder; move it away"
+    with pytest.raises(CompatbenchError, match=message):
+        RunStore(store.folder).read(KEY)
+    with pytest.raises(CompatbenchError, match=message):
+        open_store(store.folder.parent)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "out" / "results" / "smoke"
+    write_results(folder, make_method(COOP, [make_row()]))
+    return folder
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("name", ["coop.csv", "coop.json", "coop.cost.csv", "other.json"])
+def test_what_is_no_file_among_the_results_is_named(
+    results: Path, outside: Path, name: str, kind: str
+) -> None:
+    put(kind, results / name, outside / "mine")
+    with pytest.raises(CompatbenchError, match=f"{name} is a .*, not a file; move it away"):
+        read_results(results)
+
+
+@pytest.mark.parametrize("kind", NO_FOLDERS)
+@pytest.mark.parametrize("place", [".", "smoke", "figures"])
+def test_what_is_no_folder_of_results_is_named(
+    results: Path, outside: Path, place: str, kind: str
+) -> None:
+    """A figure that the results do not give would be deleted, where a link leads, too."""
+    path = results.parent / place
+    if (place, kind) == ("smoke", "file"):
+        pytest.skip("a file beside the suites' folders, which is left alone")
+    put(kind, path, outside)
+    with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
+        make_report(results.parents[1])
+
+
+def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.safetensors")
+    with pytest.raises(CompatbenchError, match="is a pipe or device, not a file"):
+        load_module(tmp_path / "m.safetensors")
+    assert read_entry(tmp_path / "m.safetensors") is None
+
+
+def test_a_readme_in_another_encoding_is_named_only_if_it_shows_the_ranking(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_bytes("für alle".encode("latin-1"))
+    assert read_readme(tmp_path) == ""
+    readme.write_bytes("für <!-- leaderboard:begin -->\n".encode("latin-1"))
+    with pytest.raises(CompatbenchError, match=r"README\.md is not UTF-8 .*; save it as UTF-8"):
+        read_readme(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "features" / "aa" / "a.safetensors"
+    write_entry(path, torch.zeros(2, 2), {})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(CompatbenchError, match=f"cannot delete {path}: Permission denied; "):
+            prune_entries(tmp_path, 0, None)
+    for name in ("b", "c"):
+        put("pipe" if name == "b" else "folder", path.with_name(f"{name}.safetensors"), tmp_path)
+    assert invoke("cache", "ls", COMPATBENCH_CACHE=str(tmp_path)).exit_code == 0
+    assert len(prune_entries(tmp_path, 0, None)) == 3
+    assert list(path.parent.iterdir()) == []
