@@ -133,7 +133,7 @@ def test_what_is_no_folder_of_the_store_is_named_and_cleared(
     if place == "damaged":
         store.cell_path(KEY).write_text("x")
     else:
-        assert find_problems(find_files(store))[path].endswith(", not a folder; move it away")
+        assert ", not a folder; move it away" in find_problems(find_files(store))[path]
     if "link" in kind or place == "damaged":
         with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
             store.read(KEY) if place == "damaged" else write_all(store)

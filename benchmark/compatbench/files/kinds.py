@@ -35,7 +35,10 @@ def require(
     """
     kind = kind_of(path, follow=follow)
     if kind not in ("", wanted):
-        raise CompatbenchError(f"{path} is a {kind}, not a {wanted}; move it away")
+        # A folder that is kept on another disk is given as such.
+        linked = (kind, wanted) == ("link", "folder")
+        hint = ", or use --out with the folder around what it leads to" if linked else ""
+        raise CompatbenchError(f"{path} is a {kind}, not a {wanted}; move it away{hint}")
     return path
 
 
