@@ -19,7 +19,7 @@ from compatbench.engine.measure import predict
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import find_files, find_problems, find_waste, open_store
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.kinds import delete
+from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.registry import MethodRegistry
 from compatbench.pages.html_report import make_report
@@ -119,7 +119,7 @@ def test_what_is_no_file_is_named_and_set_aside_and_cleared(
     assert store.read_predictions(KEY)
     assert find_problems(find_files(store)) == {}
     assert os.path.lexists(store.folder / "damaged" / path.name)
-    delete(find_waste(store, [], MethodRegistry()).remains)
+    delete_paths(find_waste(store, [], MethodRegistry()).remains)
     assert list((store.folder / "damaged").iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_what_is_no_folder_of_the_store_is_named_and_cleared(
         with pytest.warns(CompatbenchWarning, match=f"{path} is damaged"):
             write_all(store)
         assert store.read(KEY) == RECORD
-    delete(find_waste(store, [], MethodRegistry()).remains)
+    delete_paths(find_waste(store, [], MethodRegistry()).remains)
     assert not os.path.lexists(path) or path.is_dir()
     write_all(store)
     assert store.read_module(RECORD) is not None

@@ -111,7 +111,7 @@ def gc(
     from compatbench.data.cards import suite_cards
     from compatbench.data.draws import read_draws
     from compatbench.engine.store_check import find_waste, open_store
-    from compatbench.files.kinds import delete
+    from compatbench.files.kinds import delete_paths
     from compatbench.method.registry import builtin_methods
 
     suites = map(suite_cards.read, [*suite_cards.names(), *(suite or ())])
@@ -125,7 +125,7 @@ def gc(
     for what, found in kinds.items():
         old = {path: stat.st_size for path, stat in found.items() if stat.st_mtime <= latest}
         if delete:
-            delete(old)
+            delete_paths(old)
         young = f" ({len(found) - len(old)} younger ones stay)" if len(old) < len(found) else ""
         say(f"{len(old)} files {what}, {format_bytes(sum(old.values()))}{young}")
     say("deleted" if delete else "nothing was deleted; --delete does")

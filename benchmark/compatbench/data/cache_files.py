@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
-from compatbench.files.kinds import delete, require
+from compatbench.files.kinds import delete_paths, require
 from compatbench.files.tensors import KEY, read_header
 
 if TYPE_CHECKING:
@@ -108,5 +108,5 @@ def prune_entries(folder: Path, most_bytes: int | None, most_age: float | None) 
             break  # those that follow are younger
         total -= entry.size
         deleted.append(entry)
-        delete([entry.path, entry.path.with_suffix(".lock")])
+        delete_paths([entry.path, entry.path.with_suffix(".lock")])
     return deleted

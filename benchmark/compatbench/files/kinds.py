@@ -42,7 +42,7 @@ def require(
     return path
 
 
-def delete(paths: Iterable[Path]) -> None:
+def delete_paths(paths: Iterable[Path]) -> None:
     """Deletes files, links (not what they lead to) and folders with all that is in them."""
     for path in paths:
         try:
