@@ -137,7 +137,7 @@ def beside_a_stranger(project: Project) -> None:
     on_target(project, "wide")
 
 
-DRIFT = "cells computed again are on average away by what no rounding makes"
+DRIFT = "cells computed again differ by more than rounding explains"
 AGAIN = "'correct': the cell was run again and gave another number"
 OTHER = "AMD EPYC 9"
 FORGERIES: dict[str, Forgery] = {

@@ -1,8 +1,8 @@
 """How far counts may be from those computed again: not at all on equal machines, else as a whole.
 
-What this machine is, is known; what a result file says of the machine that made it is a claim. A
-claim can only tighten: with the versions and the processor of this machine, counts are equal.
-Any other claim, whatever it says, gives one and the same tolerance.
+An audit knows its own machine; what a result file says of the machine that made it is a claim. If
+it names the versions and the processor of this machine, counts must be equal. Any other claim,
+whatever it says, gives one fixed tolerance.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def choose_tolerance(made_with: Mapping[str, tuple[str, ...]], images: int | Non
 
 
 def find_drift(rows: pd.DataFrame, field: str = "correct") -> Iterator[Finding]:
-    """Differences that rounding does not make: too large on average, or too many of one sign.
+    """Differences that rounding cannot explain: too large on average, or too many of one sign.
 
     Rounding moves few counts, and as often up as down. Rows of one fit move together, so a cell
     counts once. Each method is tested, and all of them together.
@@ -85,7 +85,7 @@ def find_drift(rows: pd.DataFrame, field: str = "correct") -> Iterator[Finding]:
         if abs(mean) > most or (up + down and binomtest(up, up + down).pvalue < CHANCE):
             yield Finding(
                 str(group["file"].iloc[0]),
-                f"{len(shares)} cells computed again are on average away by what no rounding makes",
+                f"{len(shares)} cells computed again differ by more than rounding explains",
                 field=field,
                 expected=f"at most {most:.2%} of the images, and as often up as down",
                 found=f"{mean:+.2%}, {up} cells up and {down} down",
