@@ -20,7 +20,7 @@ from pathlib import Path
 from compatbench.cli import main
 from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import local
-from compatbench.engine.plan import PlannedCell, make_plan
+from compatbench.engine.plan import CellState, make_plan
 from compatbench.pages.leaderboard import render_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"
@@ -62,7 +62,7 @@ def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
     return path
 
 
-def planned(suite: Path, out: Path) -> list[PlannedCell]:
+def planned(suite: Path, out: Path) -> list[CellState]:
     """The cells of the suite, with what a folder's store holds of them."""
     return list(make_plan(str(suite), METHODS, out=out).planned)
 

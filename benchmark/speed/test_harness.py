@@ -19,7 +19,9 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, Record, describe_cell
 from compatbench.engine.keys import data_key
-from compatbench.engine.plan import plan, plan_cells
+from compatbench.engine.matrix import select_matrix
+from compatbench.engine.missing import Missing
+from compatbench.engine.plan import Plan, plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchWarning
@@ -141,7 +143,9 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     assert all(item.done for item in items)
 
     def report() -> None:
-        collect_results(suite, registry, items, folder / "results" / suite.name)
+        matrix = select_matrix(suite, registry, names)
+        found_plan = Plan(matrix, tuple(items), store, {}, Missing())
+        collect_results(found_plan, folder / "results" / suite.name)
         with (folder / "table.txt").open("w") as file:
             print_ranking(Console(file=file), read_suite_page(suite, folder))
 

@@ -11,7 +11,7 @@ from compatbench.cli.progress import RunProgress
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.compute import Event
-from compatbench.engine.plan import PlannedCell
+from compatbench.engine.plan import CellState
 
 
 def make_cells(count: int) -> list[Cell]:
@@ -25,7 +25,7 @@ def make_cells(count: int) -> list[Cell]:
 def start(progress: RunProgress, cells: list[Cell], workers: int) -> None:
     """Begins to follow cells of a second each."""
     estimate = SimpleNamespace(cell=lambda cell: 1.0)
-    planned = [PlannedCell(cell, None) for cell in cells]
+    planned = [CellState(cell) for cell in cells]
     progress.start_plan(SimpleNamespace(to_do=planned, estimate=estimate), workers)
 
 

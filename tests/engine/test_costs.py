@@ -85,7 +85,7 @@ def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:
     plain = TimeEstimate(matrix, rate=1e9)
     cells = {cell.name: cell for cell in matrix.cells()}
     done = describe_cell(cells["taskres"], "ok", fit_seconds=40)
-    measured = TimeEstimate(matrix, 1e9, [(cells["taskres"], done)])
+    measured = TimeEstimate(matrix, 1e9, [(cells["taskres"], done.fit_seconds)])
     assert plain.cell(cells["coop"]) > plain.cell(cells["taskres"]) > 0
     assert measured.cell(cells["taskres"]) == pytest.approx(40)
     assert measured.cell(cells["coop"]) == plain.cell(cells["coop"])

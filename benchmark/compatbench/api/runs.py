@@ -120,7 +120,7 @@ def run(
     if shard is not None:
         found = take_shard(found, shard)
     failures = run_plan(found, compute or Compute(), on_start, on_event)
-    _publish(found.reread(), out)
+    _publish(found, out)
     whole, asked = results(found.suite, out), found.matrix
     part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
     return replace(part, failures=failures)
@@ -280,7 +280,7 @@ def _publish(plan: Plan, out: Path) -> None:
         folder = out / RESULTS / suite.name
         remove_remains(out)
         remove_remains(folder)
-        collect_results(suite, plan.matrix.registry, plan.planned, folder, plan.draws)
+        collect_results(plan, folder)
         if suite.publish:
             if (out / RESULTS / FIGURES).is_dir():
                 make_report(out, also=suite)

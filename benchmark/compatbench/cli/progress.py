@@ -120,7 +120,7 @@ class RunProgress(Progress):
         from compatbench.results.collect import measured_so_far
 
         now = time.monotonic()
-        measured = measured_so_far(plan.suite, plan.matrix.registry, plan.reread().planned)
+        measured = measured_so_far(plan)
         page = read_suite_page(plan.suite, out, measured)
         if (part := _largest_part(page, restriction_of(plan))) is not None:
             self._ranking = ranking_renderable(part, self.console.width)

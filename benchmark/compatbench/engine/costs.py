@@ -24,7 +24,7 @@ from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.images import View
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.missing import fit_backbones, suite_backbones, suite_test_sets
 from compatbench.errors import CompatbenchError
@@ -143,7 +143,7 @@ class TimeEstimate:
     """
 
     def __init__(
-        self, matrix: Matrix, rate: float, finished: Iterable[tuple[Cell, CellRecord]] = ()
+        self, matrix: Matrix, rate: float, finished: Iterable[tuple[Cell, float]] = ()
     ) -> None:
         self._suite = matrix.suite
         self._rate = rate
@@ -154,8 +154,8 @@ class TimeEstimate:
         self._pace: dict[str, float] = {}
         spent: dict[str, float] = defaultdict(float)
         counted: dict[str, float] = defaultdict(float)
-        for cell, record in finished:
-            spent[cell.name] += record.fit_seconds + sum(one.seconds for one in record.records)
+        for cell, seconds in finished:
+            spent[cell.name] += seconds
             counted[cell.name] += self.cell(cell)
         self._pace = {name: spent[name] / counted[name] for name in spent if counted[name] > 0}
 

@@ -22,8 +22,7 @@ def data_key(backbone: str, test_set: str) -> str:
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
     """
-    images = _hash_test_set(test_set)
-    return sha256_json([*_hash_weights(backbone, is_planning()), images])
+    return _hash_data(backbone, test_set, is_planning())
 
 
 def fit_key(
@@ -65,11 +64,14 @@ def module_key(
             "shots": shots,
             "seed": seed,
             # The cap on steps is in the config of the methods that it reaches.
-            "training": training.model_dump(
-                mode="json", exclude={"max_steps"}, exclude_defaults=True
-            ),
+            "training": describe_training(training),
         }
     )
+
+
+def describe_training(training: TrainingCard) -> dict[str, Any]:
+    """What a key says of a training."""
+    return training.model_dump(mode="json", exclude={"max_steps"}, exclude_defaults=True)
 
 
 def transfer_key(module: str, transfer: str) -> str:
@@ -80,6 +82,11 @@ def transfer_key(module: str, transfer: str) -> str:
     return sha256_json(
         [cls.card.name, cls.card.version, cls().fingerprint(), ENGINE_VERSION, module]
     )
+
+
+@cache
+def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
+    return sha256_json([*_hash_weights(backbone, planning), _hash_test_set(test_set)])
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product, takewhile
 from typing import Any, NamedTuple, TypeVar
 
@@ -115,6 +115,16 @@ class Matrix:
     def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
         """The cells with their keys, but for what is missing: targets, variants or whole cells."""
         missing, cells = missing or Missing(), []
+        # Of every choice and task once, not of every cell.
+        change = cache(lambda one, task: changed_settings(one.method, one.settings[task].config))
+        reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
+        tested = cache(
+            lambda task: tuple(
+                name
+                for name in (task, *suite_variants(self.suite, task))
+                if name not in missing.test_sets
+            )
+        )
         for place in self.places:
             if place.is_missing(missing):
                 continue
@@ -122,10 +132,8 @@ class Matrix:
             card, (config, training) = choice.method.card, choice.settings[task]
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
             data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
-            changed = changed_settings(choice.method, config)
             # Equal keys, equal modules.
-            key = module_key(choice.identity, changed, data, shots, seed, training)
-            test_sets = (task, *suite_variants(self.suite, task))
+            key = module_key(choice.identity, change(choice, task), data, shots, seed, training)
             cells.append(
                 Cell(
                     key=transfer_key(key, choice.transfer),
@@ -135,8 +143,8 @@ class Matrix:
                     task=task,
                     shots=shots,
                     seed=seed,
-                    backbones=tuple(name for name in backbones if name not in missing.backbones),
-                    test_sets=tuple(name for name in test_sets if name not in missing.test_sets),
+                    backbones=reached(backbones),
+                    test_sets=tested(task),
                     training=training,
                     plugin=plugin_file(choice.method),
                     shots_file=file,

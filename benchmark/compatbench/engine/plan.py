@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
@@ -51,6 +52,15 @@ class PlannedCell:
         return self.record is not None and bool(self.record.errors)
 
 
+class CellState(NamedTuple):
+    """A cell, and in few words what the store holds of it; a plan has no room for all records."""
+
+    cell: Cell
+    done: bool = False
+    failed: bool = False
+    seconds: float = 0.0  # that its fit and its evaluations took
+
+
 def plan_cells(
     suite: SuiteCard,
     registry: MethodRegistry,
@@ -67,9 +77,18 @@ def plan_cells(
     return matrix.cells(files, missing)
 
 
-def plan(cells: Iterable[Cell], store: RunStore) -> list[PlannedCell]:
+def plan(cells: Iterable[Cell], store: RunStore) -> list[CellState]:
     """The cells with what the store holds of each."""
-    return [PlannedCell(cell, store.read(cell.key)) for cell in cells]
+    states = []
+    for cell in cells:
+        record = store.read(cell.key)
+        if record is None:
+            states.append(CellState(cell))
+            continue
+        item = PlannedCell(cell, record)
+        seconds = record.fit_seconds + sum(one.seconds for one in record.records)
+        states.append(CellState(cell, item.done, item.failed, seconds))
+    return states
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +96,7 @@ class Plan:
     """The cells that are asked for, what the store holds of them, and what is missing."""
 
     matrix: Matrix
-    planned: tuple[PlannedCell, ...]
+    planned: tuple[CellState, ...]
     store: RunStore
     draws: ShotsFiles  # few-shot draws that are given and not made here
     missing: Missing  # images and weights that are not on this machine
@@ -93,12 +112,12 @@ class Plan:
         return self.matrix.suite
 
     @cached_property
-    def mine(self) -> list[PlannedCell]:
+    def mine(self) -> list[CellState]:
         """The cells of this job: those of its shard, or all."""
         return [i for i in self.planned if self.shard is None or i.cell.key in self.shard]
 
     @cached_property
-    def to_do(self) -> list[PlannedCell]:
+    def to_do(self) -> list[CellState]:
         """The cells of this job that are not finished."""
         return [item for item in self.mine if not item.done]
 
@@ -108,11 +127,11 @@ class Plan:
         return len(self.mine) if self.shard is not None else len(self.matrix.places)
 
     @property
-    def finished(self) -> list[tuple[Cell, CellRecord]]:
-        """The cells that are done, for estimates."""
-        return [(one.cell, one.record) for one in self.planned if one.record and one.done]
+    def finished(self) -> list[tuple[Cell, float]]:
+        """The cells that are done, and the seconds that they took, for estimates."""
+        return [(one.cell, one.seconds) for one in self.planned if one.done]
 
-    @property
+    @cached_property
     def estimate(self) -> TimeEstimate:
         """What cells take on this machine, by its rate now and by what earlier cells took."""
         return TimeEstimate(self.matrix, measure_rate("cpu"), self.finished)
@@ -126,20 +145,23 @@ class Plan:
         """
         import pandas as pd
 
-        estimate, rows, planned = self.estimate, [], iter(self.planned)
+        counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
+        sums, planned = (
+            defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0]),
+            iter(self.planned),
+        )
         for place in self.matrix.places:
             item = None if place.is_missing(self.missing) else next(planned)
             if self.shard is not None and (item is None or item.cell.key not in self.shard):
                 continue
             done, failed = (False, False) if item is None else (item.done, item.failed)
             to_do = item is not None and not done
-            seconds = 0.0 if done else estimate.place(place)
-            of = place.choice.name, place.choice.transfer
-            rows.append((*of, 1, done, failed, to_do, item is None, seconds))
-        counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
-        frame = pd.DataFrame(rows, columns=["method", "transfer", *counts])
-        groups = frame.groupby(["method", "transfer"], sort=False, as_index=False)
-        return pd.DataFrame(groups.sum())
+            seconds = 0.0 if done else self.estimate.place(place)
+            row = sums[place.choice.name, place.choice.transfer]
+            for i, value in enumerate((1, done, failed, to_do, item is None, seconds)):
+                row[i] += value
+        rows = [(*of, *row) for of, row in sums.items()]
+        return pd.DataFrame(rows, columns=["method", "transfer", *counts])
 
     @property
     def seconds(self) -> float:
@@ -151,10 +173,6 @@ class Plan:
         left = 1 - float(sums["done"]) / max(float(sums["cells"]), 1.0)
         encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
         return float(sums["seconds"]) + left * encoding
-
-    def reread(self) -> Plan:
-        """The same plan with what the store holds now."""
-        return replace(self, planned=tuple(plan([i.cell for i in self.planned], self.store)))
 
 
 def make_plan(

@@ -88,7 +88,9 @@ class RunStore:
 
     def read_module(self, record: CellRecord) -> Module | None:
         """The fitted module of a cell, or None if its file is missing or damaged."""
-        return self._read(self.module_path(record.key), lambda path: read_module(path, record))
+        return self._read(
+            self.module_path(record.key), lambda path: read_module(path, record.module)
+        )
 
     def write_module(self, module: Module, record: CellRecord) -> None:
         """Keeps a fitted module with the record of its fit."""
@@ -193,12 +195,12 @@ def fit_description(record: CellRecord) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude={"records", "error", "trace", "failure"})
 
 
-def read_module(path: Path, record: CellRecord | None = None) -> Module:
-    """The module in a file, which has to be the record's; raises as ``read_record``."""
+def read_module(path: Path, fingerprint: str = "") -> Module:
+    """The module in a file, which has to have the fingerprint; raises as ``read_record``."""
     module = load_module(path)
     if module.about.get("key") != path.stem:
         raise ValueError("the key is another cell's")
-    if record is not None and record.module not in ("", module.fingerprint):
+    if fingerprint not in ("", module.fingerprint):
         raise ValueError("its record is of another module")
     return module
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from os import stat_result
 from pathlib import Path
@@ -20,11 +21,18 @@ from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, TrainingCard, select_names
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import CellRecord, FailureKind
-from compatbench.engine.keys import changed_settings, fit_key, module_key, transfer_key
+from compatbench.engine.keys import (
+    changed_settings,
+    describe_training,
+    fit_key,
+    module_key,
+    transfer_key,
+)
 from compatbench.engine.matrix import suite_trainings
 from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import DAMAGED, RunStore, read_module, read_record
 from compatbench.errors import CompatbenchError
+from compatbench.files.hashes import canonical_json
 from compatbench.files.kinds import kind_of, require
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import MethodRegistry
@@ -70,14 +78,12 @@ def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PRE
     return stats
 
 
-def read_records(files: Iterable[Path]) -> dict[str, CellRecord]:
-    """The records that can be read, by key."""
-    records = {}
+def read_records(files: Iterable[Path]) -> Iterator[CellRecord]:
+    """The records that can be read, one at a time: all of a large store would fill the memory."""
     for path in files:
         if path.match(RECORDS):
             with suppress(ValueError, OSError, CompatbenchError):  # 'find_problems' names it
-                records[path.stem] = read_record(path)
-    return records
+                yield read_record(path)
 
 
 def list_cells(
@@ -93,10 +99,10 @@ def list_cells(
         sizes[path.stem] += stat.st_size
     names = ("key", "state", "method", "task", "source", "shots", "seed")
     rows = []
-    for key, record in read_records(files).items():
-        age = max(now - files[store.cell_path(key)].st_mtime, 0.0)
+    for record in read_records(files):
+        age = max(now - files[store.cell_path(record.key)].st_mtime, 0.0)
         values = [getattr(record, name) for name in names]
-        rows.append((*values, len(record.records), sizes[key], age))
+        rows.append((*values, len(record.records), sizes[record.key], age))
     frame = pd.DataFrame(rows, columns=pd.Index([*names, "records", "size", "age"]))
     chosen = pd.Series(data=True, index=frame.index)
     for column, wanted in (("method", methods), ("task", tasks), ("state", states)):
@@ -128,7 +134,7 @@ def find_record(store: RunStore, prefix: str) -> CellRecord:
 
 def find_problems(files: Iterable[Path]) -> dict[Path, str]:
     """What is wrong with files of a store, by path; those that are intact are left out."""
-    problems, records = {}, read_records(files)
+    problems, modules = {}, {record.key: record.module for record in read_records(files)}
     for path in files:
         try:
             if require(path, "file" if path.suffix else "folder").match(RECORDS):
@@ -136,7 +142,7 @@ def find_problems(files: Iterable[Path]) -> dict[Path, str]:
             elif path.match(PREDICTIONS):
                 read_predictions(path, path.stem)
             else:
-                read_module(path, records.get(path.stem))
+                read_module(path, modules.get(path.stem, ""))
         except FileNotFoundError:
             continue  # another process has moved it
         except (CompatbenchError, ValueError, OSError) as error:
@@ -171,13 +177,14 @@ def find_waste(
         for suite, precision in product(suites, precisions)
         for training in suite_trainings(suite, registry)
     ]
-    trainings = {training.model_dump_json(): training for training in found}.values()
+    trainings = {canonical_json(describe_training(training)): training for training in found}
+    locate = cache(lambda name: locate_weights(read_backbone(name)))
     with planning():  # nothing is fetched
-        for key, record in read_records(files).items():
+        for record in read_records(files):
             with suppress(CompatbenchError):
-                locate_weights(read_backbone(record.source))
-                if key not in _keys_now(record, trainings, registry, draws or {}):
-                    obsolete.add(key)
+                locate(record.source)
+                if record.key not in _keys_now(record, trainings.values(), registry, draws or {}):
+                    obsolete.add(record.key)
     stale = {
         path: stat
         for path, stat in files.items()
@@ -197,17 +204,16 @@ def _keys_now(
     trainings: Iterable[TrainingCard],
     registry: MethodRegistry,
     draws: ShotsFiles,
-) -> set[str]:
-    """The keys that a cell may have now."""
+) -> Iterator[str]:
+    """The keys that a cell may have now, each made when it is asked for."""
     cls, shots, seed = registry.get(record.method), record.shots, record.seed
     draw = (record.task, shots, seed)
     try:
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
-        return set()
-    identity, keys = method_identity(cls), set[str]()
+        return
+    identity = method_identity(cls)
     for file, training in product({None, draws.get(draw)}, trainings):
         data = fit_key(record.source, *draw, file, training.val_shots)
         key = module_key(identity, changed, data, shots, seed, training)
-        keys.add(transfer_key(key, record.transfer))
-    return keys
+        yield transfer_key(key, record.transfer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.plan import Plan, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.rows import Cost, Row, to_frame
@@ -61,56 +61,48 @@ def costs_of(record: CellRecord) -> list[Cost]:
     ]
 
 
-def collect_results(
-    suite: SuiteCard,
-    registry: MethodRegistry,
-    planned: Iterable[PlannedCell],
-    folder: Path,
-    draws: ShotsFiles | None = None,
-) -> None:
-    """Writes the results of planned cells into a suite's folder.
+def collect_results(plan: Plan, folder: Path) -> None:
+    """Writes what the store now holds of a plan's cells into a suite's folder.
 
     Rows of other cells of the suite stay as long as their cells, weights and images
     are still the same, so that parts of a suite, and the work of several machines,
     add up. Rows of weights or images that are not on this machine stay, too. Those of few-shot
-    ``draws`` that are given take the place of others of the same task, shots and seed.
+    ``draws`` that the plan has take the place of others of the same task, shots and seed.
     """
-    missing = find_missing(suite)
+    suite, registry, missing = plan.suite, plan.matrix.registry, find_missing(plan.suite)
     before = read_methods(folder)
-    for name, new in _measured_methods(suite, registry, planned).items():
+    for name, new in _measured_methods(plan):
         old = before.get(name)
         if old is not None:
-            rows = _current_rows(suite, registry, name, old.rows, draws, missing)
+            rows = _current_rows(suite, registry, name, old.rows, plan.draws, missing)
             old = replace(old, rows=rows)
         keys = {*new.rows["key"], *(old.rows["key"] if old else ())}
         write_results(folder, merge_results(old, new, keys))
 
 
-def measured_so_far(
-    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell]
-) -> SuiteResults:
+def measured_so_far(plan: Plan) -> SuiteResults:
     """The results that the records of planned cells give, without those of earlier runs."""
-    methods = _measured_methods(suite, registry, planned).values()
-    return split_results(suite.name, [one for one in methods if len(one.rows)])
+    methods = [one for _, one in _measured_methods(plan) if len(one.rows)]
+    return split_results(plan.suite.name, methods)
 
 
-def _measured_methods(
-    suite: SuiteCard, registry: MethodRegistry, planned: Iterable[PlannedCell]
-) -> dict[str, MethodResults]:
+def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
     """By method, the rows of its cells that have a record, by every transfer."""
-    by_name: dict[str, list[PlannedCell]] = {}
-    for item in planned:
-        by_name.setdefault(item.cell.name, []).append(item)
-    found = {}
-    for name, items in by_name.items():
-        measured = [(item.cell, item.record) for item in items if item.record is not None]
-        found[name] = replace(
-            describe_method(suite, registry.get(suite.base_method(name)), name),
-            provenance=join_provenance([record.provenance for _, record in measured]),
-            rows=to_frame([row for one in measured for row in rows_of(*one)], Row),
-            costs=to_frame([cost for _, record in measured for cost in costs_of(record)], Cost),
+    suite, by_name = plan.suite, dict[str, list[Cell]]()
+    for item in plan.planned:
+        by_name.setdefault(item.cell.name, []).append(item.cell)
+    for name, cells in by_name.items():
+        read = [(cell, plan.store.read(cell.key)) for cell in cells]
+        measured = [(cell, record) for cell, record in read if record is not None]
+        yield (
+            name,
+            replace(
+                describe_method(suite, plan.matrix.registry.get(suite.base_method(name)), name),
+                provenance=join_provenance([record.provenance for _, record in measured]),
+                rows=to_frame([row for one in measured for row in rows_of(*one)], Row),
+                costs=to_frame([cost for _, record in measured for cost in costs_of(record)], Cost),
+            ),
         )
-    return found
 
 
 def _current_rows(

@@ -49,6 +49,8 @@ def compare_published(
     rows = []
     for method, results_of in sorted(results.methods.items()):
         own = figures.loc[figures["method"] == method]
+        if own.empty:
+            continue
         for task in expected.tasks:
             for test_set in (task, *expected.variants.get(task, ())):
                 same, where = own.loc[own["test_set"] == test_set], (task, test_set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +30,8 @@ class Catalog(Generic[AnyCard]):
 
     def names(self) -> list[str]:
         """The names of all cards, sorted."""
-        return sorted(path.stem for path in self._folder().glob("*.yaml"))
+        names = os.listdir(folder) if (folder := self._folder()).is_dir() else []
+        return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
     def read(self, name: str) -> AnyCard:
         """Reads a card by its name, or by the path of its YAML file."""

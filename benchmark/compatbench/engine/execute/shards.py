@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.cell import Cell
 from compatbench.engine.costs import TimeEstimate
 from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
@@ -47,7 +47,7 @@ def take_shard(plan: Plan, shard: Shard) -> Plan:
 
 
 def estimate_seconds(
-    plan: Plan, finished: Iterable[tuple[Cell, CellRecord]] = ()
+    plan: Plan, finished: Iterable[tuple[Cell, float]] = ()
 ) -> Callable[[Cell], float]:
     """What each cell takes beside the others, on any machine; above 0."""
     estimate = TimeEstimate(plan.matrix, RATE, finished)
