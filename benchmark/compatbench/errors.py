@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 
 class CompatbenchError(Exception):
@@ -47,6 +48,13 @@ def first_line(error: Exception) -> str:
     """What an error of another library says, in one line."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
+
+
+def printable(text: str, instead: Callable[[str], str] = lambda _: "\ufffd") -> str:
+    """The text, its lines kept, with a mark for each character that a terminal obeys or hides."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else instead(c) for c in text)
 
 
 def one_line(text: str, longest: int = 200) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, first_line
 from compatbench.files.project_folders import tasks_folder
+
+MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
 
 
 def build_model(card: BackboneCard) -> nn.Module:
@@ -87,6 +91,7 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
                 f"backbone '{card.name}': tokenizer {path} is missing",
                 "restore the file (git checkout, or reinstall)",
             )
+        _check_merges(path)
         return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
     if card.provider == "hf":
         return load_hf_tokenizer(card, context_length)
@@ -111,6 +116,19 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
             f"{first_line(error)}",
             f"where there is a network: hf download {repository} --include 'token*'",
         ) from None
+
+
+def _check_merges(path: Path) -> None:
+    """Refuses a file of merges that is damaged, or that would unpack to far more than CLIP's."""
+    try:
+        with gzip.open(path) as file:
+            length = len(file.read(MOST_MERGES + 1))
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"cannot read {path}: {first_line(error)}"
+        raise BackboneError(problem, "restore the file (git checkout, or reinstall)") from None
+    if length > MOST_MERGES:
+        problem = f"{path} unpacks to more than {MOST_MERGES:,} bytes"
+        raise BackboneError(problem, "give the merges of a tokenizer of CLIP's kind")
 
 
 @dataclass(frozen=True)

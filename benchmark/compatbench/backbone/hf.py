@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compatbench.backbone.load.checkpoint import check_size
 from compatbench.backbone.load.weights import find_weights
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.data.cards import BackboneCard
@@ -34,12 +35,14 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> HuggingFaceModel
 
     Without ``weights`` they are random, on torch's current default device.
     """
-    folder = find_weights(card, download=weights).parent
+    path = find_weights(card, download=weights)
+    folder = path.parent
     family, settings = _read_folder(folder, card)
     transformers, missing = _import_transformers(card), []
     cls = getattr(transformers, family.model)
     try:
         if weights:
+            check_size(path)
             model, facts = cls.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )

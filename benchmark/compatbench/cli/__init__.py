@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, printable
 
 
 def main() -> None:
@@ -31,4 +31,5 @@ def main() -> None:
 
 
 def _print_error(text: str) -> None:
-    print(f"compatbench: {text}", file=sys.stderr)
+    line = " ".join(text.split("\n"))  # a name may have lines
+    print(f"compatbench: {printable(line)}", file=sys.stderr)

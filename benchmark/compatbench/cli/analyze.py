@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from compatbench import api
 from compatbench.cli import options
-from compatbench.cli.output import console, plain_table, say
+from compatbench.cli.output import console, error_console, plain_table, print_json_text, say
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _analysis(study: Callable[..., Shown]) -> None:
             raise CompatbenchError("--json and --csv: give one of the two")
         if figure is not None and figure.suffix != ".svg":
             raise CompatbenchError(f"--figure '{figure}': figures are SVG; end the name in .svg")
-        with RunProgress(Console(stderr=True)) as progress:
+        with RunProgress(error_console) as progress:
             shown = study(on_start=progress.start_plan, on_event=progress.on_event, **given)
         report = shown.report
         if as_json:
@@ -174,7 +173,7 @@ def claims(
 def _print_json(data: Any) -> None:
     from compatbench.studies.frames import to_json
 
-    print(to_json(data))  # the console would wrap it
+    print_json_text(to_json(data))
 
 
 def _print_tables(tables: Sequence[TextTable]) -> None:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from compatbench.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-console = Console(highlight=False)
-error_console = Console(highlight=False, stderr=True)
+
+class SafeConsole(Console):
+    """A console on which no text of a file or card can move the cursor or hide what is there."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console = SafeConsole(highlight=False)
+error_console = SafeConsole(highlight=False, stderr=True)
 
 
 def say(text: str, to: Console = console, style: str = "") -> None:
@@ -26,7 +40,12 @@ def say(text: str, to: Console = console, style: str = "") -> None:
 
 def print_json(data: Any) -> None:
     """Prints JSON; not through the console, which would wrap and colour it."""
-    print(json.dumps(data, indent=1, ensure_ascii=False))
+    print_json_text(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def print_json_text(text: str) -> None:
+    """Prints JSON with escapes for what a terminal would obey."""
+    print(printable(text, lambda character: json.dumps(character)[1:-1]))
 
 
 def plain_table() -> Table:
@@ -51,7 +70,7 @@ def print_table(
         table.add_column(name, justify=side, no_wrap=not number or name in right, overflow="fold")
     for row in rows:
         table.add_row(*(each if isinstance(each, Text) else escape(str(each)) for each in row))
-    wide = Console(file=console.file, width=whole) if console.width < whole else console
+    wide = SafeConsole(file=console.file, width=whole) if console.width < whole else console
     wide.print(table)
 
 

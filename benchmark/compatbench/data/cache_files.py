@@ -13,7 +13,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_json
 from compatbench.files.kinds import delete_paths, require
-from compatbench.files.tensors import KEY, read_header
+from compatbench.files.tensors import KEY, check_header, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,8 @@ def _open(path: Path) -> tuple[dict[str, Any], Tensor | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(require(path, follow=True), "pt") as file:
+        check_header(require(path, follow=True))
+        with safe_open(path, "pt") as file:
             values = read_header(path, (file.metadata() or {}).get(KEY))
             return values, file.get_tensor(FEATURES)
     except (CompatbenchError, SafetensorError, OSError, ValueError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,14 @@ from compatbench.data.rand_augment import rand_augment
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_json
+from compatbench.files.sizes import format_bytes
 
 SPLITS = ("train", "val", "test")
 CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
+MOST_BYTES = 1 << 30  # of a file that is read whole, and of an image in a shard
+MOST_PIXELS = 100_000_000  # of an image: 300 MB as RGB
+# Others have no place in a dataset; Pillow runs Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -106,21 +112,31 @@ class Member(Sample):
 class ImageSource:
     """The images of one task or variant; none is opened before it is asked for.
 
-    A sample's id is a path in ``base``; samples are in the order of the split file.
+    A sample's id is a path in ``base``; samples are in the order of the split file. No link
+    may lead out of ``folder``, the dataset's, by default ``base``.
     """
 
-    def __init__(self, base: Path, samples: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(
+        self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
+    ) -> None:
         if not base.is_dir():
             raise unreadable(base, FileNotFoundError())
         self.base = base
+        self._folder = folder or base
+        self._inside: set[Path] = set()  # folders that were found to be
         self.samples: dict[Any, Sequence[Any]] = {s: samples.get(s, ()) for s in SPLITS}
         self._sizes: dict[str, int] = {}
 
     def check_files(self) -> None:
         """Looks for every file; an error names the first that is not there."""
         for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
-            if not path.is_file():
-                raise unreadable(path, FileNotFoundError())
+            self._size(path)
+
+    def _size(self, path: Path) -> int:
+        """The bytes of an image's file, which must be a plain one inside the dataset's folder."""
+        if path.parent not in self._inside:
+            self._inside.add(inside(self._folder, path.parent))
+        return size_of(inside(self._folder, path) if os.path.islink(path) else path)
 
     def fingerprint(self, samples: Sequence[Any]) -> str:
         """Hash of everything that decides these images and their order, except labels.
@@ -131,11 +147,8 @@ class ImageSource:
         """
         for sample in samples:
             if sample.id not in self._sizes:
-                path = self.base / sample.id
-                try:
-                    size = sample.size if isinstance(sample, Member) else os.stat(path).st_size
-                except OSError as error:
-                    raise unreadable(path, error) from None
+                member = isinstance(sample, Member)
+                size = sample.size if member else self._size(self.base / sample.id)
                 self._sizes[sample.id] = size
         return sha256_json([[(s.id, self._sizes[s.id]) for s in samples], ENGINE_VERSION])
 
@@ -147,9 +160,12 @@ class ImageSource:
         path, part = self.base / sample.id, (0, -1)
         if isinstance(sample, Member):
             path, part = sample.shard, (sample.start, sample.size)
+        self._size(path)
         content = read_bytes(path, *part)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
                 return image.convert("RGB")
         except Image.UnidentifiedImageError:
             reason = "no image format that is known"
@@ -166,13 +182,35 @@ def unreadable(path: Path, error: Exception) -> CompatbenchError:
     return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
-def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
-    """The content of a dataset's file, or a part of it."""
+def inside(folder: Path, *parts: str | Path) -> Path:
+    """A path below a dataset's folder; refused if links lead out of the folder."""
+    path = folder.joinpath(*parts)
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        what = f"{path} is a link out of the dataset's folder {folder}"
+        raise CompatbenchError(f"{what}; put what it leads to in its place, see docs/datasets.md")
+    return path
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a plain file; a pipe would be waited for."""
     try:
+        found = os.stat(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise unreadable(path, ValueError("it is no plain file"))
+    return found.st_size
+
+
+def read_bytes(path: Path, start: int = 0, size: int = -1) -> bytes:
+    """The content of a dataset's file, or a part of it; never more than ``MOST_BYTES``."""
+    try:
+        if (size_of(path) - start if size < 0 else size) > MOST_BYTES:
+            raise ValueError(f"it is larger than {format_bytes(MOST_BYTES)}")
         with path.open("rb") as file:
             file.seek(start)
             return file.read(size)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
 
 

@@ -78,8 +78,8 @@ class Cell:
 
 
 def _one_line(text: str) -> str:
-    # A line of a results file is a row, for diffs and for spreadsheets.
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    # A line of a results file is a row, for diffs and for spreadsheets, which compute formulas.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()).lstrip(" =+-@")
 
 
 class Measurement(BaseModel):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "compatbench"  # the one entry of a header's metadata, since several have no fixed order
+MOST_HEADER = 4 << 20  # bytes; some 40,000 names
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -52,7 +53,8 @@ def save_tensors(
 def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what ``save_tensors`` wrote, called ``what`` in messages; no code is run."""
     try:
-        with safe_open(require(path, follow=True), "pt") as file:
+        check_header(require(path, follow=True))
+        with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = read_header(path, metadata[KEY]) if KEY in metadata else {}
@@ -70,6 +72,14 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
 def _checksum(tensors: Mapping[str, Tensor], schema: str, about: Mapping[str, Any]) -> str:
     description = canonical_json([schema, dict(about)])
     return sha256_bytes(fingerprint(tensors).encode(), description.encode())
+
+
+def check_header(path: Path) -> None:
+    """A ``ValueError`` refuses a safetensors file with a header that would take long to read."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER:
+        raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:

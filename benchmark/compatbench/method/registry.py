@@ -23,6 +23,7 @@ from typing import TypeGuard
 
 import compatbench
 from compatbench.data.cards import select_names, unknown_name
+from compatbench.data.cards.names import NAME
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import method_files, methods_folder
@@ -79,7 +80,7 @@ class MethodRegistry:
         if not found:
             raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
         for cls in found:
-            name = cls.card.name
+            name = _check_name(cls.card.name, path)
             other = self.classes.setdefault(name, cls)
             if class_file(other) != class_file(cls):
                 raise CompatbenchError(
@@ -99,6 +100,18 @@ def _methods_in(loaded: object) -> list[type[Method]]:
         for value in vars(loaded).values()
         if _has_card(value) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
     ]
+
+
+def _check_name(name: object, path: Path) -> str:
+    """Refuses a name that could be no file's, or that a selection reads as something else."""
+    good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
+    if good and not str(name).endswith((".py", ".cost")):
+        return str(name)
+    rule = "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most"
+    raise CompatbenchError(
+        f"{path}: a method cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
+        "and names that end in '.py' or '.cost' mean something else"
+    )
 
 
 def _has_card(value: object) -> TypeGuard[type[Method]]:

@@ -150,6 +150,9 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
                 line_number = reader.line_num
                 values = {name: value for name, value in zip(named, line, strict=False) if value}
                 lines.append(model.model_validate(values))
+                if getattr(lines[-1], "reason", "") != values.get("reason", ""):
+                    why = "'reason': a spreadsheet's formula, or more than plain text"
+                    raise CompatbenchError(f"{path}:{line_number}: {why}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
     except ValidationError as error:

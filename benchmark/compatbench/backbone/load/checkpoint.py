@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.load.weights import is_set
 from compatbench.errors import BackboneError, CompatbenchWarning, first_line
+from compatbench.files.tensors import check_header
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
 # Entries under which training scripts keep the weights, and prefixes of wrapped models.
@@ -65,6 +66,7 @@ def _read(path: Path) -> object:
     """What a file holds, by what it begins with."""
     from safetensors.torch import load_file
 
+    check_size(path)
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -72,13 +74,13 @@ def _read(path: Path) -> object:
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return load_file(path)
     if zipfile.is_zipfile(path):
-        return _read_zip(path)
+        return _read_script(path) if _is_script(path) else _read_pickle(path)
     if start.startswith(b"PK"):
         raise _damaged(path, "its end is missing")
     if start.startswith(b"\x80"):
         return _read_pickle(path)
     raise BackboneError(
-        f"{path} is no checkpoint: it begins with {start[:8]!r}",
+        f"{path} is no checkpoint: it does not begin as one",
         "give a .safetensors file, or a .pt or .bin file of PyTorch",
     )
 
@@ -113,6 +115,9 @@ def _find_tensors(found: object) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         return {}
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name!r} has more numbers than are stored")
     if len(tensors) < _FEWEST:
         wrapped = [_find_tensors(found[key]) for key in _WRAPPERS if key in found]
         return next((inner for inner in wrapped if inner), tensors)
@@ -126,18 +131,40 @@ def _damaged(path: Path, reason: str) -> BackboneError:
     )
 
 
-def _read_zip(path: Path) -> object:
-    """A zip file of PyTorch; from a TorchScript archive the tensors alone.
+def check_size(path: Path) -> None:
+    """A ``ValueError`` refuses what would take far more memory than its size, before it is read.
+
+    What is not compressed, and shares no bytes, cannot unpack to more than the file.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.endswith(b"{"):
+        check_header(path)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            stored = [one for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED]
+            names = set(archive.namelist()) - {one.filename for one in stored}
+        # The programs in TorchScript archives are compressed; they are not read.
+        if names and not _is_script(path):
+            raise ValueError(f"{min(names)} is compressed")
+        if sum(one.file_size for one in stored) > path.stat().st_size:
+            raise ValueError("its parts overlap")
+
+
+def _is_script(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_script(path: Path) -> object:
+    """The tensors alone of a TorchScript archive.
 
     OpenAI published CLIP as such archives. ``torch.jit.load`` would compile their program and
     run its ``__setstate__``. Here the pickled tree of modules is read with an unpickler that
     makes tensors, containers and inert nodes, and nothing else.
     """
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/constants.pkl") for name in names):
-            return _read_pickle(path)
-        [tree] = [name for name in names if name.endswith("/data.pkl")]
+        [tree] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         with _open_stored(archive, tree) as file:
             found = _TorchScriptUnpickler(file, archive, tree.removesuffix("data.pkl")).load()
         return dict(_walk(found, ""))

@@ -19,6 +19,7 @@ from urllib.request import getproxies
 from compatbench.backbone.load.names import check_release, preprocessing, release_facts
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
+from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights, first_line
 from compatbench.files.atomic import write_atomic
@@ -26,7 +27,6 @@ from compatbench.files.hashes import canonical_json, sha256_bytes, sha256_file, 
 from compatbench.files.project_folders import tasks_folder
 
 OFFLINE = "HF_HUB_OFFLINE"
-WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _IN_REPOSITORY = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

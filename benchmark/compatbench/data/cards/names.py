@@ -11,12 +11,12 @@ from pydantic import StringConstraints
 
 from compatbench.errors import CompatbenchError
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 _PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
 
 # A name becomes part of a path, so it may hold neither separators nor dots alone.
-Name = Annotated[str, StringConstraints(pattern=rf"^{_NAME}$")]
+Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 # A method, or a config of one that a suite names: 'contcoop', 'contcoop+no-kd'.
 ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 # A path that stays inside the folder that it is relative to.
@@ -25,7 +25,7 @@ RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$"
 # local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
 BackboneName = Annotated[
     str,
-    StringConstraints(pattern=rf"^({_NAME}(/{_NAME})?(@{_PATH})?|(local-dir|hf):{_PATH})$"),
+    StringConstraints(pattern=rf"^({NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH})$"),
 ]
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
-from compatbench.data.cards.yaml_file import CardModel
+from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
 from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
 
@@ -159,6 +167,14 @@ class BackboneCard(CardModel):
     data: str = ""
     licence: str
 
+    @field_validator("path")
+    @classmethod
+    def _path_may_be_read(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is None or info.context is None:
+            return path
+        given = (info.context / Path(path).expanduser()).absolute()
+        return check_place(str(given), info.context)
+
     @model_validator(mode="after")
     def _weights_are_somewhere(self) -> BackboneCard:
         if self.weights is not None and self.sha256 is None:
@@ -232,6 +248,18 @@ class SuiteCard(CardModel):
     # a name of its own. 'training' holds what differs from the suite's; 'tasks', by names of
     # tasks, the settings that hold there alone.
     methods: dict[ConfigName, dict[str, Any]] = {}
+
+    @field_validator("upgrades")
+    @classmethod
+    def _files_may_be_read(
+        cls, upgrades: tuple[UpgradePath, ...], info: ValidationInfo
+    ) -> tuple[UpgradePath, ...]:
+        for name in (name for path in upgrades for name in path):
+            place = re.sub("^(local-dir:|hf:|[^@]*(@|$))", "", name)
+            # What is not here is told by who looks for it, and may be a repository of the hub.
+            if place and info.context is not None and Path(place).expanduser().exists():
+                check_place(place, info.context)
+        return upgrades
 
     @model_validator(mode="before")
     @classmethod

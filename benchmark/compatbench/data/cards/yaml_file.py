@@ -15,6 +15,7 @@ from compatbench.errors import CompatbenchError
 # libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MALFORMED = (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
+WEIGHTS_FOLDER = "COMPATBENCH_WEIGHTS"  # variable for a folder of weights
 KIND = "kind"  # the field that tells the schemas of a union apart
 
 
@@ -37,6 +38,20 @@ class CardModel(BaseModel):
     """The base of all cards: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def check_place(place: str, card_folder: Path) -> str:
+    """A ``ValueError`` refuses a file or folder that a card names and its reader does not.
+
+    Only those in the card's folder, and in the one that the reader names for weights, are read.
+    """
+    given = os.environ.get(WEIGHTS_FOLDER)
+    folders = [card_folder, *([Path(given).expanduser()] if given else [])]
+    real = Path(os.path.realpath(Path(place).expanduser()))
+    if not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders):
+        where = f"neither in the card's folder nor in one that {WEIGHTS_FOLDER} names"
+        raise ValueError(f"{place} is {where}; set it, or put the file beside the card")
+    return place
 
 
 Card = TypeVar("Card", bound=CardModel)
@@ -64,7 +79,7 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
             values["methods"] = _merge(inherited["methods"], values["methods"])
         values = inherited | values
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=path.parent)
     except ValidationError as error:
         first = error.errors()[0]
         location = (*first["loc"], *([KIND] if first["type"].startswith("union_tag") else []))

@@ -25,8 +25,10 @@ from compatbench.data.images import (
     Member,
     Sample,
     WrongClasses,
+    inside,
     read_json,
     read_lines,
+    size_of,
     unreadable,
 )
 from compatbench.errors import CompatbenchError
@@ -41,22 +43,24 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
     CoOp lists a folder in whatever order the file system gives; here the order, and with it
     a draw, is the same on every machine.
     """
-    path = folder / CLASS_NAMES
+    path = inside(folder, CLASS_NAMES)
     if classes.ids != classes.names and path.exists():
         # Lines of a folder and a name, of all of ImageNet also beside a variant of fewer classes.
         found = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
         rows = zip(classes.ids, classes.names, strict=True)
         classes.check(found, path, [f"{folder} {name}" for folder, name in rows])
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
-    inner = folder / card.images
+    inner = inside(folder, card.images)
     base = inner if inner.is_dir() else folder
     places = {split: getattr(card, split) for split in SPLITS}
-    samples = {split: _list_split(base, place, classes) for split, place in places.items() if place}
-    return ImageSource(base, samples)
+    samples = {
+        split: _list_split(folder, base, place, classes) for split, place in places.items() if place
+    }
+    return ImageSource(base, samples, folder)
 
 
-def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
-    root = base / place
+def _list_split(folder: Path, base: Path, place: str, classes: Classes) -> list[Sample]:
+    root = inside(folder, base, place)
     entries = _list_folder(root)
     found = {name for name in entries if os.path.isdir(root / name)}
     if entries and not found:
@@ -71,7 +75,7 @@ def _list_split(base: Path, place: str, classes: Classes) -> list[Sample]:
     return [
         Sample(f"{place}/{name}/{image}", label)
         for label, name in enumerate(classes.folders)
-        for image in _list_folder(root / name)
+        for image in _list_folder(inside(folder, root, name))
         if image.lower().endswith(EXTENSIONS) and image.isprintable()
     ]
 
@@ -88,7 +92,7 @@ def check_inside(image: str) -> str:
     """Refuses a path with slashes that leaves the folder that it is relative to."""
     parts = PurePosixPath(image).parts
     odd = not image.isprintable() or "\\" in image
-    if odd or not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
+    if odd or not parts or image.startswith("/") or ".." in parts or ":" in parts[0]:
         raise ValueError(f"path {image!r} leaves the dataset's folder")
     return image
 
@@ -108,9 +112,9 @@ class SplitFile(BaseModel):
 
 def read_coop(folder: Path, card: CoopSplitSource, classes: Classes) -> ImageSource:
     """The images that a split file lists, in its order."""
-    samples, names = read_split(folder / card.split)
-    classes.check(names, folder / card.split)
-    return ImageSource(folder / card.images, samples)
+    samples, names = read_split(path := inside(folder, card.split))
+    classes.check(names, path)
+    return ImageSource(inside(folder, card.images), samples, folder)
 
 
 def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
@@ -131,11 +135,11 @@ def read_split(path: Path) -> tuple[dict[str, list[Sample]], list[str]]:
 
 def read_fgvc(folder: Path, card: FgvcSource, classes: Classes) -> ImageSource:
     """FGVC-Aircraft (arXiv:1306.5151), whose text files CoOp reads unchanged."""
-    variants = read_lines(folder / "variants.txt")
-    classes.check(variants, folder / "variants.txt")
-    paths = {split: folder / f"images_variant_{split}.txt" for split in SPLITS}
+    variants = read_lines(path := inside(folder, "variants.txt"))
+    classes.check(variants, path)
+    paths = {split: inside(folder, f"images_variant_{split}.txt") for split in SPLITS}
     samples = {split: read_variants(path, variants) for split, path in paths.items()}
-    return ImageSource(folder / card.images, samples)
+    return ImageSource(inside(folder, card.images), samples, folder)
 
 
 def read_variants(path: Path, variants: Sequence[str]) -> list[Sample]:
@@ -158,12 +162,12 @@ def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> I
 
     None is extracted, links are refused, and names only tell images apart.
     """
-    if (names := folder / CLASS_NAMES).is_file():
+    if (names := inside(folder, CLASS_NAMES)).exists():
         classes.check(read_lines(names), names, exact=False)
     samples: dict[str, list[Member]] = {}
     for split in SPLITS:
         if place := getattr(card, split):
-            listing = folder / place / "nshards.txt"
+            listing = inside(folder, place, "nshards.txt")
             text = " ".join(read_lines(listing))
             if not re.fullmatch("[0-9]{1,9}", text):
                 raise CompatbenchError(f"{listing}: it holds the number of shards")
@@ -174,13 +178,17 @@ def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> I
 
 def _read_shard(folder: Path, name: str) -> Iterator[Member]:
     """The images of one shard, in its order; their identities begin with its name."""
-    path = folder / name
+    path = inside(folder, name)
+    total = size_of(path)
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
         # "r:" takes plain tars only: a compressed one would have to be unpacked.
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                # A negative size would be read without end.
+                if not 0 <= member.size <= total - member.offset_data or member.issparse():
+                    raise ValueError(f"{member.name!r} is not as large as it says")
                 stem, _, extension = member.name.rpartition(".")
                 if extension not in ("webp", "png", "jpg", "jpeg", "cls"):
                     continue
@@ -191,7 +199,7 @@ def _read_shard(folder: Path, name: str) -> Iterator[Member]:
                     labels[stem] = int(file.read(LABEL_BYTES))
                 else:
                     images[stem] = member.offset_data, member.size
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
         raise unreadable(path, error) from None
     for stem in images.keys() | labels.keys():
         if stem not in images or labels.get(stem, -1) < 0:

@@ -1,0 +1,239 @@
+"""Names, paths and texts that strangers give: none leaves its folder or commands a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_line import output_of
+
+from compatbench.backbone.load.checkpoint import read_tensors
+from compatbench.cli import main
+from compatbench.cli.authoring import fill_template
+from compatbench.cli.output import console, print_facts, print_frame, print_json, say
+from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.data.cards.schemas import (
+    ClassFoldersSource,
+    CoopSplitSource,
+    FgvcSource,
+    WebdatasetSource,
+)
+from compatbench.data.images import Classes, ImageSource
+from compatbench.data.sources.layouts import READERS, check_inside
+from compatbench.engine.cell import Measurement
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.results.rows import Row, read_csv, to_frame, write_csv
+
+SECRET = "classified:0"
+
+
+def refused(read: Callable[[], object], message: str) -> str:
+    with pytest.raises(CompatbenchError, match=message) as error:
+        read()
+    assert len(str(error.value).splitlines()) == 1
+    assert SECRET[:8] not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "//etc/passwd", "///a", "../a", "a/../../b", "c:/a", "a\\b", "a\nb", ""]
+)
+def test_an_image_of_a_split_file_is_below_its_folder(path: str) -> None:
+    with pytest.raises(ValueError, match="leaves the dataset's folder"):
+        check_inside(path)
+
+
+CLASSES = Classes("pets", ("cat",), ("cat",), ("cat",))
+ROWS = [["cat/1.png", 0, "cat"]]
+# Each layout with its text files, and its images.
+LAYOUTS = {
+    "coop-split": (
+        CoopSplitSource(kind="coop-split", folder="pets", split="split.json", images="images"),
+        {"split.json": json.dumps({"train": ROWS, "val": ROWS, "test": ROWS})},
+        "images/cat/1.png",
+    ),
+    "class-folders": (
+        ClassFoldersSource(kind="class-folders", folder="pets", test="test", images="images"),
+        {},
+        "images/test/cat/1.png",
+    ),
+    "fgvc": (
+        FgvcSource(kind="fgvc", folder="pets", images="images"),
+        {"variants.txt": "cat"}
+        | {f"images_variant_{split}.txt": "1 cat" for split in ("train", "val", "test")},
+        "images/1.jpg",
+    ),
+    "webdataset": (
+        WebdatasetSource(kind="webdataset", folder="pets"),
+        {"test/nshards.txt": "1", "classnames.txt": "cat"},
+        "test/0.tar",
+    ),
+}
+PLACES = [
+    (layout, place)
+    for layout, (_, texts, image) in LAYOUTS.items()
+    for place in [*texts, image, *(str(p) for p in Path(image).parents if str(p) != ".")]
+]
+
+
+def read_layout(folder: Path, layout: str) -> None:
+    """Reads a dataset, and asks for its first image."""
+    source: ImageSource = READERS[layout](folder, LAYOUTS[layout][0], CLASSES)
+    source.fingerprint(source.samples["test"])
+    source.image(source.samples["test"][0])
+
+
+def write_layout(folder: Path, layout: str) -> None:
+    _, texts, image = LAYOUTS[layout]
+    for name, text in {**texts, image: SECRET}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(("layout", "place"), PLACES)
+def test_links_of_a_dataset_stay_inside_it(tmp_path: Path, layout: str, place: str) -> None:
+    folder, outside = tmp_path / "pets", tmp_path / "outside"
+    write_layout(folder, layout)
+    (folder / place).rename(outside)
+    (folder / place).symlink_to(outside)
+    refused(lambda: read_layout(folder, layout), "is a link out of the dataset's folder")
+    (folder / place).unlink()
+    outside.rename(folder / "within")
+    (folder / place).symlink_to(folder / "within")
+    with pytest.raises(CompatbenchError, match=r"cannot be (decoded|read)"):
+        read_layout(folder, layout)
+
+
+@pytest.mark.parametrize(("layout", "place"), [one for one in PLACES if "." in one[1]])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_file_of_a_dataset_is_a_plain_one(
+    tmp_path: Path, layout: str, place: str, make: Callable[[Path], None]
+) -> None:
+    write_layout(tmp_path, layout)
+    (tmp_path / place).unlink()
+    make(tmp_path / place)
+    refused(lambda: read_layout(tmp_path, layout), "it is no plain file")
+
+
+BACKBONE = "name: mine\ntitle: Mine\nconfig: ViT-B-32\nlicence: MIT\npath: {}\n"
+SUITE = (
+    "name: mine\ntitle: Mine\nupgrades:\n  - [mini-clip, '{}']\n"
+    "tasks: [mini-food]\nshots: [4]\nseeds: [1]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        (BACKBONE, "{}/secret"),
+        (BACKBONE, "../secret"),
+        (BACKBONE, "link"),
+        (BACKBONE, "~/secret"),
+        (SUITE, "ViT-B-32@{}/secret"),
+        (SUITE, "ViT-B-32@../secret"),
+        (SUITE, "ViT-B-32/openai@link"),
+        (SUITE, "ViT-B-32@~/secret"),
+        (SUITE, "local-dir:{}"),
+        (SUITE, "hf:{}"),
+    ],
+)
+def test_a_card_names_files_in_its_own_folder_or_that_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, given: str
+) -> None:
+    cards = tmp_path / "cards"
+    cards.mkdir()
+    (tmp_path / "secret").write_text(SECRET)
+    (cards / "link").symlink_to(tmp_path / "secret")
+    (cards / "mine.yaml").write_text(text.format(given.format(tmp_path)))
+    monkeypatch.chdir(cards)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("COMPATBENCH_WEIGHTS", raising=False)
+    read = (backbone_cards if text == BACKBONE else suite_cards).read
+    refused(lambda: read("mine.yaml"), "mine.yaml:[35]: field .* neither in the card's folder")
+    monkeypatch.setenv("COMPATBENCH_WEIGHTS", str(tmp_path))
+    assert read("mine.yaml").name == "mine"
+
+
+def test_a_file_beside_a_card_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(BACKBONE.format("w.pt"))
+    monkeypatch.chdir("/")
+    assert backbone_cards.read(f"{tmp_path}/mine.yaml").path == str(tmp_path / "w.pt")
+
+
+def test_nothing_of_a_file_that_is_no_checkpoint_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    refused(lambda: read_tensors(tmp_path / "secret"), "is no checkpoint")
+
+
+BAD_NAMES = ["", "../x", "a/b", "a b", "a\nb", "é", "x" * 101, None, 5, "all", "!x", "*", "=x"]
+BAD_NAMES += [".x", "-x", "+x", "@x", "x.py", "\x1b[31mred", "a|b", "a,b", "x.cost", "a\0b"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_a_method_that_cannot_have_its_name_is_refused(tmp_path: Path, name: object) -> None:
+    text = fill_template("good").replace('name="good"', f"name={name!r}")
+    assert repr(name) in text
+    (tmp_path / "m.py").write_text(text)
+    message = refused(lambda: MethodRegistry().add_file(tmp_path / "m.py"), "cannot be named")
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("mark", "=+-@\t\r")
+def test_no_text_of_a_results_file_is_a_formula(tmp_path: Path, mark: str) -> None:
+    values = dict(backbone="b", test_set="t", data="d" * 64, status="not transferable")
+    reason = f"{mark}cmd|' /C calc'!A0"
+    measured = Measurement.model_validate({**values, "reason": reason})
+    assert measured.reason == "cmd|' /C calc'!A0"
+    row = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 64)
+    path = tmp_path / "coop.csv"
+    path.write_text(write_csv(to_frame([Row.model_validate({**row, **dict(measured)})], Row)))
+    assert read_csv(path, Row)["reason"].tolist() == ["cmd|' /C calc'!A0"]
+    path.write_text(path.read_text().replace("cmd", f'"{mark}cmd').replace("A0", 'A0"'))
+    refused(lambda: read_csv(path, Row), "'reason'")
+
+
+HARMFUL = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil\x08"
+OBEYED = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def test_no_text_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+    from rich.markup import escape
+
+    with console.capture() as capture:
+        print_frame(pd.DataFrame({HARMFUL: [HARMFUL]}))
+        print_facts({"title": HARMFUL, "list": [HARMFUL]})
+        say(escape(HARMFUL))
+    shown = capture.get()
+    print_json({"title": HARMFUL})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"title": HARMFUL}
+    for text in (shown, printed):
+        assert "evil" in text
+        assert not OBEYED.search(text)
+
+
+def test_methods_titles_and_errors_are_shown_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = fill_template("good").replace('title="Good"', f"title={HARMFUL!r}")
+    assert repr(HARMFUL) in text
+    (tmp_path / "good.py").write_text(text)
+    builtin_methods.cache_clear()
+    output = output_of("check", tmp_path / "good.py", "--only", "card")
+    builtin_methods.cache_clear()  # the file is not there for other tests
+    assert not OBEYED.search(output)
+    monkeypatch.setattr("sys.argv", ["compatbench", "check", f"a{HARMFUL}\nb"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert not OBEYED.search(error)
