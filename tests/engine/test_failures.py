@@ -123,7 +123,7 @@ def test_each_kind_of_failure_costs_its_cell_alone_with_one_worker_too(
     write_methods(bad, attach="return lambda features: features[:, :2]", wrong="pass")
     result = compatbench(
         *["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot", "--jobs", "1"],
-        *["--retry", "killed", "--timeout", "12s"],
+        *["--retry", "killed", "--timeout", "25s"],
         cwd=tmp_path,
     )
     assert result.returncode == 1, result.stdout + result.stderr
