@@ -53,12 +53,16 @@ class Clone(Workplace):
     def publish(self) -> None:
         write_pages(self.folder)
 
-    def check(self, cells: int = 0, base: str | None = None) -> PullRequest:
+    def check(
+        self, cells: int | None = 0, base: str | None = None, minutes: float = 10
+    ) -> PullRequest:
         """What ``compatbench ci`` finds with the clone's own method files as they are now."""
         _forget_methods()
         importlib.invalidate_caches()
         builtin_methods.cache_clear()
-        return check_pull_request(self.folder, base, cells=cells, seed=1, zero_shot=False)
+        return check_pull_request(
+            self.folder, base, cells=cells, minutes=minutes, seed=1, zero_shot=False
+        )
 
     def run(self, methods: str, *options: str) -> None:
         """Adds results and leaderboard, as a contributor sends them."""

@@ -188,7 +188,20 @@ def test_what_agrees_with_itself_is_found_by_running_it_again(forged: Workplace)
     assert f"taskres.csv:3: 'positive_flips': {again}" in result.output
     assert f"taskres.csv:7: 'correct': {again}" in result.output
     assert f"simpleshot.csv:2: 'ece': {again}" in result.output
-    assert re.search(r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?", result.output)
+    took = r"the cell was run again and took [\d.]+ here; expected 0.* to [\d.,]+, found"
+    assert re.search(rf"coop.cost.csv:\d: 'fit_seconds': {took} 7.2e\+03", result.output)
+
+
+@pytest.mark.slow
+def test_a_cost_far_below_what_it_takes_here_is_named(
+    forged: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compatbench.audit.rerun.LEAST_SECONDS", 0.01)
+    forged.edit("coop.cost.csv", set_field(None, "fit_seconds", lambda _: 0.0))
+    forged.publish()
+    result = forged.audit("--no-zero-shot", cells=9)
+    assert re.search(r"(?m)^wrong .*coop.cost.csv:\d: 'fit_seconds': .*, found 0$", result.output)
+    assert "findings: 2" in result.output  # two seeds, and no other cell
 
 
 @pytest.mark.slow
@@ -224,6 +237,8 @@ def test_the_sample_is_told_and_can_be_drawn_again(forged: Workplace) -> None:
     options = ("--no-zero-shot", "--json")
     found = json.loads(forged.audit(*options, cells=2).output)
     assert (found["findings"], found["seed"]) == ([], 7)
-    drawn = [(one["suites"], one["part"], one["of"]) for one in found["sample"]]
-    assert drawn == [(["tiny"], 1, 2), (["tiny"], 2, 2)]
+    assert [one["suites"] for one in found["sample"]] == [["tiny"]] * 2
+    [draw] = found["draws"]
+    assert (draw["run"], draw["of"], draw["forged"]) == (2, 9, 0.1)
+    assert draw["power"] == pytest.approx(2 / 9)  # that one cell of nine is among two
     assert json.loads(forged.audit(*options, cells=2).output) == found

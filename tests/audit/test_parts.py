@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import compatbench as cb
 from compatbench.audit.audit import check_pages
 from compatbench.audit.findings import Finding, summarise
-from compatbench.audit.rerun import sample_cells
+from compatbench.audit.rerun import compare_costs
+from compatbench.audit.sample import Aim, Draw, Sampled, draw_cells, find_power, in_turn
 from compatbench.audit.tolerance import EPSILON, choose_tolerance, find_drift
 from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell, provenance
@@ -24,37 +25,80 @@ from compatbench.errors import CompatbenchError
 from .conftest import set_field
 
 
-def make_cell(number: int, method: str) -> tuple[tuple[str, Cell], ...]:
+def make_cell(number: int, method: str) -> Sampled:
     key, training = f"{number:064d}", TrainingCard.model_validate({})
-    return (("s", Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)),)
+    cell = Cell(key, key, method, {}, "t", 1, number, ("a", "b"), ("t",), training)
+    return Sampled((("s", cell),), number % 3 > 0, 1.0)
 
 
 CELLS = [make_cell(n, f"m{n % 5}") for n in range(60)]
-SECONDS = {cell.key: float(n) for n, ((_, cell),) in enumerate(CELLS)}
 
 
-@given(count=st.integers(0, 70), seed=st.integers(0, 1000))
-def test_every_part_of_the_costs_gives_one_cell(count: int, seed: int) -> None:
-    drawn = sample_cells(CELLS, SECONDS, count, seed)
-    assert len(drawn) == min(count, len(CELLS))
-    assert drawn == sample_cells(CELLS[::-1], SECONDS, count, seed)
-    assert len({one.cell.key for one in drawn}) == len(drawn)
-    for one in drawn:
-        low, high = (one.part - 1) * 60 // one.parts, one.part * 60 // one.parts
-        assert low <= one.seconds < high
+def keys(draw: Draw) -> list[str]:
+    return [one.cell.key for one in draw.wanted]
 
 
-def test_samples_are_of_different_methods_and_of_any_cell() -> None:
-    samples = [[one.cell for one in sample_cells(CELLS, SECONDS, 5, seed)] for seed in range(400)]
-    assert all(len({cell.name for cell in sample}) == 5 for sample in samples)
-    drawn = {cell.key for sample in samples for cell in sample}
-    assert drawn == {cell.key for ((_, cell),) in CELLS}
+@given(cells=st.integers(0, 70), seed=st.integers(0, 1000))
+def test_a_draw_is_one_of_all_cells_once_each(cells: int, seed: int) -> None:
+    [draw] = draw_cells(CELLS, Aim(cells), seed)
+    assert len({*keys(draw)}) == len(draw.wanted) == min(cells, 60)
+    assert draw_cells(CELLS[::-1], Aim(cells), seed) == [draw]
 
 
-def test_a_cell_without_a_recorded_cost_is_no_cheap_one() -> None:
-    known = {cell.key: 1.0 for ((_, cell),) in CELLS[:-1]} | {CELLS[0][0][1].key: 0.5}
-    drawn = [one for seed in range(300) for one in sample_cells(CELLS, known, 2, seed)]
-    assert {one.part for one in drawn if one.cell is CELLS[-1][0][1]} == {2}
+@pytest.mark.parametrize("forged", [range(6), range(0, 60, 10), range(54, 60)])
+def test_forged_cells_are_found_as_often_as_the_formula_says(forged: range) -> None:
+    """Wherever they are: of one method, or spread; also in a draw that time ended."""
+    bad, seeds = {CELLS[n].cell.key for n in forged}, 2000
+    [draw] = draw_cells(CELLS, Aim(), 0)
+    wanted, least = len(draw.wanted), find_power(len(draw.wanted), 60, 0.1)
+    assert least >= 0.9 > find_power(wanted - 1, 60, 0.1)
+    for run, power in ((wanted, least), (6, find_power(6, 60, 0.1))):
+        draws = (keys(draw_cells(CELLS, Aim(), seed)[0])[:run] for seed in range(seeds))
+        found = sum(not bad.isdisjoint(drawn) for drawn in draws) / seeds
+        assert abs(found - power) < 4 * (power * (1 - power) / seeds) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("of", "forged", "power", "cells"),
+    [
+        (2352, 0.1, 0.9, 22),
+        (2352, 0.01, 0.9, 215),
+        (100, 0.1, 0.9, 20),
+        (24, 0.1, 0.9, 13),
+        (10, 0.1, 0.5, 5),  # one cell of ten
+        (10, 0.1, 1.0, 10),
+        (10, 1.0, 1.0, 1),
+        (0, 0.1, 0.9, 0),
+    ],
+)
+def test_as_many_cells_are_drawn_as_the_power_takes(
+    of: int, forged: float, power: float, cells: int
+) -> None:
+    assert Aim(forged=forged, power=power).count(of) == cells
+
+
+def test_new_methods_are_run_whole_and_others_by_a_cell() -> None:
+    each, whole, some = draw_cells(CELLS, Aim(), 3, only={"m0", "m1"}, new={"m1"}, each=True)
+    assert sorted(one.cell.name for one in each.wanted) == ["m2", "m3", "m4"]
+    assert (whole.of, len(whole.wanted)) == (8, 8)  # whose weights ship; the rest are sampled
+    assert {one.cell.name for one in whole.wanted} == {"m1"}
+    assert (some.of, {one.cell.name for one in some.wanted}) == (16, {"m0", "m1"})
+    assert len(some.wanted) == Aim().count(16)
+    order = [draw.what for draw, _ in in_turn([each, whole, some])]
+    assert order[:4] == [each.what, whole.what, some.what, each.what]
+    [asked] = draw_cells(CELLS, Aim(cells=2), 3, only={"m0", "m1"}, new={"m1"}, each=True)
+    assert (asked.of, len(asked.wanted)) == (24, 2)
+
+
+def test_a_draw_says_what_it_has_shown() -> None:
+    [draw] = draw_cells(CELLS, Aim(), 0)
+    draw.run = draw.wanted[:6]
+    assert str(draw) == (
+        f"6 of 60 cells run again ({len(draw.wanted)} were wanted; the time was used up): 0.1 of "
+        f"them forged would be found with probability {draw.power:.2f}"
+    )
+    draw.run = draw.wanted
+    assert "wanted" not in str(draw)
 
 
 def test_a_claim_can_only_tighten_the_tolerance() -> None:
@@ -93,6 +137,35 @@ def drift_of(images: list[int], method: str = "m") -> list[Finding]:
 )
 def test_differences_are_judged_as_a_whole(images: list[int], found: bool) -> None:
     assert bool(drift_of(images)) == found
+
+
+@pytest.mark.parametrize(
+    ("field", "recorded", "here", "found"),
+    [
+        ("fit_seconds", 0.0, 0.2, True),
+        ("fit_seconds", 0.01, 1.0, True),  # a hundredth
+        ("fit_seconds", 0.06, 1.0, False),  # a faster machine
+        ("fit_seconds", 100.0, 1.0, False),  # a machine in use
+        ("fit_seconds", 1200.0, 1.0, True),  # milliseconds
+        ("fit_seconds", 0.0, 0.19, False),
+        ("fit_seconds", 9.0, 0.001, False),
+        ("evaluate_seconds", 0.01, 1.0, True),
+        ("peak_memory", 9e6, 9e8, True),
+        ("peak_memory", 9e10, 9e8, True),
+        ("peak_memory", 5e8, 9e8, False),
+        ("peak_memory", pd.NA, 9e8, False),
+        ("peak_memory", 9e8, None, False),
+    ],
+)
+def test_costs_are_held_against_those_of_a_rerun(
+    field: str, recorded: object, here: float | None, found: bool
+) -> None:
+    honest = {"fit_seconds": 1.0, "evaluate_seconds": 1.0, "peak_memory": 9e8}
+    place = {"backbone": "b", "test_set": "t", "file": "m.cost.csv", "line": 2}
+    costs = pd.DataFrame([honest | place | {field: recorded}]).astype({"peak_memory": "Int64"})
+    again = pd.DataFrame([honest | place | {field: here}]).set_index(["backbone", "test_set"])
+    findings = list(compare_costs(costs, again[list(honest)].astype(float)))
+    assert [one.field for one in findings] == [field] * found
 
 
 def test_a_finding_is_one_line_and_many_of_one_kind_are_counted() -> None:
@@ -165,6 +238,7 @@ def test_what_a_notebook_gets_names_file_line_and_field(forged: Workplace) -> No
         ([], "holds no results; start with 'compatbench run'"),
         (["--suite", "mimi"], "no suite named 'mimi'; did you mean mini"),
         (["--suite", "mini"], "holds no results of suite 'mini'"),
+        (["--forged", "10"], "'forged' is 10.0; give one in \\(0, 1\\]"),
         (["--methods", "./nowhere.py"], "method file nowhere.py does not exist"),
         (["--device", "gpu", "--suite", "mini"], "--device 'gpu' cannot be used here"),
     ],

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from command_line import invoke
 from honest_results import SUITE
+from PIL import Image
 
 from compatbench.audit.change import find_change
 from compatbench.cli.authoring import fill_template
+from compatbench.data.sources.drawings import Drawings
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
 
@@ -34,21 +36,72 @@ def test_nothing_stands_against_a_change_of_words_or_of_nothing(clone: Clone) ->
 
 
 @pytest.mark.slow
-def test_a_new_method_is_checked_run_again_and_compared(clone: Clone) -> None:
+def test_a_new_method_is_checked_run_again_and_compared(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(methods_folder() / "gda.py", clone.folder / "methods")
     clone.run("gda")
     git(clone.folder, "add", "-A")
     git(clone.folder, "commit", "-q", "-m", "Add a method")
-    ci = clone.check(cells=1)
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache := clone.folder.parent / "empty"))
+    ci = clone.check(cells=None)
     assert ci.problems == []
+    assert not cache.exists()  # no features that lie about are believed
     text = ci.summary
     assert "- methods: `gda`" in text
     assert re.search(r"- `gda`: \d+ passed, 0 failed", text)
-    assert re.search(r"drawn from the changed methods with seed 1:\n\n- `tiny`: gda", text)
+    assert "- 2 of 2 cells of new methods run again: 0.1 of them forged would be found" in text
+    assert "Drawn with seed 1:" in text
+    assert "\n`gda` 2\n" in text
     assert "- `gda`: new, 4 rows" in text
     rows = re.findall(r"^\|[ \d=–]+\| \[([^]]*)\]", text, flags=re.M)
     # Of the references that the project has, zero-shot, here and at the base; no other method.
     assert sorted(rows) == ["GDA", "Zero-shot", "Zero-shot"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "minutes", "again"),
+    [
+        ("benchmark/compatbench/pages/leaderboard.py", 10, "4 of 4 methods, a cell of each, run"),
+        ("setup.cfg", 0, "0 of 4 methods, a cell of each, run again (4 were wanted; the time"),
+        ("docs/page.md", 10, ""),
+    ],
+)
+def test_a_cell_of_every_method_is_run_again_if_the_harness_changed(
+    clone: Clone, path: str, minutes: float, again: str
+) -> None:
+    (clone.folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (clone.folder / path).write_text("# another\n")
+    ci = clone.check(cells=None, minutes=minutes)
+    assert ci.problems == []
+    assert again in ci.summary
+    assert ("a cell of each" in ci.summary) == bool(again)
+
+
+@pytest.mark.slow
+def test_images_that_the_harness_blanks_are_seen(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of the machine holds features of the true ones."""
+    (clone.folder / "tasks" / "__init__.py").write_text("# blanks them\n")
+    blank = Image.new("RGB", (48, 48))
+    monkeypatch.setattr(Drawings, "image", lambda *_: blank)
+    again = ": the cell was run again and gave another number"
+    assert any(again in problem for problem in clone.check(cells=None).problems)
+
+
+@pytest.mark.slow
+def test_a_changed_methods_forged_cell_is_found(clone: Clone) -> None:
+    """It agrees with itself; the method is not new, so it is drawn."""
+    clone.edit("taskres.json", lambda text: text.replace('"torch": [\n   "', '"torch": [\n   "0.'))
+    for column in ("correct", "positive_flips"):
+        clone.edit("taskres.csv", set_field(3, column, lambda v: int(v) + 20))
+    clone.publish()
+    ci = clone.check(cells=None)
+    assert "- 4 of 4 cells of changed methods run again" in ci.summary
+    again = "results/tiny/taskres.csv:3: 'correct': the cell was run again and gave another number"
+    assert any(again in problem for problem in ci.problems), ci.problems
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,18 @@ from typing import Any
 import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
-from compatbench.audit.rerun import Sampled, check_again, draw_sample
+from compatbench.audit.rerun import check_again
 from compatbench.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
+from compatbench.audit.sample import (
+    FORGED,
+    POWER,
+    Aim,
+    Draw,
+    Sampled,
+    draw_cells,
+    in_turn,
+    list_cells,
+)
 from compatbench.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.audit.tolerance import find_drift
 from compatbench.data.cache_files import default_cache_folder
@@ -44,12 +55,18 @@ class Audit:
     unchecked: dict[str, int] = field(
         default_factory=dict
     )  # rows of a suite that are reported only
-    sample: list[Sampled] = field(default_factory=list)  # the cells that were run again
+    draws: list[Draw] = field(default_factory=list)  # of cells to run again
+
+    @property
+    def sample(self) -> list[Sampled]:
+        """The cells that were run again."""
+        return [one for draw in self.draws for one in draw.run]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        sample = [one.to_dict() for one in self.sample]
-        return {**vars(self), "sample": sample, "findings": list(map(asdict, self.findings))}
+        lists = {"draws": self.draws, "sample": self.sample}
+        lists = {name: [one.to_dict() for one in found] for name, found in lists.items()}
+        return {**vars(self), **lists, "findings": list(map(asdict, self.findings))}
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
@@ -60,12 +77,18 @@ def audit_results(
     out: Path | str = ".",
     suites: Sequence[str] | None = None,
     *,
-    cells: int = 5,
+    cells: int | None = None,
+    forged: float = FORGED,
+    power: float = POWER,
+    minutes: float | None = None,
     seed: int | None = None,
     tolerance: int | None = None,
     zero_shot: bool = True,
     methods: str | None = None,
     only: Collection[str] | None = None,
+    new: Collection[str] = (),
+    each: bool = False,
+    cold: bool = False,
     unverified: Collection[str] = (),
     shots_files: Sequence[Path] = (),
     device: str = "auto",
@@ -74,21 +97,29 @@ def audit_results(
     """Finds out whether results are what this installation makes.
 
     Every file is read. Keys and data of every row are computed again, and all counts, costs,
-    settings and pages must agree with each other. Then some cells are run again from nothing.
+    settings and pages must agree with each other. Then some cells are run again from nothing:
+    drawn at random, and so many that a share of forged ones is found with a given probability.
     Nothing is written but the feature cache.
 
     Args:
         out: the folder with ``results/``, as ``run`` takes it.
         suites: names, or paths of YAML files; by default all that the folder holds.
-        cells: how many cells to run again, over all suites; 0 is allowed.
-        seed: of the draw of these; by default a new one.
+        cells: how many cells to run again, over all suites, in place of the next two; 0 is allowed.
+        forged: the share of cells, if that many were forged, ...
+        power: ... of which one is to be found with this probability.
+        minutes: after which no other cell is begun; by default there is no end.
+        seed: of the draw of cells; by default a new one.
         tolerance: images that a count may differ by when it is computed again; by default none
             for results of this processor and these versions, and for others what docs/security.md
             says.
         zero_shot: whether zero-shot counts are computed again.
         methods: files of methods that are not among ``methods()``, separated by commas; they are
             run as code.
-        only: names of the methods whose cells may be run again; by default all.
+        only: names of the methods whose cells are drawn; by default all.
+        new: of these, methods of which every cell is run again, in suites whose weights and
+            images ship with the project.
+        each: whether a cell of every other method is run again, too, in such suites.
+        cold: whether images are encoded again, into a cache that is thrown away.
         unverified: suites whose rows may stand though the weights or images are not here; of any
             other such a row is a finding.
         shots_files: few-shot draws that the results were trained on.
@@ -97,13 +128,15 @@ def audit_results(
 
     Returns:
         What was looked at and found: ``findings``, each with its file, line, field and both
-        values (``to_frame()``), ``notes``, and the ``sample`` of cells that were run again.
+        values (``to_frame()``), ``notes``, the ``sample`` of cells that were run again, and
+        ``draws``: how many of how many that was, and the ``power`` that it has.
 
     Raises:
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
-            written.
+            written; a share or probability that is none.
     """
-    device, draws = resolve_device(device), read_draws(shots_files)
+    aim = Aim(cells, forged, power, minutes)
+    device, shots = resolve_device(device), read_draws(shots_files)
     registry = builtin_methods()
     if methods is not None:
         registry.select(methods)
@@ -111,44 +144,64 @@ def audit_results(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
-    features = FeatureCache(default_cache_folder())
     stored: dict[str, StoredSuite] = {}
-    for card in cards:
-        progress(f"{card.name}: files, keys, counts")
-        suite = read_stored_suite(out / RESULTS / card.name, card, registry, draws, tolerance)
-        stored[card.name] = suite
-        audit.methods += len(suite.methods)
-        audit.rows += len(suite.rows)
-        audit.findings += check_suite(suite)
-        if zero_shot:
-            audit.findings += recount_zero_shot(suite, features, device)
-        if skipped := len(suite.rows) - len(suite.here(suite.rows)):
-            audit.unchecked[card.name] = skipped
-            problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
-            if card.name in unverified:
-                audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
-            else:
-                problem += f"; get it, or take them as reported: --unverified {card.name}"
-                audit.findings.append(Finding(str(suite.folder), problem))
-    if not zero_shot:
-        audit.notes.append("zero-shot is not computed again, as was asked")
-    progress("leaderboard.md, report, figures")
-    audit.findings += check_pages(out, cards)
-    audit.findings += check_equal_keys(list(stored.values())) if stored else ()
-    audit.sample = draw_sample(stored, only, cells, seed)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as store:
-        for one in audit.sample:
-            progress(f"{', '.join(one.suites)}: runs again {one}")
-            worker = Worker(RunStore(Path(store)), features, device)  # which fits once for all
-            for name, cell in one.stands:
-                both, findings = check_again(stored[name], cell, worker)
-                audit.findings += findings
-                rows += [both] if stored[name].tolerances[cell.name].whole else []
-                audit.notes.append(stored[name].tolerances[cell.name].why)
+    with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as place:
+        features = FeatureCache(Path(place) if cold else default_cache_folder())
+        for card in cards:
+            progress(f"{card.name}: files, keys, counts")
+            suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots, tolerance)
+            stored[card.name] = suite
+            audit.methods += len(suite.methods)
+            audit.rows += len(suite.rows)
+            audit.findings += check_suite(suite)
+            if zero_shot:
+                audit.findings += recount_zero_shot(suite, features, device)
+            if skipped := len(suite.rows) - len(suite.here(suite.rows)):
+                audit.unchecked[card.name] = skipped
+                problem = f"{skipped} rows are not checked; missing here: {suite.missing}"
+                if card.name in unverified:
+                    audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
+                else:
+                    problem += f"; get it, or take them as reported: --unverified {card.name}"
+                    audit.findings.append(Finding(str(suite.folder), problem))
+        if not zero_shot:
+            audit.notes.append("zero-shot is not computed again, as was asked")
+        progress("leaderboard.md, report, figures")
+        audit.findings += check_pages(out, cards)
+        audit.findings += check_equal_keys(list(stored.values())) if stored else ()
+        audit.draws = draw_cells(list_cells(stored), aim, seed, only, new, each)
+        cells_again = [one for draw in audit.draws for one in draw.wanted]
+        took = sum(one.seconds for one in cells_again)
+        progress(
+            f"cells to run again: {len(cells_again)}; their fits took {took:,.0f} s, as recorded"
+        )
+        _run_again(audit, stored, aim, RunStore(Path(place) / "runs"), features, device, progress)
     audit.notes = list(dict.fromkeys(audit.notes))
-    audit.findings += find_drift(pd.concat(rows)) if rows else ()
     return audit
+
+
+def _run_again(
+    audit: Audit,
+    stored: Mapping[str, StoredSuite],
+    aim: Aim,
+    store: RunStore,
+    features: FeatureCache,
+    device: str,
+    progress: Callable[[str], object],
+) -> None:
+    """Runs what was drawn, while there is time, and adds what is found."""
+    rows, start = [], time.monotonic()
+    for draw, one in in_turn(audit.draws):
+        if aim.minutes is not None and time.monotonic() - start > 60 * aim.minutes:
+            break
+        progress(f"{', '.join(one.suites)}: runs again {one}")
+        draw.run.append(one)
+        worker = Worker(store, features, device)  # which fits once for all
+        drift, findings = check_again(stored, one, worker)
+        rows += drift
+        audit.findings += findings
+        audit.notes += [stored[name].tolerances[cell.name].why for name, cell in one.stands]
+    audit.findings += find_drift(pd.concat(rows)) if rows else ()
 
 
 def _find_suites(

@@ -47,9 +47,17 @@ class Change:
 
     def read_base(self, folder: str) -> dict[str, bytes]:
         """The files of a folder as they are at the base, by their path below the root."""
-        listing = ("ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
-        paths = _split(_git(self.root, *listing))
+        paths = self._list_base(folder)
         return {path: _git(self.root, "cat-file", "blob", f"{self.base}:{path}") for path in paths}
+
+    def list_base_results(self) -> set[str]:
+        """The methods that have rows at the base, in any suite."""
+        paths = map(Path, self._list_base(RESULTS))
+        return {path.stem for path in paths if path.suffix == ".csv" and len(path.parts) == 3}
+
+    def _list_base(self, folder: str) -> list[str]:
+        listing = ("ls-tree", "-r", "-z", "--name-only", self.base, f"{folder}/")
+        return _split(_git(self.root, *listing))
 
 
 def find_change(folder: Path, base: str | None) -> Change:

@@ -18,6 +18,7 @@ from compatbench.audit.change import (
     read_base_results,
 )
 from compatbench.audit.findings import summarise
+from compatbench.audit.sample import FORGED, POWER
 from compatbench.audit.tolerance import deciding
 from compatbench.conformance import run_checks
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -32,6 +33,8 @@ from compatbench.pages.suite_page import read_suite_page
 from compatbench.pages.tables import ranking_table
 from compatbench.results.store import RESULTS, result_folders
 
+# What a measurement rests on, besides methods and what keys name.
+HARNESS = ("benchmark/compatbench/", "tasks/mini/", "tasks/__init__.py", "setup.cfg", "pyproject")
 SHOWN = 20  # findings in the summary
 # The floor, the strongest plain method, and the method of the founding paper.
 REFERENCES = ("zeroshot", "kgcoop", "contcoop")
@@ -65,18 +68,22 @@ class PullRequest:
 
 @dataclass(frozen=True)
 class Touched:
-    """What a change touches: methods, or what they build on; deleted ones; results by suite."""
+    """What a change touches: methods, or what they build on; deleted ones; results; harness."""
 
     methods: list[str]
     deleted: list[str]
-    results: dict[str, set[str]]
+    results: dict[str, set[str]]  # by suite
+    harness: bool  # code that all methods are measured with
 
 
 def check_pull_request(
     out: Path | str = ".",
     base: str | None = None,
     *,
-    cells: int = 3,
+    cells: int | None = None,
+    forged: float = FORGED,
+    power: float = POWER,
+    minutes: float | None = 10,
     seed: int | None = None,
     zero_shot: bool = True,
     unverified: Collection[str] = (),
@@ -85,15 +92,20 @@ def check_pull_request(
 ) -> PullRequest:
     """Does all that is asked of a pull request.
 
-    The changed methods are checked; all results are audited, and some cells of the changed
-    methods are run again; every changed row is compared with the base's. The methods' code of
-    the clone is run; neither a network nor a token is needed.
+    The changed methods are checked; all results are audited; every changed row is compared with
+    the base's. Of a new method every cell is run again, in suites whose weights and images ship
+    with the project; of the others that changed, a sample; and, where the harness changed, a cell
+    of every method. Images are encoded again for that. The methods' code of the clone is run;
+    neither a network nor a token is needed.
 
     Args:
         out: a folder of the clone, whose compatbench must be the one that is installed.
         base: a branch, tag or commit to compare with; by default what ``GITHUB_BASE_REF`` names
             on the remote ``origin``, then ``origin/main``, then ``main``.
-        cells: how many cells of the changed methods to run again.
+        cells: how many cells of the changed methods to run again, in place of all this.
+        forged: the share of cells, if that many were forged, ...
+        power: ... of which one is to be found with this probability.
+        minutes: after which no other cell is begun; None is no end.
         seed: of the draw of these; by default a new one.
         zero_shot: whether zero-shot counts are computed again, if a method has changed.
         unverified: suites whose rows may stand though the weights or images are not here.
@@ -128,9 +140,15 @@ def check_pull_request(
     audit = audit_results(
         change.root,
         cells=cells,
+        forged=forged,
+        power=power,
+        minutes=minutes,
         seed=seed,
         only=changed,
-        zero_shot=zero_shot and bool(changed),
+        new=changed - change.list_base_results(),
+        each=touched.harness,
+        cold=True,
+        zero_shot=zero_shot and bool(changed or touched.harness),
         unverified=unverified,
         device=device,
         progress=progress,
@@ -139,12 +157,11 @@ def check_pull_request(
     found.problems += [line.replace(f"{change.root}/", "") for line in findings]
     looked_at = f"{audit.rows:,} rows of {audit.methods} method files were looked at."
     found.lines += ["", "## Audit", "", looked_at]
-    if audit.sample:
-        drawn = f"Run again, drawn from the changed methods with seed {audit.seed}:"
-        sample = [
-            f"- {', '.join(map(code, one.suites))}: {escape(str(one))}" for one in audit.sample
-        ]
-        found.lines += ["", drawn, "", *sample]
+    if audit.draws:
+        drawn = [f"- {escape(str(draw))}" for draw in audit.draws]
+        found.lines += ["", f"Drawn with seed {audit.seed}:", "", *drawn, ""]
+        names = Counter(one.cell.label for one in audit.sample)
+        found.lines.append(", ".join(f"{code(name)} {n}" for name, n in sorted(names.items())))
     if audit.notes:
         found.lines += ["", *(f"- {escape(note)}" for note in audit.notes)]
     for suite in audit.suites:
@@ -174,9 +191,9 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
             results.setdefault(path.parts[1], set()).add(name)
     methods = [name for name in registry.names() if class_files(registry.get(name)) & files]
     gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
-    return Touched(
-        methods, [path.stem for path in gone if path.parts[:-1] == ("methods",)], results
-    )
+    deleted = [path.stem for path in gone if path.parts[:-1] == ("methods",)]
+    harness = any(path.as_posix().startswith(HARNESS) for path in paths)
+    return Touched(methods, deleted, results, harness)
 
 
 def _describe_change(change: Change, touched: Touched) -> list[str]:

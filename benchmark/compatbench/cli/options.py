@@ -131,6 +131,15 @@ SHARED: dict[str, dict[str, Any]] = {
         "names": ("--jobs", "-j"),
         "min": 1,
     },
+    "forged": {
+        "help": "Draw as many cells as it takes to find one, if this share of them is forged ..."
+    },
+    "power": {"help": "... with this probability. 0.1 and 0.9 are 22 cells of thousands."},
+    "minutes": {"help": "Begin no other cell after this time; it is said what was run by then."},
+    "unverified": {
+        "help": "Suite whose rows may stand unchecked where its weights or images are not here; "
+        "may be repeated."
+    },
     "device": {"help": "Where to compute: auto, cpu, cuda, cuda:1, mps."},
     "data_root": {
         "help": "Folder of all datasets, or of one task's; may be repeated. By default "

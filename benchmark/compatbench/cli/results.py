@@ -48,7 +48,11 @@ def leaderboard(out: Path = Path(), check: bool = False) -> None:
 def audit(
     out: Path = Path(),
     suite: list[str] | None = None,
-    cells: int = 5,
+    cells: int | None = None,
+    forged: float = 0.1,
+    power: float = 0.9,
+    minutes: float | None = None,
+    cold: bool = False,
     seed: int | None = None,
     tolerance: int | None = None,
     zero_shot: bool = True,
@@ -65,21 +69,21 @@ def audit(
 
     Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
     leaderboard.md must agree with each other and with what is computed here. Then some cells are
-    run again from nothing. A number that is forged or stale is named with its file, line and
-    field. Nothing is written but the feature cache.
+    run again from nothing, so many that forged ones would be found, which is said. A number that
+    is forged or stale is named with its file, line and field. Nothing is written but the feature
+    cache.
 
     Args:
         suite: Suite to look at: a name, or the YAML file of one that is not installed; may be
             repeated. By default every folder.
-        cells: Cells to run again, drawn at random.
+        cells: Cells to run again, drawn at random, in place of --forged and --power.
+        cold: Encode all images again, as if the feature cache were empty.
         seed: Seed of the draw; by default a new one, which is printed.
         tolerance: Images by which a count may differ when it is computed again; by default none
             for results of this processor; docs/security.md has the test of others.
         zero_shot: Compute zero-shot again: quick, where the images' features are cached.
         methods: Files of methods that are not among 'list methods' ('./mine.py'), which are run
             as code.
-        unverified: Suite whose rows may stand unchecked where its weights or images are not
-            here; may be repeated.
     """
     from compatbench import api
     from compatbench.audit import summarise
@@ -88,6 +92,10 @@ def audit(
         out,
         suite,
         cells=cells,
+        forged=forged,
+        power=power,
+        minutes=minutes,
+        cold=cold,
         seed=seed,
         tolerance=tolerance,
         zero_shot=zero_shot,
@@ -102,7 +110,7 @@ def audit(
     else:
         for line in summarise(found.findings):
             say(f"[bold red]wrong[/] {escape(line)}")
-        for note in found.notes:
+        for note in (*found.notes, *map(str, found.draws)):
             say(f"[yellow]note[/] {escape(note)}")
         say(
             f"suites: {len(found.suites)}, method files: {found.methods}, rows: {found.rows:,}; "
@@ -118,7 +126,10 @@ def audit(
 def ci(
     out: Path = Path(),
     base: str | None = None,
-    cells: int = 3,
+    cells: int | None = None,
+    forged: float = 0.1,
+    power: float = 0.9,
+    minutes: float = 10,
     seed: int | None = None,
     unverified: list[str] | None = None,
     summary: Annotated[Path | None, typer.Option(envvar="GITHUB_STEP_SUMMARY")] = None,
@@ -126,18 +137,17 @@ def ci(
 ) -> None:
     """Run all checks of a pull request; exit with 1 if it cannot be merged.
 
-    Checks the methods that changed against the base; audits all results, and runs some cells of
-    these methods again; lists how figures moved, of which no row may be missing; and tells
-    whether leaderboard.md is up to date. Runs the code of the methods in this clone, and needs
-    neither a network nor any token.
+    Checks the methods that changed against the base; audits all results; runs again all cells of
+    new methods in the mini suites, a sample of changed ones, and, if the harness changed, a cell
+    of every method; lists how figures moved, of which no row may be missing; and tells whether
+    leaderboard.md is up to date. Runs the code of the methods in this clone, and needs neither a
+    network nor any token.
 
     Args:
         base: Branch, tag or commit to compare with; by default origin/$GITHUB_BASE_REF, then
             origin/main, then main.
-        cells: Cells of the changed methods to run again.
+        cells: Cells of the changed methods to run again, in place of all this.
         seed: Seed of the draw; by default a new one, which is printed.
-        unverified: Suite whose rows may stand unchecked where its weights or images are not
-            here; may be repeated.
         summary: File that the Markdown summary is added to; by default the terminal.
     """
     from compatbench import api
@@ -146,6 +156,9 @@ def ci(
         out,
         base,
         cells=cells,
+        forged=forged,
+        power=power,
+        minutes=minutes,
         seed=seed,
         unverified=unverified or (),
         device=device,
