@@ -1,8 +1,9 @@
-"""A small published suite with real results, to be forged in copies."""
+"""A small published suite with real results, to be changed in copies."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +17,9 @@ from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 
-SUITE = """\
-name: tiny
-title: Tiny
-upgrades: [[mini-clip, mini-eva-clip]]
-tasks: [mini-weather]
-shots: [2]
-seeds: [1, 2]
-training: {views: 1, max_steps: 5}
-"""
-METHODS = "zeroshot,taskres,simpleshot,coop"
+sys.path.append(str(Path(__file__).parents[1] / "benchmark" / "faults"))
+
+from forged_project import SUITE, Project, make_honest
 
 
 @dataclass(frozen=True)
@@ -61,26 +55,30 @@ class Workplace:
 
 
 @pytest.fixture(scope="session")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Results as ``run`` writes them, with TaskRes through words, too; not to be changed."""
-    folder = tmp_path_factory.mktemp("honest")
-    (folder / "tiny.yaml").write_text(SUITE)
-    with _cached(folder):
-        for options in (("--methods", METHODS), ("--methods", "taskres", "--transfers", "words")):
-            wanted = ["--suite", str(folder / "tiny.yaml"), "--out", str(folder), "--jobs", "1"]
-            result = invoke("run", *wanted, *options)
-            assert result.exit_code == 0, result.output
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with two suites, whose copies are forged; not to be changed."""
+    builtin_methods.cache_clear()
+    return make_honest(tmp_path_factory.mktemp("honest") / "project")
+
+
+@pytest.fixture(scope="session")
+def honest(project: Project) -> Workplace:
+    """Its first suite alone, from a file of its own; not to be changed."""
+    place = Workplace(project.folder.parent / "suite")
+    shutil.copytree(project.folder / "results" / "tiny", place.results)
+    (place.folder / "tiny.yaml").write_text(SUITE)
+    place.publish()
     assert "tiny" not in suite_cards.names()
-    return Workplace(folder)
+    return place
 
 
 @pytest.fixture
-def forged(honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
+def forged(project: Project, honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
     shutil.copytree(honest.folder / "results", tmp_path / "results")
     for name in ("tiny.yaml", "leaderboard.md"):
         shutil.copy(honest.folder / name, tmp_path)
-    with _cached(honest.folder):
+    with _cached(project.cache):
         yield Workplace(tmp_path)
 
 
@@ -88,5 +86,5 @@ def forged(honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
 def _cached(folder: Path) -> Iterator[None]:
     builtin_methods.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+        patch.setenv("COMPATBENCH_CACHE", str(folder))
         yield

@@ -52,6 +52,17 @@ def test_the_readme_names_every_command() -> None:
     assert len(COMMANDS) > 40
 
 
+@pytest.mark.parametrize("page", ["security.md", "reliability.md"])
+def test_every_promise_names_a_test_that_there_is(page: str) -> None:
+    text = (DOCS / page).read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 15
+    for path, test in named:
+        assert f"\ndef {test}(" in (REPOSITORY / path).read_text(), (path, test)
+    tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert {*re.findall(r"\b(test_\w+)\b(?!\.py)", text)} <= {*re.findall(r"def (test_\w+)", tests)}
+
+
 def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
     script = DOCS / "slurm.sh"
     subprocess.run(["bash", "-n", str(script)], check=True)

@@ -12,14 +12,14 @@ from types import ModuleType
 
 import pytest
 from command_line import invoke
-from honest_results import SUITE, Workplace, forged, honest
+from honest_results import SUITE, Project, Workplace, forged, honest, project
 
 from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 
-__all__ = ["clone", "forged", "honest", "repository"]
+__all__ = ["clone", "forged", "honest", "project", "repository"]
 
 Change = Callable[[str], str]
 
@@ -107,14 +107,14 @@ def repository(honest: Workplace, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def clone(
-    repository: Path, honest: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Clone]:
     """A clone that a test may change, with the cards and methods in force."""
     root = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(repository), str(root))
     git(root, "checkout", "-q", "-b", "change")
     monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(honest.folder / "cache"))
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(project.cache))
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     methods = root / "methods"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke
-from honest_results import SUITE
+from forged_project import SUITE, SUITES, Project
+from forgers import invent_suite
 from PIL import Image
 
 from compatbench.audit.change import find_change
+from compatbench.audit.pull_request import check_pull_request
 from compatbench.cli.authoring import fill_template
 from compatbench.data.sources.drawings import Drawings
 from compatbench.errors import CompatbenchError
@@ -140,6 +142,20 @@ def test_an_outside_method_whose_code_changed_is_stale(
     assert "- methods: `mine`" in ci.summary
     stale = "results/tiny/mine.csv:2: 'key': is not what this checkout computes"
     assert any(stale in problem for problem in ci.problems), ci.problems
+
+
+def test_what_is_not_verified_is_said_in_the_summary(clone: Clone) -> None:
+    (clone.folder / "tasks" / "suites" / "away.yaml").write_text(SUITES["away"])
+    invent_suite(Project(clone.folder))
+    clone.publish()
+    [problem] = clone.check().problems
+    assert re.match(r"results/away: 9 rows are not checked; missing here: weights of eva", problem)
+    ci = check_pull_request(clone.folder, cells=0, zero_shot=False, unverified=["away"])
+    assert ci.problems == []
+    assert ci.summary.startswith(
+        "# compatbench ci\n\n**No problem in what could be checked.**\n\n"
+        "**Not verified**: 9 rows of `away` were not checked.\n"
+    )
 
 
 def test_what_was_removed_is_named_unless_its_method_went(clone: Clone) -> None:

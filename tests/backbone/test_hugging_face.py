@@ -189,6 +189,20 @@ def test_a_report_tells_the_sizes_without_loading(pair: Any) -> None:
     assert report.image_size == 64
 
 
+def test_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
+    write_model(tmp_path, "clip")
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor")
+    config["auto_map"] = dict.fromkeys(names, "mine.Mine")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        about = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(about | {"auto_map": config["auto_map"]}))
+    ran = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    assert load_backbone(f"hf:{tmp_path}").embed_dim == 16
+    assert not ran.exists()
+
+
 def build(folder: Path, **settings: Any) -> Any:
     """The architecture in a folder, with other settings of its images."""
     config = transformers.AutoConfig.for_model("clip", **CONFIGS["clip"])

@@ -12,7 +12,7 @@ import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Drawings(ImageSource):
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
         hashes = [self._hash(name) for name in (*names, "drawings/sets.csv")]
+        for name, sha256 in zip(names, hashes, strict=False):
+            _read_sheet(self._folder / name, sha256)
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
@@ -88,8 +90,13 @@ class Drawings(ImageSource):
 
 @lru_cache(maxsize=64)
 def _decode_sheet(path: Path, sha256: str) -> np.ndarray:
-    with Image.open(io.BytesIO(_read(path, sha256))) as image:
+    with Image.open(io.BytesIO(_read_sheet(path, sha256))) as image:
         return np.asarray(image.convert("RGBA"))
+
+
+@cache
+def _read_sheet(path: Path, sha256: str) -> bytes:
+    return _read(path, sha256)
 
 
 def _read(path: Path, sha256: str) -> bytes:
