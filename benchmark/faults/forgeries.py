@@ -281,7 +281,12 @@ AGREES: dict[str, Forgery] = {
     ),
     "another unit of time": Forgery(
         f.change("results/tiny/coop.cost.csv", "fit_seconds", lambda _: 7200.0),
-        r"coop.cost.csv:\d: 'fit_seconds': .*is the unit seconds\?",
+        r"coop.cost.csv:\d: 'fit_seconds': .*run again and took .*, found 7.2e\+03",
+        ALL,
+    ),
+    "a thousandth of the memory": Forgery(
+        f.change(COST, "peak_memory", lambda v: int(v) // 1000),
+        r"taskres.cost.csv:\d: 'peak_memory': .*run again and took",
         ALL,
     ),
 }
@@ -299,6 +304,9 @@ LIMITS: dict[str, Forgery] = {
         f.replace(ABOUT, r'("compatbench": \[\s*)"[^"]*"', r'\g<1>"9.9.9"'),
         "what a file says of its versions is a claim",
         ALL,
+    ),
+    "a short fit that takes no time": Forgery(
+        f.change(COST, "fit_seconds", lambda _: 0.0), "below 0.2 s may be written as 0", ALL
     ),
     "a suite that asks for less": Forgery(f.fewer_seeds, "a suite is what its card says", ALL),
     "a published figure": Forgery(

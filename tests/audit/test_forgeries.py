@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,27 +11,28 @@ from forgeries import FORGERIES, LIMITS, try_forgery
 from forgers import OTHER, claim, invent_suite
 from honest_results import Project
 
-from compatbench.audit import audit as auditing
-from compatbench.engine.cell import Cell, CellRecord
+from compatbench.audit import rerun
+from compatbench.engine.cell import Cell
+from compatbench.engine.worker import Worker
 
 pytestmark = pytest.mark.slow
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _each_cell_once(project: Project) -> object:
+def _each_cell_once() -> Iterator[None]:
     """All copies have the same cells, so one run of each does for all audits of this file."""
-    known: dict[object, CellRecord] = {}
+    known: dict[object, object] = {}
+    measure = rerun._measure
 
-    class Remembering(auditing.Worker):
-        def run(self, cell: Cell, *arguments: Callable[..., object]) -> CellRecord:
-            place = (cell.key, cell.backbones, cell.test_sets)
-            if place not in known:
-                known[place] = super().run(cell, *arguments)
-            return known[place]
+    def remember(cell: Cell, worker: Worker) -> object:
+        place = (cell.key, cell.backbones, cell.test_sets)
+        if place not in known:
+            known[place] = measure(cell, worker)
+        return known[place]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auditing, "Worker", Remembering)
+        patch.setattr(rerun, "_measure", remember)
         yield
 
 
