@@ -124,13 +124,12 @@ class Project:
             write_pages(self.folder)
 
     def audit(
-        self, cells: int = 0, zero_shot: bool = False, unverified: Collection[str] = ()
+        self, again: Collection[str] = (), zero_shot: bool = False, unverified: Collection[str] = ()
     ) -> Audit:
-        """Audits it, and runs so many of its cells again."""
+        """Audits it, and runs all cells of these methods again."""
+        options = {"cells": 99 if again else 0, "only": again, "zero_shot": zero_shot}
         with self.in_force():
-            return cb.audit_results(
-                self.folder, cells=cells, seed=7, zero_shot=zero_shot, unverified=unverified
-            )
+            return cb.audit_results(self.folder, unverified=unverified, seed=7, **options)
 
 
 def _forget_keys() -> None:

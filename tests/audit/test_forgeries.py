@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forged_project import METHODS, Project
 from forgeries import FORGERIES, LIMITS, try_forgery
 from forgers import OTHER, claim, invent_suite
-from honest_results import Project
 
 from compatbench.audit import rerun
 from compatbench.engine.cell import Cell
@@ -48,7 +48,7 @@ def test_a_limit_is_not_found_and_is_told(name: str, project: Project, tmp_path:
 
 
 def test_honest_cells_are_compared_in_every_suite_that_has_them(project: Project) -> None:
-    found = project.audit(cells=99, zero_shot=True)
+    found = project.audit(METHODS, zero_shot=True)
     assert found.findings == []
     shared = [one.suites for one in found.sample if one.cell.name != "coop"]
     # Seven cells, two of them through words, which the other suite has not.
@@ -76,4 +76,5 @@ def test_a_processor_that_is_claimed_loosens_nothing_else(project: Project, tmp_
     forged = project.copy(project.folder.parent / tmp_path.name)
     for suite in ("tiny", "wide"):
         claim(suite, "simpleshot", OTHER)(forged)
-    assert forged.audit(cells=99).findings == []
+    forged.publish()
+    assert forged.audit(METHODS).findings == []

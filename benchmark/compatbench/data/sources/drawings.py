@@ -55,13 +55,14 @@ class Drawings(ImageSource):
             label, tile, paint = (int(row[name]) for name in ("label", "tile", "paint"))
             drawing = Drawing(f"{row['set']}/{tile}/{paint}", label, row["set"], tile, paint)
             samples[row["split"]].append(drawing)
+        for sheet in sorted({one.sheet for part in samples.values() for one in part}):
+            name = f"drawings/{sheet}.webp"
+            _read_sheet(self._folder / name, self._hash(name))
         super().__init__(self._folder, samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
         names = [f"drawings/{sheet}.webp" for sheet in sorted({s.sheet for s in samples})]
         hashes = [self._hash(name) for name in (*names, "drawings/sets.csv")]
-        for name, sha256 in zip(names, hashes, strict=False):
-            _read_sheet(self._folder / name, sha256)
         return sha256_json([[sample.id for sample in samples], hashes, ENGINE_VERSION])
 
     def image(self, sample: Drawing) -> Image.Image:
