@@ -148,7 +148,9 @@ def test_what_is_not_verified_is_said_in_the_summary(clone: Clone) -> None:
     (clone.folder / "tasks" / "suites" / "away.yaml").write_text(SUITES["away"])
     invent_suite(Project(clone.folder))
     clone.publish()
-    [problem] = clone.check().problems
+    problems = clone.check().problems
+    assert len(problems) == 1, problems
+    [problem] = problems
     assert re.match(r"results/away: 9 rows are not checked; missing here: weights of eva", problem)
     ci = check_pull_request(clone.folder, cells=0, zero_shot=False, unverified=["away"])
     assert ci.problems == []
