@@ -16,6 +16,7 @@ from typer.testing import Result
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
+from compatbench.pages.suite_page import published_pages
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmark" / "faults"))
 
@@ -43,7 +44,7 @@ class Workplace:
 
     def publish(self) -> None:
         """Makes the leaderboard of the results as they are."""
-        write_pages(self.folder, suite_cards.read(self.suite))
+        write_pages(self.folder, published_pages(self.folder, suite_cards.read(self.suite)))
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         """Changes a file, which must really change; its folder is that of the results if unsaid."""

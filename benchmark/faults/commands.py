@@ -22,6 +22,7 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import local
 from compatbench.engine.plan import CellState, make_plan
 from compatbench.pages.leaderboard import render_pages
+from compatbench.pages.suite_page import published_pages
 
 METHODS = "zeroshot,gda,tip_adapter,taskres,simpleshot"
 SUITE = """\
@@ -137,14 +138,14 @@ def results_of(suite: Path, out: Path, times: Path | None = None) -> dict[str, b
         for path in sorted((out / "results").rglob("*"))
         if path.is_file() and not path.name.endswith(".cost.csv")
     }
-    for path, text in render_pages(out, card).items():
+    for path, text in render_pages(out, published_pages(out, card)).items():
         found[f"own {path.name}"] = b"" if path.read_bytes() == text.encode() else b"not made of it"
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         shutil.copytree(out / "results", copy / "results")
         for path in ((times or out) / "results").rglob("*.cost.csv"):
             shutil.copy(path, copy / path.relative_to(times or out))
-        for path, text in render_pages(copy, card).items():
+        for path, text in render_pages(copy, published_pages(copy, card)).items():
             found[path.name] = text.encode()
     return found
 

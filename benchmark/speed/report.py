@@ -3,6 +3,7 @@
 pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
     --benchmark-json=benchmark/speed/results.json
 pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
+python benchmark/speed/many.py
 python benchmark/speed/report.py
 
 Cells of the mini suite in two checkouts are compared by cells.py.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from many import BARS
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -54,6 +57,7 @@ its name; a tower with a part that is not understood is refused.
     pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
         --benchmark-json=benchmark/speed/results.json
     pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
+    python benchmark/speed/many.py
     python benchmark/speed/trainers.py
     python benchmark/speed/cells.py OTHER/.venv/bin/python .venv/bin/python  # of two checkouts
     python benchmark/speed/report.py
@@ -174,7 +178,29 @@ def _harness() -> list[str]:
         parts = [facts["parts"][part] for part in ("plan", "store", "read", "report")]
         times = " | ".join(f"{seconds:.2f}" for seconds in (*parts, facts["cpu_seconds"]))
         lines.append(f"| {facts['cells']:,} | {facts['methods']} | {times} |")
-    return [*lines, "", "![CPU seconds against the number of cells](speed-cells.svg)"]
+    lines += ["", "![CPU seconds against the number of cells](speed-cells.svg)"]
+    return [*lines, *_many()]
+
+
+def _many() -> list[str]:
+    """Whole commands over large stores and leaderboards, if they have been measured."""
+    data = _read("many.json")
+    if data is None:
+        return []
+    lines = [
+        "",
+        f"Whole commands, on {data['processor']}: `leaderboard` of {data['methods']} methods on "
+        f"{data['tasks']} tasks, and the others",
+        f"over {data['cells']:,} finished cells. *Promised* is what they may take.",
+        "",
+        "| command | CPU s | promised | peak memory, MB | promised |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, one in data["commands"].items():
+        seconds, megabytes = BARS[name]
+        memory = f"{one['mb']} | {'' if megabytes is None else megabytes}"
+        lines.append(f"| `{name}` | {one['cpu_seconds']:.1f} | {seconds} | {memory} |")
+    return lines
 
 
 def _trainers() -> list[str]:

@@ -1,7 +1,9 @@
-"""Large stores: what a plan and the search for waste take for each finished cell."""
+"""Large stores and leaderboards: what commands take for each finished cell, and each method."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -9,15 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from compatbench import api
 from compatbench.data.cards import suite_cards
-from compatbench.engine.cell import Record, describe_cell
-from compatbench.engine.keys import data_key
 from compatbench.engine.plan import make_plan
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import find_waste
+from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
+from compatbench.results import rows
 
-SEEDS = tuple(range(1, 31))
+SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
+sys.path.append(str(SPEED))
+
+from many import BARS, METHODS, make_board, make_cells  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 
 def cpu_seconds(function: Callable[[], object]) -> float:
@@ -26,25 +34,15 @@ def cpu_seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-@pytest.mark.slow
-def test_plan_and_waste_of_many_finished_cells_cost_little_more_than_their_records(
+def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     tmp_path: Path,
 ) -> None:
-    suite = suite_cards.read("mini").model_copy(update={"seeds": SEEDS})
-    methods = ["taskres", "gda", "lfa", "simpleshot", "coop", "tcp", "zs_lp", "clap"]
+    suite = str(make_cells(tmp_path, 2_000))
 
     def make() -> object:
-        return make_plan(suite, methods, out=tmp_path)
+        return make_plan(suite, out=tmp_path)
 
-    plan, store = make_plan(suite, methods, out=tmp_path), RunStore(tmp_path / "runs")
-    for cell in (item.cell for item in plan.planned):
-        counts = {"status": "ok", "correct": 50, "total": 100, "zero_shot_correct": 40}
-        records = [
-            Record(backbone=backbone, test_set=test, data=data_key(backbone, test), **counts)
-            for backbone in cell.backbones
-            for test in cell.test_sets
-        ]
-        store.write(describe_cell(cell, "ok", records=tuple(records)))
+    plan, store = make_plan(suite, out=tmp_path), RunStore(tmp_path / "runs")
     keys = [item.cell.key for item in plan.planned]
     assert len(keys) > 1_900
     read = cpu_seconds(lambda: [store.read(key) for key in keys])
@@ -52,9 +50,38 @@ def test_plan_and_waste_of_many_finished_cells_cost_little_more_than_their_recor
     assert cpu_seconds(make) < 5 * read
     suites = [suite_cards.read("mini")]
     assert cpu_seconds(lambda: find_waste(store, suites, builtin_methods())) < 10 * read + 2
+    found = []
+    audit = cpu_seconds(lambda: found.append(api.audit_results(tmp_path, [suite], cells=0)))
+    assert found[0].findings == []
+    # A tenth of the cells, twice what is promised.
+    assert audit < 2 * BARS["audit --cells 0"][0] / 10 + 5
     tracemalloc.start()
-    again = make_plan(suite, methods, out=tmp_path)
+    again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert all(item.done for item in again.planned)
     assert held / len(keys) < 2_000  # bytes; a record has ten times as many
+
+
+def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_board(tmp_path, METHODS, seeds=1)
+    monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
+    read = []
+    parse = rows.read_csv
+    monkeypatch.setattr(
+        "compatbench.results.store.read_csv", lambda *file: read.append(file[0]) or parse(*file)
+    )
+    assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0]
+    assert len(read) == len(set(read)) == 2 * METHODS
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "16 shots, the 50 best by each transfer and zero-shot, out of 500" in page
+
+
+def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
+    found = json.loads((SPEED / "many.json").read_text())["commands"]
+    assert list(found) == list(BARS)
+    for name, (seconds, megabytes) in BARS.items():
+        assert found[name]["cpu_seconds"] < seconds
+        assert megabytes is None or found[name]["mb"] < megabytes

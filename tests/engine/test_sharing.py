@@ -23,6 +23,7 @@ from compatbench.engine.worker import make_worker, run_cell
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_pages
+from compatbench.pages.suite_page import published_pages
 
 from .conftest import write_methods
 
@@ -60,7 +61,7 @@ def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
     if out != times:
         for path in (times / "results").rglob("*.cost.csv"):
             shutil.copy(path, out / path.relative_to(times))
-    pages = render_pages(out, suite_cards.read(str(suite)))
+    pages = render_pages(out, published_pages(out, suite_cards.read(str(suite))))
     files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}
     return files | {path.name: text for path, text in pages.items()}
 

@@ -33,7 +33,7 @@ from synthetic_results import (
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages.leaderboard import SHOWN, render_leaderboard, render_pages
-from compatbench.pages.suite_page import SuitePage, TaskFacts
+from compatbench.pages.suite_page import SuitePage, TaskFacts, published_pages
 from compatbench.results.store import MethodInfo, write_results
 
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
@@ -209,7 +209,7 @@ def test_the_readme_shows_the_first_and_the_floor_and_links_to_the_rest(tmp_path
     for out, methods in ((tmp_path, SHOWN + 3), (few, 2)):
         write(out, MINE, methods)
         (out / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
-    text = render_pages(tmp_path, MINE)[tmp_path / "README.md"]
+    text = render_pages(tmp_path, published_pages(tmp_path, MINE))[tmp_path / "README.md"]
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}after\n")
     assert [row[1] for row in cells_of(text.splitlines())][2:] == [
@@ -218,19 +218,19 @@ def test_the_readme_shows_the_first_and_the_floor_and_links_to_the_rest(tmp_path
     ]
     assert "The other 3 methods, and the other tables: [leaderboard.md](leaderboard.md)." in text
     assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
-    assert "The other" not in render_pages(few, MINE)[few / "README.md"]
+    assert "The other" not in render_pages(few, published_pages(few, MINE))[few / "README.md"]
 
 
 def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
     write(tmp_path, MINE)
     page = tmp_path / "leaderboard.md"
-    assert "![" not in render_pages(tmp_path, MINE)[page]
+    assert "![" not in render_pages(tmp_path, published_pages(tmp_path, MINE))[page]
     folder = tmp_path / "results" / "figures"
     folder.mkdir()
     (folder / "mine-scatter-1.svg").write_text("<svg/>")
     (folder / "other-scatter-1.svg").write_text("<svg/>")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the folder is no suite, and needs no warning
-        text = render_pages(tmp_path, MINE)[page]
+        text = render_pages(tmp_path, published_pages(tmp_path, MINE))[page]
     assert text.count("![") == 1
     assert re.search(r"(?m)^!\[Accuracy on .*\]\(results/figures/mine-scatter-1\.svg\)$", text)

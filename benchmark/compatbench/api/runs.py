@@ -219,10 +219,13 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     Raises:
         CompatbenchError: no results, a broken results file, or a page that is out of date.
     """
+    from compatbench.pages.html_report import make_report
     from compatbench.pages.leaderboard import write_pages
+    from compatbench.pages.suite_page import published_pages
 
-    report(out, check=check)
-    return write_pages(Path(out), check=check)
+    pages = published_pages(Path(out))
+    make_report(Path(out), check, pages)
+    return write_pages(Path(out), pages, check)
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:
@@ -272,6 +275,7 @@ def _publish(plan: Plan, out: Path) -> None:
     from compatbench.files.atomic import remove_remains
     from compatbench.pages.html_report import make_report
     from compatbench.pages.leaderboard import write_pages
+    from compatbench.pages.suite_page import published_pages
     from compatbench.results.collect import collect_results
     from compatbench.results.store import FIGURES
 
@@ -282,6 +286,7 @@ def _publish(plan: Plan, out: Path) -> None:
         remove_remains(folder)
         collect_results(plan, folder)
         if suite.publish:
+            pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                make_report(out, also=suite)
-            write_pages(out, suite)
+                make_report(out, published=pages)
+            write_pages(out, pages)

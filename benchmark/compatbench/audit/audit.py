@@ -39,6 +39,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report
 from compatbench.pages.leaderboard import render_pages
+from compatbench.pages.suite_page import published_pages
 from compatbench.results.store import FIGURES, PUBLISHED, RESULTS
 
 
@@ -245,10 +246,11 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
         try:
-            for path, text in render_pages(out, own).items():
+            pages = published_pages(out, own)
+            for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():
-                make_report(out, True, own)
+                make_report(out, True, pages)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))
     return findings

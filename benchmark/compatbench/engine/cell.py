@@ -105,27 +105,32 @@ class Measurement(BaseModel):
     reason: Annotated[str, AfterValidator(_one_line)] = ""
 
     @model_validator(mode="after")
-    def _counts_agree(self) -> Measurement:
-        counts = (self.correct, self.total, self.zero_shot_correct)
-        flips = (self.negative_flips, self.positive_flips, self.inconsistent_errors)
-        if self.status != "ok":
+    def _agrees(self) -> Measurement:
+        self.check(self)
+        return self
+
+    @staticmethod
+    def check(row: Any) -> None:
+        """ValueError if the figures of a measurement, or of a line with them, contradict."""
+        counts = (row.correct, row.total, row.zero_shot_correct)
+        flips = (row.negative_flips, row.positive_flips, row.inconsistent_errors)
+        if row.status != "ok":
             if any(
-                figure is not None for figure in (*counts, *flips, self.ece, self.prompt_diversity)
+                figure is not None for figure in (*counts, *flips, row.ece, row.prompt_diversity)
             ):
                 raise ValueError("a row that is not ok has no counts")
-            return self
-        if self.correct is None or self.total is None or self.zero_shot_correct is None:
+            return
+        if None in counts:
             raise ValueError("a row that is ok has correct, total and zero_shot_correct")
-        if not max(self.correct, self.zero_shot_correct) <= self.total or self.total == 0:
+        if not max(row.correct, row.zero_shot_correct) <= row.total or row.total == 0:
             raise ValueError("more images are right than there are")
         negative, positive, other = flips
         if negative is None or positive is None or other is None:
             if flips != (None, None, None):
                 raise ValueError("flips are all given, or none is")
         # Right on the source: those right on both, and the negative flips.
-        elif positive > self.correct or negative + other > self.total - self.correct:
+        elif positive > row.correct or negative + other > row.total - row.correct:
             raise ValueError("more predictions have flipped than there are")
-        return self
 
 
 class Record(Measurement):

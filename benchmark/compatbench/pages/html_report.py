@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import compatbench
-from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.hashes import sha256_bytes
@@ -46,10 +45,11 @@ class Report:
     left_out: tuple[str, ...]
 
 
-def report_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
+def report_pages(out: Path, published: Sequence[SuitePage] | None = None) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
-    published = [one for page in published_pages(out, also) for one in (page, *page.sections)]
-    pages = published or [read_suite_page(card, out) for card in suites_with_results(out, also)]
+    shown = published_pages(out) if published is None else published
+    pages = [one for page in shown for one in (page, *page.sections)]
+    pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
             f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
@@ -58,13 +58,15 @@ def report_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
     return measured
 
 
-def make_report(out: Path, check: bool = False, also: SuiteCard | None = None) -> Report:
+def make_report(
+    out: Path, check: bool = False, published: Sequence[SuitePage] | None = None
+) -> Report:
     """Writes the files that have changed, and removes figures that the results no longer give.
 
     A check raises for the first of them instead. A figure that shows the same data is up to date,
-    even if another version of matplotlib drew it. ``also`` is a suite from a file of its own.
+    even if another version of matplotlib drew it. ``published`` saves reading the results again.
     """
-    pages, folder = report_pages(out, also), require(out / RESULTS / FIGURES, "folder")
+    pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     planned = plan_figures(pages)
     files: dict[Path, bytes] = {}
     for one in planned:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from compatbench.data.cards import SuiteCard
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.kinds import kind_of
@@ -27,12 +26,12 @@ SHOWN = 10  # methods in the README's table, besides the floor
 SECTION = "leaderboard"  # between these markers the README has its table
 
 
-def render_pages(out: Path, also: SuiteCard | None = None) -> dict[Path, str]:
+def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
     """``leaderboard.md`` and, if a ``README.md`` has a place marked for it, its short ranking.
 
-    ``also`` is a suite from a file of its own, which is not among the installed ones.
+    ``pages`` are the published ones, where they have been read.
     """
-    pages = published_pages(out, also)
+    pages = published_pages(out) if pages is None else pages
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
@@ -55,11 +54,13 @@ def read_readme(out: Path) -> str:
         raise CompatbenchError(f"{readme} is not UTF-8 ({where}); save it as UTF-8") from None
 
 
-def write_pages(out: Path, also: SuiteCard | None = None, check: bool = False) -> list[Path]:
+def write_pages(
+    out: Path, pages: Sequence[SuitePage] | None = None, check: bool = False
+) -> list[Path]:
     """Writes the pages that have changed; a check raises for the first of them instead."""
-    pages = {path: text.encode() for path, text in render_pages(out, also).items()}
-    write_changed(pages, "compatbench leaderboard", check)
-    return list(pages)
+    files = {path: text.encode() for path, text in render_pages(out, pages).items()}
+    write_changed(files, "compatbench leaderboard", check)
+    return list(files)
 
 
 def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:

@@ -141,6 +141,8 @@ def published_tables(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str,
     a table for each test set. Methods are in the order of the ranking.
     """
     found = compare_published(page.results, page.expected, upgrade[0], shots)
+    if found.empty:
+        return {}
     titles = {one.info.name: _method(one.info) for one in _standings(page, upgrade, shots)}
     lines: dict[str, list[list[str]]] = {"": []}
     for method, title in titles.items():
@@ -160,8 +162,6 @@ def published_tables(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str,
             chance = NOTHING if one["verdict"] == "one seed" else f"± {percent(one['chance'])}"
             cells += [signed(one["difference"]), chance, one["verdict"], escape(one["sources"])]
             lines.setdefault(one["test_set"], []).append(cells)
-    if found.empty:
-        return {}
     order = [name for name in page.tasks if name in lines]
     header = ["Method", "Measured", "Published", "Difference"]
     more = [*header, "By chance", "Verdict", "Sources"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -216,9 +216,9 @@ def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | No
     scores = np.array([list(table.values()) for table in tables if table is not None])
     if len(complete) < 3 or scores.shape[1] < 2:
         return None
-    averages = rank_test(scores).ranks
-    order = sorted(range(len(complete)), key=lambda i: (averages[i], i))
-    return [complete[i] for i in order], rank_test(scores[order])
+    test = rank_test(scores)
+    order = sorted(range(len(complete)), key=lambda i: (test.ranks[i], i))
+    return [complete[i] for i in order], replace(test, ranks=tuple(test.ranks[i] for i in order))
 
 
 def rank_test(scores: ArrayLike) -> RankTest:
@@ -234,6 +234,7 @@ def rank_test(scores: ArrayLike) -> RankTest:
     return RankTest(ranks, table.shape[1], statistic, p_value, critical_difference(*table.shape))
 
 
+@cache
 def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> float:
     """Nemenyi's: q_α · √(k (k + 1) / 6N), with q_α the studentised range over √2."""
     from scipy.stats import studentized_range

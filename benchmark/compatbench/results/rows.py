@@ -9,13 +9,17 @@ times and calibration errors are floats, and all else is text.
 from __future__ import annotations
 
 import csv
+import io
+from collections import namedtuple
 from collections.abc import Iterable
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.shots import Shots, show_shots
@@ -58,11 +62,11 @@ class Row(Measurement):
     key: Key  # of the cell; equal for all rows of one fit
     data: Key
 
-    @model_validator(mode="after")
-    def _no_flips_on_source(self) -> Row:
-        if self.backbone == self.source and self.negative_flips is not None:
+    @staticmethod
+    def check(row: Any) -> None:
+        Measurement.check(row)
+        if row.backbone == row.source and row.negative_flips is not None:
             raise ValueError("a row of the source has no flips")
-        return self
 
 
 class Cost(BaseModel):
@@ -90,11 +94,16 @@ Line = type[Row] | type[Cost]
 
 def to_frame(lines: Iterable[Row | Cost], model: Line) -> pd.DataFrame:
     """Lines as a frame with the columns of their model."""
-    lines, columns = list(lines), {}
-    for name in model.columns:
+    lines = list(lines)
+    return _make_frame({name: [getattr(line, name) for line in lines] for name in model.columns})
+
+
+def _make_frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    arrays = {}
+    for name, values in columns.items():
         dtype = "Int64" if name in _INTEGERS else "float64" if name in _REALS else "str"
-        columns[name] = pd.array([getattr(line, name) for line in lines], dtype=dtype)
-    return pd.DataFrame(columns, copy=False)
+        arrays[name] = pd.array(values, dtype=dtype)
+    return pd.DataFrame(arrays, copy=False)
 
 
 def places_of(lines: pd.DataFrame, model: Line) -> list[tuple[Any, ...]]:
@@ -126,39 +135,75 @@ def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 def write_csv(frame: pd.DataFrame) -> str:
     """Rows or costs as CSV text: the same lines give the same bytes."""
     empty = [name for name in _OPTIONAL if name in frame and frame[name].isna().all()]
-    frame = frame.drop(columns=empty)
-    if "shots" in frame:
-        frame = frame.assign(shots=frame["shots"].map(show_shots))
-    return frame.to_csv(index=False, lineterminator="\n")
+    columns = {name: frame[name].tolist() for name in frame if name not in empty}
+    for name, values in columns.items():
+        # What is missing is NA or NaN, which is not itself.
+        columns[name] = ["" if one is pd.NA or one != one else one for one in values]
+    if "shots" in columns:
+        columns["shots"] = list(map(show_shots, columns["shots"]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
+    return text.getvalue()
 
 
 def read_csv(path: Path, model: Line) -> pd.DataFrame:
-    """Reads a results file (``Row``) or a cost file (``Cost``), checking line by line.
+    """Reads a results file (``Row``) or a cost file (``Cost``), and names the first wrong line.
 
-    For files of this size that is as fast as checks by column, and says which line is wrong.
+    Of a column each distinct value is checked once, which takes a fraction of the time of lines.
     """
-    lines: list[Row | Cost] = []
-    line_number = 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             named = next(reader, [])
-            if named != [name for name in model.columns if name in named or name not in _OPTIONAL]:
-                raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
-            named.append("surplus")
-            for line in filter(None, reader):
-                line_number = reader.line_num
-                values = {name: value for name, value in zip(named, line, strict=False) if value}
-                lines.append(model.model_validate(values))
-                if getattr(lines[-1], "reason", "") != values.get("reason", ""):
-                    why = "'reason': a spreadsheet's formula, or more than plain text"
-                    raise CompatbenchError(f"{path}:{line_number}: {why}")
+            numbered = [(reader.line_num, line) for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CompatbenchError(f"cannot read {path}: {error}") from None
-    except ValidationError as error:
-        field, message = first_problem(error)
-        raise CompatbenchError(f"{path}:{line_number}: '{field or 'row'}': {message}") from None
-    return to_frame(lines, model)
+    if named != [name for name in model.columns if name in named or name not in _OPTIONAL]:
+        raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
+    long = (i for i, (_, line) in enumerate(numbered) if len(line) > len(named))
+    problems = [(i, "row", "has more values than there are columns") for i in long]
+    by_column = zip_longest(*(line for _, line in numbered), fillvalue="")
+    texts, nothing = dict(zip(named, by_column, strict=False)), ("",) * len(numbered)
+    columns: dict[str, list[Any]] = {}
+    for name, (empty, kind) in _describe_columns(model).items():
+        column = texts.get(name, nothing)
+        distinct = list(dict.fromkeys(column))
+        try:
+            values = kind.validate_python([text or empty for text in distinct])
+        except ValidationError as error:
+            where, message = first_problem(error)
+            problems.append((column.index(distinct[int(where.partition(".")[0])]), name, message))
+            continue
+        known = dict(zip(distinct, values, strict=True))
+        columns[name] = list(map(known.__getitem__, column))
+        if name == "reason" and (unlike := [text for text in distinct if known[text] != text]):
+            message = "a spreadsheet's formula, or more than plain text"
+            problems.append((column.index(unlike[0]), name, message))
+    if not problems and issubclass(model, Row):
+        line = namedtuple("line", columns)  # type: ignore[misc]
+        for i, values in enumerate(map(line._make, zip(*columns.values(), strict=True))):
+            try:
+                Row.check(values)
+            except ValueError as error:
+                problems.append((i, "row", f"Value error, {error}"))
+                break
+    if problems:
+        i, name, message = min(problems)
+        raise CompatbenchError(f"{path}:{numbered[i][0]}: '{name}': {message}")
+    return _make_frame(columns)
+
+
+@cache
+def _describe_columns(model: Line) -> dict[str, tuple[Any, TypeAdapter[list[Any]]]]:
+    """By column, what an empty cell stands for, and what checks values."""
+    hints, fields = get_type_hints(model, include_extras=True), model.model_fields
+    return {
+        name: (
+            "" if fields[name].is_required() else fields[name].default,
+            TypeAdapter(list[hints[name]]),
+        )  # type: ignore[valid-type]
+        for name in model.columns
+    }
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:

@@ -40,6 +40,7 @@ TITLES = {
 }
 _INCOMPLETE = "no method has all of its cells yet"
 _COLUMNS = 6
+_MOST = 50  # methods of a transfer in a figure; more could not be read
 _DOTTED = (0, (1, 2))
 _FOOT = -25.0  # points of gain, below which a line leaves the figure
 _SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by matplotlib (\S+) -->\n\Z")
@@ -106,15 +107,18 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
 def _of_upgrade(
     page: SuitePage, upgrade: Upgrade, shots: int, number: int
 ) -> Iterator[PlannedFigure]:
-    rows, tasks = page.all_ranks(upgrade, shots), page.expected.tasks
+    tasks, transfers = page.expected.tasks, page.results.transfers
+    rows = [one for name in transfers for one in _best(page.ranks(upgrade, shots, name))]
     complete = [row for row in rows if row.value("h") is not None]
     plain = [row for row in complete if not row.transfer]
     missing = "" if plain else _INCOMPLETE
     too_few, ranked = "", ()
     if tested := rank_datasets(page.ranks(upgrade, shots)):
-        best_first, test = tested
-        ranks = [round(rank, 4) for rank in test.ranks]
-        ranked = (best_first, ranks, round(test.critical_difference, 4), test.datasets)
+        methods, test = tested
+        ranks = dict(zip(methods, (round(rank, 4) for rank in test.ranks), strict=True))
+        best = _best(methods)
+        difference = round(test.critical_difference, 4)
+        ranked = (best, [ranks[one] for one in best], difference, test.datasets)
     else:
         too_few = (
             "the test needs three methods with all of their cells, and two datasets; there are "
@@ -123,6 +127,8 @@ def _of_upgrade(
     titles = [one_line(page.task_title(task), 24) for task in tasks]
     costs = (with_cost(plain, "parameters"), with_cost(plain, "fit_seconds"))
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
+    if len(every := page.all_ranks(upgrade, shots)) > len(rows):
+        heading += f", the {_MOST} best by each transfer and zero-shot, out of {len(every)}"
     planned = (
         ("scatter", draw_scatter, (complete, zero_shot_accuracies(rows)), missing),
         ("matrix", draw_matrix, (rows, tasks, titles), ""),
@@ -133,13 +139,20 @@ def _of_upgrade(
         yield PlannedFigure(page.name, section, number, heading, draw, shown, why_not)
 
 
+def _best(rows: Sequence[Ranked]) -> list[Ranked]:
+    """The first methods of a ranking, and zero-shot."""
+    return [one for place, one in enumerate(rows) if place < _MOST or one.kind == "floor"]
+
+
 def _of_shots(page: SuitePage) -> Iterator[PlannedFigure]:
     counts = sorted(page.expected.shots)
     for number, upgrade in enumerate(page.expected.upgrades if len(counts) > 1 else (), 1):
         curves = shots_curves(page, upgrade)
         rows = [row for count in counts for row in page.all_ranks(upgrade, count)]
-        shown = (curves, counts, zero_shot_accuracies(rows))
+        shown = (curves[:_MOST], counts, zero_shot_accuracies(rows))
         heading, missing = one_line(page.path_title(upgrade)), "" if curves else _INCOMPLETE
+        if len(curves) > _MOST:
+            heading += f", the {_MOST} best of {len(curves)} methods"
         yield PlannedFigure(page.name, "shots", number, heading, draw_shots, shown, missing)
 
 

@@ -1,0 +1,148 @@
+"""What commands take where there is much: 20,000 finished cells, and 500 methods on 15 tasks.
+
+python benchmark/speed/many.py    # a quarter of an hour; writes many.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from compatbench.data.cards import task_cards
+from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell, provenance
+from compatbench.engine.keys import data_key
+from compatbench.engine.plan import make_plan
+from compatbench.files.hashes import sha256_json
+from compatbench.files.project_folders import tasks_folder
+from compatbench.pages.leaderboard import write_pages
+from compatbench.pages.suite_page import published_pages
+from compatbench.results.collect import collect_results
+from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.store import MethodInfo, MethodResults, read_results, write_results
+
+CELLS, METHODS, TASKS = 20_000, 500, 15
+FITS = 272  # cells of one seed of the mini suite, by and large
+# What each command may take: CPU seconds, and MB of memory where that is promised.
+BARS: dict[str, tuple[float, float | None]] = {
+    "plan": (8, 300),
+    "audit --cells 0": (15, None),
+    "runs gc": (20, None),
+    "leaderboard": (15, None),
+}
+HERE = Path(__file__).parent
+
+
+def finish(cell: Cell, zero_shot: dict[tuple[str, str], int]) -> CellRecord:
+    """A finished cell's record, with figures that differ from cell to cell."""
+    before, records = int(cell.key[:4], 16), []
+    for backbone, test_set in product(cell.backbones, cell.test_sets):
+        total = task_cards.read(test_set).counts["test"]
+        after = backbone != cell.source
+        flips = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
+        records.append(
+            Record(
+                backbone=backbone,
+                test_set=test_set,
+                data=data_key(backbone, test_set),
+                status="ok",
+                correct=total // 2 + before % (total // 3) + after,
+                total=total,
+                zero_shot_correct=zero_shot[backbone, test_set],
+                seconds=0.1,
+                **flips if after else {},
+            )
+        )
+    return describe_cell(cell, "ok", fit_seconds=1.0, parameters=1, records=tuple(records))
+
+
+def make_cells(folder: Path, cells: int) -> Path:
+    """A store of so many finished cells, their results and pages; the YAML file of the suite."""
+    path = folder / "load.yaml"
+    seeds = list(range(1, max(cells // FITS, 1) + 1))
+    path.write_text(f"extends: mini\nname: load\ntitle: Load\npublish: true\nseeds: {seeds}\n")
+    rows = read_results(HERE.parents[1] / "results" / "mini").frame.query("status == 'ok'")
+    places = zip(rows["backbone"], rows["test_set"], strict=True)
+    zero_shot = dict(zip(places, rows["zero_shot_correct"], strict=True))
+    plan = make_plan(str(path), out=folder)
+    for item in plan.planned:
+        plan.store.write(finish(item.cell, zero_shot))
+    collect_results(plan, folder / "results" / "load")
+    write_pages(folder, published_pages(folder, plan.suite))
+    return path
+
+
+def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
+    """Results of so many methods on 15 tasks, and in ``tasks/`` the cards with their suite."""
+    shutil.copytree(tasks_folder(), folder / "tasks")
+    tasks = [name for name in task_cards.names() if task_cards.read(name).counts.get("train")]
+    tasks, draws = tasks[:TASKS], list(range(1, seeds + 1))
+    (folder / "tasks" / "suites" / "board.yaml").write_text(
+        f"name: board\ntitle: Board\nupgrades: [[mini-clip, mini-eva-clip]]\ntasks: {tasks}\n"
+        f"shots: [16]\nseeds: {draws}\n"
+    )
+    for number in range(methods):
+        depth, name = "deep" if number % 2 else "shallow", f"method{number:03}"
+        info = MethodInfo(name, name, "arXiv:2109.01134", depth, ("text-input",))  # type: ignore[arg-type]
+        if number == 0:
+            info = MethodInfo("zeroshot", "Zero-shot", "", "none", ("none",), learns=False)
+        rows, costs = [], []
+        for task, seed in product(tasks, draws if info.learns else draws[:1]):
+            key, total = sha256_json([info.name, task, seed]), task_cards.read(task).counts["test"]
+            for after, backbone in enumerate(("mini-clip", "mini-eva-clip")):
+                figures: dict[str, Any] = {"correct": total // 2 + int(key[:4], 16) % (total // 3)}
+                if after:
+                    figures["correct"] += 1
+                    figures |= dict(negative_flips=1, positive_flips=2, inconsistent_errors=0)
+                values = dict(method=info.name, task=task, test_set=task, source="mini-clip")
+                values |= dict(backbone=backbone, shots=16, seed=seed, status="ok", total=total)
+                values |= dict(zero_shot_correct=total // 2, ece=3.25, parameters=100)
+                values |= dict(module_bytes=400, key=key, data=sha256_json([task, backbone]))
+                rows.append(Row.model_validate(values | figures))
+                costs.append(
+                    Cost(
+                        key=key,
+                        backbone=backbone,
+                        test_set=task,
+                        fit_seconds=1.5,
+                        evaluate_seconds=0.1,
+                    )
+                )
+        made = {name: (version,) for name, version in provenance().items()}
+        frames = to_frame(rows, Row), to_frame(costs, Cost)
+        write_results(folder / "results" / "board", MethodResults(info, {}, {}, made, *frames))
+
+
+def measure(*command: str, **variables: str) -> dict[str, float]:
+    """CPU seconds and peak memory in MB of a command in a process of its own."""
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True)\n"
+    code += "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+    code += "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
+    words = [sys.executable, "-c", code, sys.executable, "-m", "compatbench", *command]
+    done = subprocess.run(words, env=os.environ | variables, capture_output=True, check=True)
+    seconds, memory = map(float, done.stdout.split())
+    return {"cpu_seconds": round(seconds, 2), "mb": round(memory)}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        cells, board = Path(name, "cells"), Path(name, "board")
+        cells.mkdir()
+        own = ["--suite", str(make_cells(cells, CELLS)), "--out", str(cells)]
+        make_board(board, METHODS)
+        found = {one: measure(*one.split(), *own) for one in list(BARS)[:3]}
+        tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
+        found["leaderboard"] = measure("leaderboard", "--out", str(board), **tasks)
+    about = {"processor": provenance()["processor"], "cells": CELLS, "methods": METHODS}
+    text = json.dumps({**about, "tasks": TASKS, "commands": found}, indent=1)
+    (HERE / "many.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
