@@ -57,6 +57,18 @@ def test_what_cannot_be_drawn_says_why() -> None:
     assert all(d.missing for d in plan_figures([nothing]) if d.section != "matrix")
 
 
+def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
+    many = [method(info(f"m{i:02}"), 30 + i // 2, 30) for i in range(60)]
+    page = make_page(*many, method(info("floor", depth="none"), 1, 1))
+    scatter, matrix, ranks, pareto = plan_figures([page])
+    assert [len(one.shown[0]) for one in (scatter, matrix, ranks, pareto)] == [51] * 4
+    assert scatter.heading == (
+        "Old model → New model, 4 shots, the 50 best by each transfer and zero-shot, out of 61"
+    )
+    assert {"m59", "floor"} <= {row.title for row in scatter.shown[0]}
+    assert "out of" not in plan_figures([make_page(*many[:50])])[0].heading
+
+
 @pytest.mark.slow
 def test_few_methods_and_equal_ones_can_be_drawn() -> None:
     same = [method(info(f"m{i}"), 50, 50, parameters=0, seconds=0) for i in range(3)]

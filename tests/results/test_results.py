@@ -140,6 +140,19 @@ def test_a_broken_row_names_its_file(tmp_path: Path, old: str, new: str, message
         read_results(folder)
 
 
+def test_of_several_wrong_values_the_first_line_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path) / "coop.csv"
+    header, *lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace("coop,copied", "coop,by magic", 1)
+    lines[1] = lines[1].replace(",ok,", ",fine,", 1)
+    path.write_text("\n".join([header, *lines]))
+    with pytest.raises(CompatbenchError, match=r"coop\.csv:3: 'status': Input should be 'ok'"):
+        read_csv(path, Row)
+    path.write_text("\n".join([header, lines[0], f"{lines[2]},more"]))
+    with pytest.raises(CompatbenchError, match=r"coop\.csv:3: 'row': has more values than"):
+        read_csv(path, Row)
+
+
 def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: Path) -> None:
     folder, copied = tmp_path / "tiny", results()
     rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 64)

@@ -40,7 +40,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.pages.html_report import REPORT, make_report
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-from compatbench.results.store import FIGURES, PUBLISHED, RESULTS
+from compatbench.results.store import FIGURES, PUBLISHED, RESULTS, split_results
 
 
 @dataclass
@@ -168,7 +168,7 @@ def audit_results(
         if not zero_shot:
             audit.notes.append("zero-shot is not computed again, as was asked")
         progress("leaderboard.md, report, figures")
-        audit.findings += check_pages(out, cards)
+        audit.findings += check_pages(out, cards, stored)
         audit.findings += check_equal_keys(list(stored.values())) if stored else ()
         audit.draws = draw_cells(list_cells(stored), aim, seed, only, new, each)
         cells_again = [one for draw in audit.draws for one in draw.wanted]
@@ -232,7 +232,9 @@ def _find_suites(
     return cards, findings
 
 
-def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
+def check_pages(
+    out: Path, suites: Sequence[SuiteCard], stored: Mapping[str, StoredSuite] | None = None
+) -> list[Finding]:
     """Pages and figures that are not what the results give; of pages, the line that differs.
 
     One of the suites may come from a file of its own.
@@ -241,12 +243,14 @@ def check_pages(out: Path, suites: Sequence[SuiteCard]) -> list[Finding]:
         return []
     installed = suite_cards.names()
     own = next((suite for suite in suites if suite.name not in installed), None)
+    whole = [one for one in (stored or {}).values() if not one.findings]
+    read = {one.card.name: split_results(one.card.name, one.methods.values()) for one in whole}
     findings, problem = [], "is not what the results give; run 'compatbench leaderboard'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
         try:
-            pages = published_pages(out, own)
+            pages = published_pages(out, own, read)
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():

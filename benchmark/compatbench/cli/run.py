@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,6 @@ from compatbench.cli import options
 from compatbench.cli.output import (
     console,
     format_seconds,
-    print_frame,
     print_json,
     print_table,
     say,
@@ -159,6 +159,7 @@ def plan(
         from compatbench import api
         from compatbench.engine.execute.compute import resolve_device
         from compatbench.engine.execute.shards import Shard
+        from compatbench.engine.plan import MethodPlan
 
         place = resolve_device(device)
         found = api.plan(
@@ -173,14 +174,17 @@ def plan(
             shard=None if shard is None else Shard.parse(shard),
         )
         workers = api.Compute(device=device, jobs=jobs).count_workers()
-        frame = found.frame
-    if (frame["transfer"] == "copied").all():
-        frame = frame.drop(columns="transfer")
-    if not frame["missing"].any():
-        frame = frame.drop(columns="missing")
-    seconds = frame.pop("seconds") / workers
-    about = [format_seconds(each) if each else "" for each in seconds]
-    print_frame(frame.assign(about=about), right=("about",))
+    # Not through a frame: that would load pandas for a dozen lines.
+    names = [name.replace("_", " ") for name in MethodPlan._fields]
+    columns = dict(zip_longest(names, zip(*found.by_method, strict=True), fillvalue=()))
+    seconds = columns.pop("seconds")
+    columns["about"] = [format_seconds(each / workers) if each else "" for each in seconds]
+    if set(columns["transfer"]) <= {"copied"}:
+        del columns["transfer"]
+    if not any(columns["missing"]):
+        del columns["missing"]
+    right = columns.keys() - {"method", "transfer"}
+    print_table(list(columns), zip(*columns.values(), strict=True), right)
     if found.to_do or found.missing:
         _print_costs(found, place)
     _say_plan(found, workers)

@@ -61,6 +61,19 @@ class CellState(NamedTuple):
     seconds: float = 0.0  # that its fit and its evaluations took
 
 
+class MethodPlan(NamedTuple):
+    """How many cells a method has by one transfer, and the seconds of those that are not done."""
+
+    method: str
+    transfer: str
+    cells: int
+    done: int
+    failed: int
+    to_do: int
+    missing: int
+    seconds: float
+
+
 def plan_cells(
     suite: SuiteCard,
     registry: MethodRegistry,
@@ -136,20 +149,23 @@ class Plan:
         """What cells take on this machine, by its rate now and by what earlier cells took."""
         return TimeEstimate(self.matrix, measure_rate("cpu"), self.finished)
 
-    @cached_property
+    @property
     def frame(self) -> pd.DataFrame:
-        """One row per method and transfer: its cells, done, failed, to do, missing, seconds.
+        """One row per method and transfer: its cells, done, failed, to do, missing, seconds."""
+        import pandas as pd
+
+        columns = [name.replace("_", " ") for name in MethodPlan._fields]
+        return pd.DataFrame(self.by_method, columns=columns)
+
+    @cached_property
+    def by_method(self) -> list[MethodPlan]:
+        """The rows of ``frame``.
 
         The seconds are those of the cells that are not done, the missing ones included, on one
         worker, without the encoding of images.
         """
-        import pandas as pd
-
-        counts = ["cells", "done", "failed", "to do", "missing", "seconds"]
-        sums, planned = (
-            defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0]),
-            iter(self.planned),
-        )
+        sums = defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0])
+        planned = iter(self.planned)
         for place in self.matrix.places:
             item = None if place.is_missing(self.missing) else next(planned)
             if self.shard is not None and (item is None or item.cell.key not in self.shard):
@@ -160,8 +176,7 @@ class Plan:
             row = sums[place.choice.name, place.choice.transfer]
             for i, value in enumerate((1, done, failed, to_do, item is None, seconds)):
                 row[i] += value
-        rows = [(*of, *row) for of, row in sums.items()]
-        return pd.DataFrame(rows, columns=["method", "transfer", *counts])
+        return [MethodPlan(*of, *row) for of, row in sums.items()]
 
     @property
     def seconds(self) -> float:
@@ -169,10 +184,10 @@ class Plan:
 
         Images are taken as encoded in proportion to the cells that are done.
         """
-        sums = self.frame[["cells", "done", "seconds"]].sum()
-        left = 1 - float(sums["done"]) / max(float(sums["cells"]), 1.0)
+        rows = self.by_method
+        left = 1 - sum(row.done for row in rows) / max(sum(row.cells for row in rows), 1)
         encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
-        return float(sums["seconds"]) + left * encoding
+        return sum(row.seconds for row in rows) + left * encoding
 
 
 def make_plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PRE
             found += set(inner).difference(places)
         found += [path for place in places for path in place.glob(files)]
     stats = {}
-    for path in sorted(found):
+    for path in sorted(found, key=str):  # ten times as fast as by the parts of paths
         with suppress(FileNotFoundError):  # another process has moved or removed it
             stats[path] = path.lstat()
     return stats
@@ -178,12 +178,20 @@ def find_waste(
         for training in suite_trainings(suite, registry)
     ]
     trainings = {canonical_json(describe_training(training)): training for training in found}
+    # By method, the training that its last cell had first.
+    likely = defaultdict[str, list[TrainingCard]](lambda: list(trainings.values()))
     locate = cache(lambda name: locate_weights(read_backbone(name)))
     with planning():  # nothing is fetched
         for record in read_records(files):
             with suppress(CompatbenchError):
                 locate(record.source)
-                if record.key not in _keys_now(record, trainings.values(), registry, draws or {}):
+                own = likely[record.method]
+                for training, key in _keys_now(record, tuple(own), registry, draws or {}):
+                    if key == record.key:
+                        own.remove(training)
+                        own.insert(0, training)
+                        break
+                else:
                     obsolete.add(record.key)
     stale = {
         path: stat
@@ -204,8 +212,8 @@ def _keys_now(
     trainings: Iterable[TrainingCard],
     registry: MethodRegistry,
     draws: ShotsFiles,
-) -> Iterator[str]:
-    """The keys that a cell may have now, each made when it is asked for."""
+) -> Iterator[tuple[TrainingCard, str]]:
+    """The keys that a cell may have now by training, each made when it is asked for."""
     cls, shots, seed = registry.get(record.method), record.shots, record.seed
     draw = (record.task, shots, seed)
     try:
@@ -216,4 +224,4 @@ def _keys_now(
     for file, training in product({None, draws.get(draw)}, trainings):
         data = fit_key(record.source, *draw, file, training.val_shots)
         key = module_key(identity, changed, data, shots, seed, training)
-        yield transfer_key(key, record.transfer)
+        yield training, transfer_key(key, record.transfer)

@@ -172,18 +172,28 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     return suites
 
 
-def published_pages(out: Path, also: SuiteCard | None = None) -> list[SuitePage]:
-    """The suites that are published and have results, each with its sections, by name."""
-    known = suites_with_results(out, also)
+def published_pages(
+    out: Path, also: SuiteCard | None = None, read: Mapping[str, SuiteResults] | None = None
+) -> list[SuitePage]:
+    """The suites that are published and have results, each with its sections, by name.
+
+    ``also`` is a suite from a file of its own, which is not among the installed ones; ``read`` are
+    results that have been read, by suite.
+    """
+    known, read = suites_with_results(out, also), read or {}
     sections: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.publish == "section" and suite.extends in suite_cards.names():
-            sections.setdefault(suite.extends, []).append(read_suite_page(suite, out))
+            page = read_suite_page(suite, out, read.get(suite.name))
+            sections.setdefault(suite.extends, []).append(page)
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
     return [
-        replace(read_suite_page(shown[name], out), sections=tuple(sections.get(name, ())))
+        replace(
+            read_suite_page(shown[name], out, read.get(name)),
+            sections=tuple(sections.get(name, ())),
+        )
         for name in sorted(shown)
     ]
