@@ -35,7 +35,6 @@ _LINES = {
     "target_gain": {"color": RED, "fmt": "s--", "label": "target, same module"},
 }
 LEAST_CURVES = 5  # with fewer, a bootstrap interval says nothing
-CORRELATION = "{:+.2f}".format
 FOLDER = "depth"  # below runs/: these cells are no part of a suite
 
 
