@@ -89,14 +89,12 @@ def read_stored_suite(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers
         )
         expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
-    planned = [
-        (
-            *(cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed, *where),
-            *(cell.key, data_key(*where), str(cell), f"{folder / cell.name}{ROWS}"),
-        )
-        for cell in cells
-        for where in product(cell.backbones, cell.test_sets)
-    ]
+    planned = []
+    for cell in cells:
+        fit = cell.name, cell.transfer, cell.task, cell.source, cell.shots, cell.seed
+        about = str(cell), f"{folder / cell.name}{ROWS}"
+        for where in product(cell.backbones, cell.test_sets):
+            planned.append((*fit, *where, cell.key, data_key(*where), *about))
     columns = ["method", *PLACE, "key", "data", "cell", "file"]
     return StoredSuite(
         folder,
