@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -159,7 +158,6 @@ def plan(
         from compatbench import api
         from compatbench.engine.execute.compute import resolve_device
         from compatbench.engine.execute.shards import Shard
-        from compatbench.engine.plan import MethodPlan
 
         place = resolve_device(device)
         found = api.plan(
@@ -174,9 +172,7 @@ def plan(
             shard=None if shard is None else Shard.parse(shard),
         )
         workers = api.Compute(device=device, jobs=jobs).count_workers()
-    # Not through a frame: that would load pandas for a dozen lines.
-    names = [name.replace("_", " ") for name in MethodPlan._fields]
-    columns = dict(zip_longest(names, zip(*found.by_method, strict=True), fillvalue=()))
+    columns = dict(found.columns)
     seconds = columns.pop("seconds")
     columns["about"] = [format_seconds(each / workers) if each else "" for each in seconds]
     if set(columns["transfer"]) <= {"copied"}:

@@ -61,19 +61,6 @@ class CellState(NamedTuple):
     seconds: float = 0.0  # that its fit and its evaluations took
 
 
-class MethodPlan(NamedTuple):
-    """How many cells a method has by one transfer, and the seconds of those that are not done."""
-
-    method: str
-    transfer: str
-    cells: int
-    done: int
-    failed: int
-    to_do: int
-    missing: int
-    seconds: float
-
-
 def plan_cells(
     suite: SuiteCard,
     registry: MethodRegistry,
@@ -154,12 +141,11 @@ class Plan:
         """One row per method and transfer: its cells, done, failed, to do, missing, seconds."""
         import pandas as pd
 
-        columns = [name.replace("_", " ") for name in MethodPlan._fields]
-        return pd.DataFrame(self.by_method, columns=columns)
+        return pd.DataFrame(self.columns)
 
     @cached_property
-    def by_method(self) -> list[MethodPlan]:
-        """The rows of ``frame``.
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns of ``frame``, without loading pandas.
 
         The seconds are those of the cells that are not done, the missing ones included, on one
         worker, without the encoding of images.
@@ -176,7 +162,9 @@ class Plan:
             row = sums[place.choice.name, place.choice.transfer]
             for i, value in enumerate((1, done, failed, to_do, item is None, seconds)):
                 row[i] += value
-        return [MethodPlan(*of, *row) for of, row in sums.items()]
+        names = ["method", "transfer", "cells", "done", "failed", "to do", "missing", "seconds"]
+        rows = [(*of, *row) for of, row in sums.items()]
+        return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
     @property
     def seconds(self) -> float:
@@ -184,10 +172,9 @@ class Plan:
 
         Images are taken as encoded in proportion to the cells that are done.
         """
-        rows = self.by_method
-        left = 1 - sum(row.done for row in rows) / max(sum(row.cells for row in rows), 1)
+        left = 1 - sum(self.columns["done"]) / max(sum(self.columns["cells"]), 1)
         encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
-        return sum(row.seconds for row in rows) + left * encoding
+        return sum(self.columns["seconds"]) + left * encoding
 
 
 def make_plan(

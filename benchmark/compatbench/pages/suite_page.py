@@ -180,20 +180,20 @@ def published_pages(
     ``also`` is a suite from a file of its own, which is not among the installed ones; ``read`` are
     results that have been read, by suite.
     """
-    known, read = suites_with_results(out, also), read or {}
+    known = suites_with_results(out, also)
+
+    def read_page(suite: SuiteCard) -> SuitePage:
+        return read_suite_page(suite, out, (read or {}).get(suite.name))
+
     sections: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.publish == "section" and suite.extends in suite_cards.names():
-            page = read_suite_page(suite, out, read.get(suite.name))
-            sections.setdefault(suite.extends, []).append(page)
+            sections.setdefault(suite.extends, []).append(read_page(suite))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
     return [
-        replace(
-            read_suite_page(shown[name], out, read.get(name)),
-            sections=tuple(sections.get(name, ())),
-        )
+        replace(read_page(shown[name]), sections=tuple(sections.get(name, ())))
         for name in sorted(shown)
     ]
