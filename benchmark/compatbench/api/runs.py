@@ -250,9 +250,8 @@ def _check_folders(out: Path, suite: str) -> None:
     from tempfile import TemporaryFile
 
     from compatbench.files.kinds import require
-    from compatbench.pages.html_report import REPORT
     from compatbench.pages.leaderboard import LEADERBOARD, read_readme
-    from compatbench.results.store import FIGURES, read_results, result_folders
+    from compatbench.results.store import FIGURES, REPORT, read_results, result_folders
 
     for folder in (out / "runs", out / RESULTS, out / RESULTS / FIGURES):
         require(folder, "folder")
@@ -273,7 +272,6 @@ def _check_folders(out: Path, suite: str) -> None:
 def _publish(plan: Plan, out: Path) -> None:
     """Writes the results of a plan's cells, and the pages that show them."""
     from compatbench.files.atomic import remove_remains
-    from compatbench.pages.html_report import make_report
     from compatbench.pages.leaderboard import write_pages
     from compatbench.pages.suite_page import published_pages
     from compatbench.results.collect import collect_results
@@ -288,5 +286,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
+                from compatbench.pages.html_report import make_report
+
                 make_report(out, published=pages)
             write_pages(out, pages)

@@ -37,10 +37,9 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method.registry import builtin_methods
-from compatbench.pages.html_report import REPORT, make_report
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-from compatbench.results.store import FIGURES, PUBLISHED, RESULTS, split_results
+from compatbench.results.store import FIGURES, PUBLISHED, REPORT, RESULTS, split_results
 
 
 @dataclass
@@ -254,6 +253,8 @@ def check_pages(
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
             if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():
+                from compatbench.pages.html_report import make_report
+
                 make_report(out, True, pages)
         except CompatbenchError as error:
             findings.append(Finding(str(out / RESULTS), str(error)))

@@ -193,16 +193,17 @@ def check_zero_shot(suite: StoredSuite) -> list[Finding]:
 def recount_zero_shot(suite: StoredSuite, cache: FeatureCache, device: str) -> Iterator[Finding]:
     """Zero-shot counts that the backbones do not give here, up to the tolerance."""
     load, field, drift = lru_cache(maxsize=1)(load_backbone), "zero_shot_correct", []
-    rows = suite.here(suite.rows.query("status == 'ok'"))
-    pairs = rows[WHERE].drop_duplicates().merge(suite.planned[WHERE].drop_duplicates())
-    for name, test_set in sorted(pairs.itertuples(index=False, name=None)):
+    planned = set(suite.planned[WHERE].itertuples(index=False, name=None))
+    for where, same in suite.here(suite.rows.query("status == 'ok'")).groupby(WHERE):
+        if where not in planned:
+            continue
+        name, test_set = where
         backbone = load(name, device=device, precision=suite.card.training.precision)
         task = load_task(test_set)
         samples = task.split("test")
         logits = cache.features(backbone, task, samples) @ backbone.zero_shot(task.labels).T
         targets = torch.tensor([sample.label for sample in samples], device=backbone.device)
         again = int((logits.argmax(-1) == targets).sum())
-        same = rows.query("backbone == @name and test_set == @test_set")
         tolerances = [suite.tolerances[method] for method in same["method"]]
         same = same.assign(images=same[field] - again, key=same["data"])
         limits = [one.of(int(total)) for one, total in zip(tolerances, same["total"], strict=True)]

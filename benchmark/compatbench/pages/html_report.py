@@ -32,9 +32,7 @@ from compatbench.pages.suite_page import (
 )
 from compatbench.pages.templates import read_source, template, write_changed
 from compatbench.results.rows import write_csv
-from compatbench.results.store import FIGURES, RESULTS, check_name, join_provenance
-
-REPORT = Path(RESULTS, "report.html")
+from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
 
 
 @dataclass(frozen=True)
