@@ -194,10 +194,9 @@ def recount_zero_shot(suite: StoredSuite, cache: FeatureCache, device: str) -> I
     """Zero-shot counts that the backbones do not give here, up to the tolerance."""
     load, field, drift = lru_cache(maxsize=1)(load_backbone), "zero_shot_correct", []
     planned = set(suite.planned[WHERE].itertuples(index=False, name=None))
-    for where, same in suite.here(suite.rows.query("status == 'ok'")).groupby(WHERE):
-        if where not in planned:
+    for (name, test_set), same in suite.here(suite.rows.query("status == 'ok'")).groupby(WHERE):  # type: ignore[misc]
+        if (name, test_set) not in planned:
             continue
-        name, test_set = where
         backbone = load(name, device=device, precision=suite.card.training.precision)
         task = load_task(test_set)
         samples = task.split("test")
