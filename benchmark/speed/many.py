@@ -45,7 +45,7 @@ def finish(cell: Cell, zero_shot: dict[tuple[str, str], int]) -> CellRecord:
     for backbone, test_set in product(cell.backbones, cell.test_sets):
         total = task_cards.read(test_set).counts["test"]
         after = backbone != cell.source
-        flips = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
+        flips: dict[str, Any] = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
         records.append(
             Record(
                 backbone=backbone,
