@@ -11,11 +11,9 @@ from compatbench.method import (
     Labels,
     MethodCard,
     Module,
-    require_shape,
+    shift_weights,
 )
 from compatbench.method.trained import Recipe, TrainedMethod
-
-from ._shared.towers import require_weight
 
 
 class BitFit(TrainedMethod):
@@ -55,10 +53,6 @@ class BitFit(TrainedMethod):
         )
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
-        weights = {}
-        for name, delta in module.trained.items():
-            frozen = require_weight(backbone, name)
-            require_shape(module, name, len(frozen), f"a '{name}' of size")
-            weights[name] = frozen + delta
+        weights = shift_weights(backbone.text.weights, module.trained)
         features = backbone.encode_prompts(backbone.text_prompts(labels.fill()), weights)
         return CosineClassifier(features, backbone.logit_scale)

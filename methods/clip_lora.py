@@ -157,9 +157,9 @@ class LowRankClassifier:
         if "image_a" not in self.module.trained:
             return inputs
 
-        def update(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            kept = x.to(a.dtype) if self.draw is None else x * self.draw(tuple(x.shape), x.device)
-            return (self.scale * kept @ a.T @ b.T).to(x.dtype)
+        def update(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            kept = x if self.draw is None else x * self.draw(tuple(x.shape), x.device)
+            return y + self.scale * kept @ a.T @ b.T
 
         updates = {
             (i, part): partial(update, a=a, b=b)
@@ -168,7 +168,7 @@ class LowRankClassifier:
             )
             for part, a, b in zip(PROJECTIONS, *pairs, strict=True)
         }
-        return self.backbone.image.encode(inputs, updates=updates)  # type: ignore[arg-type]
+        return self.backbone.image.encode(inputs, block_updates=updates)  # type: ignore[arg-type]
 
 
 def draw_mask(

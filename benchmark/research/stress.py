@@ -294,7 +294,8 @@ class StressTest:
     def _accuracy(self, fit: Fit, transfer: Transfer, backbone: Backbone) -> float:
         """Accuracy, in percent, of a module that a transfer attaches to a backbone."""
         task = self._tasks[fit.cell.task]
-        classifier = transfer.attach(fit.method, fit.module, None, backbone, task.labels)
+        labels = task.labels_for(fit.method.card.needs)
+        classifier = transfer.attach(fit.method, fit.module, None, backbone, labels)
         wanted = fit.method.image_input(backbone)
         return _percent(measure(classifier, backbone, task, self.cache, wanted).right)
 

@@ -15,7 +15,7 @@ from open_clip.model import CLIP
 from tiny_models import image_config, randomise, text_config, tiny_eva_clip
 from torch import Tensor, nn
 
-from compatbench.backbone import DENSE, Backbone, ImageInput, ImageTower
+from compatbench.backbone import DENSE, Backbone, BlockUpdates, ImageInput, ImageTower
 from compatbench.errors import NotTransferable
 
 EVA_SIZES = dict(img_size=24, patch_size=12, embed_dim=32, depth=2, num_heads=2, num_classes=16)
@@ -138,9 +138,8 @@ def test_an_update_equals_the_merged_weight(visual: Any, part: Any) -> None:
             weight = (attention.qkv or getattr(attention, f"{part}_proj")).weight
         rows = weight if len(weight) == tower.width else weight.chunk(3)[place]
         rows += up @ down
-    found = tower.encode(
-        tower.embed(images, 1), block=1, updates={(1, part): lambda x: x @ down.T @ up.T}
-    )
+    updates: BlockUpdates = {(1, part): lambda y, x: y + x @ down.T @ up.T}
+    found = tower.encode(tower.embed(images, 1), block=1, block_updates=updates)
     assert_same(found, merged(images))
     found.sin().sum().backward()
     assert down.grad is not None
@@ -152,10 +151,13 @@ def test_replaced_weights_are_those_that_count(visual: Any) -> None:
     before = {name: tensor.clone() for name, tensor in visual.named_parameters()}
     changed: Any = copy.deepcopy(visual)
     weights = {}
+    common = {tensor.data_ptr(): name for name, tensor in tower.weights.items()}
+    own = dict(visual.named_parameters())
     for i, (name, tensor) in enumerate(changed.named_parameters()):
-        if "bias" in name and ".1." in name:
-            weights[name] = tensor.detach() + 0.3 * draw(*tensor.shape, seed=i)
-            tensor.data.copy_(weights[name])
+        if "bias" in name and ".1." in name and own[name].data_ptr() in common:
+            weight = tensor.detach() + 0.3 * draw(*tensor.shape, seed=i)
+            weights[common[own[name].data_ptr()]] = weight
+            tensor.data.copy_(weight)
     assert weights
     hidden = tower.embed(images)
     found = tower.encode(hidden, weights=weights)

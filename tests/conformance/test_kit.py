@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 from broken_methods import BROKEN, RaisesInFit, SortsTheNames, Sound, TrainsTheBackbone, describe
+from torch import Tensor
 
+from compatbench.backbone import PIXELS, Backbone, BlockUpdates, ImageInput, Labels
 from compatbench.conformance import CHECKS, Outcome, check_methods, run_checks
 from compatbench.errors import CompatbenchError
-from compatbench.method import Method
+from compatbench.method import Classifier, CosineClassifier, Method, Module
 from compatbench.method.registry import MethodRegistry
 
 
@@ -59,6 +61,61 @@ def test_a_broken_method_fails_the_check_that_it_breaks_and_no_other(
     found = outcomes(method)
     assert {n: o.reason for n, o in found.items() if o.status == "fail"}.keys() == {name}
     assert re.search(reason, found[name].reason)
+
+
+def test_an_update_of_blocks_is_seen_where_it_acts_and_may_not_mix_rows() -> None:
+    class Inside(Sound):
+        card = describe(inserts=("text-layers", "image-layers"))
+
+        def image_input(self, backbone: Backbone) -> ImageInput:
+            return PIXELS
+
+        def change(self, output: Tensor, shift: Tensor) -> Tensor:
+            return output + shift
+
+        def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+            shift = module["residual"].mean()
+
+            def update(output: Tensor, given: Tensor) -> Tensor:
+                return self.change(output, shift)
+
+            updates: BlockUpdates = {(1, "mlp"): update}
+            texts = backbone.encode_prompts(
+                backbone.text_prompts(labels.fill()), block_updates=updates
+            )
+            compare = CosineClassifier(texts, 1.0)
+            return lambda x: compare(backbone.image.encode(x, block_updates=updates))
+
+    class Mixed(Inside):
+        card = describe(inserts=("text-layers", "image-layers"))
+
+        def change(self, output: Tensor, shift: Tensor) -> Tensor:
+            return output + shift * output.mean(-2, keepdim=True)
+
+    class Undeclared(Inside):
+        card = describe(inserts="image-layers")
+
+    [found] = outcomes(Inside, "place").values()
+    assert found.status == "pass", found.reason
+    [found] = outcomes(Mixed, "place").values()
+    assert found.reason.startswith("the update of 'mlp' in block 1 mixes rows")
+    [found] = outcomes(Undeclared, "place").values()
+    assert found.reason == "acts at text-layers, undeclared"
+
+
+def test_only_what_the_card_needs_is_in_labels() -> None:
+    class Reads(Sound):
+        def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+            backbone.describe(labels)
+            return super().attach(module, backbone, labels)
+
+    class Declares(Reads):
+        card = describe(needs={"descriptions"})
+
+    [found] = outcomes(Reads, "logits").values()
+    assert "no descriptions" in found.reason
+    [found] = outcomes(Declares, "logits").values()
+    assert found.status == "pass", found.reason
 
 
 def test_without_a_module_the_checks_that_need_one_are_skipped() -> None:

@@ -128,6 +128,18 @@ def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None
     assert max(len(batch) for batch in batches) == BATCH
 
 
+def test_test_views_stand_behind_the_plain_image(tmp_path: Path) -> None:
+    cache, backbone, task = FeatureCache(tmp_path), FakeBackbone(), FakeTask()
+    wanted, several = ImageInput("hidden", 1), ImageInput("hidden", 1, views=2)
+    found = cache.tokens(backbone, task, task.samples, several, View(5))
+    rows = torch.tensor([3, 0])
+    each = [cache.tokens(backbone, task, task.samples, wanted, View(i))[rows] for i in range(3)]
+    assert torch.equal(found[rows], torch.stack(each, dim=1))
+    assert not torch.equal(each[1], each[2])
+    assert torch.cat([*found.batches()]).shape[:2] == (5, 3)
+    assert backbone.encoded == 3 * 5
+
+
 @pytest.mark.parametrize(("drawn", "encoded"), [(4, 4), (5, 10), (10, 10)])
 def test_draws_that_cover_half_a_split_share_what_is_encoded(
     tmp_path: Path, drawn: int, encoded: int

@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_matrices import orthonormal
 
-from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput
+from compatbench.backbone import DENSE, FEATURES, POOLED, Backbone, ImageInput
 from compatbench.conformance.method_under_test import LABELS, unseen_images
 from compatbench.conformance.models import EMBED_DIM, random_rotation, rotate_clip, synthetic_models
 from compatbench.transfer.rotation import RotatedBackbone
@@ -55,3 +55,24 @@ def test_it_is_the_model_whose_projections_are_turned() -> None:
         expected = real.image.encode(hidden, block=block, dense=True)
         found = turned.image.encode(hidden, block=block, dense=True)
         assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_projection_leads_to_the_turned_space(backbone: Backbone, size: int) -> None:
+    rotation = orthonormal(size, EMBED_DIM, seed=1).float()
+    turned, images = RotatedBackbone(backbone, rotation), unseen_images()
+    pooled = turned.encode_images(images, POOLED)
+    assert torch.equal(pooled, backbone.encode_images(images, POOLED))
+    expected = backbone.encode_images(images) @ rotation.T
+    assert torch.allclose(turned.image.project(pooled), expected, atol=1e-5)
+    projection = turned.image.weights["proj"]
+    assert torch.allclose(pooled @ projection, expected, atol=1e-5)
+
+    delta = 0.1 * torch.randn(projection.shape, generator=torch.Generator().manual_seed(2))
+    expected = expected + pooled @ delta
+    norm = {"ln_post.bias": backbone.image.weights["ln_post.bias"]}
+    for more in ({}, norm):
+        found = turned.image.encode(images, weights={"proj": projection + delta, **more})
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert "proj" in backbone.image.weights
+    assert backbone.image.weights["proj"].shape[1] == EMBED_DIM

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from compatbench.backbone.backbone import Backbone, load_backbone
-from compatbench.backbone.image.tower import DENSE, FEATURES, ImageInput, ImageTower
+from compatbench.backbone.image.tower import (
+    DENSE,
+    FEATURES,
+    PIXELS,
+    POOLED,
+    ImageInput,
+    ImageTower,
+)
 from compatbench.backbone.text.memory import memory_budget, set_memory_budget
 from compatbench.backbone.text.prompts import Prompts
+from compatbench.backbone.text.standard_block import BlockUpdates
 from compatbench.data.images import Labels
 
 __all__ = [
     "DENSE",
     "FEATURES",
+    "PIXELS",
+    "POOLED",
     "Backbone",
+    "BlockUpdates",
     "ImageInput",
     "ImageTower",
     "Labels",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -18,10 +20,11 @@ from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.text.anatomy import examine
 from compatbench.backbone.text.prompts import Prompts, pad_rows
+from compatbench.backbone.text.standard_block import BlockUpdates
 from compatbench.backbone.text.tower import TextTower
 from compatbench.data.cards import BackboneCard
 from compatbench.data.images import Labels
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 # What the frozen towers compute in. A module, its optimiser, features and logits are
 # float32 always.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PART = 512  # texts that are encoded together, where there are many
 
 
 def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
@@ -125,16 +129,20 @@ class Backbone:
         """Image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
 
         Args:
-            wanted: what to compute instead of features. Hidden tokens have the precision of
-                the tower; everything else is float32.
+            wanted: what to compute instead of features. Hidden tokens and pixels have the
+                precision of the tower; everything else is float32.
         """
         images = images.to(self.device, self.dtype)
         if wanted.kind == "features":
             features = self.model.visual(images)  # type: ignore[operator]
             # Some towers also return their tokens (CoCa).
             return self._widen(features[0] if isinstance(features, tuple) else features)
+        if wanted.kind == "pixels":
+            return images
+        if wanted.kind == "pooled":
+            return self.image.encode_rows(images)[0]
         if wanted.kind == "dense":
-            return self.image.encode(self.image.embed(images), dense=True)
+            return self.image.encode(images, dense=True)
         return self.image.embed(images, wanted.block)
 
     def tokens(self, text: str) -> list[int]:
@@ -197,31 +205,36 @@ class Backbone:
     def text_prompts(self, texts: tuple[str, ...]) -> Prompts:
         """Plain texts as prompts; the tokens with which all of them begin are the prefix."""
         if texts not in self._text_prompts:
-            ids = [
-                [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end]
-                for text in texts
-            ]
-            # Each text keeps at least one token of its own.
-            columns = zip(*(row[:-1] for row in ids), strict=False)
-            shared = len([*takewhile(lambda column: len(set(column)) == 1, columns)])
-            suffix = self.embed(pad_rows([row[shared:] for row in ids]))
-            prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
-            lengths = tuple(len(row) - shared for row in ids)
-            start = len(self.text_tokens.start)
-            self._text_prompts[texts] = Prompts(prefix, suffix, lengths, start=start)
+            self._text_prompts[texts] = self._embed_texts(texts)
         return self._text_prompts[texts]
 
+    def _embed_texts(self, texts: tuple[str, ...]) -> Prompts:
+        ids = [
+            [*self.text_tokens.start, *self.tokens(text), *self.text_tokens.end] for text in texts
+        ]
+        # Each text keeps at least one token of its own.
+        columns = zip(*(row[:-1] for row in ids), strict=False)
+        shared = len([*takewhile(lambda column: len(set(column)) == 1, columns)])
+        suffix = self.embed(pad_rows([row[shared:] for row in ids]))
+        prefix = self.embed(torch.tensor(ids[0][:shared], dtype=torch.long))
+        lengths = tuple(len(row) - shared for row in ids)
+        return Prompts(prefix, suffix, lengths, start=len(self.text_tokens.start))
+
     def encode_prompts(
-        self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
+        self,
+        prompts: Prompts,
+        weights: Mapping[str, Tensor] | None = None,
+        block_updates: BlockUpdates | None = None,
     ) -> Tensor:
         """Text features of prompts, not normalised; differentiable in prompts and weights.
 
         Returns ``[n, e]``, or ``[B, n, e]`` for prompts of B images. ``weights`` replaces those
-        of these names among ``text.weights``.
+        of these names among ``text.weights``; ``block_updates`` are called on parts of blocks,
+        as in ``image.encode``.
         """
         if prompts.prefix.ndim == 3 and len(prompts.prefix) == 0:  # prompts of no image
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
-        return self.text.encode(prompts, weights)
+        return self.text.encode(prompts, weights, block_updates)
 
     def _widen(self, tensor: Tensor) -> Tensor:
         """Features and embeddings are float32, also those of a bfloat16 tower."""
@@ -237,6 +250,54 @@ class Backbone:
         if texts not in self._text_features:
             self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
         return self._text_features[texts]
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Features of any number of plain texts, not normalised, ``[n, e]``; none is remembered."""
+        parts = [tuple(texts[i : i + PART]) for i in range(0, len(texts), PART)]
+        return torch.cat([self.encode_prompts(self._embed_texts(part)) for part in parts])
+
+    def shorten(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Texts that fit the context: a longer one ends at its last sentence, or word, that does.
+
+        How many were cut is told by a warning.
+        """
+        room = self.text.context_length - len(self.text_tokens.start) - len(self.text_tokens.end)
+        found = []
+        for text in texts:
+            for pattern in (r"(?<=[.!?;])\s+", r"\s+"):
+                parts = re.split(pattern, text)
+                while len(parts) > 1 and len(self.tokens(" ".join(parts))) > room:
+                    parts.pop()
+                kept = " ".join(parts)
+                if len(self.tokens(kept)) <= room:
+                    break
+            found.append(text if len(self.tokens(text)) <= room else kept)
+        if cut := sum(old != new for old, new in zip(texts, found, strict=True)):
+            what = (
+                f"{cut} of {len(found)} texts are longer than the text tower of '{self.name}' reads"
+            )
+            warnings.warn(
+                f"{what}, and were cut to {room} tokens", CompatbenchWarning, stacklevel=2
+            )
+        return tuple(found)
+
+    def describe(self, labels: Labels) -> tuple[Tensor, ...]:
+        """Features of each class's descriptions, normalised, ``[texts, e]``; kept per backbone.
+
+        Texts that are too long are shortened.
+
+        Raises:
+            NotTransferable: the task has no descriptions, or the method's card does not say
+                that it needs them.
+        """
+        if not labels.descriptions:
+            raise NotTransferable("there are no descriptions of the task's classes")
+        texts = tuple(text for own in labels.descriptions for text in own)
+        if texts not in self._text_features:
+            self._text_features[texts] = self.encode_texts(self.shorten(texts))
+        features = F.normalize(self._text_features[texts], dim=-1)
+        return features.split([len(own) for own in labels.descriptions])  # type: ignore[return-value]
 
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
         """The zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""

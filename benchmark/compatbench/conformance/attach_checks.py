@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatbench.backbone import Prompts
+from compatbench.backbone import BlockUpdates, Prompts
 from compatbench.conformance.checks import (
     CheckFailed,
     CheckSkipped,
@@ -182,8 +182,8 @@ def batch_size(tested: MethodUnderTest) -> None:
         with torch.no_grad():
             together = classify(inputs)
             # Blocks of an image tower take at least one image, and no run asks for none.
-            hidden = tested.build().image_input(backbone).kind == "hidden"
-            none = together[:0] if hidden else classify(inputs[:0])
+            outside = tested.build().image_input(backbone).in_joint_space
+            none = classify(inputs[:0]) if outside else together[:0]
             alone = torch.cat([classify(image[None]) for image in inputs])
         _require_close(alone, together, f"one by one on the {role}, logits differ")
         shape = list(none.shape)
@@ -303,19 +303,42 @@ def _classify(
 
         setattr(owner, name, call)
 
-    def note_text(_: Tensor, prompts: Prompts, weights: Mapping[str, Tensor] | None = None) -> None:
+    def note_text(
+        _: Tensor,
+        prompts: Prompts,
+        weights: Mapping[str, Tensor] | None = None,
+        block_updates: BlockUpdates | None = None,
+    ) -> None:
         rows = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
         entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[rows]}
         inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
         if prompts.swap is not None:
             inner["swap"] = prompts.swap.rows
+        inner |= _try_updates(block_updates, backbone.token_width)
         log["text-input"].append(fingerprint(entering))
         log["text-layers"].append(fingerprint(inner))
 
-    def note_image(output: Tensor, *_: object, **__: object) -> None:
-        log["image-layers"].append(fingerprint({"output": output}))
+    def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
+        _try_updates(inserted.get("block_updates"), backbone.image.width)
+        outputs = output if isinstance(output, tuple) else (output,)
+        log["image-layers"].append(fingerprint({str(i): one for i, one in enumerate(outputs)}))
 
     watch(backbone, "encode_prompts", note_text)
     watch(backbone.image, "encode", note_image)
+    watch(backbone.image, "encode_rows", note_image)
     with torch.no_grad():
         return tested.attach(backbone, module)(inputs), log
+
+
+def _try_updates(updates: BlockUpdates | None, width: int) -> dict[str, Tensor]:
+    """What updates make of made-up rows of a tower; fails if a row depends on another."""
+    generator = torch.Generator().manual_seed(5)
+    output, given = torch.randn(2, 2, 3, width, generator=generator)
+    found = {}
+    for (block, part), update in (updates or {}).items():
+        changed = update(output, given)
+        alone = update(output[:, 1:2], given[:, 1:2])
+        problem = f"the update of '{part}' in block {block} mixes rows; alone, a row differs"
+        _require_close(alone, changed[:, 1:2], problem)
+        found[f"{part} of block {block}"] = changed
+    return found

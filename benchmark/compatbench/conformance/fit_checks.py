@@ -243,6 +243,7 @@ def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
         yield "text features", backbone.text_features(LABELS.fill(template))
         yield "zero-shot weights", backbone.zero_shot(LABELS, template)
     yield "zero-shot weights", backbone.zero_shot_ensemble(LABELS)
+    yield "features of descriptions", torch.cat(backbone.describe(LABELS))
     names, lengths = backbone.name_tokens(LABELS)
     own = torch.cat([row[:length] for row, length in zip(names, lengths, strict=True)])
     yield "class-name embeddings", own

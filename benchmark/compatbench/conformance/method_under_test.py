@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -24,11 +25,24 @@ from compatbench.method import (
     Module,
 )
 
+
+def _describe(name: str) -> tuple[str, ...]:
+    """Two texts or more of a class."""
+    texts = (
+        f"a {name} is seen.",
+        f"{name}, which is old",
+        f"the {name} of a friend",
+        f"a big {name}",
+    )
+    return texts[: 2 + len(name) % 3]
+
+
 # Their names have 1, 7, 2, 4 and 1 tokens.
 LABELS = Labels(
     names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
     templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
     teacher_template="a photo of a {}, a type of thing.",
+    descriptions=tuple(map(_describe, ("dog", "hippopotamus", "red apple", "xylophone", "tree"))),
 )
 
 # Names of settings that limit the steps of a fit, lowered so that it takes well under a second;
@@ -61,7 +75,11 @@ class MethodUnderTest:
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
         train = self._features(counts, 2, 2 * seed)
         held_out = self._features([val] * len(labels), 1, 2 * seed + 1)
-        return FewShotData(labels, max(counts), train, held_out)
+        return FewShotData(self._known(labels), max(counts), train, held_out)
+
+    def _known(self, labels: Labels) -> Labels:
+        """What the method's card says that it reads of labels."""
+        return labels if "descriptions" in self.card.needs else replace(labels, descriptions=())
 
     def _features(self, counts: Sequence[int], views: int, seed: int) -> FeatureSet:
         """So many images of each class, as the method is given them on the source."""
@@ -104,7 +122,7 @@ class MethodUnderTest:
     ) -> Classifier:
         """The classifier that a new instance makes of a copy of a module."""
         own = self.module if module is None else module.detach()
-        return self.build().attach(own, backbone, labels)
+        return self.build().attach(own, backbone, self._known(labels))
 
     @torch.no_grad()
     def logits(
@@ -125,7 +143,8 @@ class MethodUnderTest:
 
 def relabel(names: Sequence[str]) -> Labels:
     """``LABELS`` with other class names."""
-    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template)
+    texts = tuple(map(_describe, names))
+    return Labels(tuple(names), LABELS.templates, LABELS.teacher_template, texts)
 
 
 def fits_classes(logits: Tensor, labels: Labels) -> bool:
@@ -136,7 +155,8 @@ def fits_classes(logits: Tensor, labels: Labels) -> bool:
 def _encode(backbone: Backbone, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
     # open_clip's towers do not take an empty batch.
     some = images if len(images) else torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-    return backbone.encode_images(some, wanted)[: len(images)]
+    views = [backbone.encode_images(some.roll(i, -1), wanted) for i in range(1 + wanted.views)]
+    return (torch.stack(views, dim=1) if wanted.views else views[0])[: len(images)]
 
 
 def draw_images(targets: Tensor, generator: torch.Generator) -> Tensor:

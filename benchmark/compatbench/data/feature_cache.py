@@ -82,11 +82,16 @@ class FeatureCache:
         """What a classifier takes for samples instead of features; it stays on disk.
 
         ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
+        If it has views of its own, they are in the place of ``view``.
         """
         encoded, rows = _cover(samples, split)
+        several = [View(number) for number in range(1 + wanted.views)] if wanted.views else None
         parts = [
-            self._entry(Images(backbone, task, encoded[i : i + PART], view or View(), wanted))
-            for i in range(0, len(encoded), PART)
+            [
+                self._entry(Images(backbone, task, encoded[i : i + PART], one, wanted))
+                for i in range(0, len(encoded), PART)
+            ]
+            for one in several or [view or View()]
         ]
         rows = torch.arange(len(encoded)) if rows is None else rows
         return StoredRows(parts, rows, backbone.device)
@@ -123,10 +128,15 @@ class FeatureCache:
 
 
 class StoredRows:
-    """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device."""
+    """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device.
 
-    def __init__(self, parts: Sequence[Tensor], rows: Tensor, device: torch.device) -> None:
-        self._parts = parts
+    Of one view, or of several, which are then the rows' second dimension.
+    """
+
+    def __init__(
+        self, views: Sequence[Sequence[Tensor]], rows: Tensor, device: torch.device
+    ) -> None:
+        self._views = views
         self._rows = rows
         self._device = device
 
@@ -135,8 +145,10 @@ class StoredRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of an index ``[n]``, ``[n, ...]``."""
-        rows = [self._parts[i // PART][i % PART] for i in self._rows[index.cpu()].tolist()]
-        return torch.stack(rows).to(self._device)
+        chosen = self._rows[index.cpu()].tolist()
+        views = [torch.stack([one[i // PART][i % PART] for i in chosen]) for one in self._views]
+        rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
+        return rows.to(self._device)
 
     def batches(self) -> Iterator[Tensor]:
         """All rows in order, a batch at a time."""

@@ -45,6 +45,8 @@ class Labels:
     names: tuple[str, ...]  # natural class names; label ``c`` is ``names[c]``
     templates: tuple[str, ...]  # with ``{}`` for the name; the first is the zero-shot one
     teacher_template: str  # the prompt that distilling methods pull towards
+    # Texts of each class, for methods whose card says that they need them, if the task has any.
+    descriptions: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

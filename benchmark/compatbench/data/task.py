@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from pydantic import RootModel
 
 from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.images import (
@@ -24,6 +26,7 @@ from compatbench.data.images import (
     Labels,
     Sample,
     WrongClasses,
+    read_json,
 )
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
@@ -59,6 +62,22 @@ class Task:
         self.parent_labels = parent_labels
         if problem := next(self._problems(), None):
             raise CompatbenchError(f"task '{self.name}': {problem}")
+
+    def labels_for(self, needs: Collection[str]) -> Labels:
+        """The labels, with what a method's card says that it needs besides names and templates.
+
+        Raises:
+            CompatbenchError: descriptions are needed, and their file lacks a class or is broken.
+        """
+        return self._described if "descriptions" in needs else self.labels
+
+    @cached_property
+    def _described(self) -> Labels:
+        owner = self.card if self.parent is None else task_cards.read(self.parent)
+        if owner.descriptions is None:
+            return self.labels
+        path = tasks_folder() / owner.descriptions.file
+        return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
     @property
     def most_shots(self) -> int:
@@ -102,6 +121,25 @@ class Task:
             for label, name in enumerate(self.labels.names):
                 if (found := counts[label]) < least:
                     yield f"{split} has {found} images of '{name}', its card says {least} at least"
+
+
+def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The texts of each class, in the file's order, without empty ones and repeats.
+
+    Names are the same whatever joins and capitalises their words.
+    """
+
+    def plain(name: str) -> str:
+        return " ".join(name.replace("_", " ").casefold().split())
+
+    found = read_json(path, RootModel[dict[str, tuple[str, ...]]]).root
+    texts, rows = {plain(name): listed for name, listed in found.items()}, []
+    for name in names:
+        row = (" ".join(text.split()) for text in texts.get(plain(name), ()))
+        rows.append(tuple(dict.fromkeys(filter(None, row))))
+        if not rows[-1]:
+            raise CompatbenchError(f"{path} has no text of the class '{name}'; add one")
+    return tuple(rows)
 
 
 def variable_of(task: str) -> str:

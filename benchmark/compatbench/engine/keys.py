@@ -13,7 +13,7 @@ from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json
-from compatbench.method import Method
+from compatbench.method import Method, MethodCard
 from compatbench.transfer import COPIED, find_transfer
 
 
@@ -46,12 +46,19 @@ def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, 
     return method.Config.model_validate(config).model_dump(mode="json", exclude_defaults=True)
 
 
+def identify(code: str, card: MethodCard, task: str) -> str:
+    """The identity of a method's code, with what else its card says that it reads of a task."""
+    if not card.needs:
+        return code
+    return f"{code}+{sha256_json(load_task(task).labels_for(card.needs).descriptions)}"
+
+
 def module_key(
     method: str, changed: dict[str, Any], data: str, shots: int, seed: int, training: TrainingCard
 ) -> str:
     """Hash of everything that decides a module; the key of the cell whose module is copied.
 
-    ``method`` is the identity of its code, ``changed`` the ``changed_settings``, ``data`` a
+    ``method`` is what ``identify`` gives, ``changed`` the ``changed_settings``, ``data`` a
     ``fit_key``. A default is in no key, so that a new setting changes none; the versions of
     method and engine stand for defaults.
     """

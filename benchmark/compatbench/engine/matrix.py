@@ -21,7 +21,13 @@ from compatbench.data.cards import (
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
-from compatbench.engine.keys import changed_settings, fit_key, module_key, transfer_key
+from compatbench.engine.keys import (
+    changed_settings,
+    fit_key,
+    identify,
+    module_key,
+    transfer_key,
+)
 from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -117,6 +123,7 @@ class Matrix:
         missing, cells = missing or Missing(), []
         # Of every choice and task once, not of every cell.
         change = cache(lambda one, task: changed_settings(one.method, one.settings[task].config))
+        identity = cache(lambda one, task: identify(one.identity, one.method.card, task))
         reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
         tested = cache(
             lambda task: tuple(
@@ -133,7 +140,8 @@ class Matrix:
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
             data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
             # Equal keys, equal modules.
-            key = module_key(choice.identity, change(choice, task), data, shots, seed, training)
+            code, settings = identity(choice, task), change(choice, task)
+            key = module_key(code, settings, data, shots, seed, training)
             cells.append(
                 Cell(
                     key=transfer_key(key, choice.transfer),

@@ -186,7 +186,7 @@ def evaluate_module(
             f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
             f"'{task.name}'; evaluate it on that, or on a variant of it"
         )
-    labels = load_task(fitted.task).labels
+    labels = load_task(fitted.task).labels_for(method.card.needs)
     way = find_transfer(transfer)(cache.folder.parent)
     words = None
     if transfer != COPIED and method.card.depth == "none":

@@ -25,6 +25,7 @@ from compatbench.engine.keys import (
     changed_settings,
     describe_training,
     fit_key,
+    identify,
     module_key,
     transfer_key,
 )
@@ -220,7 +221,7 @@ def _keys_now(
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return
-    identity = method_identity(cls)
+    identity = identify(method_identity(cls), cls.card, record.task)
     for file, training in product({None, draws.get(draw)}, trainings):
         data = fit_key(record.source, *draw, file, training.val_shots)
         key = module_key(identity, changed, data, shots, seed, training)

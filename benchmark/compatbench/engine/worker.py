@@ -178,7 +178,8 @@ class Worker:
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
         views = training.list_views(count_epochs(build_method(cell), shots, len(draw.train)))
         train = feature_set("train", draw.train, views)
-        return FewShotData(task.labels, shots, train, feature_set("val", draw.val, [View()]))
+        labels = task.labels_for(find_method(cell.method, cell.plugin).card.needs)
+        return FewShotData(labels, shots, train, feature_set("val", draw.val, [View()]))
 
     def _measure(
         self,
@@ -193,7 +194,7 @@ class Worker:
         source = self._load(cell.source, precision=cell.training.precision)
         transfer = self._transfer(cell.transfer)
         transfer.prepare(source, backbone, self.store.folder / "modules")
-        task = load_task(cell.task)
+        labels = load_task(cell.task).labels_for(method.card.needs)
         start = time.perf_counter()
         wanted, classifier, diversity = FEATURES, None, None
         failure: dict[str, str] = {}
@@ -201,9 +202,9 @@ class Worker:
             wanted = method.image_input(backbone)
             with torch.no_grad():
                 moved = module.to(backbone.device)
-                classifier = transfer.attach(method, moved, source, backbone, task.labels)
+                classifier = transfer.attach(method, moved, source, backbone, labels)
                 if cell.transfer == COPIED:
-                    found = prompt_diversity(method.contexts(moved, backbone, task.labels))
+                    found = prompt_diversity(method.contexts(moved, backbone, labels))
                     diversity = None if found is None else round(found, 4)
         except Exception as error:
             failure = _describe_failure(error)
@@ -214,7 +215,7 @@ class Worker:
             figures: dict[str, Any] = failure
             if classifier is not None:
                 try:
-                    test_set, classes = load_task(name), len(task.labels)
+                    test_set, classes = load_task(name), len(labels)
                     found = measure(classifier, backbone, test_set, self.cache, wanted, classes)
                     answers[backbone.name, name, data] = found.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))

@@ -8,7 +8,7 @@ classifier on any backbone, and is given class names and templates but never ima
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -18,17 +18,19 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from compatbench.backbone import DENSE, FEATURES, Backbone, ImageInput, Labels
+from compatbench.backbone import DENSE, FEATURES, PIXELS, POOLED, Backbone, ImageInput, Labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
 
 __all__ = [
-    "DENSE", "FEATURES", "Backbone", "Classifier", "CosineClassifier", "FeatureSet", "FewShotData",
-    "ImageInput", "Labels", "Method", "MethodCard", "MethodConfig", "Module", "NotTransferable",
-    "Rows", "load_module", "require_blocks", "require_shape",
+    "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "Classifier", "CosineClassifier",
+    "FeatureSet", "FewShotData", "ImageInput", "Labels", "Method", "MethodCard", "MethodConfig",
+    "Module", "NotTransferable", "Rows", "load_module", "require_blocks", "require_shape",
+    "shift_weights",
 ]  # fmt: skip
 
 Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
+Need = Literal["descriptions"]
 Depth = Literal["none", "shallow", "deep"]
 
 MODULE_SCHEMA = "compatbench-module-2"
@@ -50,6 +52,8 @@ class MethodCard:
         summary: the idea in one line.
         version: raised with every change of the numbers that the method gives; part of its key.
         was: the first name of a method that was renamed: keys keep it, so nothing is run again.
+        needs: what it reads of a task besides images, class names and templates:
+            ``descriptions``, texts of each class. They are then in its keys, and in its labels.
         files: data that the method reads, as paths from its own file. They are part of its key
             if the method is not one of compatbench's, as its code is.
         learns: False for a method that looks at no image; it is run for one seed only.
@@ -71,6 +75,7 @@ class MethodCard:
     summary: str
     version: int = 1
     was: str = ""
+    needs: Set[Need] = field(default_factory=frozenset, hash=False)
     files: tuple[str, ...] = ()
     learns: bool = True
     step_cost: float = 1.0
@@ -258,7 +263,8 @@ class Method(ABC):
         """What this method's classifiers take for an image on a backbone: its features.
 
         A method that acts inside the image tower takes the tokens that enter the first
-        block it touches; what is before that is computed once and cached.
+        block it touches; what is before that is computed once and cached. See ``ImageInput``
+        for all that there is, test views among it.
 
         Raises:
             NotTransferable: the backbone's image tower cannot give it.
@@ -313,3 +319,22 @@ def require_blocks(count: int, depth: int, tower: str) -> None:
         raise NotTransferable(
             f"the module was made for {tower} towers of {count} blocks or more, not {depth}"
         )
+
+
+def shift_weights(
+    weights: Mapping[str, Tensor], deltas: Mapping[str, Tensor], tower: str = "text"
+) -> dict[str, Tensor]:
+    """A tower's ``weights`` of these names with differences added, for ``encode`` to replace.
+
+    Raises:
+        NotTransferable: the tower has none of a name, or one of another size.
+    """
+    shifted = {}
+    for name, delta in deltas.items():
+        if name not in weights:
+            raise NotTransferable(f"the backbone's {tower} tower has no '{name}'")
+        if weights[name].shape != delta.shape:
+            old, new = (" × ".join(map(str, t.shape)) for t in (delta, weights[name]))
+            raise NotTransferable(f"the module was made for a '{name}' of size {old}, not {new}")
+        shifted[name] = weights[name] + delta
+    return shifted

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.image.tower import examine_image_tower
+from compatbench.backbone.image.anatomy import examine_image_tower
 from compatbench.backbone.text.anatomy import examine
 
 BATCH = 32  # images that go through a tower together
@@ -87,12 +87,12 @@ def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
     seen: list[list[Tensor]] = [[] for _ in range(len(anatomy.blocks) + 2)]
     for start in range(0, len(images), BATCH):
         batch = torch.stack(list(images[start : start + BATCH]))
-        x = anatomy.embed(batch.to(backbone.device, backbone.dtype))
+        x = anatomy.enter(anatomy.embed(batch.to(backbone.device, backbone.dtype)))
         seen[0].append(x.float().cpu())
         for i, run in enumerate(anatomy.blocks, start=1):
             x = run(x, {}, anatomy.tokens)
             seen[i].append(x.float().cpu())
-        seen[-1].append(anatomy.finish(x).float().cpu())
+        seen[-1].append(anatomy.project(anatomy.pool(x)).float().cpu())
     *states, features = [torch.cat(parts) for parts in seen]
     weights = dict(visual.named_parameters())
     after = [n for n in weights if n.removeprefix("trunk.").split(".")[0] in _AFTER_BLOCKS]

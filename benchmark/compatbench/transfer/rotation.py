@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, ImageTower, Prompts
+from compatbench.backbone.text.anatomy import check_weights
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
 
@@ -98,7 +100,7 @@ class RotatedBackbone(Backbone):
     def encode_images(self, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
         """As a backbone; what lies inside the tower is not in the joint space and stays."""
         encoded = self.unrotated.encode_images(images, wanted)
-        return encoded if wanted.kind == "hidden" else self.rotate(encoded)
+        return self.rotate(encoded) if wanted.in_joint_space else encoded
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
@@ -107,17 +109,35 @@ class RotatedBackbone(Backbone):
             self._text_features[texts] = self.rotate(self.unrotated.text_features(texts))
         return self._text_features[texts]
 
-    def encode_prompts(
-        self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def encode_prompts(self, prompts: Prompts, *inserted: Any, **named: Any) -> Tensor:
         """As a backbone."""
-        return self.rotate(self.unrotated.encode_prompts(prompts, weights))
+        return self.rotate(self.unrotated.encode_prompts(prompts, *inserted, **named))
 
 
 class _RotatedTower(ImageTower):
     def __init__(self, tower: ImageTower, rotation: Tensor) -> None:
         vars(self).update(vars(tower))
+        vars(self).pop("weights", None)
         self._rotation = rotation
 
-    def encode(self, hidden: Tensor, **inserted: Any) -> Tensor:
-        return super().encode(hidden, **inserted) @ self._rotation.T
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """As a tower's; the projection leads to the rotated space."""
+        weights = super().weights
+        own = {"proj": weights["proj"] @ self._rotation.T.to(weights["proj"])}
+        return weights | own if "proj" in weights else weights
+
+    def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
+        """As a tower; a projection that is given leads to the rotated space, too."""
+        inside = {name: tensor for name, tensor in weights.items() if name != "proj"}
+        tower = super().replace(inside) if inside else copy.copy(self)
+        if "proj" in weights:
+            check_weights(weights, self.weights, "image")
+            vars(tower)["_added"] = weights["proj"] - self.weights["proj"]
+        return tower
+
+    def project(self, rows: Tensor) -> Tensor:
+        """As a tower, rotated."""
+        found = super().project(rows) @ self._rotation.T
+        added: Tensor | None = vars(self).get("_added")
+        return found if added is None else found + rows.to(added) @ added

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,7 +27,6 @@ OUTPUT_PLACES = {"feature", "classifier"}
 SAME = 1e-3
 TEMPLATE = "a photo of a {}."
 SCHEMA = "compatbench-words-1"
-PART = 512  # words that are encoded together
 
 
 class Words(Transfer):
@@ -91,7 +88,7 @@ class Words(Transfer):
             return method.attach(module, target, labels)
         rotated = RotatedBackbone(target, rotation.rotation)
         classify = method.attach(module, rotated, labels)
-        if method.image_input(target).kind == "hidden":
+        if not method.image_input(target).in_joint_space:
             return classify  # runs the rest of the rotated image tower itself
         return lambda features: classify(rotated.rotate(features))
 
@@ -122,15 +119,7 @@ def words_hash() -> str:
 def encode_words(backbone: Backbone, words: tuple[str, ...] | None = None) -> Tensor:
     """Text features of the words in ``a photo of a {}.``, normalised, ``[V, e]``."""
     texts = [TEMPLATE.format(word) for word in (load_words() if words is None else words)]
-    # Thousands of embedded prompts are not worth a backbone's memory.
-    once = copy.copy(backbone)
-    vars(once)["_text_prompts"] = {}
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(texts), PART):
-            prompts = once.text_prompts(tuple(texts[start : start + PART]))
-            parts.append(F.normalize(once.encode_prompts(prompts), dim=-1))
-    return torch.cat(parts)
+    return F.normalize(backbone.encode_texts(texts), dim=-1)
 
 
 class WordFeatures:

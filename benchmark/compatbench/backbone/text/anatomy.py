@@ -79,15 +79,7 @@ class Anatomy:
 
     def replace(self, weights: Mapping[str, Tensor]) -> Anatomy:
         """The same tower with some weights replaced; the model itself is left as it is."""
-        known = self.weights()
-        for name, tensor in weights.items():
-            if name not in known:
-                raise CompatbenchError(f"the text tower has no weight '{name}'")
-            if tensor.shape != known[name].shape:
-                raise CompatbenchError(
-                    f"the text tower's weight '{name}' has shape {list(known[name].shape)}, "
-                    f"not {list(tensor.shape)}"
-                )
+        check_weights(weights, self.weights(), "text")
         whole: Any = replace_parameters(self._whole(), weights)
         return dataclasses.replace(
             self,
@@ -104,6 +96,18 @@ class Anatomy:
         whole.ln_final = self.ln_final
         whole.text_projection = self.projection
         return whole
+
+
+def check_weights(weights: Mapping[str, Tensor], known: Mapping[str, Tensor], tower: str) -> None:
+    """Refuses weights that a tower has not, or has in another shape."""
+    for name, tensor in weights.items():
+        if name not in known:
+            raise CompatbenchError(f"the {tower} tower has no weight '{name}'")
+        if tensor.shape != known[name].shape:
+            raise CompatbenchError(
+                f"the {tower} tower's weight '{name}' has shape {list(known[name].shape)}, "
+                f"not {list(tensor.shape)}"
+            )
 
 
 def replace_parameters(module: ModuleType, parameters: Mapping[str, Tensor]) -> ModuleType:

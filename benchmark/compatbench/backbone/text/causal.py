@@ -20,13 +20,20 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Prompts, Swap, replace_rows
-from compatbench.backbone.text.standard_block import StandardBlock, attend
+from compatbench.backbone.text.standard_block import (
+    BlockUpdates,
+    StandardBlock,
+    Updates,
+    apply_to_projections,
+    attend,
+    updates_of,
+)
 
 CACHE = 3 * 2**20
 """Bytes of an MLP's hidden rows in a chunk: 384 rows of width 512 in float32.
@@ -57,9 +64,12 @@ def chunk_rows(anatomy: Anatomy) -> int:
 class CausalTower:
     """Runs standard blocks over packed rows; ``learned`` is as for ``PlainTower``."""
 
-    def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
+    def __init__(
+        self, anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+    ) -> None:
         self._anatomy = anatomy
-        self._blocks = [_Block(block) for block in anatomy.blocks]
+        own = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_Block(*pair) for pair in zip(anatomy.blocks, own, strict=True)]
         self._learned = learned
 
     def encode(self, prompts: Prompts) -> Tensor:
@@ -126,6 +136,10 @@ def _swap_packed(x: Tensor, swap: Swap, chunk: Chunk, stride: int) -> Tensor:
 class _Block(StandardBlock):
     """A block over ``[B, P + R, D]``: rows of the prefix, then packed rows."""
 
+    def __init__(self, block: nn.Module, updates: Updates) -> None:
+        super().__init__(block)
+        self._updates = updates
+
     def __call__(
         self, x: Tensor, chunk: Chunk, shared: int, kept: Tensor | None, last: bool
     ) -> tuple[Tensor, Tensor]:
@@ -134,15 +148,22 @@ class _Block(StandardBlock):
         The first ``shared`` rows of x are the prefix; without any, ``kept``, which this block
         returned for it, replaces them. ``last``: the end-of-text rows alone are computed.
         """
-        qkv = self.project(self.block.ln_1(x))
+        normed = self.block.ln_1(x)
+        qkv = self.project(normed)
+        if self._updates:
+            qkv = apply_to_projections(self._updates, qkv, normed)
+        else:
+            normed = x  # which no update sees, so that its memory is free
         if kept is None:
             kept = qkv[:, :shared].clone()  # a view would keep all of it
         else:
             qkv = torch.cat([kept, qkv], dim=1)
         mixed = attend_packed(qkv, chunk, self.heads, shared > 0, last)
         if last:
-            x = x.index_select(1, chunk.last + shared)
-        return self.finish(x, mixed), kept
+            ends = chunk.last + shared
+            x = x.index_select(1, ends)
+            normed = normed.index_select(1, ends) if self._updates else normed
+        return self.finish(x, mixed, self._updates, normed), kept
 
     def bytes(self, images: int, shared: int, chunk: Chunk, learned: bool) -> int:
         """Bytes that the backward pass needs of one block, from the sizes of what is saved."""
@@ -154,6 +175,7 @@ class _Block(StandardBlock):
         # Inputs of both norms, the hidden rows; gathered queries, keys and values, and scores.
         values = rows * (2 * width + hidden)
         values += images * groups * (size * width + keys * 2 * width + self.heads * size * keys)
+        values += rows * 2 * width * len(self._updates)
         if learned:  # what the matrices' gradients need: outputs of norms, attention, activation
             values += rows * (3 * width + hidden)
         return values * chunk.mask.element_size()

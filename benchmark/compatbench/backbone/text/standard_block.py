@@ -1,4 +1,4 @@
-"""open_clip's standard block in parts, and attention over many small groups of rows.
+"""open_clip's standard block in parts, what methods change in it, and attention over groups.
 
 QuickGELU, ``u * sigmoid(1.702 u)``, is computed as ``silu(1.702 u) / 1.702``: its factors are
 those of the matrix products, and cost nothing. Both functions scale their gradients within the
@@ -7,14 +7,76 @@ products as well; autograd would do that afterwards, and so round differently.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from compatbench.errors import CompatbenchError, NotTransferable
+
 _QUICK = 1.702
+
+Part = Literal["q", "k", "v", "attn", "mlp", "block"]
+"""A projection of attention, attention (behind its output projection), the MLP, or the block."""
+
+PROJECTIONS: tuple[Part, ...] = ("q", "k", "v")
+
+Update = Callable[[Tensor, Tensor], Tensor]
+"""What takes the place of a part's output ``[..., d]``, from it and from what the part was given.
+
+That is ``[..., d]`` too: the rows behind the norm before the part, and for a block those that its
+attention was given. Rows are tokens, packed in any order, so it must treat each alone. It may be
+called again for the same rows; a mask that it draws would be another.
+"""
+
+BlockUpdates = Mapping[tuple[int, Part], Update]
+"""An update for a block, counted from 0, and one of its parts."""
+
+Updates = Mapping[Part, Update]
+"""The updates of one block."""
+
+
+def updates_of(updates: BlockUpdates | None, depth: int, tower: str) -> list[Updates]:
+    """The updates of each block of a tower.
+
+    Raises:
+        NotTransferable: there are fewer blocks.
+    """
+    found: list[dict[Part, Update]] = [{} for _ in range(depth)]
+    for (block, part), update in (updates or {}).items():
+        if not 0 <= block < depth:
+            raise NotTransferable(
+                f"the method acts in block {block} of the {tower} tower, which has {depth}"
+            )
+        found[block][part] = update
+    return found  # type: ignore[return-value]
+
+
+def apply_update(updates: Updates, part: Part, output: Tensor, given: Tensor) -> Tensor:
+    """A part's output, changed if there is an update of it, which sees a bfloat16 tower's rows
+    in float32."""
+    if part not in updates:
+        return output
+    dtype = output.dtype
+    if dtype == torch.bfloat16:
+        output, given = output.float(), given.float()
+    changed = updates[part](output, given)
+    if changed.shape != output.shape:
+        raise CompatbenchError(
+            f"an update of '{part}' made {list(changed.shape)} of {list(output.shape)}"
+        )
+    return changed.to(dtype)
+
+
+def apply_to_projections(updates: Updates, qkv: Tensor, given: Tensor) -> Tensor:
+    """Queries, keys and values ``[..., 3D]`` of rows, changed by the updates of them."""
+    if updates.keys().isdisjoint(PROJECTIONS):
+        return qkv
+    parts = zip(PROJECTIONS, qkv.chunk(3, dim=-1), strict=True)
+    return torch.cat([apply_update(updates, p, y, given) for p, y in parts], dim=-1)
 
 
 def is_standard(block: nn.Module) -> bool:
@@ -46,12 +108,17 @@ class StandardBlock:
         """Queries, keys and values ``[..., 3D]`` of normalised rows ``[..., D]``."""
         return F.linear(normed, self.block.attn.in_proj_weight, self.block.attn.in_proj_bias)
 
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The block's output, from its input rows and what attention computed for them."""
+    def finish(self, x: Tensor, mixed: Tensor, updates: Updates, given: Tensor) -> Tensor:
+        """The block's output, from its input rows and what attention was given and computed."""
         block = self.block
-        x = x + block.ls_1(block.attn.out_proj(mixed))
+        x = x + block.ls_1(apply_update(updates, "attn", block.attn.out_proj(mixed), given))
         normed = block.ln_2(x)
-        return x + block.ls_2(_quick_mlp(block.mlp, normed) if self._quick else block.mlp(normed))
+        x = x + block.ls_2(apply_update(updates, "mlp", self._mlp(normed), normed))
+        return apply_update(updates, "block", x, given)
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        mlp = self.block.mlp
+        return _quick_mlp(mlp, normed) if self._quick else mlp(normed)
 
 
 class _Attend(torch.autograd.Function):

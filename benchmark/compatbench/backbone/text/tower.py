@@ -7,16 +7,26 @@ what they compute for a prompt is what open_clip computes for it, padding includ
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.memory import SelectiveCheckpoint
 from compatbench.backbone.text.prompts import Prompts, replace_rows
+from compatbench.backbone.text.standard_block import (
+    BlockUpdates,
+    Part,
+    Updates,
+    apply_update,
+    updates_of,
+)
+from compatbench.errors import NotTransferable
 
 
 class TextTower:
@@ -38,26 +48,35 @@ class TextTower:
         """Token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
         return self._anatomy.token_embedding(ids)
 
-    def encode(self, prompts: Prompts, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    def encode(
+        self,
+        prompts: Prompts,
+        weights: Mapping[str, Tensor] | None = None,
+        block_updates: BlockUpdates | None = None,
+    ) -> Tensor:
         """Features of prompts, not normalised, ``[n, e]``, or ``[B, n, e]`` for B prefixes.
 
-        Differentiable in all tensors of the prompts and in the weights, and of the prompts'
-        type, whatever the tower's own precision. ``weights`` replaces the tower's own of these
-        names.
+        Differentiable in all tensors of the prompts, in the weights and in what updates use, and
+        of the prompts' type, whatever the tower's own precision. ``weights`` replaces the
+        tower's own of these names; ``block_updates`` are called on parts of its blocks.
         """
         prompts.check_fits(self.context_length, self.depth)
         dtype = self._anatomy.positions.dtype
         tower = self._tower
-        if weights:
-            cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
-            learned = torch.is_grad_enabled() and any(t.requires_grad for t in cast.values())
-            tower = _build_tower(self._anatomy.replace(cast), learned)
+        if weights or block_updates:
+            cast = {name: tensor.to(dtype) for name, tensor in (weights or {}).items()}
+            # What an update learns is not seen from here.
+            learned = bool(block_updates) or any(t.requires_grad for t in cast.values())
+            learned = learned and torch.is_grad_enabled()
+            tower = _build_tower(self._anatomy.replace(cast), learned, block_updates)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)
 
 
-def _build_tower(anatomy: Anatomy, learned: bool = False) -> CausalTower | PlainTower:
+def _build_tower(
+    anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+) -> CausalTower | PlainTower:
     fast = anatomy.sees_past_only and anatomy.standard_blocks
-    return (CausalTower if fast else PlainTower)(anatomy, learned)
+    return (CausalTower if fast else PlainTower)(anatomy, learned, updates)
 
 
 class PlainTower:
@@ -68,9 +87,13 @@ class PlainTower:
     ``learned`` tells whether gradients of the tower's own weights will be needed.
     """
 
-    def __init__(self, anatomy: Anatomy, learned: bool = False) -> None:
+    def __init__(
+        self, anatomy: Anatomy, learned: bool = False, updates: BlockUpdates | None = None
+    ) -> None:
         self._anatomy = anatomy
         self._learned = learned
+        own = updates_of(updates, len(anatomy.blocks), "text")
+        self._blocks = [_wrap(*pair) for pair in zip(anatomy.blocks, own, strict=True)]
 
     def encode(self, prompts: Prompts) -> Tensor:
         """Features of prompts, ``[n, e]``, or ``[B, n, e]`` for B prefixes."""
@@ -109,7 +132,7 @@ class PlainTower:
             x = torch.cat([x, anatomy.class_token.expand(len(x), 1, -1)], dim=1)
         x = x + anatomy.positions[: x.shape[1]]
         mask = self._mask(x.shape[1], hidden)
-        for i, block in enumerate(anatomy.blocks):
+        for i, block in enumerate(self._blocks):
             if 0 < i <= len(deep):
                 x = replace_rows(x, deep[i - 1])
             if swap is not None and i == swap.block:
@@ -148,3 +171,36 @@ class PlainTower:
         heads: int = anatomy.blocks[0].attn.num_heads  # type: ignore[assignment, union-attr]
         padding = padding.repeat_interleave(heads, dim=0)
         return padding if mask is None else mask + padding
+
+
+def _wrap(block: nn.Module, updates: Updates) -> nn.Module:
+    """A block with updates of its parts; the block itself is left as it is.
+
+    Raises:
+        NotTransferable: it has no such parts.
+    """
+    if not updates:
+        return block
+    if odd := updates.keys() - ({"attn", "mlp", "block"} if hasattr(block, "ln_1") else set()):
+        raise NotTransferable(f"the blocks of the text tower have no part '{min(odd)}'")
+    inner: tuple[Part, ...] = ("attn", "mlp")
+    parts = {name: _Updated(block._modules[name], name, updates) for name in inner}
+    changed = copy.copy(block)
+    vars(changed).update(_modules=block._modules | parts)
+    return _Updated(changed, "block", updates)
+
+
+class _Updated(nn.Module):
+    """A block, or its attention or MLP, called as it is, with an update of what it gives."""
+
+    def __init__(self, part: Any, name: Part, updates: Updates) -> None:
+        super().__init__()
+        self.part, self._updates = part, updates
+        self._name: Part = name
+
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Any:
+        output = self.part(x, *arguments, **options)
+        given = self.part.ln_1(x) if self._name == "block" else x
+        if isinstance(output, tuple):  # attention, and its weights
+            return apply_update(self._updates, self._name, output[0], given), *output[1:]
+        return apply_update(self._updates, self._name, output, given)

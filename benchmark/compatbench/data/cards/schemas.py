@@ -83,6 +83,15 @@ class WebdatasetSource(OnDisk):
 Source = DrawingsSource | CoopSplitSource | ClassFoldersSource | FgvcSource | WebdatasetSource
 
 
+class Descriptions(CardModel):
+    """Texts of a task's classes, in a JSON file of class name to list of texts."""
+
+    file: RelativePath  # relative to tasks/; it may hold other classes, too
+    form: Literal["sentences", "phrases"] = "sentences"  # phrases follow "NAME, which has"
+    source: str  # who wrote them, and how
+    licence: str
+
+
 class TaskCard(CardModel):
     """A dataset: class names, prompt templates, splits, source of the images, licence.
 
@@ -101,6 +110,7 @@ class TaskCard(CardModel):
     subset: tuple[str, ...] = ()  # of a variant: its classes, by the parent's folders
     templates: tuple[Template, ...] = ()
     teacher_template: Template | None = None  # of distilling methods; default: the first template
+    descriptions: Descriptions | None = None
     source: Annotated[Source, Field(discriminator="kind")]
     counts: dict[Split, PositiveInt]
     least_per_class: dict[Split, PositiveInt] = {}  # images that every class has at least

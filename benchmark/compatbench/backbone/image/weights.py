@@ -1,0 +1,78 @@
+"""The weights of image towers by the names that CLIP has for them.
+
+They are those of text towers, too, such as ``transformer.resblocks.0.ln_1.weight``. timm's EVA
+has other names; what CLIP has not, such as the norms inside its attention and MLP, keeps them
+behind the block's (``transformer.resblocks.0.attn.norm.weight``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+_EVA = (
+    (r"^trunk\.patch_embed\.proj\.", "conv1."),
+    (r"^trunk\.cls_token$", "class_embedding"),
+    (r"^trunk\.pos_embed$", "positional_embedding"),
+    (r"^trunk\.norm_pre\.", "ln_pre."),
+    (r"^trunk\.blocks\.", "transformer.resblocks."),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"\.attn\.proj\.", ".attn.out_proj."),
+    (r"\.attn\.qkv\.", ".attn.in_proj_"),
+    (r"\.attn\.([qkv])_proj\.", r".attn.\1_"),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.gamma_([12])$", r".ls_\1.gamma"),
+    (r"^trunk\.(?:fc_)?norm\.", "ln_post."),
+    (r"^(?:trunk\.head|head\.proj)\.weight$", "proj"),
+    (r"^(?:trunk\.head|head\.proj)\.bias$", "proj_bias"),
+)
+
+
+class CommonNames:
+    """The common names of a tower's parameters.
+
+    EVA's separate matrices of queries, keys and values are one here (``attn.in_proj_weight``), as
+    are their biases where all three have one; and its projection is ``[d, e]``, as CLIP's.
+    """
+
+    def __init__(self, visual: nn.Module, eva: bool) -> None:
+        self._parameters = {name: p.detach() for name, p in visual.named_parameters()}
+        names: dict[str, tuple[str, ...]] = {}
+        names |= {_common(name) if eva else name: (name,) for name in self._parameters}
+        for first in [name for name in names if re.search(r"\.attn\.q_(weight|bias)$", name)]:
+            parts = [first.replace(".q_", f".{part}_") for part in "qkv"]
+            if all(part in names for part in parts):
+                joined = first.replace(".q_", ".in_proj_")
+                names[joined] = tuple(names.pop(part)[0] for part in parts)
+        self._names, self._turned = names, "proj" if eva else ""
+
+    def read(self) -> dict[str, Tensor]:
+        """All weights by their common names."""
+        return {name: self._read(name) for name in self._names}
+
+    def _read(self, name: str) -> Tensor:
+        parts = [self._parameters[own] for own in self._names[name]]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if name in ("class_embedding", "positional_embedding"):
+            return tensor.reshape(tensor.shape[-1:] if name[0] == "c" else tensor.shape[-2:])
+        return tensor.T if name == self._turned else tensor
+
+    def write(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tower's own parameters for weights of common names."""
+        own = {}
+        for name, tensor in weights.items():
+            names = self._names[name]
+            parts = (tensor.T if name == self._turned else tensor).chunk(len(names))
+            for each, part in zip(names, parts, strict=True):
+                own[each] = part.reshape(self._parameters[each].shape)
+        return own
+
+
+def _common(name: str) -> str:
+    for pattern, common in _EVA:
+        name = re.sub(pattern, common, name)
+    return name

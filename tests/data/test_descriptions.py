@@ -1,0 +1,132 @@
+"""Texts per class: read from a card's file, part of the keys of methods that need them, encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from compatbench.backbone import Backbone
+from compatbench.data.cards import task_cards
+from compatbench.data.images import Labels
+from compatbench.data.task import load_task, read_descriptions
+from compatbench.engine.keys import identify
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.files.project_folders import tasks_folder
+from compatbench.method import MethodCard
+
+PLAIN = MethodCard("plain", "Plain", "none", "classifier", "reads names alone")
+READER = dataclasses.replace(PLAIN, needs={"descriptions"})
+
+
+def write(path: Path, values: object) -> Path:
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_texts_are_in_the_order_of_the_classes_without_repeats(tmp_path: Path) -> None:
+    texts = {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "another": ["y"]}
+    path = write(tmp_path / "texts.json", texts)
+    assert read_descriptions(path, ("owl", "red fox")) == (("x",), ("b", "a c"))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"owl": ["x"]}, "no text of the class 'fox'"),
+        ({"owl": ["x"], "fox": [""]}, "no text of the class 'fox'"),
+        ({"owl": "x"}, "texts.json: field 'owl'"),
+        ([1], "texts.json: "),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(
+    tmp_path: Path, values: object, reason: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=reason):
+        read_descriptions(write(tmp_path / "texts.json", values), ("owl", "fox"))
+
+
+@pytest.mark.parametrize("name", list(task_cards.names()))
+def test_every_shipped_file_has_texts_of_every_class(name: str) -> None:
+    card = task_cards.read(name)
+    if card.descriptions is None:
+        assert card.parent or name == "imagenet"
+        return
+    texts = read_descriptions(tasks_folder() / card.descriptions.file, card.names)
+    assert all(len(own) >= 3 for own in texts)
+    assert all(text.isprintable() for own in texts for text in own)
+    licences = (tasks_folder() / "descriptions" / "LICENCES.md").read_text(encoding="utf-8")
+    assert card.descriptions.licence in licences
+
+
+def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_task("mini-food")
+    assert task.labels_for(PLAIN.needs) == task.labels
+    assert task.labels.descriptions == ()
+    described = task.labels_for(READER.needs)
+    assert dataclasses.replace(described, descriptions=()) == task.labels
+    assert len(described.descriptions) == len(task.labels)
+
+    assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
+    before = identify("plain.1", READER, "mini-food")
+    cards = shutil.copytree(tasks_folder(), tmp_path / "tasks")
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(cards))
+    assert identify("plain.1", READER, "mini-food") == before
+    path = cards / "descriptions" / "mini.json"
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    write(path, texts | {"no class of the task": ["a text"]})
+    load_task.__globals__["_load"].cache_clear()
+    assert identify("plain.1", READER, "mini-food") == before
+    write(path, texts | {"egg": ["a new text"]})
+    load_task.__globals__["_load"].cache_clear()
+    assert identify("plain.1", READER, "mini-food") != before
+    assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
+
+
+def test_a_variant_has_its_parent_s() -> None:
+    parents = {name: task_cards.read(name).parent for name in task_cards.names()}
+    [name, *_] = [n for n, parent in parents.items() if parent and n.startswith("mini-")]
+    own, parent = load_task(name), load_task(str(parents[name]))
+    assert own.labels_for(READER.needs) == parent.labels_for(READER.needs)
+
+
+LABELS = Labels(
+    ("dog", "tree"), ("a {}",), "a {}", (("a dog barks.", "a big dog"), ("a tree is green.",))
+)
+
+
+def test_features_of_descriptions_are_those_of_the_texts(clip64: Backbone) -> None:
+    dog, tree = clip64.describe(LABELS)
+    for features, texts in ((dog, LABELS.descriptions[0]), (tree, LABELS.descriptions[1])):
+        expected = F.normalize(clip64.text_features(texts), dim=-1)
+        torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(NotTransferable, match="no descriptions"):
+        clip64.describe(dataclasses.replace(LABELS, descriptions=()))
+
+
+def test_many_texts_are_encoded_in_parts(clip64: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tuple(f"a thing of {'very ' * (i % 4)}old {i}" for i in range(7))
+    whole = clip64.encode_texts(texts)
+    monkeypatch.setattr("compatbench.backbone.backbone.PART", 3)
+    torch.testing.assert_close(clip64.encode_texts(texts), whole, rtol=1e-10, atol=1e-10)
+
+
+def test_long_texts_end_at_a_sentence_or_a_word(clip: Backbone) -> None:
+    room = clip.text.context_length - 2
+    fits, sentence = "a short text.", "one two three. "
+    sentences, words = sentence * 20, "word " * 60 + "end"
+    with pytest.warns(CompatbenchWarning, match="2 of 3 texts are longer"):
+        found = clip.shorten([fits, sentences.strip(), words])
+    assert found[0] == fits
+    assert found[1] == (sentence * (len(clip.tokens(found[1])) // 4)).strip()
+    assert set(found[2].split()) == {"word"}
+    for text, more in ((found[1], " " + sentence.strip()), (found[2], " word")):
+        assert len(clip.tokens(text)) <= room < len(clip.tokens(text + more))
+    clip.text_features(found)
