@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 from honest_results import Workplace
+
+from compatbench.audit import rerun
+from compatbench.audit.rerun import run_timed
+from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.worker import Worker
 
 from .conftest import set_field
 
@@ -43,6 +49,23 @@ def test_a_cost_far_below_what_it_takes_here_is_named(
     result = forged.audit("--no-zero-shot", cells=9)
     assert re.search(r"(?m)^wrong .*coop.cost.csv:\d: 'fit_seconds': .*, found 0$", result.output)
     assert "findings: 2" in result.output  # two seeds, and no other cell
+
+
+@pytest.mark.slow
+def test_what_is_slow_only_at_first_is_no_finding(
+    forged: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def slow_at_first(cell: Cell, worker: Worker) -> tuple[CellRecord, pd.DataFrame]:
+        record, costs = run_timed(cell, worker)
+        calls.append(cell)
+        return record, costs + 1000 * (len(calls) == 1)
+
+    monkeypatch.setattr(rerun, "run_timed", slow_at_first)
+    result = forged.audit("--no-zero-shot", cells=1)
+    assert result.exit_code == 0, result.output
+    assert len(calls) == 2
 
 
 @pytest.mark.slow

@@ -48,19 +48,25 @@ def check_again(
     test_sets = dict.fromkeys(name for cell in cells for name in cell.test_sets)
     whole = replace(one.cell, backbones=tuple(backbones), test_sets=tuple(test_sets))
     frames, findings = [], []
+    store = worker.store
+    worker.keep_backbones(len(backbones))
     try:
-        record, here = _measure(whole, worker)
+        record, here = run_timed(whole, worker)
         costs = pd.concat(s.costs.query(f"key == '{whole.key}'") for s, _ in places)
         if any(compare_costs(costs, here)):
-            # Some of it may be done once for all cells, such as an import: again, without that.
+            # Some of it may be done once for all cells, such as an import or texts: again without
+            # that, in the same process, by another draw, so that no fit can be kept.
+            seed = whole.seed + (whole.shots_file is None)
             with tempfile.TemporaryDirectory(prefix="compatbench-again-") as place:
                 worker.store = RunStore(Path(place))
-                least = _measure(whole, worker)[1]
+                least = run_timed(replace(whole, seed=seed), worker)[1]
             here = here.where(here < least, least)
         findings += compare_costs(costs, here)
     except CompatbenchError as error:
         file = f"{places[0][0].folder / whole.name}.csv"
         return [], [Finding(file, f"{whole} cannot run: {error}")]
+    finally:
+        worker.store = store
     for suite, cell in places:
         rows = suite.rows.loc[suite.rows["method"] == cell.name]
         again = to_frame(rows_of(cell, record), Row)
@@ -72,7 +78,7 @@ def check_again(
     return frames, findings
 
 
-def _measure(cell: Cell, worker: Worker) -> tuple[CellRecord, pd.DataFrame]:
+def run_timed(cell: Cell, worker: Worker) -> tuple[CellRecord, pd.DataFrame]:
     """A cell's record, and its costs by backbone and test set, as if nothing else ran here."""
     before = _free_share()
     record = worker.run(cell)
