@@ -61,7 +61,7 @@ def serve() -> None:
                 cell = next(cell for cell in cells if cell.method == name)
                 cls = registry.get(name)
                 method = cls(cls.Config.model_validate(cell.config | {"max_steps": STEPS}))
-                data = worker.few_shot_data(cell, source, method.image_input(source))
+                data = worker.few_shot_data(cell, source, method)
                 prepared[name] = method, data
             method, data = prepared[name]
             rng = torch.Generator().manual_seed(1)

@@ -56,16 +56,19 @@ class Clone(Workplace):
     def check(
         self, cells: int | None = 0, base: str | None = None, minutes: float = 10
     ) -> PullRequest:
-        """What ``compatbench ci`` finds with the clone's own method files as they are now."""
+        """What ``compatbench ci`` finds; it imports none of the clone's methods."""
         _forget_methods()
-        importlib.invalidate_caches()
-        builtin_methods.cache_clear()
-        return check_pull_request(
+        found = check_pull_request(
             self.folder, base, cells=cells, minutes=minutes, seed=1, zero_shot=False
         )
+        assert not _forget_methods()
+        return found
 
     def run(self, methods: str, *options: str) -> None:
         """Adds results and leaderboard, as a contributor sends them."""
+        _forget_methods()
+        importlib.invalidate_caches()
+        builtin_methods.cache_clear()
         wanted = ["--suite", "tiny", "--methods", methods, "--jobs", "1", *options]
         assert invoke("run", *wanted, "--out", str(self.folder)).exit_code == 0
         shutil.rmtree(self.folder / "runs")
@@ -118,7 +121,7 @@ def clone(
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     methods = root / "methods"
-    for module in ("audit.pull_request", "method.identity", "method.registry"):
+    for module in ("method.identity", "method.registry"):
         monkeypatch.setattr(f"compatbench.{module}.methods_folder", lambda: methods)
     monkeypatch.setattr(
         "compatbench.method.registry.method_files", lambda: sorted(methods.glob("[!_]*.py"))

@@ -281,9 +281,81 @@ def test_a_machine_or_folder_that_cannot_be_used_is_one_line(
     with pytest.raises(CompatbenchError, match="'git' was not found; install it"):
         invoke("ci")
     monkeypatch.undo()
-    monkeypatch.chdir(clone.folder)
-    with pytest.raises(CompatbenchError, match=r"install this clone: pip install -e \."):
-        invoke("ci")
+    (clone.folder / "methods").rename(clone.folder / "other")
+    with pytest.raises(CompatbenchError, match="methods is no folder; give a clone"):
+        invoke("ci", "--out", clone.folder, "--base", "main")
+
+
+AGAIN = "'correct': the cell was run again and gave another number"
+PATCHES = {
+    "the audit": "import compatbench.audit.audit as audit\naudit.check_again = 0",
+    "the verdict": "import compatbench.audit.pull_request as ci\nci.PullRequest.problems = []",
+    "the counting": (
+        "from compatbench.engine.measure import Measured\n"
+        "Measured.right = property(lambda self: self.targets >= 0)"
+    ),
+    "the comparison": "import pandas\npandas.DataFrame.query = lambda self, *_: self[:0]",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_method_that_patches_its_judge_patches_its_own_process(clone: Clone, name: str) -> None:
+    clone.edit("methods/taskres.py", lambda text: f"{text}\n{PATCHES[name]}\n")
+    # Importing the audit reads more of the machine than a method may.
+    refused = "method 'taskres' cannot be loaded"
+    assert [one for one in clone.check(cells=4).problems[:1] if refused not in one] == []
+    clone.edit("taskres.csv", set_field(None, "correct", lambda v: int(v) + 20))
+    clone.publish()
+    problems = clone.check(cells=4).problems
+    again = f"results/tiny/taskres.csv:2: {AGAIN}"
+    assert any(again in one or refused in one for one in problems), problems
+
+
+@pytest.mark.slow
+def test_a_method_that_reaches_beyond_itself_is_named(clone: Clone) -> None:
+    results = clone.results / "coop.csv"
+    before = results.read_bytes()
+    for code, problem in {
+        f"open({str(results)!r}, 'a').write('x')": "writes results/tiny/coop.csv while",
+        f"open({str(results)!r})": "reads results/tiny/coop.csv while it is loaded",
+        "import os; os._exit(0)": "exit code 0, while it is loaded",
+    }.items():
+        git(clone.folder, "checkout", "-q", "methods")
+        clone.edit("methods/taskres.py", lambda text, code=code: f"{text}\n{code}\n")
+        problems = clone.check().problems
+        assert any(
+            one.startswith("method 'taskres' cannot be loaded") and problem in one
+            for one in problems
+        ), problems
+    assert results.read_bytes() == before
+
+
+def test_a_harness_is_judged_by_the_one_that_is_installed(clone: Clone) -> None:
+    """A bonus in the harness of a change, and results that were made with it."""
+    harness = clone.folder / "benchmark" / "compatbench"
+    harness.mkdir(parents=True)
+    (harness / "__init__.py").write_text("raise SystemExit\n")
+    (harness / "rows.py").write_text("BONUS = 20\n")
+    ci = clone.check()
+    assert ci.problems == []
+    assert "that of the change was not run, and it changes the harness." in ci.summary
+    clone.edit("coop.csv", set_field(None, "correct", lambda v: int(v) + 20))
+    clone.publish()
+    assert any("coop.csv:2: " + AGAIN in one for one in clone.check(cells=2).problems)
+
+
+def test_files_that_ship_and_files_that_hide_code_are_not_taken(clone: Clone) -> None:
+    (clone.folder / "tasks" / "weights.safetensors").write_text("x")
+    (clone.folder / "methods" / "more.pyc").write_text("x")
+    (clone.folder / "methods" / "linked.py").symlink_to("coop.py")
+    problems = clone.check().problems
+    assert problems[:3] == [
+        "methods/linked.py: is a link; put what it leads to in its place",
+        "methods/more.pyc: methods are Python files, and nothing else belongs there",
+        "tasks/weights.safetensors: ships with the project, and a change cannot be judged by its "
+        "own files; whoever owns the project takes it over",
+    ]
 
 
 def test_files_of_any_name_are_told_apart(clone: Clone) -> None:

@@ -44,7 +44,19 @@ def test_a_pull_request_is_checked_by_the_one_command() -> None:
     workflow = read(GITHUB / "workflows" / "pull-request.yml")
     assert set(workflow[ON]) == {"pull_request"}
     *_, last = steps(GITHUB / "workflows" / "pull-request.yml")
-    assert last["run"] == "compatbench ci"
+    assert last["run"] == "compatbench ci --out head"
+
+
+def test_only_the_base_of_a_pull_request_is_installed() -> None:
+    every = steps(GITHUB / "workflows" / "pull-request.yml")
+    base, head = (step["with"] for step in every if "actions/checkout@" in step.get("uses", ""))
+    assert (base["path"], base["ref"]) == ("base", "${{ github.event.pull_request.base.sha }}")
+    assert head["path"] == "head"
+    assert "ref" not in head
+    scripts = [step["run"] for step in every if "run" in step]
+    assert [line for line in scripts if "-e" in line.split()] == ["pip install -e base"]
+    assert not [line for line in scripts if "head" in line and line != "compatbench ci --out head"]
+    assert all("working-directory" not in step for step in every)
 
 
 def test_every_python_that_is_promised_is_tested() -> None:

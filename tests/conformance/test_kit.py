@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from broken_methods import BROKEN, RaisesInFit, SortsTheNames, Sound, TrainsTheBackbone, describe
 from torch import Tensor
 
 from compatbench.backbone import PIXELS, Backbone, BlockUpdates, ImageInput, Labels
+from compatbench.cli.authoring import fill_template
 from compatbench.conformance import CHECKS, Outcome, check_methods, run_checks
+from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.errors import CompatbenchError
+from compatbench.files.project_folders import methods_folder
 from compatbench.method import Classifier, CosineClassifier, Method, Module
-from compatbench.method.registry import MethodRegistry
 
 
 def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
@@ -42,13 +45,26 @@ def test_check_methods_gives_a_row_for_each_method_and_check() -> None:
 def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    registry = MethodRegistry({"sound": Sound}, {"torn": "torn.py:3: SyntaxError: bad"})
-    monkeypatch.setattr("compatbench.conformance.checks.builtin_methods", lambda: registry)
+    registry = ConfinedRegistry([methods_folder() / "taskres.py"])
+    registry.broken["torn"] = "torn.py:3: SyntaxError: bad"
+    monkeypatch.setattr("compatbench.conformance.checks.ConfinedRegistry", lambda: registry)
     found = check_methods("all", "card")
     torn = found.set_index("method").loc["torn"]
     assert (torn["check"], torn["status"]) == ("load", "fail")
     assert torn["reason"] == "torn.py:3: SyntaxError: bad"
-    assert len(check_methods("sound", "card")) == 1
+    assert len(check_methods("taskres", "card")) == 1
+
+
+def test_a_method_that_leaves_its_process_fails_the_check_that_was_tried(tmp_path: Path) -> None:
+    """The checks are tried where the method is, and never here."""
+    (tmp_path / "gone.py").write_text(
+        fill_template("gone").replace('shift = module["shift"]', "import os; os._exit(0)")
+    )
+    found = check_methods(f"{tmp_path / 'gone.py'},taskres", "card,fit,logits")
+    gone = found.loc[found["method"] == "gone"]
+    assert gone["status"].tolist() == ["pass", "fail"]
+    assert "exit code 0" in gone["reason"].iloc[-1]
+    assert found.loc[found["method"] == "taskres", "status"].tolist() == ["pass"] * 3
 
 
 @pytest.mark.slow

@@ -28,7 +28,8 @@ def test_a_broken_file_is_named_and_stops_no_other(
         "compatbench.methods.__path__", [str(tmp_path), *compatbench.methods.__path__]
     )
     files = [*method_files(), tmp_path / "broken_one.py"]
-    monkeypatch.setattr("compatbench.method.registry.method_files", lambda: files)
+    for module in ("method.registry", "engine.confined.remote"):
+        monkeypatch.setattr(f"compatbench.{module}.method_files", lambda: files)
     registry = builtin_methods()
     assert registry.broken == {
         "broken_one": f"{tmp_path / 'broken_one.py'}:2: ValueError: by design"

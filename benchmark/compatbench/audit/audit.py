@@ -32,11 +32,11 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.draws import read_draws
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
 from compatbench.results.store import FIGURES, PUBLISHED, REPORT, RESULTS, split_results
@@ -99,7 +99,8 @@ def audit_results(
     Every file is read. Keys and data of every row are computed again, and all counts, costs,
     settings and pages must agree with each other. Then some cells are run again from nothing:
     drawn at random, and so many that a share of forged ones is found with a given probability.
-    Nothing is written but the feature cache.
+    Methods run in processes of their own, which are given no label of a test image. Nothing is
+    written but the feature cache.
 
     Args:
         out: the folder with ``results/``, as ``run`` takes it.
@@ -114,7 +115,7 @@ def audit_results(
             says.
         zero_shot: whether zero-shot counts are computed again.
         methods: files of methods that are not among ``methods()``, separated by commas; they are
-            run as code.
+            run as code, in the same way.
         only: names of the methods whose cells are drawn; by default all.
         new: of these, methods of which every cell is run again, in suites whose weights and
             images ship with the project.
@@ -137,7 +138,7 @@ def audit_results(
     """
     aim = Aim(cells, forged, power, minutes)
     device, shots = resolve_device(device), read_draws(shots_files)
-    registry = builtin_methods()
+    registry = ConfinedRegistry()
     if methods is not None:
         registry.select(methods)
     out = Path(out)
@@ -175,7 +176,9 @@ def audit_results(
         progress(
             f"cells to run again: {len(cells_again)}; their fits took {took:,.0f} s, as recorded"
         )
-        _run_again(audit, stored, aim, RunStore(Path(place) / "runs"), features, device, progress)
+        store, build = RunStore(Path(place) / "runs"), confined_builder(registry, device)
+        worker = Worker(store, features, device, build=build)  # which fits once for all suites
+        _run_again(audit, stored, aim, worker, progress)
     audit.notes = list(dict.fromkeys(audit.notes))
     return audit
 
@@ -184,9 +187,7 @@ def _run_again(
     audit: Audit,
     stored: Mapping[str, StoredSuite],
     aim: Aim,
-    store: RunStore,
-    features: FeatureCache,
-    device: str,
+    worker: Worker,
     progress: Callable[[str], object],
 ) -> None:
     """Runs what was drawn, while there is time, and adds what is found."""
@@ -196,7 +197,6 @@ def _run_again(
             break
         progress(f"{', '.join(one.suites)}: runs again {one}")
         draw.run.append(one)
-        worker = Worker(store, features, device)  # which fits once for all
         drift, findings = check_again(stored, one, worker)
         rows += drift
         audit.findings += findings

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import compatbench
 from compatbench.audit.audit import audit_results
 from compatbench.audit.change import (
     Change,
@@ -20,14 +22,13 @@ from compatbench.audit.change import (
 from compatbench.audit.findings import summarise
 from compatbench.audit.sample import FORGED, POWER
 from compatbench.audit.tolerance import deciding
-from compatbench.conformance import run_checks
+from compatbench.conformance import run_confined
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.shots import count_shots
+from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import methods_folder
-from compatbench.method.identity import class_files
-from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.files.project_folders import in_clone
 from compatbench.pages.markdown import code, escape, link_definitions
 from compatbench.pages.suite_page import read_suite_page
 from compatbench.pages.tables import ranking_table
@@ -95,11 +96,12 @@ def check_pull_request(
     The changed methods are checked; all results are audited; every changed row is compared with
     the base's. Of a new method every cell is run again, in suites whose weights and images ship
     with the project; of the others that changed, a sample; and, where the harness changed, a cell
-    of every method. Images are encoded again for that. The methods' code of the clone is run;
-    neither a network nor a token is needed.
+    of every method. Images are encoded again for that. It is the installed harness that does so,
+    best that of the base: of the clone only methods are run, each in a process of its own, and
+    cards, results and published figures are read. Neither a network nor a token is needed.
 
     Args:
-        out: a folder of the clone, whose compatbench must be the one that is installed.
+        out: a folder of the clone.
         base: a branch, tag or commit to compare with; by default what ``GITHUB_BASE_REF`` names
             on the remote ``origin``, then ``origin/main``, then ``main``.
         cells: how many cells of the changed methods to run again, in place of all this.
@@ -121,12 +123,33 @@ def check_pull_request(
     """
     device = resolve_device(device)  # a wrong one is refused before minutes of work
     change = find_change(Path(out), base)
-    registry = builtin_methods()
+    options = {
+        "cells": cells,
+        "forged": forged,
+        "power": power,
+        "minutes": minutes,
+        "seed": seed,
+        "unverified": unverified,
+        "device": device,
+        "progress": progress,
+    }
+    with in_clone(change.root):
+        return _check(change, zero_shot, progress, options)
+
+
+def _check(
+    change: Change,
+    zero_shot: bool,
+    progress: Callable[[str], object],
+    options: Mapping[str, Any],
+) -> PullRequest:
+    """``check_pull_request``, with the methods and cards of the change in force."""
+    registry = ConfinedRegistry()
     cards = [suite_cards.read(name) for name in suite_cards.names()]
     for path in (path for card in cards for path in card.plugins):
         registry.add_file(path)
     touched = sort_change(change, registry)
-    found = PullRequest(lines=_describe_change(change, touched))
+    found = PullRequest([*_check_files(change)], _describe_change(change, touched))
     _check_methods(found, touched, registry, progress)
     results = change.root / RESULTS
     if not result_folders(change.root):
@@ -139,19 +162,12 @@ def check_pull_request(
         changed |= {name for name in names if card.base_method(name) in touched.methods}
     audit = audit_results(
         change.root,
-        cells=cells,
-        forged=forged,
-        power=power,
-        minutes=minutes,
-        seed=seed,
         only=changed,
         new=changed - change.list_base_results(),
         each=touched.harness,
         cold=True,
         zero_shot=zero_shot and bool(changed or touched.harness),
-        unverified=unverified,
-        device=device,
-        progress=progress,
+        **options,
     )
     findings, found.unchecked = summarise(audit.findings), audit.unchecked
     found.problems += [line.replace(f"{change.root}/", "") for line in findings]
@@ -174,14 +190,22 @@ def check_pull_request(
     return found
 
 
-def sort_change(change: Change, registry: MethodRegistry) -> Touched:
-    """What the files of a change touch, if the methods that are installed are this clone's."""
-    folder = change.root / "methods"
-    if methods_folder() != folder.resolve():
-        raise CompatbenchError(
-            f"the installed compatbench reads its methods from {methods_folder()}, not from "
-            f"{folder}; install this clone: pip install -e ."
-        )
+def _check_files(change: Change) -> Iterator[str]:
+    """What a change may not bring along: its own weights or splits, links, compiled methods."""
+    for name in sorted(change.changed | change.deleted):
+        path = change.root / name
+        top, suffix = Path(name).parts[0], path.suffix
+        if top in ("methods", "tasks") and path.is_symlink():
+            yield f"{name}: is a link; put what it leads to in its place"
+        elif top == "methods" and suffix != ".py":
+            yield f"{name}: methods are Python files, and nothing else belongs there"
+        elif top == "tasks" and suffix not in (".yaml", ".py", ".md"):
+            what = "ships with the project, and a change cannot be judged by its own files"
+            yield f"{name}: {what}; whoever owns the project takes it over"
+
+
+def sort_change(change: Change, registry: ConfinedRegistry) -> Touched:
+    """What the files of a change touch."""
     paths = [Path(path) for path in sorted(change.changed | change.deleted)]
     files = {(change.root / path).resolve() for path in paths}
     results: dict[str, set[str]] = {}
@@ -189,7 +213,8 @@ def sort_change(change: Change, registry: MethodRegistry) -> Touched:
         if path.parts[0] == RESULTS and len(path.parts) == 3:
             name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
             results.setdefault(path.parts[1], set()).add(name)
-    methods = [name for name in registry.names() if class_files(registry.get(name)) & files]
+    classes: Any = registry.classes
+    methods = [name for name in registry.names() if classes[name].files & files]
     gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]
     deleted = [path.stem for path in gone if path.parts[:-1] == ("methods",)]
     harness = any(path.as_posix().startswith(HARNESS) for path in paths)
@@ -205,13 +230,18 @@ def _describe_change(change: Change, touched: Touched) -> list[str]:
     folders = Counter(path.partition("/")[0] for path in sorted(change.changed | change.deleted))
     lines += [f"- {code(name)}: {n} files" for name, n in folders.items() if name != RESULTS]
     against = f"Against {code(change.name)} at {code(change.base[:12])}:"
-    return ["", "## What changed", "", against, "", *(lines or ["- nothing"])]
+    if Path(compatbench.__path__[0]).resolve().is_relative_to(change.root.resolve()):
+        judge = "This clone judges itself; a pull request is judged by the code of its base."
+    else:
+        judge = "Judged by the code that is installed; that of the change was not run"
+        judge += ", and it changes the harness." if touched.harness else ", but for its methods."
+    return ["", "## What changed", "", against, "", *(lines or ["- nothing"]), "", judge]
 
 
 def _check_methods(
     found: PullRequest,
     touched: Touched,
-    registry: MethodRegistry,
+    registry: ConfinedRegistry,
     progress: Callable[[str], object],
 ) -> None:
     for name, why in registry.broken.items():
@@ -220,7 +250,7 @@ def _check_methods(
         found.lines += ["", "## Checks", ""]
     for name in touched.methods:
         progress(f"checks {name}")
-        outcomes = list(run_checks(registry.get(name)))
+        outcomes = list(run_confined(registry, name))
         counts = Counter(one.status for one in outcomes)
         found.lines.append(f"- {code(name)}: {counts['pass']} passed, {counts['fail']} failed")
         for one in outcomes:

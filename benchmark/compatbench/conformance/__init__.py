@@ -10,6 +10,14 @@ or of what attach does with it. From a test:
 # The checks register themselves, in this order.
 from compatbench.conformance import fit_checks  # noqa: F401, I001
 from compatbench.conformance import attach_checks  # noqa: F401
-from compatbench.conformance.checks import CHECKS, Outcome, check_methods, run_checks
+from compatbench.conformance.checks import (
+    CHECKS,
+    Outcome,
+    check_methods,
+    run_checks,
+    run_confined,
+    run_inside,
+)
 
-__all__ = ["CHECKS", "Outcome", "check_methods", "run_checks"]
+__all__ = ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
+__all__ += ["run_inside"]

@@ -7,22 +7,29 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import pandas as pd
 import torch
 
 from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.data.cards import select_names
-from compatbench.errors import CompatbenchError
+from compatbench.engine.confined.child import MethodFailed
+from compatbench.engine.confined.remote import ConfinedRegistry
+from compatbench.errors import CompatbenchError, one_line
 from compatbench.method import Method
-from compatbench.method.registry import builtin_methods
+
+if TYPE_CHECKING:
+    from compatbench.engine.confined.inside import Inside
 
 # Tries a rule on a method; what it returns is a remark on a pass.
 Check = Callable[[MethodUnderTest], "str | None"]
 
 Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
+# What the nursery makes once, and what its children are asked.
+WARM = "compatbench.conformance.models:synthetic_models"
+INSIDE = "compatbench.conformance:run_inside"
 # These have something to look at even if the fit fails.
 WITHOUT_MODULE = ("card", "settings", "fit")
 
@@ -68,7 +75,7 @@ def check_methods(
     """Tries the rules of the conformance kit on methods.
 
     Every method is fitted and attached on small random models with a few optimiser steps, which
-    takes seconds on one core. No data set and no weights are needed.
+    takes seconds on one core, in a process of its own. No data set and no weights are needed.
 
     Args:
         methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
@@ -85,7 +92,7 @@ def check_methods(
         CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
             empty selection.
     """
-    registry = builtin_methods()
+    registry = ConfinedRegistry()
     names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
     checks = select_names(only, list(CHECKS), "check")
     for what, wanted, found in (("method", methods, names), ("check", only, checks)):
@@ -93,7 +100,7 @@ def check_methods(
             raise CompatbenchError(f"'{wanted}' leaves no {what}")
     outcomes = []
     for name in names:
-        for outcome in run_checks(registry.get(name), *checks):
+        for outcome in run_confined(registry, name, *checks):
             outcomes.append(outcome)
             progress(outcome)
     if methods == "all":
@@ -110,13 +117,52 @@ def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:
         for name in names or CHECKS:
             start, (status, reason) = time.perf_counter(), _run(name, tested)
             tested.models.restore(tested.source, tested.target)
-            [rule, *_] = (CHECKS[name].__doc__ or "").splitlines()
             seconds = time.perf_counter() - start
-            yield Outcome(tested.card.name, name, status, rule, reason, seconds)
+            yield Outcome(tested.card.name, name, status, _rule(name), reason, seconds)
     finally:
         torch.set_num_threads(threads)
         # The synthetic models serve the next method, too.
         tested.models.restore()
+
+
+def _rule(name: str) -> str:
+    return (CHECKS[name].__doc__ or "").splitlines()[0]
+
+
+def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator[Outcome]:
+    """As ``run_checks``, of a method in a process of its own.
+
+    What ends the process, or is out of its reach, fails the check that was tried.
+    """
+    child, check = None, ""
+    try:
+        child = registry.open(name, {}, warm=WARM).child
+        for check in names or CHECKS:
+            start = time.perf_counter()
+            values = {"function": INSIDE, "values": {"method": name, "check": check}}
+            answer, _ = child.ask("call", values)
+            status, reason = str(answer["status"]), one_line(str(answer["reason"]), 600)
+            if status not in get_args(Status):
+                raise CompatbenchError(f"method '{name}': the check gives no outcome")
+            seconds = time.perf_counter() - start
+            yield Outcome(name, check, cast(Status, status), _rule(check), reason, seconds)
+    except (CompatbenchError, MethodFailed, KeyError) as error:
+        rule = _rule(check) if check else "the method can be loaded"
+        yield Outcome(name, check or "load", "fail", rule, one_line(str(error), 600))
+    finally:
+        if child is not None:
+            child.close()
+
+
+def run_inside(inside: Inside, values: dict[str, str]) -> dict[str, str]:
+    """Tries one check in the process that the method is in."""
+    tested = inside.memory.get("tested")
+    if tested is None:
+        cls = inside.registry.get(values["method"])
+        tested = inside.memory["tested"] = MethodUnderTest(cls)
+    status, reason = _run(values["check"], tested)
+    tested.models.restore(tested.source, tested.target)
+    return {"status": status, "reason": reason}
 
 
 def _run(name: str, tested: MethodUnderTest) -> tuple[Status, str]:

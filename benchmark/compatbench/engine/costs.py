@@ -31,7 +31,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
 from compatbench.files.kinds import require
-from compatbench.method.trained import TrainedMethod, count_epochs
+from compatbench.method.trained import TrainedMethod
 
 FLOAT = 4  # bytes
 # What a class name takes in CLIP's tokens, with the end of text.
@@ -118,7 +118,7 @@ def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> Iterator[
     """The views of a task's training images that each method learns from."""
     for choice in matrix.choices:
         if choice.method.card.learns:
-            epochs = count_epochs(choice.build(card.name), _shots(card, shots), images)
+            epochs = choice.build(card.name).count_epochs(_shots(card, shots), images)
             yield set(choice.settings[card.name].training.list_views(epochs))
 
 

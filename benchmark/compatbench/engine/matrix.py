@@ -32,12 +32,22 @@ from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED, find_transfer
 
 Names = str | Sequence[str]
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class SettingsRefused(ValueError):
+    """Settings that a method in another process refuses; ``errors`` is as pydantic's."""
+
+    def __init__(self, first: Mapping[str, Any]) -> None:
+        super().__init__(str(first.get("msg")))
+        self._first = {"loc": tuple(first["loc"]), "type": first["type"], "msg": str(self)}
+
+    def errors(self) -> list[dict[str, Any]]:
+        return [self._first]
 
 
 class Settings(NamedTuple):
@@ -55,6 +65,7 @@ class MethodChoice:
     method: type[Method]
     settings: Mapping[str, Settings]  # by task
     identity: str  # what names the method's code in keys
+    plugin: str | None  # the file that it was loaded from, if that is not among the methods
     transfer: str = COPIED
 
     def build(self, task: str) -> Method:
@@ -154,7 +165,7 @@ class Matrix:
                     backbones=reached(backbones),
                     test_sets=tested(task),
                     training=training,
-                    plugin=plugin_file(choice.method),
+                    plugin=choice.plugin,
                     shots_file=file,
                     config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,
@@ -248,7 +259,7 @@ def resolve_settings(
         recipe = changes.get("recipe")
         if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
             # Of a recipe, only the parts that are named change.
-            before = values.get("recipe") or cls.Config.model_fields["recipe"].default.model_dump()
+            before = values.get("recipe") or cls.Config().model_dump(mode="json")["recipe"]
             changes["recipe"] = before | recipe
         values |= changes
     if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
@@ -286,7 +297,7 @@ def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> Mo
     """Settings, checked."""
     try:
         return model.model_validate(values)
-    except ValidationError as error:
+    except (ValidationError, SettingsRefused) as error:
         first = error.errors()[0]
         # Of a union pydantic names the type as well, as if it were a field.
         parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
@@ -309,5 +320,5 @@ def _choose_methods(
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
                 "settings; drop one"
             )
-        choices.append(MethodChoice(name, cls, settings, method_identity(cls)))
+        choices.append(MethodChoice(name, cls, settings, *registry.identify(cls.card.name)))
     return choices

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from compatbench.backbone import FEATURES, Backbone, ImageInput, load_backbone
+from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots
 from compatbench.data.feature_cache import FeatureCache
@@ -44,7 +44,6 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.method.trained import count_epochs
 from compatbench.transfer import COPIED, find_transfer
 
 
@@ -52,10 +51,17 @@ class Worker:
     """Runs cells in this process, keeping backbones and features at hand between them."""
 
     def __init__(
-        self, store: RunStore, features: FeatureCache, device: str = "cpu", threads: int = 1
+        self,
+        store: RunStore,
+        features: FeatureCache,
+        device: str = "cpu",
+        threads: int = 1,
+        build: Callable[[Cell], Method] | None = None,
     ) -> None:
+        """``build`` makes the method of a cell, by default in this process."""
         self.store = store
         self.cache = features
+        self.build = build or build_method
         self.threads = threads
         self._memory = PeakMemory(device)
         self._attempt = 1
@@ -97,7 +103,7 @@ class Worker:
         )
 
     def _run(self, cell: Cell, on_record: Callable[[Record], object]) -> CellRecord:
-        method = build_method(cell)
+        method = self.build(cell)
         done, module = self._fitted(cell, method)
         if cell.key != cell.fit_key:  # through a transfer: what was measured of this module before
             names = ("status", "fit_seconds", "parameters", "module_bytes", "module")
@@ -141,7 +147,7 @@ class Worker:
     def fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         """A new module and the record of its fit, image features excluded; stores neither."""
         backbone = self._load(cell.source, precision=cell.training.precision)
-        data = self.few_shot_data(cell, backbone, method.image_input(backbone))
+        data = self.few_shot_data(cell, backbone, method)
         rng = torch.Generator().manual_seed(cell.seed)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
@@ -157,10 +163,12 @@ class Worker:
         return record, module
 
     def few_shot_data(
-        self, cell: Cell, backbone: Backbone, wanted: ImageInput = FEATURES
+        self, cell: Cell, backbone: Backbone, method: Method | None = None
     ) -> FewShotData:
-        """The cell's few-shot draw, as features of a backbone and what else is wanted of it."""
+        """The cell's few-shot draw, as features of a backbone and what else its method wants."""
         task, cache, training = load_task(cell.task), self.cache, cell.training
+        method = method or self.build(cell)
+        wanted = method.image_input(backbone)
         draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file, training.val_shots)
 
         def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
@@ -180,9 +188,9 @@ class Worker:
         shots = cell.shots
         if shots == ALL_SHOTS:  # recipes that count in shots need a number
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
-        views = training.list_views(count_epochs(build_method(cell), shots, len(draw.train)))
+        views = training.list_views(method.count_epochs(shots, len(draw.train)))
         train = feature_set("train", draw.train, views)
-        labels = task.labels_for(find_method(cell.method, cell.plugin).card.needs)
+        labels = task.labels_for(method.card.needs)
         return FewShotData(labels, shots, train, feature_set("val", draw.val, [View()]))
 
     def _measure(

@@ -271,6 +271,10 @@ class Method(ABC):
         """
         return FEATURES
 
+    def count_epochs(self, shots: int, images: int) -> int:
+        """Epochs of a fit on so many images; 1 for a method that is not trained in epochs."""
+        return 1
+
     @abstractmethod
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """Makes a module.

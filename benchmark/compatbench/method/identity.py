@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -90,7 +91,16 @@ def _own_files(cls: type[Method]) -> set[Path]:
     top = sys.modules[cls.__module__.partition(".")[0]]
     if hasattr(top, "__path__") and not (_is_ours(cls) or plugin_file(cls)):
         return {file.resolve() for place in top.__path__ for file in Path(place).rglob("*.py")}
+    return local_files(path)
+
+
+def local_files(path: Path) -> set[Path]:
+    """A file, the packages that hold it, and every local module that they import in turn.
+
+    They are found without running them.
+    """
     importlib.invalidate_caches()
+    path = path.resolve()
     folders = import_folders(path)
     found: set[Path] = set()
     waiting = [path]
@@ -101,6 +111,23 @@ def _own_files(cls: type[Method]) -> set[Path]:
             package = file.parents[file.name == "__init__.py"] / "__init__.py"
             waiting += [package] if package.is_file() else []
             waiting += _imported_files(file, folders) if file.suffix == ".py" else []
+    return found
+
+
+def declared_files(path: Path) -> set[Path]:
+    """The data files that the cards in a file and in its local modules name, as they are written.
+
+    They are found without running anything.
+    """
+    found: set[Path] = set()
+    for file in local_files(path):
+        nodes: list[ast.AST] = []
+        with suppress(SyntaxError, ValueError):
+            nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        for node in nodes:
+            if isinstance(node, ast.keyword) and node.arg == "files":
+                with suppress(TypeError, ValueError):
+                    found |= {file.parent / name for name in ast.literal_eval(node.value)}
     return found
 
 

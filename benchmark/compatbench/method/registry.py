@@ -28,7 +28,14 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import method_files, methods_folder
 from compatbench.method import Method, MethodCard
-from compatbench.method.identity import PLUGIN_PREFIX, class_file, find_local, import_folders
+from compatbench.method.identity import (
+    PLUGIN_PREFIX,
+    class_file,
+    find_local,
+    import_folders,
+    method_identity,
+    plugin_file,
+)
 
 
 @dataclass
@@ -80,15 +87,26 @@ class MethodRegistry:
         if not found:
             raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
         for cls in found:
-            name = _check_name(cls.card.name, path)
-            other = self.classes.setdefault(name, cls)
-            if class_file(other) != class_file(cls):
-                raise CompatbenchError(
-                    f"method name '{name}' is taken twice: by {class_file(other)} "
-                    f"and by {class_file(cls)}; rename one"
-                )
-            self.classes[name] = cls
+            self.put(cls, class_file(cls), path)
         return [cls.card.name for cls in found]
+
+    def put(self, cls: type[Method], file: Path, path: Path) -> None:
+        """Adds a class that is in a file, and was loaded from a path."""
+        name = _check_name(cls.card.name, path)
+        if name in self.classes and (other := self.file_of(name)) != file:
+            raise CompatbenchError(
+                f"method name '{name}' is taken twice: by {other} and by {file}; rename one"
+            )
+        self.classes[name] = cls
+
+    def identify(self, name: str) -> tuple[str, str | None]:
+        """What stands for a method's code in keys, and its file if that is not among ours."""
+        cls = self.get(name)
+        return method_identity(cls), plugin_file(cls)
+
+    def file_of(self, name: str) -> Path:
+        """The file that defines a method."""
+        return class_file(self.classes[name])
 
 
 def _methods_in(loaded: object) -> list[type[Method]]:

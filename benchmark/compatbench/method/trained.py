@@ -90,11 +90,6 @@ class Batch:
         return self.features if self.tokens is None else self.tokens
 
 
-def count_epochs(method: Method, shots: int, images: int) -> int:
-    """Epochs of a fit on so many images; 1 for a method that is not trained in epochs."""
-    return method.plan_steps(shots, images)[0] if isinstance(method, TrainedMethod) else 1
-
-
 class TrainedMethod(Method):
     """A method whose module is found by gradient descent.
 
@@ -140,6 +135,10 @@ class TrainedMethod(Method):
             per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
             epochs = min(epochs, cap // per_epoch)
         return epochs, per_epoch
+
+    def count_epochs(self, shots: int, images: int) -> int:
+        """Epochs of a fit on so many images."""
+        return self.plan_steps(shots, images)[0]
 
     def rate_factor(self, name: str) -> float:
         """How many times the recipe's learning rate a tensor has; the warm-up is the same."""

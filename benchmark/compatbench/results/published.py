@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 import compatbench
+from compatbench.errors import CompatbenchError, first_line
+from compatbench.files.project_folders import other_folder
 from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.store import PUBLISHED, RESULTS, SuiteResults
 
@@ -21,15 +23,22 @@ COLUMNS = ["method", "task", "test_set", "shots", "measured", "measured_std", "p
 COLUMNS += ["low", "high", "difference", "chance", "verdict", "sources"]
 
 
-@cache
 def read_published() -> pd.DataFrame:
     """Every published figure: ``accuracy`` in percent, and the other columns of the files."""
     package = Path(compatbench.__path__[0])
     installed = package / PUBLISHED
     folder = installed if installed.is_dir() else package.parents[1] / RESULTS / PUBLISHED
-    frames = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
+    return _read_folder(other_folder(PUBLISHED) or folder)
+
+
+@cache
+def _read_folder(folder: Path) -> pd.DataFrame:
     counts = dict.fromkeys(("shots", "seeds", "images", "classes"), "Int64")
-    return pd.concat(frames, ignore_index=True).astype(counts)
+    try:
+        frames = [pd.read_csv(path) for path in sorted(folder.glob("*.csv"))]
+        return pd.concat(frames, ignore_index=True).astype(counts)
+    except (ValueError, KeyError, OSError) as error:
+        raise CompatbenchError(f"{folder} cannot be read: {first_line(error)}") from None
 
 
 def compare_published(

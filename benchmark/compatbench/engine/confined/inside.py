@@ -1,0 +1,343 @@
+"""The inside of a process with contributed code: loads it, and answers what it is asked.
+
+``main`` is a nursery: it has imported the harness once, and forks a process for each piece of
+contributed code. It runs none itself, and has nothing to hide.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import importlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.metadata import EntryPoint
+from itertools import count
+from pathlib import Path
+from types import CodeType
+from typing import Any, BinaryIO
+
+# What is imported here, every child has: some of it would be imported as it is needed.
+import open_clip
+import sklearn.linear_model
+import timm.models
+import torch
+import torch._dynamo
+from pydantic import ValidationError
+from torch import Tensor
+
+import compatbench
+from compatbench.backbone import Backbone, Labels, load_backbone
+from compatbench.engine.confined.walls import Walls
+from compatbench.engine.confined.wire import read_message, write_message
+from compatbench.engine.failures import describe_exception
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.files.project_folders import use_folders
+from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method.identity import method_identity, plugin_file
+from compatbench.method.registry import MethodRegistry
+from compatbench.transfer.rotation import RotatedBackbone
+
+__all__ = ["main", "open_clip", "sklearn", "timm"]
+
+FOLDER = "compatbench-confined-"  # how the name of its folder begins
+_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+Tensors = dict[str, Tensor]
+
+
+def main(warm: str = "") -> None:
+    """Forks a process for every connection that comes, until the other side is gone.
+
+    Before, it calls a function of the harness, whose work all of them share. A message is the
+    number of a process that is to end, or 0 with a connection for a new one.
+    """
+    control = socket.socket(fileno=os.dup(0))
+    if warm:
+        _find(warm)()
+    processes: dict[int, int] = {}
+    for number in count(1):
+        while True:
+            message, connections, _, _ = socket.recv_fds(control, 8, 1)
+            if connections or not message:
+                break
+            ended = int.from_bytes(message, "little")
+            code = _end(processes.pop(ended)) if ended in processes else 0
+            control.send(code.to_bytes(8, "little", signed=True))
+        if not message:
+            break
+        pid = os.fork()
+        if pid == 0:
+            control.close()
+            _serve(connections[0])
+        os.close(connections[0])
+        processes[number] = pid
+        control.send(number.to_bytes(8, "little"))
+    for pid in processes.values():
+        _end(pid)
+    if Path.cwd().name.startswith(FOLDER):  # who started this one may be dead
+        shutil.rmtree(Path.cwd(), ignore_errors=True)
+
+
+def _find(function: str) -> Callable[..., Any]:
+    """A function of the harness, ``module:function``."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def alone(_: str = "") -> None:
+    """Serves the standard streams, where nothing can be forked."""
+    reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    _silence()
+    with tempfile.TemporaryDirectory() as own:
+        Inside(Path(own)).serve(reader, writer)
+
+
+def _end(pid: int) -> int:
+    """Ends a process, unless it has ended, and returns its exit code, negative for a signal."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    for _ in range(100):
+        if ended:
+            break
+        time.sleep(0.005)  # it may be about to end
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    # Those that it has started in its session end, too.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    if not ended:
+        _, status = os.waitpid(pid, 0)
+    shutil.rmtree(_own_folder(pid), ignore_errors=True)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _own_folder(pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / str(pid)
+
+
+def _silence() -> None:
+    """What is printed goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+
+
+def _serve(connection: int) -> None:
+    """Serves a connection, which is all that the new process keeps, and ends it."""
+    try:
+        os.setsid()
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        _silence()
+        os.dup2(connection, 3)
+        os.closerange(4, 1 << 16)
+        own = _own_folder(os.getpid())
+        own.mkdir()
+        streams = socket.socket(fileno=3)
+        Inside(own).serve(*(streams.makefile(mode) for mode in ("rb", "wb")))  # type: ignore[arg-type]
+    finally:
+        os._exit(1)
+
+
+class Inside:
+    """What a process with contributed code knows: backbones, the methods, and one that is built.
+
+    Every function whose name begins with ``do_`` answers a message; ``remote.py`` says which.
+    """
+
+    def __init__(self, own: Path) -> None:
+        self._own = own
+        self._walls: Walls | None = None
+        self._backbones: dict[str, Backbone] = {}
+        self.registry = MethodRegistry()
+        self.memory: dict[str, Any] = {}  # of functions that ``do_call`` calls
+        self._method: Method | None = None
+        self._classifiers: list[Classifier] = []
+
+    def serve(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        """Answers until the other side is gone."""
+        os.chdir(self._own)
+        torch.set_num_threads(1)
+        while True:
+            try:
+                header, tensors = read_message(reader)
+            except EOFError:
+                return
+            answer: Mapping[str, Any] = {}
+            given: Tensors = {}
+            try:
+                answer, given = getattr(self, f"do_{header['ask']}")(header, tensors)
+            except Exception as error:
+                answer = {"error": _describe(error)}
+            reached = self._walls.reached if self._walls else []
+            write_message(writer, {"answer": answer, "reached": reached}, given)
+
+    @property
+    def method(self) -> Method:
+        assert self._method is not None
+        return self._method
+
+    def do_load(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+        """Loads backbones, puts the walls up, and then loads the contributed code."""
+        os.environ.update(header["environment"])
+        use_folders(methods=Path(header["methods"]), tasks=Path(header["tasks"]))
+        for name, options in header["backbones"].items():
+            loader = _find(header["loader"]) if header["loader"] else load_backbone
+            self._backbones[name] = loader(name, **options)
+            self._backbones[name].text_features(("a",))
+        os.environ.update(HOME=str(self._own), TMPDIR=str(self._own))
+        tempfile.tempdir = str(self._own)
+        sys.dont_write_bytecode = True
+        sys.meta_path.insert(0, _FromSource)  # type: ignore[arg-type]
+        importlib.import_module("compatbench.methods").__path__ = [header["methods"]]
+        readable = [*sys.path[1:], sys.prefix, sys.base_prefix, *compatbench.__path__]
+        readable += [header["methods"], *header["files"]]
+        forbidden, shown = map(Path, header["forbidden"]), Path(header["shown"])
+        walls = Walls(map(Path, filter(None, readable)), [*forbidden], self._own, shown)
+        walls.close()
+        self._walls = walls
+        path = Path(header["path"])
+        load: Callable[[], object]
+        if header["kind"] == "file":
+            self.registry.add_file(path)
+        elif header["kind"] == "method":
+            load = lambda: importlib.import_module(f"compatbench.methods.{path.stem}")  # noqa: E731
+            self.registry.add(path, load)
+        else:
+            entry = EntryPoint(path.name, header["path"], "compatbench.methods")
+            self.registry.add(path, entry.load)
+        return {"methods": [self._describe(name) for name in self.registry.classes]}, {}
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        cls = self.registry.get(name)
+        return {
+            "card": dataclasses.asdict(cls.card),
+            "identity": method_identity(cls),
+            "plugin": plugin_file(cls),
+            "defaults": cls.Config().model_dump(mode="json"),
+        }
+
+    def do_call(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+        """What a function of the harness gives in this process."""
+        return _find(header["function"])(self, header["values"]), {}
+
+    def do_settle(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+        """Settings, all of them and those that are no defaults, or what is wrong with them."""
+        try:
+            config = self.registry.get(header["method"]).Config.model_validate(header["values"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            wrong = {"loc": list(first["loc"]), "type": first["type"], "msg": first["msg"]}
+            return {"wrong": wrong}, {}
+        changed = config.model_dump(mode="json", exclude_defaults=True)
+        return {"all": config.model_dump(mode="json"), "changed": changed}, {}
+
+    def do_build(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+        """A new instance of a method with these settings."""
+        cls = self.registry.get(header["method"])
+        self._method = cls(cls.Config.model_validate(header["config"]))
+        return {}, {}
+
+    def do_epochs(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+        """Epochs of a fit."""
+        return {"epochs": self.method.count_epochs(header["shots"], header["images"])}, {}
+
+    def do_input(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+        """What the method takes of an image on a backbone."""
+        wanted = self.method.image_input(self._backbone(header, tensors))
+        return dataclasses.asdict(wanted), {}
+
+    def do_fit(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+        """A module of few-shot data."""
+        self._say("it is fitted")
+        rng, backbone = torch.Generator(), self._backbone(header, tensors)
+        rng.set_state(tensors.pop("rng"))
+        tensors = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
+        train, val = (
+            FeatureSet(
+                tensors[f"{part}.plain"],
+                tensors[f"{part}.views"],
+                tensors[f"{part}.targets"],
+                [tensors[f"{part}.{i}"] for i in range(header[part])] if header[part] else None,
+            )
+            for part in ("train", "val")
+        )
+        data = FewShotData(_labels(header), header["shots"], train, val)
+        with torch.enable_grad():
+            module = self.method.fit(backbone, data, rng).detach()
+        return {"trained": sorted(module.trained)}, module.tensors
+
+    @torch.no_grad()
+    def do_attach(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+        """The number of a new classifier."""
+        self._say("it is attached")
+        backbone = self._backbone(header, tensors)
+        module = _module(header, tensors).to(backbone.device)
+        classify = self.method.attach(module, backbone, _labels(header))
+        self._classifiers.append(lambda images: classify(images.to(backbone.device)))
+        return {"classifier": len(self._classifiers) - 1}, {}
+
+    @torch.no_grad()
+    def do_classify(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+        """Logits."""
+        self._say("it classifies")
+        return {}, {"logits": self._classifiers[header["classifier"]](tensors["images"])}
+
+    @torch.no_grad()
+    def do_contexts(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+        """Contexts, if the method has any."""
+        backbone = self._backbone(header, tensors)
+        module = _module(header, tensors).to(backbone.device)
+        found = self.method.contexts(module, backbone, _labels(header))
+        return {}, {} if found is None else {"contexts": found}
+
+    def _say(self, doing: str) -> None:
+        if self._walls is not None:
+            self._walls.doing = doing
+
+    def _backbone(self, header: dict[str, Any], tensors: Tensors) -> Backbone:
+        backbone = self._backbones[header["backbone"]]
+        if (rotation := tensors.pop("rotation", None)) is not None:
+            return RotatedBackbone(backbone, rotation)
+        return backbone
+
+
+def _labels(header: dict[str, Any]) -> Labels:
+    names, templates, teacher, descriptions = header["labels"]
+    return Labels(tuple(names), tuple(templates), teacher, tuple(map(tuple, descriptions)))
+
+
+def _module(header: dict[str, Any], tensors: Tensors) -> Module:
+    own = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
+    trained = {name: own.pop(name) for name in header["trained"]}
+    return Module(trained, own)
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    if isinstance(error, NotTransferable):
+        return {"kind": "not transferable", "text": error.reason}
+    if isinstance(error, CompatbenchError):
+        return {"kind": "input", "text": str(error)}
+    found = describe_exception(error)
+    return {"kind": "error", "text": found.error, "trace": found.trace}
+
+
+class _FromSource(SourceFileLoader):
+    """Finds the methods, and runs them from their source: a compiled file may be another's."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not name.startswith("compatbench.methods."):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = cls(name, spec.loader.path)
+        return spec
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
