@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,6 +36,7 @@ from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.scratch import scratch_folder
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
 from compatbench.results.store import FIGURES, PUBLISHED, REPORT, RESULTS, split_results
@@ -146,8 +146,8 @@ def audit_results(
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
     stored: dict[str, StoredSuite] = {}
-    with tempfile.TemporaryDirectory(prefix="compatbench-audit-") as place:
-        features = FeatureCache(Path(place) if cold else default_cache_folder())
+    with scratch_folder() as place:
+        features = FeatureCache(place if cold else default_cache_folder())
         for card in cards:
             progress(f"{card.name}: files, keys, counts")
             suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots, tolerance)
@@ -176,7 +176,7 @@ def audit_results(
         progress(
             f"cells to run again: {len(cells_again)}; their fits took {took:,.0f} s, as recorded"
         )
-        store, build = RunStore(Path(place) / "runs"), confined_builder(registry, device)
+        store, build = RunStore(place / "runs"), confined_builder(registry, device)
         worker = Worker(store, features, device, build=build)  # which fits once for all suites
         _run_again(audit, stored, aim, worker, progress)
     audit.notes = list(dict.fromkeys(audit.notes))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ import pandas as pd
 from compatbench.audit.stored_suite import PLACE
 from compatbench.audit.tolerance import EPSILON, Tolerance, find_drift
 from compatbench.errors import CompatbenchError
+from compatbench.files.scratch import scratch_folder
 from compatbench.pages.markdown import escape
 from compatbench.results.measures import Expected
 from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
@@ -120,8 +120,8 @@ def _git(folder: Path, *arguments: str, problem: str = "") -> bytes:
 
 def read_base_results(change: Change, suite: str) -> SuiteResults:
     """A suite's results as they are at the base."""
-    with tempfile.TemporaryDirectory(prefix="compatbench-base-") as place:
-        folder = Path(place) / RESULTS / check_name(suite, "suite")
+    with scratch_folder() as place:
+        folder = place / RESULTS / check_name(suite, "suite")
         folder.mkdir(parents=True)
         for path, content in change.read_base(f"{RESULTS}/{suite}").items():
             (folder / check_name(Path(path).name, "file")).write_bytes(content)

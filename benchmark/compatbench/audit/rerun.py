@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -19,6 +17,7 @@ from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
+from compatbench.files.scratch import scratch_folder
 from compatbench.results.collect import costs_of, rows_of
 from compatbench.results.rows import FLIPS, Cost, Row, to_frame
 
@@ -57,8 +56,8 @@ def check_again(
             # Some of it may be done once for all cells, such as an import or texts: again without
             # that, in the same process, by another draw, so that no fit can be kept.
             seed = whole.seed + (whole.shots_file is None)
-            with tempfile.TemporaryDirectory(prefix="compatbench-again-") as place:
-                worker.store = RunStore(Path(place))
+            with scratch_folder() as place:
+                worker.store = RunStore(place)
                 least = run_timed(replace(whole, seed=seed), worker)[1]
             here = here.where(here < least, least)
         findings += compare_costs(costs, here)

@@ -312,9 +312,13 @@ def _print_evaluation(found: Evaluation) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ends a command cleanly with exit code 130 on Ctrl-C, or when a batch system ends it."""
-    # As Ctrl-C: the handler raises KeyboardInterrupt.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Ends a command cleanly with exit code 130 on Ctrl-C, or when a system or terminal ends it."""
+    # As Ctrl-C: the handler raises KeyboardInterrupt. What is ignored, as by nohup, stays so.
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {stop: signal.getsignal(stop) for stop in stops}
+    for stop in stops:
+        if before[stop] != signal.SIG_IGN:
+            signal.signal(stop, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -326,4 +330,5 @@ def _stoppable() -> Iterator[None]:
         )
         raise typer.Exit(STOPPED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for stop, handler in before.items():
+            signal.signal(stop, handler)

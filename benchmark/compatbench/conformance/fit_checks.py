@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from compatbench.conformance.method_under_test import (
     relabel,
 )
 from compatbench.errors import NotTransferable
+from compatbench.files.scratch import scratch_folder
 from compatbench.method import Backbone, FewShotData, load_module
 
 
@@ -181,8 +180,8 @@ def _disturbed_randomness() -> Iterator[None]:
 @check
 def round_trip(tested: MethodUnderTest) -> None:
     """A module that was saved and loaded gives the same logits, bit for bit."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "module.safetensors"
+    with scratch_folder() as folder:
+        path = folder / "module.safetensors"
         tested.module.save(path, {"method": tested.card.name})
         loaded = load_module(path)
     same = loaded.fingerprint == tested.module.fingerprint

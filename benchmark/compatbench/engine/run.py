@@ -11,6 +11,7 @@ from compatbench.engine.execute.compute import Compute, Event, Settings
 from compatbench.engine.execute.local import run_cells
 from compatbench.engine.execute.shards import estimate_seconds
 from compatbench.engine.plan import Plan
+from compatbench.files.scratch import remove_left_over
 
 
 def run_plan(
@@ -25,6 +26,7 @@ def run_plan(
     with its error.
     """
     compute.check()
+    remove_left_over()
     if not plan.to_do:
         on_start(plan, 0)
         return ()
@@ -42,7 +44,7 @@ def run_plan(
         on_start(plan, compute.count_workers())
         run_cells(order_cells(cells, seconds), settings, note)
     else:
-        from compatbench.engine.execute.ray_workers import run_cells_on_ray
+        from compatbench.engine.execute.ray_driver import run_cells_on_ray
 
         run_cells_on_ray(cells, settings, seconds, lambda jobs: on_start(plan, jobs), note)
     return tuple(failures)

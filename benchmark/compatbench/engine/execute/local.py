@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
-import multiprocessing
 import os
 import re
 import signal
-import sys
-import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import cast
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.compute import OnEvent, Settings
+from compatbench.engine.execute.processes import end_with_parent, kill, start_process
 from compatbench.engine.execute.scheduler import (
     HELD_SECONDS,
     Message,
@@ -36,14 +30,13 @@ from compatbench.engine.execute.scheduler import (
 )
 from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
 from compatbench.engine.worker import make_worker, run_cell
+from compatbench.files.scratch import scratch_folder
 
-KILL_SECONDS = 10.0  # that a process may take to end when it is killed
 WRITE_SECONDS = 1.0  # that a process may take to write down its frames
 # The signal that makes it do so; None where there are no signals.
 SHOW_FRAMES = getattr(signal, "SIGUSR1", None)
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
@@ -54,8 +47,8 @@ def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> N
     """
     compute = settings.compute
     if compute.count_workers() > 1 or compute.timeout is not None or compute.retry:
-        with tempfile.TemporaryDirectory(prefix="compatbench-") as folder:
-            ProcessScheduler(cells, settings, on_event, Path(folder)).run()
+        with scratch_folder() as folder:
+            ProcessScheduler(cells, settings, on_event, folder).run()
         return
     worker = make_worker(settings)
     left = deque(cells)
@@ -89,25 +82,16 @@ class ProcessScheduler(Scheduler[WorkerProcess]):
         queue = CellQueue(cells, lambda _: 1.0, group=lambda _: None)
         super().__init__(queue, settings, on_event)
         self._folder = folder  # for the last frames of the processes
-        self._context = multiprocessing.get_context("spawn")
         self._numbers = count(1)
 
     def count_room(self) -> int:
         return self.settings.compute.count_workers()
 
     def start_worker(self) -> WorkerProcess:
-        ours, theirs = self._context.Pipe()
         frames = self._folder / f"{next(self._numbers)}.frames"
-        process = self._context.Process(
-            target=serve,
-            args=(theirs, self.settings, frames),
-            daemon=True,
-            name="compatbench-worker",
-        )
-        with _inherited(self.settings.compute.threads):
-            process.start()
-        theirs.close()
-        return WorkerProcess(process=process, connection=ours, frames=frames)
+        threads = self.settings.compute.threads
+        process, connection = start_process(threads, serve, self.settings, frames)
+        return WorkerProcess(process=process, connection=connection, frames=frames)
 
     def start_cell(self, worker: WorkerProcess, cell: Cell) -> None:
         worker.oom_kills = count_oom_kills()
@@ -142,37 +126,8 @@ class ProcessScheduler(Scheduler[WorkerProcess]):
         return _read_frames(worker.frames)
 
     def end_worker(self, worker: WorkerProcess) -> None:
-        worker.process.kill()
-        worker.process.join(KILL_SECONDS)
+        kill(worker.process)
         worker.connection.close()
-
-
-@contextmanager
-def _inherited(threads: int) -> Iterator[None]:
-    """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.
-
-    BLAS reads its thread count when it is loaded, before any of our code runs. A terminal sends
-    Ctrl-C to all processes, and the parent decides: children inherit the mask of signals. A
-    script as main module would run again in every worker, and one from a pipe has no file.
-    """
-    main, before = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
-    has_masks = hasattr(signal, "pthread_sigmask")
-    mask: set[int] = set()
-    if has_masks:
-        # The first start would start it, too, and that ends with an empty mask.
-        resource_tracker.ensure_running()
-        mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
-        if has_masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _read_frames(frames: Path) -> tuple[str, ...]:
@@ -186,8 +141,7 @@ def _read_frames(frames: Path) -> tuple[str, ...]:
 
 def serve(connection: Connection, settings: Settings, frames: Path) -> None:
     """The life of a worker process: cells in, events out; it ends with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    _end_with_parent()
+    end_with_parent()
     with frames.open("w") as file:  # for the last frames before a crash or a timeout
         faulthandler.enable(file, all_threads=False)
         if SHOW_FRAMES is not None:
@@ -196,19 +150,3 @@ def serve(connection: Connection, settings: Settings, frames: Path) -> None:
             worker = make_worker(settings)
             while True:
                 report_cell(worker, connection.recv(), connection.send)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent dies: a cell that hangs would keep its claim forever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    # On Linux, too: the parent may have died before the call of prctl.
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,17 +1,11 @@
-"""Runs cells on a Ray cluster: the same cells, events, store and records as on one machine.
-
-Store and cache are folders, so every node must see them on one file system under one path; and a
-cell's key names versions of the code, so every node must run the driver's.
-"""
+"""Runs cells on a Ray cluster: the same cells, events, store and records as on one machine."""
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,16 +19,14 @@ from ray.exceptions import RayError, RayTaskError
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.compute import Compute, Event, OnEvent, Settings
+from compatbench.engine.execute.ray_driver import LOCAL, Cluster, View, unusable
 from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle, report_cell
 from compatbench.engine.failures import DIED, Failure
-from compatbench.engine.worker import find_method, make_worker
-from compatbench.engine_version import ENGINE_VERSION
+from compatbench.engine.worker import make_worker
 from compatbench.errors import CompatbenchError
-from compatbench.method.identity import method_identity
 
 DEATHS = 3  # that a cell may cost, unless ``retry`` says otherwise: nodes come and go
 MOST_FAILED_STARTS = 5  # in a row
-REACH_SECONDS = 5.0
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 1.0  # between looks at which nodes there are
 
@@ -43,19 +35,26 @@ LOOK_SECONDS = 1.0  # between looks at which nodes there are
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
 
 
-def run_cells_on_ray(
+def drive(
+    send: Callable[[Cluster | Event], object],
+    folder: Path,
     cells: Sequence[Cell],
+    costs: Mapping[str, float],
     settings: Settings,
-    seconds: Callable[[Cell], float],
-    on_start: Callable[[int], object],
-    on_event: OnEvent,
+    view: View,
 ) -> None:
-    """Runs cells on a cluster; reports events as ``run_cells`` does.
+    """Runs cells on a cluster; sends what cluster it is, and then what happens.
 
-    Only the order depends on the estimated seconds; ``on_start`` is given the number of workers.
+    Args:
+        folder: for the files of a cluster that is started here.
+        costs: what each cell takes, by its key; only the order depends on them.
     """
+
+    def seconds(cell: Cell) -> float:
+        return costs[cell.key]
+
     compute = settings.compute
-    with _connected(compute):
+    with _connected(compute, folder):
         device, gpus = compute.device, compute.gpus_per_cell
         if device == "auto":
             device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
@@ -71,45 +70,40 @@ def run_cells_on_ray(
                 f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
                 "for less with --gpus-per-cell, --threads or --device"
             )
-        on_start(compute.jobs or workers)
-        # Workers have current folders of their own.
-        store, cache = settings.store.absolute(), settings.cache.absolute()
-        settings = Settings(store, cache, compute)
+        send(Cluster(compute.jobs or workers, _find_servers()))
         queue = CellQueue(longest_first(cells, seconds), seconds)
-        with shared_view(settings, cells) as view:
-            RayScheduler(queue, settings, on_event, view).run()
+        RayScheduler(queue, replace(settings, compute=compute), send, view).run()
 
 
 @contextmanager
-def _connected(compute: Compute) -> Iterator[None]:
+def _connected(compute: Compute, folder: Path) -> Iterator[None]:
     """Connects to a Ray cluster; by default to one of this machine, which ends with the run."""
-    where = compute.address or os.environ.get("RAY_ADDRESS") or "local"
+    where = compute.address or os.environ.get("RAY_ADDRESS") or LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    own = {"include_dashboard": False, "_temp_dir": str(folder)} if where == LOCAL else {}
     try:
-        host, colon, port = where.rpartition(":")
-        if colon:  # Ray itself would try for minutes, and write pages of messages
-            socket.create_connection((host, int(port)), REACH_SECONDS).close()
         ray.init(
             where,
             log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if where == "local" else None,
             # BLAS reads its thread count when it is loaded, before any of our code runs.
             runtime_env={"env_vars": {**inherited, "OMP_NUM_THREADS": str(compute.threads)}},
+            **own,
         )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        text = (getattr(error, "strerror", "") or str(error)).strip() or type(error).__name__
-        raise CompatbenchError(
-            f"cannot use the Ray cluster '{where}': {text.splitlines()[0].rstrip('.')}; give auto, "
-            "or HOST:PORT as 'ray start --head' shows it, or leave out --address and RAY_ADDRESS "
-            "to use this machine alone; if it asks for a token, set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN"
-        ) from None
+        raise unusable(where, error) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _find_servers() -> dict[str, str]:
+    """Addresses of what this process cannot do without, by what it is."""
+    here = ray.get_runtime_context()
+    [node] = [node for node in ray.nodes() if node["NodeID"] == here.get_node_id()]
+    own = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    return {"its head (GCS)": here.gcs_address, "the node (raylet) of this machine": own}
 
 
 def count_workers(compute: Compute) -> int:
@@ -121,51 +115,6 @@ def count_workers(compute: Compute) -> int:
             room.append(has.get("GPU", 0) / compute.gpus_per_cell + 1e-9)
         workers += int(min(room))
     return workers
-
-
-@dataclass(frozen=True)
-class View:
-    """What every node must see as the driver does."""
-
-    tokens: list[Path]  # files that the driver has just written
-    methods: list[tuple[str, str | None]]  # name and plug-in file of each that is run
-    code: list[str]  # what ``_identify`` makes of them
-    folder: Path  # where the driver runs; relative paths in cards start there
-
-    def find_difference(self) -> str:
-        """What this node sees in another way than the driver; empty if nothing."""
-        for path in self.tokens:
-            if not path.exists():
-                return (
-                    f"does not see the driver's {path.parent}; put it on a file system that all "
-                    "nodes share, under one path (--out, COMPATBENCH_CACHE)"
-                )
-        if _identify(self.methods) != self.code:
-            return "has another version of compatbench or of a method; install the driver's"
-        return ""
-
-
-@contextmanager
-def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
-    """Puts a token into store and cache for the time of a run, and describes the driver's code."""
-    # The name is that of an unfinished file, as which it is cleaned up if it is left over.
-    name = f".shared.{secrets.token_hex(6)}.tmp"
-    tokens = [folder / name for folder in (settings.store, settings.cache)]
-    methods = list({(cell.method, cell.plugin) for cell in cells})
-    try:
-        for path in tokens:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        yield View(tokens, methods, _identify(methods), Path.cwd())
-    finally:
-        for path in tokens:
-            with suppress(OSError):
-                path.unlink()
-
-
-def _identify(methods: Sequence[tuple[str, str | None]]) -> list[str]:
-    """The versions of the harness and of methods that are installed here."""
-    return [str(ENGINE_VERSION), *(method_identity(find_method(*each)) for each in methods)]
 
 
 class CellActor:

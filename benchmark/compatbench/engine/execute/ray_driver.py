@@ -1,0 +1,198 @@
+"""Runs cells on a Ray cluster, which a process of its own is connected to.
+
+Ray ends the process that it runs in when it loses its cluster, or lets it wait without end, and
+handles signals in its own way. So that is a child of the run, which is told what happens.
+
+Store and cache are folders, so every node must see them on one file system under one path; and a
+cell's key names versions of the code, so every node must run the driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from compatbench.engine.cell import Cell
+from compatbench.engine.execute.compute import OnEvent, Settings
+from compatbench.engine.execute.processes import end_with_parent, kill, start_process
+from compatbench.engine.worker import find_method
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
+from compatbench.files.scratch import scratch_folder
+from compatbench.method.identity import method_identity
+
+LOCAL = "local"  # Ray's name for a cluster that it starts on this machine
+REACH_SECONDS = 5.0
+LOOK_SECONDS = 1.0  # between looks at whether the cluster is there
+LOST_SECONDS = 10.0  # without an answer until it is lost
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that a run is connected to."""
+
+    workers: int
+    servers: dict[str, str]  # HOST:PORT of what the run cannot do without, by what it is
+
+
+def run_cells_on_ray(
+    cells: Sequence[Cell],
+    settings: Settings,
+    seconds: Callable[[Cell], float],
+    on_start: Callable[[int], object],
+    on_event: OnEvent,
+) -> None:
+    """Runs cells on a cluster; reports events as ``run_cells`` does.
+
+    Only the order depends on the estimated seconds; ``on_start`` is given the number of workers.
+    """
+    where = settings.compute.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if ":" in where:  # Ray itself would try for minutes, and write pages of messages
+        try:
+            _connect(where)
+        except (OSError, OverflowError, ValueError) as error:
+            raise unusable(where, error) from None
+    # Workers have current folders of their own.
+    store, cache = settings.store.absolute(), settings.cache.absolute()
+    settings = replace(settings, store=store, cache=cache)
+    costs = {cell.key: seconds(cell) for cell in cells}
+    with scratch_folder(short=True) as folder, shared_view(settings, cells) as view:
+        task = (cells, costs, settings, view)
+        process, connection = start_process(settings.compute.threads, _drive, folder, *task)
+        try:
+            for message in _messages(connection):
+                if isinstance(message, Cluster):
+                    on_start(message.workers)
+                elif isinstance(message, str):
+                    warnings.warn(message, CompatbenchWarning, stacklevel=2)
+                else:
+                    on_event(message)
+        finally:
+            kill(process)  # and all of Ray's that it has started
+            connection.close()
+
+
+def _messages(connection: Connection) -> Iterator[Any]:
+    """What the driver's process sends; a CompatbenchError ends the run."""
+    servers: Mapping[str, str] = {}
+    seen: dict[str, float] = {}
+    next_look = 0.0
+    while True:
+        if connection.poll(LOOK_SECONDS):
+            try:
+                message = connection.recv()
+            except (EOFError, OSError):
+                raise _lost("Ray has ended its process") from None
+            if message is None:
+                return
+            if isinstance(message, CompatbenchError):
+                raise message
+            if isinstance(message, Cluster):
+                servers = message.servers
+            yield message
+        if time.monotonic() < next_look:
+            continue
+        for name, place in servers.items():
+            with suppress(OSError):
+                _connect(place)
+                seen[name] = time.monotonic()
+            if time.monotonic() - seen.setdefault(name, time.monotonic()) > LOST_SECONDS:
+                raise _lost(f"{name} at {place} does not answer")
+        next_look = time.monotonic() + LOOK_SECONDS
+
+
+def _connect(place: str) -> None:
+    host, _, port = place.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+def _lost(why: str) -> CompatbenchError:
+    return CompatbenchError(
+        f"the Ray cluster is lost: {why}; finished cells are kept, and the same command continues"
+    )
+
+
+def unusable(where: str, error: Exception) -> CompatbenchError:
+    """Why a cluster cannot be connected to, and what to do."""
+    text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".")
+    return CompatbenchError(
+        f"cannot use the Ray cluster '{where}': {text}; give auto, or HOST:PORT as 'ray start "
+        "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; if "
+        "it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    )
+
+
+def _drive(connection: Connection, folder: Path, *task: Any) -> None:
+    """The life of the driver's process: messages out, None last."""
+    end_with_parent(leads=True)
+    with (folder / "driver.log").open("w") as log:  # Ray writes pages when it loses a cluster
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    warnings.simplefilter("always", CompatbenchWarning)
+    warnings.showwarning = lambda message, category, *_: (
+        connection.send(str(message)) if category is CompatbenchWarning else None
+    )
+    last: CompatbenchError | None = None
+    try:
+        from compatbench.engine.execute.ray_workers import drive
+
+        drive(connection.send, folder, *task)
+    except CompatbenchError as error:
+        last = error
+    except Exception as error:
+        last = _lost(f"{type(error).__name__}: {first_line(error)}")
+    connection.send(last)
+
+
+@dataclass(frozen=True)
+class View:
+    """What every node must see as the driver does."""
+
+    tokens: list[Path]  # files that the driver has just written
+    methods: list[tuple[str, str | None]]  # name and plug-in file of each that is run
+    code: list[str]  # what ``_identify`` makes of them
+    folder: Path  # where the driver runs; relative paths in cards start there
+
+    def find_difference(self) -> str:
+        """What this node sees in another way than the driver; empty if nothing."""
+        for path in self.tokens:
+            if not path.exists():
+                return (
+                    f"does not see the driver's {path.parent}; put it on a file system that all "
+                    "nodes share, under one path (--out, COMPATBENCH_CACHE)"
+                )
+        if _identify(self.methods) != self.code:
+            return "has another version of compatbench or of a method; install the driver's"
+        return ""
+
+
+@contextmanager
+def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
+    """Puts a token into store and cache for the time of a run, and describes the driver's code."""
+    # The name is that of an unfinished file, as which it is cleaned up if it is left over.
+    name = f".shared.{secrets.token_hex(6)}.tmp"
+    tokens = [folder / name for folder in (settings.store, settings.cache)]
+    methods = list({(cell.method, cell.plugin) for cell in cells})
+    try:
+        for path in tokens:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        yield View(tokens, methods, _identify(methods), Path.cwd())
+    finally:
+        for path in tokens:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _identify(methods: Sequence[tuple[str, str | None]]) -> list[str]:
+    """The versions of the harness and of methods that are installed here."""
+    return [str(ENGINE_VERSION), *(method_identity(find_method(*each)) for each in methods)]

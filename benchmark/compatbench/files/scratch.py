@@ -1,0 +1,71 @@
+"""Temporary folders that do not pile up: the next process removes what a killed one has left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from compatbench.errors import CompatbenchError
+from compatbench.files.kinds import kind_of
+
+PREFIX = "compatbench-tmp-"
+SHORT = "/tmp"  # where paths are short enough for sockets
+LOCK = ".lock"
+REMOVE_SECONDS = 5.0  # that dying processes may go on writing to a folder
+
+
+@contextmanager
+def scratch_folder(*, short: bool = False) -> Iterator[Path]:
+    """A folder with a lock file alone, which is removed afterwards; first, those that are left.
+
+    The lock is held until the folder is removed or this process has ended, however it ends.
+
+    Args:
+        short: for a path of at most 30 characters, where the system has one.
+    """
+    remove_left_over()
+    root = tempfile.gettempdir()
+    if short and len(root) > len(SHORT) and Path(SHORT).is_dir():
+        root = SHORT
+    try:
+        folder, lock = _make_locked(root)
+    except OSError as error:
+        raise CompatbenchError(
+            f"cannot write {root}: {error.strerror}; set TMPDIR to a folder that can be written"
+        ) from None
+    try:
+        yield folder
+    finally:
+        give_up = time.monotonic() + REMOVE_SECONDS
+        while folder.exists() and time.monotonic() < give_up:
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def remove_left_over() -> None:
+    """Removes the folders of this user's processes that were killed."""
+    me = os.getuid() if hasattr(os, "getuid") else 0
+    for root in {tempfile.gettempdir(), SHORT}:
+        for folder in Path(root).glob(f"{PREFIX}*"):
+            with suppress(OSError, Timeout):
+                if folder.lstat().st_uid == me and kind_of(folder) == "folder":
+                    with FileLock(folder / LOCK, timeout=0):
+                        shutil.rmtree(folder)
+
+
+def _make_locked(root: str) -> tuple[Path, FileLock]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        lock = FileLock(folder / LOCK)
+        # Another process may take it for left over until it is locked.
+        with suppress(Timeout, FileNotFoundError):
+            lock.acquire(timeout=0)
+            if (folder / LOCK).exists():
+                return folder, lock
