@@ -20,13 +20,14 @@ from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 
 from .conftest import Run, write_methods
+from .running import wait_until
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from ray.cluster_utils import Cluster
 
-from compatbench.engine.execute import ray_workers
-from compatbench.engine.execute.ray_workers import run_cells_on_ray, shared_view
+from compatbench.engine.execute import ray_driver
+from compatbench.engine.execute.ray_driver import run_cells_on_ray, shared_view
 
 pytestmark = pytest.mark.slow
 
@@ -220,12 +221,30 @@ def test_a_cell_that_hangs_is_ended(settings: Settings, make_cells: Plugin) -> N
     assert record_of(cell, settings).failure == "timeout"
 
 
+def test_a_run_that_is_stopped_leaves_no_worker_on_the_cluster(
+    settings: Settings, make_cells: Plugin, tmp_path: Path
+) -> None:
+    [cell] = make_cells(stays="time.sleep(600)")
+    pids: list[int] = []
+
+    def stop(_: Event) -> None:
+        assert wait_until(lambda: notes(tmp_path, "stays"))
+        pids.extend(int(path.name.split(".")[1]) for path in tmp_path.glob("stays.*.note"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells_on_ray([cell], settings, lambda _: 1.0, lambda _: None, stop)
+    assert len(pids) == 1
+    assert wait_until(lambda: not is_running(pids[0]), 30)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_a_node_with_other_code_stops_the_run_and_is_named(
     settings: Settings, make_cells: Plugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [cell] = make_cells(plain="pass")
     # Here alone, and not in the processes of workers.
-    monkeypatch.setattr(ray_workers, "ENGINE_VERSION", -1)
+    monkeypatch.setattr(ray_driver, "ENGINE_VERSION", -1)
     with pytest.raises(CompatbenchError, match=r"node .* has another version of .* or of a method"):
         run([cell], settings)
 

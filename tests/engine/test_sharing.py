@@ -1,13 +1,8 @@
-"""The same bytes, however the work is divided, and what a run leaves that is stopped."""
+"""The same bytes, however the work is divided."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +19,6 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-
-from .conftest import write_methods
 
 METHODS = "zeroshot,gda,taskres,simpleshot"
 
@@ -117,52 +110,3 @@ def test_a_cell_that_another_process_has_is_waited_for(cache: Path, tmp_path: Pa
     lock.acquire()
     run_cells([cell], settings, on_event)
     assert seen == ["waiting", "finished"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "stop"),
-    [
-        (["--jobs", "1"], signal.SIGTERM),
-        (["--jobs", "2"], signal.SIGINT),
-        (["--executor", "ray"], signal.SIGINT),
-    ],
-)
-def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_no_process(
-    cache: Path, tmp_path: Path, options: list[str], stop: signal.Signals
-) -> None:
-    if "ray" in options:
-        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    begin = "Path('begun').symlink_to(f'/proc/{os.getpid()}')"
-    head = "import os, time\nfrom pathlib import Path\n"
-    write_methods(tmp_path / "slow.py", head, slow=f"{begin}; time.sleep(600)")
-    command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
-    environment = os.environ | {"COMPATBENCH_CACHE": str(cache)}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        [*command, "--methods", "./slow.py"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    begun, deadline = tmp_path / "begun", time.monotonic() + 240
-    while not begun.is_symlink() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
-    if stop == signal.SIGINT:
-        os.killpg(process.pid, stop)
-    else:
-        process.send_signal(stop)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    lines = errors.strip().splitlines()
-    assert len(lines) == 2, errors
-    assert "stopped; finished cells are kept" in lines[0]
-    assert "run --suite smoke" in lines[1]
-    assert not list(tmp_path.rglob("*.tmp"))
-    while begun.exists() and time.monotonic() < deadline:  # the process that it points to
-        time.sleep(0.05)
-    assert not begun.exists()

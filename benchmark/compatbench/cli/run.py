@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -312,13 +314,12 @@ def _print_evaluation(found: Evaluation) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ends a command cleanly with exit code 130 on Ctrl-C, or when a system or terminal ends it."""
-    # As Ctrl-C: the handler raises KeyboardInterrupt. What is ignored, as by nohup, stays so.
+    """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it."""
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {stop: signal.getsignal(stop) for stop in stops}
-    for stop in stops:
-        if before[stop] != signal.SIG_IGN:
-            signal.signal(stop, signal.default_int_handler)
+    for stop, handler in before.items():
+        if handler != signal.SIG_IGN:  # as by nohup
+            signal.signal(stop, _stop)
     try:
         yield
     except KeyboardInterrupt:
@@ -332,3 +333,12 @@ def _stoppable() -> Iterator[None]:
     finally:
         for stop, handler in before.items():
             signal.signal(stop, handler)
+
+
+def _stop(*_: object) -> None:
+    """What Ctrl-C does; nothing is written to a terminal that is gone, for that would fail."""
+    for stream in (1, 2):
+        with suppress(OSError):  # it may be closed
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    raise KeyboardInterrupt

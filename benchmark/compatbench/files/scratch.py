@@ -16,23 +16,25 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 
 PREFIX = "compatbench-tmp-"
-SHORT = "/tmp"  # where paths are short enough for sockets
+SHORT = "/tmp"
+# Characters; with those of Ray's names below it, a socket's path may have about a hundred.
+MOST_FOR_SOCKETS = 14
 LOCK = ".lock"
 REMOVE_SECONDS = 5.0  # that dying processes may go on writing to a folder
 
 
 @contextmanager
-def scratch_folder(*, short: bool = False) -> Iterator[Path]:
+def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
     """A folder with a lock file alone, which is removed afterwards; first, those that are left.
 
     The lock is held until the folder is removed or this process has ended, however it ends.
 
     Args:
-        short: for a path of at most 30 characters, where the system has one.
+        for_sockets: where the system's folder has a long path, it is in ``/tmp``.
     """
     remove_left_over()
     root = tempfile.gettempdir()
-    if short and len(root) > len(SHORT) and Path(SHORT).is_dir():
+    if for_sockets and len(root) > MOST_FOR_SOCKETS and Path(SHORT).is_dir():
         root = SHORT
     try:
         folder, lock = _make_locked(root)

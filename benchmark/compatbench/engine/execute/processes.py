@@ -75,12 +75,13 @@ def end_with_parent(*, leads: bool = False) -> None:
     """Ends this process when its parent dies: a cell that hangs would keep its claim forever.
 
     Args:
-        leads: makes it lead a group, of those that it starts.
+        leads: makes it lead a group, of those that it starts, which end with it.
     """
-    if leads and hasattr(os, "setsid"):
-        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    if sys.platform == "linux":
+    leads = leads and hasattr(os, "setsid")
+    if leads:
+        os.setsid()
+    elif sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     parent = parent_process()
     if parent is None:
@@ -88,6 +89,8 @@ def end_with_parent(*, leads: bool = False) -> None:
 
     def watch() -> None:
         wait([parent.sentinel])
+        if leads:
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     # On Linux, too: the parent may have died before the call of prctl.

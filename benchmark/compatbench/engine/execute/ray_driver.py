@@ -65,7 +65,7 @@ def run_cells_on_ray(
     store, cache = settings.store.absolute(), settings.cache.absolute()
     settings = replace(settings, store=store, cache=cache)
     costs = {cell.key: seconds(cell) for cell in cells}
-    with scratch_folder(short=True) as folder, shared_view(settings, cells) as view:
+    with scratch_folder(for_sockets=True) as folder, shared_view(settings, cells) as view:
         task = (cells, costs, settings, view)
         process, connection = start_process(settings.compute.threads, _drive, folder, *task)
         try:
@@ -149,7 +149,7 @@ def _drive(connection: Connection, folder: Path, *task: Any) -> None:
     except CompatbenchError as error:
         last = error
     except Exception as error:
-        last = _lost(f"{type(error).__name__}: {first_line(error)}")
+        last = _lost(first_line(error).rstrip("."))
     connection.send(last)
 
 

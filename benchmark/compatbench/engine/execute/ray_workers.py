@@ -80,6 +80,8 @@ def _connected(compute: Compute, folder: Path) -> Iterator[None]:
     """Connects to a Ray cluster; by default to one of this machine, which ends with the run."""
     where = compute.address or os.environ.get("RAY_ADDRESS") or LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Until Ray ends this process, if it loses the head while it connects; by default a minute.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
     own = {"include_dashboard": False, "_temp_dir": str(folder)} if where == LOCAL else {}
     try:

@@ -1,0 +1,110 @@
+"""A run of one slow cell in processes of its own, with a temporary folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .conftest import write_methods
+
+HEAD = "import os, time\nfrom pathlib import Path\n"
+PATIENCE = 240.0  # seconds, on a machine that is busy
+
+
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := bool(condition())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+class SlowRun:
+    """A run of the smoke suite with a method that sleeps in its fit."""
+
+    def __init__(self, folder: Path, cache: Path, *options: str, **popen: Any) -> None:
+        # Sockets of Ray are in it, and their paths may not be long.
+        self.temporary = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        write_methods(folder / "slow.py", HEAD, slow="Path('begun').touch(); time.sleep(20)")
+        environment = os.environ | {"COMPATBENCH_CACHE": str(cache), "TMPDIR": str(self.temporary)}
+        environment.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
+        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [*command, "--methods", "./slow.py"],
+            cwd=folder,
+            env=environment | popen.pop("env", {}),
+            text=True,
+            **{"start_new_session": True, **streams, **popen},
+        )
+        self._sessions = {self.process.pid}
+
+    def wait_for_fit(self) -> None:
+        begun = self.folder / "begun"
+        assert wait_until(lambda: begun.exists() or self.process.poll() is not None)
+        assert begun.exists(), self.process.communicate()
+
+    def processes(self) -> dict[int, str]:
+        """The processes of this run by id, with their command lines."""
+        found = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                _, parent, _, session = _stat(place)
+                if parent == self.process.pid:  # the driver of Ray has a session of its own
+                    self._sessions.add(session)
+                if session in self._sessions:
+                    found[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+            except OSError:  # it has ended
+                continue
+        return {pid: command for pid, command in found.items() if command}  # no zombies
+
+    def find(self, name: str) -> int:
+        """The process whose command line begins with a name, once there is one."""
+        found: list[int] = []
+
+        def look() -> bool:
+            commands = self.processes().items()
+            found.extend(pid for pid, line in commands if f"/{line} ".split(" ")[0].endswith(name))
+            return bool(found) or self.process.poll() is not None
+
+        assert wait_until(look)
+        assert found, self.process.communicate()
+        return found[0]
+
+    def has_ended(self) -> bool:
+        """Whether no process is left, half a minute after the run's end."""
+        return wait_until(lambda: not self.processes(), 30)
+
+    def left_over(self) -> list[str]:
+        """What is in the temporary folder, but for a folder that PyTorch makes once for a user."""
+        left = (path.name for path in self.temporary.iterdir())
+        return [name for name in left if not name.startswith("torchinductor")]
+
+
+@contextmanager
+def slow_run(folder: Path, cache: Path, *options: str, **popen: Any) -> Iterator[SlowRun]:
+    """Starts a run; what is left of it is ended and removed afterwards."""
+    run = SlowRun(folder, cache, *options, **popen)
+    try:
+        yield run
+    finally:
+        for pid in run.processes():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(run.temporary, ignore_errors=True)
+
+
+def _stat(place: Path) -> tuple[str, int, int, int]:
+    """State, parent, group and session of a process."""
+    fields = (place / "stat").read_text().rpartition(")")[2].split()
+    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])

@@ -1,0 +1,128 @@
+"""Runs that are stopped or killed: what they say, and what they leave."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import sys
+import termios
+import threading
+from pathlib import Path
+
+import pytest
+
+from .running import slow_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+RAY = ["--executor", "ray"]
+
+
+def skip_without_ray(options: list[str]) -> None:
+    if "ray" in options:
+        pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+
+@pytest.mark.parametrize(
+    ("options", "stop"),
+    [
+        (["--jobs", "1"], signal.SIGTERM),
+        (["--jobs", "2"], signal.SIGINT),
+        (["--jobs", "2"], signal.SIGTERM),
+        (["--jobs", "2"], signal.SIGHUP),
+        (RAY, signal.SIGINT),
+        (RAY, signal.SIGTERM),
+    ],
+)
+def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
+    cache: Path, tmp_path: Path, options: list[str], stop: signal.Signals
+) -> None:
+    skip_without_ray(options)
+    with slow_run(tmp_path, cache, *options) as run:
+        run.wait_for_fit()
+        assert len(run.processes()) > (options != ["--jobs", "1"])
+        # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
+        if stop == signal.SIGINT:
+            os.killpg(run.process.pid, stop)
+        else:
+            run.process.send_signal(stop)
+        _, errors = run.process.communicate(timeout=120)
+        assert run.process.returncode == 130, errors
+        lines = errors.strip().splitlines()
+        assert len(lines) == 2, errors
+        assert "stopped; finished cells are kept" in lines[0]
+        assert "run --suite smoke" in lines[1]
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert run.left_over() == []
+        assert run.has_ended()
+
+
+def test_ray_that_is_stopped_while_it_starts_leaves_nothing(cache: Path, tmp_path: Path) -> None:
+    skip_without_ray(RAY)
+    with slow_run(tmp_path, cache, *RAY) as run:
+        run.find("gcs_server")
+        run.process.send_signal(signal.SIGTERM)
+        _, errors = run.process.communicate(timeout=120)
+        assert run.process.returncode == 130, errors
+        assert len(errors.strip().splitlines()) == 2, errors
+        assert run.left_over() == []
+        assert run.has_ended()
+
+
+@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "2"]])
+def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(
+    cache: Path, tmp_path: Path, options: list[str]
+) -> None:
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def take_terminal() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    def read() -> None:
+        while not (tmp_path / "begun").exists():
+            shown.append(os.read(ours, 1000))
+
+    threading.Thread(target=read, daemon=True).start()
+    terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    with slow_run(tmp_path, cache, *options, **terminal, preexec_fn=take_terminal) as run:
+        os.close(theirs)
+        run.wait_for_fit()
+        os.close(ours)
+        assert run.process.wait(60) == 130
+        assert shown
+        assert run.left_over() == []
+        assert run.has_ended()
+
+
+@pytest.mark.parametrize("options", [["--jobs", "2"], RAY])
+def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
+    cache: Path, tmp_path: Path, options: list[str]
+) -> None:
+    skip_without_ray(options)
+    with slow_run(tmp_path / "killed", cache, *options) as run:
+        run.wait_for_fit()
+        run.processes()
+        run.process.kill()
+        run.process.communicate()
+        assert run.has_ended()  # with it all the processes that it has started
+        assert len(run.left_over()) == 1
+        environment = {"TMPDIR": str(run.temporary)}
+        with slow_run(tmp_path / "next", cache, "--jobs", "1", env=environment) as follower:
+            follower.wait_for_fit()
+            assert run.left_over() == []
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(cache: Path, tmp_path: Path) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with slow_run(tmp_path, cache, "--jobs", "1", preexec_fn=ignore) as run:
+        run.wait_for_fit()
+        run.process.send_signal(signal.SIGHUP)
+        with pytest.raises(TimeoutError):
+            run.process.wait(3)
