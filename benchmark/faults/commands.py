@@ -19,7 +19,7 @@ from pathlib import Path
 
 from compatbench.cli import main
 from compatbench.data.cards import suite_cards
-from compatbench.engine.execute import processes
+from compatbench.engine.execute import local
 from compatbench.engine.plan import CellState, make_plan
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
@@ -54,7 +54,7 @@ def prepare(folder: Path, cache: Path, shots: list[int]) -> Path:
         The suite's file.
     """
     os.environ["COMPATBENCH_CACHE"] = str(cache)
-    processes.multiprocessing = _Forked()  # type: ignore[assignment]
+    local.multiprocessing = _Forked()  # type: ignore[assignment]
     importlib.import_module("compatbench.cli.run")
     path = folder / "faults.yaml"
     path.write_text(SUITE.format(shots=shots))

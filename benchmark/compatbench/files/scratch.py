@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,7 +38,14 @@ def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
     if for_sockets and len(root) > MOST_FOR_SOCKETS and Path(SHORT).is_dir():
         root = SHORT
     try:
-        folder, lock = _make_locked(root)
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+            lock = FileLock(folder / LOCK)
+            # Another process may take it for left over until it is locked.
+            with suppress(Timeout, FileNotFoundError):
+                lock.acquire(timeout=0)
+                if (folder / LOCK).exists():
+                    break
     except OSError as error:
         raise CompatbenchError(
             f"cannot write {root}: {error.strerror}; set TMPDIR to a folder that can be written"
@@ -54,20 +62,9 @@ def scratch_folder(*, for_sockets: bool = False) -> Iterator[Path]:
 def remove_left_over() -> None:
     """Removes the folders of this user's processes that were killed."""
     me = os.getuid() if hasattr(os, "getuid") else 0
-    for root in {tempfile.gettempdir(), SHORT}:
-        for folder in Path(root).glob(f"{PREFIX}*"):
-            with suppress(OSError, Timeout):
-                if folder.lstat().st_uid == me and kind_of(folder) == "folder":
-                    with FileLock(folder / LOCK, timeout=0):
-                        shutil.rmtree(folder)
-
-
-def _make_locked(root: str) -> tuple[Path, FileLock]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-        lock = FileLock(folder / LOCK)
-        # Another process may take it for left over until it is locked.
-        with suppress(Timeout, FileNotFoundError):
-            lock.acquire(timeout=0)
-            if (folder / LOCK).exists():
-                return folder, lock
+    places = {tempfile.gettempdir(), SHORT}
+    for folder in chain(*(Path(each).glob(f"{PREFIX}*") for each in places)):
+        with suppress(OSError, Timeout):
+            if folder.lstat().st_uid == me and kind_of(folder) == "folder":
+                with FileLock(folder / LOCK, timeout=0):
+                    shutil.rmtree(folder)

@@ -14,7 +14,7 @@ import secrets
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.engine.cell import Cell
+from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.compute import OnEvent, Settings
-from compatbench.engine.execute.processes import end_with_parent, kill, start_process
+from compatbench.engine.execute.local import end_with_parent, kill, start_process
+from compatbench.engine.execute.scheduler import send_warnings
 from compatbench.engine.worker import find_method
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.identity import method_identity
 
-LOCAL = "local"  # Ray's name for a cluster that it starts on this machine
 REACH_SECONDS = 5.0
 LOOK_SECONDS = 1.0  # between looks at whether the cluster is there
 LOST_SECONDS = 10.0  # without an answer until it is lost
@@ -55,62 +56,57 @@ def run_cells_on_ray(
 
     Only the order depends on the estimated seconds; ``on_start`` is given the number of workers.
     """
-    where = settings.compute.address or os.environ.get("RAY_ADDRESS") or LOCAL
-    if ":" in where:  # Ray itself would try for minutes, and write pages of messages
-        try:
-            _connect(where)
-        except (OSError, OverflowError, ValueError) as error:
-            raise unusable(where, error) from None
     # Workers have current folders of their own.
     store, cache = settings.store.absolute(), settings.cache.absolute()
     settings = replace(settings, store=store, cache=cache)
-    costs = {cell.key: seconds(cell) for cell in cells}
+    estimate = {cell: seconds(cell) for cell in cells}.__getitem__  # which can be pickled
+    queue = CellQueue(longest_first(cells, estimate), estimate)
     with scratch_folder(for_sockets=True) as folder, shared_view(settings, cells) as view:
-        task = (cells, costs, settings, view)
-        process, connection = start_process(settings.compute.threads, _drive, folder, *task)
+        threads = settings.compute.threads
+        process, connection = start_process(threads, _drive, queue, settings, view, folder)
         try:
-            for message in _messages(connection):
-                if isinstance(message, Cluster):
-                    on_start(message.workers)
-                elif isinstance(message, str):
-                    warnings.warn(message, CompatbenchWarning, stacklevel=2)
-                else:
-                    on_event(message)
+            _follow(connection, on_start, on_event)
         finally:
             kill(process)  # and all of Ray's that it has started
             connection.close()
 
 
-def _messages(connection: Connection) -> Iterator[Any]:
-    """What the driver's process sends; a CompatbenchError ends the run."""
-    servers: Mapping[str, str] = {}
-    seen: dict[str, float] = {}
+def _follow(connection: Connection, on_start: Callable[[int], object], on_event: OnEvent) -> None:
+    """Reports what the driver's process sends, and looks after the cluster, until all is done."""
+    servers: dict[str, str] = {}
+    answered: dict[str, float] = {}
     next_look = 0.0
     while True:
         if connection.poll(LOOK_SECONDS):
             try:
                 message = connection.recv()
             except (EOFError, OSError):
-                raise _lost("Ray has ended its process") from None
+                message = _lost("Ray has ended its process")
             if message is None:
                 return
             if isinstance(message, CompatbenchError):
                 raise message
-            if isinstance(message, Cluster):
+            if isinstance(message, str):
+                warnings.warn(message, CompatbenchWarning, stacklevel=2)
+            elif isinstance(message, Cluster):
                 servers = message.servers
-            yield message
-        if time.monotonic() < next_look:
+                on_start(message.workers)
+            else:
+                on_event(message)
+        if (now := time.monotonic()) < next_look:
             continue
         for name, place in servers.items():
-            with suppress(OSError):
-                _connect(place)
-                seen[name] = time.monotonic()
-            if time.monotonic() - seen.setdefault(name, time.monotonic()) > LOST_SECONDS:
-                raise _lost(f"{name} at {place} does not answer")
-        next_look = time.monotonic() + LOOK_SECONDS
+            try:
+                connect(place)
+                answered[name] = now
+            except OSError:
+                if now - answered.setdefault(name, now) > LOST_SECONDS:
+                    raise _lost(f"{name} at {place} does not answer") from None
+        next_look = now + LOOK_SECONDS
 
 
-def _connect(place: str) -> None:
+def connect(place: str) -> None:
+    """Finds out whether HOST:PORT answers; raises OSError, ValueError or OverflowError."""
     host, _, port = place.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
@@ -121,31 +117,19 @@ def _lost(why: str) -> CompatbenchError:
     )
 
 
-def unusable(where: str, error: Exception) -> CompatbenchError:
-    """Why a cluster cannot be connected to, and what to do."""
-    text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".")
-    return CompatbenchError(
-        f"cannot use the Ray cluster '{where}': {text}; give auto, or HOST:PORT as 'ray start "
-        "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; if "
-        "it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-    )
-
-
-def _drive(connection: Connection, folder: Path, *task: Any) -> None:
+def _drive(connection: Connection, *task: Any) -> None:
     """The life of the driver's process: messages out, None last."""
     end_with_parent(leads=True)
-    with (folder / "driver.log").open("w") as log:  # Ray writes pages when it loses a cluster
+    with open(os.devnull, "w") as nowhere:  # Ray writes pages when it loses a cluster
         for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
+            os.dup2(nowhere.fileno(), stream)
     warnings.simplefilter("always", CompatbenchWarning)
-    warnings.showwarning = lambda message, category, *_: (
-        connection.send(str(message)) if category is CompatbenchWarning else None
-    )
+    send_warnings(connection.send)
     last: CompatbenchError | None = None
     try:
         from compatbench.engine.execute.ray_workers import drive
 
-        drive(connection.send, folder, *task)
+        drive(connection.send, *task)
     except CompatbenchError as error:
         last = error
     except Exception as error:

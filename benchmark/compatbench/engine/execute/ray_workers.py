@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,18 +17,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from compatbench.engine.cell import Cell
-from compatbench.engine.execute.cell_queue import CellQueue, longest_first
+from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.compute import Compute, Event, OnEvent, Settings
-from compatbench.engine.execute.ray_driver import LOCAL, Cluster, View, unusable
+from compatbench.engine.execute.ray_driver import LOOK_SECONDS, Cluster, View, connect
 from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle, report_cell
 from compatbench.engine.failures import DIED, Failure
 from compatbench.engine.worker import make_worker
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_line
 
 DEATHS = 3  # that a cell may cost, unless ``retry`` says otherwise: nodes come and go
 MOST_FAILED_STARTS = 5  # in a row
 POLL_SECONDS = 0.5
-LOOK_SECONDS = 1.0  # between looks at which nodes there are
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
@@ -37,54 +36,52 @@ INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG
 
 def drive(
     send: Callable[[Cluster | Event], object],
-    folder: Path,
-    cells: Sequence[Cell],
-    costs: Mapping[str, float],
+    queue: CellQueue[Cell],
     settings: Settings,
     view: View,
+    folder: Path,
 ) -> None:
-    """Runs cells on a cluster; sends what cluster it is, and then what happens.
+    """Runs cells on a cluster, and sends first which it is, then what happens.
 
-    Args:
-        folder: for the files of a cluster that is started here.
-        costs: what each cell takes, by its key; only the order depends on them.
+    This process is to end then, and with it what the cluster still does for it. The folder is
+    for the files of a cluster that is started here.
     """
-
-    def seconds(cell: Cell) -> float:
-        return costs[cell.key]
-
     compute = settings.compute
-    with _connected(compute, folder):
-        device, gpus = compute.device, compute.gpus_per_cell
-        if device == "auto":
-            device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-        if gpus is None:
-            gpus = float(device == "cuda")
-        retry = {"killed": DEATHS, **compute.retry}
-        compute = replace(compute, device=device, gpus_per_cell=gpus, retry=retry)
-        workers = count_workers(compute)
-        if workers == 0:
-            has = ray.cluster_resources()
-            raise CompatbenchError(
-                f"no node of the Ray cluster has {gpus:g} GPUs and {compute.threads} cores for a "
-                f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
-                "for less with --gpus-per-cell, --threads or --device"
-            )
-        send(Cluster(compute.jobs or workers, _find_servers()))
-        queue = CellQueue(longest_first(cells, seconds), seconds)
-        RayScheduler(queue, replace(settings, compute=compute), send, view).run()
+    _connect(compute, folder)
+    device, gpus = compute.device, compute.gpus_per_cell
+    if device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    if gpus is None:
+        gpus = float(device == "cuda")
+    retry = {"killed": DEATHS, **compute.retry}
+    compute = replace(compute, device=device, gpus_per_cell=gpus, retry=retry)
+    workers = count_workers(compute)
+    if workers == 0:
+        has = ray.cluster_resources()
+        raise CompatbenchError(
+            f"no node of the Ray cluster has {gpus:g} GPUs and {compute.threads} cores for a "
+            f"cell, of {has.get('GPU', 0):g} GPUs and {has.get('CPU', 0):g} cores in all; ask "
+            "for less with --gpus-per-cell, --threads or --device"
+        )
+    here = ray.get_runtime_context()
+    [node] = [node for node in ray.nodes() if node["NodeID"] == here.get_node_id()]
+    raylet = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    servers = {"its head (GCS)": here.gcs_address, "the node (raylet) of this machine": raylet}
+    send(Cluster(compute.jobs or workers, servers))
+    RayScheduler(queue, replace(settings, compute=compute), send, view).run()
 
 
-@contextmanager
-def _connected(compute: Compute, folder: Path) -> Iterator[None]:
+def _connect(compute: Compute, folder: Path) -> None:
     """Connects to a Ray cluster; by default to one of this machine, which ends with the run."""
-    where = compute.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    where = compute.address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Until Ray ends this process, if it loses the head while it connects; by default a minute.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
     inherited = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
-    own = {"include_dashboard": False, "_temp_dir": str(folder)} if where == LOCAL else {}
+    own = {"include_dashboard": False, "_temp_dir": str(folder)} if where == "local" else {}
     try:
+        if ":" in where:  # Ray itself would try for minutes
+            connect(where)
         ray.init(
             where,
             log_to_driver=False,
@@ -93,19 +90,12 @@ def _connected(compute: Compute, folder: Path) -> Iterator[None]:
             **own,
         )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        raise unusable(where, error) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _find_servers() -> dict[str, str]:
-    """Addresses of what this process cannot do without, by what it is."""
-    here = ray.get_runtime_context()
-    [node] = [node for node in ray.nodes() if node["NodeID"] == here.get_node_id()]
-    own = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
-    return {"its head (GCS)": here.gcs_address, "the node (raylet) of this machine": own}
+        text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".")
+        raise CompatbenchError(
+            f"cannot use the Ray cluster '{where}': {text}; give auto, or HOST:PORT as 'ray start "
+            "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; "
+            "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from None
 
 
 def count_workers(compute: Compute) -> int:

@@ -175,11 +175,16 @@ class Scheduler(ABC, Generic[HandleT]):
         self._on_event(event)
 
 
-def report_cell(worker: Worker, cell: Cell, send: Callable[[Message], object]) -> None:
-    """Runs a cell in a worker's process, and sends what happens to the scheduler."""
+def send_warnings(send: Callable[[str], object]) -> None:
+    """Sends our warnings in this process on, as text."""
     warnings.showwarning = lambda message, category, *_: (
         send(str(message)) if category is CompatbenchWarning else None
     )
+
+
+def report_cell(worker: Worker, cell: Cell, send: Callable[[Message], object]) -> None:
+    """Runs a cell in a worker's process, and sends what happens to the scheduler."""
+    send_warnings(send)
     try:
         last: Message = run_cell(worker, cell, send)
     except CompatbenchError as error:
