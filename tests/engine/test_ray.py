@@ -26,7 +26,7 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 from ray.cluster_utils import Cluster
 
-from compatbench.engine.execute import ray_driver
+from compatbench.engine.execute import ray_workers
 from compatbench.engine.execute.ray_driver import run_cells_on_ray, shared_view
 
 pytestmark = pytest.mark.slow
@@ -244,7 +244,7 @@ def test_a_node_with_other_code_stops_the_run_and_is_named(
 ) -> None:
     [cell] = make_cells(plain="pass")
     # Here alone, and not in the processes of workers.
-    monkeypatch.setattr(ray_driver, "ENGINE_VERSION", -1)
+    monkeypatch.setattr(ray_workers, "ENGINE_VERSION", -1)
     with pytest.raises(CompatbenchError, match=r"node .* has another version of .* or of a method"):
         run([cell], settings)
 

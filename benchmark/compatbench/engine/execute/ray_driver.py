@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,24 +24,19 @@ from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.compute import OnEvent, Settings
 from compatbench.engine.execute.local import end_with_parent, kill, start_process
+from compatbench.engine.execute.ray_workers import (
+    LOOK_SECONDS,
+    Cluster,
+    View,
+    connect,
+    drive,
+    identify,
+)
 from compatbench.engine.execute.scheduler import send_warnings
-from compatbench.engine.worker import find_method
-from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.scratch import scratch_folder
-from compatbench.method.identity import method_identity
 
-REACH_SECONDS = 5.0
-LOOK_SECONDS = 1.0  # between looks at whether the cluster is there
 LOST_SECONDS = 10.0  # without an answer until it is lost
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that a run is connected to."""
-
-    workers: int
-    servers: dict[str, str]  # HOST:PORT of what the run cannot do without, by what it is
 
 
 def run_cells_on_ray(
@@ -105,12 +99,6 @@ def _follow(connection: Connection, on_start: Callable[[int], object], on_event:
         next_look = now + LOOK_SECONDS
 
 
-def connect(place: str) -> None:
-    """Finds out whether HOST:PORT answers; raises OSError, ValueError or OverflowError."""
-    host, _, port = place.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-
-
 def _lost(why: str) -> CompatbenchError:
     return CompatbenchError(
         f"the Ray cluster is lost: {why}; finished cells are kept, and the same command continues"
@@ -127,36 +115,12 @@ def _drive(connection: Connection, *task: Any) -> None:
     send_warnings(connection.send)
     last: CompatbenchError | None = None
     try:
-        from compatbench.engine.execute.ray_workers import drive
-
         drive(connection.send, *task)
     except CompatbenchError as error:
         last = error
     except Exception as error:
         last = _lost(first_line(error).rstrip("."))
     connection.send(last)
-
-
-@dataclass(frozen=True)
-class View:
-    """What every node must see as the driver does."""
-
-    tokens: list[Path]  # files that the driver has just written
-    methods: list[tuple[str, str | None]]  # name and plug-in file of each that is run
-    code: list[str]  # what ``_identify`` makes of them
-    folder: Path  # where the driver runs; relative paths in cards start there
-
-    def find_difference(self) -> str:
-        """What this node sees in another way than the driver; empty if nothing."""
-        for path in self.tokens:
-            if not path.exists():
-                return (
-                    f"does not see the driver's {path.parent}; put it on a file system that all "
-                    "nodes share, under one path (--out, COMPATBENCH_CACHE)"
-                )
-        if _identify(self.methods) != self.code:
-            return "has another version of compatbench or of a method; install the driver's"
-        return ""
 
 
 @contextmanager
@@ -170,13 +134,8 @@ def shared_view(settings: Settings, cells: Sequence[Cell]) -> Iterator[View]:
         for path in tokens:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        yield View(tokens, methods, _identify(methods), Path.cwd())
+        yield View(tokens, methods, identify(methods), Path.cwd())
     finally:
         for path in tokens:
             with suppress(OSError):
                 path.unlink()
-
-
-def _identify(methods: Sequence[tuple[str, str | None]]) -> list[str]:
-    """The versions of the harness and of methods that are installed here."""
-    return [str(ENGINE_VERSION), *(method_identity(find_method(*each)) for each in methods)]

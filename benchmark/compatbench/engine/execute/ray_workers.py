@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +19,57 @@ from ray.exceptions import RayError, RayTaskError
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue
 from compatbench.engine.execute.compute import Compute, Event, OnEvent, Settings
-from compatbench.engine.execute.ray_driver import LOOK_SECONDS, Cluster, View, connect
 from compatbench.engine.execute.scheduler import Message, Scheduler, WorkerHandle, report_cell
 from compatbench.engine.failures import DIED, Failure
-from compatbench.engine.worker import make_worker
+from compatbench.engine.worker import find_method, make_worker
+from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, first_line
+from compatbench.method.identity import method_identity
 
 DEATHS = 3  # that a cell may cost, unless ``retry`` says otherwise: nodes come and go
 MOST_FAILED_STARTS = 5  # in a row
+REACH_SECONDS = 5.0
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 1.0  # between looks at what there is of the cluster
 
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that a run is connected to."""
+
+    workers: int
+    servers: dict[str, str]  # HOST:PORT of what the run cannot do without, by what it is
+
+
+@dataclass(frozen=True)
+class View:
+    """What every node must see as the driver does."""
+
+    tokens: list[Path]  # files that the driver has just written
+    methods: list[tuple[str, str | None]]  # name and plug-in file of each that is run
+    code: list[str]  # what ``identify`` makes of them
+    folder: Path  # where the driver runs; relative paths in cards start there
+
+    def find_difference(self) -> str:
+        """What this node sees in another way than the driver; empty if nothing."""
+        for path in self.tokens:
+            if not path.exists():
+                return (
+                    f"does not see the driver's {path.parent}; put it on a file system that all "
+                    "nodes share, under one path (--out, COMPATBENCH_CACHE)"
+                )
+        if identify(self.methods) != self.code:
+            return "has another version of compatbench or of a method; install the driver's"
+        return ""
+
+
+def identify(methods: Sequence[tuple[str, str | None]]) -> list[str]:
+    """The versions of the harness and of methods that are installed here."""
+    return [str(ENGINE_VERSION), *(method_identity(find_method(*each)) for each in methods)]
 
 
 def drive(
@@ -69,6 +107,12 @@ def drive(
     servers = {"its head (GCS)": here.gcs_address, "the node (raylet) of this machine": raylet}
     send(Cluster(compute.jobs or workers, servers))
     RayScheduler(queue, replace(settings, compute=compute), send, view).run()
+
+
+def connect(place: str) -> None:
+    """Finds out whether HOST:PORT answers; raises OSError, ValueError or OverflowError."""
+    host, _, port = place.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 def _connect(compute: Compute, folder: Path) -> None:
