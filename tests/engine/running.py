@@ -28,6 +28,11 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bo
     return found
 
 
+def heed_hang_up() -> None:
+    """For a child: what 'nohup' starts ignores SIGHUP, and so would the tests' runs."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class SlowRun:
     """A run of the smoke suite with a method that sleeps in its fit."""
 
@@ -46,7 +51,7 @@ class SlowRun:
             cwd=folder,
             env=environment | popen.pop("env", {}),
             text=True,
-            **{"start_new_session": True, **streams, **popen},
+            **{"start_new_session": True, "preexec_fn": heed_hang_up, **streams, **popen},
         )
         self._sessions = {self.process.pid}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import slow_run
+from .running import heed_hang_up, slow_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,6 +81,7 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(
     shown: list[bytes] = []
 
     def take_terminal() -> None:
+        heed_hang_up()
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     def read() -> None:
