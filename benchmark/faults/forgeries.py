@@ -92,6 +92,36 @@ AGREES: dict[str, Forgery] = {
 
 FORGERIES = PLAIN | AGREES
 
+# Forged in code, a method's or the harness's, and found by a test of its own below tests/.
+PULLS, KIT = "audit/test_pull_request.py", "conformance/test_kit.py"
+ELSEWHERE = "conformance/test_elsewhere.py"
+IN_CODE = {
+    "a method that patches the audit when it is imported": (
+        PULLS,
+        "test_a_method_that_patches_its_judge_patches_its_own_process",
+    ),
+    "a method that reaches for results or the network": (
+        PULLS,
+        "test_a_method_that_reaches_beyond_itself_is_named",
+    ),
+    "another method's compiled file": (
+        "engine/test_confined.py",
+        "test_compiled_files_are_not_run",
+    ),
+    "a harness that praises itself": (
+        PULLS,
+        "test_a_harness_is_judged_by_the_one_that_is_installed",
+    ),
+    "a decoder that blanks images": (PULLS, "test_images_that_the_harness_blanks_are_seen"),
+    "features that lie about": (PULLS, "test_a_new_method_is_checked_run_again_and_compared"),
+    "an attach that reads labels": (ELSEWHERE, "test_a_method_that_reads_labels_is_found"),
+    "a method that follows the hour": (ELSEWHERE, "test_what_depends_on_the_machine_is_found"),
+    "a method that keeps images": (
+        KIT,
+        "test_a_broken_method_fails_the_check_that_it_breaks_and_no_other",
+    ),
+}
+
 # Not found. What is expected is the reason, as docs/security.md gives it.
 LIMITS: dict[str, Forgery] = {
     "one image, by another processor": Forgery(

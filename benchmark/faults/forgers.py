@@ -10,8 +10,10 @@ from unittest.mock import patch
 import pandas as pd
 from forged_project import METHODS, Project
 from PIL import Image
+from torch import Tensor
 
 import compatbench as cb
+from compatbench.backbone import Backbone
 from compatbench.data.sources.drawings import Drawings
 from compatbench.engine.execute.compute import Compute
 from compatbench.pages.html_report import make_report
@@ -194,8 +196,13 @@ def blank_images(project: Project) -> None:
     blank = Project(project.folder / "blank" / "project")  # with a cache of its own
     blank.folder.mkdir(parents=True)
     (blank.folder / "tasks").symlink_to(project.folder / "tasks")
-    white = Image.new("RGB", (48, 48), "white")
-    with blank.in_force(), patch.object(Drawings, "image", lambda *_: white):
+    white, encode = Image.new("RGB", (48, 48), "white"), Backbone.encode_images
+
+    def encode_one(backbone: Backbone, images: Tensor, *wanted: Any) -> Tensor:
+        return encode(backbone, images[:1], *wanted).expand(len(images), -1)  # all are alike
+
+    patches = patch.object(Drawings, "image", lambda *_: white)
+    with blank.in_force(), patches, patch.object(Backbone, "encode_images", encode_one):
         cb.run("tiny", methods=["simpleshot"], out=blank.folder, compute=Compute(jobs=1))
     for end in (".csv", ".cost.csv"):
         name = SIMPLESHOT.replace(".csv", end)

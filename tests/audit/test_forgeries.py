@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 from forged_project import METHODS, Project
-from forgeries import FORGERIES, LIMITS, try_forgery
+from forgeries import FORGERIES, IN_CODE, LIMITS, try_forgery
 from forgers import OTHER, claim, invent_suite
 
 from compatbench.audit import rerun
 from compatbench.engine.cell import Cell
+from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.engine.worker import Worker
+from compatbench.files.project_folders import methods_folder
 
 pytestmark = pytest.mark.slow
-SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,8 +33,11 @@ def _each_cell_once() -> Iterator[None]:
             known[place] = measure(cell, worker)
         return known[place]
 
+    # The processes of its methods serve all audits, too.
+    registry = ConfinedRegistry([methods_folder() / f"{name}.py" for name in METHODS])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rerun, "_measure", remember)
+        patch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: registry)
         yield
 
 
@@ -44,7 +49,12 @@ def test_a_forgery_is_found(name: str, project: Project, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_is_not_found_and_is_told(name: str, project: Project, tmp_path: Path) -> None:
     assert try_forgery(name, project, project.folder.parent / tmp_path.name) == []
-    assert LIMITS[name].expected in re.sub(r"\s+", " ", SECURITY.read_text())
+    assert LIMITS[name].expected in re.sub(r"\s+", " ", (ROOT / "docs" / "security.md").read_text())
+
+
+@pytest.mark.parametrize(("file", "test"), IN_CODE.values())
+def test_a_forgery_in_code_has_a_test(file: str, test: str) -> None:
+    assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text()
 
 
 def test_honest_cells_are_compared_in_every_suite_that_has_them(project: Project) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from compatbench.conformance.checks import (
     CHECKS,
+    IN_TWO,
     CheckFailed,
+    CheckSkipped,
     check,
     describe_error,
     quoted,
@@ -70,16 +72,18 @@ def fit(tested: MethodUnderTest) -> str:
 
 @check
 def same_seed(tested: MethodUnderTest) -> None:
-    """The same data and seed fit the same module, bit for bit."""
+    """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
+    first = tested.module
+    tested.fit(tested.draw(seed=1), seed=2)
     with _disturbed_randomness():
         again = tested.fit()
     changed = [
         name
-        for name, tensor in tested.module.tensors.items()
+        for name, tensor in first.tensors.items()
         if name not in again.tensors or not torch.equal(tensor, again[name])
     ]
-    same = again.fingerprint == tested.module.fingerprint
-    require(same, f"{quoted(changed)} differ; all randomness must come from `rng`")
+    why = "all randomness must come from `rng`, and nothing from earlier fits"
+    require(again.fingerprint == first.fingerprint, f"{quoted(changed)} differ; {why}")
 
 
 @check
@@ -234,6 +238,12 @@ def derived_not_stored(tested: MethodUnderTest) -> None:
                     torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
                 )
                 require(not same, f"'{name}' holds {what} of the source; derive it in attach")
+
+
+@check
+def elsewhere(tested: MethodUnderTest) -> None:
+    """In a new process all is the same, bit for bit; nothing is asked of the machine."""
+    raise CheckSkipped(IN_TWO)
 
 
 def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
