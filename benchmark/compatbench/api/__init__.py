@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from compatbench.conformance import check_methods
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
+    from compatbench.engine.tuning import plan_tuning
+    from compatbench.results.tuning import tune
     from compatbench.studies.claims import analyze_claims
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
@@ -31,7 +33,7 @@ __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
-__all__ += ["analyze_layers", "leaderboard", "report"]
+__all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
 
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
@@ -44,6 +46,8 @@ _ROOMS = {
     "check_methods": "conformance",
     "check_pull_request": "audit.pull_request",
     "diagnose": "doctor",
+    "plan_tuning": "engine.tuning",
+    "tune": "results.tuning",
 }
 
 

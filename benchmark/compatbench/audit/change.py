@@ -124,6 +124,8 @@ def read_base_results(change: Change, suite: str) -> SuiteResults:
         folder = place / RESULTS / check_name(suite, "suite")
         folder.mkdir(parents=True)
         for path, content in change.read_base(f"{RESULTS}/{suite}").items():
+            if Path(path).parent.name != suite:
+                continue  # a record of tuning
             (folder / check_name(Path(path).name, "file")).write_bytes(content)
         try:
             return read_results(folder)

@@ -51,7 +51,13 @@ PANELS = {
         stores.runs_app,
         stores.cache_app,
     ),
-    "Add a method": (authoring.new_method, authoring.check, results.audit, results.ci),
+    "Add a method": (
+        authoring.new_method,
+        authoring.check,
+        authoring.tune,
+        results.audit,
+        results.ci,
+    ),
 }
 for panel, commands in PANELS.items():
     for one in commands:

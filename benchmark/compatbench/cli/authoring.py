@@ -1,4 +1,4 @@
-"""``compatbench new-method`` and ``compatbench check``: for those who write a method."""
+"""``compatbench new-method``, ``check`` and ``tune``: for those who write a method."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import keyword
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 from rich.text import Text
 
 from compatbench.cli.output import console, print_frame, say
+from compatbench.cli.run import say_plan, stoppable
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from compatbench.engine.plan import Plan
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
@@ -108,3 +113,52 @@ def check(methods: str, only: str = "all") -> None:
     say(f"{good} of {len(names)} methods pass")
     if failed.any():
         raise typer.Exit(1)
+
+
+def tune(
+    methods: str,
+    suite: str = "mini",
+    out: Path = Path(),
+    data_root: list[str] | None = None,
+    jobs: int | None = None,
+    device: str = "auto",
+    offline: bool = False,
+) -> None:
+    """Choose a method's rate and steps for a suite, on training images of development tasks.
+
+    The suite's card says which tasks, rates and steps ('tuning'): the same for every method. Each
+    setting is fitted on three quarters of a few-shot draw and tested on the last, on the source
+    alone; no test image and no target takes part. The best setting is chosen; but the recipe's own
+    stays where the gain over it is no larger than the standard error of that gain.
+
+    The first line says how long it takes. Stop at any time, and the same command goes on. The last
+    lines are for the suite's file. What was compared is written to results/<suite>/tuning/, to be
+    sent with the method: where it is missing, the leaderboard says that the method was not tuned.
+    """
+    import yaml
+
+    with stoppable():
+        from compatbench import api
+        from compatbench.cli.progress import RunProgress
+
+        with RunProgress(console) as progress:
+
+            def on_start(plan: Plan, workers: int) -> None:
+                say_plan(plan, workers)
+                progress.start_plan(plan, workers)
+
+            compute, on_event = api.Compute(device=device, jobs=jobs), progress.on_event
+            found = api.tune(
+                methods, suite, out=out, compute=compute, on_start=on_start, on_event=on_event
+            )
+        entries: dict[str, Any] = {}
+        for one in found:
+            say(f"[bold]{escape(one.method)}[/], {sum(one.total):,} held-out images, in percent")
+            frame, best = one.frame, one.chosen
+            choice = ["chosen" if number == best else "" for number in frame.index]
+            print_frame(frame.round({"accuracy": 1, "gain": 1, "error": 1}).assign(choice=choice))
+            rate = {"recipe": {"lr": one.lr[best]}} if one.lr[best] != one.lr[0] else {}
+            steps = {"max_steps": one.max_steps[best]}
+            entries[one.method] = rate | (steps if one.max_steps[best] != one.max_steps[0] else {})
+        say("what 'methods' of the suite says of rates and steps ({}: nothing):")
+        say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))

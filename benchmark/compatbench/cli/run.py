@@ -81,7 +81,7 @@ def run(
         retry: Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each
             once or as often as it says: 'oom,killed:3'.
     """
-    with _stoppable():
+    with stoppable():
         from compatbench import api
         from compatbench.cli.progress import RunProgress, restriction_of
         from compatbench.engine.execute.compute import parse_retry
@@ -93,7 +93,7 @@ def run(
         with RunProgress(console, out) as progress:
 
             def on_start(plan: Plan, workers: int) -> None:
-                _say_plan(plan, workers)
+                say_plan(plan, workers)
                 progress.start_plan(plan, workers)
 
             results = api.run(
@@ -185,7 +185,7 @@ def plan(
     print_table(list(columns), zip(*columns.values(), strict=True), right)
     if found.to_do or found.missing:
         _print_costs(found, place)
-    _say_plan(found, workers)
+    say_plan(found, workers)
     if found.missing:
         say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
 
@@ -255,7 +255,7 @@ def _print_costs(plan: Plan, device: str) -> None:
         say(f"not counted: {names}, whose sizes are known when they are loaded")
 
 
-def _say_plan(plan: Plan, workers: int) -> None:
+def say_plan(plan: Plan, workers: int) -> None:
     """What cannot be loaded or is not here, and why; then how much of the suite is left."""
     for name, why in plan.matrix.registry.broken.items():
         say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
@@ -313,7 +313,7 @@ def _print_evaluation(found: Evaluation) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it."""
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {stop: signal.getsignal(stop) for stop in stops}

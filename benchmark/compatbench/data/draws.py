@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from compatbench.files.hashes import sha256_json
 
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
+HELD_OUT = "{}.held-out-{}-{}"  # task, shots and seed
 Item = TypeVar("Item", bound=Sample)
 
 
@@ -97,6 +100,36 @@ def _draw(
     groups = by_class.values()
     drawn = [g if len(g) < shots else generator.sample(g, shots) for g in groups]
     return [position for group in drawn for position in group]
+
+
+def count_kept(shots: int) -> int:
+    """The shots of a draw without the quarter that ``hold_out`` takes."""
+    return shots - shots // 4
+
+
+def hold_out(
+    task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SHOTS
+) -> tuple[Draw, list[Sample]]:
+    """A draw without a quarter of each class's training shots, drawn at random, and that quarter.
+
+    It stands for test images where settings are chosen.
+    """
+    draw = draw_shots(task, shots, seed, None, most)
+    held = _draw(draw.train, range(len(draw.train)), shots // 4, random.Random(seed))
+    kept = sorted(set(range(len(draw.train))).difference(held))
+    return Draw(tuple(draw.train[i] for i in kept), draw.val), [draw.train[i] for i in held]
+
+
+def load_test_set(name: str) -> Task:
+    """A task or variant, or a test set of what is held out of a draw, named as ``HELD_OUT``."""
+    task, *draw = re.split(HELD_OUT.format("", r"(\d+)", r"(\d+)$"), name)
+    if not draw:
+        return load_task(name)
+    whole, source = load_task(task), copy(load_task(task).source)
+    held = hold_out(whole, int(draw[0]), int(draw[1]))[1]
+    source.samples = {split: held if split == "test" else () for split in SPLITS}
+    about = {"name": name, "parent": task, "counts": {"test": len(held)}, "least_per_class": {}}
+    return Task(whole.card.model_copy(update=about), whole.labels, source)
 
 
 class ShotsFile(BaseModel):

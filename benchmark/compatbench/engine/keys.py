@@ -8,7 +8,7 @@ from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.cards import TrainingCard
-from compatbench.data.draws import draw_shots
+from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
@@ -98,7 +98,7 @@ def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
 
 @cache
 def _hash_test_set(name: str) -> str:
-    task = load_task(name)
+    task = load_test_set(name)
     return task.fingerprint(task.split("test"))
 
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
-from compatbench.data.draws import draw_shots
+from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import View
 from compatbench.data.shots import ALL_SHOTS
@@ -227,7 +227,7 @@ class Worker:
             figures: dict[str, Any] = failure
             if classifier is not None:
                 try:
-                    test_set, classes = load_task(name), len(labels)
+                    test_set, classes = load_test_set(name), len(labels)
                     found = measure(classifier, backbone, test_set, self.cache, wanted, classes)
                     answers[backbone.name, name, data] = found.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))

@@ -147,4 +147,6 @@ def _summary(page: SuitePage) -> str:
     if len(rows) > len(shown):
         rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
         lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
+    if page.legend:
+        lines += [markdown.escape(page.legend), ""]
     return "\n".join([*lines, *markdown.link_definitions(row.figures["paper"] for row in shown)])

@@ -160,6 +160,8 @@ def ranking_renderable(page: SuitePage, width: int) -> RenderableType:
                 Text(f"{name}: {state} {text}", style="yellow")
                 for name, state, text in explain_unranked(group)
             ]
+    if page.legend:
+        parts.append(Text(page.legend))
     return Group(*parts)
 
 

@@ -22,8 +22,10 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.store import RESULTS, SuiteResults, read_results, result_folders
+from compatbench.results.tuning import is_tuned
 
 T = TypeVar("T", int, str)
+UNTUNED = "†"
 
 
 class TaskFacts(NamedTuple):
@@ -98,6 +100,13 @@ class SuitePage:
         return "reported, not verified" if self.elsewhere else ""
 
     @property
+    def legend(self) -> str:
+        """What ``UNTUNED`` after a title means; empty if no title has it."""
+        if not any(one.info.title.endswith(UNTUNED) for one in self.results.all):
+            return ""
+        return f"{UNTUNED} not tuned: rate and steps are not as 'compatbench tune' has chosen them."
+
+    @property
     def part(self) -> str:
         """Which tasks and seeds these are: ``1 of 8 tasks, seeds 7``; empty if the suite's."""
         if self.whole is None:
@@ -143,7 +152,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
         expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants, suite.retrained),
-        results=read_results(out / RESULTS / suite.name) if results is None else results,
+        results=_mark_untuned(results or read_results(out / RESULTS / suite.name), suite, out),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
@@ -151,6 +160,18 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
     )
+
+
+def _mark_untuned(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
+    """The results with ``UNTUNED`` after the titles of methods whose rate nothing has chosen."""
+    found = []
+    for one in results.all if suite.tuning is not None else ():
+        info = one.info
+        trained = "recipe" in one.config and info.name not in suite.configs
+        if trained and not is_tuned(out, suite.name, info.name, one.config):
+            info = replace(info, title=f"{info.title} {UNTUNED}")
+        found.append(replace(one, info=info))
+    return replace(results, all=tuple(found)) if found else results
 
 
 def _backbone_title(name: str) -> str:

@@ -26,7 +26,6 @@ STEPS = {
 TORCH_STEPS = ("source", "target", "anew", "next", "other", "report")
 # Read the finished suite, or its results, and change neither, so they are no part of ``all``.
 EXTRA_STEPS = {
-    "tune": ("tune", "tune"),
     "contact": ("contact", "write_contact_sheets"),
     "likeness": ("likeness", "write_likeness"),
 }

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    PositiveFloat,
     PositiveInt,
     StringConstraints,
     ValidationInfo,
@@ -228,6 +229,18 @@ class TrainingCard(CardModel):
         return [replace(view, augmentation=self.augmentation) for view in views]
 
 
+class TuningCard(CardModel):
+    """How settings are chosen for a suite: the same budget for every method.
+
+    ``compatbench tune`` fits every rate with every cap on steps, on the suite's first source.
+    """
+
+    tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]  # of development: names and globs
+    rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
+    steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)] = (101, 102)  # a draw each
+
+
 class SuiteCard(CardModel):
     """A matrix: upgrades × tasks × shots × seeds.
 
@@ -254,6 +267,9 @@ class SuiteCard(CardModel):
     transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # unless asked for others
     # Whether modules are also fitted on every target: how much of that does the old one keep?
     retrained: bool = False
+    # Of the suite itself: one that extends it has its settings, and says for itself how others
+    # are chosen.
+    tuning: TuningCard | None = None
     # Settings that differ from a method's recipe; with 'method', a config of that method under
     # a name of its own. 'training' holds what differs from the suite's; 'tasks', by names of
     # tasks, the settings that hold there alone.

@@ -1,0 +1,259 @@
+"""Choosing rate and steps: which images take part, what is chosen, and what readers are told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from command_line import output_of
+from pydantic import ValidationError
+from synthetic_results import COOP, PROBE, TWO_BY_TWO, flat, make_suite
+
+import compatbench as cb
+from compatbench.audit.change import read_base_results
+from compatbench.data.cards import SuiteCard, suite_cards
+from compatbench.data.cards.schemas import TuningCard
+from compatbench.data.draws import HELD_OUT, draw_shots, hold_out, load_test_set
+from compatbench.data.task import load_task
+from compatbench.engine.plan import make_plan
+from compatbench.errors import CompatbenchError
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.suite_page import read_suite_page
+from compatbench.results.tuning import Tuning, choose
+
+SUITE = """
+name: tiny
+title: Tiny
+extends: smoke
+shots: [4]
+tuning: {tasks: [mini-weather], rates: [1, 30], steps: [10], seeds: [101, 102]}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tuning]]:
+    """A folder with a suite's file and its record of one method, and what was returned."""
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "tiny.yaml").write_text(SUITE)
+    compute = cb.Compute(jobs=1)
+    return folder, cb.tune("taskres,gda", str(folder / "tiny.yaml"), out=folder, compute=compute)
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """A record as JSON values: three settings, of which the second is the best."""
+    values: dict[str, Any] = dict(suite="tiny", method="coop", version=1, source="mini-clip")
+    values |= dict(shots=12, tasks=["cats", "dogs"], seeds=[1], total=[50, 100], provenance={})
+    values |= dict(lr=[0.1, 0.3, 1.0], max_steps=[None] * 3, correct=[[20, 40], [30, 62], [40, 0]])
+    return values | dict(chosen=1, config={"lr": 0.002}) | changes
+
+
+def test_a_quarter_of_the_training_images_is_held_out_and_no_test_image() -> None:
+    task = load_task("mini-weather")
+    whole = draw_shots(task, 16, 101)
+    kept, held = hold_out(task, 16, 101)
+    assert sorted([*kept.train, *held], key=str) == sorted(whole.train, key=str)
+    assert kept.val == whole.val
+    assert set(Counter(one.label for one in held).values()) == {4}
+    assert hold_out(task, 16, 101)[1] == held != hold_out(task, 16, 102)[1]
+    tested = load_test_set(HELD_OUT.format("mini-weather", 16, 101))
+    assert list(tested.split("test")) == held
+    assert tested.split("train") == ()
+    assert not {*held} & {*task.split("test"), *kept.train, *kept.val}
+
+
+def test_settings_are_compared_on_the_source_and_on_held_out_images_alone(
+    tuned: tuple[Path, list[Tuning]],
+) -> None:
+    folder, [found] = tuned  # closed forms have nothing to choose
+    assert found.frame["lr"].tolist() == [0.002, 0.002, 0.06, 0.06]
+    assert found.frame["max_steps"].tolist() == [20, 10, 20, 10]
+    assert (found.method, found.shots, found.total) == ("taskres", 3, (22, 22))
+    assert found.chosen == choose(found.frame)
+    assert found.config["recipe"]["lr"] == found.lr[found.chosen]
+    cells = [json.loads(path.read_text()) for path in (folder / "runs/cells").rglob("*.json")]
+    assert len(cells) == 8
+    tested = {(one["backbone"], one["test_set"]) for cell in cells for one in cell["records"]}
+    names = [f"mini-weather.held-out-4-{seed}" for seed in (101, 102)]
+    assert tested == {("mini-clip", name) for name in names}
+
+
+def test_finished_fits_are_kept_and_the_record_has_the_same_bytes(
+    tuned: tuple[Path, list[Tuning]],
+) -> None:
+    folder, [found] = tuned
+    path = folder / "results" / "tiny" / "tuning" / "taskres.json"
+    before = path.read_bytes()
+    assert Tuning.model_validate_json(before) == found
+    started = []
+    again = cb.tune("taskres", str(folder / "tiny.yaml"), out=folder, on_event=started.append)
+    assert (again, started, path.read_bytes()) == ([found], [], before)
+    assert cb.plan_tuning("taskres", str(folder / "tiny.yaml"), folder).to_do == []
+    text = output_of("tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    assert "chosen" in text
+    assert "all done" in text
+
+
+def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
+    tuned: tuple[Path, list[Tuning]],
+) -> None:
+    folder, [found] = tuned
+    text = output_of("tune", "taskres", "--suite", folder / "tiny.yaml", "--out", folder)
+    lines = text.partition("nothing):\n")[2]
+    indented = "".join(f"  {line}\n" for line in lines.splitlines())
+    (folder / "set.yaml").write_text(f"{SUITE}methods:\n{indented}")
+    plan = make_plan(str(folder / "set.yaml"), "taskres", out=folder / "other")
+    assert plan.planned[0].cell.config == found.config
+
+
+def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_path: Path) -> None:
+    card = suite_cards.read("mini")
+    tuning = TuningCard(tasks=("mini-food",), rates=(1,), steps=(500, 5000, 50_000))
+    with monkeypatch.context() as patch:
+        changed = card.model_copy(update={"tuning": tuning})
+        patch.setattr(suite_cards, "read", lambda name: changed)
+        plan = cb.plan_tuning("coop", "mini", tmp_path)
+    # CoOp's own 200 epochs of 5 batches are 1,000 steps.
+    assert [one.name for one in plan.matrix.choices] == [
+        f"coop+lr-0.002+steps-{cap}" for cap in (200, 500, 5000)
+    ]
+
+
+def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None:
+    plain = suite_cards.read("smoke")
+    both = [plain, plain.model_copy(update={"tuning": TuningCard(tasks=("mini-weather",))})]
+    keys = [
+        [one.cell.key for one in make_plan(card, "coop", out=tmp_path).planned] for card in both
+    ]
+    assert keys[0] == keys[1]
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("extends: smoke", BASE))
+    (tmp_path / "more.yaml").write_text("name: more\ntitle: More\nextends: tiny\n")
+    assert suite_cards.read(str(tmp_path / "tiny.yaml")).tuning is not None
+    assert suite_cards.read(str(tmp_path / "more.yaml")).tuning is None
+
+
+BASE = "upgrades: [[mini-clip, mini-eva-clip]]\ntasks: [mini-weather]\nseeds: [1]"
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ([(0, 0), (5, 1), (-1, 1)], 1),
+        ([(0, 0), (1, 2), (3, 3)], 0),  # within one standard error: the recipe's own
+        ([(0, 0), (3, 4), (2, 0.1)], 0),  # the best is judged, and not the surest
+        ([(0, 0), (-3, 1)], 0),
+        ([(0, 0), (2, 0), (2, 0)], 1),  # of equal ones the first
+        ([(None, None), (None, None), (1, None)], 2),
+    ],
+)
+def test_the_best_is_chosen_if_it_is_better_than_chance(gains: Any, chosen: int) -> None:
+    frame = pd.DataFrame(gains, columns=["gain", "error"], dtype=float)
+    frame["accuracy"] = 50 + frame["gain"]
+    assert choose(frame) == chosen
+
+
+def test_a_gain_has_the_standard_error_over_tasks_and_seeds() -> None:
+    frame = Tuning.model_validate(record()).frame
+    assert frame["accuracy"].tolist() == [40, 61, 40]
+    assert frame["gain"].tolist() == [0, 21, 0]
+    assert frame["error"].tolist() == pytest.approx([0, 1, 40])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chosen": 2}, "not what the counts give"),
+        ({"correct": [[20, 40], [51, 62], [40, 0]]}, "more images are right"),
+        ({"correct": [[20], [30], [40]]}, "a count for each task and seed"),
+        ({"correct": [[None, 1]] * 3}, "every setting failed"),
+        ({"note": "mine"}, "Extra inputs"),
+    ],
+)
+def test_a_record_that_does_not_agree_with_itself_is_refused(changes: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Tuning.model_validate(record(**changes))
+
+
+def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
+    """Only where the suite says how, and until a record has chosen their settings."""
+    trained = replace(flat(COOP, 62, 57, 2), config={"recipe": {"lr": 0.1}})
+    results = make_suite(trained, flat(PROBE, 80, 5, 2))
+    card = suite_cards.read("smoke").model_copy(update={"name": "tiny"})
+    own = card.model_copy(update={"tuning": TuningCard(tasks=("mini-weather",))})
+
+    def titles(suite: SuiteCard) -> list[str]:
+        page = read_suite_page(suite, tmp_path, results)
+        shown = render_leaderboard([replace(page, expected=TWO_BY_TWO)])
+        assert ("† not tuned" in shown) == bool(page.legend) == ("CoOp †" in shown)
+        return [one.title for one in page.results.all]
+
+    assert titles(card) == ["CoOp", "Linear probe"]
+    assert titles(own) == ["CoOp †", "Linear probe"]
+    path = tmp_path / "results" / "tiny" / "tuning" / "coop.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record()))
+    assert titles(own) == ["CoOp †", "Linear probe"]  # other settings were chosen
+    path.write_text(json.dumps(record(config=trained.config)))
+    assert titles(own) == ["CoOp", "Linear probe"]
+    path.write_text(json.dumps(record(chosen=2)))
+    with pytest.raises(CompatbenchError, match=r"coop\.json: .*not what the counts give"):
+        titles(own)
+
+
+def test_a_record_at_the_base_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    names = ("results/tiny/tuning/coop.json", "results/tiny/tuning/linear_probe.csv")
+    change: Any = SimpleNamespace(name="main", read_base=lambda folder: dict.fromkeys(names, b"no"))
+    assert read_base_results(change, "tiny").all == ()
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "message"),
+    [
+        ("cop", {}, "no method named 'cop'; did you mean"),
+        ("gda,zeroshot", {}, "nothing to tune of zeroshot, gda: neither a rate nor steps"),
+        ("coop", {"[mini-weather]": "[mini-food]"}, "no development task .* named 'mini-food'"),
+        ("coop", {"tuning": "# tuning"}, "suite 'tiny' does not say how settings are chosen"),
+        ("coop", {"shots: [4]": "shots: [2, all]"}, "too few images to hold a quarter out"),
+        ("coop", {"[101, 102]": "[101]"}, r"tiny.yaml:6: field 'tuning.seeds'"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    tmp_path: Path, methods: str, changes: dict[str, str], message: str
+) -> None:
+    text = SUITE
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (tmp_path / "tiny.yaml").write_text(text)
+    with pytest.raises(CompatbenchError, match=message) as caught:
+        cb.tune(methods, str(tmp_path / "tiny.yaml"), out=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_method_of_which_every_fit_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    head = (
+        "from compatbench.methods.taskres import TaskRes, MethodCard\nfrom dataclasses import *\n"
+    )
+    body = 'class Mine(TaskRes):\n    card = replace(TaskRes.card, name="mine")\n'
+    fit = "    def fit(self, backbone, data, rng):\n        raise ValueError('no')\n"
+    (tmp_path / "mine.py").write_text(head + body + fit)
+    with pytest.raises(CompatbenchError, match="'mine': every setting failed"):
+        cb.tune(
+            str(tmp_path / "mine.py"),
+            str(tmp_path / "tiny.yaml"),
+            out=tmp_path,
+            compute=cb.Compute(jobs=1),
+        )
