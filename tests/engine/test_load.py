@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -13,12 +14,16 @@ import pytest
 
 from compatbench import api
 from compatbench.data.cards import suite_cards
-from compatbench.engine.plan import make_plan
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.engine.plan import make_plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import find_waste
+from compatbench.engine.worker import Worker
 from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
 from compatbench.results import rows
+
+from .conftest import Run
 
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
@@ -85,3 +90,13 @@ def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
     for name, (seconds, megabytes) in BARS.items():
         assert found[name]["cpu_seconds"] < 2 * seconds  # of a machine that others use, too
         assert megabytes is None or found[name]["mb"] < megabytes
+
+
+def test_garbage_is_looked_for_less_often_until_a_cell_is_run(
+    compatbench: Run, cache: Path, tmp_path: Path
+) -> None:
+    compatbench("list", "transfers", cwd=tmp_path)
+    assert gc.get_threshold()[0] == 50_000
+    [cell, *_] = plan_cells(suite_cards.read("smoke"), builtin_methods(), ["zeroshot"])
+    Worker(RunStore(tmp_path / "runs"), FeatureCache(cache)).run(cell)
+    assert gc.get_threshold()[0] == 700

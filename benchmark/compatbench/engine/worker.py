@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -82,6 +83,7 @@ class Worker:
         self._attempt = next_attempt(before)
         self._memory.reset()
         torch.set_num_threads(self.threads)
+        gc.set_threshold(700)  # Python's own, for cycles may hold large tensors
         try:
             with threadpool_limits(limits=self.threads):
                 return self._run(cell, on_record)
