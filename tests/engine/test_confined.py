@@ -23,7 +23,7 @@ from compatbench.data.images import Labels
 from compatbench.engine.confined import child
 from compatbench.engine.confined.child import MethodFailed
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry, confined_builder
-from compatbench.engine.confined.walls import landlock_version
+from compatbench.engine.confined.sandbox import landlock_version
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
@@ -330,8 +330,8 @@ def test_no_process_outlives_the_one_that_asked(tmp_path: Path) -> None:
         registry = ConfinedRegistry(())
         registry.add_file(Path({str(path)!r}))
         from compatbench.engine.confined import child
-        [nursery] = child._nurseries.values()
-        print(nursery._folder, nursery._process.pid, flush=True)
+        [fork_server] = child._fork_servers.values()
+        print(fork_server._folder, fork_server._process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run(
@@ -349,9 +349,9 @@ def test_no_process_outlives_the_one_that_asked(tmp_path: Path) -> None:
 def no_fork(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a system without fork."""
     monkeypatch.setattr(child, "FORKS", False)
-    monkeypatch.setattr(child, "_nurseries", {})
+    monkeypatch.setattr(child, "_fork_servers", {})
     yield
-    for one in child._nurseries.values():
+    for one in child._fork_servers.values():
         one.close()
 
 

@@ -16,8 +16,8 @@ from compatbench.conformance.checks import (
     check_methods,
     run_checks,
     run_confined,
-    run_inside,
+    run_in_server,
 )
 
 __all__ = ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
-__all__ += ["run_inside"]
+__all__ += ["run_in_server"]

@@ -21,16 +21,16 @@ from compatbench.errors import CompatbenchError, one_line
 from compatbench.method import Method
 
 if TYPE_CHECKING:
-    from compatbench.engine.confined.inside import Inside
+    from compatbench.engine.confined.server import MethodServer
 
 # Tries a rule on a method; what it returns is a remark on a pass.
 Check = Callable[[MethodUnderTest], "str | None"]
 
 Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
-# What the nursery makes once, and what its children are asked.
+# What the fork server makes once, and what its children are asked.
 WARM = "compatbench.conformance.models:synthetic_models"
-INSIDE = "compatbench.conformance:run_inside"
+IN_SERVER = "compatbench.conformance:run_in_server"
 IN_TWO = "it takes two processes, as 'compatbench check' starts them"
 # These have something to look at even if the fit fails.
 WITHOUT_MODULE = ("card", "settings", "fit")
@@ -141,7 +141,7 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
         child = registry.open(name, {}, warm=WARM).child
         for check in names or CHECKS:
             start = time.perf_counter()
-            values = {"function": INSIDE, "values": {"method": name, "check": check}}
+            values = {"function": IN_SERVER, "values": {"method": name, "check": check}}
             answer, _ = child.ask("call", values)
             if answer["reason"] == IN_TWO:
                 answer = _try_elsewhere(registry, name, child)
@@ -171,12 +171,12 @@ def _try_elsewhere(registry: ConfinedRegistry, name: str, child: Child) -> dict[
     return {"status": "fail" if wrong else "pass", "reason": wrong}
 
 
-def run_inside(inside: Inside, values: dict[str, str]) -> dict[str, str]:
+def run_in_server(server: MethodServer, values: dict[str, str]) -> dict[str, str]:
     """Tries one check in the process that the method is in."""
-    tested = inside.memory.get("tested")
+    tested = server.memory.get("tested")
     if tested is None:
-        cls = inside.registry.get(values["method"])
-        tested = inside.memory["tested"] = MethodUnderTest(cls)
+        cls = server.registry.get(values["method"])
+        tested = server.memory["tested"] = MethodUnderTest(cls)
     status, reason = _run(values["check"], tested)
     tested.models.restore(tested.source, tested.target)
     return {"status": status, "reason": reason}

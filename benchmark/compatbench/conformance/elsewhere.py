@@ -19,7 +19,7 @@ from compatbench.files.tensors import fingerprint
 from compatbench.method.identity import PLUGIN_PREFIX
 
 if TYPE_CHECKING:
-    from compatbench.engine.confined.inside import Inside
+    from compatbench.engine.confined.server import MethodServer
 
 PREPARE, TELL = (f"{__name__}:{name}" for name in ("prepare", "tell"))
 ENVIRONMENT = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
@@ -45,9 +45,9 @@ def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return ""
 
 
-def tell(inside: Inside, values: Mapping[str, str]) -> dict[str, Any]:
+def tell(server: MethodServer, values: Mapping[str, str]) -> dict[str, Any]:
     """Fingerprints of a module that is fitted now, and of its logits by role; what was asked."""
-    tested = inside.memory.get("tested") or MethodUnderTest(inside.registry.get(values["method"]))
+    tested = server.memory.get("tested") or MethodUnderTest(server.registry.get(values["method"]))
     module = tested.fit()
     found: dict[str, Any] = {"module": module.fingerprint}
     for role, backbone in tested.served():

@@ -46,8 +46,8 @@ class MethodFailed(Exception):
         self.failure = failure
 
 
-class Nursery:
-    """What processes come from: one that has imported the harness forks them.
+class ForkServer:
+    """Starts the processes: one that has imported the harness forks them.
 
     Where there is no fork that can be relied on, each imports the harness itself, which takes
     seconds.
@@ -66,11 +66,11 @@ class Nursery:
                 process = self._start("main", stdin=theirs, stdout=subprocess.DEVNULL)
         self._process = process
         held = self._control, process, self._alone, self._folder
-        self.close = weakref.finalize(self, _close_nursery, *held)
+        self.close = weakref.finalize(self, _close_fork_server, *held)
 
     def _start(self, function: str, **streams: Any) -> subprocess.Popen[bytes]:
         code = (
-            f"from compatbench.engine.confined.inside import {function}; {function}({self._warm!r})"
+            f"from compatbench.engine.confined.server import {function}; {function}({self._warm!r})"
         )
         options = {"cwd": self._folder, "env": self._environment, "start_new_session": True}
         with (self._folder / "errors").open("wb") as errors:
@@ -118,7 +118,7 @@ class Nursery:
         return self.close.alive and (self._process is None or self._process.poll() is None)
 
 
-def _close_nursery(
+def _close_fork_server(
     control: socket.socket | None,
     process: subprocess.Popen[bytes] | None,
     alone: Sequence[subprocess.Popen[bytes]],
@@ -133,15 +133,15 @@ def _close_nursery(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-_nurseries: dict[str, Nursery] = {}
+_fork_servers: dict[str, ForkServer] = {}
 
 
-def find_nursery(environment: Mapping[str, str], warm: str) -> Nursery:
-    """The nursery of this process with these variables; started once, and ended with it."""
+def find_fork_server(environment: Mapping[str, str], warm: str) -> ForkServer:
+    """The fork server of this process with these variables; started once, and ended with it."""
     wanted = canonical_json([dict(environment), warm])
-    if wanted not in _nurseries or not _nurseries[wanted].alive:
-        _nurseries[wanted] = Nursery(environment, warm, FORKS)
-    return _nurseries[wanted]
+    if wanted not in _fork_servers or not _fork_servers[wanted].alive:
+        _fork_servers[wanted] = ForkServer(environment, warm, FORKS)
+    return _fork_servers[wanted]
 
 
 class Child:
@@ -172,9 +172,9 @@ class Child:
             warm: ``module:function`` of the harness whose work all such processes share.
         """
         self.name, self._doing = str(path), ""
-        self._nursery = find_nursery(environment or {}, warm)
-        self._number, self._reader, self._writer = self._nursery.start()
-        held = self._nursery, self._number, self._reader, self._writer
+        self._fork_server = find_fork_server(environment or {}, warm)
+        self._number, self._reader, self._writer = self._fork_server.start()
+        held = self._fork_server, self._number, self._reader, self._writer
         self.close = weakref.finalize(self, _hang_up, *held)
         folders = {name: os.environ[name] for name in _FOLDERS if name in os.environ}
         tasks = tasks_folder()
@@ -213,7 +213,7 @@ class Child:
 
         def stop() -> None:
             late.set()
-            self._nursery.end(self._number)
+            self._fork_server.end(self._number)
 
         timer = threading.Timer(seconds, stop)
         timer.daemon = True
@@ -223,7 +223,7 @@ class Child:
             answer, reached = dict(header["answer"]), [str(one) for one in header["reached"]]
         except (EOFError, OSError):
             late.wait(0.0 if timer.is_alive() else 1.0)
-            code = self._nursery.end(self._number)
+            code = self._fork_server.end(self._number)
             death = describe_death(code, out_of_memory=False).error
             why = f"it takes more than {seconds:,.0f} s" if late.is_set() else death
             raise self._error(f"{why}, while {DOING.get(self._doing, 'it is asked')}") from None
@@ -249,12 +249,12 @@ class Child:
         return self.receive()
 
 
-def _hang_up(nursery: Nursery, number: int, *streams: BinaryIO) -> None:
+def _hang_up(fork_server: ForkServer, number: int, *streams: BinaryIO) -> None:
     for stream in streams:
         with suppress(OSError):
             stream.close()
-    if nursery.alive:
-        nursery.end(number)
+    if fork_server.alive:
+        fork_server.end(number)
 
 
 def _raised(error: Any) -> Exception:

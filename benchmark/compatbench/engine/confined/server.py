@@ -1,6 +1,6 @@
-"""The inside of a process with contributed code: loads it, and answers what it is asked.
+"""Runs in a process with contributed code: loads it, and answers what it is asked.
 
-``main`` is a nursery: it has imported the harness once, and forks a process for each piece of
+``main`` is the fork server: it has imported the harness once, and forks a process for each piece of
 contributed code. It runs none itself, and has nothing to hide.
 """
 
@@ -36,7 +36,7 @@ from torch import Tensor
 
 import compatbench
 from compatbench.backbone import Backbone, Labels, load_backbone
-from compatbench.engine.confined.walls import Walls
+from compatbench.engine.confined.sandbox import Sandbox
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -97,7 +97,7 @@ def alone(_: str = "") -> None:
     reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     _silence()
     with tempfile.TemporaryDirectory() as own:
-        Inside(Path(own)).serve(reader, writer)
+        MethodServer(Path(own)).serve(reader, writer)
 
 
 def _end(pid: int) -> int:
@@ -139,12 +139,12 @@ def _serve(connection: int) -> None:
         own = _own_folder(os.getpid())
         own.mkdir()
         streams = socket.socket(fileno=3)
-        Inside(own).serve(*(streams.makefile(mode) for mode in ("rb", "wb")))  # type: ignore[arg-type]
+        MethodServer(own).serve(*(streams.makefile(mode) for mode in ("rb", "wb")))  # type: ignore[arg-type]
     finally:
         os._exit(1)
 
 
-class Inside:
+class MethodServer:
     """What a process with contributed code knows: backbones, the methods, and one that is built.
 
     Every function whose name begins with ``do_`` answers a message; ``remote.py`` says which.
@@ -152,7 +152,7 @@ class Inside:
 
     def __init__(self, own: Path) -> None:
         self._own = own
-        self._walls: Walls | None = None
+        self._sandbox: Sandbox | None = None
         self._backbones: dict[str, Backbone] = {}
         self.registry = MethodRegistry()
         self.memory: dict[str, Any] = {}  # of functions that ``do_call`` calls
@@ -174,7 +174,7 @@ class Inside:
                 answer, given = getattr(self, f"do_{header['ask']}")(header, tensors)
             except Exception as error:
                 answer = {"error": _describe(error)}
-            reached = self._walls.reached if self._walls else []
+            reached = self._sandbox.reached if self._sandbox else []
             write_message(writer, {"answer": answer, "reached": reached}, given)
 
     @property
@@ -183,7 +183,7 @@ class Inside:
         return self._method
 
     def do_load(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
-        """Loads backbones, puts the walls up, and then loads the contributed code."""
+        """Loads backbones, closes the sandbox, and then loads the contributed code."""
         os.environ.update(header["environment"])
         use_folders(methods=Path(header["methods"]), tasks=Path(header["tasks"]))
         for name, options in header["backbones"].items():
@@ -198,9 +198,9 @@ class Inside:
         readable = [*sys.path[1:], sys.prefix, sys.base_prefix, *compatbench.__path__]
         readable += [header["methods"], *header["files"]]
         forbidden, shown = map(Path, header["forbidden"]), Path(header["shown"])
-        walls = Walls(map(Path, filter(None, readable)), [*forbidden], self._own, shown)
-        walls.close()
-        self._walls = walls
+        sandbox = Sandbox(map(Path, filter(None, readable)), [*forbidden], self._own, shown)
+        sandbox.close()
+        self._sandbox = sandbox
         path = Path(header["path"])
         load: Callable[[], object]
         if header["kind"] == "file":
@@ -297,8 +297,8 @@ class Inside:
         return {}, {} if found is None else {"contexts": found}
 
     def _say(self, doing: str) -> None:
-        if self._walls is not None:
-            self._walls.doing = doing
+        if self._sandbox is not None:
+            self._sandbox.doing = doing
 
     def _backbone(self, header: dict[str, Any], tensors: Tensors) -> Backbone:
         backbone = self._backbones[header["backbone"]]

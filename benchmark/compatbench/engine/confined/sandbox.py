@@ -42,7 +42,7 @@ class Reached(PermissionError):
     """Contributed code reached for what is not its own."""
 
 
-class Walls:
+class Sandbox:
     """What may be read and written, and what else was reached for.
 
     Attributes:
@@ -65,7 +65,7 @@ class Walls:
         self.doing = "it is loaded"
 
     def close(self) -> None:
-        """Puts them up around this process; they cannot be taken down again."""
+        """Confines this process to it, for good."""
         if version := landlock_version():
             self._close_landlock(version)
         sys.addaudithook(self._make_hook())
