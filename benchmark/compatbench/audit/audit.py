@@ -15,16 +15,7 @@ import pandas as pd
 from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.rerun import check_again
 from compatbench.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
-from compatbench.audit.sample import (
-    FORGED,
-    POWER,
-    Aim,
-    Draw,
-    Sampled,
-    draw_cells,
-    in_turn,
-    list_cells,
-)
+from compatbench.audit.sample import Aim, Draw, Sampled, draw_cells, in_turn, list_cells
 from compatbench.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.audit.tolerance import find_drift
 from compatbench.data.cache_files import default_cache_folder
@@ -78,8 +69,8 @@ def audit_results(
     suites: Sequence[str] | None = None,
     *,
     cells: int | None = None,
-    forged: float = FORGED,
-    power: float = POWER,
+    forged: float = Aim.forged,
+    power: float = Aim.power,
     minutes: float | None = None,
     seed: int | None = None,
     tolerance: int | None = None,
@@ -171,11 +162,8 @@ def audit_results(
         audit.findings += check_pages(out, cards, stored)
         audit.findings += check_equal_keys(list(stored.values())) if stored else ()
         audit.draws = draw_cells(list_cells(stored), aim, seed, only, new, each)
-        cells_again = [one for draw in audit.draws for one in draw.wanted]
-        took = sum(one.seconds for one in cells_again)
-        progress(
-            f"cells to run again: {len(cells_again)}; their fits took {took:,.0f} s, as recorded"
-        )
+        again = [one.seconds for draw in audit.draws for one in draw.wanted]
+        progress(f"cells to run again: {len(again)}; by their files, fits of {sum(again):,.0f} s")
         store, build = RunStore(place / "runs"), confined_builder(registry, device)
         worker = Worker(store, features, device, build=build)  # which fits once for all suites
         _run_again(audit, stored, aim, worker, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 
@@ -47,8 +48,9 @@ def check_again(
     test_sets = dict.fromkeys(name for cell in cells for name in cell.test_sets)
     whole = replace(one.cell, backbones=tuple(backbones), test_sets=tuple(test_sets))
     frames, findings = [], []
-    store = worker.store
-    worker.keep_backbones(len(backbones))
+    build, store = worker.build, worker.store
+    once = cache(lambda: build(whole))  # its process keeps all its backbones
+    worker.build = lambda _: once()
     try:
         record, here = run_timed(whole, worker)
         costs = pd.concat(s.costs.query(f"key == '{whole.key}'") for s, _ in places)
@@ -65,7 +67,7 @@ def check_again(
         file = f"{places[0][0].folder / whole.name}.csv"
         return [], [Finding(file, f"{whole} cannot run: {error}")]
     finally:
-        worker.store = store
+        worker.build, worker.store = build, store
     for suite, cell in places:
         rows = suite.rows.loc[suite.rows["method"] == cell.name]
         again = to_frame(rows_of(cell, record), Row)

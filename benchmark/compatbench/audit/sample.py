@@ -15,16 +15,14 @@ from compatbench.data.cards import names_elsewhere
 from compatbench.engine.cell import Cell
 from compatbench.errors import CompatbenchError
 
-FORGED, POWER = 0.1, 0.9  # as in ``Aim``
-
 
 @dataclass(frozen=True)
 class Aim:
     """How much is run again: a number of cells, or as many as find a share of forged ones."""
 
     cells: int | None = None  # in place of the other two
-    forged: float = FORGED  # the share of cells that are forged
-    power: float = POWER  # the probability to find one of them
+    forged: float = 0.1  # the share of cells that are forged
+    power: float = 0.9  # the probability to find one of them
     minutes: float | None = None  # after which no other cell is begun
 
     def __post_init__(self) -> None:

@@ -69,10 +69,6 @@ class Worker:
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._transfer = cache(lambda name: find_transfer(name)(features.folder.parent))
 
-    def keep_backbones(self, count: int) -> None:
-        """Keeps as many at hand, with the texts that they have encoded."""
-        self._load = lru_cache(maxsize=count)(self._load.__wrapped__)
-
     def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
 
