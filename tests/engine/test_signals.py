@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import signal
+import subprocess
 import sys
 import termios
 import threading
@@ -125,5 +126,5 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(cache: Path, tmp_
     with slow_run(tmp_path, cache, "--jobs", "1", preexec_fn=ignore) as run:
         run.wait_for_fit()
         run.process.send_signal(signal.SIGHUP)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(subprocess.TimeoutExpired):
             run.process.wait(3)
