@@ -47,8 +47,9 @@ def test_a_cost_far_below_what_it_takes_here_is_named(
     forged.edit("coop.cost.csv", set_field(None, "fit_seconds", lambda _: 0.0))
     forged.publish()
     result = forged.audit("--no-zero-shot", cells=9)
-    assert re.search(r"(?m)^wrong .*coop.cost.csv:\d: 'fit_seconds': .*, found 0$", result.output)
-    assert "findings: 2" in result.output  # two seeds, and no other cell
+    found = re.findall(r"(?m)^wrong .*: 'fit_seconds': .*$", result.output)
+    assert len(found) == 2, result.output  # two seeds, and no other cell
+    assert all(re.search(r"coop.cost.csv:\d: .*, found 0$", line) for line in found)
 
 
 @pytest.mark.slow
