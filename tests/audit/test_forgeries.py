@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def _each_cell_once() -> Iterator[None]:
     """All copies have the same cells, so one run of each does for all audits of this file."""
     known: dict[object, object] = {}
-    measure = rerun._measure
+    measure = rerun.run_timed
 
     def remember(cell: Cell, worker: Worker) -> object:
         place = (cell.key, cell.backbones, cell.test_sets)
@@ -36,7 +36,7 @@ def _each_cell_once() -> Iterator[None]:
     # The processes of its methods serve all audits, too.
     registry = ConfinedRegistry([methods_folder() / f"{name}.py" for name in METHODS])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rerun, "_measure", remember)
+        patch.setattr(rerun, "run_timed", remember)
         patch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: registry)
         yield
 

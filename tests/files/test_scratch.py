@@ -145,4 +145,6 @@ def test_the_harness_makes_temporary_folders_in_one_place() -> None:
         for path in HARNESS.rglob("*.py")
         if re.search(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b", path.read_text())
     }
-    assert found == {"files/scratch.py"}
+    # These run in processes that have a folder of their own, which is removed with them.
+    own = {"conformance/fit_checks.py", "engine/confined/server.py"}
+    assert found == {"files/scratch.py", *own}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,6 @@ from compatbench.conformance.method_under_test import (
     relabel,
 )
 from compatbench.errors import NotTransferable
-from compatbench.files.scratch import scratch_folder
 from compatbench.method import Backbone, FewShotData, load_module
 
 
@@ -184,8 +185,9 @@ def _disturbed_randomness() -> Iterator[None]:
 @check
 def round_trip(tested: MethodUnderTest) -> None:
     """A module that was saved and loaded gives the same logits, bit for bit."""
-    with scratch_folder() as folder:
-        path = folder / "module.safetensors"
+    # In a process of its own this is in its own folder; it may look into no other.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.safetensors"
         tested.module.save(path, {"method": tested.card.name})
         loaded = load_module(path)
     same = loaded.fingerprint == tested.module.fingerprint

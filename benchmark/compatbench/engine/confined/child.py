@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +21,7 @@ from compatbench.engine.failures import Failure, describe_death
 from compatbench.errors import CompatbenchError, NotTransferable, one_line
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import installed_folder, methods_folder, tasks_folder
+from compatbench.files.scratch import scratch_folder
 
 Tensors = Mapping[str, Tensor]
 LOAD_SECONDS = 300.0  # in which a file is loaded
@@ -54,7 +53,8 @@ class ForkServer:
     """
 
     def __init__(self, environment: Mapping[str, str], warm: str, forks: bool) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="compatbench-confined-"))
+        scratch = ExitStack()
+        self._folder = scratch.enter_context(scratch_folder())
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         self._environment = {**kept, **_FIXED, **environment, "TMPDIR": str(self._folder)}
         self._lock, self._warm = threading.Lock(), warm
@@ -65,7 +65,7 @@ class ForkServer:
             with theirs:
                 process = self._start("main", stdin=theirs, stdout=subprocess.DEVNULL)
         self._process = process
-        held = self._control, process, self._alone, self._folder
+        held = self._control, process, self._alone, scratch
         self.close = weakref.finalize(self, _close_fork_server, *held)
 
     def _start(self, function: str, **streams: Any) -> subprocess.Popen[bytes]:
@@ -122,7 +122,7 @@ def _close_fork_server(
     control: socket.socket | None,
     process: subprocess.Popen[bytes] | None,
     alone: Sequence[subprocess.Popen[bytes]],
-    folder: Path,
+    scratch: ExitStack,
 ) -> None:
     if control is not None and process is not None:
         control.close()  # it ends all that it has forked, and then itself
@@ -130,7 +130,7 @@ def _close_fork_server(
     for one in alone:
         one.kill()
         one.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    scratch.close()
 
 
 _fork_servers: dict[str, ForkServer] = {}

@@ -41,6 +41,7 @@ from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.project_folders import use_folders
+from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import MethodRegistry
@@ -48,7 +49,6 @@ from compatbench.transfer.rotation import RotatedBackbone
 
 __all__ = ["main", "open_clip", "sklearn", "timm"]
 
-FOLDER = "compatbench-confined-"  # how the name of its folder begins
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Tensors = dict[str, Tensor]
 
@@ -82,7 +82,7 @@ def main(warm: str = "") -> None:
         control.send(number.to_bytes(8, "little"))
     for pid in processes.values():
         _end(pid)
-    if Path.cwd().name.startswith(FOLDER):  # who started this one may be dead
+    if Path.cwd().name.startswith(PREFIX):  # who started this one may be dead
         shutil.rmtree(Path.cwd(), ignore_errors=True)
 
 
