@@ -42,6 +42,7 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     tmp_path: Path,
 ) -> None:
+    builtin_methods.cache_clear()  # without methods that other tests have added
     suite = str(make_cells(tmp_path, 2_000))
 
     def make() -> object:
@@ -58,8 +59,8 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     found = []
     audit = cpu_seconds(lambda: found.append(api.audit_results(tmp_path, [suite], cells=0)))
     assert found[0].findings == []
-    # A tenth of the cells, twice what is promised.
-    assert audit < 2 * BARS["audit --cells 0"][0] / 10 + 5
+    # A tenth of the cells, twice what is promised, and the start of the methods' processes.
+    assert audit < 2 * BARS["audit --cells 0"][0] / 10 + 10
     tracemalloc.start()
     again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]

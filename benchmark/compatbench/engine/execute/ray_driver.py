@@ -31,6 +31,7 @@ from compatbench.engine.execute.ray_workers import (
     connect,
     drive,
     identify,
+    lost_cluster,
 )
 from compatbench.engine.execute.scheduler import send_warnings
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
@@ -75,7 +76,7 @@ def _follow(connection: Connection, on_start: Callable[[int], object], on_event:
             try:
                 message = connection.recv()
             except (EOFError, OSError):
-                message = _lost("Ray has ended its process")
+                message = lost_cluster("Ray has ended its process")
             if message is None:
                 return
             if isinstance(message, CompatbenchError):
@@ -95,14 +96,8 @@ def _follow(connection: Connection, on_start: Callable[[int], object], on_event:
                 answered[name] = now
             except OSError:
                 if now - answered.setdefault(name, now) > LOST_SECONDS:
-                    raise _lost(f"{name} at {place} does not answer") from None
+                    raise lost_cluster(f"{name} at {place} does not answer") from None
         next_look = now + LOOK_SECONDS
-
-
-def _lost(why: str) -> CompatbenchError:
-    return CompatbenchError(
-        f"the Ray cluster is lost: {why}; finished cells are kept, and the same command continues"
-    )
 
 
 def _drive(connection: Connection, *task: Any) -> None:
@@ -119,7 +114,7 @@ def _drive(connection: Connection, *task: Any) -> None:
     except CompatbenchError as error:
         last = error
     except Exception as error:
-        last = _lost(first_line(error).rstrip("."))
+        last = lost_cluster(first_line(error).rstrip("."))
     connection.send(last)
 
 

@@ -115,6 +115,13 @@ def connect(place: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
+def lost_cluster(why: str) -> CompatbenchError:
+    """The end of a run on Ray, in one line."""
+    return CompatbenchError(
+        f"the Ray cluster is lost: {why}; finished cells are kept, and the same command continues"
+    )
+
+
 def _connect(compute: Compute, folder: Path) -> None:
     """Connects to a Ray cluster; by default to one of this machine, which ends with the run."""
     where = compute.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -134,7 +141,9 @@ def _connect(compute: Compute, folder: Path) -> None:
             **own,
         )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".")
+        text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".:")
+        if where == "local":
+            raise lost_cluster(f"it does not start ({text})") from None
         raise CompatbenchError(
             f"cannot use the Ray cluster '{where}': {text}; give auto, or HOST:PORT as 'ray start "
             "--head' shows it, or leave out --address and RAY_ADDRESS to use this machine alone; "
