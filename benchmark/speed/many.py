@@ -29,7 +29,7 @@ from compatbench.results.store import MethodInfo, MethodResults, read_results, w
 
 CELLS, METHODS, TASKS = 20_000, 500, 15
 FITS = 272  # cells of one seed of the mini suite, by and large
-# What each command may take: CPU seconds, and MB of memory where that is promised.
+# What each command may take: CPU seconds, and MB of memory where there is an aim.
 BARS: dict[str, tuple[float, float | None]] = {
     "plan": (8, 300),
     "audit --cells 0": (15, None),

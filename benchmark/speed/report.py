@@ -191,9 +191,9 @@ def _many() -> list[str]:
         "",
         f"Whole commands, on {data['processor']}: `leaderboard` of {data['methods']} methods on "
         f"{data['tasks']} tasks, and the others",
-        f"over {data['cells']:,} finished cells. *Promised* is what they may take.",
+        f"over {data['cells']:,} finished cells. *Aim* is what they should take.",
         "",
-        "| command | CPU s | promised | peak memory, MB | promised |",
+        "| command | CPU s | aim | peak memory, MB | aim |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name, one in data["commands"].items():
