@@ -94,7 +94,7 @@ FORGERIES = PLAIN | AGREES
 
 # Forged in code, a method's or the harness's, and found by a test of its own below tests/.
 PULLS, KIT = "audit/test_pull_request.py", "conformance/test_kit.py"
-ELSEWHERE = "conformance/test_elsewhere.py"
+OTHER_PROCESS = "conformance/test_other_process.py"
 IN_CODE = {
     "a method that patches the audit when it is imported": (
         PULLS,
@@ -114,8 +114,8 @@ IN_CODE = {
     ),
     "a decoder that blanks images": (PULLS, "test_images_that_the_harness_blanks_are_seen"),
     "features that lie about": (PULLS, "test_a_new_method_is_checked_run_again_and_compared"),
-    "an attach that reads labels": (ELSEWHERE, "test_a_method_that_reads_labels_is_found"),
-    "a method that follows the hour": (ELSEWHERE, "test_what_depends_on_the_machine_is_found"),
+    "an attach that reads labels": (OTHER_PROCESS, "test_a_method_that_reads_labels_is_found"),
+    "a method that follows the hour": (OTHER_PROCESS, "test_what_depends_on_the_machine_is_found"),
     "a method that keeps images": (
         KIT,
         "test_a_broken_method_fails_the_check_that_it_breaks_and_no_other",
@@ -131,7 +131,7 @@ LIMITS: dict[str, Forgery] = {
     ),
     "a version that it was not made with": Forgery(
         f.replace(ABOUT, r'("compatbench": \[\s*)"[^"]*"', r'\g<1>"9.9.9"'),
-        "what a file says of its versions is a claim",
+        "what a file says of its versions cannot be verified",
         TASKRES,
     ),
     "a short fit that takes no time": Forgery(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import compatbench as cb
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.rerun import compare_costs
-from compatbench.audit.sample import Aim, Draw, Sampled, draw_cells, find_power, in_turn
+from compatbench.audit.sample import Draw, Sampled, SampleSize, draw_cells, find_power, round_robin
 from compatbench.audit.tolerance import EPSILON, choose_tolerance, find_drift
 from compatbench.data.cards import TrainingCard
 from compatbench.engine.cell import Cell, provenance
@@ -39,20 +39,20 @@ def keys(draw: Draw) -> list[str]:
 
 @given(cells=st.integers(0, 70), seed=st.integers(0, 1000))
 def test_a_draw_is_one_of_all_cells_once_each(cells: int, seed: int) -> None:
-    [draw] = draw_cells(CELLS, Aim(cells), seed)
+    [draw] = draw_cells(CELLS, SampleSize(cells), seed)
     assert len({*keys(draw)}) == len(draw.wanted) == min(cells, 60)
-    assert draw_cells(CELLS[::-1], Aim(cells), seed) == [draw]
+    assert draw_cells(CELLS[::-1], SampleSize(cells), seed) == [draw]
 
 
 @pytest.mark.parametrize("forged", [range(6), range(0, 60, 10), range(54, 60)])
 def test_forged_cells_are_found_as_often_as_the_formula_says(forged: range) -> None:
     """Wherever they are: of one method, or spread; also in a draw that time ended."""
     bad, seeds = {CELLS[n].cell.key for n in forged}, 2000
-    [draw] = draw_cells(CELLS, Aim(), 0)
+    [draw] = draw_cells(CELLS, SampleSize(), 0)
     wanted, least = len(draw.wanted), find_power(len(draw.wanted), 60, 0.1)
     assert least >= 0.9 > find_power(wanted - 1, 60, 0.1)
     for run, power in ((wanted, least), (6, find_power(6, 60, 0.1))):
-        draws = (keys(draw_cells(CELLS, Aim(), seed)[0])[:run] for seed in range(seeds))
+        draws = (keys(draw_cells(CELLS, SampleSize(), seed)[0])[:run] for seed in range(seeds))
         found = sum(not bad.isdisjoint(drawn) for drawn in draws) / seeds
         assert abs(found - power) < 4 * (power * (1 - power) / seeds) ** 0.5
 
@@ -73,24 +73,24 @@ def test_forged_cells_are_found_as_often_as_the_formula_says(forged: range) -> N
 def test_as_many_cells_are_drawn_as_the_power_takes(
     of: int, forged: float, power: float, cells: int
 ) -> None:
-    assert Aim(forged=forged, power=power).count(of) == cells
+    assert SampleSize(forged=forged, power=power).count(of) == cells
 
 
 def test_new_methods_are_run_whole_and_others_by_a_cell() -> None:
-    each, whole, some = draw_cells(CELLS, Aim(), 3, only={"m0", "m1"}, new={"m1"}, each=True)
+    each, whole, some = draw_cells(CELLS, SampleSize(), 3, only={"m0", "m1"}, new={"m1"}, each=True)
     assert sorted(one.cell.name for one in each.wanted) == ["m2", "m3", "m4"]
     assert (whole.of, len(whole.wanted)) == (8, 8)  # whose weights ship; the rest are sampled
     assert {one.cell.name for one in whole.wanted} == {"m1"}
     assert (some.of, {one.cell.name for one in some.wanted}) == (16, {"m0", "m1"})
-    assert len(some.wanted) == Aim().count(16)
-    order = [draw.what for draw, _ in in_turn([each, whole, some])]
+    assert len(some.wanted) == SampleSize().count(16)
+    order = [draw.what for draw, _ in round_robin([each, whole, some])]
     assert order[:4] == [each.what, whole.what, some.what, each.what]
-    [asked] = draw_cells(CELLS, Aim(cells=2), 3, only={"m0", "m1"}, new={"m1"}, each=True)
+    [asked] = draw_cells(CELLS, SampleSize(cells=2), 3, only={"m0", "m1"}, new={"m1"}, each=True)
     assert (asked.of, len(asked.wanted)) == (24, 2)
 
 
 def test_a_draw_says_what_it_has_shown() -> None:
-    [draw] = draw_cells(CELLS, Aim(), 0)
+    [draw] = draw_cells(CELLS, SampleSize(), 0)
     draw.run = draw.wanted[:6]
     assert str(draw) == (
         f"6 of 60 cells run again ({len(draw.wanted)} were wanted; the time was used up): 0.1 of "

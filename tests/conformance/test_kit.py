@@ -26,12 +26,12 @@ def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
 def test_a_sound_method_passes_every_check() -> None:
     outcomes(TrainsTheBackbone, "backbone-unchanged")  # whose damage is undone
     found = outcomes(Sound)
-    # 'test_elsewhere.py' is of the check that takes two processes.
+    # 'test_other_process.py' is of the check that takes two processes.
     assert {name: o.status for name, o in found.items() if o.status != "pass"} == {
-        "elsewhere": "skip"
+        "other-process": "skip"
     }
     assert list(found) == list(CHECKS)
-    assert {name for name, _, _ in BROKEN} == set(CHECKS) - {"elsewhere"}  # each can be failed
+    assert {name for name, _, _ in BROKEN} == set(CHECKS) - {"other-process"}  # each can be failed
 
 
 def test_check_methods_gives_a_row_for_each_method_and_check() -> None:

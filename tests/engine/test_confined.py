@@ -222,6 +222,13 @@ def test_a_method_may_read_what_its_card_names_and_imports(
     path = write(tmp_path, top="import beside", fit=reads.replace("data", "other"))
     with pytest.raises(CompatbenchError, match=r"reads .*/other.txt while it is fitted"):
         use(load(path), clip_mini)
+    (outside := tmp_path.parent / "outside.txt").write_text("5")
+    for name in ("../outside.txt", str(outside)):  # a card names files beside it
+        reads = f"raise NotTransferable(open({str(outside)!r}).read())"
+        path = write(tmp_path, fit=reads)
+        path.write_text(path.read_text().replace('something.")', f'it.", files=({name!r},))'))
+        with pytest.raises(CompatbenchError, match=r"reads .*/outside.txt"):
+            use(load(path), clip_mini)
 
 
 def test_a_process_has_no_secret_and_prints_nowhere(

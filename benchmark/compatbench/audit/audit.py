@@ -15,7 +15,7 @@ import pandas as pd
 from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.rerun import check_again
 from compatbench.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
-from compatbench.audit.sample import Aim, Draw, Sampled, draw_cells, in_turn, list_cells
+from compatbench.audit.sample import Draw, Sampled, SampleSize, draw_cells, list_cells, round_robin
 from compatbench.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.audit.tolerance import find_drift
 from compatbench.data.cache_files import default_cache_folder
@@ -69,8 +69,8 @@ def audit_results(
     suites: Sequence[str] | None = None,
     *,
     cells: int | None = None,
-    forged: float = Aim.forged,
-    power: float = Aim.power,
+    forged: float = SampleSize.forged,
+    power: float = SampleSize.power,
     minutes: float | None = None,
     seed: int | None = None,
     tolerance: int | None = None,
@@ -127,7 +127,7 @@ def audit_results(
         CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
             written; a share or probability that is none.
     """
-    aim = Aim(cells, forged, power, minutes)
+    size = SampleSize(cells, forged, power, minutes)
     device, shots = resolve_device(device), read_draws(shots_files)
     registry = ConfinedRegistry()
     if methods is not None:
@@ -161,12 +161,12 @@ def audit_results(
         progress("leaderboard.md, report, figures")
         audit.findings += check_pages(out, cards, stored)
         audit.findings += check_equal_keys(list(stored.values())) if stored else ()
-        audit.draws = draw_cells(list_cells(stored), aim, seed, only, new, each)
+        audit.draws = draw_cells(list_cells(stored), size, seed, only, new, each)
         again = [one.seconds for draw in audit.draws for one in draw.wanted]
         progress(f"cells to run again: {len(again)}; by their files, fits of {sum(again):,.0f} s")
         store, build = RunStore(place / "runs"), confined_builder(registry, device)
         worker = Worker(store, features, device, build=build)  # which fits once for all suites
-        _run_again(audit, stored, aim, worker, progress)
+        _run_again(audit, stored, size, worker, progress)
     audit.notes = list(dict.fromkeys(audit.notes))
     return audit
 
@@ -174,14 +174,14 @@ def audit_results(
 def _run_again(
     audit: Audit,
     stored: Mapping[str, StoredSuite],
-    aim: Aim,
+    size: SampleSize,
     worker: Worker,
     progress: Callable[[str], object],
 ) -> None:
     """Runs what was drawn, while there is time, and adds what is found."""
     rows, start = [], time.monotonic()
-    for draw, one in in_turn(audit.draws):
-        if aim.minutes is not None and time.monotonic() - start > 60 * aim.minutes:
+    for draw, one in round_robin(audit.draws):
+        if size.minutes is not None and time.monotonic() - start > 60 * size.minutes:
             break
         progress(f"{', '.join(one.suites)}: runs again {one}")
         draw.run.append(one)

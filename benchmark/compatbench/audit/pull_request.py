@@ -20,7 +20,7 @@ from compatbench.audit.change import (
     read_base_results,
 )
 from compatbench.audit.findings import summarise
-from compatbench.audit.sample import Aim
+from compatbench.audit.sample import SampleSize
 from compatbench.audit.tolerance import deciding
 from compatbench.conformance import run_confined
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -82,8 +82,8 @@ def check_pull_request(
     base: str | None = None,
     *,
     cells: int | None = None,
-    forged: float = Aim.forged,
-    power: float = Aim.power,
+    forged: float = SampleSize.forged,
+    power: float = SampleSize.power,
     minutes: float | None = 10,
     seed: int | None = None,
     zero_shot: bool = True,

@@ -17,7 +17,7 @@ from compatbench.errors import CompatbenchError
 
 
 @dataclass(frozen=True)
-class Aim:
+class SampleSize:
     """How much is run again: a number of cells, or as many as find a share of forged ones."""
 
     cells: int | None = None  # in place of the other two
@@ -121,14 +121,14 @@ def list_cells(stored: Mapping[str, StoredSuite]) -> list[Sampled]:
 
 def draw_cells(
     cells: Sequence[Sampled],
-    aim: Aim,
+    size: SampleSize,
     seed: int,
     only: Collection[str] | None = None,
     new: Collection[str] = (),
     each: bool = False,
 ) -> list[Draw]:
     """Draws what is run again; ``audit_results`` says of which methods."""
-    if aim.cells is not None:  # that many in all
+    if size.cells is not None:  # that many in all
         new, each = (), False
     cells = sorted(cells, key=lambda one: one.cell.key)
     random.Random(seed).shuffle(cells)
@@ -144,13 +144,13 @@ def draw_cells(
         (
             "cells" if only is None else "cells of changed methods",
             len(some),
-            some[: aim.count(len(some))],
+            some[: size.count(len(some))],
         ),
     )
-    return [Draw(what, of, wanted, aim.forged) for what, of, wanted in draws if of]
+    return [Draw(what, of, wanted, size.forged) for what, of, wanted in draws if of]
 
 
-def in_turn(draws: Iterable[Draw]) -> Iterator[tuple[Draw, Sampled]]:
+def round_robin(draws: Iterable[Draw]) -> Iterator[tuple[Draw, Sampled]]:
     """What is wanted of several draws, one from each in turn, so that time ends all alike."""
     for row in zip_longest(*([(draw, one) for one in draw.wanted] for draw in draws)):
         yield from (both for both in row if both is not None)

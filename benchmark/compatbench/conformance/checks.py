@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 import pandas as pd
 import torch
 
-from compatbench.conformance import elsewhere
+from compatbench.conformance import other_process
 from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.data.cards import select_names
 from compatbench.engine.confined.child import Child, MethodFailed
@@ -29,7 +29,7 @@ Check = Callable[[MethodUnderTest], "str | None"]
 Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
 # What the fork server makes once, and what its children are asked.
-WARM = "compatbench.conformance.models:synthetic_models"
+PRELOAD = "compatbench.conformance.models:synthetic_models"
 IN_SERVER = "compatbench.conformance:run_in_server"
 IN_TWO = "it takes two processes, as 'compatbench check' starts them"
 # These have something to look at even if the fit fails.
@@ -138,13 +138,13 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
     """
     child, check = None, ""
     try:
-        child = registry.open(name, {}, warm=WARM).child
+        child = registry.open(name, {}, preload=PRELOAD).child
         for check in names or CHECKS:
             start = time.perf_counter()
             values = {"function": IN_SERVER, "values": {"method": name, "check": check}}
             answer, _ = child.ask("call", values)
             if answer["reason"] == IN_TWO:
-                answer = _try_elsewhere(registry, name, child)
+                answer = _try_other_process(registry, name, child)
             status, reason = str(answer["status"]), one_line(str(answer["reason"]), 600)
             if status not in get_args(Status):
                 raise CompatbenchError(f"method '{name}': the check gives no outcome")
@@ -158,16 +158,16 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
             child.close()
 
 
-def _try_elsewhere(registry: ConfinedRegistry, name: str, child: Child) -> dict[str, str]:
+def _try_other_process(registry: ConfinedRegistry, name: str, child: Child) -> dict[str, str]:
     """The outcome of the check that takes a second process."""
-    asked = {"function": elsewhere.TELL, "values": {"method": name}}
-    options = {"environment": elsewhere.ENVIRONMENT, "warm": elsewhere.PREPARE}
+    asked = {"function": other_process.DESCRIBE_FIT, "values": {"method": name}}
+    options = {"environment": other_process.ENVIRONMENT, "preload": other_process.PREPARE}
     other = registry.open(name, {}, **options).child
     try:
         here, there = (one.ask("call", asked)[0] for one in (child, other))
     finally:
         other.close()
-    wrong = elsewhere.compare(here, there)
+    wrong = other_process.compare(here, there)
     return {"status": "fail" if wrong else "pass", "reason": wrong}
 
 

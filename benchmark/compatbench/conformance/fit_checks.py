@@ -243,7 +243,7 @@ def derived_not_stored(tested: MethodUnderTest) -> None:
 
 
 @check
-def elsewhere(tested: MethodUnderTest) -> None:
+def other_process(tested: MethodUnderTest) -> None:
     """In a new process all is the same, bit for bit; nothing is asked of the machine."""
     raise CheckSkipped(IN_TWO)
 

@@ -117,7 +117,7 @@ def local_files(path: Path) -> set[Path]:
 def declared_files(path: Path) -> set[Path]:
     """The data files that the cards in a file and in its local modules name, as they are written.
 
-    They are found without running anything.
+    They are found without running anything; names that lead out of the file's folder are left out.
     """
     found: set[Path] = set()
     for file in local_files(path):
@@ -127,7 +127,8 @@ def declared_files(path: Path) -> set[Path]:
         for node in nodes:
             if isinstance(node, ast.keyword) and node.arg == "files":
                 with suppress(TypeError, ValueError):
-                    found |= {file.parent / name for name in ast.literal_eval(node.value)}
+                    named = (file.parent / name for name in ast.literal_eval(node.value))
+                    found |= {one for one in named if one.resolve().is_relative_to(file.parent)}
     return found
 
 

@@ -19,7 +19,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TypeGuard
+from typing import ClassVar, TypeGuard
 
 import compatbench
 from compatbench.data.cards import select_names, unknown_name
@@ -174,23 +174,31 @@ def _load_file(path: Path) -> ModuleType:
     return importlib.import_module(".".join([package, *parts]).removesuffix(".__init__"))
 
 
-class _Loader(SourceFileLoader):
-    """Runs a module from its source, never from a compiled file, which may be older.
+class FromSource(SourceFileLoader):
+    """Runs modules from their source, never from a compiled file, which may be older.
 
-    It stands in ``sys.meta_path`` too, as what finds the modules of ``_load_file``'s packages.
+    It stands in ``sys.meta_path`` too, as what finds modules whose names begin with ``prefix``.
     """
+
+    prefix: ClassVar[str]
 
     @classmethod
     def find_spec(
         cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name.startswith(PLUGIN_PREFIX) else None
+        spec = PathFinder.find_spec(name, path, target) if name.startswith(cls.prefix) else None
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = cls(name, spec.loader.path)
         return spec
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _Loader(FromSource):
+    """Runs the modules of ``_load_file``'s packages."""
+
+    prefix = PLUGIN_PREFIX
 
     def exec_module(self, module: ModuleType) -> None:
         package = module.__name__.partition(".")[0]

@@ -52,12 +52,12 @@ class ForkServer:
     seconds.
     """
 
-    def __init__(self, environment: Mapping[str, str], warm: str, forks: bool) -> None:
+    def __init__(self, environment: Mapping[str, str], preload: str, forks: bool) -> None:
         scratch = ExitStack()
         self._folder = scratch.enter_context(scratch_folder())
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         self._environment = {**kept, **_FIXED, **environment, "TMPDIR": str(self._folder)}
-        self._lock, self._warm = threading.Lock(), warm
+        self._lock, self._preload = threading.Lock(), preload
         self._alone: list[subprocess.Popen[bytes]] = []
         self._control, process = None, None
         if forks:
@@ -69,9 +69,8 @@ class ForkServer:
         self.close = weakref.finalize(self, _close_fork_server, *held)
 
     def _start(self, function: str, **streams: Any) -> subprocess.Popen[bytes]:
-        code = (
-            f"from compatbench.engine.confined.server import {function}; {function}({self._warm!r})"
-        )
+        module = "compatbench.engine.confined.server"
+        code = f"from {module} import {function}; {function}({self._preload!r})"
         options = {"cwd": self._folder, "env": self._environment, "start_new_session": True}
         with (self._folder / "errors").open("wb") as errors:
             streams |= {"stderr": errors, **options}
@@ -136,11 +135,11 @@ def _close_fork_server(
 _fork_servers: dict[str, ForkServer] = {}
 
 
-def find_fork_server(environment: Mapping[str, str], warm: str) -> ForkServer:
+def find_fork_server(environment: Mapping[str, str], preload: str) -> ForkServer:
     """The fork server of this process with these variables; started once, and ended with it."""
-    wanted = canonical_json([dict(environment), warm])
+    wanted = canonical_json([dict(environment), preload])
     if wanted not in _fork_servers or not _fork_servers[wanted].alive:
-        _fork_servers[wanted] = ForkServer(environment, warm, FORKS)
+        _fork_servers[wanted] = ForkServer(environment, preload, FORKS)
     return _fork_servers[wanted]
 
 
@@ -156,7 +155,7 @@ class Child:
         backbones: Mapping[str, Mapping[str, Any]] | None = None,
         loader: str = "",
         environment: Mapping[str, str] | None = None,
-        warm: str = "",
+        preload: str = "",
     ) -> None:
         """Starts the process and has it load the code; ``loaded`` waits for it.
 
@@ -169,10 +168,10 @@ class Child:
             loader: ``module:function`` of the harness that makes a backbone, by default
                 ``load_backbone``.
             environment: variables that it starts with.
-            warm: ``module:function`` of the harness whose work all such processes share.
+            preload: ``module:function`` of the harness whose work all such processes share.
         """
         self.name, self._doing = str(path), ""
-        self._fork_server = find_fork_server(environment or {}, warm)
+        self._fork_server = find_fork_server(environment or {}, preload)
         self._number, self._reader, self._writer = self._fork_server.start()
         held = self._fork_server, self._number, self._reader, self._writer
         self.close = weakref.finalize(self, _hang_up, *held)

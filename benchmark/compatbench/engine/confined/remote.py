@@ -27,6 +27,7 @@ from compatbench.transfer.rotation import RotatedBackbone
 
 _CARD, _INPUT = TypeAdapter(MethodCard), TypeAdapter(ImageInput)
 MOST_EPOCHS = 100_000
+LIBRARIES = "compatbench.engine.confined.server:import_libraries"
 _NAMES = {field.name for field in dataclasses.fields(MethodCard)}
 
 
@@ -45,7 +46,7 @@ class ConfinedSettings:
         """Settings with ``model_dump``; raises ``SettingsRefused``."""
         if (key := canonical_json(values)) not in self._known:
             asked = {"method": self._method, "values": values}
-            self._known[key], _ = self._child.ask("settle", asked)
+            self._known[key], _ = self._child.ask("settings", asked)
         found = self._known[key]
         if "wrong" in found:
             raise SettingsRefused(found["wrong"])
@@ -219,8 +220,9 @@ def confined_builder(registry: ConfinedRegistry, device: str) -> Callable[[Cell]
     """Makes the method of a cell in a new process, as ``Worker`` takes it."""
 
     def build(cell: Cell) -> ConfinedMethod:
-        options = {"device": device, "precision": cell.training.precision}
-        backbones = dict.fromkeys(cell.backbones, options)
-        return registry.open(cell.method, cell.config, backbones=backbones)
+        how = {"device": device, "precision": cell.training.precision}
+        backbones = dict.fromkeys(cell.backbones, how)
+        options = {"backbones": backbones, "preload": LIBRARIES}
+        return registry.open(cell.method, cell.config, **options)
 
     return build

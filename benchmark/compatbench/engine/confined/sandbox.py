@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 
 # Of linux/landlock.h, by bit: execute 0, write to a file 1, read a file 2, read a folder 3, ...
@@ -23,6 +24,7 @@ _NO_NEW_PRIVILEGES = 38
 # What libraries ask the system for is refused without a word.
 SYSTEM = ("/proc", "/sys", "/dev", "/etc")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo")
+DEVICES += tuple(glob("/dev/nvidia*"))  # a GPU's driver may open more of them later
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 _OUTSIDE = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "pty.")
 _OUTSIDE += ("os.kill", "ftplib.", "urllib.")

@@ -18,19 +18,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import EntryPoint
 from itertools import count
 from pathlib import Path
-from types import CodeType
 from typing import Any, BinaryIO
 
-# What is imported here, every child has: some of it would be imported as it is needed.
-import open_clip
-import sklearn.linear_model
-import timm.models
 import torch
-import torch._dynamo
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -44,24 +37,32 @@ from compatbench.files.project_folders import use_folders
 from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
 from compatbench.method.identity import method_identity, plugin_file
-from compatbench.method.registry import MethodRegistry
+from compatbench.method.registry import FromSource, MethodRegistry
 from compatbench.transfer.rotation import RotatedBackbone
-
-__all__ = ["main", "open_clip", "sklearn", "timm"]
 
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 Tensors = dict[str, Tensor]
 
 
-def main(warm: str = "") -> None:
+def import_libraries() -> None:
+    """Imports, once for all processes, what models and fits import as they need it."""
+    import open_clip  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    import timm.models  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+
+def main(preload: str = "") -> None:
     """Forks a process for every connection that comes, until the other side is gone.
 
-    Before, it calls a function of the harness, whose work all of them share. A message is the
+    Before, it imports libraries and calls a function of the harness, if one is given: all of them
+    share that. A message is the
     number of a process that is to end, or 0 with a connection for a new one.
     """
     control = socket.socket(fileno=os.dup(0))
-    if warm:
-        _find(warm)()
+    if preload:
+        import_libraries()
+        _find(preload)()
     processes: dict[int, int] = {}
     for number in count(1):
         while True:
@@ -193,7 +194,7 @@ class MethodServer:
         os.environ.update(HOME=str(self._own), TMPDIR=str(self._own))
         tempfile.tempdir = str(self._own)
         sys.dont_write_bytecode = True
-        sys.meta_path.insert(0, _FromSource)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Contributed)  # type: ignore[arg-type]
         importlib.import_module("compatbench.methods").__path__ = [header["methods"]]
         readable = [*sys.path[1:], sys.prefix, sys.base_prefix, *compatbench.__path__]
         readable += [header["methods"], *header["files"]]
@@ -226,7 +227,7 @@ class MethodServer:
         """What a function of the harness gives in this process."""
         return _find(header["function"])(self, header["values"]), {}
 
-    def do_settle(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_settings(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
         """Settings, all of them and those that are no defaults, or what is wrong with them."""
         try:
             config = self.registry.get(header["method"]).Config.model_validate(header["values"])
@@ -327,17 +328,7 @@ def _describe(error: Exception) -> dict[str, Any]:
     return {"kind": "error", "text": found.error, "trace": found.trace}
 
 
-class _FromSource(SourceFileLoader):
-    """Finds the methods, and runs them from their source: a compiled file may be another's."""
+class _Contributed(FromSource):
+    """Finds the methods: a compiled file beside one may be another's."""
 
-    @classmethod
-    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if not name.startswith("compatbench.methods."):
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = cls(name, spec.loader.path)
-        return spec
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+    prefix = "compatbench.methods."

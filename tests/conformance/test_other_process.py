@@ -28,7 +28,7 @@ LINES = {
 }
 
 
-def outcome_of(folder: Path, line: str, name: str = "elsewhere") -> Outcome:
+def outcome_of(folder: Path, line: str, name: str = "other-process") -> Outcome:
     """What a check finds of a method whose logits depend on a line."""
     text = fill_template("mine").replace(
         "import torch\n",
@@ -50,7 +50,7 @@ def outcome_of(folder: Path, line: str, name: str = "elsewhere") -> Outcome:
 def test_what_depends_on_the_machine_is_found(what: str, tmp_path: Path) -> None:
     line, reason = LINES[what]
     found = outcome_of(tmp_path, line)
-    assert (found.check, found.status) == ("elsewhere", "fail" if reason else "pass"), found
+    assert (found.check, found.status) == ("other-process", "fail" if reason else "pass"), found
     assert re.search(reason, found.reason)
 
 

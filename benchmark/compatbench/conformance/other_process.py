@@ -21,7 +21,7 @@ from compatbench.method.identity import PLUGIN_PREFIX
 if TYPE_CHECKING:
     from compatbench.engine.confined.server import MethodServer
 
-PREPARE, TELL = (f"{__name__}:{name}" for name in ("prepare", "tell"))
+PREPARE, DESCRIBE_FIT = (f"{__name__}:{name}" for name in ("prepare", "describe_fit"))
 ENVIRONMENT = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
 LATER = 400 * 86400 + 27000  # seconds that files are younger
 _CONTRIBUTED = (PLUGIN_PREFIX, "compatbench.methods.")
@@ -32,7 +32,7 @@ _asked: set[str] = set()  # what contributed code has asked the machine
 
 
 def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """What is wrong, if anything, where two processes tell of one method (see ``tell``)."""
+    """How two descriptions of a method's fit (``describe_fit``) differ; nothing if they do not."""
     if there["asked"]:
         return f"it asks for {', '.join(map(str, there['asked'][:3]))}; the machine decides nothing"
     for what in ("module", "source", "target"):
@@ -45,7 +45,7 @@ def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return ""
 
 
-def tell(server: MethodServer, values: Mapping[str, str]) -> dict[str, Any]:
+def describe_fit(server: MethodServer, values: Mapping[str, str]) -> dict[str, Any]:
     """Fingerprints of a module that is fitted now, and of its logits by role; what was asked."""
     tested = server.memory.get("tested") or MethodUnderTest(server.registry.get(values["method"]))
     module = tested.fit()
