@@ -232,10 +232,10 @@ class TrainingCard(CardModel):
 class TuningCard(CardModel):
     """How settings are chosen for a suite: the same budget for every method.
 
-    ``compatbench tune`` fits every rate with every cap on steps, on the suite's first source.
+    ``compatbench tune`` fits every rate with every cap on steps, on the suite's development tasks
+    and first source.
     """
 
-    tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]  # of development: names and globs
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
     steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own
     seeds: Annotated[tuple[Seed, ...], Field(min_length=2)] = (101, 102)  # a draw each
@@ -259,6 +259,8 @@ class SuiteCard(CardModel):
     groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
     tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
+    # Those of the tasks on which settings and methods are chosen: rankings are over the others.
+    development: tuple[str, ...] = ()
     shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
     training: TrainingCard = TrainingCard()
@@ -306,6 +308,8 @@ class SuiteCard(CardModel):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
             if len(set(upgrade)) != len(upgrade):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
+        if self.tuning is not None and not self.development:
+            raise ValueError("a suite with 'tuning' must name its development tasks: 'development'")
         group_of: dict[tuple[str, str], str] = {}
         for title, paths in self.groups.items():
             for source, target in ((path[0], target) for path in paths for target in path[1:]):
