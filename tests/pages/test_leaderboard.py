@@ -162,6 +162,16 @@ def test_a_suite_s_page_holds_its_development_tasks_out(tmp_path: Path) -> None:
     assert read_suite_page(alone, tmp_path, make_suite()).expected.tasks == ("mini-food",)
 
 
+def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
+    card = suite_cards.read("smoke").model_copy(update={"seeds": (1, 2, 3)})
+    pages = [
+        read_suite_page(card, tmp_path, make_suite(make_method(COOP, make_pairs(cells))))
+        for cells in ({("cats", 2): (80, 60)}, {("cats", 1): (80, 60), ("cats", 3): (80, 60)}, {})
+    ]
+    assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
+    assert [page.part for page in pages] == ["1 of 3 seeds", "2 of 3 seeds", ""]
+
+
 def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
     ours = replace(PROBE, paper="compatbench")
     results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))

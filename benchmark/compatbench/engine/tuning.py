@@ -49,6 +49,7 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
         "groups": {},
         "retrained": False,
         "seeds": tuning.seeds,
+        "run_seeds": (),
     }
     alone |= {"upgrades": (card.upgrades[0][:1],), "shots": (count_kept(shots),)}
     alone |= {"methods": card.methods | configs}

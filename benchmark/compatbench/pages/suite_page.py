@@ -156,22 +156,27 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
     variants = {task: suite_variants(suite, task) for task in tasks}
     cards = [task_cards.read(name) for task in tasks for name in (task, *variants[task])]
     upgrades = upgrade_pairs(suite.upgrades)
+    results = results or read_results(out / RESULTS / suite.name)
+    run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
+    seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
+    expected = Expected(
+        *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development)
+    )
     return SuitePage(
         name=suite.name,
         title=suite.title,
         note=suite.note,
         tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
-        expected=Expected(
-            *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development)
-        ),
-        results=_mark_titles(results or read_results(out / RESULTS / suite.name), suite, out),
+        expected=replace(expected, seeds=seeds),
+        results=_mark_titles(results, suite, out),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
+        whole=None if seeds == suite.seeds else expected,
     )
 
 
