@@ -60,6 +60,8 @@ class SuitePage:
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
+    likeness: str = ""  # one line: how far its results are like those of other suites
+    about: str = ""  # the page that says more
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
@@ -166,6 +168,8 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         name=suite.name,
         title=suite.title,
         note=suite.note,
+        likeness=suite.likeness,
+        about=suite.about,
         tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
         expected=replace(expected, seeds=seeds),

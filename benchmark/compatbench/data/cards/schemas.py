@@ -252,6 +252,8 @@ class SuiteCard(CardModel):
     title: str
     extends: Name | None = None  # the suite whose fields hold where this one gives none
     note: str = ""  # what a reader of the leaderboard must know first
+    likeness: str = ""  # one line: how far its results are like those of other suites
+    about: str = ""  # the page that says more, from the folder of leaderboard.md
     # Whether leaderboard.md shows the suite; 'section' shows it under the suite that it extends:
     # the question that it puts, or its ranking where it puts none.
     publish: bool | Literal["section"] = True

@@ -72,7 +72,8 @@ def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Car
         if base_path is None:
             raise CompatbenchError(f"{where}: there is no {' and no '.join(map(str, places))}")
         inherited, _ = _parse(base_path)
-        inherited.pop("tuning", None)
+        for own in ("tuning", "likeness", "about"):
+            inherited.pop(own, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
         read_card(base_path, model)  # its own mistakes are told as its own
