@@ -11,6 +11,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from torch import Tensor
 from compatbench.conformance.attach_checks import refusal
 from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.conformance.models import build_clip
-from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module
+from compatbench.data.needs import NEEDS
+from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
 from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
@@ -46,8 +48,9 @@ COST = """\
 ## What it takes
 
 Trained parameters at the sizes of ViT-B/16, the published recipe (the default; a suite says
-where it differs), and the module at which the method is the zero-shot classifier, which
-`compatbench check` tries.
+where it differs), the module at which the method is the zero-shot classifier, which
+`compatbench check` tries, and what the method is given besides a few labelled images, class names
+and templates. Methods that are given all test images are ranked apart.
 """
 # What a method may ask of a backbone, in words.
 ASKED = {
@@ -80,12 +83,13 @@ def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
         carried.append([title, f"`{card.name}`", depth, *map(_list, columns)])
         parameters = write_size([module.parameters for module in modules])
         zero_shot_at = _list(f"{name} = {value}" for name, value in card.zero_shot_at.items())
-        cost.append([title, escape(card.summary), parameters, _recipe(method), zero_shot_at])
+        given = _list(words for need, words in NEEDS.items() if need in card.needs)
+        cost.append([title, escape(card.summary), parameters, _recipe(method), zero_shot_at, given])
         papers.append(card.paper)
     header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
     lines = [HEAD, *table(header, carried, left=range(8)), COST]
-    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at"]
-    lines += table(header, cost, left=(0, 1, 3, 4))
+    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at", "Given besides"]
+    lines += table(header, cost, left=(0, 1, 3, 4, 5))
     return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
 
 
@@ -120,7 +124,8 @@ def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
     targets = torch.arange(classes).repeat_interleave(shots)
     views = torch.randn(2, len(targets), backbone.embed_dim, generator=generator)
     shown = FeatureSet(views[0], views, targets)
-    data, instance = FewShotData(labels, shots, shown, shown), tested.build()
+    data, instance = FewShotData(labels, shots, shown, shown, shown), tested.build()
+    data = replace(data, teacher=Teacher(backbone, data))
     start = instance.init if isinstance(instance, TrainedMethod) else instance.fit
     return start(backbone, data, generator)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict
 from torch import Tensor
 
+from compatbench.data.task import load_task
 from compatbench.method import (
     Backbone,
     Classifier,
@@ -184,6 +185,23 @@ class RemembersItsFit(Sound, breaks="source-classifier: keep all that attach nee
         return lambda features: classify(features + self.shift)
 
 
+class LoadsATask(Sound, breaks="needs: it loads a task itself"):
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        load_task("mini-food")
+        return super().fit(backbone, data, rng)
+
+
+class NeedsForNothing(Sound, breaks="needs: needs 'stream', but another makes no difference"):
+    card = describe(needs={"stream"})
+
+
+class UsesNoTeacher(Sound, breaks="needs: needs 'teacher', but another makes no difference"):
+    card = describe(needs={"teacher"})
+
+    class Config(Sound.Config):
+        teacher: str = "another"
+
+
 class LooksAtImages(Sound, breaks="no-image: gave the source's image tower an image"):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         backbone.encode_images(torch.zeros(1, 3, 48, 48))
@@ -245,6 +263,19 @@ class CentresTheBatch(Sound, breaks="batch-size: one by one on the source, logit
     def classifier(self, weights: Tensor, scale: float) -> Classifier:
         classify = super().classifier(weights, scale)
         return lambda features: classify(features - 0.5 * features.mean(0))
+
+
+class KeepsItsStream(Sound, breaks="batch-size: a call is a stream of its own"):
+    card = describe(zero_shot_at={}, needs={"stream"})
+
+    def classifier(self, weights: Tensor, scale: float) -> Classifier:
+        classify, seen = super().classifier(weights, scale), list[Tensor]()
+
+        def centre(features: Tensor) -> Tensor:
+            seen.append(features)
+            return classify(features - 0.5 * torch.cat(seen).mean(0) * len(seen))
+
+        return centre
 
 
 class NormalisesInPlace(Sound, breaks="inputs-unchanged: writes to the features it is given"):

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from broken_methods import BROKEN, RaisesInFit, SortsTheNames, Sound, TrainsTheBackbone, describe
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from compatbench.conformance import CHECKS, Outcome, check_methods, run_checks
 from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import methods_folder
-from compatbench.method import Classifier, CosineClassifier, Method, Module
+from compatbench.method import Classifier, CosineClassifier, FewShotData, Method, Module
 
 
 def outcomes(method: type[Method], *names: str) -> dict[str, Outcome]:
@@ -135,6 +136,37 @@ def test_only_what_the_card_needs_is_in_labels() -> None:
     assert "no descriptions" in found.reason
     [found] = outcomes(Declares, "logits").values()
     assert found.status == "pass", found.reason
+
+
+def test_a_method_is_given_what_its_card_needs_and_nothing_else() -> None:
+    class Told(Sound):
+        card = describe(needs={"unlabelled", "teacher", "stream"}, zero_shot_at={})
+
+        class Config(Sound.Config):
+            teacher: str = "another"
+
+        def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+            assert data.teacher is not None
+            assert data.unlabelled is not None
+            assert data.unlabelled.targets.unique().tolist() == [-1]
+            own = data.teacher.data
+            assert own.unlabelled is not None
+            assert own.train.plain.shape[1] != backbone.embed_dim
+            residual = super().fit(backbone, data, rng)["residual"]
+            seen = data.unlabelled.plain.mean(0) + own.unlabelled.plain.mean()
+            return Module({"residual": residual + 0.01 * seen + own.train.plain.mean()})
+
+        def classifier(self, weights: Tensor, scale: float) -> Classifier:
+            classify = super().classifier(weights, scale)
+            return lambda features: classify(features - 0.5 * features.mean(0))
+
+    class Untold(Told):
+        card = describe()
+
+    found = outcomes(Told)
+    assert {name for name, one in found.items() if one.status == "fail"} == set()
+    assert found["needs"].reason == "stream, teacher, unlabelled"
+    assert "AssertionError" in outcomes(Untold, "fit")["fit"].reason
 
 
 def test_without_a_module_the_checks_that_need_one_are_skipped() -> None:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from compatbench.data.images import Labels, View
 from compatbench.data.task import load_task
 from compatbench.engine.measure import calibration_error, count_flips, predict
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable
+from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import builtin_methods
 
@@ -75,9 +76,23 @@ def paint(targets: Tensor, seed: int) -> Tensor:
     return F.interpolate(patterns[targets] + noise, IMAGE_SIZE)
 
 
-def feature_set(method: Method, shots: int, views: int, seed: int) -> FeatureSet:
-    """So many images of each class under some views, as a method is given them on the source."""
-    source, _ = synthetic_pair()
+@cache
+def synthetic_teacher() -> Backbone:
+    """A CLIP of another joint space, in double precision."""
+    return wrap(build_clip("teacher", seed=3, embed_dim=24).model.double(), "teacher")
+
+
+def few_shots(method: Method, backbone: Backbone) -> FewShotData:
+    """Three shots and two validation images of each class, as a backbone sees them."""
+    few = feature_set(method, backbone, 3, 2, 100), feature_set(method, backbone, 2, 1, 200)
+    if "unlabelled" not in method.card.needs:
+        return FewShotData(LABELS, 3, *few)
+    pool = feature_set(method, backbone, 4, 2, 400)
+    return FewShotData(LABELS, 3, *few, replace(pool, targets=torch.full_like(pool.targets, -1)))
+
+
+def feature_set(method: Method, source: Backbone, shots: int, views: int, seed: int) -> FeatureSet:
+    """So many images of each class under some views, as a method is given them on a backbone."""
     wanted, targets = method.image_input(source), torch.arange(5).repeat_interleave(shots)
     plain, *images = (paint(targets, seed + view) for view in range(1 + views))
     return FeatureSet(
@@ -97,10 +112,11 @@ def fit_and_attach(name: str) -> Output:
     method = cls(cls.Config.model_validate(settings))
     numbers: Output = {}
     with double_precision():
-        data = FewShotData(
-            LABELS, 3, feature_set(method, 3, 2, 100), feature_set(method, 2, 1, 200)
-        )
         source = synthetic_pair()[0]
+        data = few_shots(method, source)
+        if "teacher" in method.card.needs:
+            teacher = Teacher(synthetic_teacher(), few_shots(method, synthetic_teacher()))
+            data = replace(data, teacher=teacher)
         module = method.fit(source, data, torch.Generator().manual_seed(1)).detach()
         for backbone in synthetic_pair():
             images = paint(torch.arange(7) % 5, 300)

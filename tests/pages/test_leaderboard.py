@@ -94,6 +94,26 @@ def test_main_table() -> None:
     assert "Gone is **incomplete** with 2 of 4 cells measured, so no mean is given." in text
 
 
+def test_what_sees_test_images_is_ranked_apart_and_what_is_given_is_told() -> None:
+    tda = MethodInfo("tda", "TDA", "", "deep", ("classifier",), needs=("stream",))
+    kdpl = MethodInfo("kdpl", "KDPL", "", "shallow", ("text-input",), needs=("teacher",))
+    methods = [flat(ZEROSHOT, 40, 60), flat(COOP, 62, 57, 2), flat(tda, 90, 90), flat(kdpl, 50, 50)]
+    plain, whole = render_leaderboard([make_page(*methods[:2])]), make_page(*methods)
+    assert "transductive" not in plain
+    assert "Given besides" not in plain
+    page = render_leaderboard([whole])
+    text = section(page, "### Old model → New model, 4 shots").split("<details>")[0]
+    ours, theirs = (cells_of(part.splitlines())[2:] for part in text.split("These methods"))
+    assert [row[:2] for row in ours] == [
+        ["1", "[CoOp][2109.01134]"], ["2", "KDPL"], ["3", "[Zero-shot][2103.00020] (floor)"],
+    ]  # fmt: skip
+    assert [row[:2] for row in theirs] == [["transductive 1", "TDA (transductive)"]]
+    assert "Two of these 3 methods" in text
+    assert "another backbone as a teacher (outside information): KDPL;" in page
+    assert "all test images at once, in a drawn order: TDA." in page
+    assert [one.sees_tests for one in whole.ranks(("old", "new"), 4)] == [False] * 3 + [True]
+
+
 def test_the_breakage_table_has_flips_calibration_and_harmed_datasets() -> None:
     flips = dict(negative_flips=8, positive_flips=4, inconsistent_errors=6)
     rows = []

@@ -13,7 +13,7 @@ Names = str | Sequence[str]
 
 
 def methods(names: Names = "all") -> pd.DataFrame:
-    """The method adapters: name, title, depth, where they insert, paper, and the idea.
+    """The method adapters: name, title, depth, where they insert, needs, paper, and the idea.
 
     Those that cannot be loaded come last, with the reason.
 
@@ -26,11 +26,12 @@ def methods(names: Names = "all") -> pd.DataFrame:
     rows = []
     for name in registry.select(names if isinstance(names, str) else ",".join(names)):
         card = registry.get(name).card
-        places = ", ".join(card.places)
-        rows.append((name, card.title, card.depth, places, card.paper, card.summary))
+        places, needs = ", ".join(card.places), ", ".join(sorted(card.needs))
+        rows.append((name, card.title, card.depth, places, needs, card.paper, card.summary))
     if names == "all":
-        rows += [(n, "cannot be loaded", "", "", "", why) for n, why in registry.broken.items()]
-    return _frame(rows, "name", "title", "depth", "inserts", "paper", "idea")
+        broken = registry.broken.items()
+        rows += [(n, "cannot be loaded", "", "", "", "", why) for n, why in broken]
+    return _frame(rows, "name", "title", "depth", "inserts", "needs", "paper", "idea")
 
 
 def tasks(names: Names = "all") -> pd.DataFrame:

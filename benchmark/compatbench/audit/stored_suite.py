@@ -17,7 +17,7 @@ from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
 from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import plan_cells
+from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import tasks_folder
@@ -72,13 +72,15 @@ def read_stored_suite(
     methods, findings = _read_methods(folder)
     for path in card.plugins:
         registry.add_file(path)
-    missing, cells, expected = find_missing(card), [], {}
+    known = [name for name in methods if name in {*registry.names(), *card.configs}]
+    missing = find_missing(card, teachers=find_teachers(card, registry, known))
+    cells, expected = [], {}
     away = names_elsewhere(card)
     for name, why in {**missing.backbones, **missing.test_sets}.items():
         if name not in away:
             findings.append(Finding(str(tasks_folder()), f"{name} ships with the project: {why}"))
     for name, found in methods.items():
-        if name not in {*registry.names(), *card.configs}:
+        if name not in known:
             problem = "there is no such method here; give its file with --methods"
             findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
             continue

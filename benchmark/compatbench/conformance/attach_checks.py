@@ -176,11 +176,15 @@ def logits(tested: MethodUnderTest) -> None:
 
 @check
 def batch_size(tested: MethodUnderTest) -> None:
-    """An image's logits do not depend on the other images of its batch."""
+    """Logits depend on no other image of a batch; with a stream, on no other call."""
     for role, backbone in tested.served():
         inputs, classify = tested.inputs(backbone), tested.attach(backbone)
         with torch.no_grad():
             together = classify(inputs)
+            if "stream" in tested.card.needs:
+                same = torch.equal(classify(inputs), together)
+                require(same, f"on the {role} a second call differs; a call is a stream of its own")
+                continue
             # Blocks of an image tower take at least one image, and no run asks for none.
             outside = tested.build().image_input(backbone).in_joint_space
             none = classify(inputs[:0]) if outside else together[:0]

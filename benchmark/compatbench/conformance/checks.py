@@ -41,7 +41,7 @@ IN_TWO = "it takes two processes, as 'compatbench check' starts them"
 # These look at the process that a method is in: its random state, and what it changes there.
 INSIDE = frozenset({
     *("card", "settings", "global-randomness", "backbone-unchanged", "data-unchanged"),
-    *("module-unchanged", "inputs-unchanged", "no-image", "turned-space", "place"),
+    *("module-unchanged", "inputs-unchanged", "no-image", "turned-space", "place", "needs"),
 })  # fmt: skip
 # These have something to look at even if the fit fails.
 WITHOUT_MODULE = ("card", "settings", "fit")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -31,8 +33,9 @@ from compatbench.conformance.method_under_test import (
     fits_classes,
     relabel,
 )
+from compatbench.data.needs import NEEDS
 from compatbench.errors import NotTransferable
-from compatbench.method import Backbone, FewShotData, load_module
+from compatbench.method import Backbone, FewShotData, Labels, load_module
 
 
 @check
@@ -45,7 +48,12 @@ def card(tested: MethodUnderTest) -> None:
     unknown = facts.excused.keys() - CHECKS.keys()
     require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
     acts = facts.depth != "none"
-    require(acts == facts.learns, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
+    right = acts == (facts.learns or "stream" in facts.needs)
+    require(right, f"inserts={facts.inserts!r} and learns={facts.learns} contradict")
+    unknown = facts.needs - NEEDS.keys()
+    require(not unknown, f"the card needs {quoted(unknown)}; there are {quoted(NEEDS)}")
+    named = "teacher" in tested.cls.Config.model_fields
+    require(named or "teacher" not in facts.needs, "no setting 'teacher' names the teacher")
 
 
 @check
@@ -99,6 +107,52 @@ def other_seed(tested: MethodUnderTest) -> None:
 
 
 @check
+def needs(tested: MethodUnderTest) -> str:
+    """Whatever the card needs makes a difference, and nothing else is loaded."""
+    with _nothing_loads():
+        first = _answer(tested, tested.draw())
+    changed: dict[str, Callable[[], Tensor]] = {
+        "descriptions": lambda: _answer(tested, tested.draw(OTHER_TEXTS), OTHER_TEXTS),
+        "unlabelled": lambda: _answer(tested, tested.draw(unlabelled=3)),
+        "teacher": lambda: _answer(tested, tested.draw(teacher="every size")),
+        "stream": lambda: _answer(tested, tested.draw(), first=4),
+    }
+    for need in sorted(tested.card.needs):
+        same = torch.equal(changed[need]()[-1], first[-1])
+        require(not same, f"the card needs '{need}', but another makes no difference; leave it out")
+    return ", ".join(sorted(tested.card.needs))
+
+
+OTHER_TEXTS = replace(LABELS, descriptions=tuple((f"{n} x", f"{n} y") for n in LABELS.names))
+
+
+def _answer(
+    tested: MethodUnderTest, data: FewShotData, labels: Labels = LABELS, first: int = 0
+) -> Tensor:
+    """Logits on the source of a new fit, for the unseen images from the ``first`` on."""
+    classify = tested.attach(tested.source, tested.fit(data), labels)
+    with torch.no_grad():
+        return classify(tested.inputs(tested.source)[first:])
+
+
+@contextmanager
+def _nothing_loads() -> Iterator[None]:
+    """Fails where a method helps itself to a backbone, or to the images of a task."""
+
+    def refuse(what: str) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise CheckFailed(f"it loads {what} itself; it is given what its card needs")
+
+        return fail
+
+    with (
+        patch("compatbench.backbone.backbone.read_backbone", refuse("a backbone")),
+        patch("compatbench.data.task._load", refuse("a task")),
+    ):
+        yield
+
+
+@check
 def global_randomness(tested: MethodUnderTest) -> None:
     """A fit leaves the random state of Python, numpy and torch as it was."""
     with _disturbed_randomness():
@@ -115,7 +169,10 @@ def backbone_unchanged(tested: MethodUnderTest) -> None:
     for backbone in (tested.source, tested.target):
         with suppress(NotTransferable):
             tested.logits(backbone, module)
-    for role, backbone in (("source", tested.source), ("target", tested.target)):
+    roles = {"source": tested.source, "target": tested.target}
+    if (teacher := tested.draw().teacher) is not None:
+        roles["teacher"] = teacher.backbone
+    for role, backbone in roles.items():
         changed = tested.models.changed(backbone)
         require(not changed, f"{quoted(changed)} of the {role} backbone changed")
         left = any(p.requires_grad or p.grad is not None for p in backbone.model.parameters())

@@ -23,6 +23,7 @@ from compatbench.method import (
     ImageInput,
     Method,
     Module,
+    Teacher,
 )
 
 
@@ -69,31 +70,56 @@ class MethodUnderTest:
         return self.cls(self.cls.Config.model_validate(limits))
 
     def draw(
-        self, labels: Labels = LABELS, shots: int | list[int] = 3, val: int = 2, seed: int = 0
+        self,
+        labels: Labels = LABELS,
+        shots: int | list[int] = 3,
+        val: int = 2,
+        seed: int = 0,
+        *,
+        unlabelled: int = 4,
+        teacher: str = "joint space",
     ) -> FewShotData:
-        """A few-shot draw of synthetic images on the source, grouped by class as a draw is."""
+        """A few-shot draw of synthetic images on the source, grouped by class as a draw is.
+
+        With what else the card needs: so many ``unlabelled`` images of each class, and as a
+        teacher the model of this name among the ``others``.
+        """
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
-        train = self._features(counts, 2, 2 * seed)
-        held_out = self._features([val] * len(labels), 1, 2 * seed + 1)
-        return FewShotData(self._known(labels), max(counts), train, held_out)
+
+        def see(backbone: Backbone) -> FewShotData:
+            pool, numbers = None, [unlabelled] * len(labels)
+            if "unlabelled" in self.card.needs:
+                pool = self._features(backbone, numbers, 2, 500 + seed)
+                pool = replace(pool, targets=torch.full_like(pool.targets, -1))
+            train = self._features(backbone, counts, 2, 2 * seed)
+            held_out = self._features(backbone, [val] * len(labels), 1, 2 * seed + 1)
+            return FewShotData(self._known(labels), max(counts), train, held_out, pool)
+
+        data = see(self.source)
+        if "teacher" not in self.card.needs:
+            return data
+        other = self.models.others[teacher]
+        return replace(data, teacher=Teacher(other, see(other)))
 
     def _known(self, labels: Labels) -> Labels:
         """What the method's card says that it reads of labels."""
         return labels if "descriptions" in self.card.needs else replace(labels, descriptions=())
 
-    def _features(self, counts: Sequence[int], views: int, seed: int) -> FeatureSet:
-        """So many images of each class, as the method is given them on the source."""
-        wanted = self.build().image_input(self.source)
-        key, kept = (tuple(counts), views, seed, wanted), self.models.features
+    def _features(
+        self, backbone: Backbone, counts: Sequence[int], views: int, seed: int
+    ) -> FeatureSet:
+        """So many images of each class, as the method is given them on a backbone."""
+        wanted = self.build().image_input(backbone)
+        key, kept = (backbone.name, tuple(counts), views, seed, wanted), self.models.features
         if key not in kept:
             generator = torch.Generator().manual_seed(1000 + seed)
             targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
             plain, *images = (draw_images(targets, generator) for _ in range(1 + views))
             kept[key] = FeatureSet(
-                _encode(self.source, plain),
-                torch.stack([_encode(self.source, view) for view in images]),
+                _encode(backbone, plain),
+                torch.stack([_encode(backbone, view) for view in images]),
                 targets,
-                None if wanted == FEATURES else [_encode(self.source, v, wanted) for v in images],
+                None if wanted == FEATURES else [_encode(backbone, v, wanted) for v in images],
             )
         return copy.deepcopy(kept[key])
 

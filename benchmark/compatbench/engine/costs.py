@@ -118,13 +118,17 @@ def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> Iterator[
     """The views of a task's training images that each method learns from."""
     for choice in matrix.choices:
         if choice.method.card.learns:
+            if "unlabelled" in choice.method.card.needs:
+                images = card.counts.get("train", 0)
             epochs = choice.build(card.name).count_epochs(_shots(card, shots), images)
             yield set(choice.settings[card.name].training.list_views(epochs))
 
 
 def count_steps(choice: MethodChoice, card: TaskCard, shots: int) -> int:
     """Optimiser steps of a fit; 0 for a method that is not trained in steps."""
-    images = min(len(card.classes) * shots, card.counts.get("train", 0))
+    images = card.counts.get("train", 0)
+    if "unlabelled" not in choice.method.card.needs:
+        images = min(len(card.classes) * shots, images)
     method = choice.build(card.name)
     if not isinstance(method, TrainedMethod):
         return 0

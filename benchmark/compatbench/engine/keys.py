@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,25 @@ def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, 
     return method.Config.model_validate(config).model_dump(mode="json", exclude_defaults=True)
 
 
-def identify(code: str, card: MethodCard, task: str) -> str:
-    """The identity of a method's code, with what else its card says that it reads of a task."""
-    if not card.needs:
-        return code
-    return f"{code}+{sha256_json(load_task(task).labels_for(card.needs).descriptions)}"
+def identify(
+    code: str, card: MethodCard, task: str, config: Mapping[str, Any] | None = None
+) -> str:
+    """The identity of a method's code, with all that its card says that it is given besides."""
+    parts = [code]
+    if "descriptions" in card.needs:
+        parts.append(sha256_json(load_task(task).labels_for(card.needs).descriptions))
+    if "unlabelled" in card.needs:
+        parts.append(_hash_unlabelled(task))
+    if (teacher := find_teacher(card, config or {})) is not None:
+        parts.append(sha256_json(_hash_weights(teacher, is_planning())))
+    if "stream" in card.needs:
+        parts.append("stream")
+    return "+".join(parts)
+
+
+def find_teacher(card: MethodCard, config: Mapping[str, Any]) -> str | None:
+    """The teacher backbone that a method's settings name, if its card needs one."""
+    return config["teacher"] if "teacher" in card.needs else None
 
 
 def module_key(
@@ -100,6 +115,12 @@ def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
 def _hash_test_set(name: str) -> str:
     task = load_test_set(name)
     return task.fingerprint(task.split("test"))
+
+
+@cache
+def _hash_unlabelled(name: str) -> str:
+    task = load_task(name)
+    return task.source.fingerprint(task.split("train"))
 
 
 @cache

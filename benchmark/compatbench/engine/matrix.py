@@ -23,6 +23,7 @@ from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import (
     changed_settings,
+    find_teacher,
     fit_key,
     identify,
     module_key,
@@ -72,6 +73,10 @@ class MethodChoice:
         """The method with its settings for a task."""
         return self.method(self.method.Config.model_validate(self.settings[task].config))
 
+    def teacher(self, task: str) -> str | None:
+        """The backbone that it learns from on a task, if it needs one."""
+        return find_teacher(self.method.card, self.settings[task].config)
+
 
 class Place(NamedTuple):
     """A cell before its key is known; ``backbones`` are the source and its targets."""
@@ -83,8 +88,9 @@ class Place(NamedTuple):
     backbones: tuple[str, ...]
 
     def is_missing(self, missing: Missing) -> bool:
-        """Whether its task or its source is not here."""
-        return self.task in missing.test_sets or self.backbones[0] in missing.backbones
+        """Whether its task, its source or its teacher is not here."""
+        needed = {self.backbones[0], self.choice.teacher(self.task)}
+        return self.task in missing.test_sets or not needed.isdisjoint(missing.backbones)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,11 @@ class Matrix:
         missing, cells = missing or Missing(), []
         # Of every choice and task once, not of every cell.
         change = cache(lambda one, task: changed_settings(one.method, one.settings[task].config))
-        identity = cache(lambda one, task: identify(one.identity, one.method.card, task))
+        identity = cache(
+            lambda one, task: identify(
+                one.identity, one.method.card, task, one.settings[task].config
+            )
+        )
         reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
         tested = cache(
             lambda task: tuple(

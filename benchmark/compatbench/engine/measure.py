@@ -84,13 +84,15 @@ def measure(
     cache: FeatureCache,
     wanted: ImageInput = FEATURES,
     classes: int | None = None,
+    stream: int | None = None,
 ) -> Measured:
     """Classifies a test set with a module that was attached to a backbone.
 
     The module is attached to its task's classes. For a variant with some of them, the logits of
     these are taken: a module that learned something of each class has no other meaning there,
     and prompts give the same either way. ``wanted`` is the method's ``image_input``; ``classes``
-    are those that the classifier knows, by default as many as the test set has.
+    are those that the classifier knows, by default as many as the test set has. For a method that
+    needs a stream, all images are given in one call, in an order drawn with the seed ``stream``.
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.
@@ -102,7 +104,11 @@ def measure(
         inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
     start = time.perf_counter()
-    if isinstance(inputs, Tensor):
+    if stream is not None:
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(stream))
+        order = order.to(features.device)
+        logits = classifier(inputs[order])[order.argsort()]
+    elif isinstance(inputs, Tensor):
         logits = classifier(inputs)
     else:  # read from disk batch by batch
         logits = torch.cat([classifier(batch) for batch in inputs.batches()])

@@ -44,15 +44,21 @@ def fit_backbones(suite: SuiteCard) -> list[str]:
     return list(dict.fromkeys(upgrade[0] for upgrade in suite.upgrades))
 
 
-def find_missing(suite: SuiteCard, tasks: Iterable[str] | None = None) -> Missing:
-    """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched."""
+def find_missing(
+    suite: SuiteCard, tasks: Iterable[str] | None = None, teachers: Iterable[str] = ()
+) -> Missing:
+    """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
+
+    The ``teachers`` are backbones of methods, beside those of the suite.
+    """
 
     def find_images(name: str) -> None:
         task = load_task(name)
         task.fingerprint(task.split("test"))
 
     with planning():
-        weights = _errors(suite_backbones(suite), lambda name: locate_weights(read_backbone(name)))
+        names = dict.fromkeys([*suite_backbones(suite), *teachers])
+        weights = _errors(names, lambda name: locate_weights(read_backbone(name)))
         return Missing(weights, _errors(suite_test_sets(suite, tasks), find_images))
 
 

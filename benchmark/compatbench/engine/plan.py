@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compatbench.backbone.load import is_planning
-from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards
+from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
 from compatbench.engine.keys import data_key
-from compatbench.engine.matrix import Matrix, Names, read_settings, select_matrix
+from compatbench.engine.matrix import (
+    Matrix,
+    Names,
+    read_settings,
+    resolve_settings,
+    select_matrix,
+)
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -75,6 +81,16 @@ def plan_cells(
     """Every cell of a suite for these methods and named configs; see ``Matrix.cells``."""
     matrix = select_matrix(suite, registry, methods, tasks, shots, seeds, transfers)
     return matrix.cells(files, missing)
+
+
+def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
+    """The backbones that these methods and named configs of a suite learn from, each once."""
+    found = set[str]()
+    for name in names:
+        cls = registry.get(suite.base_method(name))
+        for task in suite_tasks(suite) if "teacher" in cls.card.needs else ():
+            found.add(resolve_settings(cls, suite, name, task).config["teacher"])
+    return sorted(found)
 
 
 def plan(cells: Iterable[Cell], store: RunStore) -> list[CellState]:
@@ -200,7 +216,8 @@ def make_plan(
         seeds = first
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
-    missing = find_missing(card, matrix.tasks)
+    teachers = find_teachers(card, matrix.registry, [one.name for one in matrix.choices])
+    missing = find_missing(card, matrix.tasks, teachers)
     if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
         missing = fetch_missing(missing)
     if missing and not skip_missing:

@@ -207,7 +207,8 @@ def evaluate_module(
         with torch.no_grad():
             moved = module.to(on.device)
             classifier = how.attach(method, moved, source_backbone, on, labels)
-        return measure(classifier, on, task, cache, method.image_input(on), len(labels))
+        stream = fitted.seed if "stream" in method.card.needs else None
+        return measure(classifier, on, task, cache, method.image_input(on), len(labels), stream)
 
     source = target = None
     reason = ""

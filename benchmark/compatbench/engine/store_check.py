@@ -221,7 +221,7 @@ def _keys_now(
         changed = changed_settings(cls, record.config)
     except ValidationError:  # the method has other settings now
         return
-    identity = identify(method_identity(cls), cls.card, record.task)
+    identity = identify(method_identity(cls), cls.card, record.task, record.config)
     for file, training in product({None, draws.get(draw)}, trainings):
         data = fit_key(record.source, *draw, file, training.val_shots)
         key = module_key(identity, changed, data, shots, seed, training)

@@ -6,6 +6,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from compatbench.engine.execute.compute import (
     resolve_device,
 )
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
-from compatbench.engine.keys import data_key
+from compatbench.engine.keys import data_key, find_teacher
 from compatbench.engine.measure import (
     Measured,
     Predictions,
@@ -43,7 +44,7 @@ from compatbench.engine.measure import (
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.method import FeatureSet, FewShotData, Method, Module
+from compatbench.method import FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import builtin_methods
 from compatbench.transfer import COPIED, find_transfer
 
@@ -163,9 +164,17 @@ class Worker:
     def few_shot_data(
         self, cell: Cell, backbone: Backbone, method: Method | None = None
     ) -> FewShotData:
-        """The cell's few-shot draw, as features of a backbone and what else its method wants."""
-        task, cache, training = load_task(cell.task), self.cache, cell.training
+        """The cell's few-shot draw, as features of a backbone and what else its method needs."""
         method = method or self.build(cell)
+        data = self._encode(cell, backbone, method)
+        if (name := find_teacher(method.card, cell.config)) is None:
+            return data
+        teacher = self._load(name, precision=cell.training.precision)
+        return replace(data, teacher=Teacher(teacher, self._encode(cell, teacher, method)))
+
+    def _encode(self, cell: Cell, backbone: Backbone, method: Method) -> FewShotData:
+        """The images that a cell may learn from, as one backbone sees them."""
+        task, cache, training = load_task(cell.task), self.cache, cell.training
         wanted = method.image_input(backbone)
         draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file, training.val_shots)
 
@@ -186,10 +195,18 @@ class Worker:
         shots = cell.shots
         if shots == ALL_SHOTS:  # recipes that count in shots need a number
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
-        views = training.list_views(method.count_epochs(shots, len(draw.train)))
+        unlabelled, pool = None, task.split("train")
+        free = "unlabelled" in method.card.needs
+        count = len(pool) if free else len(draw.train)
+        views = training.list_views(method.count_epochs(shots, count))
+        if free:
+            # A split is in the order of its classes, which would tell the labels.
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(cell.seed))
+            unlabelled = feature_set("train", [pool[i] for i in order.tolist()], views)
+            unlabelled = replace(unlabelled, targets=torch.full_like(unlabelled.targets, -1))
         train = feature_set("train", draw.train, views)
-        labels = task.labels_for(method.card.needs)
-        return FewShotData(labels, shots, train, feature_set("val", draw.val, [View()]))
+        val, labels = feature_set("val", draw.val, [View()]), task.labels_for(method.card.needs)
+        return FewShotData(labels, shots, train, val, unlabelled)
 
     def _measure(
         self,
@@ -226,7 +243,10 @@ class Worker:
             if classifier is not None:
                 try:
                     test_set, classes = load_test_set(name), len(labels)
-                    found = measure(classifier, backbone, test_set, self.cache, wanted, classes)
+                    stream = cell.seed if "stream" in method.card.needs else None
+                    found = measure(
+                        classifier, backbone, test_set, self.cache, wanted, classes, stream
+                    )
                     answers[backbone.name, name, data] = found.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))
                     figures = _count(found, None if backbone.name == cell.source else before)

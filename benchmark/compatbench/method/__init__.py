@@ -8,10 +8,10 @@ classifier on any backbone, and is given class names and templates but never ima
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +19,19 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from compatbench.backbone import DENSE, FEATURES, PIXELS, POOLED, Backbone, ImageInput, Labels
+from compatbench.data.needs import Need
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.tensors import fingerprint, load_tensors, save_tensors
+from compatbench.method.few_shot import FeatureSet, FewShotData, Rows, Teacher
 
 __all__ = [
     "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "Classifier", "CosineClassifier",
     "FeatureSet", "FewShotData", "ImageInput", "Labels", "Method", "MethodCard", "MethodConfig",
-    "Module", "NotTransferable", "Rows", "load_module", "require_blocks", "require_shape",
-    "shift_weights",
+    "Module", "NotTransferable", "Rows", "Teacher", "load_module", "require_blocks",
+    "require_shape", "shift_weights",
 ]  # fmt: skip
 
 Place = Literal["none", "text-input", "text-layers", "image-layers", "feature", "classifier"]
-Need = Literal["descriptions"]
 Depth = Literal["none", "shallow", "deep"]
 
 MODULE_SCHEMA = "compatbench-module-2"
@@ -52,8 +53,11 @@ class MethodCard:
         summary: the idea in one line.
         version: raised with every change of the numbers that the method gives; part of its key.
         was: the first name of a method that was renamed: keys keep it, so nothing is run again.
-        needs: what it reads of a task besides images, class names and templates:
-            ``descriptions``, texts of each class. They are then in its keys, and in its labels.
+        needs: what it is given besides few-shot images, class names and templates:
+            ``descriptions``, texts of each class, in its labels; ``unlabelled``, all training
+            images; ``teacher``, another frozen backbone, which its setting ``teacher`` names;
+            ``stream``, all images of a test set in one call of the classifier. They are then in
+            its keys, and nothing else is given; methods with a stream are ranked apart.
         files: data that the method reads, as paths from its own file. They are part of its key
             if the method is not one of compatbench's, as its code is.
         learns: False for a method that looks at no image; it is run for one seed only.
@@ -104,56 +108,6 @@ class MethodConfig(BaseModel):
     """The settings of a method: immutable; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rows(Protocol):
-    """A tensor, or what hands out its rows as one would, reading only those from disk."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Tensor, /) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Frozen image features of some samples.
-
-    Attributes:
-        plain: features of the plain view, not normalised, ``[N, e]``.
-        views: features of the training views, ``[views, N, e]``.
-        targets: labels, ``[N]``.
-        view_inputs: for each training view, what the method's ``image_input`` names,
-            ``[N, ...]``; None for features.
-    """
-
-    plain: Tensor
-    views: Tensor
-    targets: Tensor
-    view_inputs: Sequence[Rows] | None = None
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def inputs(self, rows: Tensor, view: int = 0) -> Tensor:
-        """What the method's classifier takes for some samples under a training view."""
-        return (self.views if self.view_inputs is None else self.view_inputs)[view][rows]
-
-
-@dataclass(frozen=True)
-class FewShotData:
-    """What a method may learn from: the few-shot draw of one task and seed.
-
-    Attributes:
-        labels: class names and templates.
-        shots: images per class that were asked for; a class may have had fewer.
-        train: the few-shot training set, grouped by class.
-        val: the few-shot validation set, at most 4 per class, perhaps empty.
-    """
-
-    labels: Labels
-    shots: int
-    train: FeatureSet
-    val: FeatureSet
 
 
 class Module:

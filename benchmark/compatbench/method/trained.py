@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -44,6 +44,13 @@ class Recipe(BaseModel):
     schedule: Literal["cosine-epoch", "cosine-step", "constant"] = "cosine-epoch"
     final_lr: NonNegativeFloat = 0.0  # what cosine-step falls to
 
+    def count_epochs(self, shots: int) -> int:
+        """The epochs at so many shots per class."""
+        if isinstance(self.epochs, int):
+            return self.epochs
+        starts = [start for start in self.epochs if start <= shots]
+        return self.epochs[max(starts, default=min(self.epochs))]
+
 
 def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps: int = 1) -> float:
     """The learning rate at a step (of ``steps`` in all) in an epoch (of ``epochs``).
@@ -69,11 +76,12 @@ class Batch:
 
     Attributes:
         features: image features under one training view, not normalised, ``[batch, e]``.
-        targets: labels, ``[batch]``.
+        targets: labels, ``[batch]``; -1 of unlabelled images.
         backbone, labels: the source, and class names and templates, for teachers.
         tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
         other_view: features of the same images under the next training view, ``[batch, e]``.
         rng: the fit's generator, for what a loss draws.
+        teacher: the same images as the teacher backbone sees them, if the card needs one.
     """
 
     features: Tensor
@@ -83,6 +91,7 @@ class Batch:
     tokens: Tensor | None = None
     other_view: Tensor | None = None
     rng: torch.Generator | None = None
+    teacher: Batch | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -118,18 +127,21 @@ class TrainedMethod(Method):
 
     def epochs(self, shots: int, per_epoch: int) -> int:
         """Epochs of a fit, with so many steps in each, where no suite caps its steps."""
-        epochs = self.config.recipe.epochs
-        if isinstance(epochs, int):
-            return epochs
-        return epochs[max((start for start in epochs if start <= shots), default=min(epochs))]
+        return self.config.recipe.count_epochs(shots)
 
-    def plan_steps(self, shots: int, images: int) -> tuple[int, int]:
-        """Epochs of a fit and steps in each, for shots per class and training images."""
-        recipe = self.config.recipe
-        per_epoch = images / recipe.batch_size
-        per_epoch = max(int(per_epoch), 1) if recipe.drop_last else math.ceil(per_epoch)
-        epochs = self.epochs(shots, per_epoch)
-        if (cap := self.config.max_steps) is not None:
+    def plan_steps(
+        self, shots: int, images: int, recipe: Recipe | None = None, share: float = 1.0
+    ) -> tuple[int, int]:
+        """Epochs of a fit and steps in each, for shots per class and training images.
+
+        Of a stage, with its ``recipe`` and its ``share`` of the steps that a suite allows.
+        """
+        own = recipe or self.config.recipe
+        per_epoch = images / own.batch_size
+        per_epoch = max(int(per_epoch), 1) if own.drop_last else math.ceil(per_epoch)
+        epochs = recipe.count_epochs(shots) if recipe else self.epochs(shots, per_epoch)
+        if self.config.max_steps is not None:
+            cap = max(int(share * self.config.max_steps), 1)
             # A recipe of small batches would have one epoch, all warm-up: shorter ones keep
             # the shape of its schedule.
             per_epoch = min(per_epoch, math.ceil(cap / min(epochs, LEAST_EPOCHS)))
@@ -150,12 +162,51 @@ class TrainedMethod(Method):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """The module after the last step, or the weighted sum of those after each epoch."""
-        module, recipe, images = self.init(backbone, data, rng), self.config.recipe, data.train
-        trained, (epochs, per_epoch) = module.trained, self.plan_steps(data.shots, len(images))
-        optimizer, weights = self._build_optimizer(trained), self.epoch_weights(epochs)
+
+        def loss(module: Module, batch: Batch) -> Tensor:
+            return self.loss(self.attach(module, backbone, data.labels), batch)
+
+        return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
+
+    def train(
+        self,
+        module: Module,
+        loss: Callable[[Module, Batch], Tensor],
+        backbone: Backbone,
+        data: FewShotData,
+        rng: torch.Generator,
+        *,
+        recipe: Recipe | None = None,
+        epochs: int | None = None,
+        share: float = 1.0,
+        unlabelled: bool = False,
+    ) -> Module:
+        """A fit, or a stage of one: the module whose trained tensors minimise a loss.
+
+        Steps, schedule and caps are those of ``plan_steps``.
+
+        Args:
+            module: where it starts; its trained tensors are changed.
+            loss: of the module and a batch.
+            recipe: of this stage; by default the settings' own.
+            epochs: where the stage has fewer than the recipe.
+            share: of the steps that a suite allows for the fit; those of all stages add up to 1.
+            unlabelled: batches are of ``data.unlabelled``, not of the few-shot images.
+        """
+        part, stage = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
+        images: FeatureSet = getattr(data, part)
+        own_plan = () if recipe is None and share == 1 else (recipe, share)
+        plan = self.plan_steps(data.shots, len(images), *own_plan)
+        trained, per_epoch = module.trained, plan[1]
+        epochs = plan[0] if epochs is None else min(epochs, plan[0])
+        optimizer, weights = self._build_optimizer(trained, stage), self.epoch_weights(epochs)
         device = next(iter(trained.values())).device
-        if recipe.pool_views:
-            images = _pool(images)
+        seen = [(backbone, images)]
+        if data.teacher is not None:
+            seen.append((data.teacher.backbone, getattr(data.teacher.data, part)))
+        if stage.pool_views:
+            seen = [(one, _pool(own)) for one, own in seen]
+            images = seen[0][1]
         sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng).to(device)
@@ -164,18 +215,22 @@ class TrainedMethod(Method):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["recipe"], *where)
-                rows = order[step * recipe.batch_size :][: recipe.batch_size]
-                batch = Batch(
-                    images.views[view][rows],
-                    images.targets[rows],
-                    backbone,
-                    data.labels,
-                    None if images.view_inputs is None else images.inputs(rows, view),
-                    images.views[next_view][rows],
-                    rng,
-                )
+                rows = order[step * stage.batch_size :][: stage.batch_size]
+                batch: Batch | None = None
+                for one, own in reversed(seen):  # the teacher's is in the method's own
+                    batch = Batch(
+                        own.views[view][rows],
+                        own.targets[rows],
+                        one,
+                        data.labels,
+                        None if own.view_inputs is None else own.inputs(rows, view),
+                        own.views[next_view][rows],
+                        rng,
+                        batch,
+                    )
+                assert batch is not None
                 optimizer.zero_grad()
-                self.loss(self.attach(module, backbone, data.labels), batch).backward()
+                loss(module, batch).backward()
                 optimizer.step()
             if weights is not None:
                 with torch.no_grad():
@@ -183,12 +238,14 @@ class TrainedMethod(Method):
                         sums[name] += weights[epoch] * tensor
         return Module(trained if weights is None else sums, module.stored).detach()
 
-    def _build_optimizer(self, trained: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    def _build_optimizer(
+        self, trained: Mapping[str, Tensor], recipe: Recipe
+    ) -> torch.optim.Optimizer:
         """The recipe's optimiser of tensors; their rates are set before every step.
 
         Weight decay is coupled (L2) for SGD and Adam, as Dassl does, and decoupled for AdamW.
         """
-        recipe, groups = self.config.recipe, []
+        groups = []
         for name, tensor in trained.items():
             own = recipe.model_copy(update={"lr": self.rate_factor(name) * recipe.lr})
             groups.append({"params": [tensor.requires_grad_(True)], "recipe": own})

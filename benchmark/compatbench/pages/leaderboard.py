@@ -148,5 +148,5 @@ def _summary(page: SuitePage) -> str:
         rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
         lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
     if page.legend:
-        lines += [markdown.escape(page.legend), ""]
+        lines += [markdown.escape(page.legend, 2000), ""]
     return "\n".join([*lines, *markdown.link_definitions(row.figures["paper"] for row in shown)])

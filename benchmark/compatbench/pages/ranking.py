@@ -75,8 +75,8 @@ def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
     A state stands in place of a mean that it explains.
     """
     one, state, mean = row.figures, row.figures["state"], row.standing.mean
-    # Other transfers are ranked among themselves.
-    rank = f"{row.transfer} {row.rank}".strip() if row.rank else NOTHING
+    # Other tracks are ranked among themselves.
+    rank = f"{row.track} {row.rank}".strip() if row.rank else NOTHING
     depth = NOTHING if row.kind == "floor" else one["depth"]
     interval = None if one["h_low"] is None else Interval(one["h"], one["h_low"], one["h_high"])
     seconds = one["fit_seconds"]

@@ -19,6 +19,7 @@ from compatbench.data.cards import (
     suite_variants,
     task_cards,
 )
+from compatbench.data.needs import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
@@ -111,10 +112,21 @@ class SuitePage:
 
     @property
     def legend(self) -> str:
-        """What the ``MARKS`` after titles mean; empty if no title has one."""
+        """What the ``MARKS`` after titles mean, and what some methods are given besides."""
         last = [one.info.title.rpartition(" ")[2] for one in self.results.all]
         used = {mark for marks in last if {*marks} <= {*MARKS} for mark in marks}
-        return " ".join(f"{mark} {text}" for mark, text in MARKS.items() if mark in used)
+        parts = [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
+        given = {
+            words: [
+                one.info.title.rstrip("".join(MARKS)).rstrip()
+                for one in self.results.methods.values()
+                if need in one.info.needs
+            ]
+            for need, words in NEEDS.items()
+        }
+        if told := [f"{words}: {', '.join(names)}" for words, names in given.items() if names]:
+            parts.append(f"Given besides, by method: {'; '.join(told)}.")
+        return " ".join(parts)
 
     @property
     def part(self) -> str:

@@ -262,6 +262,7 @@ def _method(info: MethodInfo, transfer: str = "") -> str:
     """The title, linked; the zero-shot classifier, which inserts nothing, is the floor."""
     title = md.linked(info.title, info.paper)
     note = "floor" if info.depth == "none" else escape(transfer)
+    note = " ".join(filter(None, (note, info.sees_tests * "transductive")))
     return f"{title} ({note})" if note else title
 
 

@@ -16,7 +16,7 @@ from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import Plan, plan_cells
+from compatbench.engine.plan import Plan, find_teachers, plan_cells
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.rows import Cost, Row, to_frame
@@ -69,8 +69,9 @@ def collect_results(plan: Plan, folder: Path) -> None:
     add up. Rows of weights or images that are not on this machine stay, too. Those of few-shot
     ``draws`` that the plan has take the place of others of the same task, shots and seed.
     """
-    suite, registry, missing = plan.suite, plan.matrix.registry, find_missing(plan.suite)
-    before = read_methods(folder)
+    suite, registry = plan.suite, plan.matrix.registry
+    teachers = find_teachers(suite, registry, [one.name for one in plan.matrix.choices])
+    missing, before = find_missing(suite, teachers=teachers), read_methods(folder)
     for name, new in _measured_methods(plan):
         old = before.get(name)
         if old is not None:
@@ -126,6 +127,8 @@ def _current_rows(
         for cell in cells
         for where in product(cell.backbones, cell.test_sets)
     }
+    if missing.backbones.keys() & find_teachers(suite, registry, [name]):
+        return rows  # another machine has the teacher
     same = [pair in current for pair in zip(rows["key"], rows["data"], strict=True)]
     # What is not here cannot be compared; another machine has measured it.
     elsewhere = rows[["backbone", "source"]].isin(list(missing.backbones)).any(axis=1)
@@ -145,7 +148,8 @@ def describe_method(suite: SuiteCard, method: type[Method], name: str) -> Method
         differs |= {f"{task}: {setting}": values for setting, values in found.items()}
     card = method.card
     title = card.title if name == card.name else name
-    info = MethodInfo(name, title, card.paper, card.depth, card.places, card.learns)
+    facts = card.depth, card.places, card.learns, tuple(sorted(card.needs))
+    info = MethodInfo(name, title, card.paper, *facts)
     return MethodResults(info, general.config, differs, {}, to_frame([], Row), transfer=None)
 
 

@@ -55,15 +55,25 @@ class Ranked:
         return "" if transfer in (COPIED, None) else transfer
 
     @property
+    def track(self) -> str:
+        """What it is ranked among, if that is not the untouched modules that see no test set."""
+        return " ".join(filter(None, (self.transfer, self.sees_tests * "transductive")))
+
+    @property
+    def sees_tests(self) -> bool:
+        """Whether it sees all images of a test set before it answers."""
+        return self.standing.info.sees_tests
+
+    @property
     def kind(self) -> Kind:
         depth = self.standing.info.depth
         return "transferred" if self.transfer else "floor" if depth == "none" else depth
 
     @property
     def title(self) -> str:
-        """One line, not long; with the transfer, if there is one."""
+        """One line, not long; with its track, if it has one of its own."""
         title = one_line(self.standing.info.title, longest=40) or self.standing.info.name
-        return f"{title} ({self.transfer})" if self.transfer else title
+        return f"{title} ({self.track})" if self.track else title
 
     def value(self, measure: Measure, task: str | None = None) -> float | None:
         """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
@@ -129,6 +139,12 @@ def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
 
 
 def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
+    """Standings by H; then those of methods that see test images, ranked among themselves."""
+    tracks = ([one for one in standings if one.info.sees_tests == sees] for sees in (False, True))
+    return [one for track in tracks for one in _rank_track(track)]
+
+
+def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     """Complete standings by H, best first; then those not transferable, then the incomplete.
 
     A method is tied with the best of a group if the 95 % interval of their mean difference
@@ -209,9 +225,10 @@ class RankTest:
 def rank_datasets(ranks: Sequence[Ranked]) -> tuple[list[Ranked], RankTest] | None:
     """The complete methods, best average rank first, and Friedman's test of their H per dataset.
 
-    None where there is nothing to test: fewer than three methods, or a single dataset.
+    Without those that see test images. None where there is nothing to test: fewer than three
+    methods, or a single dataset.
     """
-    complete = [one for one in ranks if one.standing.state == "complete"]
+    complete = [one for one in ranks if one.standing.state == "complete" and not one.sees_tests]
     tables = [dataset_means(one.standing, "h") for one in complete]
     scores = np.array([list(table.values()) for table in tables if table is not None])
     if len(complete) < 3 or scores.shape[1] < 2:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.data.cards import COPIED, ConfigName
+from compatbench.data.needs import Need
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.kinds import kind_of, require
@@ -54,6 +55,12 @@ class MethodInfo:
     depth: Literal["none", "shallow", "deep"]
     inserts: tuple[str, ...]
     learns: bool = True
+    needs: tuple[Need, ...] = ()
+
+    @property
+    def sees_tests(self) -> bool:
+        """Whether it sees all images of a test set before it answers; it is ranked apart."""
+        return "stream" in self.needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +256,10 @@ def write_results(folder: Path, results: MethodResults) -> list[Path]:
 def file_texts(results: MethodResults) -> dict[str, str]:
     """The content of a method's files by the ends of their names, the rows last."""
     about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
-    about |= {"schema_version": 1, "method": asdict(results.info)}
+    info = asdict(results.info)
+    if not info["needs"]:
+        del info["needs"]
+    about |= {"schema_version": 1, "method": info}
     return {
         ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
         ".cost.csv": write_csv(results.costs.sort_values(Cost.place)),

@@ -16,6 +16,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, ImageInput, Labels
 from compatbench.engine.cell import Cell
 from compatbench.engine.confined.child import LOAD_SECONDS, Child
+from compatbench.engine.keys import find_teacher
 from compatbench.engine.matrix import SettingsRefused
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import canonical_json
@@ -169,14 +170,22 @@ class ConfinedMethod(Method):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """As a method; the tokens of training views are sent whole."""
         values, tensors = _where(backbone, data.labels)
-        values["shots"], tensors["rng"] = data.shots, rng.get_state()
-        for part, images in (("train", data.train), ("val", data.val)):
+        values |= {"shots": data.shots, "sets": {}, "teacher": None}
+        tensors["rng"] = rng.get_state()
+        sets = {"train": data.train, "val": data.val, "unlabelled": data.unlabelled}
+        if data.teacher is not None:
+            values["teacher"], own = data.teacher.backbone.name, data.teacher.data
+            sets |= {"teacher train": own.train, "teacher val": own.val}
+            sets["teacher unlabelled"] = own.unlabelled
+        for part, images in sets.items():
+            if images is None:
+                continue
             for name in ("plain", "views", "targets"):
                 tensors[f"{part}.{name}"] = getattr(images, name)
             rows = torch.arange(len(images))
             for number, view in enumerate(images.view_inputs or ()):
                 tensors[f"{part}.{number}"] = view[rows]
-            values[part] = len(images.view_inputs or ())
+            values["sets"][part] = len(images.view_inputs or ())
         answer, found = self._ask("fit", values, tensors)
         trained = {name: found.pop(name) for name in map(str, answer["trained"]) if name in found}
         return Module(trained, found)
@@ -221,7 +230,9 @@ def confined_builder(registry: ConfinedRegistry, device: str) -> Callable[[Cell]
 
     def build(cell: Cell) -> ConfinedMethod:
         how = {"device": device, "precision": cell.training.precision}
-        backbones = dict.fromkeys(cell.backbones, how)
+        teacher = find_teacher(registry.get(cell.method).card, cell.config)
+        names = (*cell.backbones, *([] if teacher is None else [teacher]))
+        backbones = dict.fromkeys(names, how)
         options = {"backbones": backbones, "preload": LIBRARIES}
         return registry.open(cell.method, cell.config, **options)
 

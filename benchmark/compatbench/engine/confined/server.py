@@ -35,7 +35,7 @@ from compatbench.engine.failures import describe_exception
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.project_folders import use_folders
 from compatbench.files.scratch import PREFIX
-from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.identity import method_identity, plugin_file
 from compatbench.method.registry import FromSource, MethodRegistry
 from compatbench.transfer.rotation import RotatedBackbone
@@ -259,16 +259,23 @@ class MethodServer:
         rng, backbone = torch.Generator(), self._backbone(header, tensors)
         rng.set_state(tensors.pop("rng"))
         tensors = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
-        train, val = (
-            FeatureSet(
-                tensors[f"{part}.plain"],
-                tensors[f"{part}.views"],
-                tensors[f"{part}.targets"],
-                [tensors[f"{part}.{i}"] for i in range(header[part])] if header[part] else None,
-            )
-            for part in ("train", "val")
-        )
-        data = FewShotData(_labels(header), header["shots"], train, val)
+        labels, sets = _labels(header), header["sets"]
+
+        def unpack(owner: str, teacher: Teacher | None = None) -> FewShotData:
+            found = {
+                part: FeatureSet(
+                    *(tensors[f"{owner}{part}.{name}"] for name in ("plain", "views", "targets")),
+                    [tensors[f"{owner}{part}.{i}"] for i in range(count)] if count else None,
+                )
+                for part in ("train", "val", "unlabelled")
+                if (count := sets.get(f"{owner}{part}")) is not None
+            }
+            return FewShotData(labels, header["shots"], **found, teacher=teacher)
+
+        teacher = None
+        if (name := header["teacher"]) is not None:
+            teacher = Teacher(self._backbones[name], unpack("teacher "))
+        data = unpack("", teacher)
         with torch.enable_grad():
             module = self.method.fit(backbone, data, rng).detach()
         return {"trained": sorted(module.trained)}, module.tensors

@@ -1,0 +1,80 @@
+"""What a fit is given: few-shot images as features, and what else a card needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+
+
+class Rows(Protocol):
+    """A tensor, or what hands out its rows as one would, reading only those from disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Frozen image features of some samples.
+
+    Attributes:
+        plain: features of the plain view, not normalised, ``[N, e]``.
+        views: features of the training views, ``[views, N, e]``.
+        targets: labels, ``[N]``.
+        view_inputs: for each training view, what the method's ``image_input`` names,
+            ``[N, ...]``; None for features.
+    """
+
+    plain: Tensor
+    views: Tensor
+    targets: Tensor
+    view_inputs: Sequence[Rows] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def inputs(self, rows: Tensor, view: int = 0) -> Tensor:
+        """What the method's classifier takes for some samples under a training view."""
+        return (self.views if self.view_inputs is None else self.view_inputs)[view][rows]
+
+
+@dataclass(frozen=True)
+class FewShotData:
+    """What a method may learn from: the few-shot draw of one task and seed.
+
+    Attributes:
+        labels: class names and templates.
+        shots: images per class that were asked for; a class may have had fewer.
+        train: the few-shot training set, grouped by class.
+        val: the few-shot validation set, at most 4 per class, perhaps empty.
+        unlabelled: every training image of the task, in an order that the seed draws; all of its
+            targets are -1. None unless the card needs it.
+        teacher: None unless the card needs it.
+    """
+
+    labels: Labels
+    shots: int
+    train: FeatureSet
+    val: FeatureSet
+    unlabelled: FeatureSet | None = None
+    teacher: Teacher | None = None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Another frozen backbone, for fits alone; ``attach`` is not given it.
+
+    Attributes:
+        backbone: the one that the setting ``teacher`` names.
+        data: the same images under the same views, row by row, as this backbone computes what
+            ``image_input`` wants of it.
+    """
+
+    backbone: Backbone
+    data: FewShotData

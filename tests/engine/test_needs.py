@@ -1,0 +1,148 @@
+"""What a card needs is given, is in the keys, and is given to no other method."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compatbench.backbone import load_backbone
+from compatbench.data.cards import suite_cards
+from compatbench.data.draws import load_test_set
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.engine.confined.remote import ConfinedRegistry, confined_builder
+from compatbench.engine.keys import identify
+from compatbench.engine.measure import measure
+from compatbench.engine.missing import Missing
+from compatbench.engine.plan import find_teachers, plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
+from compatbench.method import MethodCard
+from compatbench.method.registry import MethodRegistry
+
+PLAIN = MethodCard("plain", "Plain", "none", "classifier", "is given nothing besides")
+TASK, TEACHER = "mini-weather", "mini-clip-next"
+SMOKE = suite_cards.read("smoke")
+# Two methods that refuse to be given something else than they need.
+METHODS = """
+    import torch
+    import torch.nn.functional as F
+    from compatbench.method import Method, MethodCard, Module
+
+    class Told(Method):
+        card = MethodCard("told", "Told", "none", "classifier", "is told much",
+                          needs={"unlabelled", "teacher", "stream"})
+
+        class Config(Method.Config):
+            teacher: str = "mini-clip-next"
+
+        def fit(self, backbone, data, rng):
+            own, pool = data.teacher.data, data.unlabelled
+            assert data.teacher.backbone.name == self.config.teacher
+            assert own.labels == data.labels and own.teacher is None
+            assert pool.targets.eq(-1).all() and own.unlabelled.targets.eq(-1).all()
+            assert len(pool) == len(own.unlabelled) == 490 > len(data.train) == len(own.train)
+            assert pool.views.shape[0] == data.train.views.shape[0]
+            # Row by row the same images: two models of one lineage agree on them.
+            for mine, its in ((pool, own.unlabelled), (data.train, own.train)):
+                cosines = F.normalize(mine.plain, dim=-1) @ F.normalize(its.plain, dim=-1).T
+                assert cosines.argmax(1).eq(torch.arange(len(mine))).float().mean() > 0.8
+            return Module({"mean": pool.plain.mean(0) + own.unlabelled.views.mean()})
+
+        def attach(self, module, backbone, labels):
+            weights = backbone.zero_shot(labels)
+
+            def classify(images):
+                assert len(images) == 258
+                seen = images.cumsum(0) / torch.arange(1, 1 + len(images))[:, None]
+                return F.normalize(images - 0.5 * seen, dim=-1) @ weights.T
+
+            return classify
+
+    class Untold(Method):
+        card = MethodCard("untold", "Untold", "none", "classifier", "is told nothing")
+
+        def fit(self, backbone, data, rng):
+            assert data.teacher is None and data.unlabelled is None
+            return Module({"w": torch.zeros(1)})
+
+        def attach(self, module, backbone, labels):
+            weights = backbone.zero_shot(labels)
+            return lambda images: F.normalize(images, dim=-1) @ weights.T
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "told.py"
+    path.write_text(textwrap.dedent(METHODS), encoding="utf-8")
+    return path
+
+
+def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
+    def key(*needs: Any, **config: str) -> str:
+        return identify("plain.1", replace(PLAIN, needs=set(needs)), TASK, config)
+
+    assert key() == key(teacher=TEACHER) == "plain.1"
+    keys = [key(need, teacher=TEACHER) for need in ("unlabelled", "teacher", "stream")]
+    keys += [key("teacher", teacher="mini-clip"), key("teacher", "stream", teacher=TEACHER)]
+    assert len({"plain.1", *keys}) == 6
+    other = identify("plain.1", replace(PLAIN, needs={"unlabelled"}), "mini-food")
+    assert other != key("unlabelled")
+
+
+@pytest.mark.slow
+def test_it_is_given_here_and_in_a_process_of_its_own(path: Path, tmp_path: Path) -> None:
+    registry, confined = MethodRegistry(), ConfinedRegistry(())
+    names = registry.add_file(path)
+    assert confined.add_file(path) == names
+    cells = plan_cells(SMOKE, registry, names)
+    assert cells == plan_cells(SMOKE, confined, names)
+    features = FeatureCache(tmp_path / "cache")
+    here = Worker(RunStore(tmp_path / "here"), features)
+    build = confined_builder(confined, "cpu")
+    there = Worker(RunStore(tmp_path / "there"), features, build=build)
+    for cell in cells:
+        one, other = here.run(cell), there.run(cell)
+        assert one.errors == []
+        assert one.module == other.module
+        assert [r.correct for r in one.records] == [r.correct for r in other.records]
+
+
+def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) -> None:
+    registry = MethodRegistry()
+    names = registry.add_file(path)
+    suite = SMOKE.model_copy(update={"methods": {"told": {"teacher": "vit-h14-dfn5b"}}})
+    assert find_teachers(suite, registry, names) == ["vit-h14-dfn5b"]
+    missing = Missing({"vit-h14-dfn5b": "it is not here"})
+    assert [cell.method for cell in plan_cells(suite, registry, names, missing=missing)] == [
+        "untold"
+    ]
+
+
+def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(tmp_path: Path) -> None:
+    backbone, cache = load_backbone("mini-clip"), FeatureCache(tmp_path)
+    task = load_test_set(TASK)
+    weights, calls = backbone.zero_shot(task.labels), list[Tensor]()
+
+    def classify(images: Tensor) -> Tensor:
+        calls.append(images)
+        return images @ weights.T
+
+    answers = [
+        measure(classify, backbone, task, cache, stream=seed).predictions.classes
+        for seed in (None, 1, 1, 2)
+    ]
+    plain, first, again, other = calls
+    assert all(torch.equal(one, answers[0]) for one in answers)  # whatever the order
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain)
+    assert not torch.equal(first, other)
+    assert torch.equal(first.sum(1).sort().values, plain.sum(1).sort().values)
+    assert len(plain) == len(load_task(TASK).split("test"))
