@@ -188,7 +188,8 @@ def _open(registry: ConfinedRegistry, name: str, **options: Any) -> tuple[Method
     """A method in a new process, which has the synthetic models, too."""
     backbones: dict[str, dict[str, Any]] = {one: {} for one in synthetic_models().names}
     found = registry.open(name, {}, backbones=backbones, loader=LOADER, **options)
-    return MethodUnderTest(_InProcess(registry.get(name), found.child)), found.child
+    cls: Any = _InProcess(registry.get(name), found.child)
+    return MethodUnderTest(cls), found.child
 
 
 class _InProcess:
@@ -217,11 +218,11 @@ def _try_other_process(
     options = {"environment": other_process.ENVIRONMENT, "preload": other_process.PREPARE}
     other, child = _open(registry, name, **options)
     try:
-        found = [other_process.describe_fit(one) for one in (tested, other)]
+        here, there = map(other_process.describe_fit, (tested, other))
         asked = child.ask("call", {"function": other_process.ASKED, "values": {}})[0]["asked"]
     finally:
         child.close()
-    wrong = other_process.compare(*found, [str(one) for one in asked])
+    wrong = other_process.compare(here, there, list(map(str, asked)))
     return ("fail" if wrong else "pass"), wrong
 
 

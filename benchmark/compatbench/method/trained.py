@@ -195,8 +195,9 @@ class TrainedMethod(Method):
         """
         part, stage = "unlabelled" if unlabelled else "train", recipe or self.config.recipe
         images: FeatureSet = getattr(data, part)
-        own_plan = () if recipe is None and share == 1 else (recipe, share)
-        plan = self.plan_steps(data.shots, len(images), *own_plan)
+        size = data.shots, len(images)
+        whole = recipe is None and share == 1
+        plan = self.plan_steps(*size) if whole else self.plan_steps(*size, recipe, share)
         trained, per_epoch = module.trained, plan[1]
         epochs = plan[0] if epochs is None else min(epochs, plan[0])
         optimizer, weights = self._build_optimizer(trained, stage), self.epoch_weights(epochs)

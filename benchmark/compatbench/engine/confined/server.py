@@ -264,7 +264,9 @@ class MethodServer:
         def unpack(owner: str, teacher: Teacher | None = None) -> FewShotData:
             found = {
                 part: FeatureSet(
-                    *(tensors[f"{owner}{part}.{name}"] for name in ("plain", "views", "targets")),
+                    tensors[f"{owner}{part}.plain"],
+                    tensors[f"{owner}{part}.views"],
+                    tensors[f"{owner}{part}.targets"],
                     [tensors[f"{owner}{part}.{i}"] for i in range(count)] if count else None,
                 )
                 for part in ("train", "val", "unlabelled")
