@@ -21,6 +21,7 @@ LEVELS = (
     ("backbone",),
     ("method",),
     ("transfer",),
+    ("formats",),
     ("engine",),
     ("results",),
     ("pages",),

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Found when asked for, so that importing one room does not import them all.
-    api = import_module("compatbench.api") if not name.startswith("_") else None
+    api = importlib.import_module("compatbench.api") if not name.startswith("_") else None
     if name == "api":
         return api
     if api is not None and name in api.__all__:
@@ -35,8 +35,8 @@ class CallableModule(ModuleType):
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         function = self.__name__.rpartition(".")[2]
-        return getattr(import_module("compatbench.api"), function)(*arguments, **named)
+        return getattr(importlib.import_module("compatbench.api"), function)(*arguments, **named)
 
 
 def __dir__() -> list[str]:
-    return sorted(import_module("compatbench.api").__all__)
+    return sorted(importlib.import_module("compatbench.api").__all__)

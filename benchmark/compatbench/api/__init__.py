@@ -9,9 +9,15 @@ Imports wait until a function needs them, so that ``import compatbench`` is quic
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from compatbench.api.checkpoints import (
+    export_module,
+    formats,
+    import_module,
+    inspect_checkpoint,
+)
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, report, results, run
 from compatbench.errors import CompatbenchError
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
+__all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
@@ -53,5 +60,5 @@ _ROOMS = {
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return getattr(import_module(f"compatbench.{_ROOMS[name]}"), name)
+        return getattr(importlib.import_module(f"compatbench.{_ROOMS[name]}"), name)
     raise AttributeError(f"module 'compatbench.api' has no attribute '{name}'")

@@ -167,6 +167,10 @@ def evaluate(
     transfer: str = "copied",
     methods: str | None = None,
     device: str = "auto",
+    source: str | None = None,
+    format: str = "auto",
+    settings: Mapping[str, object] | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> Evaluation:
     """A module on a backbone and on its source, beside zero-shot; nothing is trained.
 
@@ -176,6 +180,9 @@ def evaluate(
         task: the module's task by default, or a variant of it.
         transfer: how the module reaches the backbone, a name of ``transfers()``.
         methods: the method's file, if it is not among ``methods()``.
+        source: of a checkpoint of other code, which is imported on the way: what it was trained
+            on. ``task`` is then the task that it was trained for, or a variant.
+        format, settings, classes: of such a checkpoint, as for ``import_module``.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -184,9 +191,11 @@ def evaluate(
         CompatbenchError: a damaged module, an unknown name, or a task that the module was not
             fitted for.
     """
-    from compatbench.engine.single_module import evaluate_module
+    from compatbench.engine.single_module import evaluate_module, import_for
 
     given = Path(module) if isinstance(module, str) else module
+    if source is not None:
+        given = import_for(given, task, source, format, settings, classes, device)
     return evaluate_module(given, backbone, task, transfer, methods, device)
 
 

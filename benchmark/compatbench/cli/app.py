@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 import compatbench
-from compatbench.cli import analyze, authoring, inventory, options, results, run, stores
+from compatbench.cli import (
+    analyze,
+    authoring,
+    inventory,
+    modules,
+    options,
+    results,
+    run,
+    stores,
+)
 from compatbench.cli.output import say
 
 app = typer.Typer(
@@ -45,7 +54,9 @@ PANELS = {
     "Run the benchmark": (run.run, run.plan, inventory.list_),
     "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
     "Try your own module, data or upgrade": (
-        run.evaluate,
+        modules.evaluate,
+        modules.import_,
+        modules.export,
         inventory.doctor,
         inventory.data_app,
         stores.runs_app,

@@ -1,4 +1,4 @@
-"""The commands that measure: ``compatbench run``, ``plan`` and ``evaluate``."""
+"""The commands that measure a suite: ``compatbench run`` and ``plan``."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import (
-    console,
-    format_seconds,
-    print_json,
-    print_table,
-    say,
-)
+from compatbench.cli.output import console, format_seconds, print_table, say
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
-    from compatbench.engine.single_module import Evaluation
 
 STOPPED = 130  # exit code of a command that was stopped, as shells have it
 
@@ -190,42 +183,6 @@ def plan(
         say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
 
 
-def evaluate(
-    module: Path,
-    backbone: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
-    task: str | None = None,
-    methods: str | None = None,
-    transfer: str = "copied",
-    data_root: list[str] | None = None,
-    device: str = "auto",
-    as_json: bool = False,
-    offline: bool = False,
-    trust_pickle: bool = False,
-) -> None:
-    """Show whether a saved module survives a new model; nothing is trained.
-
-    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
-    that were right before and are wrong now.
-
-    Args:
-        module: A module that 'run' has left in runs/modules/.
-        backbone: The new model: a name of 'list backbones', or MODEL/TAG of open_clip,
-            MODEL@FILE, local-dir:FOLDER, hf:FOLDER.
-        task: The test set: the module's task, which is the default, or a variant of it.
-        methods: The method's file, if it is not among 'list methods'; it is run as code.
-        transfer: How the module reaches the new model: 'copied', or 'words', which rotates the
-            new model's joint space by words alone. With the words-*.safetensors that 'run'
-            leaves beside its modules, 'words' does not need the source model.
-    """
-    from compatbench import api
-
-    found = api.evaluate(module, backbone, task, transfer=transfer, methods=methods, device=device)
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        _print_evaluation(found)
-
-
 def _print_costs(plan: Plan, device: str) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
     from compatbench.engine.costs import count_costs, measure_rate
@@ -275,41 +232,6 @@ def say_plan(plan: Plan, workers: int) -> None:
         many = f"{workers} worker{'s' if workers > 1 else ''}"
         parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
     say(", ".join(parts))
-
-
-def _print_evaluation(found: Evaluation) -> None:
-    from compatbench.data.shots import count_shots
-    from compatbench.pages.markdown import percent, signed
-
-    fitted, source, target = found.fitted, found.source, found.target
-    through = "" if found.transfer == "copied" else f", through {found.transfer}"
-    draw = f"{count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
-    say(escape(f"{fitted.method}, {draw}{through}"))
-    say(escape(f"tested on {found.images:,} images of {found.test_set}; top-1 in percent"))
-    columns = ["", f"{fitted.source} (source)", found.backbone]
-    sides = [source, target]
-    rows = [
-        ("with the module", *(percent(side and side.accuracy) for side in sides)),
-        ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
-        ("gain", *(signed(side and side.gain) for side in sides)),
-    ]
-    print_table(columns, rows, right=columns[1:])
-    if target is None:
-        say(f"[yellow]not transferable[/]: {escape(found.reason)}")
-        return
-    verdict = {
-        "helps": f"[green]still helps[/]: {signed(target.gain)} over zero-shot",
-        "no help": f"is [yellow]no better than zero-shot[/] on {escape(found.backbone)}",
-        "harms": f"is [yellow]worse than zero-shot[/] on {escape(found.backbone)}",
-    }[found.verdict]
-    say(f"The module {verdict}.")
-    if source is None:
-        say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
-    else:
-        say(
-            f"{percent(found.negative_flips)} % of the images were right before and are wrong "
-            f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
-        )
 
 
 @contextmanager

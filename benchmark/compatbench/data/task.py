@@ -7,6 +7,7 @@ environment variables for one command, so worker processes see what it was given
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -188,6 +189,34 @@ def load_task(name: str) -> Task:
     """The task or variant of this name; images that are not as its card says are an error."""
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
     return _load(name, tasks_folder(), places)
+
+
+def restrict_task(task: Task, kept: Sequence[int]) -> Task:
+    """A task of some classes alone: their images, labelled by their places in ``kept``.
+
+    Raises:
+        CompatbenchError: the task is a variant that has but some of its parent's classes itself.
+    """
+    if task.parent_labels is not None:
+        raise CompatbenchError(
+            f"'{task.name}' has some classes of '{task.parent}' only, and so has the module; "
+            f"evaluate it on '{task.parent}'"
+        )
+    numbers = {label: number for number, label in enumerate(kept)}
+    source = copy.copy(task.source)
+    source.samples = {
+        split: [replace(one, label=numbers[one.label]) for one in samples if one.label in numbers]
+        for split, samples in task.source.samples.items()
+    }
+    counts = {split: len(samples) for split, samples in source.samples.items()}
+    card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
+    names = tuple(task.labels.names[label] for label in kept)
+    return Task(card, replace(task.labels, names=names), source)
+
+
+def task_labels(name: str) -> Labels:
+    """The labels of a task, whose images need not be here."""
+    return _describe_classes(task_cards.read(name))[0]
 
 
 @lru_cache(maxsize=64)

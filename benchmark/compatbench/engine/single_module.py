@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TrainingCard, suite_cards
+from compatbench.data.cards import TrainingCard, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
-from compatbench.data.task import load_task
+from compatbench.data.task import load_task, restrict_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.matrix import read_settings
 from compatbench.engine.measure import Measured, count_flips, measure
@@ -22,6 +22,8 @@ from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.formats.convert import import_checkpoint
+from compatbench.formats.reader import is_archive
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
 from compatbench.method.registry import builtin_methods
@@ -38,8 +40,10 @@ class Fitted(BaseModel):
     config: dict[str, Any]
     task: str
     source: str
-    shots: Shots
-    seed: int
+    shots: Shots | None = None  # where it is known, of a module that was imported
+    seed: int | None = None
+    classes: tuple[int, ...] | None = None  # labels of those that it knows, if not all
+    imported: dict[str, Any] | None = None  # from which file, and how
 
 
 def fit_module(
@@ -135,8 +139,9 @@ class Evaluation:
         return {
             "method": fitted.method,
             "task": fitted.task,
-            "shots": show_shots(fitted.shots),
+            "shots": fitted.shots and show_shots(fitted.shots),
             "seed": fitted.seed,
+            "imported": fitted.imported,
             "test_set": self.test_set,
             "images": self.images,
             "transfer": self.transfer,
@@ -186,7 +191,10 @@ def evaluate_module(
             f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
             f"'{task.name}'; evaluate it on that, or on a variant of it"
         )
-    labels = load_task(fitted.task).labels_for(method.card.needs)
+    owner = load_task(fitted.task)
+    if fitted.classes is not None:
+        owner, task = (restrict_task(one, fitted.classes) for one in (owner, task))
+    labels = owner.labels_for(method.card.needs)
     way = find_transfer(transfer)(cache.folder.parent)
     words = None
     if transfer != COPIED and method.card.depth == "none":
@@ -227,9 +235,28 @@ def evaluate_module(
     return Evaluation(fitted, backbone, task.name, source, target, reason, transfer)
 
 
+def import_for(given: Module | Path, test_set: str | None, source: str, *how: Any) -> Module:
+    """A checkpoint of other code, imported for a test set; ``how`` it is, as for ``import_module``.
+
+    The test set is the task that it was trained for, or a variant of it.
+    """
+    if not isinstance(given, Path) or test_set is None:
+        lacking = "a task" if isinstance(given, Path) else "the file of one, not a module"
+        raise CompatbenchError(f"a source is given with checkpoints of other code: give {lacking}")
+    kind, settings, classes, device = how
+    task = task_cards.read(test_set).parent or test_set
+    place = resolve_device(device)
+    return import_checkpoint(kind, given, task, source, settings or {}, classes, place)
+
+
 def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
+    other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
     if isinstance(given, Path) and given.is_dir():
-        raise CompatbenchError(f"{given} is a folder; give a module's file, *.safetensors, in it")
+        raise CompatbenchError(
+            f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
+        )
+    if isinstance(given, Path) and is_archive(given):
+        raise CompatbenchError(f"{given} is no module of compatbench; {other}")
     module = load_module(given) if isinstance(given, Path) else given
     try:
         return module, Fitted.model_validate(module.about)

@@ -9,10 +9,10 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from compatbench.backbone.load.weights import is_set
 from compatbench.errors import BackboneError, CompatbenchWarning, first_line
 from compatbench.files.tensors import check_header
+from compatbench.files.torch_archive import StandIn, TensorUnpickler, first_argument
 
 TRUST_PICKLE = "COMPATBENCH_TRUST_PICKLE"
 # Entries under which training scripts keep the weights, and prefixes of wrapped models.
@@ -165,79 +166,27 @@ def _read_script(path: Path) -> object:
     """
     with zipfile.ZipFile(path) as archive:
         [tree] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        with _open_stored(archive, tree) as file:
-            found = _TorchScriptUnpickler(file, archive, tree.removesuffix("data.pkl")).load()
+        find = partial(_find_in_script, path)
+        found = TensorUnpickler(archive, tree.removesuffix("data.pkl"), find).load()
         return dict(_walk(found, ""))
 
 
-def _open_stored(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Opens a member that is not compressed: one that is could unpack to any size."""
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    return archive.open(name)
-
-
-class _Node:
-    """A module of the archive: its attributes, and none of its code."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.attributes: dict[str, Any] = state if isinstance(state, dict) else {}
-
-
-def _first_argument(value: Any, *_: Any) -> Any:
-    return value
-
-
-def _rebuild(
-    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Tensor:
-    return storage.as_strided(size, stride, offset)
-
-
-_ALLOWED: dict[str, Any] = {
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "torch._utils._rebuild_parameter": _first_argument,
-    "collections.OrderedDict": OrderedDict,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-}
-for _name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Bool"):
-    _ALLOWED[f"torch.{_name}Storage"] = getattr(torch, _name.lower())
-
-
-class _TorchScriptUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(file)
-        self._archive, self._root = archive, root
-        self._storages: dict[str, Tensor] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "__torch__":
-            return _Node
-        if module == "torch.jit._pickle":  # lists and dictionaries with the types of their items
-            return _first_argument
-        if f"{module}.{name}" not in _ALLOWED:
-            raise BackboneError(
-                f"{self._archive.filename} is a TorchScript archive that holds more than tensors: "
-                f"it asks for {module}.{name}",
-                "save the state_dict of its module as safetensors, and give that file",
-            )
-        return _ALLOWED[f"{module}.{name}"]
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """A storage as a flat tensor, ``[numel]``."""
-        _, dtype, key, _, count = pid
-        if key not in self._storages:
-            with _open_stored(self._archive, f"{self._root}data/{key}") as file:
-                content = bytearray(file.read())
-            self._storages[key] = torch.frombuffer(content, dtype=dtype, count=count)
-        return self._storages[key]
+def _find_in_script(path: Path, name: str) -> Any:
+    """What stands for a name in a TorchScript archive: inert nodes for the classes of modules."""
+    if name.startswith("__torch__."):
+        return StandIn
+    if name.startswith("torch.jit._pickle."):  # lists and dictionaries with their items' types
+        return first_argument
+    raise BackboneError(
+        f"{path} is a TorchScript archive that holds more than tensors: it asks for {name}",
+        "save the state_dict of its module as safetensors, and give that file",
+    )
 
 
 def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, _Node):
+    elif isinstance(value, StandIn):
         for part, inner in value.attributes.items():
             yield from _walk(inner, f"{name}.{part}" if name else part)
 

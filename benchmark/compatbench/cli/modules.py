@@ -1,0 +1,220 @@
+"""The commands for one module: ``compatbench evaluate``, ``import`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from compatbench.cli import options
+from compatbench.cli.output import print_facts, print_frame, print_json, print_table, say
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from compatbench.engine.single_module import Evaluation
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE")]
+
+
+def evaluate(
+    module: Path,
+    backbone: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
+    task: str | None = None,
+    methods: str | None = None,
+    transfer: str = "copied",
+    source: Annotated[str | None, typer.Option(autocompletion=options.complete_backbones)] = None,
+    format: str = "auto",
+    set_: Set = None,
+    classes: str | None = None,
+    data_root: list[str] | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
+) -> None:
+    """Show whether a saved module survives a new model; nothing is trained.
+
+    Shows its accuracy there and on its source, each beside zero-shot, and the share of images
+    that were right before and are wrong now.
+
+    Args:
+        module: A module that 'run' has left in runs/modules/; or with --source, a checkpoint of
+            other code, as for 'import'.
+        backbone: The new model: a name of 'list backbones', or MODEL/TAG of open_clip,
+            MODEL@FILE, local-dir:FOLDER, hf:FOLDER.
+        task: The test set: the module's task, which is the default, or a variant of it.
+        methods: The method's file, if it is not among 'list methods'; it is run as code.
+        transfer: How the module reaches the new model: 'copied', or 'words', which rotates the
+            new model's joint space by words alone. With the words-*.safetensors that 'run'
+            leaves beside its modules, 'words' does not need the source model.
+        source: Of a checkpoint of other code: the model that it was trained on. --task is then
+            the task that it was trained for, or a variant.
+        format: Of such a checkpoint: its format, as for 'import'.
+        set_: Of such a checkpoint: what it does not tell, such as 'alpha=1'; may be repeated.
+        classes: Of such a checkpoint: the classes that it knows, as for 'import'.
+    """
+    from compatbench import api
+
+    settings = read_settings(set_)
+    found = api.evaluate(
+        module,
+        backbone,
+        task,
+        transfer=transfer,
+        methods=methods,
+        device=device,
+        source=source,
+        format=format,
+        settings=settings,
+        classes=classes,
+    )
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print_evaluation(found)
+
+
+def import_(
+    format: Annotated[str | None, typer.Argument()] = None,
+    file: Annotated[Path | None, typer.Argument()] = None,
+    task: str | None = None,
+    source: str | None = None,
+    set_: Set = None,
+    classes: str | None = None,
+    out: Path | None = None,
+    inspect: Path | None = None,
+    device: str = "auto",
+    offline: bool = False,
+) -> None:
+    """Turn a checkpoint of other code into a module that 'evaluate' takes.
+
+    Nothing in the file is run. Its own token embeddings, where it holds any, tell whether task and
+    source are the right ones. Without arguments it lists the formats. For example:
+    compatbench import coop output/seed1 --task dtd --source vit-b16-openai
+
+    Args:
+        format: A format, 'auto' (what the contents are recognised as), or the path of a format
+            file ('./mine.py'), which is run as code.
+        file: The checkpoint, or the folder that its authors' code made.
+        task: The task that it was trained for; its images need not be here.
+        source: The model that it was trained on (see 'compatbench list backbones').
+        set_: What the file does not tell, such as 'alpha=1'; may be repeated.
+        classes: If it knows some of the task's classes alone: 'base' or 'new', the halves of
+            base-to-new generalisation, or a file of names. 'all' lets prompts that were trained
+            on the first classes serve all.
+        out: The module to write; by default FORMAT-TASK.safetensors in this folder.
+        inspect: Show what this file holds, its format, and what would have to be given.
+    """
+    from compatbench import api
+
+    if inspect is not None:
+        _print_inspection(inspect)
+        return
+    if format is None:
+        print_frame(api.formats())
+        say("'compatbench import --inspect FILE' says of which format a file is")
+        return
+    if file is None or task is None or source is None:
+        lacking = {"FILE": file, "--task": task, "--source": source}
+        names = ", ".join(name for name, value in lacking.items() if value is None)
+        raise CompatbenchError(
+            f"import lacks {names}; 'compatbench import --inspect FILE' says what a file needs"
+        )
+    settings = read_settings(set_)
+    module = api.import_module(
+        format, file, task, source, settings=settings, classes=classes, device=device
+    )
+    imported = module.about["imported"]
+    path = out or Path(f"{imported['format']}-{task}.safetensors")
+    if path.exists():
+        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
+    module.save(path)
+    say(escape(f"wrote {path}: {module!r}"))
+    print_facts({k: v for k, v in imported.items() if k != "sha256"})
+    say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))
+
+
+def export(format: str, module: Path, file: Path, dtype: str | None = None) -> None:
+    """Write a module as the code that a format is of writes its own.
+
+    Args:
+        format: The format; 'compatbench import' lists them.
+        module: A module that 'run' has left in runs/modules/, or 'import' wrote.
+        file: The file to write; for formats of several files, the folder.
+        dtype: 'float16' or 'float32'; by default that of the file it was imported from, or what
+            the format's own code uses.
+    """
+    from compatbench import api
+
+    for path in api.export_module(format, module, file, dtype=dtype):
+        say(escape(f"wrote {path}"))
+
+
+def read_settings(given: list[str] | None) -> dict[str, Any]:
+    """Settings of the command line, ``NAME=VALUE``; a value that is JSON is read as such."""
+    settings: dict[str, Any] = {}
+    for one in given or ():
+        name, equals, text = one.partition("=")
+        if not name.strip() or not equals:
+            raise CompatbenchError(f"--set '{one}': write it as NAME=VALUE, such as alpha=1")
+        try:
+            settings[name.strip()] = json.loads(text)
+        except ValueError:
+            settings[name.strip()] = text
+    return settings
+
+
+def _print_evaluation(found: Evaluation) -> None:
+    from compatbench.data.shots import count_shots
+    from compatbench.pages.markdown import percent, signed
+
+    fitted, source, target = found.fitted, found.source, found.target
+    through = "" if found.transfer == "copied" else f", through {found.transfer}"
+    draw = f"imported for {fitted.task}"
+    if fitted.shots is not None:
+        draw = f"{count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
+    say(escape(f"{fitted.method}, {draw}{through}"))
+    say(escape(f"tested on {found.images:,} images of {found.test_set}; top-1 in percent"))
+    columns = ["", f"{fitted.source} (source)", found.backbone]
+    sides = [source, target]
+    rows = [
+        ("with the module", *(percent(side and side.accuracy) for side in sides)),
+        ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
+        ("gain", *(signed(side and side.gain) for side in sides)),
+    ]
+    print_table(columns, rows, right=columns[1:])
+    if target is None:
+        say(f"[yellow]not transferable[/]: {escape(found.reason)}")
+        return
+    verdict = {
+        "helps": f"[green]still helps[/]: {signed(target.gain)} over zero-shot",
+        "no help": f"is [yellow]no better than zero-shot[/] on {escape(found.backbone)}",
+        "harms": f"is [yellow]worse than zero-shot[/] on {escape(found.backbone)}",
+    }[found.verdict]
+    say(f"The module {verdict}.")
+    if source is None:
+        say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
+    else:
+        say(
+            f"{percent(found.negative_flips)} % of the images were right before and are wrong "
+            f"now, {percent(found.positive_flips)} % the reverse; H is {percent(found.h)}."
+        )
+
+
+def _print_inspection(file: Path) -> None:
+    from compatbench import api
+
+    found = api.inspect_checkpoint(file)
+    kind = " or ".join(found.formats) or "not recognised"
+    say(escape(f"{found.path}: format {kind}"))
+    shown = list(found.tensors.items())[:40]
+    rows = [(name, " × ".join(map(str, shape)), kind) for name, (shape, kind) in shown]
+    print_table(["tensor", "shape", "type"], rows)
+    if len(found.tensors) > len(shown):
+        say(f"and {len(found.tensors) - len(shown)} more")
+    print_facts(dict(list(found.values.items())[:20]))
+    for name, why in found.needs.items():
+        say(escape(f"to be given: --set {name}=NUMBER ({why})"))

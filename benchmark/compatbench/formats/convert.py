@@ -1,0 +1,177 @@
+"""Import: from a file to a module that knows where it is from; and export, the way back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from compatbench.backbone import Labels, load_backbone
+from compatbench.data.task import task_labels
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.files.hashes import sha256_file
+from compatbench.formats.class_names import check_class_names
+from compatbench.formats.format import Format, Import
+from compatbench.formats.reader import Checkpoint, read_checkpoint
+from compatbench.formats.registry import find_format, formats, recognise
+from compatbench.method import Method, Module
+from compatbench.method.registry import builtin_methods
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds, as far as it tells without a source.
+
+    Attributes:
+        formats: those that it may be of.
+        tensors: shape and type of each, by name.
+        values: numbers and texts beside them.
+        needs: settings that have to be given, each with what the authors use.
+    """
+
+    path: Path
+    formats: tuple[str, ...]
+    tensors: Mapping[str, tuple[tuple[int, ...], str]]
+    values: Mapping[str, Any]
+    needs: Mapping[str, str]
+
+
+def inspect_checkpoint(path: Path) -> Inspection:
+    """Reads a file without a source; it need not be of a known format."""
+    file = read_checkpoint(path)
+    names = tuple(recognise(file))
+    tensors = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in file.tensors.items()}
+    needs = {name: why for one in names for name, why in formats()[one].needs.items()}
+    return Inspection(file.path, names, tensors, file.values, needs)
+
+
+def import_checkpoint(
+    kind: str,
+    path: Path,
+    task: str,
+    source: str,
+    settings: Mapping[str, Any],
+    classes: str | Sequence[str] | None = None,
+    device: str = "cpu",
+) -> Module:
+    """A file as a module, as ``compatbench.import_module`` says."""
+    file = read_checkpoint(path)
+    chosen = _choose(kind, file)
+    if missing := [name for name in chosen.needs if name not in settings]:
+        name = missing[0]
+        raise CompatbenchError(
+            f"{file.path} does not hold '{name}', which its classifier needs; give --set "
+            f"{name}=NUMBER ({chosen.needs[name]})"
+        )
+    labels, kept = choose_classes(task_labels(task), classes, task)
+    given = Import(file, load_backbone(source, device), labels, dict(settings))
+    if kept is None and classes == "all" and (rows := file.tensors.get(chosen.suffix)) is not None:
+        # It serves all classes, and was trained on the first of them.
+        given.labels = replace(labels, names=labels.names[: len(rows)])
+    with torch.no_grad():
+        module, config = chosen.read(given)
+        method = _build(chosen, config | given.settings, file.path)
+        module = module.to(given.backbone.device)
+        named = bool(chosen.suffix) and check_class_names(given, chosen.suffix, method, module)
+        try:
+            method.attach(module, given.backbone, labels)
+        except NotTransferable as why:
+            raise given.error(f"does not fit '{source}' and '{task}': {why.reason}") from None
+    imported = {
+        "format": chosen.name,
+        "file": file.path.name,
+        "sha256": sha256_file(file.path),
+        "settings": dict(settings),
+        "dtype": given.dtype,
+        "classes and source": "confirmed by the file" if named else "as given",
+        "notes": given.notes,
+    }
+    about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
+    about |= {"config": method.config.model_dump(mode="json"), **_draw_of(file.path)}
+    about |= {"classes": kept, "imported": imported}
+    return Module(module.trained, module.stored, about)
+
+
+def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) -> list[Path]:
+    """Writes a module in a format, as ``compatbench.export_module`` says."""
+    chosen, about = find_format(kind), module.about
+    name = about.get("method", "?")
+    if chosen.method != name:
+        able = [one.name for one in formats().values() if one.method == name]
+        hint = f"; give {' or '.join(able)}" if able else ""
+        raise CompatbenchError(
+            f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
+            f"'{name}'{hint}"
+        )
+    kind = dtype or about.get("imported", {}).get("dtype") or "float32"
+    if kind not in ("float16", "float32", "bfloat16"):
+        raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
+    return chosen.write(module, about.get("config", {}), path, kind)
+
+
+def choose_classes(
+    labels: Labels, classes: str | Sequence[str] | None, task: str
+) -> tuple[Labels, list[int] | None]:
+    """The classes that a module knows, and their labels if they are not all.
+
+    ``base`` and ``new`` are the halves of base-to-new generalisation (CoOp's
+    ``SUBSAMPLE_CLASSES``); others are named one by one, or in a file with a name on each line.
+    """
+    names, middle = labels.names, -(-len(labels) // 2)
+    if classes in (None, "all"):
+        return labels, None
+    if classes in ("base", "new"):
+        kept = [*range(middle)] if classes == "base" else [*range(middle, len(names))]
+    else:
+        if isinstance(classes, str):
+            try:
+                lines = Path(classes).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                what = f"--classes '{classes}': give all, base, new, or a file of names"
+                raise CompatbenchError(f"{what} ({type(error).__name__})") from None
+            classes = [line.strip() for line in lines if line.strip()]
+        unknown = [name for name in classes if name not in names]
+        if unknown or len(set(classes)) < len(classes) or not classes:
+            what = f"'{unknown[0]}' is no class of '{task}'" if unknown else "a name is there twice"
+            raise CompatbenchError(f"--classes: {what if classes else 'there is no name in it'}")
+        kept = [names.index(name) for name in classes]
+    return replace(labels, names=tuple(names[label] for label in kept)), kept
+
+
+def _choose(kind: str, file: Checkpoint) -> Format:
+    found = recognise(file)
+    if kind != AUTO:
+        return find_format(kind)
+    if len(found) != 1:
+        known = ", ".join(sorted(formats()))
+        raise CompatbenchError(f"{file.path} is of no format that is recognised; name it: {known}")
+    return formats()[found[0]]
+
+
+def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:
+    cls = builtin_methods().get(chosen.method)
+    try:
+        settings: BaseModel = cls.Config.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        problem = f"'{chosen.method}' has no such setting" if unknown else first["msg"]
+        raise CompatbenchError(f"{path}: setting '{name}': {problem}") from None
+    return cls(settings)
+
+
+def _draw_of(path: Path) -> dict[str, int]:
+    """Shots and seed where the authors' folders tell them: ``16shots/.../seed1/``."""
+    found = {}
+    for name, pattern in (("shots", r"(\d+)[_-]?shots?"), ("seed", r"seed[_-]?(\d+)")):
+        if numbers := re.findall(pattern, str(path.absolute())):
+            found[name] = int(numbers[-1])
+    return found

@@ -1,0 +1,118 @@
+"""CoOp and its relatives: their trainers save the prompt learner alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from compatbench.formats.dassl import Dassl, Part
+from compatbench.formats.format import Converted, Import
+from compatbench.formats.reader import Checkpoint
+from compatbench.method import Module
+
+NETWORK = {
+    "down": Part("meta_net.linear1.weight", "h e"),
+    "down_bias": Part("meta_net.linear1.bias", "h"),
+    "up": Part("meta_net.linear2.weight", "w h"),
+    "up_bias": Part("meta_net.linear2.bias", "w"),
+}
+
+
+class CoOp(Dassl):
+    """KaiyangZhou/CoOp, trainers/coop.py.
+
+    No file tells where the name stands in the context (``position``).
+    """
+
+    name = method = "coop"
+    parts: ClassVar = {"context": Part("ctx", "M D")}
+    unlike = ("meta_net.", "bias_vectors", "ctx_", "token_middle", "text_feature_residuals")
+    suffix = "token_suffix"
+
+    def config(self, module: Module) -> dict[str, Any]:
+        context = module["context"]
+        return {"context_length": context.shape[-2], "class_specific": context.ndim == 3}
+
+    def read(self, given: Import) -> Converted:
+        if getattr(given.file.tensors.get("ctx"), "ndim", 0) != 3:
+            return super().read(given)
+        module = Module({"context": given.take("ctx", "C M D")})
+        return Converted(module, self.config(module))
+
+
+class ProGrad(CoOp):
+    """BeierZhu/Prompt-align, trainers/prograd.py: its files are as CoOp's, and taken for such."""
+
+    name = method = "prograd"
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return False
+
+
+class KgCoOp(CoOp):
+    """htyao89/KgCoOp, trainers/kgcoop.py; vectors and a network in it were never trained."""
+
+    name = method = "kgcoop"
+    unlike = ()
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return "bias_vectors" in file.tensors and super().recognise(file)
+
+
+class CoCoOp(Dassl):
+    """KaiyangZhou/CoOp, trainers/cocoop.py."""
+
+    name = method = "cocoop"
+    parts: ClassVar = {"context": Part("ctx", "M D"), **NETWORK}
+    unlike = ("bias_vectors", "ctx_", "token_middle")
+    suffix = "token_suffix"
+    rows_for_each_vector: ClassVar = False  # of what the network gives
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return super().recognise(file) and not self._problem(file)
+
+    def _problem(self, file: Checkpoint) -> str:
+        (vectors, width), rows = file.tensors["ctx"].shape, file.tensors[NETWORK["up_bias"].key]
+        wanted = width * (vectors if self.rows_for_each_vector else 1)
+        if len(rows) == wanted:
+            return ""
+        return f"has a network of {len(rows)} outputs, where {self.name} has {wanted}"
+
+    def read(self, given: Import) -> Converted:
+        converted = super().read(given)
+        if problem := self._problem(given.file):
+            raise given.error(f"{problem}; is the format right?")
+        return converted
+
+    def config(self, module: Module) -> dict[str, Any]:
+        hidden, size = module["down"].shape
+        return {"context_length": len(module["context"]), "reduction": max(1, size // hidden)}
+
+
+class TCP(CoCoOp):
+    """htyao89/Textual-based_Class-aware_prompt_tuning, trainers/tcp.py.
+
+    The features of the teacher's prompts are not saved; they are made anew (``teacher``).
+    """
+
+    name = method = "tcp"
+    rows_for_each_vector = True
+
+
+class DePT(Dassl):
+    """Koorye/DePT, trainers/elp_coop.py and elp_kgcoop.py, whose heads are the same."""
+
+    name = method = "dept"
+    parts: ClassVar = {
+        "context": Part("prompt_learner.ctx", "M D"),
+        "image_gain": Part("film_lp_img.scale", "e"),
+        "image_shift": Part("film_lp_img.bias", "e"),
+        "text_gain": Part("film_lp_text.scale", "e"),
+        "text_shift": Part("film_lp_text.bias", "e"),
+        "head": Part("linear_probe_proj.weight", "C e"),
+        "head_bias": Part("linear_probe_proj.bias", "C"),
+    }
+    unlike = ("prompt_learner.compound_", "prompt_learner.meta_net.linear2")
+    suffix = "prompt_learner.token_suffix"
+
+    def config(self, module: Module) -> dict[str, Any]:
+        return {"context_length": len(module["context"])}

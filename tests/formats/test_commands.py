@@ -1,0 +1,130 @@
+"""``import``, ``export`` and ``evaluate`` with checkpoints, and formats of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import invoke, output_of
+
+import compatbench as cb
+from compatbench.backbone import Labels, load_backbone
+from compatbench.data.task import load_task, restrict_task, task_labels
+from compatbench.formats.registry import find_format
+from compatbench.method import Module
+
+from .dassl_files import buffers, drawer, save_dassl
+
+MINE = """
+from compatbench.formats.format import Converted, Format
+from compatbench.method import Module
+
+
+class Mine(Format):
+    name, method = "mine", "coop"
+
+    def recognise(self, file):
+        return "vectors" in file.tensors
+
+    def read(self, given):
+        context = given.take("vectors", "M D")
+        return Converted(Module({"context": context}), {"context_length": len(context)})
+"""
+PLACE = ("--task", "mini-food", "--source", "mini-clip")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Prompts of CoOp for the base half of a mini task, as its trainer saves them."""
+    backbone, labels = load_backbone("mini-clip"), task_labels("mini-food")
+    state = {"ctx": drawer()(4, backbone.token_width)}
+    return save_dassl(tmp_path, state | buffers(backbone, labels.names[:7], 4))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shown = output_of("import", "--inspect", checkpoint)
+    assert f"{checkpoint}: format coop" in shown
+    assert "ctx" in shown
+    assert "float16" in shown
+    shown = output_of("import", "auto", checkpoint, *PLACE, "--classes", "base")
+    assert "wrote coop-mini-food.safetensors: <Module coop / mini-food / mini-clip" in shown
+    assert "classes and source: confirmed by the file" in shown
+    with pytest.raises(cb.CompatbenchError, match="exists; give another --out"):
+        invoke("import", "coop", checkpoint, *PLACE, "--classes", "base")
+    to = ("--backbone", "mini-eva-clip", "--json")
+    found = json.loads(output_of("evaluate", "coop-mini-food.safetensors", *to))
+    assert (found["images"], found["imported"]["format"]) == (76, "coop")
+    again = output_of("evaluate", checkpoint, *PLACE, "--classes", "base", *to)
+    assert json.loads(again) == found
+    shown = output_of("export", "coop", "coop-mini-food.safetensors", "back/model.pth.tar-50")
+    assert "wrote back/model.pth.tar-50" in shown
+    state = torch.load("back/model.pth.tar-50", weights_only=True)["state_dict"]
+    assert torch.equal(state["ctx"], drawer()(*state["ctx"].shape))
+
+
+def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    for given, message in [
+        (("import", "coop", checkpoint), "import lacks --task, --source"),
+        (("import", "coop", checkpoint, *PLACE, "--set", "x"), "write it as NAME=VALUE"),
+        (("import", "coop", checkpoint, *PLACE, "--classes", "many"), "give all, base, new, or"),
+        (("evaluate", checkpoint, "--backbone", "mini-clip"), "needs --source and --task"),
+        (("evaluate", tmp_path, "--backbone", "mini-clip"), "needs --source and --task"),
+        (
+            ("evaluate", checkpoint, "--backbone", "mini-clip", "--source", "mini-clip"),
+            "give a task",
+        ),
+        (("export", "kgcoop", tmp_path / "m", tmp_path / "n"), "cannot read module"),
+    ]:
+        with pytest.raises(cb.CompatbenchError, match=message):
+            invoke(*given)
+    assert "KaiyangZhou/CoOp" in output_of("import")
+
+
+def test_a_module_of_another_method_is_not_exported(tmp_path: Path) -> None:
+    module = Module({"context": torch.zeros(4, 8)}, about={"method": "coop"})
+    with pytest.raises(cb.CompatbenchError, match=r"is for modules of 'maple'.* give coop"):
+        cb.export_module("maple", module, tmp_path / "m")
+    with pytest.raises(cb.CompatbenchError, match="--dtype 'int8'"):
+        cb.export_module("coop", module, tmp_path / "m", dtype="int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    width = load_backbone("mini-clip").token_width
+    torch.save({"vectors": torch.ones(3, width)}, tmp_path / "w.pt")
+    name = str(tmp_path / "mine.py")
+    module = cb.import_module(name, tmp_path / "w.pt", "mini-food", "mini-clip")
+    assert torch.equal(module["context"], torch.ones(3, width))
+    assert module.about["imported"]["classes and source"] == "as given"
+    with pytest.raises(cb.CompatbenchError, match="of no format that is recognised; name it"):
+        cb.import_module("auto", tmp_path / "w.pt", "mini-food", "mini-clip")
+    (tmp_path / "mine.py").write_text("x = 1 / 0\n")
+    with pytest.raises(cb.CompatbenchError, match=r"mine.py: ZeroDivisionError"):
+        find_format(name)
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    with pytest.raises(cb.CompatbenchError, match="defines 0 formats with a name"):
+        find_format(name)
+    with pytest.raises(cb.CompatbenchError, match="does not exist"):
+        find_format("./nowhere.py")
+
+
+def test_half_of_a_task_has_its_own_images_and_labels() -> None:
+    whole = load_task("mini-food")
+    half = restrict_task(whole, [3, 1])
+    assert half.labels == Labels(
+        (whole.labels.names[3], whole.labels.names[1]),
+        whole.labels.templates,
+        whole.labels.teacher_template,
+    )
+    found = {(one.id, one.label) for one in half.split("test")}
+    numbers = {3: 0, 1: 1}
+    test = whole.split("test")
+    assert found == {(one.id, numbers[one.label]) for one in test if one.label in numbers}

@@ -1,0 +1,148 @@
+"""What is read of a file, and what is refused; nothing in a file is run."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickle
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compatbench.errors import CompatbenchError
+from compatbench.formats.reader import read_checkpoint
+from compatbench.method import Module
+
+
+class Evil:
+    """Unpickling it would write a file."""
+
+    def __init__(self, path: Path, protocol: int = 2) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def packed(tree: bytes, compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in {"data.pkl": tree, **members}.items():
+            archive.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def arrays(**named: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **named)
+    return buffer.getvalue()
+
+
+WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
+CALL = b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R."
+# A place in the memory of the reader that would take 32 GB.
+MEMO = b"\x80\x02}r\xff\xff\xff\xff."
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is no checkpoint: it does not begin as one"),
+    "text": (b"a text", "is no checkpoint"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "run 'git lfs pull'"),
+    "half": (saved(WEIGHTS)[:-60], "is damaged or incomplete .*its end is missing; fetch it again"),
+    "call": (packed(CALL), "it asks for builtins.eval; nothing in it was run"),
+    "module": (saved({"model": torch.nn.Linear(2, 2)}), "it asks for torch.nn.modules.linear"),
+    "memory": (packed(MEMO), "holds no tensors"),
+    "bare pickle": (pickle.dumps({"w": 1}), "is a bare pickle.*numpy.savez"),
+    "compressed": (packed(CALL, zipfile.ZIP_DEFLATED), "is compressed"),
+    "big-endian": (packed(b"\x80\x02}.", byteorder=b"big"), "written by a big-endian machine"),
+    "two trees": (packed(b"\x80\x02}.", **{"x/data.pkl": b"\x80\x02}."}), "of another kind"),
+    "numbers": (saved({"epoch": 5}), "holds no tensors; give a file with the weights"),
+    "cut pickle": (packed(b"\x80\x02}q"), "is damaged or incomplete"),
+    "objects": (arrays(a=np.array([{}], dtype=object)), "is damaged or incomplete .*pickle"),
+    "stretched": (saved({"w": torch.zeros(1).expand(1 << 40)}), "more numbers than are stored"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_that_cannot_be_read_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
+    content, message = REFUSED[kind]
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(CompatbenchError, match=message) as error:
+        read_checkpoint(path)
+    assert str(error.value).startswith(str(path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["weights", "optimizer", "scheduler"])
+def test_nothing_is_run_wherever_it_stands(place: str, tmp_path: Path) -> None:
+    target, path = tmp_path / "touched", tmp_path / "w.pt"
+    path.write_bytes(saved({"state_dict": {**WEIGHTS}, place: Evil(target)}))
+    with pytest.raises(CompatbenchError, match=r"asks for .*(getattr|Path)"):
+        read_checkpoint(path)
+    assert not target.exists()
+
+
+def test_what_trainers_keep_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    beside = {"args": argparse.Namespace(lr=1), "counts": defaultdict(list, a=[1])}
+    beside |= {"accuracy": np.float64(0.5), "scheduler": scheduler, "optimizer": optimizer}
+    content = {"state_dict": {"module.w": WEIGHTS["w"].half().T, "p": parameter}, "epoch": 3}
+    path = tmp_path / "w.pt"
+    path.write_bytes(saved(content | beside | {"names": ["a", "b"], "device": torch.device("cpu")}))
+    found = read_checkpoint(path)
+    assert found.values == {"epoch": 3, "names": ["a", "b"]}
+    assert sorted(found.tensors) == ["p", "w"]
+    assert torch.equal(found.tensors["w"], WEIGHTS["w"].half().T)
+    assert torch.equal(found.tensors["p"], torch.ones(2))
+
+
+def test_tensors_that_share_their_numbers_and_nested_ones(tmp_path: Path) -> None:
+    both = torch.arange(10)
+    content = {"a": {"b": both[2:5], "c": {0: both[::3]}}, "empty": torch.zeros(0, 3)}
+    (tmp_path / "w.pt").write_bytes(saved(content))
+    found = read_checkpoint(tmp_path / "w.pt").tensors
+    assert found["a.b"].tolist() == [2, 3, 4]
+    assert found["a.c.0"].tolist() == [0, 3, 6, 9]
+    assert found["empty"].shape == (0, 3)
+
+
+def test_a_tensor_alone_and_other_containers(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(saved(torch.ones(2, dtype=torch.bfloat16)))
+    assert read_checkpoint(tmp_path / "w.pt").tensors[""].dtype == torch.bfloat16
+    (tmp_path / "w.npz").write_bytes(arrays(a=np.ones(2, np.float32), names=np.array(["x"])))
+    assert [*read_checkpoint(tmp_path / "w.npz").tensors] == ["a"]
+    save_file(WEIGHTS, tmp_path / "w.safetensors")
+    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").tensors["w"], WEIGHTS["w"])
+    Module(WEIGHTS).save(tmp_path / "ours.safetensors")
+    with pytest.raises(CompatbenchError, match="is a module of compatbench; it needs no import"):
+        read_checkpoint(tmp_path / "ours.safetensors")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CompatbenchError, match="holds no checkpoint of a known kind"):
+        read_checkpoint(tmp_path)
+    for name in ("keys_1shots.pt", "keys_16shots.pt"):
+        (tmp_path / name).write_bytes(saved(torch.ones(2)))
+    with pytest.raises(CompatbenchError, match=r"give one of keys_16shots.pt, keys_1shots.pt"):
+        read_checkpoint(tmp_path)
+    # The text that names the last file leads nowhere else.
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "checkpoint").write_text("../keys_1shots.pt\n")
+    with pytest.raises(CompatbenchError, match=r"model/keys_1shots.pt"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(CompatbenchError, match="nowhere"):
+        read_checkpoint(tmp_path / "nowhere")
