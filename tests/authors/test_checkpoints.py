@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from checkout import Checkout, under
+from feature_loaders import Accuracy, at_scale, epochs
+from test_feature_caches import CACHE, CACHE_VIEWS, EPOCHS, SHORT, prepare_tip, script, settings_of
 from test_inside_towers import PROMPTING, VIT_B, WORDS
 from test_prompt_learners import PRECISE, make
 from whole_fits import Problem, difference, fit, pose
@@ -16,7 +19,9 @@ from whole_fits import Problem, difference, fit, pose
 from compatbench.formats import convert
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
+from compatbench.methods.clip_lora import PROJECTIONS
 from compatbench.methods.coop import CoOp
+from compatbench.methods.tip_adapter_f import TipAdapterF
 
 CLOSE = 1e-9
 
@@ -162,3 +167,102 @@ def test_a_trainers_checkpoint(
     more = dict(template="{}.", teacher="a photo of a {}.") if kind == "tcp" else {}
     with checkout.trainer(name, problem, ours, settings, **where) as trainer:
         round_trip(kind, trainer, problem, tmp_path, import_file, **more)
+
+
+@pytest.mark.authors("gaopengcuhk/CLIP-Adapter")
+def test_clip_adapter(
+    checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]
+) -> None:
+    problem = pose(embed_dim=1024)  # their adapter has no other size
+    ours, name = fit(make(CoOp, dict(epochs=1), context_length=2), problem), "clip_adapter"
+    with checkout.trainer(
+        f"{name}:CLIP_Adapter", problem, ours, {}, beside=["KaiyangZhou/CoOp"]
+    ) as trainer:
+        round_trip(name, trainer, problem, tmp_path, import_file)
+
+
+@pytest.mark.authors("geekyutao/TaskRes")
+def test_taskres(checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]) -> None:
+    problem = pose()
+    ours = fit(make(CoOp, dict(epochs=1), context_length=2), problem)
+    settings = under("TaskRes", PREC="fp32", RESIDUAL_SCALE=0.7, ENHANCED_BASE="none")
+    with checkout.trainer("trainers.taskres:TaskRes", problem, ours, settings) as trainer:
+        round_trip("taskres", trainer, problem, tmp_path, import_file, alpha=0.7)
+
+
+@pytest.mark.authors("gaopengcuhk/Tip-Adapter")
+@pytest.mark.parametrize("kind", ["tip_adapter", "tip_adapter_f"])
+def test_tip_adapter(
+    kind: str, checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]
+) -> None:
+    """Its script saves a cache, classifies with it, and later reads the one that we write."""
+    problem, found = at_scale(pose(views=EPOCHS + CACHE_VIEWS)), []
+    recipe = TipAdapterF.Config().recipe.model_copy(update=SHORT)
+    ours = fit(TipAdapterF(TipAdapterF.Config(recipe=recipe, **CACHE)), problem)
+    settings = settings_of(ours, tmp_path, train_epoch=EPOCHS, lr=recipe.lr)
+    with script(checkout, problem) as (load, clip):
+        main: Any = load("main")
+        arguments = prepare_tip(load("utils"), clip, problem, settings)
+        search = main.search_hp
+        main.search_hp = lambda *args, **kwargs: found.append(search(*args, **kwargs)) or found[-1]
+        if kind == "tip_adapter":
+            main.cls_acc = Accuracy()
+            main.run_tip_adapter(settings, *arguments)
+        else:
+            main.cls_acc = Accuracy(growing=ours.steps + EPOCHS)
+            main.run_tip_adapter_F(settings, *arguments, clip, epochs(ours.batches))
+        logits = main.cls_acc.logits
+        start = "keys" if kind == "tip_adapter" else "best_F"
+        path, (beta, alpha) = tmp_path / f"{start}_4shots.pt", found[-1]
+        chosen: Any = dict(alpha=alpha, beta=beta, templates="all")
+        module = import_file(kind, path, problem, **chosen)
+        assert difference({"": logits_of(module, problem)}, {"": logits}) < CLOSE
+        convert.export_checkpoint(kind, module, tmp_path / "back", "float32")
+        again = settings | dict(load_cache=True, cache_dir=str(tmp_path / "back"))
+        keys, values = load("utils").build_cache_model(again, clip, None)
+    both = dict(keys=arguments[0].float(), values=arguments[1])
+    if kind == "tip_adapter":
+        assert difference(both, dict(keys=keys, values=values)) == 0
+    trained = torch.load(tmp_path / "back" / path.name)
+    same = module["keys"] if kind == "tip_adapter_f" else module["keys"].T
+    assert difference({"": same.float()}, {"": trained}) == 0
+
+
+@pytest.mark.authors("MaxZanella/CLIP-LoRA")
+@pytest.mark.parametrize("encoder", ["both", "vision", "text"])
+def test_clip_lora(
+    encoder: str, checkout: Checkout, tmp_path: Path, import_file: Callable[..., Module]
+) -> None:
+    """A tower of 12 blocks, as its table of positions has."""
+    problem = pose(layers=12)
+    arguments = dict(encoder=encoder, backbone="ViT-B/16", position="all", params=[*PROJECTIONS])
+    arguments |= dict(r=2, alpha=3, dropout_rate=0.0, save_path=str(tmp_path), filename="lora")
+    arguments |= dict(dataset="things", shots=4, seed=1)
+    given = SimpleNamespace(**arguments)
+    generator = torch.Generator().manual_seed(3)
+    with checkout.open(problem) as load:
+        utils, clip = load("loralib.utils"), load("clip")
+        model, _ = clip.load("ViT-B/16", device="cpu")
+        layers = utils.apply_lora(given, model)
+        learned = [p for name, p in model.named_parameters() if "lora_" in name]
+        for parameter in learned:
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        utils.save_lora(given, layers)
+
+        @torch.no_grad()
+        def classify() -> torch.Tensor:
+            texts = model.encode_text(clip.tokenize(problem.labels.fill()))
+            images = model.encode_image(problem.queries)
+            unit = torch.nn.functional.normalize
+            return problem.backbone.logit_scale * unit(images) @ unit(texts).T
+
+        wanted = classify()
+        path = tmp_path / "vitb16" / "things" / "4shots" / "seed1" / "lora.pt"
+        module = import_file("clip_lora", path, problem)
+        assert difference({"": logits_of(module, problem)}, {"": wanted}) < CLOSE
+        for parameter in learned:
+            parameter.data.zero_()
+        convert.export_checkpoint("clip_lora", module, path, "float32")
+        utils.load_lora(given, layers)
+        again = import_file("clip_lora", path, problem)
+        assert difference({"": classify()}, {"": logits_of(again, problem)}) < CLOSE

@@ -148,7 +148,7 @@ def test_a_file_classifies_as_the_formula_says_and_goes_back_whole(
     told = "as given" if kind == "vpt" else "confirmed by the file"
     assert module.about["imported"]["classes and source"] == told
     # What the authors' loader takes of the file it would have taken of the first.
-    [written] = export_checkpoint(kind, module, tmp_path / "back.pth.tar", None)
+    [written], _ = export_checkpoint(kind, module, tmp_path / "back.pth.tar", None)
     again = read_checkpoint(written)
     assert again.tensors
     for name, tensor in again.tensors.items():
@@ -183,7 +183,7 @@ def test_contexts_of_each_class_and_positions_of_the_name(
     assert module["context"].shape == (5, 4, 32)
     assert module.about["config"]["position"] == position
     assert module.about["config"]["class_specific"]
-    [written] = export_checkpoint("coop", module, tmp_path / "back", None)
+    [written], _ = export_checkpoint("coop", module, tmp_path / "back", None)
     state = read_checkpoint(written).tensors
     torch.testing.assert_close(state["ctx"], read_checkpoint(path).tensors["ctx"], rtol=0, atol=0)
 

@@ -124,7 +124,8 @@ def test_a_tensor_alone_and_other_containers(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(saved(torch.ones(2, dtype=torch.bfloat16)))
     assert read_checkpoint(tmp_path / "w.pt").tensors[""].dtype == torch.bfloat16
     (tmp_path / "w.npz").write_bytes(arrays(a=np.ones(2, np.float32), names=np.array(["x"])))
-    assert [*read_checkpoint(tmp_path / "w.npz").tensors] == ["a"]
+    found = read_checkpoint(tmp_path / "w.npz")
+    assert ([*found.tensors], found.values) == (["a"], {"names": ["x"]})
     save_file(WEIGHTS, tmp_path / "w.safetensors")
     assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").tensors["w"], WEIGHTS["w"])
     Module(WEIGHTS).save(tmp_path / "ours.safetensors")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from compatbench.formats.convert import Inspection
+    from compatbench.formats.convert import Exported, Inspection
     from compatbench.method import Module
 
 
@@ -69,8 +69,8 @@ def inspect_checkpoint(file: str | Path) -> Inspection:
 
 def export_module(
     format: str, module: Module | str | Path, file: str | Path, *, dtype: str | None = None
-) -> list[Path]:
-    """Writes a module as the code that a format is of writes its own; returns the files.
+) -> Exported:
+    """Writes a module as the code that a format is of writes its own.
 
     Args:
         format: a name of ``formats()``.
@@ -78,6 +78,9 @@ def export_module(
         file: to write; of formats with several files, the folder.
         dtype: ``float16`` or ``float32``; by default that of the file that it was imported
             from, or what the format's own code uses.
+
+    Returns:
+        The ``files``, and settings that they do not tell (``untold``), such as α and β of a cache.
 
     Raises:
         CompatbenchError: the format is of another method, or does not hold all of the module.

@@ -149,8 +149,14 @@ def export(format: str, module: Path, file: Path, dtype: str | None = None) -> N
     """
     from compatbench import api
 
-    for path in api.export_module(format, module, file, dtype=dtype):
+    found = api.export_module(format, module, file, dtype=dtype)
+    for path in found.files:
         say(escape(f"wrote {path}"))
+    if found.untold:
+        say(
+            "to be set where it is used: "
+            + ", ".join(f"{k} {v:g}" for k, v in found.untold.items())
+        )
 
 
 def read_settings(given: list[str] | None) -> dict[str, Any]:

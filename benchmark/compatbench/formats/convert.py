@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -64,22 +64,23 @@ def import_checkpoint(
     """A file as a module, as ``compatbench.import_module`` says."""
     file = read_checkpoint(path)
     chosen = _choose(kind, file)
-    if missing := [name for name in chosen.needs if name not in settings]:
-        name = missing[0]
-        raise CompatbenchError(
-            f"{file.path} does not hold '{name}', which its classifier needs; give --set "
-            f"{name}=NUMBER ({chosen.needs[name]})"
-        )
+    for name, where in chosen.needs.items():
+        if not isinstance(settings.get(name), int | float):
+            raise CompatbenchError(
+                f"{file.path} does not hold '{name}', which its classifier needs; give --set "
+                f"{name}=NUMBER ({where})"
+            )
     labels, kept = choose_classes(task_labels(task), classes, task)
     given = Import(file, load_backbone(source, device), labels, dict(settings))
     if kept is None and classes == "all" and (rows := file.tensors.get(chosen.suffix)) is not None:
         # It serves all classes, and was trained on the first of them.
         given.labels = replace(labels, names=labels.names[: len(rows)])
     with torch.no_grad():
-        module, config = chosen.read(given)
+        module, config, confirmed = chosen.read(given)
         method = _build(chosen, config | given.settings, file.path)
         module = module.to(given.backbone.device)
-        named = bool(chosen.suffix) and check_class_names(given, chosen.suffix, method, module)
+        if chosen.suffix:
+            confirmed = check_class_names(given, chosen.suffix, method, module)
         try:
             method.attach(module, given.backbone, labels)
         except NotTransferable as why:
@@ -90,7 +91,7 @@ def import_checkpoint(
         "sha256": sha256_file(file.path),
         "settings": dict(settings),
         "dtype": given.dtype,
-        "classes and source": "confirmed by the file" if named else "as given",
+        "classes and source": "confirmed by the file" if confirmed else "as given",
         "notes": given.notes,
     }
     about: dict[str, Any] = {"method": chosen.method, "task": task, "source": source}
@@ -99,7 +100,14 @@ def import_checkpoint(
     return Module(module.trained, module.stored, about)
 
 
-def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) -> list[Path]:
+class Exported(NamedTuple):
+    """The files that were written, and what they do not tell, to be set where they are used."""
+
+    files: list[Path]
+    untold: dict[str, float]
+
+
+def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) -> Exported:
     """Writes a module in a format, as ``compatbench.export_module`` says."""
     chosen, about = find_format(kind), module.about
     name = about.get("method", "?")
@@ -110,10 +118,12 @@ def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) 
             f"the format '{chosen.name}' is for modules of '{chosen.method}', and this is one of "
             f"'{name}'{hint}"
         )
-    kind = dtype or about.get("imported", {}).get("dtype") or "float32"
+    kind = dtype or about.get("imported", {}).get("dtype") or chosen.dtype
     if kind not in ("float16", "float32", "bfloat16"):
         raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
-    return chosen.write(module, about.get("config", {}), path, kind)
+    config = about.get("config", {})
+    untold = {n: float(module[n] if n in module.stored else config[n]) for n in chosen.needs}
+    return Exported(chosen.write(module, config, path, kind), untold)
 
 
 def choose_classes(

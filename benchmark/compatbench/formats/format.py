@@ -55,6 +55,7 @@ class Import:
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dtype: str = ""
+    _found: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def image_width(self) -> int:
@@ -75,7 +76,7 @@ class Import:
 
         Args:
             sizes: a letter for each dimension, such as ``"M D"``; ``SIZES`` says which have a
-                meaning.
+                meaning, and another is the same size wherever it stands.
             file: another file than the one that is imported.
 
         Raises:
@@ -101,6 +102,12 @@ class Import:
                     f"{name} is {shape}, but the {size.what} is {wanted}, not {found}; "
                     f"{size.fix}{self._half(letter, found)}"
                 )
+            wanted, where = self._found.setdefault(letter, (found, name))
+            if found != wanted:
+                raise CompatbenchError(
+                    f"{name} is {shape}, but {where} has {wanted}, not {found}; the files or "
+                    "tensors are not of one module"
+                )
         self.dtype = self.dtype or str(tensor.dtype).removeprefix("torch.")
         # What was trained in half precision is exact in single.
         return tensor.to(torch.promote_types(self.backbone.dtype, torch.float32))
@@ -113,10 +120,14 @@ class Import:
 
 
 class Converted(NamedTuple):
-    """A module, and the settings of its method that the file tells."""
+    """A module, and the settings of its method that the file tells.
+
+    ``confirmed`` if the file itself tells that classes and source are the right ones.
+    """
 
     module: Module
     config: dict[str, Any]
+    confirmed: bool = False
 
 
 class Format(ABC):
@@ -128,12 +139,14 @@ class Format(ABC):
         needs: settings that no file tells, each with what the authors use.
         suffix: the tensor with the embeddings of what stands behind the context, ``[C, S, D]``,
             if there is one: it tells whether classes and source are the right ones.
+        dtype: in which its code saves tensors.
     """
 
     name: ClassVar[str]
     method: ClassVar[str]
     needs: ClassVar[Mapping[str, str]] = {}
     suffix: ClassVar[str] = ""
+    dtype: ClassVar[str] = "float32"
 
     @abstractmethod
     def recognise(self, file: Checkpoint) -> bool:

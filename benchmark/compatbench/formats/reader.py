@@ -162,8 +162,9 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     if sum(one.file_size for one in archive.infolist()) > MOST_UNPACKED:
         raise ValueError(f"it unpacks to more than {format_bytes(MOST_UNPACKED)}")
     with np.load(path, allow_pickle=False) as arrays:
-        numbers = {n: a for n, a in arrays.items() if a.dtype.kind in "fiub"}
-    return {name: torch.from_numpy(np.array(array)) for name, array in numbers.items()}
+        found = {**arrays}
+    numbers = {n: torch.from_numpy(a) for n, a in found.items() if a.dtype.kind in "fiub"}
+    return numbers | {n: a.tolist() for n, a in found.items() if a.dtype.kind == "U"}
 
 
 def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
