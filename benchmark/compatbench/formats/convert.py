@@ -181,7 +181,7 @@ def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:
 def _draw_of(path: Path) -> dict[str, int]:
     """Shots and seed where the authors' folders tell them: ``16shots/.../seed1/``."""
     found = {}
-    for name, pattern in (("shots", r"(\d+)[_-]?shots?"), ("seed", r"seed[_-]?(\d+)")):
+    for name, pattern in (("shots", r"([1-9]\d*)[_-]?shots?"), ("seed", r"seed[_-]?(\d+)")):
         if numbers := re.findall(pattern, str(path.absolute())):
             found[name] = int(numbers[-1])
     return found
