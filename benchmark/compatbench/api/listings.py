@@ -40,9 +40,9 @@ def tasks(names: Names = "all") -> pd.DataFrame:
     """
     from compatbench.data.cards import task_cards
 
+    chosen, rows = task_cards.select_names(names), []
     cards = {name: task_cards.read(name) for name in task_cards.names()}
-    rows = []
-    for name in task_cards.select_names(names):
+    for name in chosen:
         card = cards[name]
         classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"

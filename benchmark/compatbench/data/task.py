@@ -26,6 +26,7 @@ from compatbench.data.images import (
     Labels,
     Sample,
     WrongClasses,
+    inside,
     read_json,
 )
 from compatbench.data.sources.drawings import Drawings
@@ -77,6 +78,8 @@ class Task:
         if owner.descriptions is None:
             return self.labels
         path = tasks_folder() / owner.descriptions.file
+        if (folder := task_cards.own_folder(owner.name)) is not None:
+            path = inside(folder, owner.descriptions.file)
         return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
     @property
@@ -148,12 +151,25 @@ def variable_of(task: str) -> str:
 
 
 def dataset_folder(task: str, folder: str) -> Path | None:
-    """The place of a dataset, ``folder`` below the data root; None if no root is set."""
+    """The place of a dataset, ``folder`` below the data root; None if no root is set.
+
+    That of a card of one's own is below the card's folder, unless it is only below the root.
+    """
     if own := os.environ.get(variable_of(task)):
         return Path(own).expanduser().absolute()
-    if root := os.environ.get(VARIABLE):
-        return Path(root).expanduser().absolute() / folder
-    return None
+    root = os.environ.get(VARIABLE)
+    below_root = Path(root).expanduser().absolute() / folder if root else None
+    if (home := task_cards.own_folder(task)) is None or (
+        below_root is not None and below_root.is_dir() and not (home / folder).is_dir()
+    ):
+        return below_root
+    try:
+        return inside(home, folder)
+    except CompatbenchError:
+        raise CompatbenchError(
+            f"task '{task}': {home / folder} is a link out of the card's folder; give the place of "
+            f"the images: --data-root {task}=FOLDER"
+        ) from None
 
 
 def find_dataset(task: str, folder: str) -> Path:
@@ -186,12 +202,13 @@ def set_data_roots(options: Iterable[str]) -> None:
 
 def load_task(name: str) -> Task:
     """The task or variant of this name; images that are not as its card says are an error."""
+    name = task_cards.resolve(name)
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
-    return _load(name, tasks_folder(), places)
+    return _load(name, (tasks_folder(), task_cards.own().get(name)), places)
 
 
 @lru_cache(maxsize=64)
-def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
+def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
     labels, classes, parent_labels = _describe_classes(card)
     return Task(card, labels, _open(card, classes), parent_labels)
@@ -258,7 +275,7 @@ def inspect_task(name: str) -> TaskReport:
     are, they are read and counted. No such card, and a broken one, is a ``CompatbenchError``;
     what is wrong with the images is in the report.
     """
-    card = task_cards.read(name)
+    card = task_cards.read(name := task_cards.resolve(name))
     labels, classes, parent_labels = _describe_classes(card)
     folder: Path | None = tasks_folder()
     if card.source.kind != "drawings":

@@ -29,7 +29,6 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
     BackboneCard,
     backbone_cards,
-    select_names,
     suite_cards,
     task_cards,
 )
@@ -243,7 +242,7 @@ def diagnose(
     """
     if suite is None and not tasks and not backbones:
         suite = "mini"
-    test_sets = select_names(tasks, task_cards.names(), "task") if tasks else []
+    test_sets = task_cards.select_names(tasks) if tasks else []
     models = list(backbones)
     if suite is not None:
         test_sets += suite_test_sets(suite_cards.read(suite))

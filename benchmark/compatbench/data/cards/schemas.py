@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
+from compatbench.data.cards.names import BackboneName, ConfigName, ImagesPath, Name, RelativePath
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
 from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
@@ -41,9 +41,9 @@ class DrawingsSource(CardModel):
 
 
 class OnDisk(CardModel):
-    """Images in a folder of the user's own, relative to the data root."""
+    """Images in a folder, relative to the data root; of a card of one's own, to the card."""
 
-    folder: RelativePath
+    folder: ImagesPath
 
 
 class CoopSplitSource(OnDisk):
