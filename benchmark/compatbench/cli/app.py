@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import compatbench
-from compatbench.cli import analyze, authoring, inventory, options, results, run, stores
+from compatbench.cli import analyze, authoring, inventory, options, own_data, results, run, stores
 from compatbench.cli.output import say
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ PANELS = {
     "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
     "Try your own module, data or upgrade": (
         run.evaluate,
+        own_data.new_task,
         inventory.doctor,
         inventory.data_app,
         stores.runs_app,

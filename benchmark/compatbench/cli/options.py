@@ -111,7 +111,7 @@ def _add_cards(places: list[Path] | None) -> list[Path] | None:
 
 
 def _set_data_roots(folders: list[str] | None) -> list[str] | None:
-    from compatbench.data.task import set_data_roots
+    from compatbench.data.dataset_folders import set_data_roots
 
     set_data_roots(folders or [])
     return folders

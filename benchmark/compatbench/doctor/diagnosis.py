@@ -32,8 +32,9 @@ from compatbench.data.cards import (
     suite_cards,
     task_cards,
 )
+from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.task import VARIABLE, Task, TaskReport, inspect_task, load_task
+from compatbench.data.task import Task, TaskReport, inspect_task, load_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes

@@ -23,7 +23,8 @@ ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.
 # A path that stays inside the folder that it is relative to.
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
 # Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
-ImagesPath = Annotated[str, StringConstraints(pattern=rf"^(\.|{_FOLDER}(/{_FOLDER})*)$")]
+IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
+ImagesPath = Annotated[str, StringConstraints(pattern=rf"^{IMAGES_PATH}$")]
 # The name of a card, or its path; or one that needs no card: MODEL/TAG, MODEL@FILE,
 # MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
 _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from compatbench.files.project_folders import CARDS_VARIABLE, own_places
 
 ENDINGS = (".yaml", ".yml")
 INNER = ("backbones", "suites")  # folders of a folder of cards, as the built-in ones have them
+SETTLED = 2 * 10**9  # ns after which a folder's time tells whether it has changed
 LARGEST = 4 << 20  # bytes of a file that may be a card
 # A folder may hold other YAML; a card is told by its fields, each at the start of a line.
 _FIELDS = {"suite": "upgrades extends", "task": "source", "backbone": "config path repository"}
@@ -64,11 +66,20 @@ def _list_files(folder: Path) -> list[Path]:
     files = []
     for place in (folder, *(folder / name for name in INNER)):
         try:
-            names = sorted(name for name in os.listdir(place) if name.endswith(ENDINGS))
+            changed = os.stat(place).st_mtime_ns
+            # A folder that has just changed may change again under the same time.
+            settled = time.time_ns() - changed > SETTLED
+            names = (_list_yaml if settled else _list_yaml.__wrapped__)(place, changed)
         except OSError:
             continue
-        files += [place / name for name in names if not name.startswith(".")]
+        files += [place / name for name in names]
     return files
+
+
+@lru_cache(maxsize=64)  # a folder of many images is listed once
+def _list_yaml(folder: Path, changed: int) -> list[str]:
+    names = os.listdir(folder)
+    return sorted(name for name in names if name.endswith(ENDINGS) and name[0] != ".")
 
 
 def look_at(path: Path) -> OwnCard | None:
