@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import yaml
 
 from compatbench.pages.markdown import fill_section
 from compatbench.tasks.mini.build import likeness
 
 
 @pytest.mark.slow
-def test_the_page_shows_what_the_committed_results_give() -> None:
-    page = likeness.PAGE.read_text(encoding="utf-8")
-    assert fill_section(page, "likeness", likeness.likeness()) == page
+def test_the_page_and_the_card_show_what_the_committed_results_give() -> None:
+    facts, tables = likeness.likeness()
+    page, card = (path.read_text(encoding="utf-8") for path in (likeness.PAGE, likeness.CARD))
+    assert fill_section(page, "likeness", tables) == page
+    assert likeness.fill_card(card, facts) == card
+
+
+def test_the_line_of_the_card_names_what_holds_and_what_does_not() -> None:
+    facts = [
+        likeness.fact(name, "", "", "", holds)
+        for name, holds in (("a", True), ("b", False), ("c", True))
+    ]
+    card = 'name: mini\nlikeness: ""\ntasks: []\n'
+    filled = yaml.safe_load(likeness.fill_card(card, facts))
+    assert filled["likeness"] == (
+        "Of 3 properties of real upgrades, 2 hold here (a; c). These do not: b."
+    )
+    filled = yaml.safe_load(likeness.fill_card(card, facts[1:2]))
+    assert filled["likeness"] == "Of 1 properties of real upgrades, 0 hold here. These do not: b."
 
 
 def rows(accuracies: dict[str, list[float]], shots: int = 16) -> pd.DataFrame:
@@ -29,18 +46,30 @@ def rows(accuracies: dict[str, list[float]], shots: int = 16) -> pd.DataFrame:
 def test_ranks_that_agree_give_one_and_ranks_that_disagree_minus_one() -> None:
     ordered = {name: [figure] for name, figure in likeness.PUBLISHED.items()}
     same = likeness.rank_agreement(rows(ordered))
-    assert same["it shows"] == f"1.00 over {len(ordered) - 1} methods"
+    assert same["it shows"] == f"1.00 (1.00 to 1.00) over {len(ordered) - 1} methods"
     assert same["holds"] == "yes"
     turned = {name: [100 - figure] for name, figure in likeness.PUBLISHED.items()}
     assert likeness.rank_agreement(rows(turned))["it shows"].startswith("-1.00")
 
 
 @pytest.mark.parametrize(
-    ("coop", "probe", "holds"), [(56, 60, "yes"), (55.9, 60, "**no**"), (49, 48, "**no**")]
+    ("coop", "probe", "shares"), [(57.5, 60, "yes"), (57.4, 60, "**no**"), (49, 48, "**no**")]
 )
-def test_prompts_must_gain_six_tenths_of_the_probe(coop: float, probe: float, holds: str) -> None:
+def test_prompts_must_gain_three_quarters_of_the_probe(
+    coop: float, probe: float, shares: str
+) -> None:
     source = rows({"zeroshot": [50], "coop": [coop], "linear_probe": [probe]})
-    assert likeness.prompts_and_probe(source)["holds"] == holds
+    assert likeness.prompts_and_probe(source)["holds"] == shares
+    assert likeness.probe_gain(source)["holds"] == ("yes" if probe >= 58 else "**no**")
+
+
+def test_a_method_below_zero_shot_by_more_than_chance_is_named() -> None:
+    figures = {"zeroshot": 50.0, "coop": 45.0, "plot": 49.0}
+    tasks = [rows({n: [v] for n, v in figures.items()}).assign(task=t) for t in "abcd"]
+    table = pd.concat(tasks)
+    table.loc[(table.method == "plot") & (table.task == "a"), "accuracy"] = 54.0
+    found = likeness.below_zero_shot(table)
+    assert (found["it shows"], found["holds"]) == ("coop", "**no**")
 
 
 def test_the_spread_is_that_of_the_means_over_tasks() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from compatbench.cli.authoring import fill_template
 from compatbench.conformance import Outcome, run_confined
+from compatbench.conformance.checks import INSIDE
 from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.files.project_folders import tasks_folder
 
@@ -44,6 +45,26 @@ def outcome_of(folder: Path, line: str, name: str = "other-process") -> Outcome:
     registry.add_file(path)
     [*_, found] = run_confined(registry, "mine", "logits", name)
     return found
+
+
+def test_a_method_that_patches_the_checks_is_judged_elsewhere(tmp_path: Path) -> None:
+    """But for the checks of the process that it is in, whose outcome it can invent."""
+    text = fill_template("mine").replace(
+        "import torch\n",
+        "import sys\nimport torch\n"
+        "if checks := sys.modules.get('compatbench.conformance.checks'):\n"
+        "    checks._run = lambda *_: ('pass', 'so it says')\n",
+        1,
+    )
+    path = tmp_path / "mine.py"
+    path.write_text(text.replace("text, temperature =", "shift = shift / 0; text, temperature ="))
+    registry = ConfinedRegistry([])
+    registry.add_file(path)
+    found = {one.check: one for one in run_confined(registry, "mine")}
+    invented = {name for name, one in found.items() if one.reason == "so it says"}
+    assert invented == INSIDE
+    assert found["logits"].status == found["few-shots"].status == "fail"
+    assert found["logits"].reason == "logits of 7 images and 5 classes on the source are not finite"
 
 
 @pytest.mark.parametrize("what", LINES)

@@ -18,7 +18,7 @@ from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Record
 from compatbench.engine.matrix import resolve_settings, select_matrix
 from compatbench.engine.missing import Missing
-from compatbench.engine.plan import PlannedCell, plan_cells
+from compatbench.engine.plan import PlannedCell, make_plan, plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
@@ -75,6 +75,16 @@ def test_every_suite_can_be_counted_without_its_data(name: str) -> None:
     assert len(select_matrix(suite, REGISTRY).places) == len(sources) * tasks * each + retrained
     missing = Missing(dict.fromkeys(sources | targets, "gone"), {})
     assert plan_cells(suite, REGISTRY, methods, missing=missing) == []
+
+
+def test_a_run_that_asks_for_no_seeds_has_those_of_a_first_run(tmp_path: Path) -> None:
+    suite = smoke(seeds=[1, 2, 3], run_seeds=[2, 7])
+    seeds = [
+        {one.cell.seed for one in make_plan(suite, "coop", seeds=asked, out=tmp_path).planned}
+        for asked in (None, [1, 3])
+    ]
+    assert seeds == [{2}, {1, 3}]
+    assert len(plan_cells(suite, REGISTRY, ["coop"])) == 3  # an audit looks at all
 
 
 def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> None:

@@ -33,7 +33,12 @@ from synthetic_results import (
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.pages.leaderboard import SHOWN, render_leaderboard, render_pages
-from compatbench.pages.suite_page import SuitePage, TaskFacts, published_pages
+from compatbench.pages.suite_page import (
+    SuitePage,
+    TaskFacts,
+    published_pages,
+    read_suite_page,
+)
 from compatbench.results.store import MethodInfo, write_results
 
 BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
@@ -119,6 +124,61 @@ def test_dataset_tables_have_no_mean_where_a_cell_is_missing() -> None:
         ["[Zero-shot][2103.00020] (floor)", "40.0", "40.0", "40.0"],
         ["[Linear probe][2103.00020]", "**81.0**", "**81.0**", "**81.0**"],
     ]
+
+
+def test_development_tasks_are_in_no_mean_and_shown_apart() -> None:
+    one, other = ("cats",), ("dogs",)
+    expected = replace(TWO_BY_TWO, tasks=one, development=other)
+    cells = dict(zip(CELLS, [(80, 60), (10, 20)] * 2, strict=True))
+    gone = make_method(PROBE, make_pairs(cells, method="linear_probe")[:-1])
+    page = make_page(make_method(COOP, make_pairs(cells)), gone, expected=expected)
+    text = render_leaderboard([page])
+    assert "Suite `tiny`: 1 task, 1 development task, 4 shots" in text
+    assert "On the development tasks (Dogs) settings" in text
+    [coop, _] = page.ranks(("old", "new"), 4)
+    assert (coop.value("source"), coop.value("target")) == (80, 60)
+    assert folded(text, "Source accuracy: Old model")[0] == ["Method", "Cats", "Mean"]
+    apart = folded(text, "H on the development tasks: Old model → New model")
+    assert [row[:2] for row in (apart[0], apart[2])] == [
+        ["Method", "Dogs"],
+        ["[CoOp][2109.01134]", "**13.3**"],
+    ]
+    # They are measured all the same, and asked for by name they are ranked.
+    assert ["Linear probe", "missing", "1", "dogs, 4 shots, seed 2, on new", "–"] in cells_of(
+        section(text, "### Failed and missing").splitlines()
+    )
+    [only, _] = page.restrict(tasks=other).ranks(("old", "new"), 4)
+    assert only.value("source") == 10
+    assert page.restrict(seeds=[1]).expected.development == other
+
+
+def test_a_suite_s_page_holds_its_development_tasks_out(tmp_path: Path) -> None:
+    card = suite_cards.read("smoke").model_copy(
+        update={"tasks": ("mini-food", "mini-weather"), "development": ("mini-food",)}
+    )
+    expected = read_suite_page(card, tmp_path, make_suite()).expected
+    assert (expected.tasks, expected.development) == (("mini-weather",), ("mini-food",))
+    alone = card.model_copy(update={"tasks": ("mini-food",)})  # nothing is held out
+    assert read_suite_page(alone, tmp_path, make_suite()).expected.tasks == ("mini-food",)
+
+
+def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
+    card = suite_cards.read("smoke").model_copy(update={"seeds": (1, 2, 3)})
+    pages = [
+        read_suite_page(card, tmp_path, make_suite(make_method(COOP, make_pairs(cells))))
+        for cells in ({("cats", 2): (80, 60)}, {("cats", 1): (80, 60), ("cats", 3): (80, 60)}, {})
+    ]
+    assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
+    assert [page.part for page in pages] == ["1 of 3 seeds", "2 of 3 seeds", ""]
+
+
+def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
+    ours = replace(PROBE, paper="compatbench")
+    results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))
+    page = read_suite_page(suite_cards.read("smoke"), tmp_path, results)
+    assert [one.title for one in page.results.all] == ["CoOp", "Linear probe ‡"]
+    assert page.legend == "‡ a method of this project."
+    assert page.legend in render_leaderboard([replace(page, expected=TWO_BY_TWO)])
 
 
 def test_variants_show_both_sides_and_their_mean() -> None:

@@ -32,7 +32,8 @@ name: tiny
 title: Tiny
 extends: smoke
 shots: [4]
-tuning: {tasks: [mini-weather], rates: [1, 30], steps: [10], seeds: [101, 102]}
+development: [mini-weather]
+tuning: {rates: [1, 30], steps: [10], seeds: [101, 102]}
 """
 
 
@@ -120,9 +121,9 @@ def test_what_the_command_prints_gives_the_suite_the_chosen_settings(
 
 def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_path: Path) -> None:
     card = suite_cards.read("mini")
-    tuning = TuningCard(tasks=("mini-food",), rates=(1,), steps=(500, 5000, 50_000))
+    tuning = TuningCard(rates=(1,), steps=(500, 5000, 50_000))
     with monkeypatch.context() as patch:
-        changed = card.model_copy(update={"tuning": tuning})
+        changed = card.model_copy(update={"tuning": tuning, "development": ("mini-food",)})
         patch.setattr(suite_cards, "read", lambda name: changed)
         plan = cb.plan_tuning("coop", "mini", tmp_path)
     # CoOp's own 200 epochs of 5 batches are 1,000 steps.
@@ -133,7 +134,10 @@ def test_a_cap_above_the_steps_of_a_recipe_is_not_tried(monkeypatch: Any, tmp_pa
 
 def test_the_section_changes_no_key_and_is_not_inherited(tmp_path: Path) -> None:
     plain = suite_cards.read("smoke")
-    both = [plain, plain.model_copy(update={"tuning": TuningCard(tasks=("mini-weather",))})]
+    both = [
+        plain,
+        plain.model_copy(update={"tuning": TuningCard(), "development": ("mini-weather",)}),
+    ]
     keys = [
         [one.cell.key for one in make_plan(card, "coop", out=tmp_path).planned] for card in both
     ]
@@ -191,7 +195,7 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
     trained = replace(flat(COOP, 62, 57, 2), config={"recipe": {"lr": 0.1}})
     results = make_suite(trained, flat(PROBE, 80, 5, 2))
     card = suite_cards.read("smoke").model_copy(update={"name": "tiny"})
-    own = card.model_copy(update={"tuning": TuningCard(tasks=("mini-weather",))})
+    own = card.model_copy(update={"tuning": TuningCard()})
 
     def titles(suite: SuiteCard) -> list[str]:
         page = read_suite_page(suite, tmp_path, results)
@@ -223,10 +227,16 @@ def test_a_record_at_the_base_is_not_taken_for_a_result(tmp_path: Path) -> None:
     [
         ("cop", {}, "no method named 'cop'; did you mean"),
         ("gda,zeroshot", {}, "nothing to tune of zeroshot, gda: neither a rate nor steps"),
-        ("coop", {"[mini-weather]": "[mini-food]"}, "no development task .* named 'mini-food'"),
+        ("coop", {"[mini-weather]": "[mini-food]"}, "'development' names none of its tasks"),
+        (
+            "coop",
+            {"[mini-weather]": "[mini-wether]"},
+            "no development task named 'mini-wether'; did",
+        ),
+        ("coop", {"[mini-weather]": "[]"}, "must name its development tasks: 'development'"),
         ("coop", {"tuning": "# tuning"}, "suite 'tiny' does not say how settings are chosen"),
         ("coop", {"shots: [4]": "shots: [2, all]"}, "too few images to hold a quarter out"),
-        ("coop", {"[101, 102]": "[101]"}, r"tiny.yaml:6: field 'tuning.seeds'"),
+        ("coop", {"[101, 102]": "[101]"}, r"tiny.yaml:7: field 'tuning.seeds'"),
     ],
 )
 def test_bad_input_is_told_in_one_line(

@@ -43,7 +43,8 @@ def plan(
         methods: names, globs, exclusions (``!coop``), paths of method files; ``all`` is what
             the suite compares.
         tasks: of the suite, likewise.
-        seeds, shots, transfers: the suite's by default.
+        seeds, shots, transfers: the suite's by default; of seeds, those that its card names for
+            a first run (``run_seeds``).
         out: the folder of ``runs/`` and ``results/``.
 
     Returns:

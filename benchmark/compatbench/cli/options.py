@@ -147,7 +147,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "autocompletion": complete_backbones,
     },
     "target": {"help": "The new model.", "autocompletion": complete_backbones},
-    "seeds": {"help": "Seeds, such as '1,2'; by default the suite's."},
+    "seeds": {
+        "help": "Seeds, such as '1,2'; by default the suite's, or those that its card names for a "
+        "first run ('run_seeds')."
+    },
     "shots": {"help": "Shots, such as '4,8' or 'all'; by default the suite's."},
     "transfers": {
         "help": "How modules reach the targets, such as 'copied,words' (see 'list transfers'); by "

@@ -14,10 +14,11 @@ from compatbench.conformance.checks import (
     CHECKS,
     Outcome,
     check_methods,
+    restore_in_server,
     run_checks,
     run_confined,
     run_in_server,
 )
 
 __all__ = ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
-__all__ += ["run_in_server"]
+__all__ += ["restore_in_server", "run_in_server"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import pandas as pd
 import torch
 
 from compatbench.conformance import other_process
 from compatbench.conformance.method_under_test import MethodUnderTest
+from compatbench.conformance.models import synthetic_models
 from compatbench.data.cards import select_names
-from compatbench.engine.confined.child import Child, MethodFailed
-from compatbench.engine.confined.remote import ConfinedRegistry
+from compatbench.engine.confined.child import Child, MethodFailed, ProcessEnded
+from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry
+from compatbench.engine.execute.compute import Compute
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.method import Method
 
@@ -30,8 +34,15 @@ Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
 # What the fork server makes once, and what its children are asked.
 PRELOAD = "compatbench.conformance.models:synthetic_models"
+LOADER = "compatbench.conformance.models:find_model"
 IN_SERVER = "compatbench.conformance:run_in_server"
+RESTORE = "compatbench.conformance:restore_in_server"
 IN_TWO = "it takes two processes, as 'compatbench check' starts them"
+# These look at the process that a method is in: its random state, and what it changes there.
+INSIDE = frozenset({
+    *("card", "settings", "global-randomness", "backbone-unchanged", "data-unchanged"),
+    *("module-unchanged", "inputs-unchanged", "no-image", "turned-space", "place"),
+})  # fmt: skip
 # These have something to look at even if the fit fails.
 WITHOUT_MODULE = ("card", "settings", "fit")
 
@@ -83,7 +94,8 @@ def check_methods(
         methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
             which is run as code.
         only: names, globs or exclusions of checks.
-        progress: called with each outcome as soon as it is known.
+        progress: called with each outcome as soon as it is known; several methods are tried at a
+            time.
 
     Returns:
         One row for each method and check, with the columns ``method``, ``check``, ``status``
@@ -100,11 +112,24 @@ def check_methods(
     for what, wanted, found in (("method", methods, names), ("check", only, checks)):
         if not found:
             raise CompatbenchError(f"'{wanted}' leaves no {what}")
-    outcomes = []
-    for name in names:
+    lock = threading.Lock()
+
+    def try_method(name: str) -> list[Outcome]:
+        torch.set_num_threads(1)  # of this thread; tensors this small gain nothing from several
+        found = []
         for outcome in run_confined(registry, name, *checks):
-            outcomes.append(outcome)
-            progress(outcome)
+            found.append(outcome)
+            with lock:
+                progress(outcome)
+        return found
+
+    synthetic_models()  # before threads ask for them
+    # The methods compute in processes of their own, so threads keep all cores busy.
+    pool = ThreadPoolExecutor(Compute().count_workers())
+    try:
+        outcomes = [one for found in pool.map(try_method, names) for one in found]
+    finally:
+        pool.shutdown(cancel_futures=True)
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
@@ -134,22 +159,23 @@ def _rule(name: str) -> str:
 def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator[Outcome]:
     """As ``run_checks``, of a method in a process of its own.
 
-    What ends the process, or is out of its reach, fails the check that was tried.
+    Modules and logits come from that process, and are judged in this one, but for the checks
+    ``INSIDE``. What ends the process, or is out of its reach, fails the check that was tried.
     """
     child, check = None, ""
     try:
-        child = registry.open(name, {}, preload=PRELOAD).child
+        tested, child = _open(registry, name, preload=PRELOAD)
         for check in names or CHECKS:
             start = time.perf_counter()
-            values = {"function": IN_SERVER, "values": {"method": name, "check": check}}
-            answer, _ = child.ask("call", values)
-            if answer["reason"] == IN_TWO:
-                answer = _try_other_process(registry, name, child)
-            status, reason = str(answer["status"]), one_line(str(answer["reason"]), 600)
-            if status not in get_args(Status):
-                raise CompatbenchError(f"method '{name}': the check gives no outcome")
+            if check == "other-process":
+                status, reason = _try_other_process(registry, name, tested)
+            elif check in INSIDE:
+                status, reason = _try_inside(child, name, check)
+            else:
+                status, reason = _run(check, tested)
+            child.ask("call", {"function": RESTORE, "values": {}})
             seconds = time.perf_counter() - start
-            yield Outcome(name, check, cast(Status, status), _rule(check), reason, seconds)
+            yield Outcome(name, check, status, _rule(check), one_line(reason, 600), seconds)
     except (CompatbenchError, MethodFailed, KeyError) as error:
         rule = _rule(check) if check else "the method can be loaded"
         yield Outcome(name, check or "load", "fail", rule, one_line(str(error), 600))
@@ -158,17 +184,45 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
             child.close()
 
 
-def _try_other_process(registry: ConfinedRegistry, name: str, child: Child) -> dict[str, str]:
+def _open(registry: ConfinedRegistry, name: str, **options: Any) -> tuple[MethodUnderTest, Child]:
+    """A method in a new process, which has the synthetic models, too."""
+    backbones: dict[str, dict[str, Any]] = {one: {} for one in synthetic_models().names}
+    found = registry.open(name, {}, backbones=backbones, loader=LOADER, **options)
+    return MethodUnderTest(_InProcess(registry.get(name), found.child)), found.child
+
+
+class _InProcess:
+    """What ``MethodUnderTest`` takes for the class of a method in another process."""
+
+    def __init__(self, cls: type[Method], child: Child) -> None:
+        self.card, self.Config, self._child = cls.card, cls.Config, child
+
+    def __call__(self, config: Any) -> ConfinedMethod:
+        return ConfinedMethod(self._child, self.card, config.model_dump())
+
+
+def _try_inside(child: Child, name: str, check: str) -> tuple[Status, str]:
+    """The outcome of a check that looks at the process of the method, as this process says."""
+    values = {"function": IN_SERVER, "values": {"method": name, "check": check}}
+    answer, _ = child.ask("call", values)
+    if (status := str(answer["status"])) not in get_args(Status):
+        raise CompatbenchError(f"method '{name}': the check gives no outcome")
+    return cast(Status, status), str(answer["reason"])
+
+
+def _try_other_process(
+    registry: ConfinedRegistry, name: str, tested: MethodUnderTest
+) -> tuple[Status, str]:
     """The outcome of the check that takes a second process."""
-    asked = {"function": other_process.DESCRIBE_FIT, "values": {"method": name}}
     options = {"environment": other_process.ENVIRONMENT, "preload": other_process.PREPARE}
-    other = registry.open(name, {}, **options).child
+    other, child = _open(registry, name, **options)
     try:
-        here, there = (one.ask("call", asked)[0] for one in (child, other))
+        found = [other_process.describe_fit(one) for one in (tested, other)]
+        asked = child.ask("call", {"function": other_process.ASKED, "values": {}})[0]["asked"]
     finally:
-        other.close()
-    wrong = other_process.compare(here, there)
-    return {"status": "fail" if wrong else "pass", "reason": wrong}
+        child.close()
+    wrong = other_process.compare(*found, [str(one) for one in asked])
+    return ("fail" if wrong else "pass"), wrong
 
 
 def run_in_server(server: MethodServer, values: dict[str, str]) -> dict[str, str]:
@@ -178,8 +232,14 @@ def run_in_server(server: MethodServer, values: dict[str, str]) -> dict[str, str
         cls = server.registry.get(values["method"])
         tested = server.memory["tested"] = MethodUnderTest(cls)
     status, reason = _run(values["check"], tested)
-    tested.models.restore(tested.source, tested.target)
     return {"status": status, "reason": reason}
+
+
+def restore_in_server(_: MethodServer, __: dict[str, str]) -> dict[str, str]:
+    """Puts the models of the process back as they were made."""
+    models = synthetic_models()
+    models.restore(models.source, models.target)
+    return {}
 
 
 def _run(name: str, tested: MethodUnderTest) -> tuple[Status, str]:
@@ -188,12 +248,16 @@ def _run(name: str, tested: MethodUnderTest) -> tuple[Status, str]:
     try:
         if name not in WITHOUT_MODULE:
             _ = tested.module
+    except ProcessEnded:
+        raise
     except Exception:
         return "skip", "there is no module to look at; fix 'fit' first"
     try:
         remark = CHECKS[name](tested) or ""
     except CheckSkipped as why:
         return "skip", str(why)
+    except ProcessEnded:
+        raise
     except Exception as error:
         reason = str(error) if isinstance(error, CheckFailed) else describe_error(error)
         return ("skip", f"{excuse} (excused: {reason})") if excuse else ("fail", reason)
@@ -211,6 +275,9 @@ def quoted(names: Iterable[str]) -> str:
 
 def describe_error(error: BaseException) -> str:
     """One line for an error in a method: what, and where."""
+    if isinstance(error, MethodFailed):
+        where = next(reversed(error.failure.trace), "")
+        return f"{error.failure.error}{f' ({where})' if where else ''}"
     [text, *_] = str(error).splitlines() or [""]
     *_, frame = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frame.filename).name}:{frame.lineno}"

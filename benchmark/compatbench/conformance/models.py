@@ -49,6 +49,11 @@ class SyntheticModels:
         self.backbones = [self.source, self.target, *self.others.values()]
         self._originals = {one.name: copy.deepcopy(_tensors(one)) for one in self.backbones}
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all backbones."""
+        return list(self._originals)
+
     def changed(self, backbone: Backbone) -> list[str]:
         """The names of parameters and buffers that are not, bit for bit, as they were made."""
         now, original = _tensors(backbone), self._originals[backbone.name]
@@ -70,6 +75,11 @@ class SyntheticModels:
 def synthetic_models() -> SyntheticModels:
     """The synthetic models, built once per process."""
     return SyntheticModels()
+
+
+def find_model(name: str) -> Backbone:
+    """The synthetic model of this name."""
+    return next(one for one in synthetic_models().backbones if one.name == name)
 
 
 def _tensors(backbone: Backbone) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compatbench.conformance.method_under_test import MethodUnderTest
@@ -21,7 +21,7 @@ from compatbench.method.identity import PLUGIN_PREFIX
 if TYPE_CHECKING:
     from compatbench.engine.confined.server import MethodServer
 
-PREPARE, DESCRIBE_FIT = (f"{__name__}:{name}" for name in ("prepare", "describe_fit"))
+PREPARE, ASKED = (f"{__name__}:{name}" for name in ("prepare", "list_asked"))
 ENVIRONMENT = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
 LATER = 400 * 86400 + 27000  # seconds that files are younger
 _CONTRIBUTED = (PLUGIN_PREFIX, "compatbench.methods.")
@@ -31,10 +31,15 @@ _BETWEEN += ("datetime", __name__)
 _asked: set[str] = set()  # what contributed code has asked the machine
 
 
-def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """How two descriptions of a method's fit (``describe_fit``) differ; nothing if they do not."""
-    if there["asked"]:
-        return f"it asks for {', '.join(map(str, there['asked'][:3]))}; the machine decides nothing"
+def compare(here: Mapping[str, str], there: Mapping[str, str], asked: Sequence[str]) -> str:
+    """What is wrong with two fits in two processes, if anything.
+
+    Args:
+        here, there: what ``describe_fit`` gives of them.
+        asked: what the method asked of the machine in the second.
+    """
+    if asked:
+        return f"it asks for {', '.join(asked[:3])}; the machine decides nothing"
     for what in ("module", "source", "target"):
         if here.get(what) != there.get(what):
             thing = "another module" if what == "module" else f"other logits on the {what}"
@@ -45,14 +50,18 @@ def compare(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return ""
 
 
-def describe_fit(server: MethodServer, values: Mapping[str, str]) -> dict[str, Any]:
-    """Fingerprints of a module that is fitted now, and of its logits by role; what was asked."""
-    tested = server.memory.get("tested") or MethodUnderTest(server.registry.get(values["method"]))
+def describe_fit(tested: MethodUnderTest) -> dict[str, str]:
+    """Fingerprints of a module that is fitted now, and of its logits by role."""
     module = tested.fit()
-    found: dict[str, Any] = {"module": module.fingerprint}
+    found = {"module": module.fingerprint}
     for role, backbone in tested.served():
         found[role] = fingerprint({"logits": tested.logits(backbone, module)})
-    return {**found, "asked": sorted(_asked)}
+    return found
+
+
+def list_asked(_: MethodServer, __: Mapping[str, str]) -> dict[str, list[str]]:
+    """What contributed code has asked the machine in this process."""
+    return {"asked": sorted(_asked)}
 
 
 def prepare() -> None:

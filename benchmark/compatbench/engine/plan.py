@@ -196,6 +196,8 @@ def make_plan(
         values = card.training.model_dump() | {"precision": precision}
         training = read_settings(TrainingCard, values, f"suite '{name}'")
         card = card.model_copy(update={"training": training})
+    if seeds is None and (first := [seed for seed in card.seeds if seed in card.run_seeds]):
+        seeds = first
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
     missing = find_missing(card, matrix.tasks)

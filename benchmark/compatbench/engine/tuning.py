@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from compatbench.data.cards import SuiteCard, select_names, suite_cards, suite_tasks, task_cards
+from compatbench.data.cards import SuiteCard, development_tasks, suite_cards, task_cards
 from compatbench.data.draws import HELD_OUT, count_kept, export_draw, hold_out
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.data.task import load_task
@@ -35,8 +35,8 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
             f"suite '{card.name}' does not say how settings are chosen: its card has no field "
             "'tuning', see docs/cards.md"
         )
-    kind = f"development task (field 'tuning' of suite '{card.name}')"
-    tasks = select_names(tuning.tasks, suite_tasks(card), kind)
+    if not (tasks := development_tasks(card)):
+        raise CompatbenchError(f"suite '{card.name}': field 'development' names none of its tasks")
     if (shots := max((n for n in card.shots if n < ALL_SHOTS), default=0)) == count_kept(shots):
         raise CompatbenchError(f"suite '{card.name}' draws too few images to hold a quarter out")
     asked = select_matrix(card, registry, methods, tasks, transfers=["copied"]).choices
@@ -49,6 +49,7 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
         "groups": {},
         "retrained": False,
         "seeds": tuning.seeds,
+        "run_seeds": (),
     }
     alone |= {"upgrades": (card.upgrades[0][:1],), "shots": (count_kept(shots),)}
     alone |= {"methods": card.methods | configs}

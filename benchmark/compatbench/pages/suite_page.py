@@ -12,6 +12,7 @@ from compatbench.data.cards import (
     COPIED,
     SuiteCard,
     backbone_cards,
+    development_tasks,
     names_elsewhere,
     suite_cards,
     suite_tasks,
@@ -25,7 +26,12 @@ from compatbench.results.store import RESULTS, SuiteResults, read_results, resul
 from compatbench.results.tuning import is_tuned
 
 T = TypeVar("T", int, str)
-UNTUNED = "†"
+# What stands after the title of a method, and what it means.
+MARKS = {
+    "†": "not tuned: rate and steps are not as 'compatbench tune' has chosen them.",
+    "‡": "a method of this project.",
+}
+PROJECT = "compatbench"  # the paper of its own methods
 
 
 class TaskFacts(NamedTuple):
@@ -54,6 +60,8 @@ class SuitePage:
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
+    likeness: str = ""  # one line: how far its results are like those of other suites
+    about: str = ""  # the page that says more
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
@@ -91,6 +99,8 @@ class SuitePage:
             seeds=_asked(seeds, self.expected.seeds),
             shots=_asked(shots, self.expected.shots),
         )
+        if tasks is not None:  # means are over what was asked for
+            expected = replace(expected, development=())
         results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
 
@@ -101,10 +111,10 @@ class SuitePage:
 
     @property
     def legend(self) -> str:
-        """What ``UNTUNED`` after a title means; empty if no title has it."""
-        if not any(one.info.title.endswith(UNTUNED) for one in self.results.all):
-            return ""
-        return f"{UNTUNED} not tuned: rate and steps are not as 'compatbench tune' has chosen them."
+        """What the ``MARKS`` after titles mean; empty if no title has one."""
+        last = [one.info.title.rpartition(" ")[2] for one in self.results.all]
+        used = {mark for marks in last if {*marks} <= {*MARKS} for mark in marks}
+        return " ".join(f"{mark} {text}" for mark, text in MARKS.items() if mark in used)
 
     @property
     def part(self) -> str:
@@ -141,37 +151,49 @@ def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
     """A suite with its results in the folder that holds ``results/``, or these in their place."""
-    tasks = suite_tasks(suite)
+    tasks, development = suite_tasks(suite), development_tasks(suite)
+    ranked = tuple(task for task in tasks if task not in development)
+    if not ranked:  # of nothing but development tasks
+        ranked, development = tasks, ()
     variants = {task: suite_variants(suite, task) for task in tasks}
     cards = [task_cards.read(name) for task in tasks for name in (task, *variants[task])]
     upgrades = upgrade_pairs(suite.upgrades)
+    results = results or read_results(out / RESULTS / suite.name)
+    run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
+    seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
+    expected = Expected(
+        *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development)
+    )
     return SuitePage(
         name=suite.name,
         title=suite.title,
         note=suite.note,
+        likeness=suite.likeness,
+        about=suite.about,
         tasks={card.name: TaskFacts(card.title, card.licence) for card in cards},
         backbones={name: _backbone_title(name) for pair in upgrades for name in pair},
-        expected=Expected(tasks, suite.shots, suite.seeds, upgrades, variants, suite.retrained),
-        results=_mark_untuned(results or read_results(out / RESULTS / suite.name), suite, out),
+        expected=replace(expected, seeds=seeds),
+        results=_mark_titles(results, suite, out),
         views=suite.training.views,
         max_steps=suite.training.max_steps,
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
+        whole=None if seeds == suite.seeds else expected,
     )
 
 
-def _mark_untuned(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
-    """The results with ``UNTUNED`` after the titles of methods whose rate nothing has chosen."""
+def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
+    """The results with ``MARKS`` after the titles."""
     found = []
-    for one in results.all if suite.tuning is not None else ():
-        info = one.info
-        trained = "recipe" in one.config and info.name not in suite.configs
-        if trained and not is_tuned(out, suite.name, info.name, one.config):
-            info = replace(info, title=f"{info.title} {UNTUNED}")
-        found.append(replace(one, info=info))
-    return replace(results, all=tuple(found)) if found else results
+    for one in results.all:
+        info, untuned = one.info, False
+        if suite.tuning is not None and "recipe" in one.config and info.name not in suite.configs:
+            untuned = not is_tuned(out, suite.name, info.name, one.config)
+        marks = "†" * untuned + "‡" * (info.paper == PROJECT)
+        found.append(replace(one, info=replace(info, title=f"{info.title} {marks}".rstrip())))
+    return replace(results, all=tuple(found))
 
 
 def _backbone_title(name: str) -> str:

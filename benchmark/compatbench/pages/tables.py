@@ -237,9 +237,10 @@ def gap_table(page: SuitePage) -> Table | None:
 def task_table(page: SuitePage) -> Table:
     """Every test set, and its licence."""
     rows = []
-    for task in page.expected.tasks:
+    for task in page.expected.measured_tasks:
+        own = "development task" if task in page.expected.development else "task"
         for name in (task, *page.expected.variants.get(task, ())):
-            kind = "task" if name == task else f"variant of {escape(page.task_title(task))}"
+            kind = own if name == task else f"variant of {escape(page.task_title(task))}"
             licence = page.tasks[name].licence if name in page.tasks else ""
             rows.append([escape(page.task_title(name)), md.code(name), kind, escape(licence)])
     return table(["Test set", "Name", "Kind", "Licence"], rows, left=range(4))

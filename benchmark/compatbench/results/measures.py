@@ -46,12 +46,18 @@ _COLUMNS: dict[Measure, tuple[Side, str]] = {
 class Expected:
     """What a suite asks for, so that what is missing is known to be missing."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...]  # means are over these
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     upgrades: tuple[Upgrade, ...]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
     retrained: bool = False  # whether modules are also fitted on every target
+    development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
+
+    @property
+    def measured_tasks(self) -> tuple[str, ...]:
+        """All tasks that the suite asks for."""
+        return self.tasks + self.development
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
         """The seeds a method is run for: one only, if it learns nothing."""

@@ -29,7 +29,10 @@ _TEXTS = ("rank", "method", "worst_task", "reasons", "title", "paper", "depth", 
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """The results of a suite, as frames."""
+    """The results of a suite, as frames.
+
+    Means are over the tasks that are held out; ``restrict`` gives those over others.
+    """
 
     suite: SuiteResults
     expected: Expected  # what the suite asks for, so that what is missing is known
@@ -61,6 +64,8 @@ class Results:
         for name, values in narrowed.items():
             column = {"tasks": "task", "seeds": "seed", "shots": "shots"}[name]
             self._check(name, values, {*getattr(self.expected, name), *self.frame[column]})
+        if "tasks" in narrowed:
+            narrowed["development"] = ()
         return replace(self, expected=replace(self.expected, **narrowed))
 
     def ranked(
@@ -156,7 +161,9 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
     """
     columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
     sets = [
-        (task, name) for task in expected.tasks for name in (task, *expected.variants.get(task, ()))
+        (task, name)
+        for task in expected.measured_tasks
+        for name in (task, *expected.variants.get(task, ()))
     ]
     gaps: list[tuple[object, ...]] = []
     for one in sorted(results.all, key=lambda one: (one.info.name, one.transfer != COPIED)):

@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import add_own_place, tasks_folder
 
 __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "SuiteCard", "TaskCard"]
-__all__ += ["TrainingCard", "names_elsewhere", "select_names", "unknown_name"]
+__all__ += ["TrainingCard", "development_tasks", "names_elsewhere", "select_names", "unknown_name"]
 
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -143,6 +143,14 @@ def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:
     """The names of the suite's tasks, without variants."""
     tasks = [name for name, parent in _parents().items() if parent is None]
     return tuple(select_names(suite.tasks, tasks, "task"))
+
+
+def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
+    """The names of those of the suite's tasks on which settings and methods are chosen."""
+    if not suite.development:
+        return ()
+    chosen = select_names(suite.development, task_cards.names(), "development task")
+    return tuple(name for name in suite_tasks(suite) if name in chosen)
 
 
 def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:

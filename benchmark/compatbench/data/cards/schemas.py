@@ -182,10 +182,10 @@ class TrainingCard(CardModel):
 class TuningCard(CardModel):
     """How settings are chosen for a suite: the same budget for every method.
 
-    ``compatbench tune`` fits every rate with every cap on steps, on the suite's first source.
+    ``compatbench tune`` fits every rate with every cap on steps, on the suite's development tasks
+    and first source.
     """
 
-    tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]  # of development: names and globs
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
     steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own
     seeds: Annotated[tuple[Seed, ...], Field(min_length=2)] = (101, 102)  # a draw each
@@ -202,6 +202,8 @@ class SuiteCard(CardModel):
     title: str
     extends: Name | None = None  # the suite whose fields hold where this one gives none
     note: str = ""  # what a reader of the leaderboard must know first
+    likeness: str = ""  # one line: how far its results are like those of other suites
+    about: str = ""  # the page that says more, from the folder of leaderboard.md
     # Whether leaderboard.md shows the suite; 'section' shows it under the suite that it extends:
     # the question that it puts, or its ranking where it puts none.
     publish: bool | Literal["section"] = True
@@ -209,8 +211,11 @@ class SuiteCard(CardModel):
     groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
     tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
+    # Those of the tasks on which settings and methods are chosen: rankings are over the others.
+    development: tuple[str, ...] = ()
     shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
+    run_seeds: tuple[Seed, ...] = ()  # those of a run that asks for none; by default all
     training: TrainingCard = TrainingCard()
     plugins: tuple[Path, ...] = ()  # method files, relative to the suite's; their code is run
     compare: tuple[str, ...] = ("all",)  # what '--methods all' means here
@@ -256,6 +261,8 @@ class SuiteCard(CardModel):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
             if len(set(upgrade)) != len(upgrade):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
+        if self.tuning is not None and not self.development:
+            raise ValueError("a suite with 'tuning' must name its development tasks: 'development'")
         group_of: dict[tuple[str, str], str] = {}
         for title, paths in self.groups.items():
             for source, target in ((path[0], target) for path in paths for target in path[1:]):

@@ -75,7 +75,8 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
             except CompatbenchError as error:
                 raise CompatbenchError(f"{where}: {error}") from None
         inherited, _ = _parse(base_path)
-        inherited.pop("tuning", None)
+        for own in ("tuning", "likeness", "about"):
+            inherited.pop(own, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
         read_card(base_path, model)  # its own mistakes are told as its own

@@ -50,6 +50,10 @@ class MethodFailed(Exception):
         self.failure = failure
 
 
+class ProcessEnded(CompatbenchError):
+    """A process died, took too long, answered nonsense, or reached for what is not its own."""
+
+
 class ForkServer:
     """Starts the processes: one that has imported the harness forks them.
 
@@ -138,14 +142,16 @@ def _close_fork_server(
 
 
 _fork_servers: dict[str, ForkServer] = {}
+_starting = threading.Lock()
 
 
 def find_fork_server(environment: Mapping[str, str], preload: str) -> ForkServer:
     """The fork server of this process with these variables; started once, and ended with it."""
     wanted = canonical_json([dict(environment), preload])
-    if wanted not in _fork_servers or not _fork_servers[wanted].alive:
-        _fork_servers[wanted] = ForkServer(environment, preload, FORKS)
-    return _fork_servers[wanted]
+    with _starting:
+        if wanted not in _fork_servers or not _fork_servers[wanted].alive:
+            _fork_servers[wanted] = ForkServer(environment, preload, FORKS)
+        return _fork_servers[wanted]
 
 
 class Child:
@@ -211,8 +217,8 @@ class Child:
 
         Raises:
             NotTransferable, MethodFailed: as the method raised them.
-            CompatbenchError: an error in the input; or the process died, took too long, answered
-                nonsense, or reached for what is not its own.
+            ProcessEnded: it is gone.
+            CompatbenchError: an error in the input.
         """
         late = threading.Event()
 
@@ -242,9 +248,9 @@ class Child:
             raise _raised(answer["error"])
         return answer, tensors
 
-    def _error(self, what: str) -> CompatbenchError:
+    def _error(self, what: str) -> ProcessEnded:
         self.close()
-        return CompatbenchError(one_line(f"{self.name}: {what}", 600))
+        return ProcessEnded(one_line(f"{self.name}: {what}", 600))
 
     def ask(
         self, what: str, values: Mapping[str, Any], tensors: Tensors | None = None
