@@ -482,6 +482,15 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
         cb.new_task("pets", replace=True)
 
 
+def test_the_folder_may_be_the_current_one(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_folders(work / "My pets"))
+    made = cb.new_task(".", "pets")
+    assert (made.card.parent, made.data_root) == (work / "My pets", "")
+    check_reads_back(made)
+    first = read_rows(made)
+    assert read_rows(cb.new_task(".", "pets", replace=True)) == first
+
+
 def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
     write_folders(work / "pets" / "images")
     rows = [f"images/{name}/{n}.png,{name}" for name in CLASSES for n in range(8)]

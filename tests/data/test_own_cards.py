@@ -172,6 +172,11 @@ def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("COMPATBENCH_CARDS", "")
     with pytest.raises(CompatbenchError, match="field 'name' is missing"):
         load_task(str(cards / "notes.yaml"))
+    (cards / "own.yaml").write_text(
+        SUITE.replace("tasks: [pets]", "tasks: ['~no-such-user/a.yaml']")
+    )
+    with pytest.raises(CompatbenchError, match=r"cannot read card .*a\.yaml"):
+        suite_cards.read(str(cards / "own.yaml"))
 
 
 def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(

@@ -157,8 +157,7 @@ def new_task(
         f"{name}={images}" if away else "",
     )
     # What was made is found by name, in this process and its workers.
-    add_own_place(made.card)
-    add_own_place(made.suite)
+    add_own_place(made.card.parent)
     if away:
         os.environ[variable_of(name)] = str(images)
     return made

@@ -35,7 +35,7 @@ def own_places() -> list[Path]:
     if _own_places:
         return [*_own_places[-1]]
     given = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
-    places = [Path(place).expanduser().absolute() for place in given]
+    places = [Path(os.path.expanduser(place)).absolute() for place in given]
     with suppress(OSError):  # a folder that was deleted
         places.append(Path.cwd())
     return places
@@ -43,11 +43,12 @@ def own_places() -> list[Path]:
 
 def add_own_place(place: Path) -> None:
     """Has the cards of a folder, or one in a file, found by name; worker processes inherit it."""
-    path = str(place.expanduser().absolute())
-    if os.pathsep in path:
-        raise CompatbenchError(f"cards cannot be read from {path}: its name has a '{os.pathsep}'")
-    if path not in (given := os.environ.get(CARDS_VARIABLE, "").split(os.pathsep)):
-        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [*given, path]))
+    place = Path(os.path.expanduser(place)).absolute()
+    if os.pathsep in str(place):
+        raise CompatbenchError(f"cards cannot be read from {place}: its name has a '{os.pathsep}'")
+    if not {place, place.parent} & {*own_places()}:
+        given = os.environ.get(CARDS_VARIABLE, "")
+        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [given, str(place)]))
 
 
 def methods_folder() -> Path:

@@ -81,7 +81,7 @@ class Catalog(Generic[AnyCard]):
         """The name itself; of the path of a card, the card's name, by which it is found now."""
         if not is_card_path(name):
             return name
-        card = read_card(path := Path(name).expanduser().absolute(), self._model)
+        card = read_card(path := Path(os.path.expanduser(name)).absolute(), self._model)
         if (found := look_at(path)) is None or found.kind != self.kind:
             raise CompatbenchError(why_no_card(path))
         add_own_place(path)
@@ -127,7 +127,7 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
         if not is_card_path(name):
             return name
         try:
-            return catalog.resolve(check_place(str(folder / Path(name).expanduser()), folder))
+            return catalog.resolve(check_place(str(folder / os.path.expanduser(name)), folder))
         except ValueError as error:
             raise CompatbenchError(f"suite '{card.name}': {error}") from None
 
@@ -165,14 +165,16 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
 
 def _parents() -> dict[str, str | None]:
     """The parent of every task card; None for what is no variant."""
-    own = task_cards.own()
-    parents = dict(_builtin_parents(tasks_folder()))
-    for name in sorted(own):
-        try:
-            parents[name] = task_cards.read(name).parent
-        except CompatbenchError:
-            parents[name] = None  # told to who asks for it
-    return dict(sorted(parents.items()))
+    own = {name: _own_parent(*file) for name, file in task_cards.own().items()}
+    return dict(sorted({**_builtin_parents(tasks_folder()), **own}.items()))
+
+
+@lru_cache(maxsize=1024)
+def _own_parent(path: Path, changed: int) -> str | None:
+    try:
+        return read_card(path, TaskCard).parent
+    except CompatbenchError:
+        return None  # told to who asks for the task
 
 
 @lru_cache(maxsize=4)
