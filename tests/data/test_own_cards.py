@@ -156,6 +156,7 @@ def test_a_card_that_is_found_in_two_ways_is_one(
     assert task_cards.read("pets").name == "pets"
     monkeypatch.chdir(tasks_folder())
     assert task_cards.read("mini-food").name == "mini-food"
+    assert task_cards.own().keys() == {"pets"}
 
 
 def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,12 @@ class Catalog(Generic[AnyCard]):
 
     def own(self) -> dict[str, tuple[Path, int]]:
         """The files of one's own cards by their names, and when each was changed."""
-        cards = [card for card in own_cards() if card.kind == self.kind]
-        return {card.name: (card.path, card.changed) for card in cards}
+        builtin = os.path.realpath(self._folder())  # which may be the current folder
+        return {
+            card.name: (card.path, card.changed)
+            for card in own_cards()
+            if card.kind == self.kind and os.path.realpath(card.path.parent) != builtin
+        }
 
     def own_folder(self, name: str) -> Path | None:
         """The folder around one's own card of this name; None if there is no such card."""
