@@ -41,7 +41,9 @@ COMMANDS = sorted(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_options_are_known(command: str, tmp_path: Path) -> None:
     # The pages' folders do not exist here; where they matter they stand for any folder.
-    words = [re.sub(r"/(data|fast/dtd)$", str(tmp_path), word) for word in shlex.split(command)]
+    words = [
+        re.sub(r"(/(data|fast/dtd)|^cards)$", str(tmp_path), word) for word in shlex.split(command)
+    ]
     output_of(*words, "--help")
 
 

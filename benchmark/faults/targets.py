@@ -20,7 +20,7 @@ from torch import nn
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import read_entry, write_entry
 from compatbench.data.cards import BackboneCard, SuiteCard, TaskCard
-from compatbench.data.cards.schemas import WebdatasetSource
+from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.cards.yaml_file import read_card
 from compatbench.data.draws import ShotsFile
 from compatbench.data.images import Classes, read_json

@@ -11,7 +11,7 @@ import pytest
 from data.conftest import SetUp, load_again
 from data.trees import Sizes, picture
 
-from compatbench.data.cards.schemas import ClassFoldersSource
+from compatbench.data.cards.sources import ClassFoldersSource
 from compatbench.data.images import Classes
 from compatbench.data.sources.layouts import read_class_folders
 from compatbench.data.task import inspect_task, load_task

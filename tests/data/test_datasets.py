@@ -12,8 +12,9 @@ from data.conftest import SetUp, load_again
 from data.trees import DATASETS, Sizes, Tree
 
 from compatbench.data.cards import task_cards
+from compatbench.data.dataset_folders import set_data_roots
 from compatbench.data.draws import draw_shots, export_draw
-from compatbench.data.task import inspect_task, load_task, set_data_roots
+from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
 
 # Of the datasets with classes of their own, in CoOp's splits.

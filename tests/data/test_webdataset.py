@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from data.trees import picture
 
-from compatbench.data.cards.schemas import WebdatasetSource
+from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.images import Classes
 from compatbench.data.sources.layouts import read_webdataset
 from compatbench.errors import CompatbenchError

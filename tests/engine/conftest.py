@@ -17,7 +17,7 @@ import pytest
 
 import compatbench.cli.app
 from compatbench.cli import main
-from compatbench.data.task import set_data_roots
+from compatbench.data.dataset_folders import set_data_roots
 from compatbench.engine.cell import Cell, CellRecord, describe_cell
 from compatbench.engine.keys import data_key
 

@@ -22,7 +22,7 @@ from compatbench.backbone.load import read_backbone
 from compatbench.backbone.load.checkpoint import read_tensors
 from compatbench.data.cache_files import read_entry
 from compatbench.data.cards import BackboneCard
-from compatbench.data.cards.schemas import WebdatasetSource
+from compatbench.data.cards.sources import WebdatasetSource
 from compatbench.data.images import MOST_BYTES, MOST_PIXELS, Classes, ImageSource, Sample
 from compatbench.data.sources.layouts import read_webdataset
 from compatbench.errors import CompatbenchError

@@ -16,7 +16,7 @@ from compatbench.cli import main
 from compatbench.cli.authoring import fill_template
 from compatbench.cli.output import console, print_facts, print_frame, print_json, say
 from compatbench.data.cards import backbone_cards, suite_cards
-from compatbench.data.cards.schemas import (
+from compatbench.data.cards.sources import (
     ClassFoldersSource,
     CoopSplitSource,
     FgvcSource,

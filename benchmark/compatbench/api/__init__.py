@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compatbench.audit import audit_results
     from compatbench.audit.pull_request import check_pull_request
     from compatbench.conformance import check_methods
+    from compatbench.data.new_task import new_task
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
     from compatbench.engine.tuning import plan_tuning
@@ -40,6 +41,7 @@ __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results",
 __all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
+__all__ += ["new_task"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
 
 # What another room offers as it is, and where; imported when it is asked for.
@@ -53,6 +55,7 @@ _ROOMS = {
     "check_methods": "conformance",
     "check_pull_request": "audit.pull_request",
     "diagnose": "doctor",
+    "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
     "tune": "results.tuning",
 }

@@ -41,9 +41,9 @@ def tasks(names: Names = "all") -> pd.DataFrame:
     """
     from compatbench.data.cards import task_cards
 
+    chosen, rows = task_cards.select_names(names), []
     cards = {name: task_cards.read(name) for name in task_cards.names()}
-    rows = []
-    for name in task_cards.select_names(names):
+    for name in chosen:
         card = cards[name]
         classes = card.subset or cards.get(card.parent or "", card).classes
         kind = f"variant of {card.parent}" if card.parent else "task"
@@ -105,12 +105,13 @@ def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
     rows = []
     for path in sorted(folder.glob("*/*.safetensors")):
         fitted = Fitted.model_validate(load_module(path).about)
-        draw = (show_shots(fitted.shots), fitted.seed)
+        shots = None if fitted.shots is None else show_shots(fitted.shots)
+        draw = (shots, fitted.seed)
         rows.append((fitted.method, fitted.task, fitted.source, *draw, str(path)))
     if not rows:
         raise CompatbenchError(f"{folder} holds no modules; run a suite first")
     chosen = select_names(methods, sorted({row[0] for row in rows}), "method with a module")
-    rows = sorted(row for row in rows if row[0] in chosen)
+    rows = sorted((row for row in rows if row[0] in chosen), key=str)  # shots may be unknown
     return _frame(rows, "method", "task", "source", "shots", "seed", "file")
 
 

@@ -13,6 +13,7 @@ from compatbench.cli import (
     inventory,
     modules,
     options,
+    own_data,
     results,
     run,
     stores,
@@ -55,6 +56,7 @@ PANELS = {
     "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
     "Try your own module, data or upgrade": (
         modules.evaluate,
+        own_data.new_task,
         modules.import_,
         modules.export,
         inventory.doctor,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import re
 from collections.abc import Callable
 from copy import copy
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -24,7 +26,8 @@ def command(
     """Registers a function as a command, whose help is the function's docstring.
 
     A parameter without a default is an argument, any other an option. Its help is its entry below
-    ``Args:``, or what ``SHARED`` says of an option that several commands have.
+    ``Args:``, or what ``SHARED`` says of an option that several commands have. A command that takes
+    names of cards has the option ``--cards``, too.
     """
 
     def register(function: Function) -> Function:
@@ -48,14 +51,28 @@ def command(
                 required = parameter.default is parameter.empty
                 info = typer.Argument(**settings) if required else typer.Option(*names, **settings)
             parameters.append(parameter.replace(annotation=Annotated[kind, info]))
-        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run: Any = function
+        if not CARD_NAMES.isdisjoint(signature.parameters):
+            run = _takes_cards(function)
+            parameters.append(_CARDS)
+        run.__signature__ = signature.replace(parameters=parameters)
         paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
         default = function.__name__.strip("_").replace("_", "-")
         help_text = "\n\n".join(paragraphs)
-        app.command(name or default, help=help_text, rich_help_panel=panel)(function)
+        app.command(name or default, help=help_text, rich_help_panel=panel)(run)
         return function
 
     return register
+
+
+def _takes_cards(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with an argument that its option has dealt with."""
+
+    @functools.wraps(function)
+    def run(*given: Any, cards: object = None, **named: Any) -> None:
+        function(*given, **named)
+
+    return run
 
 
 def _completes(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
@@ -82,14 +99,34 @@ def _sets(variable: str) -> Callable[[bool], bool]:
     return set_if_wanted
 
 
+def _add_cards(places: list[Path] | None) -> list[Path] | None:
+    from compatbench.data.cards.own_cards import look_at, why_no_card
+    from compatbench.files.project_folders import add_own_place
+
+    for place in places or ():
+        if not place.is_dir() and look_at(place) is None:
+            raise CompatbenchError(f"--cards '{place}': {why_no_card(place)}")
+        add_own_place(place)
+    return places
+
+
 def _set_data_roots(folders: list[str] | None) -> list[str] | None:
-    from compatbench.data.task import set_data_roots
+    from compatbench.data.dataset_folders import set_data_roots
 
     set_data_roots(folders or [])
     return folders
 
 
+# Parameters that hold names of cards.
+CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "names"}
 SHARED: dict[str, dict[str, Any]] = {
+    "cards": {
+        "help": "Folder with cards of your own, or a card; may be repeated. They are found by name "
+        "besides the built-in ones, as are those of this folder and of COMPATBENCH_CARDS.",
+        "metavar": "FOLDER | FILE",
+        "callback": _add_cards,
+        "is_eager": True,
+    },
     "suite": {
         "help": "Suite: a name (see 'compatbench list suites') or a YAML file.",
         "autocompletion": complete_suites,
@@ -100,7 +137,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "autocompletion": complete_methods,
     },
     "tasks": {
-        "help": "Tasks: names, globs, 'all', comma lists, exclusions.",
+        "help": "Tasks: names, globs, 'all', comma lists, exclusions, or the path of a card.",
         "autocompletion": complete_tasks,
     },
     "task": {"autocompletion": complete_tasks},
@@ -166,6 +203,14 @@ SHARED: dict[str, dict[str, Any]] = {
     "threads": {"min": 1},
     **{name: {"min": 0} for name in ("cells", "days", "gpus_per_cell", "seed", "tolerance")},
 }
+
+
+_CARDS = inspect.Parameter(
+    "cards",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[list[Path] | None, typer.Option(**SHARED["cards"])],
+)
 
 
 def split(text: str | None) -> list[Any] | None:

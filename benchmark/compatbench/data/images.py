@@ -131,8 +131,20 @@ class ImageSource:
 
     def check_files(self) -> None:
         """Looks for every file; an error names the first that is not there."""
-        for path in (self.base / s.id for split in SPLITS for s in self.samples[split]):
-            self._size(path)
+        for sample in (s for split in SPLITS for s in self.samples[split]):
+            self.size(sample)
+
+    def size(self, sample: Any) -> int:
+        """What stands for an image's content in fingerprints: its bytes on the disk."""
+        return sample.size if isinstance(sample, Member) else self._size(self.base / sample.id)
+
+    def content(self, sample: Any) -> bytes:
+        """The file of an image, undecoded."""
+        path, part = self.base / sample.id, (0, -1)
+        if isinstance(sample, Member):
+            path, part = sample.shard, (sample.start, sample.size)
+        self._size(path)
+        return read_bytes(path, *part)
 
     def _size(self, path: Path) -> int:
         """The bytes of an image's file, which must be a plain one inside the dataset's folder."""
@@ -149,9 +161,7 @@ class ImageSource:
         """
         for sample in samples:
             if sample.id not in self._sizes:
-                member = isinstance(sample, Member)
-                size = sample.size if member else self._size(self.base / sample.id)
-                self._sizes[sample.id] = size
+                self._sizes[sample.id] = self.size(sample)
         return sha256_json([[(s.id, self._sizes[s.id]) for s in samples], ENGINE_VERSION])
 
     def image(self, sample: Any) -> Image.Image:
@@ -159,11 +169,7 @@ class ImageSource:
 
         One that is missing, damaged or no image is a ``CompatbenchError``.
         """
-        path, part = self.base / sample.id, (0, -1)
-        if isinstance(sample, Member):
-            path, part = sample.shard, (sample.start, sample.size)
-        self._size(path)
-        content = read_bytes(path, *part)
+        content = self.content(sample)
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:

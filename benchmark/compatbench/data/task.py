@@ -1,16 +1,12 @@
-"""A task: a card with its labels and images, checked against each other; and their state.
-
-``COMPATBENCH_DATA`` is the folder that holds all datasets, each under its card's ``folder``;
-``COMPATBENCH_DATA_<TASK>`` is the folder of one alone. ``--data-root`` sets either of these
-environment variables for one command, so worker processes see what it was given.
-"""
+"""A task: a card with its labels and images, checked against each other; and their state."""
 
 from __future__ import annotations
 
 import copy
 import os
+import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import RootModel
 
 from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images import (
     CLASS_NAMES,
     Classes,
@@ -27,18 +24,18 @@ from compatbench.data.images import (
     Labels,
     Sample,
     WrongClasses,
+    inside,
     read_json,
 )
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
+from compatbench.data.sources.tables import read_table
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-VARIABLE = "COMPATBENCH_DATA"
 
 
 class Task:
@@ -78,6 +75,8 @@ class Task:
         if owner.descriptions is None:
             return self.labels
         path = tasks_folder() / owner.descriptions.file
+        if (folder := task_cards.own_folder(owner.name)) is not None:
+            path = inside(folder, owner.descriptions.file)
         return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
     @property
@@ -143,52 +142,11 @@ def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...]
     return tuple(rows)
 
 
-def variable_of(task: str) -> str:
-    """The variable that names one task's folder: ``COMPATBENCH_DATA_OXFORD_PETS``."""
-    return f"{VARIABLE}_{task.upper().replace('-', '_').replace('.', '_')}"
-
-
-def dataset_folder(task: str, folder: str) -> Path | None:
-    """The place of a dataset, ``folder`` below the data root; None if no root is set."""
-    if own := os.environ.get(variable_of(task)):
-        return Path(own).expanduser().absolute()
-    if root := os.environ.get(VARIABLE):
-        return Path(root).expanduser().absolute() / folder
-    return None
-
-
-def find_dataset(task: str, folder: str) -> Path:
-    """As above, where it exists; raises ``DataMissing`` if it is not there."""
-    if (found := dataset_folder(task, folder)) is None:
-        fix = f"give --data-root, or set {VARIABLE}"
-        raise DataMissing(f"task '{task}': no folder of datasets is set; {fix}")
-    if not found.is_dir():
-        fix = f"put the dataset there, or give its place: --data-root {task}=FOLDER"
-        raise DataMissing(f"task '{task}': there is no folder {found}; {fix}")
-    if not os.access(found, os.R_OK | os.X_OK):
-        raise CompatbenchError(f"task '{task}': folder {found} cannot be read; check its rights")
-    return found
-
-
-def set_data_roots(options: Iterable[str]) -> None:
-    """Takes the values of ``--data-root``: ``/data``, or ``dtd=/elsewhere/dtd`` for one task."""
-    for option in options:
-        name, equals, path = option.partition("=")
-        # A path may contain '=' itself; what precedes it is then no name.
-        if not equals or "/" in name or "\\" in name:
-            name, path = "", option
-        folder = Path(path).expanduser().absolute()
-        if not folder.is_dir():
-            raise CompatbenchError(f"--data-root '{option}': there is no folder {folder}")
-        if name:
-            task_cards.select_names(name)
-        os.environ[variable_of(name) if name else VARIABLE] = str(folder)
-
-
 def load_task(name: str) -> Task:
     """The task or variant of this name; images that are not as its card says are an error."""
+    name = task_cards.resolve(name)
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
-    return _load(name, tasks_folder(), places)
+    return _load(name, (tasks_folder(), task_cards.own().get(name)), places)
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
@@ -220,7 +178,7 @@ def task_labels(name: str) -> Labels:
 
 
 @lru_cache(maxsize=64)
-def _load(name: str, cards: Path, places: tuple[str | None, ...]) -> Task:
+def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
     labels, classes, parent_labels = _describe_classes(card)
     return Task(card, labels, _open(card, classes), parent_labels)
@@ -231,7 +189,11 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     source = card.source
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
-    return READERS[source.kind](find_dataset(card.name, source.folder), source, classes)
+    folder = find_dataset(card.name, source.folder)
+    if source.kind == "table":
+        home = task_cards.own_folder(card.name) or tasks_folder()
+        return read_table(folder, inside(home, source.file), classes)
+    return READERS[source.kind](folder, source, classes)
 
 
 def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
@@ -262,6 +224,16 @@ def _is_numbered(card: TaskCard) -> bool:
     return card.source.kind == "class-folders" and card.source.numbered
 
 
+def _advise(card: TaskCard, folder: Path | None, missing: bool) -> str:
+    """What to do about images of one's own that are missing, or not as the card says."""
+    if missing or folder is None:
+        return f"put the images there, or say where they are: --data-root {card.name}=FOLDER"
+    if card.source.kind != "table":
+        return f"put right what is in {folder}, or what {task_cards.path(card.name)} says of it"
+    again = f"compatbench new-task {shlex.quote(str(folder))} --name {card.name} --replace"
+    return f"put the images back in {folder}; or, if it is meant to be so now: {again}"
+
+
 @dataclass(frozen=True)
 class TaskReport:
     """The state of a task's images on this machine.
@@ -287,21 +259,21 @@ def inspect_task(name: str) -> TaskReport:
     are, they are read and counted. No such card, and a broken one, is a ``CompatbenchError``;
     what is wrong with the images is in the report.
     """
-    card = task_cards.read(name)
+    card = task_cards.read(name := task_cards.resolve(name))
     labels, classes, parent_labels = _describe_classes(card)
     folder: Path | None = tasks_folder()
-    if card.source.kind != "drawings":
-        folder = dataset_folder(name, card.source.folder)
     found: dict[str, int] = {}
     state, class_order, message, fix = "found", None, "", ""
     try:
+        if card.source.kind != "drawings":
+            folder = dataset_folder(name, card.source.folder)
         source = _open(card, classes)
         found = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
         unnamed = card.source.kind == "webdataset" or _is_numbered(card)
         told = not unnamed or (folder is not None and (folder / CLASS_NAMES).is_file())
         class_order = told or None
-        if card.source.kind in ("coop-split", "fgvc"):
+        if card.source.kind in ("coop-split", "fgvc", "table"):
             source.check_files()
         Task(card, labels, source, parent_labels)
     except CompatbenchError as error:
@@ -311,4 +283,7 @@ def inspect_task(name: str) -> TaskReport:
         if isinstance(error, DataMissing):
             state = "missing"
             fix = f"get it ({card.homepage}), or say where it is: --data-root {name}=FOLDER"
+        if task_cards.own_folder(name) is not None:
+            message = message.replace("; see docs/datasets.md", "")
+            fix = _advise(card, folder, state == "missing")
     return TaskReport(name, state, folder, {**card.counts}, found, class_order, message, fix)

@@ -29,12 +29,12 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import (
     BackboneCard,
     backbone_cards,
-    select_names,
     suite_cards,
     task_cards,
 )
+from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.task import VARIABLE, Task, TaskReport, inspect_task, load_task
+from compatbench.data.task import Task, TaskReport, inspect_task, load_task
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
@@ -243,7 +243,7 @@ def diagnose(
     """
     if suite is None and not tasks and not backbones:
         suite = "mini"
-    test_sets = select_names(tasks, task_cards.names(), "task") if tasks else []
+    test_sets = task_cards.select_names(tasks) if tasks else []
     models = list(backbones)
     if suite is not None:
         test_sets += suite_test_sets(suite_cards.read(suite))

@@ -197,7 +197,8 @@ def select_matrix(
     names, named = _select_methods(suite, registry, methods)
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
-    chosen = tuple(select_names(tasks, suite_tasks(suite), "task in this suite"))
+    wanted = task_cards.resolve_all(tasks)
+    chosen = tuple(select_names(wanted, suite_tasks(suite), "task in this suite"))
     if not chosen:
         raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
     numbers, seeds = check_draws(

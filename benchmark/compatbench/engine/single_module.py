@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import TrainingCard, suite_cards, task_cards
+from compatbench.data.cards import TrainingCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import load_task, restrict_task
@@ -58,6 +58,7 @@ def fit_module(
 ) -> Module:
     """Fits one module, as ``compatbench.fit`` says; its ``about`` is as in the modules of a run."""
     registry = builtin_methods()
+    task, source = task_cards.resolve(task), backbone_cards.resolve(source)
     names = registry.select(method)
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
@@ -182,6 +183,7 @@ def evaluate_module(
     itself need not be here.
     """
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
+    backbone = backbone_cards.resolve(backbone)
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = _read_module(given)
     method = _build_method(fitted, methods, path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,9 @@ from pathlib import Path
 from compatbench.errors import CompatbenchError
 
 TASKS_VARIABLE = "COMPATBENCH_TASKS"
+CARDS_VARIABLE = "COMPATBENCH_CARDS"
 _others: dict[str, Path] = {}  # in place of what is installed
+_own_places: list[Sequence[Path]] = []  # the last: in place of what the variable names
 
 
 def tasks_folder() -> Path:
@@ -28,6 +30,27 @@ def tasks_folder() -> Path:
     return folder
 
 
+def own_places() -> list[Path]:
+    """Folders and files of cards besides: those of ``$COMPATBENCH_CARDS``, and this folder."""
+    if _own_places:
+        return [*_own_places[-1]]
+    given = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
+    places = [Path(os.path.expanduser(place)).absolute() for place in given]
+    with suppress(OSError):  # a folder that was deleted
+        places.append(Path.cwd())
+    return places
+
+
+def add_own_place(place: Path) -> None:
+    """Has the cards of a folder, or one in a file, found by name; worker processes inherit it."""
+    place = Path(os.path.expanduser(place)).absolute()
+    if os.pathsep in str(place):
+        raise CompatbenchError(f"cards cannot be read from {place}: its name has a '{os.pathsep}'")
+    if not {place, place.parent} & {*own_places()}:
+        given = os.environ.get(CARDS_VARIABLE, "")
+        os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [given, str(place)]))
+
+
 def methods_folder() -> Path:
     """The folder of the method files."""
     return other_folder("methods") or installed_folder("methods")
@@ -38,14 +61,18 @@ def other_folder(name: str) -> Path | None:
     return _others.get(name)
 
 
-def use_folders(**folders: Path) -> None:
-    """Puts folders, ``methods`` and ``tasks``, in the place of those that are installed."""
+def use_folders(cards: Sequence[Path], **folders: Path) -> None:
+    """Puts folders, ``methods`` and ``tasks``, in the place of those that are installed.
+
+    Other cards are those of ``cards`` alone.
+    """
     _others.update(folders)
+    _own_places.append(cards)
 
 
 @contextmanager
 def in_clone(root: Path) -> Iterator[None]:
-    """With the methods, cards and published figures of a clone, whatever is installed."""
+    """With the methods, cards and published figures of a clone, and no others."""
     folders = {name: root.resolve() / name for name in ("methods", "tasks")}
     for folder in folders.values():
         if folder.is_symlink() or not folder.is_dir():
@@ -53,12 +80,13 @@ def in_clone(root: Path) -> Iterator[None]:
     if (published := root.resolve() / "results" / "published").is_dir():
         folders["published"] = published
     before = dict(_others)
-    _others.update(folders)
+    use_folders((), **folders)
     try:
         yield
     finally:
         _others.clear()
         _others.update(before)
+        _own_places.pop()
 
 
 @cache

@@ -11,7 +11,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,7 +72,8 @@ class TensorUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
             may raise.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    stack: list[Any]
 
     def __init__(self, archive: zipfile.ZipFile, root: str, find: Callable[[str], Any]) -> None:
         super().__init__(open_stored(archive, f"{root}data.pkl"))

@@ -74,10 +74,10 @@ class CLIPLoRA(Format):
 
     def read(self, given: Import) -> Converted:
         file = given.file
-        said = {name: file.values.get(f"metadata.{name}") for name in ("alpha", "encoder")}
-        if None in said.values():
+        alpha, encoder = (file.values.get(f"metadata.{name}") for name in ("alpha", "encoder"))
+        if alpha is None or encoder is None:
             raise given.error("has no 'metadata' with alpha and encoder; is the format right?")
-        places = [*self._places(given, str(said["encoder"]))]
+        places = [*self._places(given, str(encoder))]
         layers = {name.split(".")[1] for name in file.tensors if name.startswith("weights.")}
         if layers != {f"layer_{i}" for i in range(len(places))}:
             raise given.error(
@@ -102,7 +102,7 @@ class CLIPLoRA(Format):
         if not updates:
             raise given.error("changes neither q, k nor v")
         module = stack_updates(updates)
-        return Converted(module, config_of(module, float(said["alpha"])))
+        return Converted(module, config_of(module, float(alpha)))
 
     def _places(self, given: Import, encoder: str) -> Iterator[tuple[str, int]]:
         """Tower and block of each layer in the file, by the names of its positions."""

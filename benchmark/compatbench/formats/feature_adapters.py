@@ -42,7 +42,7 @@ class TaskRes(Dassl):
         if self.base not in given.file.tensors:
             return converted
         theirs = F.normalize(given.take(self.base, "C e"), dim=-1)
-        best, cosines = -2.0, theirs
+        best, cosines, chosen = -2.0, theirs, "first"
         for which, templates in _choices(given.labels.templates).items():
             texts = [given.backbone.text_features(given.labels.fill(one)) for one in templates]
             ours = F.normalize(torch.stack(texts).mean(0), dim=-1)

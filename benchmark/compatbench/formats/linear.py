@@ -93,7 +93,7 @@ class Linear(Format):
         elif path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            write_atomic(path, save(named))
+            write_atomic(path, save({str(name): tensor for name, tensor in named.items()}))
         else:
             write_torch(path, named)
         return [path]

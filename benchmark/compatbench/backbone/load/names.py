@@ -101,7 +101,7 @@ def _make_card(name: str, **values: object) -> BackboneCard:
 def _cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
     """The cards of a folder that describe a release of open_clip."""
     found = {}
-    for name in backbone_cards.names():
+    for name in backbone_cards.builtin_names():
         try:
             card = backbone_cards.read(name)
         except CompatbenchError:

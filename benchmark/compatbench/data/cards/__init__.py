@@ -1,4 +1,8 @@
-"""The cards in ``tasks/``, by name: what tasks, backbones and suites there are."""
+"""The cards, by name: what tasks, backbones and suites there are.
+
+The built-in ones are in ``tasks/``; those of one's own are found besides (``own_cards``), and a
+card's path serves wherever its name does.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, select_names, unknown_name
+from compatbench.data.cards.own_cards import ENDINGS, look_at, own_cards, why_no_card
 from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
-from compatbench.data.cards.yaml_file import CardModel, read_card
+from compatbench.data.cards.yaml_file import CardModel, check_place, read_card
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import tasks_folder
+from compatbench.files.project_folders import add_own_place, tasks_folder
 
 __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "SuiteCard", "TaskCard"]
 __all__ += ["TrainingCard", "development_tasks", "names_elsewhere", "select_names", "unknown_name"]
@@ -21,7 +26,10 @@ AnyCard = TypeVar("AnyCard", bound=CardModel)
 
 
 class Catalog(Generic[AnyCard]):
-    """The cards of one kind, each a YAML file of its name, read only when it is asked for."""
+    """The cards of one kind, each a YAML file, read only when it is asked for.
+
+    A built-in card has its file's name; one of one's own has the name that it gives itself.
+    """
 
     def __init__(self, kind: str, model: type[AnyCard], folder: Callable[[], Path]) -> None:
         self.kind = kind
@@ -30,28 +38,87 @@ class Catalog(Generic[AnyCard]):
 
     def names(self) -> list[str]:
         """The names of all cards, sorted."""
+        own = [card.name for card in own_cards() if card.kind == self.kind]
+        return sorted({*self.builtin_names(), *own})
+
+    def builtin_names(self) -> list[str]:
+        """The names of the cards that ship with the project, sorted."""
         names = os.listdir(folder) if (folder := self._folder()).is_dir() else []
         return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
+    def is_builtin(self, name: str) -> bool:
+        """Whether the card of this name ships with the project; one without a card does not."""
+        return name in self.builtin_names()
+
+    def own(self) -> dict[str, tuple[Path, int]]:
+        """The files of one's own cards by their names, and when each was changed."""
+        builtin = os.path.realpath(self._folder())  # which may be the current folder
+        return {
+            card.name: (card.path, card.changed)
+            for card in own_cards()
+            if card.kind == self.kind and os.path.realpath(card.path.parent) != builtin
+        }
+
+    def own_folder(self, name: str) -> Path | None:
+        """The folder around one's own card of this name; None if there is no such card."""
+        return None if name not in (own := self.own()) else own[name][0].parent
+
+    def path(self, name: str) -> Path:
+        """The file of a card.
+
+        Raises:
+            CompatbenchError: no card has the name, or two have.
+        """
+        own = {card.path for card in own_cards() if (card.kind, card.name) == (self.kind, name)}
+        builtin = [self._folder() / f"{name}.yaml"] * self.is_builtin(name)
+        found = {os.path.realpath(path): path for path in (*sorted(own), *builtin)}
+        if not found:
+            raise CompatbenchError(unknown_name(name, self.names(), self.kind))
+        if len(found) > 1:
+            both = " and ".join(map(str, [*found.values()][:2]))
+            raise CompatbenchError(
+                f"two cards are of a {self.kind} named '{name}', {both}; rename one (its 'name')"
+            )
+        return next(reversed(found.values()))
+
+    def resolve(self, name: str) -> str:
+        """The name itself; of the path of a card, the card's name, by which it is found now."""
+        if not is_card_path(name):
+            return name
+        card = read_card(path := Path(os.path.expanduser(name)).absolute(), self._model)
+        if (found := look_at(path)) is None or found.kind != self.kind:
+            raise CompatbenchError(why_no_card(path))
+        add_own_place(path)
+        return str(getattr(card, "name", found.name))
+
+    def resolve_all(self, wanted: str | Sequence[str]) -> list[str]:
+        """The parts of a selection, with names in the place of paths."""
+        parts = wanted.split(",") if isinstance(wanted, str) else wanted
+        return [self.resolve(part.strip()) for part in parts]
+
     def read(self, name: str) -> AnyCard:
         """Reads a card by its name, or by the path of its YAML file."""
-        if name.endswith((".yaml", ".yml")):
-            return read_card(Path(name), self._model, self._folder())
-        if name not in (names := self.names()):
-            raise CompatbenchError(unknown_name(name, names, self.kind))
-        path = self._folder() / f"{name}.yaml"
-        card = read_card(path, self._model)
-        if (given := getattr(card, "name", name)) != name:
+        path = Path(name) if is_card_path(name) else self.path(name)
+        card = read_card(path, self._model, self.path)
+        given = getattr(card, "name", name)
+        if not is_card_path(name) and given != name:
             raise CompatbenchError(f"{path}: field 'name' is '{given}', not the file's name")
-        return card
+        return cast(
+            AnyCard, _resolve_suite(card, path.parent) if isinstance(card, SuiteCard) else card
+        )
 
     def select_names(self, wanted: str | Sequence[str]) -> list[str]:
-        """The names of the cards that a selection means."""
-        return select_names(wanted, self.names(), self.kind)
+        """The names of the cards that a selection means; it may hold paths of cards."""
+        return select_names(self.resolve_all(wanted), self.names(), self.kind)
 
     def select(self, wanted: str | Sequence[str]) -> list[AnyCard]:
         """The cards that a selection of names and globs means."""
         return [self.read(name) for name in self.select_names(wanted)]
+
+
+def is_card_path(name: str) -> bool:
+    """Whether a name is the path of a card."""
+    return name.endswith(ENDINGS) and "@" not in name
 
 
 task_cards = Catalog("task", TaskCard, tasks_folder)
@@ -59,9 +126,28 @@ backbone_cards = Catalog("backbone", BackboneCard, lambda: tasks_folder() / "bac
 suite_cards = Catalog("suite", SuiteCard, lambda: tasks_folder() / "suites")
 
 
+def _resolve_suite(card: Any, folder: Path) -> Any:
+    """A suite with names in the place of the paths of cards, which are relative to its folder."""
+
+    def resolve(catalog: Catalog[Any], name: str) -> str:
+        if not is_card_path(name):
+            return name
+        try:
+            return catalog.resolve(check_place(str(folder / os.path.expanduser(name)), folder))
+        except ValueError as error:
+            raise CompatbenchError(f"suite '{card.name}': {error}") from None
+
+    tasks = tuple(resolve(task_cards, name) for name in card.tasks)
+    paths = [tuple(resolve(backbone_cards, name) for name in path) for path in card.upgrades]
+    renamed = dict(zip(card.upgrades, paths, strict=True))
+    groups = {title: tuple(renamed[one] for one in listed) for title, listed in card.groups.items()}
+    changes = {"tasks": tasks, "upgrades": tuple(paths), "groups": groups}
+    return card.model_copy(update=changes)
+
+
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:
     """The names of the suite's tasks, without variants."""
-    tasks = [name for name, parent in _parents(tasks_folder()).items() if parent is None]
+    tasks = [name for name, parent in _parents().items() if parent is None]
     return tuple(select_names(suite.tasks, tasks, "task"))
 
 
@@ -77,25 +163,45 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
     """The names of the suite's variants of a task."""
     if not suite.variants:
         return ()
-    parents = _parents(tasks_folder())
+    parents = _parents()
     variants = [name for name, parent in parents.items() if parent is not None]
     chosen = select_names(suite.variants, variants, "variant")
     return tuple(name for name in chosen if parents[name] == task)
 
 
-@lru_cache(maxsize=4)
-def _parents(folder: Path) -> dict[str, str | None]:
+def _parents() -> dict[str, str | None]:
     """The parent of every task card; None for what is no variant."""
-    return {card.name: card.parent for card in task_cards.select("all")}
+    own = {name: _own_parent(*file) for name, file in task_cards.own().items()}
+    return dict(sorted({**_builtin_parents(tasks_folder()), **own}.items()))
+
+
+@lru_cache(maxsize=1024)
+def _own_parent(path: Path, changed: int) -> str | None:
+    try:
+        return read_card(path, TaskCard).parent
+    except CompatbenchError:
+        return None  # told to who asks for the task
+
+
+@lru_cache(maxsize=4)
+def _builtin_parents(folder: Path) -> dict[str, str | None]:
+    names = task_cards.builtin_names()
+    return {name: read_card(folder / f"{name}.yaml", TaskCard).parent for name in names}
 
 
 def names_elsewhere(suite: SuiteCard) -> set[str]:
-    """The backbones and test sets of a suite that do not ship with the cards."""
+    """The backbones and test sets of a suite that do not ship with the project."""
     backbones = {name for path in suite.upgrades for name in path}
     tasks = suite_tasks(suite)
     test_sets = {name for task in tasks for name in (task, *suite_variants(suite, task))}
     shipped = {
-        name for name in backbones & {*backbone_cards.names()} if backbone_cards.read(name).weights
+        name
+        for name in backbones & {*backbone_cards.builtin_names()}
+        if backbone_cards.read(name).weights
     }
-    shipped |= {name for name in test_sets if task_cards.read(name).source.kind == "drawings"}
+    shipped |= {
+        name
+        for name in test_sets & {*task_cards.builtin_names()}
+        if task_cards.read(name).source.kind == "drawings"
+    }
     return (backbones | test_sets) - shipped

@@ -13,6 +13,7 @@ from compatbench.errors import CompatbenchError
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_FOLDER = r"[^\s./\\:~\x00-\x1f][^/\\:\x00-\x1f]{0,254}"
 _PATH = r"[^\s\x00-\x1f]([^\x00-\x1f]{0,998}[^\s\x00-\x1f])?"
 
 # A name becomes part of a path, so it may hold neither separators nor dots alone.
@@ -21,11 +22,14 @@ Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 # A path that stays inside the folder that it is relative to.
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
-# The name of a card, or one that needs no card: MODEL/TAG, MODEL@FILE, MODEL/TAG@FILE,
-# local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
+# Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
+IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
+ImagesPath = Annotated[str, StringConstraints(pattern=rf"^{IMAGES_PATH}$")]
+# The name of a card, or its path; or one that needs no card: MODEL/TAG, MODEL@FILE,
+# MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
+_NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"
 BackboneName = Annotated[
-    str,
-    StringConstraints(pattern=rf"^({NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH})$"),
+    str, StringConstraints(pattern=rf"^({_NO_CARD}|[^\s\x00-\x1f@:][^\x00-\x1f@:]*\.ya?ml)$")
 ]
 
 

@@ -1,4 +1,4 @@
-"""The schemas of cards: tasks with the layouts of their images, backbones, and suites."""
+"""The schemas of cards: tasks, backbones, and suites."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
+from compatbench.data.cards.sources import ClassFoldersSource, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
 from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
@@ -31,57 +32,6 @@ UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 Split = Literal["train", "val", "test"]
-
-
-class DrawingsSource(CardModel):
-    """Images painted from the drawings that ship with the mini suite."""
-
-    kind: Literal["drawings"]
-    split: RelativePath  # CSV of split,label,set,tile,paint, relative to tasks/
-
-
-class OnDisk(CardModel):
-    """Images in a folder of the user's own, relative to the data root."""
-
-    folder: RelativePath
-
-
-class CoopSplitSource(OnDisk):
-    """A dataset in CoOp's layout: images, and a split file that lists all of them."""
-
-    kind: Literal["coop-split"]
-    split: RelativePath  # JSON of [path, label, name] by split, in the folder
-    images: RelativePath = "."  # where the split's paths begin
-
-
-class ClassFoldersSource(OnDisk):
-    """One folder per split, in it one folder per class, the images sorted by name."""
-
-    kind: Literal["class-folders"]
-    images: RelativePath = "."  # around the splits' folders; passed over where it is not there
-    train: RelativePath | None = None
-    val: RelativePath | None = None
-    test: RelativePath
-    numbered: bool = False  # class folders are called 0, 1, 2, ... by label
-
-
-class FgvcSource(OnDisk):
-    """FGVC-Aircraft's text files: ``variants.txt`` and ``images_variant_<split>.txt``."""
-
-    kind: Literal["fgvc"]
-    images: RelativePath
-
-
-class WebdatasetSource(OnDisk):
-    """Tar shards as CLIP_benchmark publishes them: ``<split>/nshards.txt``, ``<split>/0.tar``."""
-
-    kind: Literal["webdataset"]
-    train: RelativePath | None = None
-    val: RelativePath | None = None
-    test: RelativePath = "test"
-
-
-Source = DrawingsSource | CoopSplitSource | ClassFoldersSource | FgvcSource | WebdatasetSource
 
 
 class Descriptions(CardModel):

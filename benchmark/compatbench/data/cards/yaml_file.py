@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,20 +58,22 @@ def check_place(place: str, card_folder: Path) -> str:
 Card = TypeVar("Card", bound=CardModel)
 
 
-def read_card(path: Path, model: type[Card], builtin: Path | None = None) -> Card:
+def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None = None) -> Card:
     """Reads one card.
 
     A card whose model has a field ``extends`` may name another card, whose fields it takes
     where it gives none of its own; of ``methods``, the settings. That card is in the same
-    folder, or else in ``builtin``.
+    folder, or else where ``find`` says, which raises an error if there is none.
     """
     values, text = _parse(path)
     if "extends" in model.model_fields and isinstance(base := values.get("extends"), str):
         where = f"{path}:{_find_field(text, ('extends',))[0]}: field 'extends'"
-        places = [folder / f"{base}.yaml" for folder in (path.parent, builtin) if folder]
-        base_path = next((place for place in places if place.is_file()), None)
-        if base_path is None:
-            raise CompatbenchError(f"{where}: there is no {' and no '.join(map(str, places))}")
+        base_path = path.parent / f"{base}.yaml"
+        if not base_path.is_file() and find is not None:
+            try:
+                base_path = find(base)
+            except CompatbenchError as error:
+                raise CompatbenchError(f"{where}: {error}") from None
         inherited, _ = _parse(base_path)
         for own in ("tuning", "likeness", "about"):
             inherited.pop(own, None)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt
 
-from compatbench.data.cards.schemas import (
+from compatbench.data.cards.sources import (
     ClassFoldersSource,
     CoopSplitSource,
     FgvcSource,
@@ -171,12 +171,12 @@ def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> I
             text = " ".join(read_lines(listing))
             if not re.fullmatch("[0-9]{1,9}", text):
                 raise CompatbenchError(f"{listing}: it holds the number of shards")
-            shards = (_read_shard(folder, f"{place}/{number}.tar") for number in range(int(text)))
+            shards = (read_shard(folder, f"{place}/{number}.tar") for number in range(int(text)))
             samples[split] = [member for shard in shards for member in shard]
     return ImageSource(folder, samples)
 
 
-def _read_shard(folder: Path, name: str) -> Iterator[Member]:
+def read_shard(folder: Path, name: str) -> Iterator[Member]:
     """The images of one shard, in its order; their identities begin with its name."""
     path = inside(folder, name)
     total = size_of(path)

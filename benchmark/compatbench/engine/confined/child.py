@@ -20,7 +20,12 @@ from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import Failure, describe_death
 from compatbench.errors import CompatbenchError, NotTransferable, one_line
 from compatbench.files.hashes import canonical_json
-from compatbench.files.project_folders import installed_folder, methods_folder, tasks_folder
+from compatbench.files.project_folders import (
+    installed_folder,
+    methods_folder,
+    own_places,
+    tasks_folder,
+)
 from compatbench.files.scratch import scratch_folder
 
 Tensors = Mapping[str, Tensor]
@@ -194,6 +199,7 @@ class Child:
                 "backbones": dict(backbones or {}),
                 "loader": loader,
                 "tasks": str(tasks),
+                "cards": [str(place) for place in own_places()],
                 "environment": folders,
                 "forbidden": list(map(str, forbidden)),
                 "shown": str(tasks.parent),

@@ -186,7 +186,8 @@ class MethodServer:
     def do_load(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
         """Loads backbones, closes the sandbox, and then loads the contributed code."""
         os.environ.update(header["environment"])
-        use_folders(methods=Path(header["methods"]), tasks=Path(header["tasks"]))
+        folders = {name: Path(header[name]) for name in ("methods", "tasks")}
+        use_folders([*map(Path, header["cards"])], **folders)
         for name, options in header["backbones"].items():
             loader = _find(header["loader"]) if header["loader"] else load_backbone
             self._backbones[name] = loader(name, **options)

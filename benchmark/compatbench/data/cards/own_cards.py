@@ -1,0 +1,112 @@
+"""Cards of one's own, besides the built-in ones: of this folder, and of those that are named."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from compatbench.data.cards.yaml_file import MALFORMED, SAFE_LOADER
+from compatbench.errors import CompatbenchError
+from compatbench.files.project_folders import CARDS_VARIABLE, own_places
+
+ENDINGS = (".yaml", ".yml")
+INNER = ("backbones", "suites")  # folders of a folder of cards, as the built-in ones have them
+SETTLED = 2 * 10**9  # ns after which a folder's time tells whether it has changed
+LARGEST = 4 << 20  # bytes of a file that may be a card
+# A folder may hold other YAML; a card is told by its fields, each at the start of a line.
+_FIELDS = {"suite": "upgrades extends", "task": "source", "backbone": "config path repository"}
+
+
+class OwnCard(NamedTuple):
+    """A file that holds a card of a kind, under the name that it gives itself."""
+
+    kind: str
+    name: str
+    path: Path
+    changed: int  # ns since the epoch
+
+
+def own_cards() -> list[OwnCard]:
+    """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, each file once.
+
+    Raises:
+        CompatbenchError: a folder or file that is named is not there, or a file is no card.
+    """
+    found: dict[str, OwnCard] = {}
+    for place in own_places():
+        if place.is_dir():
+            cards = [card for path in _list_files(place) if (card := look_at(path))]
+        elif card := look_at(place):
+            cards = [card]
+        else:
+            raise CompatbenchError(f"{CARDS_VARIABLE}: {why_no_card(place)}")
+        for card in cards:
+            found.setdefault(os.path.realpath(card.path), card)
+    return [*found.values()]
+
+
+def why_no_card(path: Path) -> str:
+    """What to say of a path that should be a folder of cards or a file with one."""
+    if not path.exists():
+        return f"there is no folder or file {path}"
+    return (
+        f"{path} is no card of a task, backbone or suite, which has its fields 'name', 'title' and "
+        "so on, each at the start of a line"
+    )
+
+
+def _list_files(folder: Path) -> list[Path]:
+    files = []
+    for place in (folder, *(folder / name for name in INNER)):
+        try:
+            changed = os.stat(place).st_mtime_ns
+            # A folder that has just changed may change again under the same time.
+            settled = time.time_ns() - changed > SETTLED
+            names = (_list_yaml if settled else _list_yaml.__wrapped__)(place, changed)
+        except OSError:
+            continue
+        files += [place / name for name in names]
+    return files
+
+
+@lru_cache(maxsize=64)  # a folder of many images is listed once
+def _list_yaml(folder: Path, changed: int) -> list[str]:
+    names = os.listdir(folder)
+    return sorted(name for name in names if name.endswith(ENDINGS) and name[0] != ".")
+
+
+def look_at(path: Path) -> OwnCard | None:
+    """The card that a file holds, which may be a broken one; None if it holds none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+        return None
+    return _look(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _look(path: Path, changed: int, size: int) -> OwnCard | None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    lines = {name: line for line, name in re.findall(r"(?m)^((\w+)[ \t]*:.*)$", text)}
+    if not {"name", "title"} <= lines.keys():
+        return None
+    try:
+        name = str(yaml.load(lines["name"], SAFE_LOADER)["name"])
+    except MALFORMED:
+        name = path.stem
+    for kind, fields in _FIELDS.items():
+        if lines.keys() & {*fields.split()}:
+            return OwnCard(kind, name, path, changed)
+    return None

@@ -1,0 +1,278 @@
+"""Makes the cards of a task, and of a suite that asks about an upgrade on it, from images."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_cards, task_cards
+from compatbench.data.cards.names import IMAGES_PATH, NAME
+from compatbench.data.dataset_folders import variable_of
+from compatbench.data.images import SPLITS, Labels
+from compatbench.data.sources.found import find_images
+from compatbench.data.sources.organize import choose_shots, name_classes, natural, split_rows
+from compatbench.data.sources.tables import open_table, write_csv
+from compatbench.data.task import Task
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+from compatbench.files.project_folders import add_own_place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "this is a {}.")
+LICENCE = "not stated: images of one's own"
+DECODED = 2000  # images are decoded at most, drawn at random
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """The cards that were made, and what is in them."""
+
+    card: Path
+    suite: Path
+    task: TaskCard
+    folder: Path  # of the images, which stay where they are
+    kind: str  # what was found there, in words
+    images: dict[str, Counter[int]]  # by split, of each label
+    decoded: int  # images that were decoded to see whether they can be
+    shots: int
+    notes: tuple[str, ...]  # what a user should know, a line each
+    data_root: str  # what ``--data-root`` needs; empty if the card says where the images are
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per class: ``class``, and its images by split."""
+        import pandas as pd
+
+        counts = {
+            split: [found[label] for label in range(len(self.task.classes))]
+            for split, found in self.images.items()
+            if found
+        }
+        return pd.DataFrame({"class": self.task.names, **counts})
+
+    def __repr__(self) -> str:
+        total = sum(map(sum, (found.values() for found in self.images.values())))
+        return f"<NewTask '{self.task.name}': {len(self.task.classes)} classes, {total:,} images>"
+
+
+def new_task(
+    folder: str | Path,
+    name: str | None = None,
+    *,
+    source: str = "mini-clip",
+    target: str = "mini-eva-clip",
+    shots: int | None = None,
+    seed: int = 1,
+    test_share: float = 0.5,
+    template: Sequence[str] | None = None,
+    class_names: str | Path | None = None,
+    out: str | Path = ".",
+    replace: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
+) -> NewTask:
+    """Makes the card of a task from images, and a suite for an upgrade on it.
+
+    The images are read where they lie, and nothing of them is copied: the cards ``<name>.yaml`` and
+    ``<name>-upgrade.yaml`` and the list ``<name>.csv`` are all that is written.
+
+    Args:
+        folder: class folders, below folders of splits or not; or a list (CSV, TSV) with columns
+            such as ``path`` and ``label``, perhaps ``split``; tar shards of a webdataset, or
+            parquet files of the Hub's kind (``image``, ``label``). A folder, or one such file.
+        name: of the task; by default the folder's.
+        source, target: the upgrade that the suite asks about.
+        shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
+        seed: of the split, where nothing says what is tested.
+        test_share: share of each class that is tested then, above 0 and below 1.
+        template: prompts with ``{}`` for the class; the first is the zero-shot one.
+        class_names: file of natural names, a line for each class in the order of its labels (of
+            folders: sorted); by default what folders or labels are called, with spaces for ``_``.
+        out: the folder for the cards.
+        replace: whether cards and list of this name may be replaced.
+        progress: is told what is being done.
+
+    Returns:
+        The paths of both cards, the task's card, and the counts by class (``frame``).
+
+    Raises:
+        CompatbenchError: nothing that can be learned from: no image, one class, a class without
+            training or test images or with fewer than ``shots``, damaged images, names that are
+            taken. Nothing is written then.
+    """
+    if not 0 < test_share < 1:
+        raise CompatbenchError(f"a share of {test_share} for testing: give one between 0 and 1")
+    progress("looking for images")
+    place = Path(folder).expanduser().absolute()
+    name = _choose_name(name, place)
+    paths = _choose_files(name, Path(out).expanduser().absolute(), replace)
+    found = find_images(place, paths["list"])
+    classes = name_classes(found, class_names)
+    rows = split_rows(found, seed, test_share)
+    labels = list(classes)
+    shots = choose_shots(found, rows, classes, shots)
+    counts = Counter(row.split for row in rows)
+    images, where = Path(os.path.realpath(found.folder)), paths["task"].parent
+    below = os.path.relpath(images, os.path.realpath(where)).replace(os.sep, "/")
+    if away := below.startswith("..") or not re.fullmatch(IMAGES_PATH, below):
+        below = name
+    values: dict[str, Any] = {
+        "name": name,
+        "title": natural(name).capitalize(),
+        "classes": [*classes.values()],
+        **({"folders": labels} if labels != [*classes.values()] else {}),
+        "templates": _check_templates(template or TEMPLATES),
+        "source": {"kind": "table", "folder": below, "file": paths["list"].name},
+        "counts": {split: counts[split] for split in SPLITS if counts[split]},
+        "licence": LICENCE,
+    }
+    card = _check(TaskCard, values, paths["task"])
+    upgrade = [_backbone(source), _backbone(target)]
+    suite = _make_suite(card, upgrade, shots)
+    _check(SuiteCard, suite_cards.read(suite["extends"]).model_dump() | suite, paths["suite"])
+    opened = open_table(found.folder, rows, labels)
+    task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
+    decoded = _decode(task, seed, progress)
+    _write(paths, write_csv(rows), values, suite)
+    by_split = {s: Counter(sample.label for sample in task.source.samples[s]) for s in SPLITS}
+    made = NewTask(
+        paths["task"],
+        paths["suite"],
+        card,
+        images,
+        found.kind,
+        by_split,
+        decoded,
+        shots,
+        tuple(found.notes),
+        f"{name}={images}" if away else "",
+    )
+    # What was made is found by name, in this process and its workers.
+    add_own_place(made.card.parent)
+    if away:
+        os.environ[variable_of(name)] = str(images)
+    return made
+
+
+def _choose_name(given: str | None, place: Path) -> str:
+    folder = Path(os.path.realpath(place.parent if place.is_file() else place)).name
+    name = given or re.sub(r"[^a-z0-9_.-]+", "-", folder.lower()).strip("-._")
+    if not re.fullmatch(NAME, name) or name.endswith((".yaml", ".yml")):
+        what = f"'{given}' cannot be a task's name" if given else f"{place} gives the task no name"
+        raise CompatbenchError(
+            f"{what}; give one of letters, digits, '-', '_' and '.': --name my-photos"
+        )
+    return name
+
+
+def _choose_files(name: str, out: Path, replace: bool) -> dict[str, Path]:
+    """Where the cards and the list go; refused if they are there, or their names are taken."""
+    paths = {"list": f"{name}.csv", "task": f"{name}.yaml", "suite": f"{name}-upgrade.yaml"}
+    files = {kind: out / file for kind, file in paths.items()}
+    for kind, catalog in (("task", task_cards), ("suite", suite_cards)):
+        taken = files[kind].stem
+        if taken in catalog.names():
+            path = catalog.path(taken)
+            if not (path.exists() and files[kind].exists() and path.samefile(files[kind])):
+                raise CompatbenchError(
+                    f"a {kind} is named '{taken}' already, {path}; choose another name: --name"
+                )
+    for path in files.values():
+        if os.path.lexists(path) and not replace:
+            raise CompatbenchError(
+                f"{path} exists; choose another name (--name), or replace it (--replace)"
+            )
+    return files
+
+
+def _check_templates(templates: Sequence[str]) -> list[str]:
+    for one in templates:
+        if one.count("{}") != 1 or one.count("{") + one.count("}") != 2:
+            raise CompatbenchError(f"template {one!r}: it has {{}} once, for the class")
+    return [*templates]
+
+
+def _backbone(name: str) -> str:
+    """A backbone's name; that of a card is known, others are looked at when they are loaded."""
+    name = backbone_cards.resolve(name)
+    if not any(mark in name for mark in "/@:"):
+        backbone_cards.path(name)
+    return name
+
+
+def _make_suite(card: TaskCard, upgrade: list[str], shots: int) -> dict[str, Any]:
+    """The suite's fields: an upgrade on the task, with the settings of 'mini' or of 'paper'."""
+    source = upgrade[0]
+    ships = backbone_cards.is_builtin(source) and backbone_cards.read(source).weights
+    return {
+        "name": f"{card.name}-upgrade",
+        "title": f"{card.title}: {' → '.join(upgrade)}",
+        "extends": "mini" if ships else "paper",
+        "note": "The backbones are miniature models; see docs/mini-suite.md." if ships else "",
+        "upgrades": [upgrade],
+        "tasks": [card.name],
+        "variants": [],
+        "shots": [shots],
+        **({} if ships else {"retrained": False}),
+    }
+
+
+def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path: Path) -> Any:
+    try:
+        return model.model_validate(values, context=path.parent)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CompatbenchError(f"{path} cannot be made: field '{field}': {first['msg']}") from None
+
+
+def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
+    """Decodes images, all or a part drawn at random; an error counts those that fail."""
+    source = task.source
+    source.check_files()
+    samples = [sample for split in SPLITS for sample in source.samples[split]]
+    if len(samples) > DECODED:
+        drawn = sorted(random.Random(seed).sample(range(len(samples)), DECODED))
+        samples = [samples[number] for number in drawn]  # in order, which parquet files like
+    failed: list[str] = []
+    for number, sample in enumerate(samples):
+        if number % 50 == 0:
+            progress(f"decoding images, {number:,} of {len(samples):,}")
+        try:
+            source.image(sample)
+        except CompatbenchError as error:
+            failed.append(str(error))
+    if failed:
+        more = f"; and {len(failed) - 1:,} more of {len(samples):,}" if len(failed) > 1 else ""
+        raise CompatbenchError(f"{failed[0]}, or take it away{more}")
+    return len(samples)
+
+
+def _write(paths: dict[str, Path], rows: str, card: dict[str, Any], suite: dict[str, Any]) -> None:
+    """Writes all three files, or none: they take their places when all are on the disk."""
+
+    def dump(values: dict[str, Any]) -> str:
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+    texts = {"list": rows, "task": dump(card), "suite": dump(suite)}
+    staged = {path: path.with_name(f".{path.name}.new") for path in paths.values()}
+    try:
+        for kind, text in texts.items():
+            write_atomic(staged[paths[kind]], text.encode())
+        for path, new in staged.items():
+            new.replace(path)
+    except OSError as error:
+        raise CompatbenchError(f"cannot write {error.filename}: {error.strerror}") from None
+    finally:
+        for new in staged.values():
+            new.unlink(missing_ok=True)

@@ -1,0 +1,557 @@
+"""Tasks made of anybody's images: what is found, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import invoke, output_of
+from data.conftest import load_again
+from data.trees import picture
+
+import compatbench as cb
+from compatbench.data import dataset_folders
+from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.new_task import NewTask
+from compatbench.data.sources.organize import natural
+from compatbench.data.task import inspect_task, load_task
+from compatbench.errors import CompatbenchError
+
+CLASSES = ("Alpine_Ibex", "redFox")
+WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, in which nothing is known of earlier tasks."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COMPATBENCH_CARDS", "")
+    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+    return tmp_path / "work"
+
+
+def write_folders(folder: Path, count: int = 8, around: str = "") -> Path:
+    """``[around/]class/0.png`` and so on."""
+    for label, name in enumerate(CLASSES):
+        place = folder / around / name
+        place.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (place / f"{number}.png").write_bytes(picture(label, number, "PNG"))
+    return folder
+
+
+def read_rows(made: NewTask) -> list[dict[str, str]]:
+    with made.card.with_suffix(".csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check_reads_back(made: NewTask) -> None:
+    """The card loads, with the images that were counted, and each of them has its label."""
+    load_again()
+    task = load_task(made.task.name)
+    for split, counts in made.images.items():
+        samples = task.source.samples[split]
+        assert Counter(sample.label for sample in samples) == counts
+        assert [*map(task.source.image, samples)] != [] or not samples
+    assert inspect_task(task.name).state == "found"
+    assert suite_cards.read(made.suite.stem).tasks == (task.name,)
+
+
+def test_class_folders_are_split_by_a_seed(work: Path) -> None:
+    """Every class by itself; the same images for the same seed, in whatever order they lie."""
+    write_folders(work / "pets", 9)
+    (work / "pets" / "notes.txt").write_text("no image")
+    made = cb.new_task("pets")
+    assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
+    assert made.task.names == ("Alpine Ibex", "red Fox")
+    assert made.images["train"] == {0: 5, 1: 5}
+    assert made.images["test"] == {0: 4, 1: 4}
+    assert (made.shots, made.data_root, made.decoded) == (2, "", 18)
+    assert made.frame["train"].tolist() == [5, 5]
+    rows = read_rows(made)
+    assert all(row["path"].split("/")[0] == row["label"] for row in rows)
+    check_reads_back(made)
+    first = (work / "pets.csv").read_bytes()
+    assert read_rows(cb.new_task("pets", seed=2, replace=True)) != rows
+    cb.new_task("pets", replace=True)
+    assert (work / "pets.csv").read_bytes() == first
+    assert cb.new_task("pets", test_share=0.2, replace=True).images["test"] == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("splits", "kept"),
+    [
+        (("train", "test"), {"train": 8, "test": 6}),
+        (("Training", "validation", "TEST"), {"train": 8, "val": 4, "test": 6}),
+        (("train", "val"), {"train": 8, "test": 4}),
+        (("train",), {"train": 4, "test": 4}),
+    ],
+)
+def test_splits_that_are_there_are_kept(
+    work: Path, splits: tuple[str, ...], kept: dict[str, int]
+) -> None:
+    sizes = {"train": 4, "training": 4, "validation": 2, "val": 2, "test": 3}
+    for split in splits:
+        write_folders(work / "pets" / "images", sizes[split.lower()], split)
+    made = cb.new_task("pets", "pets")
+    assert made.task.counts == kept
+    check_reads_back(made)
+
+
+def test_a_list_says_paths_labels_and_splits(work: Path) -> None:
+    folder = write_folders(work / "pets" / "images") and work / "pets"
+    lines = [f"images/{name}/{n}.png" for name in CLASSES for n in range(8)]
+    table = [f"{path},{'ibex' if 'Ibex' in path else 'a, fox'!r}" for path in lines]
+    text = "\n".join(["File_Name,class", *table]).replace("'a, fox'", '"a, fox"')
+    (folder / "labels.csv").write_text(f"{text}\n".replace("'", ""), encoding="utf-8-sig")
+    for given in (folder, folder / "labels.csv"):
+        made = cb.new_task(given, replace=True)
+        assert made.task.names == ("a, fox", "ibex")
+        assert made.kind == "the list labels.csv"
+        check_reads_back(made)
+    parts = ["train", "Test"] * 8
+    rows = [
+        f"{path}\t{path.split('/')[1]}\t{part}" for path, part in zip(lines, parts, strict=True)
+    ]
+    (folder / "labels.csv").unlink()
+    (folder / "labels.tsv").write_text("\n".join(["image\tlabel\tsplit", *rows]))
+    made = cb.new_task(folder, replace=True)
+    assert made.task.counts == {"train": 8, "test": 8}
+    check_reads_back(made)
+
+
+def write_shard(path: Path, labels: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, label in enumerate(labels):
+            for ending, content in (("png", picture(label, number, "PNG")), ("cls", b"%d" % label)):
+                member = tarfile.TarInfo(f"{number:04}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_shards_are_read_in_place(work: Path) -> None:
+    for number in range(2):
+        write_shard(work / "pets" / "train" / f"{number}.tar", [0, 1] * 4)
+    write_shard(work / "pets" / "test" / "0.tar", [0, 1, 1])
+    (work / "pets" / "classnames.txt").write_text("ibex\nfox\n")
+    made = cb.new_task("pets")
+    assert (made.task.names, made.kind) == (("ibex", "fox"), "3 tar shards")
+    assert made.task.counts == {"train": 16, "test": 3}
+    check_reads_back(made)
+    (work / "pets" / "classnames.txt").unlink()
+    assert any("are numbers" in note for note in cb.new_task("pets", replace=True).notes)
+    (work / "names.txt").write_text("ibex\nfox\n")
+    made = cb.new_task("pets", class_names="names.txt", replace=True)
+    assert made.task.names == ("ibex", "fox")
+
+
+def write_parquet(path: Path, labels: list[int]) -> None:
+    """As the Hub has it: an image is a struct of bytes and a path, and labels have names."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [
+        {"bytes": picture(label, number, "PNG"), "path": None}
+        for number, label in enumerate(labels)
+    ]
+    about = b'{"info": {"features": {"label": {"names": ["ibex", "fox"], "_type": "ClassLabel"}}}}'
+    table = pa.table({"image": images, "label": labels})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table.replace_schema_metadata({b"huggingface": about})
+    pq.write_table(table, path, row_group_size=3)
+
+
+def test_parquet_files_of_the_hub_s_kind_are_read_in_place(work: Path) -> None:
+    for name, labels in (("train-00000-of-00001", [0, 1] * 5), ("test-00000-of-00001", [1, 0, 1])):
+        write_parquet(work / "pets" / "data" / f"{name}.parquet", labels)
+    write_parquet(work / "pets" / "data" / "unlabelled.parquet", [-1, -1])
+    made = cb.new_task("pets")
+    assert (made.task.names, made.task.counts) == (("ibex", "fox"), {"train": 10, "test": 3})
+    assert any("unlabelled.parquet has no labels" in note for note in made.notes)
+    check_reads_back(made)
+    (work / "pets" / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1 broken")
+    with pytest.raises(CompatbenchError, match=r"parquet cannot be read: [^\n]*$"):
+        cb.new_task("pets", replace=True)
+
+
+def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "pets").mkdir()
+    (work / "pets" / "0.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(CompatbenchError, match="pyarrow reads parquet and is not here; python -m"):
+        cb.new_task("pets")
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("AnnualCrop", "Annual Crop"),
+        ("polka-dotted", "polka-dotted"),
+        ("737-800", "737-800"),
+        ("7", "7"),
+        ("_", "_"),
+    ],
+)
+def test_a_label_becomes_a_natural_name(label: str, name: str) -> None:
+    assert natural(label) == name
+
+
+def test_folders_of_wordnet_ids_have_imagenet_s_names(work: Path) -> None:
+    known = task_cards.read("imagenet")
+    for folder, name in zip(known.folders[:2], CLASSES, strict=True):
+        (write_folders(work / "all") / name).rename(work / "all" / folder)
+    write_folders(work / "all", 1)
+    for name in CLASSES:
+        shutil.rmtree(work / "all" / name)
+    assert cb.new_task("all").task.names == known.names[:2]
+
+
+def test_images_that_lie_elsewhere_are_named_by_an_option(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card names nothing outside its folder, so the command that is shown does."""
+    write_folders(tmp_path / "far away" / "My Pets")
+    text = output_of("new-task", tmp_path / "far away" / "My Pets", "--name", "pets")
+    folder = f"{tmp_path}/far away/My Pets"
+    assert f"--data-root 'pets={folder}'" in text
+    assert folder not in "".join(p.read_text() for p in work.iterdir())
+    monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
+    load_again()
+    with pytest.raises(CompatbenchError, match="--data-root pets=FOLDER"):
+        load_task("pets")
+    dataset_folders.set_data_roots([f"pets={folder}"])
+    assert len(load_task("pets").split("test")) == 8
+
+
+def test_the_command_shows_what_it_found_on_80_columns(work: Path) -> None:
+    for number in range(15):
+        write_folders(work / "pets", 5)
+        (work / "pets" / CLASSES[0]).rename(work / "pets" / f"class {number:02}")
+    text = output_of("new-task", "pets", "--shots", "1", "--out", "cards", COLUMNS="80")
+    lines = text.splitlines()
+    assert "images of 16 classes" in lines[0]
+    assert "... and 4 more classes" in lines
+    [run, evaluate] = [line for line in lines if line.startswith("  compatbench ")]
+    assert "--suite pets-upgrade" in run
+    assert run.endswith(f"--cards cards --data-root pets={work}/pets")
+    assert "--backbone mini-eva-clip --cards cards" in evaluate
+    table = [line for line in lines if line.startswith("class ") and "/" not in line]
+    assert len(table) == 13
+    assert max(map(len, table)) <= 80
+
+
+def test_the_doctor_s_advice_is_about_the_folder(work: Path) -> None:
+    write_folders(work / "pets")
+    cb.new_task("pets")
+    image = work / "pets" / read_rows_of(work)[0]["path"]
+    image.unlink()
+    report = inspect_task("pets")
+    assert (report.state, report.message) == ("wrong", f"{image} is missing")
+    again = f"compatbench new-task {work}/pets --name pets --replace"
+    assert (
+        report.fix
+        == f"put the images back in {work}/pets; or, if it is meant to be so now: {again}"
+    )
+    output_of(*again.split()[1:])
+    assert inspect_task("pets").state == "found"
+    (work / "pets").rename(work / "moved")
+    report = inspect_task("pets")
+    assert (report.state, report.folder) == ("missing", work / "pets")
+    assert report.fix == "put the images there, or say where they are: --data-root pets=FOLDER"
+    assert "docs/datasets.md" not in f"{report}"
+
+
+def read_rows_of(work: Path) -> list[dict[str, str]]:
+    with (work / "pets.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spoil_list(text: str) -> Callable[[Path], object]:
+    return lambda pets: (pets / "labels.csv").write_text(text)
+
+
+def link(place: str, target: str) -> Callable[[Path], object]:
+    return lambda pets: (pets / place).symlink_to(target)
+
+
+def rename(old: str, new: str) -> Callable[[Path], object]:
+    return lambda pets: (pets / old).rename(pets / new)
+
+
+def empty(pets: Path) -> None:
+    for path in (*pets.glob("*/*"), *pets.glob("*")):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+def without_test(pets: Path) -> None:
+    for path in pets.glob("*"):
+        path.rename(pets.parent / path.name)
+    for split in ("train", "test"):
+        write_folders(pets, 3, split)
+    (pets / "test" / CLASSES[0]).rename(pets.parent / "away")
+
+
+def cut_shard(pets: Path) -> None:
+    path = write_shard(pets / "0.tar", [0, 1] * 4)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def bad_shard(labels: bytes) -> Callable[[Path], None]:
+    def write(pets: Path) -> None:
+        path = write_shard(pets / "0.tar", [0, 1] * 4)
+        path.write_bytes(path.read_bytes().replace(b"1" + bytes(511), labels + bytes(511)))
+
+    return write
+
+
+IBEX, FOX = CLASSES
+BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
+    "empty folder": (empty, {}, "holds no image"),
+    "no folder": (rename(".", "../gone"), {}, "there is no folder or file"),
+    "one class": (rename(FOX, "../away"), {}, f"has one class, '{IBEX}'"),
+    "damaged image": (
+        lambda pets: (pets / IBEX / "3.png").write_bytes(b"\x89PNG broken"),
+        {},
+        r"3.png cannot be decoded .*or take it away$",
+    ),
+    "empty images": (
+        lambda pets: [(pets / IBEX / f"{n}.png").write_bytes(b"") for n in (1, 2)],
+        {},
+        r"is empty; .*; and 1 more of 16",
+    ),
+    "too few for the shots": ((lambda pets: None), {"shots": 5}, f"5 shots: class '{FOX}|{IBEX}'"),
+    "no shots": ((lambda pets: None), {"shots": 0}, "0 shots: class"),
+    "one image": (
+        lambda pets: [(pets / IBEX / f"{n}.png").unlink() for n in range(7)],
+        {},
+        f"class '{IBEX}' has 1 image and none to train on",
+    ),
+    "newline in a class": (rename(IBEX, "a\nb"), {}, r"holds 'a\\nb'; rename it"),
+    "newline in an image": (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), {}, r"'a\\n.png'; rename"),
+    "classes of one name": (rename(IBEX, "red_Fox"), {}, "are both called 'red Fox'"),
+    "images without folders": (
+        lambda pets: [path.rename(pets / f"{n}.png") for n, path in enumerate(pets.glob("*/*"))],
+        {},
+        "holds 16 images and no class folders",
+    ),
+    "something beside splits": (
+        lambda pets: write_folders(pets, 2, "train"),
+        {},
+        f"beside train lies '{IBEX}', which is no split",
+    ),
+    "a class that is not tested": (without_test, {}, f"'{IBEX}' has 3 images and none to test on"),
+    "link to a file outside": (link(f"{IBEX}/x.png", "/etc/passwd"), {}, "is a link out of"),
+    "link to a folder outside": (link("x", "/etc"), {}, "is a link out of the dataset's folder"),
+    "link to a folder inside": (link("x", FOX), {}, "is a link to a folder; put the folder its"),
+    "list without paths": (spoil_list("a,label\nx,y\n"), {"list": True}, "call that of the images"),
+    "list without labels": (spoil_list("path,b\nx,y\n"), {"list": True}, "the columns are path,b"),
+    "empty list": (spoil_list("path,label\n"), {"list": True}, "lists no image"),
+    "list that is no text": (
+        lambda pets: (pets / "labels.csv").write_bytes(b"path,label\n\xff\xfe"),
+        {"list": True},
+        "cannot be read",
+    ),
+    "absolute path": (spoil_list("path,label\n/etc/passwd,a\n"), {}, "csv:2: '/etc/passwd' is no"),
+    "path that leaves": (
+        spoil_list("path,label\n../x.png,a\n"),
+        {},
+        "csv:2: '../x.png' is no path",
+    ),
+    "path that is not there": (spoil_list("path,label\nx.png,a\n"), {}, "csv:2: there is no file"),
+    "row without a label": (spoil_list(f"path,label\n{IBEX}/0.png,\n"), {}, "csv:2: label ''"),
+    "label with a newline": (
+        spoil_list(f'path,label\n{IBEX}/0.png,"a\nb"\n'),
+        {},
+        r"label 'a\\nb'",
+    ),
+    "row of three": (
+        spoil_list("path,label\na,b,c\n"),
+        {"list": True},
+        "csv:2: 3 fields, but line",
+    ),
+    "split of no name": (
+        spoil_list(f"path,label,split\n{IBEX}/0.png,a,later\n"),
+        {},
+        "split 'later' is none of train",
+    ),
+    "image twice": (
+        spoil_list(f"path,label\n{IBEX}/0.png,a\n{IBEX}/0.png,b\n"),
+        {},
+        "csv:3: .* is in line 2, too",
+    ),
+    "two lists": (
+        lambda pets: [(pets / f"{n}.csv").write_text("path,label\nx,y\n") for n in "ab"],
+        {},
+        "has several lists, a.csv and b.csv",
+    ),
+    "broken shard": (cut_shard, {}, "0.tar cannot be read"),
+    "shard that is none": (
+        lambda pets: (pets / "0.tar").write_bytes(b"no tar" * 200),
+        {},
+        "0.tar cannot be read",
+    ),
+    "name that is taken": (
+        (lambda pets: None),
+        {"name": "mini-food"},
+        "a task is named 'mini-food'",
+    ),
+    "name that is none": ((lambda pets: None), {"name": "a/b"}, "'a/b' cannot be a task's name"),
+    "template without a place": ((lambda pets: None), {"template": ["a"]}, "template 'a'"),
+    "unknown backbone": ((lambda pets: None), {"target": "mini-eva"}, "did you mean mini-eva-clip"),
+    "one backbone": ((lambda pets: None), {"target": "mini-clip"}, "names a backbone twice"),
+    "share of all": ((lambda pets: None), {"test_share": 1.0}, "a share of 1.0 for testing"),
+    "names of other classes": (
+        lambda pets: (pets.parent / "names.txt").write_text("a\nb\nc\n"),
+        {"class_names": "names.txt"},
+        "has 3 names for 2 classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(work: Path, case: str) -> None:
+    spoil, options, message = BAD[case]
+    pets = write_folders(work / "pets")
+    spoil(pets)
+    before = {path.name for path in work.iterdir()}
+    given = pets / "labels.csv" if (options := dict(options)).pop("list", False) else pets
+    with pytest.raises(CompatbenchError, match=message) as error:
+        cb.new_task(given, **{"name": "pets", **options})
+    assert "\n" not in str(error.value)
+    assert {path.name for path in work.iterdir()} == before
+    assert "pets" not in task_cards.names()
+
+
+def test_two_tasks_of_one_name_are_refused(work: Path) -> None:
+    write_folders(work / "pets")
+    made = cb.new_task("pets")
+    before = made.card.read_bytes()
+    for options, message in (
+        ({}, r"pets.csv exists; choose another name \(--name\), or replace it"),
+        ({"out": "other"}, f"a task is named 'pets' already, {made.card}; choose another name"),
+        ({"out": "other", "replace": True}, "a task is named 'pets' already"),
+    ):
+        with pytest.raises(CompatbenchError, match=message):
+            cb.new_task("pets", **options)
+    assert made.card.read_bytes() == before
+    assert not (work / "other").exists()
+
+
+def test_what_cannot_be_written_leaves_things_as_they_were(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compatbench.data import new_task as module
+
+    write = module.write_atomic
+
+    def fail(path: Path, content: bytes) -> None:
+        if "upgrade" in path.name:
+            raise CompatbenchError(f"cannot write {path}: No space left on device")
+        write(path, content)
+
+    write_folders(work / "pets")
+    for replace in (False, True):
+        before = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_atomic", fail)
+            with pytest.raises(CompatbenchError, match="No space"):
+                cb.new_task("pets", seed=5, replace=replace)
+        after = {path.name: path.read_bytes() for path in work.iterdir() if path.is_file()}
+        assert after == before
+        cb.new_task("pets", replace=replace)
+        assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
+    (work / "pets.csv").unlink()
+    (work / "pets.csv").mkdir()
+    with pytest.raises(CompatbenchError, match="cannot write"):
+        cb.new_task("pets", replace=True)
+
+
+def test_the_folder_may_be_the_current_one(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_folders(work / "My pets"))
+    made = cb.new_task(".", "pets")
+    assert (made.card.parent, made.data_root) == (work / "My pets", "")
+    check_reads_back(made)
+    first = read_rows(made)
+    assert read_rows(cb.new_task(".", "pets", replace=True)) == first
+
+
+def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
+    write_folders(work / "pets" / "images")
+    rows = [f"images/{name}/{n}.png,{name}" for name in CLASSES for n in range(8)]
+    (work / "pets" / "pets.csv").write_text("\n".join(["path,label", *rows]))
+    before = (work / "pets" / "pets.csv").read_bytes()
+    with pytest.raises(CompatbenchError, match="would be replaced; choose another name"):
+        cb.new_task("pets/pets.csv", out="pets", replace=True)
+    assert (work / "pets" / "pets.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("path,label,split", "path,label", r"pets.csv:2: 3 fields|pets.csv:1: its columns must be"),
+        (f"{IBEX}/", "../x/", r"pets.csv:\d+: path .* leaves the dataset's folder"),
+        (f",{IBEX},", ",lion,", r"pets.csv:\d+: label 'lion' is no class of 'pets'"),
+        (",train", ",trained", r"pets.csv:\d+: split 'trained' is none of"),
+    ],
+)
+def test_a_mistake_in_a_table_names_its_line(work: Path, old: str, new: str, message: str) -> None:
+    write_folders(work / "pets")
+    cb.new_task("pets")
+    text = (work / "pets.csv").read_text()
+    (work / "pets.csv").write_text(text.replace(old, new))
+    load_again()
+    with pytest.raises(CompatbenchError, match=message):
+        load_task("pets")
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_images_to_a_verdict_in_three_commands(work: Path) -> None:
+    """Those that the command shows, word for word."""
+    write_folders(work / "pets", 20)
+    text = output_of("new-task", "pets")
+    run, evaluate = (line.split()[1:] for line in text.splitlines() if line.startswith("  compat"))
+    assert "Tip-Adapter" in output_of(*run)
+    [module] = work.glob(evaluate[1])
+    assert "The module " in output_of("evaluate", module, *evaluate[2:])
+    assert invoke("doctor", "--suite", "pets-upgrade").exit_code == 0
+
+
+@pytest.mark.slow
+def test_the_page_on_own_data_is_true(work: Path) -> None:
+    """Its commands, in its order, on what it says that one has."""
+    page = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
+    assert len(blocks[0].splitlines()) == 3
+    write_folders(work / "photos", 40)
+    rows = [f"{name}/{n}.png,{name}" for name in CLASSES for n in range(4)]
+    (write_folders(work / "birds") / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    write_shard(work / "shards" / "train" / "0.tar", [0, 1] * 4)
+    write_shard(work / "shards" / "test" / "0.tar", [0, 1] * 4)
+    write_parquet(work / "hub" / "data" / "train-00000-of-00001.parquet", [0, 1] * 4)
+    script = "set -eu\n" + "".join(blocks)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "COMPATBENCH_CARDS": "", "COLUMNS": "80"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=work, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "The module " in done.stdout
+    assert re.search(r"^more-photos +More-photos +task +2 +40 +40", done.stdout, re.MULTILINE)
+    for name in ("photos", "photos-b16", "photos-4", "birds", "shards", "hub", "cards/more-photos"):
+        assert (work / f"{name}.yaml").is_file()
