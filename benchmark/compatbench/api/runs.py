@@ -123,6 +123,8 @@ def run(
     failures = run_plan(found, compute or Compute(), on_start, on_event)
     _publish(found, out)
     whole, asked = results(found.suite, out), found.matrix
+    # What was asked for and is not there yet is missing.
+    whole = replace(whole, expected=replace(whole.expected, seeds=found.suite.seeds))
     part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
     return replace(part, failures=failures)
 

@@ -46,7 +46,8 @@ def add_own_place(place: Path) -> None:
     place = Path(os.path.expanduser(place)).absolute()
     if os.pathsep in str(place):
         raise CompatbenchError(f"cards cannot be read from {place}: its name has a '{os.pathsep}'")
-    if not {place, place.parent} & {*own_places()}:
+    # A folder gives the files in it, and not those of the folders in it.
+    if not {place, place if place.is_dir() else place.parent} & {*own_places()}:
         given = os.environ.get(CARDS_VARIABLE, "")
         os.environ[CARDS_VARIABLE] = os.pathsep.join(filter(None, [given, str(place)]))
 
