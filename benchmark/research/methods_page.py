@@ -88,7 +88,7 @@ def render_methods(registry: MethodRegistry, names: Iterable[str]) -> str:
         papers.append(card.paper)
     header = ["Method", "Name", "Depth", "Place", "Learned", "Kept", "Derived", "Must be equal"]
     lines = [HEAD, *table(header, carried, left=range(8)), COST]
-    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at", "Given besides"]
+    header = ["Method", "Idea", "Parameters", "Recipe", "Zero-shot at", "Also given"]
     lines += table(header, cost, left=(0, 1, 3, 4, 5))
     return "\n".join([*lines, "", *link_definitions(papers)]) + "\n"
 

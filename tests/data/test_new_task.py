@@ -328,7 +328,7 @@ BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "damaged image": (
         lambda pets: (pets / IBEX / "3.png").write_bytes(b"\x89PNG broken"),
         {},
-        r"3.png cannot be decoded .*or take it away$",
+        r"3.png cannot be decoded .*or remove it$",
     ),
     "empty images": (
         lambda pets: [(pets / IBEX / f"{n}.png").write_bytes(b"") for n in (1, 2)],

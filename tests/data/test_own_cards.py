@@ -104,6 +104,13 @@ def test_own_cards_are_found_besides_the_built_in_ones(
     assert inspect_task("pets").folder == cards / "my pets"
 
 
+def test_an_option_may_name_a_folder_in_the_current_one(
+    cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(cards.parent)
+    assert "pets" in output_of("list", "tasks", "pets", "--cards", cards.name)
+
+
 def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None:
     task, backbone = cards / "pets.yaml", cards / "house-clip.yaml"
     assert load_task(str(task)).name == "pets"

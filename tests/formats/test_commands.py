@@ -71,7 +71,7 @@ def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
 
 def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
     for given, message in [
-        (("import", "coop", checkpoint), "import lacks --task, --source"),
+        (("import", "coop", checkpoint), "import needs --task, --source"),
         (("import", "coop", checkpoint, *PLACE, "--set", "x"), "write it as NAME=VALUE"),
         (("import", "coop", checkpoint, *PLACE, "--classes", "many"), "give all, base, new, or"),
         (("evaluate", checkpoint, "--backbone", "mini-clip"), "needs --source and --task"),

@@ -100,7 +100,7 @@ def test_what_sees_test_images_is_ranked_apart_and_what_is_given_is_told() -> No
     methods = [flat(ZEROSHOT, 40, 60), flat(COOP, 62, 57, 2), flat(tda, 90, 90), flat(kdpl, 50, 50)]
     plain, whole = render_leaderboard([make_page(*methods[:2])]), make_page(*methods)
     assert "transductive" not in plain
-    assert "Given besides" not in plain
+    assert "Also given" not in plain
     page = render_leaderboard([whole])
     text = section(page, "### Old model → New model, 4 shots").split("<details>")[0]
     ours, theirs = (cells_of(part.splitlines())[2:] for part in text.split("These methods"))

@@ -34,7 +34,7 @@ def import_module(
         file: the checkpoint, or the folder that its authors' code made.
         task: whose classes it knows; the images need not be here.
         source: the backbone that it was trained on.
-        settings: what the file does not tell: α and β of a cache, or any setting of the method.
+        settings: what the file does not hold: α and β of a cache, or any setting of the method.
         classes: if it knows some of the task's classes alone: ``base`` or ``new``, the halves of
             base-to-new generalisation, their names in its order, or a file of these. ``all``
             lets prompts that were trained on the first classes serve all.
@@ -45,7 +45,7 @@ def import_module(
 
     Raises:
         CompatbenchError: a damaged file, one that holds more than tensors, is of another format,
-            source or task, or does not tell a setting.
+            source or task, or needs a setting that is not given.
     """
     from compatbench.engine.execute.compute import resolve_device
     from compatbench.formats.convert import import_checkpoint
@@ -80,7 +80,8 @@ def export_module(
             from, or what the format's own code uses.
 
     Returns:
-        The ``files``, and settings that they do not tell (``untold``), such as α and β of a cache.
+        The ``files``, and the settings that they do not hold (``not_stored``), such as α and β of
+        a cache.
 
     Raises:
         CompatbenchError: the format is of another method, or does not hold all of the module.
@@ -97,14 +98,19 @@ def formats() -> pd.DataFrame:
 
     A format that cannot be loaded is left out, with a warning.
     """
-    import inspect
-
     import pandas as pd
 
     from compatbench.formats.registry import formats
 
     rows = [
-        (name, one.method, ", ".join(one.needs), (inspect.getdoc(one) or "").partition("\n")[0])
+        (name, one.method, ", ".join(one.needs), _first_line(one))
         for name, one in sorted(formats().items())
     ]
     return pd.DataFrame(rows, columns=pd.Index(["name", "method", "settings to give", "code"]))
+
+
+def _first_line(thing: object) -> str:
+    """Of its docstring, as plain text."""
+    import inspect
+
+    return (inspect.getdoc(thing) or "").partition("\n")[0].replace("``", "")

@@ -53,7 +53,8 @@ def evaluate(
         source: Of a checkpoint of other code: the model that it was trained on. --task is then
             the task that it was trained for, or a variant.
         format: Of such a checkpoint: its format, as for 'import'.
-        set_: Of such a checkpoint: what it does not tell, such as 'alpha=1'; may be repeated.
+        set_: Of such a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be
+            repeated.
         classes: Of such a checkpoint: the classes that it knows, as for 'import'.
     """
     from compatbench import api
@@ -101,7 +102,7 @@ def import_(
         file: The checkpoint, or the folder that its authors' code made.
         task: The task that it was trained for; its images need not be here.
         source: The model that it was trained on (see 'compatbench list backbones').
-        set_: What the file does not tell, such as 'alpha=1'; may be repeated.
+        set_: A setting that the file does not hold, such as 'alpha=1'; may be repeated.
         classes: If it knows some of the task's classes alone: 'base' or 'new', the halves of
             base-to-new generalisation, or a file of names. 'all' lets prompts that were trained
             on the first classes serve all.
@@ -118,10 +119,10 @@ def import_(
         say("'compatbench import --inspect FILE' says of which format a file is")
         return
     if file is None or task is None or source is None:
-        lacking = {"FILE": file, "--task": task, "--source": source}
-        names = ", ".join(name for name, value in lacking.items() if value is None)
+        asked = {"FILE": file, "--task": task, "--source": source}
+        names = ", ".join(name for name, value in asked.items() if value is None)
         raise CompatbenchError(
-            f"import lacks {names}; 'compatbench import --inspect FILE' says what a file needs"
+            f"import needs {names}; 'compatbench import --inspect FILE' shows what a file needs"
         )
     settings = read_settings(set_)
     module = api.import_module(
@@ -152,10 +153,10 @@ def export(format: str, module: Path, file: Path, dtype: str | None = None) -> N
     found = api.export_module(format, module, file, dtype=dtype)
     for path in found.files:
         say(escape(f"wrote {path}"))
-    if found.untold:
+    if found.not_stored:
         say(
-            "to be set where it is used: "
-            + ", ".join(f"{k} {v:g}" for k, v in found.untold.items())
+            "not in the file, to be set where it is used: "
+            + ", ".join(f"{k} {v:g}" for k, v in found.not_stored.items())
         )
 
 

@@ -42,8 +42,8 @@ def new_task(
         source: The old model: a name of 'list backbones', or MODEL/TAG of open_clip.
         target: The new model, likewise.
         shots: Training images of every class; by default 16, or fewer where a class has fewer.
-        seed: Seed of the split, where nothing says what is tested.
-        test_share: Share of each class that is tested then.
+        seed: Seed of the split, where there is no test split.
+        test_share: Share of each class that is then drawn for testing.
         template: A prompt with {} for the class; may be repeated. The first is the zero-shot one.
         class_names: File of natural class names, a line each, in the order of the labels.
         out: Folder for the cards and the list.

@@ -93,7 +93,7 @@ def new_task(
         name: of the task; by default the folder's.
         source, target: the upgrade that the suite asks about.
         shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
-        seed: of the split, where nothing says what is tested.
+        seed: of the split, where there is no test split.
         test_share: share of each class that is tested then, above 0 and below 1.
         template: prompts with ``{}`` for the class; the first is the zero-shot one.
         class_names: file of natural names, a line for each class in the order of its labels (of
@@ -254,7 +254,7 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
             failed.append(str(error))
     if failed:
         more = f"; and {len(failed) - 1:,} more of {len(samples):,}" if len(failed) > 1 else ""
-        raise CompatbenchError(f"{failed[0]}, or take it away{more}")
+        raise CompatbenchError(f"{failed[0]}, or remove it{more}")
     return len(samples)
 
 

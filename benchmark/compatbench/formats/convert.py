@@ -101,10 +101,10 @@ def import_checkpoint(
 
 
 class Exported(NamedTuple):
-    """The files that were written, and what they do not tell, to be set where they are used."""
+    """The files that were written, and the settings that they do not hold."""
 
     files: list[Path]
-    untold: dict[str, float]
+    not_stored: dict[str, float]
 
 
 def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) -> Exported:
@@ -122,8 +122,8 @@ def export_checkpoint(kind: str, module: Module, path: Path, dtype: str | None) 
     if kind not in ("float16", "float32", "bfloat16"):
         raise CompatbenchError(f"--dtype '{kind}': give float16, bfloat16 or float32")
     config = about.get("config", {})
-    untold = {n: float(module[n] if n in module.stored else config[n]) for n in chosen.needs}
-    return Exported(chosen.write(module, config, path, kind), untold)
+    not_stored = {n: float(module[n] if n in module.stored else config[n]) for n in chosen.needs}
+    return Exported(chosen.write(module, config, path, kind), not_stored)
 
 
 def choose_classes(

@@ -40,7 +40,7 @@ class CoOp(Dassl):
 
 
 class ProGrad(CoOp):
-    """BeierZhu/Prompt-align, trainers/prograd.py: its files are as CoOp's, and taken for such."""
+    """BeierZhu/Prompt-align, trainers/prograd.py: its files look like CoOp's."""
 
     name = method = "prograd"
 

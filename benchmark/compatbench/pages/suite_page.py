@@ -125,7 +125,7 @@ class SuitePage:
             for need, words in NEEDS.items()
         }
         if told := [f"{words}: {', '.join(names)}" for words, names in given.items() if names]:
-            parts.append(f"Given besides, by method: {'; '.join(told)}.")
+            parts.append(f"Also given, by method: {'; '.join(told)}.")
         return " ".join(parts)
 
     @property

@@ -83,7 +83,7 @@ def find_images(place: Path, ignore: Path | None = None) -> Found:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """The files below a folder, with slashes, sorted; what is hidden is passed over."""
+    """The files below a folder, with slashes, sorted; hidden files are left out."""
 
     def stop(error: OSError) -> None:
         raise CompatbenchError(f"{error.filename} cannot be read: {error.strerror}")
@@ -117,7 +117,7 @@ def _find_class_folders(folder: Path, files: Sequence[str]) -> Found:
             f"{folder} holds {len(images)} images and no class folders; sort them into a folder "
             "per class, or list them in a CSV with the columns path,label"
         )
-    notes = _tell_passed_over(len(images) - len(deep), "images beside the folders")
+    notes = _note_skipped(len(images) - len(deep), "images beside the folders")
     while len({names[0] for names in deep.values()}) == 1 and all(
         len(names) > 2 for names in deep.values()
     ):
@@ -128,7 +128,7 @@ def _find_class_folders(folder: Path, files: Sequence[str]) -> Found:
         if extra := sorted(first - splits):
             raise CompatbenchError(
                 f"{folder}: beside {' and '.join(sorted(splits))} lies '{extra[0]}', which is no "
-                "split; take it away, or give the folder of the classes"
+                "split; remove it, or give the folder of the classes"
             )
         if flat := [name for name, names in deep.items() if len(names) < 3]:
             raise CompatbenchError(f"{folder}: {flat[0]} is in no class folder; sort it into one")
@@ -138,8 +138,8 @@ def _find_class_folders(folder: Path, files: Sequence[str]) -> Found:
     return Found("class folders", folder, rows, notes=notes)
 
 
-def _tell_passed_over(count: int, what: str) -> list[str]:
-    return [f"{count:,} {what} passed over"] if count else []
+def _note_skipped(count: int, what: str) -> list[str]:
+    return [f"{count:,} {what} skipped"] if count else []
 
 
 def _columns(path: Path) -> tuple[str, str, str] | None:
@@ -217,7 +217,7 @@ def _find_rows(folder: Path, files: Sequence[str]) -> Found:
     for name in sorted(files):
         labels, titles = read_parquet_labels(inside(folder, name))
         if all(label is None or label == -1 for label in labels):
-            found.notes.append(f"{name} has no labels and is passed over")
+            found.notes.append(f"{name} has no labels and is skipped")
             continue
         found.names |= {str(label): title for label, title in enumerate(titles)}
         for number, label in enumerate(labels):

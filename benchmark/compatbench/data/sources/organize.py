@@ -62,7 +62,7 @@ def name_classes(found: Found, file: str | Path | None = None) -> dict[str, str]
         )
     if all(re.fullmatch("n?[0-9]+", title) for title in titles.values()):
         found.notes.append(
-            "the class names are numbers, which say nothing to a text tower; give names: "
+            "the class names are numbers, which mean nothing to the text tower; give names: "
             "--class-names FILE"
         )
     return titles
@@ -83,7 +83,9 @@ def split_rows(found: Found, seed: int, share: float) -> list[Row]:
         found.notes.append("there is no test split; what is called validation is tested")
         rows = [row._replace(split="test") if row.split == "val" else row for row in rows]
     elif splits in ({""}, {"train"}):
-        found.notes.append(f"nothing says what is tested: {share:.0%} of each class, seed {seed}")
+        found.notes.append(
+            f"no test split: {share:.0%} of each class drawn for testing, seed {seed}"
+        )
         rows = _draw(rows, seed, share)
     elif "" in splits:
         odd = next(row for row in rows if not row.split)
@@ -117,11 +119,11 @@ def choose_shots(
     """
     counts = {split: Counter(r.label for r in rows if r.split == split) for split in SPLITS}
     for split, what in (("train", "train on"), ("test", "test on")):
-        if poor := [label for label in classes if not counts[split][label]]:
-            images = sum(found[poor[0]] for found in counts.values())
+        if empty := [label for label in classes if not counts[split][label]]:
+            images = sum(found[empty[0]] for found in counts.values())
             raise CompatbenchError(
-                f"{found.folder}: class '{poor[0]}' has {images} image{'s' * (images != 1)} and "
-                f"none to {what}; add some, or take the class away"
+                f"{found.folder}: class '{empty[0]}' has {images} image{'s' * (images != 1)} and "
+                f"none to {what}; add some, or remove the class"
             )
     label, least = min(counts["train"].items(), key=lambda one: (one[1], one[0]))
     if wanted is not None and not 1 <= wanted <= least:
