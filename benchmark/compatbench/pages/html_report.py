@@ -91,7 +91,12 @@ def render_report(
     style = "\n".join([read_source("report.css"), *(rules for _, rules in inline.values())])
     script = read_source("report.js")
     text = template("report.html.jinja", autoescape=True).render(
-        notes=[one_line(page.note, 2000) for page in pages[:1] if page.note]
+        notes=[
+            one_line(text, 2000)
+            for page in pages[:1]
+            for text in (page.note, page.likeness)
+            if text
+        ]
         + sorted({page.legend for page in pages if page.legend}),
         titles=TITLES,
         figures={kind: [one for one in planned if one.section == kind] for kind in TITLES},
