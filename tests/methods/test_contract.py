@@ -71,6 +71,7 @@ PARAMETERS = {
     "ivlp": 12 * 2 * (512 + 768),
     "kgcoop": 2048,
     "maple": 3_555_072,
+    "mma": 674_560,
     "plot": 4 * 16 * 512,
     "proda": 32 * 16 * 512,
     "prograd": 8192,

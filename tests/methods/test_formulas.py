@@ -6,6 +6,7 @@ import pytest
 import test_caches
 import test_contexts
 import test_heads
+import test_newer_towers
 import test_plot
 import test_probes
 import test_towers
@@ -18,10 +19,12 @@ from compatbench.method import FewShotData, Method
 
 FORMULAS: dict[str, Formula] = {
     **(test_caches.FORMULAS | test_contexts.FORMULAS | test_heads.FORMULAS),
+    **test_newer_towers.FORMULAS,
     **(test_plot.FORMULAS | test_probes.FORMULAS | test_towers.FORMULAS),
 }
 STEPS: dict[str, Formula] = {
     **(test_caches.STEPS | test_contexts.STEPS | test_heads.STEPS),
+    **test_newer_towers.STEPS,
     **(test_plot.STEPS | test_towers.STEPS),
 }
 
