@@ -27,8 +27,8 @@ class WiSEFT(TrainedMethod):
     """z = f̂ Wᵀ + b with (W, b) = (1 − α) (s W_0, 0) + α (W_1, b_1), and W_1, b_1 fine-tuned.
 
     Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3, in its form for the
-    linear classifier, α = 0.5. The form for the image tower, θ_0 + α (θ_1 − θ_0), has no
-    counterpart on another tower, so that it would not be transferable at all.
+    linear classifier, α = 0.5. The form for the image tower, θ_0 + α (θ_1 − θ_0), fits no other
+    tower (``wise_ft_weights``).
 
     The module holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added.
     Recipe: the authors' code's, AdamW at 1e-3 with weight decay 0.1 and a cosine over all

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from compatbench.method import (
     NotTransferable,
     require_blocks,
     require_shape,
+    shift_weights,
 )
 from compatbench.method.trained import TrainedMethod
 
@@ -154,3 +155,34 @@ def require_weight(backbone: Backbone, name: str) -> Tensor:
     if name not in weights:
         raise NotTransferable(f"the backbone's text tower has no '{name}'")
     return weights[name]
+
+
+Tower = Literal["text", "image"]
+
+
+def zero_shift(backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
+    """A difference of zero for each weight of a tower, by ``<tower>.<name>``."""
+    return {
+        f"{tower}.{name}": torch.zeros(weight.shape, device=backbone.device)
+        for name, weight in _frozen(backbone, tower).items()
+    }
+
+
+def shift_tower(module: Module, backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
+    """All weights θ_0 + Δ of a tower, Δ being the module's ``<tower>.<name>``.
+
+    Raises:
+        NotTransferable: the tower's weights have not the names and sizes of the differences.
+    """
+    start, frozen = f"{tower}.", _frozen(backbone, tower)
+    deltas = {n.removeprefix(start): t for n, t in module.trained.items() if n.startswith(start)}
+    shifted = shift_weights(frozen, deltas, tower)
+    if more := [name for name in frozen if name not in deltas]:
+        raise NotTransferable(
+            f"the backbone's {tower} tower has a '{more[0]}', for which the module holds nothing"
+        )
+    return shifted
+
+
+def _frozen(backbone: Backbone, tower: Tower) -> Mapping[str, Tensor]:
+    return backbone.text.weights if tower == "text" else backbone.image.weights

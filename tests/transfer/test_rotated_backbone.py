@@ -76,3 +76,23 @@ def test_a_projection_leads_to_the_turned_space(backbone: Backbone, size: int) -
         assert torch.allclose(found, expected, atol=1e-4)
     assert "proj" in backbone.image.weights
     assert backbone.image.weights["proj"].shape[1] == EMBED_DIM
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_text_projection_leads_to_the_turned_space(backbone: Backbone, size: int) -> None:
+    rotation = orthonormal(size, EMBED_DIM, seed=1).float()
+    turned, prompts = RotatedBackbone(backbone, rotation), backbone.text_prompts(LABELS.fill())
+    rows = backbone.text.project_by(torch.eye(backbone.token_width)).encode(prompts)
+    projection = turned.text.weights["text_projection"]
+    delta = 0.1 * torch.randn(projection.shape, generator=torch.Generator().manual_seed(2))
+    expected = backbone.encode_prompts(prompts) @ rotation.T + rows @ delta
+    norm = {"ln_final.bias": backbone.text.weights["ln_final.bias"]}
+    for more in ({}, norm):
+        weights = {"text_projection": projection + delta, **more}
+        assert torch.allclose(turned.encode_prompts(prompts, weights), expected, atol=1e-4)
+    assert torch.allclose(
+        turned.encode_prompts(prompts, norm),
+        backbone.encode_prompts(prompts) @ rotation.T,
+        atol=1e-4,
+    )
+    assert backbone.text.weights["text_projection"].shape[1] == EMBED_DIM

@@ -27,7 +27,9 @@ METHODS = builtin_methods().classes
 INPUT_SIDE = [n for n, cls in METHODS.items() if not Words().serves(cls.card)]
 # Their prompts are computed from features, whose coordinates their nets have learned.
 READ_FEATURES = ["cocoop", "tcp"]
-INVARIANT = [name for name in INPUT_SIDE if name not in READ_FEATURES]
+# It changes the projection into the joint space.
+PROJECTS = ["clipood"]
+INVARIANT = [name for name in INPUT_SIDE if name not in [*READ_FEATURES, *PROJECTS]]
 SIZES = {"narrower": EMBED_DIM - 4, "wider": EMBED_DIM + 5}
 
 

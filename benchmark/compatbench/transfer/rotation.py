@@ -6,13 +6,20 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from compatbench.backbone import FEATURES, Backbone, ImageInput, ImageTower, Prompts
+from compatbench.backbone import (
+    FEATURES,
+    Backbone,
+    BlockUpdates,
+    ImageInput,
+    ImageTower,
+    Prompts,
+)
 from compatbench.backbone.text.anatomy import check_weights
+from compatbench.backbone.text.tower import TextTower
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import fingerprint
 
@@ -80,7 +87,7 @@ class RotatedBackbone(Backbone):
         """The rotation R is ``[e_s, e_t]``, e_t the backbone's."""
         vars(self).update(vars(backbone))
         # These were computed in the backbone's own coordinates.
-        for name in ("embed_dim", "image", "encode_prompts"):
+        for name in ("embed_dim", "image", "text", "encode_prompts"):
             vars(self).pop(name, None)
         self._text_features = {}
         self.unrotated = backbone
@@ -90,6 +97,11 @@ class RotatedBackbone(Backbone):
     def rotate(self, features: Tensor) -> Tensor:
         """Features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
         return features @ self.rotation.T.to(features)
+
+    @cached_property
+    def text(self) -> TextTower:  # type: ignore[override]
+        """The text tower, with the projection that leads to these coordinates."""
+        return _RotatedText(self.unrotated.text, self.rotation)
 
     @cached_property
     def image(self) -> ImageTower:
@@ -109,9 +121,33 @@ class RotatedBackbone(Backbone):
             self._text_features[texts] = self.rotate(self.unrotated.text_features(texts))
         return self._text_features[texts]
 
-    def encode_prompts(self, prompts: Prompts, *inserted: Any, **named: Any) -> Tensor:
-        """As a backbone."""
-        return self.rotate(self.unrotated.encode_prompts(prompts, *inserted, **named))
+    def encode_prompts(
+        self,
+        prompts: Prompts,
+        weights: Mapping[str, Tensor] | None = None,
+        block_updates: BlockUpdates | None = None,
+    ) -> Tensor:
+        """As a backbone; a ``text_projection`` that is given leads to these coordinates, too."""
+        inside = dict(weights or {})
+        if (projection := inside.pop("text_projection", None)) is None:
+            return self.rotate(self.unrotated.encode_prompts(prompts, weights, block_updates))
+        return self.text.project_by(projection).encode(prompts, inside, block_updates)
+
+
+class _RotatedText(TextTower):
+    def __init__(self, tower: TextTower, rotation: Tensor) -> None:
+        vars(self).update(vars(tower))
+        vars(self).pop("weights", None)
+        self._rotation = rotation
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """As a tower's; the projection leads to the rotated space."""
+        weights = super().weights
+        if "text_projection" not in weights:
+            return weights
+        own = weights["text_projection"]
+        return weights | {"text_projection": own @ self._rotation.T.to(own)}
 
 
 class _RotatedTower(ImageTower):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +44,11 @@ class TextTower:
     def weights(self) -> dict[str, Tensor]:
         """The frozen weights of blocks, last norm and projection, by open_clip's names."""
         return self._anatomy.weights()
+
+    def project_by(self, projection: Tensor) -> TextTower:
+        """The same tower with another projection ``[D, e]``, e of any size."""
+        own = projection.to(self._anatomy.positions.dtype)
+        return TextTower(replace(self._anatomy, projection=own))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings without positions, ``[..., D]`` for ids ``[...]``."""

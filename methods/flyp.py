@@ -1,0 +1,139 @@
+"""FLYP: both towers are trained with the contrastive loss that CLIP was pretrained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.method import (
+    FEATURES,
+    PIXELS,
+    Backbone,
+    Classifier,
+    CosineClassifier,
+    FewShotData,
+    ImageInput,
+    Labels,
+    MethodCard,
+    Module,
+)
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
+
+from ._shared.texts import Templates, choose_templates
+from ._shared.towers import Tower, shift_tower, zero_shift
+
+
+class FLYP(TrainedMethod):
+    """z = s_θ cos(f_θ, w_c), with all weights θ = θ_0 + Δ of both towers and the scale s trained.
+
+    Goyal et al., *Finetune like you pretrain*, section 3. Each image i of a batch is paired with
+    a text T_i, the name of its class in a random one of the task's templates; the loss is
+    ½ [CE over rows + CE over columns] of s F̂ T̂ᵀ, where the diagonal is right: images of one
+    class in a batch count as negatives of each other. Class weights w_c are the normalised mean
+    over templates of the trained tower's normalised text features. Token embeddings and
+    positions of the text tower stay frozen (theirs are trained). The module holds Δ and the
+    difference of log s; with ``encoder`` one tower alone is trained.
+
+    Recipe: that of the authors' few-shot script, AdamW at 1e-5 with weight decay 0.2 and
+    batch 256, 20 epochs, a cosine over all steps, no warm-up. They keep the best of all epochs
+    by validation images, and the last is kept here. Weight decay pulls towards θ_0 rather than
+    towards zero.
+    """
+
+    card = MethodCard(
+        name="flyp",
+        title="FLYP",
+        paper="arXiv:2212.00638",
+        inserts=("text-layers", "image-layers", "classifier"),
+        summary="both towers, trained with the contrastive loss of pretraining",
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(
+            optimizer="adamw",
+            lr=1e-5,
+            weight_decay=0.2,
+            epochs=20,
+            batch_size=256,
+            warmup_epochs=0,
+            schedule="cosine-step",
+        )
+        encoder: Literal["text", "image", "both"] = "both"
+        templates: Templates = "all"
+
+    config: Config
+
+    def image_input(self, backbone: Backbone) -> ImageInput:
+        return FEATURES if self.config.encoder == "text" else PIXELS
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        trained = {"log_scale": torch.zeros((), device=backbone.device)}
+        for tower in self.towers:
+            trained |= zero_shift(backbone, tower)
+        return Module(trained)
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """Those that are trained."""
+        return ("text", "image") if self.config.encoder == "both" else (self.config.encoder,)
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        templates = choose_templates(data.labels, self.config.templates)
+
+        def loss(module: Module, batch: Batch) -> Tensor:
+            drawn = torch.randint(len(templates), batch.targets.shape, generator=rng)
+            return self.contrast(self.tune(module, backbone, data.labels), batch, drawn)
+
+        return self.train(self.init(backbone, data, rng), loss, backbone, data, rng)
+
+    def contrast(self, tuned: Tuned, batch: Batch, drawn: Tensor) -> Tensor:
+        """The loss of a batch, whose texts are in the templates of these numbers, ``[batch]``."""
+        pairs = drawn.to(batch.targets) * len(batch.labels) + batch.targets
+        pairs, where = pairs.unique(return_inverse=True)
+        texts = tuned.encode_texts(pairs.tolist())[where]
+        logits = CosineClassifier(texts, tuned.scale)(tuned.encode_images(batch.inputs))
+        diagonal = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
+
+    def tune(self, module: Module, backbone: Backbone, labels: Labels) -> Tuned:
+        """Towers and scale with the module's differences added."""
+        templates = choose_templates(labels, self.config.templates)
+        texts = tuple(text for template in templates for text in labels.fill(template))
+        scale = backbone.logit_scale * module["log_scale"].exp()
+        shifted = {tower: shift_tower(module, backbone, tower) for tower in self.towers}
+        return Tuned(backbone, texts, scale, shifted)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        tuned = self.tune(module, backbone, labels)
+        texts = F.normalize(tuned.encode_texts(), dim=-1)
+        compare = CosineClassifier(texts.unflatten(0, (-1, len(labels))).mean(0), tuned.scale)
+        return lambda inputs: compare(tuned.encode_images(inputs))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A backbone with other weights in one tower or both, and another scale s."""
+
+    backbone: Backbone
+    texts: tuple[str, ...]  # all class names in one template, then in the next, ``[T · C]``
+    scale: Tensor
+    weights: Mapping[Tower, Mapping[str, Tensor]]
+
+    def encode_texts(self, rows: list[int] | None = None) -> Tensor:
+        """Features of the texts of these numbers, or of all, not normalised, ``[rows, e]``."""
+        prompts = self.backbone.text_prompts(self.texts)
+        if rows is not None:
+            lengths = tuple(prompts.lengths[row] for row in rows)
+            prompts = replace(prompts, suffix=prompts.suffix[rows], lengths=lengths)
+        return self.backbone.encode_prompts(prompts, self.weights.get("text"))
+
+    def encode_images(self, inputs: Tensor) -> Tensor:
+        """Image features, not normalised, ``[batch, e]``."""
+        if "image" not in self.weights:
+            return inputs
+        return self.backbone.image.encode(inputs, weights=self.weights["image"])

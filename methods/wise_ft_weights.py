@@ -1,0 +1,72 @@
+"""WiSE-FT in weight space: the average of zero-shot and fine-tuned weights, tower and head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compatbench.method import (
+    PIXELS,
+    Backbone,
+    Classifier,
+    FewShotData,
+    ImageInput,
+    Labels,
+    MethodCard,
+    Module,
+)
+from compatbench.method.trained import Recipe
+
+from ._shared.towers import shift_tower, zero_shift
+from .wise_ft import WiSEFT
+
+
+class WiSEFTWeights(WiSEFT):
+    """z = f̂_θ Wᵀ + b with (θ, W, b) = (1 − α) (θ_0, s W_0, 0) + α (θ_1, W_1, b_1).
+
+    Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3: image tower and head
+    are fine-tuned together, from the zero-shot classifier on, and averaged with it, α = 0.5. The
+    module holds α times the differences, so that the head is the one of ``wise_ft``, and only the
+    number of classes and the tower of the source fit it.
+
+    Recipe: that of the authors' README for a whole model, AdamW at 3e-5 with weight decay 0.1,
+    a cosine over all steps, batch 512, 10 epochs, without clipping of gradients and without the
+    warm-up of 500 steps, as in ``wise_ft``. Weight decay pulls towards the zero-shot model.
+    """
+
+    card = MethodCard(
+        name="wise_ft_weights",
+        title="WiSE-FT (weights)",
+        paper="arXiv:2109.01903",
+        inserts=("image-layers", "classifier"),
+        summary="average of zero-shot and fine-tuned weights of image tower and head",
+        zero_shot_at={"*": 0.0},
+    )
+
+    class Config(WiSEFT.Config):
+        recipe: Recipe = Recipe(
+            optimizer="adamw",
+            lr=3e-5,
+            weight_decay=0.1,
+            epochs=10,
+            batch_size=512,
+            schedule="cosine-step",
+        )
+
+    config: Config
+
+    def image_input(self, backbone: Backbone) -> ImageInput:
+        return PIXELS
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        head = super().init(backbone, data, rng)
+        return Module(zero_shift(backbone, "image") | head.trained)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+        weights = shift_tower(module, backbone, "image")
+        classify = super().attach(module, backbone, labels)
+
+        def encode_and_classify(images: Tensor) -> Tensor:
+            return classify(backbone.image.encode(images, weights=weights))
+
+        return encode_and_classify
