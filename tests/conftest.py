@@ -88,6 +88,13 @@ def labels() -> Labels:
         names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
         templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
         teacher_template="a photo of a {}, a type of thing.",
+        descriptions=(
+            ("a friend", "It barks.", "often runs"),
+            ("grey skin", "can swim"),
+            ("A red apple is sweet.", "used in pies", "an old fruit", "antlers"),
+            ("wooden bars", "The xylophone of a child"),
+            ("leaves", "A tree is tall."),
+        ),
     )
 
 

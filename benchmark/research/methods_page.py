@@ -56,6 +56,7 @@ and templates. Methods that are given all test images are ranked apart.
 ASKED = {
     "token embeddings": {"prompts", "image_prompts", "name_tokens", "embed", "embed_text"},
     "zero-shot text features": {"zero_shot", "zero_shot_ensemble", "text_features"},
+    "features of descriptions": {"describe"},
     "text tower": {"encode_prompts"},
     "image tower": {"image"},
     "logit scale": {"logit_scale"},
@@ -171,7 +172,8 @@ def _derived(tested: MethodUnderTest) -> list[str]:
     with torch.no_grad():
         tested.attach(backbone, module)(inputs)
     # What the backbone asks of itself, to answer, is not asked by the method.
-    if asked & ASKED["zero-shot text features"] and not asked & {"prompts", "image_prompts"}:
+    features = ASKED["zero-shot text features"] | ASKED["features of descriptions"]
+    if asked & features and not asked & {"prompts", "image_prompts"}:
         asked -= {"embed", "encode_prompts"}
     return [what for what, names in ASKED.items() if names & asked]
 

@@ -28,6 +28,22 @@ def mean_texts(backbone: Backbone, labels: Labels, which: Templates) -> Tensor:
     return features[0] if len(features) == 1 else torch.stack(features).mean(0)
 
 
+def class_texts(backbone: Backbone, labels: Labels, which: Templates | None) -> tuple[Tensor, ...]:
+    """Features of each class in the chosen templates, if any, and of its descriptions.
+
+    Normalised, ``[texts, e]``, templates first.
+
+    Raises:
+        NotTransferable: the task has no descriptions.
+    """
+    described = backbone.describe(labels)
+    if which is None:
+        return described
+    written = [backbone.zero_shot(labels, template) for template in choose_templates(labels, which)]
+    by_class = torch.stack(written, dim=1)
+    return tuple(torch.cat(pair) for pair in zip(by_class, described, strict=True))
+
+
 def zero_shot(backbone: Backbone, labels: Labels, which: Templates) -> Tensor:
     """Zero-shot weights, ``[C, e]``: normalised text features, averaged and normalised again."""
     weights = [backbone.zero_shot(labels, template) for template in choose_templates(labels, which)]

@@ -43,6 +43,13 @@ LABELS = Labels(
     names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
     templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
     teacher_template="a photo of a {}, a type of thing.",
+    descriptions=(
+        ("a friend", "It barks.", "often runs"),
+        ("grey skin", "can swim"),
+        ("A red apple is sweet.", "used in pies", "an old fruit"),
+        ("wooden bars", "The xylophone of a child"),
+        ("leaves", "A tree is tall."),
+    ),
 )
 # Small fits, at a rate at which a few steps count; the rest is as published.
 CAPS = {"max_steps": 6, "max_iterations": 50, "bisections": 2, "prompts": 8, "words": 100}

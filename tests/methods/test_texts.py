@@ -41,7 +41,8 @@ def test_a_fit_on_the_second_of_two_templates_is_one_on_it_alone(
     caps = {"max_steps": 2} if "max_steps" in method.Config.model_fields else {}
 
     def classify(count: int, **settings: object) -> Tensor:
-        own = Labels(labels.names, labels.templates[2 - count : 2], "{}")
+        texts = labels.templates[2 - count : 2]
+        own = Labels(labels.names, texts, "{}", labels.descriptions)
         data = make_data(clip64, own)
         subject = method(method.Config.model_validate(caps | settings))
         module = subject.fit(clip64, data, torch.Generator().manual_seed(1))

@@ -49,8 +49,14 @@ class MethodRegistry:
     broken: dict[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """All names: zero-shot first, as the floor of every comparison, then by name."""
-        return sorted(self.classes, key=lambda name: (self.classes[name].card.learns, name))
+        """All names: zero-shot first, as the floor of every comparison, then by name.
+
+        What else learns nothing is between them.
+        """
+        cards = {name: cls.card for name, cls in self.classes.items()}
+        return sorted(
+            cards, key=lambda n: (cards[n].learns, not cards[n].learns and len(cards[n].needs), n)
+        )
 
     def get(self, name: str) -> type[Method]:
         """The class of this name, if there is one and its file could be loaded."""

@@ -1,0 +1,39 @@
+"""CuPL: the mean over several sentences about a class is its weight."""
+
+from __future__ import annotations
+
+import torch
+
+from compatbench.method import Backbone, CosineClassifier, Labels, Method, MethodCard, Module
+
+from ._shared.texts import Templates, class_texts
+from .zeroshot import ZeroShot
+
+
+class CuPL(ZeroShot):
+    """w_c is the mean of the normalised features of the class's sentences, normalised again.
+
+    Pratt et al., *What does a platypus look like? Generating customized prompts for zero-shot image
+    classification*, section 3. A language model wrote the sentences; here they are the
+    task's descriptions, so a task without any has no CuPL. With ``templates``, which the paper
+    tries too, the hand-written prompts are sentences like the others. Nothing is learned.
+    """
+
+    card = MethodCard(
+        name="cupl",
+        title="CuPL",
+        paper="arXiv:2209.03320",
+        inserts="none",
+        summary="the mean over sentences that describe a class gives the classifier",
+        needs={"descriptions"},
+        learns=False,
+    )
+
+    class Config(Method.Config):
+        templates: Templates | None = None
+
+    config: Config
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        texts = class_texts(backbone, labels, self.config.templates)
+        return CosineClassifier(torch.stack([own.mean(0) for own in texts]), backbone.logit_scale)

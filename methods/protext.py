@@ -1,0 +1,98 @@
+"""ProText: prompts of the text tower, learned from texts alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FeatureSet,
+    FewShotData,
+    Labels,
+    MethodCard,
+    Module,
+    require_blocks,
+    require_shape,
+)
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
+
+from ._shared.prompts import draw_context
+
+
+class ProText(TrainedMethod):
+    """Prompts take the class name to where the frozen tower puts sentences about the class.
+
+    Khattak et al., *Learning to Prompt with Text Only Supervision for Vision-Language Models*,
+    section 3.2. M vectors before the name, replaced before each of the next blocks, J in all.
+    A training example is a class and one of its descriptions, with the frozen features t⁰:
+
+        L = λ · mean over all entries of (t̂_c − t̂⁰)², λ = 1000.
+
+    No image is seen, so shots and views change nothing; a seed draws the prompts and the order.
+    The classifier is s · cos(f, t_c). Recipe: AdamW with β₂ = 0.98 and weight decay 0.1, batch
+    256, five warm-up epochs, J = 9; the rate (0.03 or 0.0025), the epochs (20 to 300) and M were
+    set for each dataset. M = 4 starts at "a photo of a", and a longer context, without
+    ``context_words``, at N(0, 0.02²), as the prompts of the inner blocks do. A tower of fewer
+    blocks has prompts in all.
+    """
+
+    card = MethodCard(
+        name="protext",
+        title="ProText",
+        paper="arXiv:2401.02418",
+        inserts=("text-input", "text-layers"),
+        summary="deep text prompts that map class names to descriptions, without images",
+        needs={"descriptions"},
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(
+            optimizer="adamw",
+            lr=0.03,
+            betas=(0.9, 0.98),
+            weight_decay=0.1,
+            epochs=200,
+            batch_size=256,
+            warmup_epochs=5,
+        )
+        context_length: PositiveInt = 4
+        context_words: str | None = "a photo of a"
+        depth: PositiveInt = 9
+        weight: PositiveFloat = 1000.0
+
+    config: Config
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        length, words = self.config.context_length, self.config.context_words
+        inner = min(self.config.depth, backbone.text.depth) - 1
+        context = draw_context(backbone, length, words, self.card.name, rng)
+        deep = 0.02 * torch.randn(inner, length, backbone.token_width, generator=rng)
+        return Module(trained={"prompts": torch.cat([context[None], deep.to(context)])})
+
+    def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        described = backbone.describe(data.labels)
+        features = torch.cat(described)
+        counts = torch.tensor([len(own) for own in described])
+        classes = torch.arange(len(counts)).repeat_interleave(counts).to(features.device)
+        # To the training loop, the sentences are what images are to other methods.
+        sentences = FeatureSet(features, features[None], classes)
+        return super().fit(backbone, replace(data, train=sentences), rng)
+
+    def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
+        return self.config.weight * F.mse_loss(classifier.weights[batch.targets], batch.features)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
+        prompts = require_shape(module, "prompts", backbone.token_width, "text tokens of width")
+        require_blocks(len(prompts), backbone.text.depth, "text")
+        context, *deep = prompts
+        rows = backbone.prompts(labels, context, deep)
+        return CosineClassifier(backbone.encode_prompts(rows), backbone.logit_scale)
+
+    def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor:
+        return module["prompts"][0]

@@ -1,0 +1,238 @@
+"""Methods that read texts about classes, or put words of a task into its prompts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from formulas import Formula, Tensors, adam, cosine_logits, embed, fill, unit
+from open_clip_reference import encode_contexts, encode_texts
+from tiny_models import MakeData
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.errors import NotTransferable
+from compatbench.method import FewShotData, Module
+from compatbench.method.trained import Batch
+from compatbench.methods.atprompt import ATPrompt
+from compatbench.methods.cupl import CuPL
+from compatbench.methods.dclip import DCLIP, join
+from compatbench.methods.protext import ProText
+from compatbench.methods.timo import TIMO
+
+
+def described(backbone: Backbone, labels: Labels, templates: int = 0) -> list[Tensor]:
+    """Normalised features of each class's first templates and of its descriptions."""
+    rows = []
+    for name, own in zip(labels.names, labels.descriptions, strict=True):
+        texts = [template.format(name) for template in labels.templates[:templates]]
+        rows.append(unit(encode_texts(backbone, [*texts, *own])))
+    return rows
+
+
+def cupl_logits(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, templates: int = 0
+) -> Tensor:
+    means = [sum(texts) / len(texts) for texts in described(backbone, labels, templates)]
+    return cosine_logits(backbone, torch.stack(means), images)
+
+
+# What the labels of all tests become.
+JOINED = (
+    ("dog, which is a friend", "dog: It barks.", "dog, which often runs"),
+    ("hippopotamus, which has grey skin", "hippopotamus, which can swim"),
+    (
+        "A red apple is sweet.",
+        *("red apple, which is used in pies", "red apple, which is an old fruit"),
+        "red apple, which has antlers",
+    ),
+    ("xylophone, which has wooden bars", "The xylophone of a child"),
+    ("tree, which has leaves", "A tree is tall."),
+)
+
+
+def dclip_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    """The mean over a class's texts of s · cos."""
+    texts = described(backbone, replace(labels, descriptions=JOINED))
+    scores = [cosine_logits(backbone, one, images).mean(1) for one in texts]
+    return torch.stack(scores, dim=1)
+
+
+def timo_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    rows = []
+    for weights, texts in zip(own["text_weights"], described(backbone, labels, 1), strict=True):
+        rows.append(sum(weight * text for weight, text in zip(weights, texts, strict=False)))
+    text = own["alpha"] * unit(images) @ unit(torch.stack(rows)).T
+    return text + unit(images) @ own["weight"].T + own["bias"]
+
+
+def atprompt_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    """Features of [SOS, u₁, E(a₁), u₂, E(a₂), v, E(name), ".", EOT]; a₁ has four tokens."""
+    first, second = own["attribute_context"]
+    rows = [first, embed(backbone, "playfulness"), second, embed(backbone, "energy")]
+    texts = encode_contexts(backbone, labels.names, torch.cat([*rows, own["context"]]))
+    return cosine_logits(backbone, texts, images)
+
+
+def protext_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    first, *deep = own["prompts"]
+    texts = encode_contexts(backbone, labels.names, first, dict(enumerate(deep, start=1)))
+    return cosine_logits(backbone, texts, images)
+
+
+FORMULAS = {
+    "cupl": Formula(CuPL, cupl_logits),
+    "cupl-templates": Formula(
+        CuPL, partial(cupl_logits, templates=3), settings={"templates": "all"}
+    ),
+    "dclip": Formula(DCLIP, dclip_logits),
+    "timo": Formula(TIMO, timo_logits),
+    "atprompt": Formula(
+        ATPrompt, atprompt_logits, settings={"attributes": ["playfulness", "energy"]}
+    ),
+    "protext": Formula(ProText, protext_logits),
+}
+
+
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+def test_logits_equal_the_formula(
+    backbone64: Backbone, data64: FewShotData, images64: Tensor, formula: Formula
+) -> None:
+    formula.check_logits(backbone64, data64, images64)
+
+
+@pytest.mark.parametrize("method", [CuPL, DCLIP])
+def test_one_text_that_is_the_template_is_zero_shot(
+    clip64: Backbone, labels: Labels, images64: Tensor, method: type[CuPL]
+) -> None:
+    texts = tuple((f"A photo of a {name}.",) for name in labels.names)
+    own = replace(labels, descriptions=texts, templates=("A photo of a {}.",))
+    logits = method().attach(Module(), clip64, own)(images64)
+    expected = cosine_logits(clip64, fill(clip64, own, own.templates[0]), images64)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(NotTransferable, match="no descriptions"):
+        method().attach(Module(), clip64, replace(labels, descriptions=()))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "joined"),
+    [
+        ("apple_pie", "A apple_pie has a crust.", "A apple_pie has a crust."),
+        ("707-320", "Aircraft 707-320s are wide and", "Aircraft 707-320s are wide and"),
+        ("707-320", "The -320 was first. It", "707-320: The -320 was first. It"),
+        ("tree", "Streets are long.", "tree: Streets are long."),
+        ("owl", "two eyes", "owl, which has two eyes"),
+        ("owl", "has two eyes", "owl, which has two eyes"),
+    ],
+)
+def test_a_name_and_a_descriptor_become_a_text(name: str, text: str, joined: str) -> None:
+    assert join(name, text) == joined
+
+
+def naive_timo(
+    backbone: Backbone, data: FewShotData, gamma: float, beta: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Text weights of each class, and W and b of GDA on images and weighted texts."""
+    few, weights, groups = data.train, [], []
+    for c, texts in enumerate(described(backbone, data.labels, 1)):
+        texts = texts[:3]  # one template, and the fewest descriptions are two
+        own = few.views[:, few.targets == c]
+        mean = unit(unit(own.mean(0)).mean(0))
+        matches = torch.stack([mean.dot(text) for text in texts])
+        weights.append(torch.softmax(gamma * matches / matches.norm(), dim=0))
+        ranked = sorted(range(3), key=lambda j: -float(matches[j]))
+        rows = [matches[j] * texts[j] for j in [*ranked, *ranked][:beta]]
+        groups.append(torch.stack([*rows, *unit(own).flatten(0, 1)]))
+    means = torch.stack([rows.mean(0) for rows in groups])
+    centred = torch.cat([rows - mean for rows, mean in zip(groups, means, strict=True)])
+    covariance, (n, e) = centred.T.cov(), centred.shape
+    shrunk = (n - 1) * covariance + covariance.trace() * torch.eye(e).double()
+    weight = means @ (e * torch.linalg.inv(shrunk))
+    bias = torch.stack([-math.log(5) - w.dot(m) / 2 for w, m in zip(weight, means, strict=True)])
+    return weights, weight, bias
+
+
+@pytest.mark.parametrize(("gamma", "beta"), [(50.0, None), (7.0, 5)])
+def test_timo_s_texts_are_weighted_by_images_and_are_rows_beside_them(
+    backbone64: Backbone, data64: FewShotData, gamma: float, beta: int | None
+) -> None:
+    module = TIMO(TIMO.Config(gamma=gamma, beta=beta)).fit(backbone64, data64, torch.Generator())
+    weights, weight, bias = naive_timo(backbone64, data64, gamma, beta or 3)
+    torch.testing.assert_close(module["text_weights"], torch.stack(weights), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(module["weight"], weight, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(module["bias"], bias, rtol=1e-8, atol=1e-9)
+
+
+def test_timo_without_shots_of_a_class_weights_its_texts_alike(
+    clip64: Backbone, labels: Labels, make_data: MakeData
+) -> None:
+    module = TIMO().fit(clip64, make_data(clip64, labels, shots=[3, 0, 3, 3, 3]), torch.Generator())
+    torch.testing.assert_close(module["text_weights"][1], torch.full((3,), 1 / 3).double())
+    torch.testing.assert_close(module["weight"][1], module["weight"][[0, 2, 3, 4]].mean(0))
+
+
+def test_atprompt_s_first_step_follows_the_gradient_of_its_formula(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    FORMULAS["atprompt"].check_first_step(clip64, data64)
+
+
+def test_words_for_all_vectors_of_atprompt_are_a_sentence(
+    clip64: Backbone, labels: Labels, images64: Tensor
+) -> None:
+    own = {
+        "attribute_context": clip64.embed_text("a drawing")[None],
+        "context": clip64.embed_text("of the"),
+    }
+    method = ATPrompt(ATPrompt.Config(attributes=("habitat",)))
+    logits = method.attach(Module(own), clip64, labels)(images64)
+    texts = fill(clip64, labels, "a drawing habitat of the {}.")
+    torch.testing.assert_close(logits, cosine_logits(clip64, texts, images64))
+    with pytest.raises(NotTransferable, match="number of attributes of 1, not 2"):
+        ATPrompt().attach(Module(own), clip64, labels)
+    for none in ((), (" ",)):
+        with pytest.raises(ValueError, match="attributes"):
+            ATPrompt.Config(attributes=none)
+
+
+def test_protext_s_first_step_follows_the_gradient_of_its_loss(
+    float64: None, clip64: Backbone, data64: FewShotData
+) -> None:
+    """1000 · the mean over texts and entries of (t̂_c − t̂⁰)², for the sentences of a batch."""
+    recipe = ProText.Config().recipe.model_copy(update={"warmup_epochs": 0, "batch_size": 6})
+    method = ProText(ProText.Config(recipe=recipe, max_steps=1))
+    found = method.fit(clip64, data64, torch.Generator().manual_seed(3))["prompts"]
+
+    rng, labels = torch.Generator().manual_seed(3), data64.labels
+    start = method.init(clip64, data64, rng)["prompts"].requires_grad_()
+    torch.testing.assert_close(start[0], embed(clip64, "a photo of a"))
+    first, *deep = start
+    texts = unit(encode_contexts(clip64, labels.names, first, dict(enumerate(deep, start=1))))
+    pairs = [(c, t) for c, own in enumerate(described(clip64, labels)) for t in own]
+    order = torch.randperm(len(pairs), generator=rng)[:6].tolist()
+    errors = [(texts[pairs[i][0]] - pairs[i][1]).square().mean() for i in order]
+    loss = 1000 * torch.stack(errors).mean()
+    batch = Batch(
+        torch.stack([pairs[i][1] for i in order]),
+        torch.tensor([pairs[i][0] for i in order]),
+        clip64,
+        labels,
+    )
+    classifier = method.attach(Module({"prompts": start}), clip64, labels)
+    torch.testing.assert_close(method.loss(classifier, batch), loss, rtol=1e-9, atol=1e-9)
+    (gradient,) = torch.autograd.grad(loss, start)
+    assert gradient.abs().amax((1, 2)).min() > 1e-3
+    expected = adam(1e-8, rate=0.03, decoupled=0.1)("prompts", start, gradient).detach()
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_protext_sees_no_image(clip: Backbone, labels: Labels, make_data: MakeData) -> None:
+    method = ProText(ProText.Config(max_steps=2))
+    one, other = (
+        method.fit(clip, make_data(clip, labels, shots=n), torch.Generator().manual_seed(1))
+        for n in (1, 3)
+    )
+    assert one.fingerprint == other.fingerprint
