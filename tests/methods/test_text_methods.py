@@ -36,7 +36,7 @@ def described(backbone: Backbone, labels: Labels, templates: int = 0) -> list[Te
 def cupl_logits(
     backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, templates: int = 0
 ) -> Tensor:
-    means = [sum(texts) / len(texts) for texts in described(backbone, labels, templates)]
+    means = [texts.sum(0) / len(texts) for texts in described(backbone, labels, templates)]
     return cosine_logits(backbone, torch.stack(means), images)
 
 

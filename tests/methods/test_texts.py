@@ -17,6 +17,7 @@ METHODS = {
     name: method
     for name, method in builtin_methods().classes.items()
     if (field := method.Config.model_fields.get("templates")) and field.annotation == Templates
+    if method.image_input is Method.image_input  # or the data below would not be what it takes
 }
 
 

@@ -51,12 +51,14 @@ class MethodRegistry:
     def names(self) -> list[str]:
         """All names: zero-shot first, as the floor of every comparison, then by name.
 
-        What else learns nothing is between them.
+        What else learns nothing, but is given more, is between them.
         """
-        cards = {name: cls.card for name, cls in self.classes.items()}
-        return sorted(
-            cards, key=lambda n: (cards[n].learns, not cards[n].learns and len(cards[n].needs), n)
-        )
+
+        def place(name: str) -> tuple[bool, int, str]:
+            card = self.classes[name].card
+            return card.learns, 0 if card.learns else len(card.needs), name
+
+        return sorted(self.classes, key=place)
 
     def get(self, name: str) -> type[Method]:
         """The class of this name, if there is one and its file could be loaded."""
