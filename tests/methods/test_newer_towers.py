@@ -7,13 +7,28 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import Formula, Tensors, cosine_logits, photo_texts
-from open_clip_reference import text_tower
+from formulas import (
+    Formula,
+    Tensors,
+    cosine_logits,
+    cross_entropy,
+    descend,
+    embed,
+    photo_texts,
+    scale_of,
+    unit,
+)
+from image_reference import few_shots, run_image_tower
+from open_clip_reference import encode_texts, text_tower
+from test_plot import naive_plan
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
+from compatbench.errors import CompatbenchError
 from compatbench.method import FewShotData, Module, NotTransferable
+from compatbench.method.trained import Recipe
 from compatbench.methods.mma import MMA
+from compatbench.methods.plot_pp import PLOTPlusPlus
 
 
 def blocks_of(backbone: Backbone) -> dict[str, Any]:
@@ -42,7 +57,7 @@ def add_adapter(
 def mma_logits(
     backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, scale: float
 ) -> Tensor:
-    """Adapters in the last two thirds of the blocks of the smaller tower, and their counterparts."""
+    """Adapters in the last two thirds of the smaller tower, and in the same blocks of the other."""
     towers = blocks_of(backbone)
     depth = min(map(len, towers.values()))
     hooks = [
@@ -56,6 +71,40 @@ def mma_logits(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+PHRASES = ("a photo of a", "this is a photo of one", "one image of a")
+
+
+def set_features(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features of images with each set of prompts, ``[M, n, e]``, and of classes, ``[N, C, e]``."""
+    visual = backbone.model.visual
+    features = [run_image_tower(visual, images, [tokens]) for tokens in own["image_prompts"]]
+    texts = [
+        encode_texts(backbone, [f"{phrase} {name}." for name in labels.names], context)
+        for phrase, context in zip(PHRASES, own["contexts"], strict=True)
+    ]
+    return torch.stack(features), torch.stack(texts)
+
+
+def transport_logits(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, pooled: bool = False
+) -> Tensor:
+    """z_ic = s Σ_mn T_mn ⟨f_im, t_cn⟩; in the first stage also the cosine of mean features."""
+    features, texts = set_features(backbone, labels, own, images)
+    rows = []
+    for i in range(len(images)):
+        row = []
+        for c in range(len(labels)):
+            similarity = unit(features[:, i]) @ unit(texts[:, c]).T
+            plan = naive_plan(similarity.detach(), 0.1, 100, 1e-2)
+            row.append(scale_of(backbone) * (plan * similarity).sum())
+        rows.append(torch.stack(row))
+    logits = torch.stack(rows)
+    means = cosine_logits(backbone, texts.mean(0), features.mean(0))
+    return logits + means if pooled else logits
 
 
 def raised(name: str, x: Tensor, gradient: Tensor) -> Tensor:
@@ -73,7 +122,15 @@ STEPS = {
     ),
 }
 
-FORMULAS = STEPS | {"mma-published": Formula(MMA, partial(mma_logits, scale=1e-3), exact=1e-9)}
+FORMULAS = STEPS | {
+    "mma-published": Formula(MMA, partial(mma_logits, scale=1e-3), exact=1e-9),
+    "plot_pp": Formula(
+        PLOTPlusPlus,
+        transport_logits,
+        settings={"phrases": PHRASES, "image_prompts": 2},
+        exact=1e-9,
+    ),
+}
 
 
 def test_adapters_for_more_blocks_than_a_tower_has_are_refused(
@@ -86,3 +143,31 @@ def test_adapters_for_more_blocks_than_a_tower_has_are_refused(
     deeper = Module({name: torch.cat([x, x]) for name, x in module.trained.items()})
     with pytest.raises(NotTransferable, match="a number of adapted blocks of 4, not 2"):
         MMA().attach(deeper, clip, data.labels)
+
+
+def test_plot_pp_trains_image_prompts_by_both_logits_and_then_all_by_transport(
+    float64: None, clip64: Backbone, labels: Labels
+) -> None:
+    """A step of each stage, over all images, from the rates and gradients of the formulas."""
+    formula = FORMULAS["plot_pp"]
+    recipe = Recipe(warmup_epochs=0, lr=0.1)
+    method = formula.build(recipe=recipe, max_steps=2)
+    data, views = few_shots(clip64, labels, method.image_input(clip64))
+    own = method.init(clip64, data, torch.Generator().manual_seed(3)).trained
+    assert torch.equal(own["contexts"][1], embed(clip64, "this is a photo of one")[:4])
+    for pooled, names in ((True, ["image_prompts"]), (False, ["contexts", "image_prompts"])):
+        parts = [own[name].requires_grad_() for name in names]
+        logits = transport_logits(clip64, labels, own, views[0], pooled)
+        gradients = torch.autograd.grad(cross_entropy(logits, data.train.targets), parts)
+        assert all(gradient.abs().max() > 1e-6 for gradient in gradients)
+        for name, gradient in zip(names, gradients, strict=True):
+            own[name] = descend(name, own[name], gradient).detach()
+    found = method.fit(clip64, data, torch.Generator().manual_seed(3)).trained
+    for name, expected in own.items():
+        torch.testing.assert_close(found[name], expected.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_plot_pp_refuses_a_phrase_shorter_than_the_first(clip: Backbone, data: FewShotData) -> None:
+    method = PLOTPlusPlus(PLOTPlusPlus.Config(phrases=("a photo of a", "this is a")))
+    with pytest.raises(CompatbenchError, match="'this is a' is 3 tokens, fewer than the first"):
+        method.init(clip, data, torch.Generator())
