@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,18 +18,31 @@ from formulas import (
     photo_texts,
     scale_of,
     unit,
+    unit_texts,
 )
 from image_reference import few_shots, run_image_tower
-from open_clip_reference import encode_texts, text_tower
+from open_clip_reference import encode_contexts, encode_texts, text_tower
 from test_plot import naive_plan
+from test_towers import prompted
+from tiny_models import tiny_clip, wrap
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
-from compatbench.method import FewShotData, Module, NotTransferable
+from compatbench.method import (
+    FEATURES,
+    FewShotData,
+    ImageInput,
+    Module,
+    NotTransferable,
+    Teacher,
+)
 from compatbench.method.trained import Recipe
+from compatbench.methods.kdpl import KDPL
 from compatbench.methods.mma import MMA
 from compatbench.methods.plot_pp import PLOTPlusPlus
+from compatbench.methods.promptkd import PromptKD
+from compatbench.methods.promptsrc import PromptSRC
 
 
 def blocks_of(backbone: Backbone) -> dict[str, Any]:
@@ -107,6 +121,25 @@ def transport_logits(
     return logits + means if pooled else logits
 
 
+def add_teacher(
+    backbone: Backbone, labels: Labels, wanted: ImageInput
+) -> tuple[FewShotData, Backbone, Tensor]:
+    """Few shots with a teacher of another joint space, and the images of the first view."""
+    teacher = wrap(tiny_clip(seed=5, embed_dim=24).double(), "teacher")
+    data, views = few_shots(backbone, labels, wanted)
+    seen, _ = few_shots(teacher, labels, wanted)
+    few, taught = (
+        replace(each, unlabelled=replace(each.train, targets=-torch.ones_like(each.train.targets)))
+        for each in (data, seen)
+    )
+    return replace(few, teacher=Teacher(teacher, taught)), teacher, views[0]
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Σ_i KL(p_i ‖ q_i) of rows of probabilities."""
+    return (p * (p.log() - q.log())).sum()
+
+
 def raised(name: str, x: Tensor, gradient: Tensor) -> Tensor:
     """A first step at a rate of 0.1, of the gradient as if κ = 0.05 were 1."""
     return x - 0.1 * (gradient / 0.05 + 5e-4 * x)
@@ -165,6 +198,73 @@ def test_plot_pp_trains_image_prompts_by_both_logits_and_then_all_by_transport(
     found = method.fit(clip64, data, torch.Generator().manual_seed(3)).trained
     for name, expected in own.items():
         torch.testing.assert_close(found[name], expected.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_kdpl_s_step_follows_the_divergences_from_its_teacher(
+    float64: None, clip64: Backbone, labels: Labels
+) -> None:
+    data, teacher, images = add_teacher(clip64, labels, FEATURES)
+    method = KDPL(KDPL.Config(recipe=Recipe(warmup_epochs=0, lr=0.1), max_steps=1))
+    context = embed(clip64, "a photo of a").clone().requires_grad_()
+    texts = encode_contexts(clip64, labels.names, context)
+    q = cosine_logits(clip64, texts, clip64.model.visual(images)).softmax(1)  # type: ignore[operator]
+    cosines = unit(teacher.model.visual(images)) @ unit_texts(teacher, labels).T  # type: ignore[operator]
+    p = (scale_of(clip64) * cosines).softmax(1)
+    loss = (divergence(p, q) + divergence(q, p)) / 2 / len(images)
+    [gradient] = torch.autograd.grad(loss, [context])
+    unknown = replace(data, train=replace(data.train, targets=torch.zeros_like(data.train.targets)))
+    for given in (data, unknown):
+        found = method.fit(clip64, given, torch.Generator().manual_seed(3))["context"]
+        expected = descend("context", context, gradient).detach()
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_promptkd_s_step_follows_its_tuned_teacher(
+    float64: None, clip64: Backbone, labels: Labels
+) -> None:
+    recipe = Recipe(warmup_epochs=0, lr=0.1)
+    method = PromptKD(PromptKD.Config(recipe=recipe, teacher_recipe=recipe, weight=10, max_steps=2))
+    data, teacher, images = add_teacher(clip64, labels, method.image_input(clip64))
+    found = method.fit(clip64, data, torch.Generator().manual_seed(3))
+
+    rng = torch.Generator().manual_seed(3)
+    tuned = PromptSRC(PromptSRC.Config(recipe=recipe, max_steps=1))
+    assert data.teacher is not None
+    of_teacher = tuned.fit(teacher, data.teacher.data, rng).trained
+    features, texts = prompted(teacher, labels, of_teacher, images)
+    p = cosine_logits(teacher, texts, features).softmax(1)
+    own = {name: x.requires_grad_() for name, x in method.init(clip64, data, rng).trained.items()}
+
+    def student(own: Tensors, mean: Tensor | None = None, variance: Tensor | None = None) -> Any:
+        features = run_image_tower(clip64.model.visual, images, list(own["image_prompts"]))
+        hidden = features @ own["down"].T + own["down_bias"]
+        mean = hidden.mean(0) if mean is None else mean
+        variance = hidden.var(0, correction=0) if variance is None else variance
+        normed = (hidden - mean) / (variance + 1e-5).sqrt() * own["gain"] + own["shift"]
+        projected = normed.clamp(min=0) @ own["up"].T + own["up_bias"]
+        return hidden, cosine_logits(clip64, texts, projected)
+
+    hidden, logits = student(own)
+    loss = 10 * divergence(p, logits.softmax(1)) / logits.numel()
+    gradients = torch.autograd.grad(loss, [*own.values()])
+    for (name, x), gradient in zip(own.items(), gradients, strict=True):
+        assert gradient.abs().max() > 1e-6 or name == "down_bias", name
+        expected = descend(name, x, gradient).detach()
+        torch.testing.assert_close(found.trained[name], expected, rtol=1e-8, atol=1e-9)
+    kept = {"mean": 0.1 * hidden.mean(0), "variance": 0.9 + 0.1 * hidden.var(0)}
+    kept["texts"] = unit(texts)
+    for name, expected in kept.items():
+        torch.testing.assert_close(found.stored[name], expected, rtol=1e-9, atol=1e-9)
+    given = clip64.encode_images(images, method.image_input(clip64))
+    answered = method.attach(found, clip64, labels)(given)
+    _, expected = student(found.trained, found["mean"], found["variance"])
+    torch.testing.assert_close(answered, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_promptkd_s_classes_are_its_teacher_s(clip: Backbone, labels: Labels) -> None:
+    module = Module({}, {"texts": torch.zeros(4, 24)})
+    with pytest.raises(NotTransferable, match="a number of classes of 4, not 5"):
+        PromptKD().attach(module, clip, labels)
 
 
 def test_plot_pp_refuses_a_phrase_shorter_than_the_first(clip: Backbone, data: FewShotData) -> None:

@@ -1,0 +1,55 @@
+"""KDPL: CoOp that learns what a larger model says of its images, and no label."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor
+
+from compatbench.method import CosineClassifier, MethodCard
+from compatbench.method.trained import Batch, Recipe
+
+from .coop import CoOp
+
+
+class KDPL(CoOp):
+    """CoOp whose loss is the distance from a teacher's probabilities, both ways.
+
+    Mistretta et al., *Improving Zero-shot Generalization of Learned Prompts via Unsupervised
+    Knowledge Distillation*, section 3.2: L = ½ KL(p_T ‖ p_S) + ½ KL(p_S ‖ p_T), mean over the
+    batch, where p_S is the prompted student's softmax and p_T that of the zero-shot teacher,
+    z_T = s · cos(f_T, t_T), with the task's first template and the *student's* factor s. The
+    images are the few shots; their labels are not used.
+
+    Recipe, of CoOp + KDPL: the context starts at "a photo of a", SGD at 2e-3, batch 32, 50
+    epochs; the teacher is ViT-H/14 of DFN-5B.
+    """
+
+    card = MethodCard(
+        name="kdpl",
+        title="KDPL (CoOp)",
+        paper="arXiv:2407.03056",
+        inserts="text-input",
+        summary="CoOp taught by a larger model's probabilities, without labels",
+        needs={"teacher"},
+        zero_shot_at={"context": "a photo of a"},
+    )
+
+    class Config(CoOp.Config):
+        recipe: Recipe = Recipe(epochs=50)
+        context_length: PositiveInt = 4
+        context_words: str | None = "a photo of a"
+        teacher: str = "vit-h14-dfn5b"
+
+    config: Config
+
+    def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
+        assert batch.teacher is not None
+        texts = batch.teacher.backbone.zero_shot(batch.labels)
+        teacher = CosineClassifier(texts, classifier.scale)(batch.teacher.features)
+        p, q = teacher.log_softmax(-1), classifier(batch.inputs).log_softmax(-1)
+        # kl_div(a, b) is KL(b ‖ a).
+        return 0.5 * sum(
+            F.kl_div(one, other, reduction="batchmean", log_target=True)
+            for one, other in ((q, p), (p, q))
+        )
