@@ -15,8 +15,10 @@ from command_line import output_of
 from typer.main import get_command
 
 from compatbench.cli.app import app
+from compatbench.conformance import run_checks
 from compatbench.engine.execute.compute import parse_retry
 from compatbench.engine.execute.shards import Shard
+from compatbench.method.registry import MethodRegistry
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -98,6 +100,19 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text-input", "feature", "image-layers"])
+def test_the_example_of_a_method_keeps_the_rules(kind: str, tmp_path: Path) -> None:
+    files = [code for code in blocks(DOCS / "adding-a-method.md", "python") if code[:3] == '"""']
+    [code] = [code for code in files if f'"{kind}"' in code]
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    registry = MethodRegistry()
+    [name] = registry.add_file(tmp_path / "example.py")
+    found = {one.check: (one.status, one.reason) for one in run_checks(registry.get(name))}
+    found = {check: outcome for check, outcome in found.items() if outcome[0] != "pass"}
+    assert list(found) == ["other-process"], found
 
 
 @pytest.mark.slow

@@ -40,12 +40,19 @@ class WrongClasses(CompatbenchError):
 
 @dataclass(frozen=True)
 class Labels:
-    """All that a module may know of a task when it is attached."""
+    """All that a module may know of a task when it is attached.
 
-    names: tuple[str, ...]  # natural class names; label ``c`` is ``names[c]``
-    templates: tuple[str, ...]  # with ``{}`` for the name; the first is the zero-shot one
-    teacher_template: str  # the prompt that distilling methods pull towards
-    # Texts of each class, for methods whose card says that they need them, if the task has any.
+    Attributes:
+        names: natural class names; label c is ``names[c]``.
+        templates: with ``{}`` for the name; the first is the zero-shot one.
+        teacher_template: the prompt that distilling methods pull towards.
+        descriptions: texts of each class, for methods whose card says that they need them, if
+            the task has any.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    teacher_template: str
     descriptions: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:

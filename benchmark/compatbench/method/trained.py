@@ -23,8 +23,14 @@ LEAST_EPOCHS = 10
 class Recipe(BaseModel):
     """How a trained method is optimised; the defaults are CoOp's (arXiv:2109.01134).
 
-    ``epochs`` is one number, or a number from so many shots on: ``{1: 50, 8: 200}``
-    means 50 epochs for 1 to 7 shots and 200 for 8 and more.
+    Attributes:
+        epochs: one number, or a number from so many shots on: ``{1: 50, 8: 200}`` means
+            50 epochs for 1 to 7 shots and 200 for 8 and more.
+        drop_last: whether a last, smaller batch is dropped, unless it is the only one.
+        pool_views: batches are drawn from all training views at once, not from one.
+        warmup_epochs: of ``cosine-epoch``, at the constant rate ``warmup_lr``.
+        schedule: see ``learning_rate``.
+        final_lr: what ``cosine-step`` falls to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,12 +43,12 @@ class Recipe(BaseModel):
     weight_decay: NonNegativeFloat = 5e-4
     epochs: PositiveInt | dict[PositiveInt, PositiveInt] = {1: 50, 2: 100, 8: 200}
     batch_size: PositiveInt = 32
-    drop_last: bool = True  # a last, smaller batch, unless it is the only one
-    pool_views: bool = False  # batches are drawn from all training views at once, not from one
+    drop_last: bool = True
+    pool_views: bool = False
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     warmup_lr: PositiveFloat = 1e-5
     schedule: Literal["cosine-epoch", "cosine-step", "constant"] = "cosine-epoch"
-    final_lr: NonNegativeFloat = 0.0  # what cosine-step falls to
+    final_lr: NonNegativeFloat = 0.0
 
     def count_epochs(self, shots: int) -> int:
         """The epochs at so many shots per class."""
@@ -77,7 +83,8 @@ class Batch:
     Attributes:
         features: image features under one training view, not normalised, ``[batch, e]``.
         targets: labels, ``[batch]``; -1 of unlabelled images.
-        backbone, labels: the source, and class names and templates, for teachers.
+        backbone: the source.
+        labels: class names and templates.
         tokens: where ``image_input`` names something else than features, that, ``[batch, ...]``.
         other_view: features of the same images under the next training view, ``[batch, e]``.
         rng: the fit's generator, for what a loss draws.

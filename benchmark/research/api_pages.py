@@ -1,0 +1,97 @@
+"""The API reference for authors of methods, ``docs/api/``: one page per class that they meet.
+
+It is made of docstrings, by griffe2md, without running anything:
+
+python benchmark/research/api_pages.py
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from griffe import GriffeLoader, Object
+from griffe2md import ConfigDict, render_object_docs
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "docs" / "api"
+MADE = "Made by `python benchmark/research/api_pages.py`."
+# Page -> what is on it, as paths within ``compatbench``.
+PAGES: dict[str, tuple[str, ...]] = {
+    "Method": ("method.Method", "method.MethodCard", "method.CosineClassifier"),
+    "TrainedMethod": ("method.trained.TrainedMethod",),
+    "Recipe": ("method.trained.Recipe",),
+    "Batch": ("method.trained.Batch",),
+    "FewShotData": tuple(f"method.few_shot.{n}" for n in ("FewShotData", "FeatureSet", "Teacher")),
+    "Labels": ("data.images.Labels",),
+    "Module": ("method.Module",),
+    "Backbone": (
+        *("backbone.backbone.Backbone", "backbone.text.tower.TextTower"),
+        "backbone.image.tower.ImageTower",
+    ),
+    "Hooks": (
+        *("backbone.image.tower.ImageInput", "backbone.text.standard_block.BlockUpdates"),
+        *("method.shift_weights", "method.require_shape", "method.require_blocks"),
+        "errors.NotTransferable",
+    ),
+}
+FIELDS = {"Recipe"}  # of which every field is shown, with its default
+CONFIG: ConfigDict = {
+    "docstring_section_style": "list",
+    "filters": ["!^_", "!^model_config$"],
+    "inherited_members": False,
+    "line_length": 100,
+    "members_order": "source",
+    "show_if_no_docstring": False,
+    "show_object_full_path": False,
+    "show_root_full_path": False,
+    "show_root_members_full_path": False,
+    "show_signature_annotations": True,
+    "summary": False,
+}
+
+
+@cache
+def load() -> Object:
+    """compatbench as griffe reads it."""
+    loader = GriffeLoader(
+        search_paths=[REPOSITORY / "benchmark"],
+        docstring_parser="google",  # type: ignore[arg-type]
+        allow_inspection=False,
+    )
+    return loader.load("compatbench")  # type: ignore[return-value]
+
+
+def render_pages() -> dict[str, str]:
+    """The pages by file name; the same docstrings give the same text."""
+    pages, lines = {}, []
+    for title, paths in PAGES.items():
+        found = [load()[path] for path in paths]
+        config: ConfigDict = {**CONFIG, "show_if_no_docstring": title in FIELDS}
+        parts = [_unlink(render_object_docs(one, config, format_md=True)) for one in found]
+        pages[f"{title.lower()}.md"] = "\n".join([f"# {title}\n\n{MADE}\n", *parts])
+        first = [f"`{one.name}`: {_first_line(one)}" for one in found]
+        lines += [f"* [{title}]({title.lower()}.md): {'; '.join(first)}"]
+    return pages | {"README.md": "\n".join(["# API", "", MADE, "", *lines]) + "\n"}
+
+
+def _unlink(text: str) -> str:
+    """Types and attributes as code: what they would link to has no page."""
+
+    def code(match: re.Match[str]) -> str:
+        return "`" + re.sub(r"\[([^]]*)\]\(#[^)]*\)|\\(.)", r"\1\2", match[1]) + "`"
+
+    text = re.sub(r"<code>(.*?)</code>", code, text)
+    return re.sub(r"\[\*\*(\w+)\*\*\]\(#[^)]*\)", r"`\1`", text).replace("**`", "`")
+
+
+def _first_line(found: Object) -> str:
+    text = found.docstring.value if found.docstring else ""
+    return re.sub(r"``", "`", text.split("\n\n")[0].replace("\n", " ")).rstrip(".")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in render_pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
