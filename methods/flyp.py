@@ -105,7 +105,9 @@ class FLYP(TrainedMethod):
         templates = choose_templates(labels, self.config.templates)
         texts = tuple(text for template in templates for text in labels.fill(template))
         scale = backbone.logit_scale * module["log_scale"].exp()
-        shifted = {tower: shift_tower(module, backbone, tower) for tower in self.towers}
+        shifted: dict[Tower, Mapping[str, Tensor]] = {
+            tower: shift_tower(module, backbone, tower) for tower in self.towers
+        }
         return Tuned(backbone, texts, scale, shifted)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
