@@ -11,7 +11,7 @@ from compatbench.engine.keys import data_key
 from compatbench.engine.plan import plan_cells
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.suite_page import read_suite_page
-from compatbench.transfer.words import OUTPUT_PLACES
+from compatbench.transfer import JOINT_SPACE
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")
@@ -55,7 +55,7 @@ def test_every_method_is_ranked(page) -> None:
 
 def test_what_acts_on_features_alone_is_measured_through_words_too(page) -> None:
     for name in METHODS:
-        if set(builtin_methods().get(name).card.places) <= OUTPUT_PLACES:
+        if set(builtin_methods().get(name).card.places) <= JOINT_SPACE:
             assert name in page.results.of("words")
 
 

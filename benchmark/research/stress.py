@@ -33,7 +33,8 @@ from compatbench.results.measures import average
 from compatbench.studies import frames
 from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import Fit, Names, Study, StudyOptions
-from compatbench.transfer import Copied, Transfer, Words
+from compatbench.transfer import COPIED, TransferData, WordPair
+from compatbench.transfer.registry import find_transfer
 from compatbench.transfer.rotation import RotatedBackbone
 from compatbench.transfer.words import WordFeatures, load_words
 
@@ -217,7 +218,7 @@ class StressTest:
 
     def __post_init__(self) -> None:
         self._tasks = {fit.cell.task: load_task(fit.cell.task) for fit in self.fits}
-        self._on_source = [self._accuracy(fit, Copied(), self.source) for fit in self.fits]
+        self._on_source = [self._accuracy(fit, None, self.source) for fit in self.fits]
 
     def turned(self, angles: Sequence[float | None], turns: int) -> Iterator[Change]:
         """The target rotated by each angle, in degrees."""
@@ -256,7 +257,7 @@ class StressTest:
             if kind == "turned":
                 shared["flipped"] = max(int((plain != found).sum()) for found, _ in answers)
             for name, card in cards.items():
-                for suffix in ("", THROUGH_WORDS) if Words().serves(card) else ("",):
+                for suffix in ("", THROUGH_WORDS) if find_transfer("words").serves(card) else ("",):
                     found = self._measure(name, change, by_words=bool(suffix))
                     point = {"method": name + suffix, "change": change.name}
                     point |= frames.seed_means(found.query("turn == 0"), "source")
@@ -270,19 +271,18 @@ class StressTest:
         """Accuracies of one method's modules, in percent; or why they cannot be attached."""
         rows = []
         for turn, backbone in enumerate(change.targets):
-            transfer: Transfer = Copied()
+            words: WordPair | None = None
             if by_words:
                 part = slice(None) if change.words is None else list(change.words)
                 turned = backbone.rotate(self.words.of(self.target))
-                words = F.normalize(turned, dim=-1)[part]
                 own = self.words.of(self.source)[part]
-                transfer = Words(source_words=own, words_of=lambda _, words=words: words)
+                words = WordPair(own, F.normalize(turned, dim=-1)[part])
             for fit, source in zip(self.fits, self._on_source, strict=True):
                 if fit.cell.name != name:
                     continue
                 target, reason = math.nan, ""
                 try:
-                    target = self._accuracy(fit, transfer, backbone)
+                    target = self._accuracy(fit, words, backbone)
                 except NotTransferable as why:
                     reason = why.reason
                 row: Row = {"turn": turn, "task": fit.cell.task, "seed": fit.cell.seed}
@@ -291,11 +291,13 @@ class StressTest:
         return pd.DataFrame(rows)
 
     @torch.no_grad()
-    def _accuracy(self, fit: Fit, transfer: Transfer, backbone: Backbone) -> float:
-        """Accuracy, in percent, of a module that a transfer attaches to a backbone."""
+    def _accuracy(self, fit: Fit, words: WordPair | None, backbone: Backbone) -> float:
+        """Accuracy, in percent, of a module on a backbone, copied or through words."""
         task = self._tasks[fit.cell.task]
         labels = task.labels_for(fit.method.card.needs)
-        classifier = transfer.attach(fit.method, fit.module, None, backbone, labels)
+        transfer = find_transfer(COPIED if words is None else "words")
+        data = TransferData(transfer, words=words)
+        classifier = transfer.attach(fit.method, fit.module, backbone, labels, data)
         wanted = fit.method.image_input(backbone)
         return _percent(measure(classifier, backbone, task, self.cache, wanted).right)
 

@@ -16,7 +16,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.transfer import Words
+from compatbench.transfer.words import Words
 
 SUITE = suite_cards.read("smoke")
 REGISTRY = builtin_methods()
@@ -51,7 +51,7 @@ def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:
 def test_a_transfer_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(CompatbenchError, match="changes nothing for zeroshot"):
         chosen("zeroshot", "words")
-    with pytest.raises(CompatbenchError, match="named 'wrods'; there are copied, words"):
+    with pytest.raises(CompatbenchError, match="no transfer named 'wrods'; did you mean words"):
         chosen("taskres", "wrods")
 
 
@@ -68,7 +68,7 @@ def test_cells_of_one_fit_have_keys_of_their_own(
     registry = MethodRegistry(dict(REGISTRY.classes))
     own, carried = plan_cells(SUITE, registry, str(path), transfers=["copied", "words"])
     assert (carried.copied, carried.plugin) == (own, str(path.resolve()))
-    monkeypatch.setattr(Words, "fingerprint", lambda self: "another list")
+    monkeypatch.setattr("compatbench.engine.keys.words_hash", lambda: "another list")
     other = cell_of("simpleshot", "words")
     assert other.key != moved.key
     assert other.fit_key == copied.key

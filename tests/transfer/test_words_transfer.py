@@ -20,6 +20,7 @@ from compatbench.conformance.models import (
 )
 from compatbench.method import Classifier, Method, Module
 from compatbench.method.registry import builtin_methods
+from compatbench.transfer import TransferData, WordPair
 from compatbench.transfer.words import Words, encode_words, find_rotation, load_words
 
 WORDS = load_words()[::40]
@@ -54,8 +55,9 @@ def turned_source(seed: int) -> Backbone:
 
 
 def attach(method: Method, module: Module, target: Backbone) -> Classifier:
-    transfer = Words(source_words=source_words(), words_of=words_of)
-    return transfer.attach(method, module, None, target, LABELS)
+    transfer = Words()
+    data = TransferData(transfer, words=WordPair(source_words(), words_of(target)))
+    return transfer.attach(method, module, target, LABELS, data)
 
 
 def test_the_methods_on_features_are_those_that_can_be_aligned() -> None:

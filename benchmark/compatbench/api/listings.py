@@ -81,12 +81,25 @@ def suites(names: Names = "all") -> pd.DataFrame:
 
 
 def transfers() -> pd.DataFrame:
-    """The ways of bringing a module to a backbone: name, what each needs, and what it does."""
-    from compatbench.transfer import TRANSFERS
+    """The ways of bringing a module to a backbone, those that need least first.
 
-    cards = [cls.card for cls in TRANSFERS.values()]
-    rows = [(card.name, card.access, card.summary) for card in cards]
-    return _frame(rows, "name", "needs", "what it does")
+    Name, settings that may follow it after ``+``, what it needs beside the module, the places at
+    which modules may act, title, paper, and what it does.
+    """
+    from compatbench.transfer.registry import builtin_transfers
+    from compatbench.transfer.transfer import ACCESS, EVERYWHERE
+
+    rows = []
+    for cls in builtin_transfers().classes.values():
+        card, numbered = cls.card, "shots" in cls.Config.model_fields
+        needs = ", ".join(one for one in ACCESS if one in card.access) or "none"
+        takes = "all" if card.takes == EVERYWHERE else ", ".join(sorted(card.takes))
+        settings = ", ".join([*card.settings, *["labels per class"] * numbered])
+        about = (settings, needs, takes, card.title, card.paper, card.summary)
+        rows.append((card.name, *about))
+    rows.sort(key=lambda row: (row[2] != "none", len(row[2].split(", ")), row[2], row[0]))
+    names = ("name", "settings", "needs", "takes", "title", "paper", "what it does")
+    return _frame(rows, *names)
 
 
 def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:

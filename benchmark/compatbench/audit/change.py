@@ -24,7 +24,8 @@ from compatbench.files.scratch import scratch_folder
 from compatbench.pages.markdown import escape
 from compatbench.results.measures import Expected
 from compatbench.results.store import RESULTS, SuiteResults, check_name, read_results
-from compatbench.transfer import COPIED, TRANSFERS
+from compatbench.transfer import COPIED
+from compatbench.transfer.registry import is_transfer
 
 WORDS = {
     "within": f"within {EPSILON:.0%} of the images",
@@ -184,7 +185,7 @@ def find_problems(rows: pd.DataFrame, expected: Expected, same_machine: bool) ->
         and (row["source"], row["backbone"]) in backbones
         and row["shots"] in expected.shots
         and row["seed"] in expected.seeds
-        and row["transfer"] in TRANSFERS
+        and is_transfer(row["transfer"])
     ]
     first = [f"the first of {_place(row)}" for row in asked[:1]]
     problems = [f"{len(asked)} rows of the base were removed, {place}" for place in first]

@@ -25,7 +25,7 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import MethodResults, file_texts, read_method
-from compatbench.transfer import TRANSFERS
+from compatbench.transfer.registry import is_transfer
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
@@ -85,7 +85,7 @@ def read_stored_suite(
             findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
             continue
         suite = _as_recorded(card, found)
-        recorded = sorted({*found.rows["transfer"]} & set(TRANSFERS))
+        recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
         transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
         cells += plan_cells(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers

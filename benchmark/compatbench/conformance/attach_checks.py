@@ -42,8 +42,8 @@ from compatbench.data.images import Labels
 from compatbench.errors import NotTransferable
 from compatbench.files.tensors import fingerprint
 from compatbench.method import Backbone, Module
-from compatbench.transfer import Words
-from compatbench.transfer.words import encode_words, load_words
+from compatbench.transfer import TransferData, WordPair
+from compatbench.transfer.words import Words, encode_words, load_words
 
 WORDS = load_words()[::40]
 
@@ -139,11 +139,12 @@ def turned_space(tested: MethodUnderTest) -> None:
         tested.attach(tested.source)
     expected = tested.logits(tested.source)
     rotated, words = _rotated_source()
-    transfer = Words(source_words=words, words_of=lambda b: encode_words(b, WORDS))
+    transfer = Words()
+    data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
     failure = CheckFailed("through words, attach gave the image tower an image")
     with torch.no_grad():
         with _expect_no_image(rotated, failure):
-            classify = transfer.attach(tested.build(), tested.module, None, rotated, LABELS)
+            classify = transfer.attach(tested.build(), tested.module, rotated, LABELS, data)
         found = classify(tested.inputs(rotated))
     gap = float((found - expected).abs().max() / expected.abs().max())
     require(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from compatbench.files.hashes import sha256_json
 # The files given in place of drawing, by task, shots and seed.
 ShotsFiles = Mapping[tuple[str, int, int], Path]
 HELD_OUT = "{}.held-out-{}-{}"  # task, shots and seed
+NESTED = 16  # shots of the draw that smaller ones are the first images of
 Item = TypeVar("Item", bound=Sample)
 
 
@@ -62,6 +64,34 @@ def draw_shots(
     val = task.source.samples["val"] or None
     train, held_out = draw_few_shot(task.split("train"), val, shots, seed, most)
     return Draw(tuple(train), tuple(held_out))
+
+
+def draw_first(task: Task, shots: int, seed: int, most: int = MOST_VALIDATION_SHOTS) -> Draw:
+    """The first images of each class of a larger draw, so that fewer shots are part of more.
+
+    Draws of different sizes share no image but by chance. These are nested up to ``NESTED`` shots,
+    where they are what ``draw_shots`` draws; validation takes ``min(shots, most)`` per class.
+
+    Raises:
+        CompatbenchError: no class of the task has so many images.
+    """
+    if shots > task.most_shots:
+        raise CompatbenchError(
+            f"{shots} labels per class cannot be drawn from '{task.name}', which has "
+            f"{task.most_shots} training images of a class at most; ask for fewer"
+        )
+    whole = draw_shots(task, max(shots, NESTED), seed, None, most)
+    return Draw(_first(whole.train, shots), _first(whole.val, min(shots, most)))
+
+
+def _first(items: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    seen: Counter[int] = Counter()
+    kept = []
+    for item in items:
+        seen[item.label] += 1
+        if seen[item.label] <= count:
+            kept.append(item)
+    return tuple(kept)
 
 
 def draw_few_shot(

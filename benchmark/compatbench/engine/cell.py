@@ -31,7 +31,7 @@ Status = Literal["ok", "not transferable", "failed"]
 # Numbers are kept in columns of 64-bit integers.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-TransferName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+TransferName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_+-]{0,60}$")]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Cell:
     shots_file: Path | None = None  # with the draw, if it is given and not made here
     config_name: str = ""  # the name that the suite gives to this config of the method, if any
     transfer: str = COPIED  # how the module reaches the backbones
+    transfer_plugin: str | None = None  # the file that the transfer was loaded from, if not ours
 
     @property
     def copied(self) -> Cell:
         """The cell of the same fit whose module is attached untouched."""
-        return replace(self, key=self.fit_key, transfer=COPIED)
+        return replace(self, key=self.fit_key, transfer=COPIED, transfer_plugin=None)
 
     @property
     def label(self) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
 from compatbench.data.cards import TrainingCard
-from compatbench.data.draws import draw_shots, load_test_set
+from compatbench.data.draws import draw_first, draw_shots, load_test_set
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.data.task import load_task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, MethodCard
-from compatbench.transfer import COPIED, find_transfer
+from compatbench.transfer import COPIED
+from compatbench.transfer.registry import describe_transfer, find_transfer
+from compatbench.transfer.words import words_hash
 
 
 def data_key(backbone: str, test_set: str) -> str:
@@ -96,14 +98,23 @@ def describe_training(training: TrainingCard) -> dict[str, Any]:
     return training.model_dump(mode="json", exclude={"max_steps"}, exclude_defaults=True)
 
 
-def transfer_key(module: str, transfer: str) -> str:
-    """The key of what is measured of a module that reaches other backbones this way."""
+def transfer_key(module: str, transfer: str, task: str, seed: int, training: TrainingCard) -> str:
+    """The key of what is measured of a module that reaches other backbones this way.
+
+    It has what the transfer is given. The old model and the seed are in the module's key, and the
+    target is in that of the data.
+    """
     if transfer == COPIED:
         return module
-    cls = find_transfer(transfer)
-    return sha256_json(
-        [cls.card.name, cls.card.version, cls().fingerprint(), ENGINE_VERSION, module]
-    )
+    way = find_transfer(transfer)
+    own, access = describe_transfer(way), way.card.access
+    if "unlabelled" in access:
+        own["unlabelled"] = _hash_unlabelled(task)
+    if "labels" in access:
+        own["labels"] = _hash_first(task, way.config.shots, seed, training.val_shots)
+    words = words_hash() if "words" in access else ""
+    parts = [way.card.name, way.card.version, words, ENGINE_VERSION, module]
+    return sha256_json([*parts, own] if own else parts)
 
 
 @cache
@@ -127,6 +138,13 @@ def _hash_unlabelled(name: str) -> str:
 def _hash_draw(name: str, shots: int, seed: int, file: Path | None, most: int) -> tuple[str, str]:
     task = load_task(name)
     draw = draw_shots(task, shots, seed, file, most)
+    return task.fingerprint(draw.train), task.fingerprint(draw.val)
+
+
+@cache
+def _hash_first(name: str, shots: int, seed: int, most: int) -> tuple[str, str]:
+    task = load_task(name)
+    draw = draw_first(task, shots, seed, most)
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 

@@ -34,7 +34,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry
-from compatbench.transfer import COPIED, find_transfer
+from compatbench.transfer import COPIED
+from compatbench.transfer.registry import builtin_transfers, find_transfer
 
 Names = str | Sequence[str]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -145,6 +146,7 @@ class Matrix:
                 one.identity, one.method.card, task, one.settings[task].config
             )
         )
+        plugin_of = cache(lambda label: builtin_transfers().identify(label.partition("+")[0])[1])
         reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
         tested = cache(
             lambda task: tuple(
@@ -165,7 +167,7 @@ class Matrix:
             key = module_key(code, settings, data, shots, seed, training)
             cells.append(
                 Cell(
-                    key=transfer_key(key, choice.transfer),
+                    key=transfer_key(key, choice.transfer, task, seed, training),
                     fit_key=key,
                     method=card.name,
                     config=config,
@@ -179,6 +181,7 @@ class Matrix:
                     shots_file=file,
                     config_name=choice.name if choice.name != card.name else "",
                     transfer=choice.transfer,
+                    transfer_plugin=plugin_of(choice.transfer),
                 )
             )
         return cells
@@ -212,17 +215,19 @@ def select_matrix(
             f"--shots '{wrong[0]}': no task here has so many images per class; 'all' takes all"
         )
     plain, choices = _choose_methods(suite, registry, names, chosen), []
-    for transfer in transfers or suite.transfers:
-        serves = find_transfer(transfer)().serves
-        served = [one for one in plain if one.method.card.depth != "none" or transfer == COPIED]
-        own = [one for one in served if serves(one.method.card)]
-        # What a transfer does not serve is measured where nothing else was asked for.
-        own = own or [one for one in served if one.name in named]
-        choices += [replace(one, transfer=transfer) for one in own]
+    for label in builtin_transfers().choose(transfers or suite.transfers):
+        way = find_transfer(label)
+        able = [one for one in plain if one.method.card.depth != "none" or label == COPIED]
+        own = [one for one in able if way.serves(one.method.card)]
+        if not own:  # what it changes nothing of is measured where nothing else was asked for
+            own = [one for one in able if one.name in named]
+            for one in own:
+                way.require(one.method.card)
+        choices += [replace(one, transfer=label) for one in own]
     if not choices:
         raise CompatbenchError(
-            f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: their "
-            "modules do not act in the joint space; name a method to have it all the same"
+            f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: choose "
+            "another, or name a method to have it all the same"
         )
     return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds))
 

@@ -7,7 +7,7 @@ source's own, image by image.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.feature_cache import BATCH, FeatureCache, StoredRows
 from compatbench.data.task import Sample, Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
+from compatbench.transfer import OldAnswers
 from compatbench.transfer.rotation import RotatedBackbone
 
 SCHEMA = "compatbench-predictions-1"
@@ -85,6 +86,7 @@ def measure(
     wanted: ImageInput = FEATURES,
     classes: int | None = None,
     stream: int | None = None,
+    old: OldAnswers | None = None,
 ) -> Measured:
     """Classifies a test set with a module that was attached to a backbone.
 
@@ -93,6 +95,7 @@ def measure(
     and prompts give the same either way. ``wanted`` is the method's ``image_input``; ``classes``
     are those that the classifier knows, by default as many as the test set has. For a method that
     needs a stream, all images are given in one call, in an order drawn with the seed ``stream``.
+    ``old`` are the old model's answers for the test set, for a classifier that takes them.
 
     Raises:
         NotTransferable: the backbone's image tower cannot give what is wanted.
@@ -104,14 +107,7 @@ def measure(
         inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
     start = time.perf_counter()
-    if stream is not None:
-        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(stream))
-        order = order.to(features.device)
-        logits = classifier(inputs[order])[order.argsort()]
-    elif isinstance(inputs, Tensor):
-        logits = classifier(inputs)
-    else:  # read from disk batch by batch
-        logits = torch.cat([classifier(batch) for batch in inputs.batches()])
+    logits = run_classifier(classifier, inputs, stream, old)
     shape = (len(samples), classes or len(test_set.labels))
     if tuple(logits.shape) != shape:
         raise ValueError(f"logits have shape {list(logits.shape)}, not {list(shape)}")
@@ -120,6 +116,27 @@ def measure(
     predictions = predict(test_set.select_columns(logits))
     seconds = time.perf_counter() - start
     return Measured(predictions, label_tensor(samples), zero_shot.cpu(), seconds)
+
+
+def run_classifier(
+    classifier: Callable[..., Tensor],
+    inputs: Tensor | StoredRows,
+    stream: int | None = None,
+    old: OldAnswers | None = None,
+) -> Tensor:
+    """Logits of all images ``[images, classes]``; the arguments are as for ``measure``."""
+
+    def answer(rows: Tensor) -> Tensor:
+        rows = rows.to(inputs.device) if isinstance(inputs, Tensor) else rows
+        return classifier(inputs[rows]) if old is None else classifier(inputs[rows], old[rows])
+
+    if stream is not None:
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(stream))
+        return answer(order)[order.argsort()]
+    if isinstance(inputs, Tensor):
+        return classifier(inputs) if old is None else classifier(inputs, old)
+    # What is on disk is read batch by batch.
+    return torch.cat([answer(rows) for rows in torch.arange(len(inputs)).split(BATCH)])
 
 
 def label_tensor(samples: Sequence[Sample]) -> Tensor:

@@ -15,11 +15,14 @@ from compatbench.data.cards import TrainingCard, backbone_cards, suite_cards, ta
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
 from compatbench.data.task import load_task, restrict_task
+from compatbench.engine.carried import Carried
 from compatbench.engine.execute.compute import resolve_device
+from compatbench.engine.keys import find_teacher
 from compatbench.engine.matrix import read_settings
 from compatbench.engine.measure import Measured, count_flips, measure
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
+from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.formats.convert import import_checkpoint
@@ -27,8 +30,9 @@ from compatbench.formats.reader import is_archive
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Method, Module, load_module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import COPIED, Copied, Transfer, Words, find_transfer
-from compatbench.transfer.words import find_words
+from compatbench.transfer import COPIED, Transfer
+from compatbench.transfer.registry import builtin_transfers, find_transfer
+from compatbench.transfer.words import WordFeatures, find_words
 
 
 class Fitted(BaseModel):
@@ -197,12 +201,14 @@ def evaluate_module(
     if fitted.classes is not None:
         owner, task = (restrict_task(one, fitted.classes) for one in (owner, task))
     labels = owner.labels_for(method.card.needs)
-    way = find_transfer(transfer)(cache.folder.parent)
-    words = None
+    [transfer] = builtin_transfers().choose([transfer])
+    way, words = find_transfer(transfer), None
     if transfer != COPIED and method.card.depth == "none":
         raise CompatbenchError(f"a module of '{fitted.method}' is the same whatever the transfer")
-    if isinstance(way, Words) and (words := find_words(path, fitted.source)) is not None:
-        way = Words(cache.folder.parent, words)
+    way.require(method.card)
+    if way.card.access == {"words"}:
+        words = find_words(path, fitted.source)
+    images = TaskImages(owner, TrainingCard(), fitted.seed or 0, cache)
     target_backbone = load_backbone(backbone, device)
     source_backbone: Backbone | None = target_backbone
     if backbone != fitted.source:
@@ -214,24 +220,33 @@ def evaluate_module(
             source_backbone = None
 
     def measure_on(on: Backbone, how: Transfer) -> Measured:
+        moved = module.to(on.device)
+        name = find_teacher(method.card, fitted.config) if "labels" in how.card.access else None
+        teacher = None if name is None else load_backbone(name, device)
+        carried = Carried(method, moved, source_backbone, on, labels, images, teacher)
+        given = carried.data(how, WordFeatures(cache.folder.parent), words)
         with torch.no_grad():
-            moved = module.to(on.device)
-            classifier = how.attach(method, moved, source_backbone, on, labels)
-        stream = fitted.seed if "stream" in method.card.needs else None
-        return measure(classifier, on, task, cache, method.image_input(on), len(labels), stream)
+            classifier = how.attach(method, moved, on, labels, given)
+        old = None
+        if "old model" in how.card.access:
+            old = carried.old_answers(task, task.split("test"))
+        wanted = how.image_input(method, on)
+        return measure(classifier, on, task, cache, wanted, len(labels), carried.stream, old)
 
     source = target = None
     reason = ""
     try:
         if source_backbone is not None:
-            source = measure_on(source_backbone, Copied())
+            source = measure_on(source_backbone, find_transfer(COPIED))
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
     try:
-        target = measure_on(target_backbone, way)
+        target = measure_on(
+            target_backbone, way if backbone != fitted.source else find_transfer(COPIED)
+        )
     except NotTransferable as why:
         reason = why.reason
     return Evaluation(fitted, backbone, task.name, source, target, reason, transfer)

@@ -225,4 +225,4 @@ def _keys_now(
     for file, training in product({None, draws.get(draw)}, trainings):
         data = fit_key(record.source, *draw, file, training.val_shots)
         key = module_key(identity, changed, data, shots, seed, training)
-        yield training, transfer_key(key, record.transfer)
+        yield training, transfer_key(key, record.transfer, record.task, seed, training)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache, lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from compatbench.backbone import FEATURES, Backbone, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import View
-from compatbench.data.shots import ALL_SHOTS
-from compatbench.data.task import Sample, load_task
+from compatbench.data.task import load_task
+from compatbench.engine.carried import Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.execute.compute import (
     Event,
@@ -37,16 +34,18 @@ from compatbench.engine.measure import (
     Where,
     calibration_error,
     count_flips,
-    label_tensor,
     measure,
     prompt_diversity,
 )
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
+from compatbench.engine.task_images import TaskImages
 from compatbench.errors import CompatbenchError, NotTransferable
-from compatbench.method import FeatureSet, FewShotData, Method, Module, Teacher
+from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import COPIED, find_transfer
+from compatbench.transfer import COPIED, UndeclaredAccess
+from compatbench.transfer.registry import find_transfer
+from compatbench.transfer.words import WordFeatures, save_words
 
 
 class Worker:
@@ -68,7 +67,7 @@ class Worker:
         self._memory = PeakMemory(device)
         self._attempt = 1
         self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
-        self._transfer = cache(lambda name: find_transfer(name)(features.folder.parent))
+        self._words = WordFeatures(features.folder.parent)
 
     def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
@@ -166,47 +165,17 @@ class Worker:
     ) -> FewShotData:
         """The cell's few-shot draw, as features of a backbone and what else its method needs."""
         method = method or self.build(cell)
-        data = self._encode(cell, backbone, method)
-        if (name := find_teacher(method.card, cell.config)) is None:
-            return data
-        teacher = self._load(name, precision=cell.training.precision)
-        return replace(data, teacher=Teacher(teacher, self._encode(cell, teacher, method)))
+        images = self._images(cell)
+        most = cell.training.val_shots
+        draw = draw_shots(images.task, cell.shots, cell.seed, cell.shots_file, most)
+        return images.few_shot(draw, cell.shots, backbone, method, self._teacher(cell, method))
 
-    def _encode(self, cell: Cell, backbone: Backbone, method: Method) -> FewShotData:
-        """The images that a cell may learn from, as one backbone sees them."""
-        task, cache, training = load_task(cell.task), self.cache, cell.training
-        wanted = method.image_input(backbone)
-        draw = draw_shots(task, cell.shots, cell.seed, cell.shots_file, training.val_shots)
+    def _teacher(self, cell: Cell, method: Method) -> Backbone | None:
+        name = find_teacher(method.card, cell.config)
+        return None if name is None else self._load(name, precision=cell.training.precision)
 
-        def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
-            whole, tokens = task.split(split), None
-            features = [cache.features(backbone, task, samples, view, whole) for view in views]
-            if wanted != FEATURES:
-                tokens = [
-                    cache.tokens(backbone, task, samples, wanted, view, whole) for view in views
-                ]
-            return FeatureSet(
-                cache.features(backbone, task, samples, split=whole),
-                torch.stack(features),
-                label_tensor(samples).to(backbone.device),
-                tokens,
-            )
-
-        shots = cell.shots
-        if shots == ALL_SHOTS:  # recipes that count in shots need a number
-            shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
-        unlabelled, pool = None, task.split("train")
-        free = "unlabelled" in method.card.needs
-        count = len(pool) if free else len(draw.train)
-        views = training.list_views(method.count_epochs(shots, count))
-        if free:
-            # A split is in the order of its classes, which would tell the labels.
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(cell.seed))
-            unlabelled = feature_set("train", [pool[i] for i in order.tolist()], views)
-            unlabelled = replace(unlabelled, targets=torch.full_like(unlabelled.targets, -1))
-        train = feature_set("train", draw.train, views)
-        val, labels = feature_set("val", draw.val, [View()]), task.labels_for(method.card.needs)
-        return FewShotData(labels, shots, train, val, unlabelled)
+    def _images(self, cell: Cell) -> TaskImages:
+        return TaskImages(load_task(cell.task), cell.training, cell.seed, self.cache)
 
     def _measure(
         self,
@@ -219,20 +188,29 @@ class Worker:
     ) -> list[Record]:
         """The records of a module on one backbone; what it answers is added to ``answers``."""
         source = self._load(cell.source, precision=cell.training.precision)
-        transfer = self._transfer(cell.transfer)
-        transfer.prepare(source, backbone, self.store.folder / "modules")
+        # On its own source a module is attached as it is, whatever the transfer.
+        label = COPIED if backbone.name == cell.source else cell.transfer
+        transfer = find_transfer(label, cell.transfer_plugin)
         labels = load_task(cell.task).labels_for(method.card.needs)
-        start = time.perf_counter()
         wanted, classifier, diversity = FEATURES, None, None
         failure: dict[str, str] = {}
+        start = time.perf_counter()
         try:
-            wanted = method.image_input(backbone)
+            moved, images = module.to(backbone.device), self._images(cell)
+            teacher = self._teacher(cell, method)
+            carried = Carried(method, moved, source, backbone, labels, images, teacher)
+            given = carried.data(transfer, self._words)
+            if "words" in transfer.card.access:
+                save_words(self.store.folder / "modules", source, self._words.of(source))
+            start = time.perf_counter()  # what is cached is no cost of this cell
+            wanted = transfer.image_input(method, backbone)
             with torch.no_grad():
-                moved = module.to(backbone.device)
-                classifier = transfer.attach(method, moved, source, backbone, labels)
+                classifier = transfer.attach(method, moved, backbone, labels, given)
                 if cell.transfer == COPIED:
                     found = prompt_diversity(method.contexts(moved, backbone, labels))
                     diversity = None if found is None else round(found, 4)
+        except UndeclaredAccess:
+            raise
         except Exception as error:
             failure = _describe_failure(error)
         seconds = time.perf_counter() - start
@@ -243,10 +221,11 @@ class Worker:
             if classifier is not None:
                 try:
                     test_set, classes = load_test_set(name), len(labels)
-                    stream = cell.seed if "stream" in method.card.needs else None
-                    found = measure(
-                        classifier, backbone, test_set, self.cache, wanted, classes, stream
-                    )
+                    old = None
+                    if "old model" in transfer.card.access:
+                        old = carried.old_answers(test_set, test_set.split("test"))
+                    how = (wanted, classes, carried.stream, old)
+                    found = measure(classifier, backbone, test_set, self.cache, *how)
                     answers[backbone.name, name, data] = found.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))
                     figures = _count(found, None if backbone.name == cell.source else before)

@@ -56,7 +56,9 @@ def class_files(cls: type[Method]) -> set[Path]:
 
 
 def _method_classes(cls: type[Method]) -> list[type[Method]]:
-    return [base for base in cls.__mro__ if issubclass(base, Method) and base is not Method]
+    """The class and its bases below ours of all: of methods, or another kind of plug-in."""
+    root = next(one for one in reversed(cls.__mro__) if _is_ours(one) and hasattr(one, "attach"))
+    return [base for base in cls.__mro__ if issubclass(base, root) and base is not root]
 
 
 def _is_ours(cls: type) -> bool:

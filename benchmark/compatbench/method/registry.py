@@ -1,4 +1,4 @@
-"""Finds method adapters: in ``methods/``, in a file anywhere, in an installed package.
+"""Finds plug-ins: among ours, in a file anywhere, in an installed package; methods first of all.
 
 A file from anywhere is loaded in a package of its own, so that two of them may have neighbours of
 one name. In it, ``import helpers`` finds the ``helpers.py`` beside the file, also in a function
@@ -12,14 +12,14 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import ClassVar, TypeGuard
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
 import compatbench
 from compatbench.data.cards import select_names, unknown_name
@@ -37,16 +37,118 @@ from compatbench.method.identity import (
     plugin_file,
 )
 
+T = TypeVar("T", bound=Any)
+
 
 @dataclass
-class MethodRegistry:
-    """The method classes by name, and the files that could not be loaded.
+class Registry(Generic[T]):
+    """The plug-in classes of one kind by name, and the files that could not be loaded.
 
     A broken file is remembered with its error and harms only those who ask for it.
     """
 
-    classes: dict[str, type[Method]] = field(default_factory=dict)
+    kind: ClassVar[str]  # what people call such a plug-in
+    root: ClassVar[type]  # what every such class is a subclass of
+    card_type: ClassVar[type]  # of the ``card`` that it has of its own
+
+    classes: dict[str, type[T]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """All names in order."""
+        return sorted(self.classes)
+
+    def get(self, name: str) -> type[T]:
+        """The class of this name, if there is one and its file could be loaded."""
+        if name in self.broken:
+            raise CompatbenchError(self.broken[name])
+        if name not in self.classes:
+            raise CompatbenchError(unknown_name(name, self.names(), self.kind))
+        return self.classes[name]
+
+    def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
+        """The names that a selection means, ``also`` among them; ``.py`` files are loaded."""
+        names: list[str] = []
+        for part in filter(None, (part.strip() for part in wanted.split(","))):
+            if part.endswith(".py"):
+                names += self.add_file(Path(part))
+            elif part in self.broken:
+                raise CompatbenchError(self.broken[part])
+            else:
+                names.append(part)
+        return select_names(names, [*self.names(), *also], self.kind)
+
+    def add_file(self, path: Path) -> list[str]:
+        """Loads a file, running its code, and returns the names it defines."""
+        if not path.is_file():
+            raise CompatbenchError(f"{self.kind} file {path} does not exist")
+        return self.add(path, partial(_load_file, path))
+
+    def add(self, path: Path, load: Callable[[], object]) -> list[str]:
+        """Adds the plug-ins of what is loaded from a path, and returns their names."""
+        try:
+            found = self._find(load())
+        except Exception as error:
+            raise CompatbenchError(_describe_import_error(error, path)) from None
+        if not found:
+            what = f"a {self.root.__name__} subclass with a card"
+            raise CompatbenchError(f"{path} defines no {self.kind}: {what}")
+        for cls in found:
+            self.put(cls, class_file(cls), path)
+        return [cls.card.name for cls in found]
+
+    def add_all(self, found: Iterable[tuple[str, Path, Callable[[], object]]]) -> None:
+        """Adds what each loads, remembering what is broken by its name."""
+        entries = entry_points(group=f"compatbench.{self.kind}s")
+        installed = ((one.name, Path(one.value), one.load) for one in entries)
+        for name, path, load in (*found, *installed):
+            try:
+                self.add(path, load)
+            except CompatbenchError as error:
+                self.broken[name] = str(error)
+
+    def put(self, cls: type[T], file: Path, path: Path) -> None:
+        """Adds a class that is in a file, and was loaded from a path."""
+        name = _check_name(cls.card.name, path, self.kind)
+        if name in self.classes and (other := self.file_of(name)) != file:
+            raise CompatbenchError(
+                f"{self.kind} name '{name}' is taken twice: by {other} and by {file}; rename one"
+            )
+        self.classes[name] = cls
+
+    def identify(self, name: str) -> tuple[str, str | None]:
+        """What stands for a plug-in's code in keys, and its file if that is not among ours."""
+        cls = self.get(name)
+        return method_identity(cls), plugin_file(cls)
+
+    def file_of(self, name: str) -> Path:
+        """The file that defines a plug-in."""
+        return class_file(self.classes[name])
+
+    def _find(self, loaded: object) -> list[type[T]]:
+        """A class itself, those that a module defines, or a package has of its modules."""
+        if not isinstance(loaded, ModuleType):
+            return [loaded] if self._has_card(loaded) else []
+        return [
+            value
+            for value in vars(loaded).values()
+            if self._has_card(value) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
+        ]
+
+    def _has_card(self, value: object) -> TypeGuard[type[T]]:
+        return (
+            isinstance(value, type)
+            and issubclass(value, self.root)
+            and isinstance(value.__dict__.get("card"), self.card_type)
+        )
+
+
+class MethodRegistry(Registry[Method]):
+    """The method classes by name, and the files that could not be loaded."""
+
+    kind = "method"
+    root = Method
+    card_type = MethodCard
 
     def names(self) -> list[str]:
         """All names: zero-shot first, as the floor of every comparison, then by name.
@@ -60,91 +162,16 @@ class MethodRegistry:
 
         return sorted(self.classes, key=place)
 
-    def get(self, name: str) -> type[Method]:
-        """The class of this name, if there is one and its file could be loaded."""
-        if name in self.broken:
-            raise CompatbenchError(self.broken[name])
-        if name not in self.classes:
-            raise CompatbenchError(unknown_name(name, self.names(), "method"))
-        return self.classes[name]
 
-    def select(self, wanted: str, also: Sequence[str] = ()) -> list[str]:
-        """The names that a selection means, ``also`` among them; ``.py`` files are loaded."""
-        names: list[str] = []
-        for part in filter(None, (part.strip() for part in wanted.split(","))):
-            if part.endswith(".py"):
-                names += self.add_file(Path(part))
-            elif part in self.broken:
-                raise CompatbenchError(self.broken[part])
-            else:
-                names.append(part)
-        return select_names(names, [*self.names(), *also], "method")
-
-    def add_file(self, path: Path) -> list[str]:
-        """Loads a method file, running its code, and returns the names it defines."""
-        if not path.is_file():
-            raise CompatbenchError(f"method file {path} does not exist")
-        return self.add(path, partial(_load_file, path))
-
-    def add(self, path: Path, load: Callable[[], object]) -> list[str]:
-        """Adds the methods of what is loaded from a path, and returns their names."""
-        try:
-            found = _methods_in(load())
-        except Exception as error:
-            raise CompatbenchError(_describe_import_error(error, path)) from None
-        if not found:
-            raise CompatbenchError(f"{path} defines no method: a Method subclass with a card")
-        for cls in found:
-            self.put(cls, class_file(cls), path)
-        return [cls.card.name for cls in found]
-
-    def put(self, cls: type[Method], file: Path, path: Path) -> None:
-        """Adds a class that is in a file, and was loaded from a path."""
-        name = _check_name(cls.card.name, path)
-        if name in self.classes and (other := self.file_of(name)) != file:
-            raise CompatbenchError(
-                f"method name '{name}' is taken twice: by {other} and by {file}; rename one"
-            )
-        self.classes[name] = cls
-
-    def identify(self, name: str) -> tuple[str, str | None]:
-        """What stands for a method's code in keys, and its file if that is not among ours."""
-        cls = self.get(name)
-        return method_identity(cls), plugin_file(cls)
-
-    def file_of(self, name: str) -> Path:
-        """The file that defines a method."""
-        return class_file(self.classes[name])
-
-
-def _methods_in(loaded: object) -> list[type[Method]]:
-    """A method itself, those that a module defines, or those that a package has of its modules."""
-    if not isinstance(loaded, ModuleType):
-        return [loaded] if _has_card(loaded) else []
-    return [
-        value
-        for value in vars(loaded).values()
-        if _has_card(value) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
-    ]
-
-
-def _check_name(name: object, path: Path) -> str:
+def _check_name(name: object, path: Path, kind: str) -> str:
     """Refuses a name that could be no file's, or that a selection reads as something else."""
     good = isinstance(name, str) and re.fullmatch(NAME, name) and name != "all"
     if good and not str(name).endswith((".py", ".cost")):
         return str(name)
     rule = "letters, digits, '_', '.' and '-', a letter or digit first, 100 at most"
     raise CompatbenchError(
-        f"{path}: a method cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
+        f"{path}: a {kind} cannot be named {str(name)[:100]!r}: a name consists of {rule}; 'all' "
         "and names that end in '.py' or '.cost' mean something else"
-    )
-
-
-def _has_card(value: object) -> TypeGuard[type[Method]]:
-    return (
-        isinstance(value, type)
-        and issubclass(value, Method)
-        and isinstance(value.__dict__.get("card"), MethodCard)
     )
 
 
@@ -234,14 +261,8 @@ def builtin_methods() -> MethodRegistry:
     An entry point names a method, or a module or package with methods.
     """
     registry = MethodRegistry()
-    found = [
+    registry.add_all(
         (path.stem, path, partial(importlib.import_module, f"compatbench.methods.{path.stem}"))
         for path in method_files()
-    ]
-    entries = entry_points(group="compatbench.methods")
-    for name, path, load in [*found, *((e.name, Path(e.value), e.load) for e in entries)]:
-        try:
-            registry.add(path, load)
-        except CompatbenchError as error:
-            registry.broken[name] = str(error)
+    )
     return registry

@@ -1,71 +1,193 @@
-"""What a transfer is, and the plain one: the module attached untouched."""
+"""What a way of bringing a module to another backbone is made of.
+
+A transfer is one file: a class with a ``card`` and ``attach``. Its card says what it needs besides
+the module and the target (``access``). It is given that in a ``TransferData``, and nothing else.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-from compatbench.backbone import Backbone, Labels
-from compatbench.data.cards import COPIED
-from compatbench.method import Classifier, Method, MethodCard, Module
+import torch
+from torch import Tensor
 
-# What a transfer needs besides the module.
-Access = Literal["none", "words"]
+from compatbench.backbone import Backbone, ImageInput, Labels
+from compatbench.errors import CompatbenchError
+from compatbench.method import (
+    Classifier,
+    FewShotData,
+    Method,
+    MethodCard,
+    MethodConfig,
+    Module,
+    Place,
+    Rows,
+)
+
+# What a transfer may need besides the module and the target.
+Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
+ACCESS: tuple[Access, ...] = get_args(Access)
+EVERYWHERE: frozenset[Place] = frozenset(get_args(Place))
+# Which part of the joint space's coordinates a module is written in.
+JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
 
 @dataclass(frozen=True)
 class TransferCard:
-    """What a transfer is, for lists and for the leaderboard."""
+    """What a transfer is, for lists and for the leaderboard.
 
-    name: str  # that the command line and results use
-    access: Access  # what it needs besides the module; a ranking compares equal access alone
-    summary: str  # the idea in one line
-    version: int = 1  # raised with every change of the numbers that it gives; part of the key
+    Attributes:
+        name: that the command line and results use; settings follow after ``+``.
+        title: the name as its authors write it.
+        paper: where it was published; empty for what has no paper of its own.
+        access: what it needs besides the module and the target; a ranking compares equal access
+            alone. ``words``: features of a list of words on both backbones; ``unlabelled``: the
+            task's training images without labels, seen by both; ``labels``: k labelled images of
+            each class on the target; ``old model``: the module's logits on the source for every
+            test image; ``source weights``: the source backbone itself, beside the target.
+        summary: the idea in one line.
+        takes: the places at which a module may act.
+        settings: the names that may follow the transfer's, with what each sets of ``Config``.
+        version: raised with every change of the numbers that it gives; part of the key.
+        files: data that it reads, as paths from its own file; part of the key of one from outside.
+    """
+
+    name: str
+    title: str
+    paper: str
+    access: Set[Access]
+    summary: str
+    takes: Set[Place] = EVERYWHERE
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    version: int = 1
+    files: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The name in keys."""
+        return self.name
+
+
+class UndeclaredAccess(CompatbenchError):
+    """A transfer has reached for what its card does not declare."""
+
+
+class WordPair(NamedTuple):
+    """Normalised text features of the same V words."""
+
+    source: Tensor  # [V, e_s]
+    target: Tensor  # [V, e_t]
+
+
+@dataclass(frozen=True)
+class OldAnswers:
+    """What the old model, with the module, says of some images; ``[batch, C]`` each."""
+
+    logits: Tensor  # of the module attached to the source
+    zero_shot: Tensor  # of the source's own zero-shot classifier, at its logit scale
+
+    def __getitem__(self, rows: Tensor) -> OldAnswers:
+        rows = rows.to(self.logits.device)
+        return OldAnswers(self.logits[rows], self.zero_shot[rows])
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The task's N training images without labels, in an order that the seed draws."""
+
+    source: Tensor  # features on the source, not normalised, ``[N, e_s]``
+    target: Tensor  # features on the target, not normalised, ``[N, e_t]``
+    inputs: Rows  # what the transfer's ``image_input`` names, on the target, ``[N, ...]``
+    old: OldAnswers  # of the module on the source
+
+
+class TransferData:
+    """What a transfer is given besides the module and the target: what its card declares.
+
+    Whatever else it reaches for is an ``UndeclaredAccess``.
+
+    Attributes:
+        seed: of the cell; the only source of randomness.
+    """
+
+    def __init__(self, transfer: Transfer, seed: int = 0, **given: Any) -> None:
+        """``given`` has ``words``, ``unlabelled``, ``labels`` and ``source``, as declared."""
+        self.seed = seed
+        self._name, self._access = transfer.card.name, transfer.card.access
+        self._given = given
+
+    @property
+    def words(self) -> WordPair:
+        """Features of the word list on both backbones."""
+        return self._get("words", "words")
+
+    @property
+    def unlabelled(self) -> Unlabelled:
+        """The task's training images without labels."""
+        return self._get("unlabelled", "unlabelled")
+
+    @property
+    def labels(self) -> FewShotData:
+        """k labelled images of each class on the target, with validation images as for a fit."""
+        return self._get("labels", "labels")
+
+    @property
+    def source(self) -> Backbone:
+        """The backbone that the module was fitted on."""
+        return self._get("source", "source weights")
+
+    def generator(self) -> torch.Generator:
+        """A new source of random numbers, the same each time."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def _get(self, name: str, access: Access) -> Any:
+        if access not in self._access:
+            raise UndeclaredAccess(
+                f"transfer '{self._name}' reaches for '{access}', which its card does not declare; "
+                "add it to 'access', or do without"
+            )
+        return self._given[name]
 
 
 class Transfer:
-    """Attaches modules to a backbone that they were not fitted on.
-
-    ``cache`` is a folder for what is computed once per backbone; None keeps it in memory.
-    """
+    """Attaches modules to a backbone that they were not fitted on."""
 
     card: ClassVar[TransferCard]
 
-    def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache
+    class Config(MethodConfig):
+        """Settings. A transfer with ``labels`` has ``shots``, their number for each class."""
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
 
     def serves(self, method: MethodCard) -> bool:
         """Whether the transfer can change anything for a method's modules."""
-        return True
+        return not self.card.takes.isdisjoint(method.places)
 
-    def fingerprint(self) -> str:
-        """Hash of the data that the transfer brings along; part of the key."""
-        return ""
+    def require(self, method: MethodCard) -> None:
+        """Refuses a method whose modules the transfer cannot take."""
+        if self.card.takes.isdisjoint(method.places):
+            raise CompatbenchError(
+                f"transfer '{self.card.name}' takes modules that act at "
+                f"{' or '.join(sorted(self.card.takes))}; those of '{method.name}' act at "
+                f"{' and '.join(method.places)}: choose another transfer"
+            )
 
-    def prepare(self, source: Backbone, target: Backbone, modules: Path | None = None) -> None:
-        """Computes what is needed once per pair of backbones, before a cell's clock runs.
-
-        ``modules`` is the folder of the source's modules, for what should lie beside them.
-        """
+    def image_input(self, method: Method, target: Backbone) -> ImageInput:
+        """What the classifier takes for an image on the target; by default, as the method's."""
+        return method.image_input(target)
 
     def attach(
-        self,
-        method: Method,
-        module: Module,
-        source: Backbone | None,
-        target: Backbone,
-        labels: Labels,
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        """The classifier that the module is on ``target``; by default, the module as it is.
+        """The classifier that the module is on ``target``.
 
-        ``source``, on which it was fitted, is None where it is not at hand and the transfer has
-        been given what it needs of it. Raises NotTransferable as ``Method.attach`` does.
+        With ``old model`` it is called with the ``OldAnswers`` for the same images, too. Gradients
+        are off; what trains turns them on (``torch.enable_grad``).
+
+        Raises:
+            NotTransferable: as ``Method.attach``.
         """
-        return method.attach(module, target, labels)
-
-
-class Copied(Transfer):
-    """Attaches the module as it is; the headline of the benchmark."""
-
-    card = TransferCard(COPIED, access="none", summary="The module is attached untouched.")
+        raise NotImplementedError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -17,11 +16,10 @@ from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
-from compatbench.method import Classifier, Method, MethodCard, Module
-from compatbench.transfer.rotation import RotatedBackbone, Rotation, fit_rotation
-from compatbench.transfer.transfer import Transfer, TransferCard
+from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
+from compatbench.transfer.rotation import Rotation, attach_rotated, fit_rotation
+from compatbench.transfer.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
 
-OUTPUT_PLACES = {"feature", "classifier"}
 # Normalised features that differ by no more are the same model's; of two models some of the
 # thousands of words always differ by far more.
 SAME = 1e-3
@@ -36,64 +34,35 @@ class Words(Transfer):
     the features of one list of words on both backbones, the method is given text and image
     features times Rᵀ; see ``RotatedBackbone``. Nothing of the task is used, and no image.
 
-    Args:
-        source_words: the source's word features ``[V, e_s]``, if they are known without it.
-        words_of: a backbone's word features ``[V, e]``; computed and cached by default.
+    R is found from centred features, and by ``raw`` from those as they are; means are not moved.
     """
 
     card = TransferCard(
-        "words",
-        access="words",
+        name="words",
+        title="Turned by words",
+        paper="",
+        access={"words"},
         summary="The target's joint space is rotated into the source's, found from words alone.",
+        settings={"raw": {"centred": False}},
     )
 
-    def __init__(
-        self,
-        cache: Path | None = None,
-        source_words: Tensor | None = None,
-        words_of: Callable[[Backbone], Tensor] | None = None,
-    ) -> None:
-        super().__init__(cache)
-        self._source_words = source_words
-        self.words_of = words_of or WordFeatures(cache).of
+    class Config(MethodConfig):
+        centred: bool = True
 
     def serves(self, method: MethodCard) -> bool:
         """Whether some part of the module is written in the joint space's coordinates."""
-        return bool(OUTPUT_PLACES & set(method.places))
-
-    def fingerprint(self) -> str:
-        return words_hash()
-
-    def prepare(self, source: Backbone, target: Backbone, modules: Path | None = None) -> None:
-        """Encodes the words, and leaves the source's features beside its modules."""
-        words = self.words_of(source)
-        self.words_of(target)
-        if modules is not None:
-            save_words(modules, source, words)
+        return not JOINT_SPACE.isdisjoint(method.places)
 
     def attach(
-        self,
-        method: Method,
-        module: Module,
-        source: Backbone | None,
-        target: Backbone,
-        labels: Labels,
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
     ) -> Classifier:
-        words = self._source_words
-        if words is None:
-            assert source is not None
-            words = self.words_of(source)
-        rotation = find_rotation(words, self.words_of(target))
+        rotation = find_rotation(*data.words, centred=self.config.centred)
         if rotation is None:
             return method.attach(module, target, labels)
-        rotated = RotatedBackbone(target, rotation.rotation)
-        classify = method.attach(module, rotated, labels)
-        if not method.image_input(target).in_joint_space:
-            return classify  # runs the rest of the rotated image tower itself
-        return lambda features: classify(rotated.rotate(features))
+        return attach_rotated(method, module, target, labels, rotation.rotation)
 
 
-def find_rotation(source: Tensor, target: Tensor) -> Rotation | None:
+def find_rotation(source: Tensor, target: Tensor, centred: bool = True) -> Rotation | None:
     """The rotation from the source's word features ``[V, e_s]`` to the target's ``[V, e_t]``.
 
     None if both are the same model's, so that there is nothing to rotate.
@@ -101,14 +70,20 @@ def find_rotation(source: Tensor, target: Tensor) -> Rotation | None:
     target = target.to(source)
     if source.shape == target.shape and float((source - target).abs().max()) <= SAME:
         return None
-    return fit_rotation(source, target)
+    return fit_rotation(source, target, centred)
 
 
 @lru_cache(maxsize=1)
 def load_words() -> tuple[str, ...]:
     """The word list, in alphabetical order; source and licence stand in ``words.txt``."""
-    text = resources.files("compatbench.transfer").joinpath("words.txt").read_text("ascii")
-    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+    path = resources.files("compatbench.transfer").joinpath("words.txt")
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, ValueError) as error:
+        raise CompatbenchError(
+            f"there is no word list at {path} ({error}); install compatbench again"
+        ) from None
+    return tuple(line for line in lines if not line.startswith("#"))
 
 
 def words_hash() -> str:

@@ -1,0 +1,92 @@
+"""A task's images as a method or a transfer is given them: encoded, from the cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compatbench.backbone import FEATURES, Backbone, ImageInput
+from compatbench.data.cards import TrainingCard
+from compatbench.data.draws import Draw
+from compatbench.data.feature_cache import FeatureCache, StoredRows
+from compatbench.data.images import Sample, View
+from compatbench.data.shots import ALL_SHOTS
+from compatbench.data.task import Task
+from compatbench.engine.measure import label_tensor
+from compatbench.method import FeatureSet, FewShotData, Method, Teacher
+
+
+@dataclass(frozen=True)
+class TaskImages:
+    """A task's images, with the training and the seed that say how they are seen."""
+
+    task: Task
+    training: TrainingCard
+    seed: int
+    cache: FeatureCache
+
+    @property
+    def pool(self) -> list[Sample]:
+        """The training images in an order that the seed draws.
+
+        A split is in the order of its classes, which would tell the labels.
+        """
+        split = self.task.split("train")
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(self.seed))
+        return [split[i] for i in order.tolist()]
+
+    def see(
+        self,
+        backbone: Backbone,
+        samples: Sequence[Sample],
+        wanted: ImageInput = FEATURES,
+        split: str | None = None,
+        view: View | None = None,
+    ) -> Tensor | StoredRows:
+        """What a classifier takes for samples of a split; features are ``[N, e]``."""
+        whole = None if split is None else self.task.split(split)
+        if wanted == FEATURES:
+            return self.cache.features(backbone, self.task, samples, view, whole)
+        return self.cache.tokens(backbone, self.task, samples, wanted, view, whole)
+
+    def few_shot(
+        self,
+        draw: Draw,
+        shots: int,
+        backbone: Backbone,
+        method: Method,
+        teacher: Backbone | None = None,
+    ) -> FewShotData:
+        """A draw as a method fits on it, with what else its card needs."""
+        task, wanted = self.task, method.image_input(backbone)
+
+        def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
+            seen = [self.see(backbone, samples, FEATURES, split, view) for view in views]
+            tokens = None
+            if wanted != FEATURES:
+                tokens = [self.see(backbone, samples, wanted, split, view) for view in views]
+            return FeatureSet(
+                self.see(backbone, samples, FEATURES, split),  # type: ignore[arg-type]
+                torch.stack(seen),  # type: ignore[arg-type]
+                label_tensor(samples).to(backbone.device),
+                tokens,
+            )
+
+        if shots == ALL_SHOTS:  # recipes that count in shots need a number
+            shots = max(Counter(sample.label for sample in draw.train).values(), default=0)
+        unlabelled, free = None, "unlabelled" in method.card.needs
+        count = len(task.split("train")) if free else len(draw.train)
+        views = self.training.list_views(method.count_epochs(shots, count))
+        if free:
+            unlabelled = feature_set("train", self.pool, views)
+            unlabelled = replace(unlabelled, targets=torch.full_like(unlabelled.targets, -1))
+        train = feature_set("train", draw.train, views)
+        val, labels = feature_set("val", draw.val, [View()]), task.labels_for(method.card.needs)
+        own = None
+        if teacher is not None:
+            own = Teacher(teacher, self.few_shot(draw, shots, teacher, method))
+        return FewShotData(labels, shots, train, val, unlabelled, own)
