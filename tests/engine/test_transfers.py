@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from compatbench.data.cards import suite_cards
+from compatbench.data.draws import draw_first, draw_shots
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
 from compatbench.engine import single_module as evaluating
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import select_matrix
@@ -16,6 +19,7 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
+from compatbench.transfer.registry import TransferRegistry, builtin_transfers
 from compatbench.transfer.words import Words
 
 SUITE = suite_cards.read("smoke")
@@ -72,6 +76,89 @@ def test_cells_of_one_fit_have_keys_of_their_own(
     other = cell_of("simpleshot", "words")
     assert other.key != moved.key
     assert other.fit_key == copied.key
+
+
+GREEDY = """
+from compatbench.transfer import Transfer, TransferCard
+
+class Greedy(Transfer):
+    card = TransferCard("greedy", "Greedy", "", {"unlabelled"}, "takes labels too", {"feature"})
+
+    def attach(self, method, module, target, labels, data):
+        assert len(data.unlabelled.target) == len(data.unlabelled.old.logits)
+        return method.attach(method.fit(target, data.labels, data.generator()), target, labels)
+"""
+
+
+def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = TransferRegistry(dict(builtin_transfers().classes))
+    for module in ("compatbench.transfer.registry", "compatbench.engine.matrix"):
+        monkeypatch.setattr(f"{module}.builtin_transfers", lambda: fresh)
+    path = tmp_path / "greedy.py"
+    path.write_text(GREEDY)
+    [cell] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=[str(path)])
+    assert (cell.transfer, cell.transfer_plugin) == ("greedy", str(path.resolve()))
+    with pytest.raises(CompatbenchError, match="'greedy' reaches for 'labels', which its card"):
+        Worker(RunStore(tmp_path / "runs"), FeatureCache(cache)).run(cell)
+    with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
+        plan_cells(SUITE, REGISTRY, ["coop"], transfers=["greedy"])
+    path.write_text(GREEDY.replace("too", "as well"))
+    fresh.add_file(path)
+    [other] = plan_cells(SUITE, REGISTRY, ["clip_adapter"], transfers=["greedy"])
+    assert other.fit_key == cell.fit_key
+    assert other.key != cell.key
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("retrained", "'retrained' needs a number of images per class: 'retrained[+]4'"),
+        ("retrained+0", "'retrained[+]0': shots: Input should be greater than 0"),
+        ("retrained+04", "write 'retrained[+]4'"),
+        ("retrained+500", "500 labels per class cannot be drawn from 'mini-weather', which has"),
+        ("words+4", "'4' is no setting of 'words', which has raw"),
+    ],
+)
+def test_settings_that_cannot_be_had_are_refused(label: str, words: str) -> None:
+    with pytest.raises(CompatbenchError, match=words):
+        cell_of("simpleshot", label)
+
+
+def test_fewer_labels_are_among_more_and_sixteen_are_those_of_a_fit() -> None:
+    task = load_task("mini-weather")
+    few, more, most = (draw_first(task, k, seed=1) for k in (1, 4, 16))
+    assert set(few.train) < set(more.train) < set(most.train)
+    assert set(few.val) < set(more.val) == set(most.val)
+    assert most == draw_shots(task, 16, 1)
+    assert {*Counter(one.label for one in more.train).values()} == {4}
+
+
+def test_what_a_transfer_is_given_decides_its_key() -> None:
+    labels = ("copied", "words", "words+raw", "kept", "delta", "retrained+1", "retrained+2")
+    cells = [cell_of("simpleshot", label) for label in labels]
+    assert len({cell.key for cell in cells}) == len(labels)
+    assert len({cell.fit_key for cell in cells}) == 1
+
+
+def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(
+    cache: Path, tmp_path: Path
+) -> None:
+    """Kept gives the source's row, and retrained that of a fit on the target."""
+    worker = Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
+
+    def rows(label: str, cell: Cell | None = None) -> dict[str, tuple[int | None, int | None]]:
+        record = worker.run(cell or cell_of("simpleshot", label))
+        return {r.backbone: (r.correct, r.zero_shot_correct) for r in record.records}
+
+    (source, copied), (target, moved) = rows("copied").items()
+    kept = rows("kept")
+    assert (kept[source], kept[target][1]) == (copied, moved[1])
+    assert kept[target][0] == copied[0] != moved[0]
+    suite = SUITE.model_copy(update={"upgrades": ((target, source),), "shots": (16,)})
+    [cell] = plan_cells(suite, REGISTRY, ["simpleshot"])
+    assert rows("retrained+16")[target] == rows("", cell)[target]
 
 
 @pytest.fixture(scope="module")
