@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compatbench.backbone.backbone import Backbone, load_backbone
+from compatbench.backbone.dropping import DroppingBackbone
 from compatbench.backbone.image.tower import (
     DENSE,
     FEATURES,
@@ -23,6 +24,7 @@ __all__ = [
     "POOLED",
     "Backbone",
     "BlockUpdates",
+    "DroppingBackbone",
     "ImageInput",
     "ImageTower",
     "Labels",

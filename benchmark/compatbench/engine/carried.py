@@ -93,4 +93,6 @@ class Carried:
             images.see(one, pool, FEATURES, "train") for one in (self.source, self.target) if one
         ]
         inputs = images.see(self.target, pool, wanted, "train")
-        return Unlabelled(*seen, inputs, self.old_answers(images.task, pool, "train"))  # type: ignore[arg-type]
+        old = self.old_answers(images.task, pool, "train")
+        assert self.source is not None
+        return Unlabelled(*seen, inputs, old, self.source.logit_scale)  # type: ignore[arg-type]

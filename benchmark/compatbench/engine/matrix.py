@@ -37,6 +37,9 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED
 from compatbench.transfer.registry import builtin_transfers, find_transfer
 
+# Where a module acts whose fit runs blocks of a tower.
+TOWERS = {"text-input", "text-layers", "image-layers"}
+
 Names = str | Sequence[str]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -281,6 +284,10 @@ def resolve_settings(
     if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
         values.setdefault("max_steps", training["max_steps"])
     whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
+    if training["mlp_drop"] and TOWERS.isdisjoint(cls.card.places):
+        raise CompatbenchError(
+            f"setting 'training.mlp_drop' of {whose}: its fit runs no tower; leave it out"
+        )
     config = read_settings(cls.Config, values, whose).model_dump(mode="json")
     return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
 

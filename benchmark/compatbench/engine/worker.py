@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from compatbench.backbone import FEATURES, Backbone, load_backbone
+from compatbench.backbone import FEATURES, Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
@@ -147,6 +147,8 @@ class Worker:
         backbone = self._load(cell.source, precision=cell.training.precision)
         data = self.few_shot_data(cell, backbone, method)
         rng = torch.Generator().manual_seed(cell.seed)
+        if cell.training.mlp_drop:
+            backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
         seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from pathlib import Path
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.kinds import kind_of
-from compatbench.pages import markdown, settings_tables, tables
+from compatbench.pages import markdown, price_tables, settings_tables, tables
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.suite_page import SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
@@ -72,7 +72,7 @@ def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = (
         suites=suites,
         figures=figures,
         links=markdown.link_definitions(papers),
-        tables=vars(tables) | vars(settings_tables),
+        tables=vars(tables) | vars(settings_tables) | vars(price_tables),
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
@@ -90,13 +90,14 @@ def extra_parts(page: SuitePage) -> list[str]:
         "ablation": page.configs.keys() & page.results.methods,
         "retained": page.expected.retrained,
         "groups": page.groups,
+        "price": price_tables.has_prices(page),
     }
     return [name for name, there in parts.items() if there]
 
 
 def section_order(pages: Sequence[SuitePage]) -> list[SuitePage]:
     """Suites in the order of the parts that they add, then by name."""
-    order = ("paths", "shots", "ablation", "retained", "groups", "ranking")
+    order = ("paths", "shots", "ablation", "retained", "groups", "price", "ranking")
     first = {page.name: next(iter(extra_parts(page)), "ranking") for page in pages}
     return sorted(pages, key=lambda page: (order.index(first[page.name]), page.name))
 

@@ -101,6 +101,7 @@ class Unlabelled:
     target: Tensor  # features on the target, not normalised, ``[N, e_t]``
     inputs: Rows  # what the transfer's ``image_input`` names, on the target, ``[N, ...]``
     old: OldAnswers  # of the module on the source
+    source_scale: float = 1.0  # the source's factor on cosine similarities
 
 
 class TransferData:

@@ -171,6 +171,7 @@ class ConfinedMethod(Method):
         """As a method; the tokens of training views are sent whole."""
         values, tensors = _where(backbone, data.labels)
         values |= {"shots": data.shots, "sets": {}, "teacher": None}
+        values["mlp_drop"] = getattr(backbone, "mlp_drop", 0.0)
         tensors["rng"] = rng.get_state()
         sets = {"train": data.train, "val": data.val, "unlabelled": data.unlabelled}
         if data.teacher is not None:

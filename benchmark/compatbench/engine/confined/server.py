@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import compatbench
-from compatbench.backbone import Backbone, Labels, load_backbone
+from compatbench.backbone import Backbone, DroppingBackbone, Labels, load_backbone
 from compatbench.engine.confined.sandbox import Sandbox
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
@@ -259,6 +259,8 @@ class MethodServer:
         self._say("it is fitted")
         rng, backbone = torch.Generator(), self._backbone(header, tensors)
         rng.set_state(tensors.pop("rng"))
+        if header["mlp_drop"]:
+            backbone = DroppingBackbone(backbone, header["mlp_drop"], rng)
         tensors = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
         labels, sets = _labels(header), header["sets"]
 

@@ -1,0 +1,148 @@
+"""The price of an upgrade: ways of bringing a module along, by what they need."""
+
+from __future__ import annotations
+
+import math
+
+from compatbench.pages import markdown as md
+from compatbench.pages.markdown import NOTHING, code, percent, signed, table
+from compatbench.pages.suite_page import SuitePage
+from compatbench.results.bootstrap import Interval
+from compatbench.results.measures import Upgrade
+from compatbench.results.price import Price, count_labels, price_ways
+from compatbench.transfer.registry import find_transfer, is_transfer
+from compatbench.transfer.transfer import ACCESS
+
+
+def has_prices(page: SuitePage) -> bool:
+    """Whether modules were trained anew on the target, by which ways can be measured."""
+    return bool(count_labels(page.results.transfers))
+
+
+def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[str]:
+    """Every way of bringing a method's modules along; by access, then by accuracy."""
+    rows = []
+    for price in _sorted(page, upgrade, shots, method):
+        target = price.target and price.target.value
+        share = NOTHING if price.share is None else f"{round(100 * price.share)} %"
+        rows.append(
+            [
+                code(price.transfer),
+                describe_access(price.transfer),
+                percent(target),
+                md.bounds(price.target),
+                signed(price.gain and price.gain.value),
+                md.duration(price.seconds),
+                show_worth(page, price.worth),
+                _show_bounds(page, price.worth),
+                share,
+            ]
+        )
+    header = [
+        "Way",
+        "Access",
+        "Target",
+        "95 %",
+        "Gain",
+        "Time",
+        "Worth",
+        "95 % of worth",
+        "Datasets",
+    ]
+    return table(header, rows, left=(0, 1))
+
+
+def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+    """What each way is worth for each method, in labels per class."""
+    methods = [one.info for one in page.results.methods.values() if one.info.learns]
+    by_method = {
+        info.name: {one.transfer: one for one in _sorted(page, upgrade, shots, info.name)}
+        for info in methods
+    }
+    ways = {
+        name: None for prices in by_method.values() for name, one in prices.items() if one.worth
+    }
+    rows = [
+        [code(way), describe_access(way)]
+        + [
+            show_worth(page, prices[way].worth) if way in prices else NOTHING
+            for prices in by_method.values()
+        ]
+        for way in sorted(ways, key=_by_access)
+    ]
+    titles = [md.linked(info.title, info.paper) for info in methods]
+    return table(["Way", "Access", *titles], rows, left=(0, 1))
+
+
+def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+    """What the owner of a module should do, in sentences: without any access, and with labels."""
+    best: tuple[Price, str] | None = None
+    for info in (one.info for one in page.results.methods.values() if one.info.learns):
+        for price in price_ways(page.results, page.expected, info.name, upgrade, shots):
+            plain = is_transfer(price.transfer) and not find_transfer(price.transfer).card.access
+            known = price.worth is not None and price.target is not None
+            if plain and known and (best is None or price.target.value > best[0].target.value):  # type: ignore[union-attr]
+                best = price, md.linked(info.title, info.paper)
+    if best is None or (price := best[0]).gain is None:
+        return ""
+    if price.gain.sign < 1:
+        return "With nothing but the module, no method is clearly better than zero-shot: drop it."
+    worth, bounds = show_worth(page, price.worth), _show_bounds(page, price.worth)
+    measured = count_labels(page.results.transfers)
+    enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
+    advice = (
+        f"No number of labels up to {max(measured)} per class does as well."
+        if enough is None
+        else f"With {enough} labels per class or more, train anew."
+    )
+    return (
+        f"With nothing but the module, {best[1]} ({code(price.transfer)}) does best: "
+        f"{percent(price.target and price.target.value)} %, {signed(price.gain.value)} over "
+        f"zero-shot. That is worth {worth} labels per class (95 %: {bounds}). {advice}"
+    )
+
+
+def describe_access(transfer: str) -> str:
+    """What a way needs besides the module and the target: ``words, 4 labels per class``."""
+    if not is_transfer(transfer):
+        return NOTHING
+    way = find_transfer(transfer)
+    shots = getattr(way.config, "shots", 0)
+    words = {"labels": f"{shots} label{'s' * (shots != 1)} per class"}
+    needed = [words.get(one, one) for one in ACCESS if one in way.card.access]
+    return ", ".join(needed) or "nothing"
+
+
+def show_worth(page: SuitePage, worth: Interval | None) -> str:
+    """Labels per class: ``0``, ``3.4``, or ``> 16`` where more would be needed than there are."""
+    return NOTHING if worth is None else _show(page, worth.value)
+
+
+def _show(page: SuitePage, labels: float) -> str:
+    if math.isinf(labels):
+        return f"> {max(count_labels(page.results.transfers))}"
+    return "0" if labels == 0 else percent(labels)
+
+
+def _show_bounds(page: SuitePage, worth: Interval | None) -> str:
+    if worth is None or worth.low == -math.inf:
+        return NOTHING
+    return f"{_show(page, worth.low)} to {_show(page, worth.high)}"
+
+
+def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[Price]:
+    prices = price_ways(page.results, page.expected, method, upgrade, shots)
+
+    def place(price: Price) -> tuple[object, ...]:
+        return (*_by_access(price.transfer)[:2], -(price.target.value if price.target else -1))
+
+    return sorted(prices, key=place)  # type: ignore[arg-type]
+
+
+def _by_access(transfer: str) -> tuple[int, int, str]:
+    """Ways of equal access stand together, those that need less first; more labels later."""
+    if not is_transfer(transfer):
+        return 1 << len(ACCESS), 0, transfer
+    way = find_transfer(transfer)
+    needed = sum(1 << place for place, one in enumerate(ACCESS) if one in way.card.access)
+    return needed, getattr(way.config, "shots", 0), transfer

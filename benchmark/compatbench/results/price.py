@@ -1,0 +1,131 @@
+"""The price of an upgrade: how many labels per class bringing an old module along is worth."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from compatbench.results.bootstrap import (
+    LEVEL,
+    Interval,
+    dataset_means,
+    draw_resamples,
+    mean_interval,
+)
+from compatbench.results.measures import Expected, Upgrade, compute_standing, mean_of_all
+from compatbench.results.store import SuiteResults
+
+_RETRAINED = re.compile(r"retrained\+(\d+)")
+
+
+@dataclass(frozen=True)
+class Price:
+    """A way of bringing one method's modules along on one upgrade.
+
+    A figure is None where a cell that it needs is missing, failed or not transferable.
+    """
+
+    transfer: str
+    target: Interval | None  # accuracy there, mean over datasets, in percent
+    gain: Interval | None  # over the target's zero-shot, in points
+    seconds: float | None  # of bringing a module along and classifying a test set, in mean
+    worth: Interval | None = None  # in labels per class; infinite if more than were measured
+    share: float | None = None  # of the datasets, on which it is worth any label, 0 to 1
+
+
+def break_even(accuracy: float, curve: ArrayLike, labels: Sequence[int]) -> float:
+    """The least number of labels per class at which retraining is as accurate.
+
+    ``curve`` is the accuracy of retraining with ``labels``, the first of which is 0: zero-shot. A
+    number that does worse than a smaller one is not used, so the curve is its running maximum;
+    between two numbers k it is linear in log2(1 + k). 0 if zero-shot is as accurate, infinity if
+    the curve stays below.
+    """
+    best = np.maximum.accumulate(np.asarray(curve, dtype=float))
+    reached = np.flatnonzero(best >= accuracy)
+    if len(reached) == 0:
+        return math.inf
+    j = int(reached[0])
+    if j == 0:
+        return 0.0
+    before, after = math.log2(1 + labels[j - 1]), math.log2(1 + labels[j])
+    share = (accuracy - best[j - 1]) / (best[j] - best[j - 1])
+    return 2 ** (before + float(share) * (after - before)) - 1
+
+
+def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]) -> Interval:
+    """``break_even`` of means over datasets, with an interval from a bootstrap over datasets.
+
+    Both are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[datasets, labels]``. A
+    bound is one of the resampled values, so that it may be infinite.
+    """
+    own, anew = np.asarray(accuracy, dtype=float), np.asarray(curves, dtype=float)
+    value = break_even(float(own.mean()), anew.mean(axis=0), labels)
+    if len(own) == 1:
+        return Interval(value)
+    draws = draw_resamples(len(own))
+    means = zip(own[draws].mean(axis=1), anew[draws].mean(axis=1), strict=True)
+    found = [break_even(float(one), curve, labels) for one, curve in means]
+    outside = (100 - LEVEL) / 2
+    bounds = np.percentile(found, [outside, 100 - outside], method="inverted_cdf")
+    return Interval(value, *map(float, bounds))
+
+
+def count_labels(transfers: Sequence[str]) -> dict[int, str]:
+    """The transfers that train anew, by their number of labels per class, in order."""
+    found = {int(match[1]): name for name in transfers if (match := _RETRAINED.fullmatch(name))}
+    return dict(sorted(found.items()))
+
+
+def price_ways(
+    results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade, shots: int
+) -> list[Price]:
+    """Every way that was measured of a method's modules, which were fitted with ``shots``.
+
+    What each is worth is measured by the same method trained anew on the target; of training
+    anew itself it is not said.
+    """
+    anew, prices = count_labels(results.transfers), []
+    curves: list[dict[str, float] | None] = []
+    measured = {}
+    for name in results.transfers:
+        if method not in (methods := results.of(name)):
+            continue
+        standing = compute_standing(methods[method], expected, upgrade, shots)
+        target, gain = dataset_means(standing, "target"), dataset_means(standing, "gain")
+        measured[name] = target, gain
+        seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
+        prices.append(
+            Price(
+                name,
+                target and mean_interval([*target.values()]),
+                gain and mean_interval([*gain.values()]),
+                mean_of_all(seconds.ravel().tolist()),
+            )
+        )
+    zero = next(
+        ({task: t[task] - g[task] for task in t} for t, g in measured.values() if t and g), None
+    )
+    curves = [zero, *(measured.get(name, (None, None))[0] for name in anew.values())]
+    if len(curves) == 1 or None in curves:
+        return prices
+    table = np.array([[*curve.values()] for curve in curves if curve]).T
+    labels = [0, *anew]
+    found = []
+    for price in prices:
+        own = measured[price.transfer][0]
+        if own is None or price.transfer in anew.values():
+            found.append(price)
+            continue
+        each = zip(own.values(), table, strict=True)
+        share = np.mean([break_even(value, curve, labels) > 0 for value, curve in each])
+        worth = worth_interval([*own.values()], table, labels)
+        found.append(
+            Price(price.transfer, price.target, price.gain, price.seconds, worth, float(share))
+        )
+    return found

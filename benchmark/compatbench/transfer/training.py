@@ -1,0 +1,60 @@
+"""What transfers that train a module on the target share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compatbench.errors import NotTransferable
+from compatbench.method import Backbone, Classifier, FeatureSet, FewShotData, Method, Module
+from compatbench.method.trained import Batch, TrainedMethod
+
+# The share of the method's own epochs, 1 / so many, that a module which is not new is trained for.
+PART = 10
+
+ModuleLoss = Callable[[Module, Batch], Tensor]
+
+
+@torch.enable_grad()
+def go_on_training(
+    method: Method,
+    module: Module,
+    loss: ModuleLoss,
+    target: Backbone,
+    data: FewShotData,
+    rng: torch.Generator,
+    unlabelled: bool = False,
+) -> Module:
+    """``module`` after a tenth of its method's epochs on ``target``, in a copy.
+
+    Optimiser, rate and batches are the method's; the optimiser's state starts anew, without
+    warm-up. With ``unlabelled``, batches are of ``data.unlabelled``.
+
+    Raises:
+        NotTransferable: the method is not trained by gradient descent, or the module does not
+            fit the target as it is.
+    """
+    own = trainable(method)
+    images = data.unlabelled if unlabelled else data.train
+    assert images is not None
+    epochs = -(-own.plan_steps(data.shots, len(images))[0] // PART)
+    recipe = own.config.recipe.model_copy(update={"warmup_epochs": 0, "epochs": epochs})
+    return own.train(module.detach(), loss, target, data, rng, recipe=recipe, unlabelled=unlabelled)
+
+
+def trainable(method: Method) -> TrainedMethod:
+    """The method, if gradient descent finds its modules; NotTransferable if it does not."""
+    if not isinstance(method, TrainedMethod):
+        raise NotTransferable("the method's modules are computed, not trained by steps")
+    return method
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, images: FeatureSet) -> float:
+    """The share of images that are classified right, 0 to 1; 0 if there is none."""
+    if len(images) == 0:
+        return 0.0
+    found = classifier(images.inputs(torch.arange(len(images), device=images.targets.device)))
+    return float((found.argmax(-1) == images.targets).double().mean())

@@ -1,0 +1,107 @@
+"""What a way of bringing a module along is worth in labels per class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
+
+from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.price_tables import price_table
+from compatbench.results.bootstrap import Interval, draw_resamples
+from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
+from compatbench.results.store import MethodResults
+
+LABELS = (0, 1, 2, 4, 8, 16)
+CURVE = (50, 48, 54, 58, 60, 61)  # one label per class falls below zero-shot
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "worth"),
+    [
+        (49, 0),
+        (50, 0),
+        (52, 2 ** (1 + 0.5 * (math.log2(3) - 1)) - 1),
+        (54, 2),
+        (59, 2 ** ((math.log2(5) + math.log2(9)) / 2) - 1),
+        (61, 16),
+        (61.1, math.inf),
+    ],
+)
+def test_the_break_even_is_interpolated_on_the_running_maximum(
+    accuracy: float, worth: float
+) -> None:
+    assert break_even(accuracy, CURVE, LABELS) == pytest.approx(worth, abs=1e-9)
+
+
+def naive(accuracy: float, curve: list[float]) -> float:
+    """By a fine search along log2(1 + k)."""
+    top = -math.inf
+    heights = [top := max(top, one) for one in curve]
+    places = [math.log2(1 + k) for k in LABELS]
+    for step in range(40_001):
+        x = step / 40_000 * places[-1]
+        if np.interp(x, places, heights) >= accuracy:
+            return 2**x - 1
+    return math.inf
+
+
+def test_the_interval_is_a_bootstrap_over_datasets() -> None:
+    rng = np.random.default_rng(3)
+    curves = np.sort(50 + 10 * rng.random((6, 6)), axis=1) + rng.normal(0, 1, (6, 6))
+    accuracy = curves[:, 3] + rng.normal(0, 2, 6)
+    found = worth_interval(accuracy, curves, LABELS)
+    value = naive(accuracy.mean(), [*curves.mean(axis=0)])
+    assert found.value == pytest.approx(value, abs=0.01)
+    drawn = sorted(
+        break_even(accuracy[rows].mean(), curves[rows].mean(axis=0), LABELS)
+        for rows in draw_resamples(6)
+    )
+    # The 50th and the 1,950th of 2,000.
+    assert (found.low, found.high) == (drawn[49], drawn[1949])
+    assert found.low <= found.value <= found.high
+
+
+def test_what_is_never_reached_stays_unbounded() -> None:
+    curves = np.tile(CURVE, (4, 1)).astype(float)
+    found = worth_interval([70.0] * 4, curves, LABELS)
+    assert (found.value, found.low, found.high) == (math.inf,) * 3
+    one = worth_interval([52.0], curves[:1], LABELS)
+    assert not one.bounded
+
+
+def test_retraining_is_found_by_its_numbers() -> None:
+    names = ["copied", "retrained+16", "retrained+2", "warm+2", "retrained"]
+    assert count_labels(names) == {2: "retrained+2", 16: "retrained+16"}
+
+
+def by_way(name: str, target: int) -> MethodResults:
+    """CoOp's modules brought along this way; the target's zero-shot is 60."""
+    one = flat(COOP, 50, target)
+    return replace(one, rows=one.rows.assign(transfer=name), transfer=name)
+
+
+def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
+    ways = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
+    page = make_page(*(by_way(name, target) for name, target in ways.items()))
+    prices = {one.transfer: one for one in price_ways(page.results, TWO_BY_TWO, "coop", UPGRADE, 4)}
+    assert prices["copied"].worth == Interval(*[pytest.approx(1.449, abs=1e-3)] * 3)
+    assert prices["copied"].share == 1
+    assert prices["warm+2"].worth == Interval(math.inf, math.inf, math.inf)
+    assert prices["retrained+1"].worth is None
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
+            price_table(page, UPGRADE, 4, "coop")]  # fmt: skip
+    # Fewer labels first; of equal access the most accurate first.
+    order = ["copied", "retrained+1", "warm+2", "retrained+2"]
+    assert [row[0].strip("`") for row in rows[2:]] == order
+    assert [row[1] for row in rows[2:4]] == ["nothing", "1 label per class"]
+    assert [row[6] for row in rows[2:]] == ["1.4", "–", "> 2", "–"]
+    text = render_leaderboard([page])
+    assert "The price of an upgrade" in text
+    assert "`copied`) does best: 62.0 %, +2.0 over zero-shot. That is worth 1.4 labels" in text
+    assert "With 2 labels per class or more, train anew." in text
+    # Without retraining on the target there is nothing to measure by.
+    assert "The price of an upgrade" not in render_leaderboard([make_page(by_way("copied", 62))])
