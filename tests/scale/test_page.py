@@ -54,8 +54,8 @@ def test_a_faster_gpu_makes_cells_shorter_down_to_the_launching_of_steps(costs: 
 
 def test_options_reach_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["report.py", "--restart", "123", "--out", str(tmp_path)])
-    monkeypatch.setattr(report, "GPUS", (1, 64))
-    monkeypatch.setattr(report, "LIVES", (1000.0,))
+    for name, value in {"GPUS": (1, 64), "LIVES": (1000.0,), "DRAWS": 1}.items():
+        monkeypatch.setattr(report, name, value)
     report.main()
     assert "| `--restart` | 123 | s |" in (tmp_path / "scale.md").read_text()
     assert (tmp_path / "scale.svg").is_file()

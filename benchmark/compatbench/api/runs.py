@@ -236,8 +236,12 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     from compatbench.pages.suite_page import published_pages
 
     pages = published_pages(Path(out))
+    if check:  # the quick part first
+        written = write_pages(Path(out), pages, check)
+        make_report(Path(out), check, pages)
+        return written
     make_report(Path(out), check, pages)
-    return write_pages(Path(out), pages, check)
+    return write_pages(Path(out), pages)
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:

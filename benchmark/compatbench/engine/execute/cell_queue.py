@@ -70,6 +70,7 @@ class _Group(Generic[CellT]):
 
     cells: deque[CellT] = field(default_factory=deque)
     seconds: float = 0.0
+    next_seconds: float = 0.0  # of the first cell
 
 
 class CellQueue(Generic[CellT]):
@@ -96,6 +97,8 @@ class CellQueue(Generic[CellT]):
         self._groups: dict[tuple[int, Hashable], _Group[CellT]] = {}
         for cell in cells:
             waiting = self._groups.setdefault((cell.seed, group(cell)), _Group())
+            if not waiting.cells:
+                waiting.next_seconds = seconds(cell)
             waiting.cells.append(cell)
             waiting.seconds += seconds(cell)
 
@@ -111,22 +114,24 @@ class CellQueue(Generic[CellT]):
         if not self._groups:
             return None
         first, _ = next(iter(self._groups))
-        groups = {name: group for (seed, name), group in self._groups.items() if seed == first}
-        if mine not in groups:
+        stays = (first, mine) in self._groups
+        if not stays:
+            groups = {name: each for (seed, name), each in self._groups.items() if seed == first}
             taken = set(self._group_of_worker.values())
             mine = max(groups, key=lambda name: (name not in taken, groups[name].seconds))
         place = first, mine
-        nexts = {each: self._seconds(group.cells[0]) for each, group in self._groups.items()}
-        longest = max(nexts, key=nexts.__getitem__)
-        left = sum(group.seconds for group in self._groups.values())
-        if LONG * len(self._group_of_worker) * nexts[longest] >= left:
-            place = longest
-        if self._group_of_worker[worker] not in groups:
+        waiting = self._groups.values()
+        most = max([each.next_seconds for each in waiting])
+        if LONG * len(self._group_of_worker) * most >= sum([each.seconds for each in waiting]):
+            place = next(p for p, each in self._groups.items() if each.next_seconds == most)
+        if not stays:
             self._group_of_worker[worker] = place[1]
         group = self._groups[place]
         cell = group.cells.popleft()
-        group.seconds -= self._seconds(cell)
-        if not group.cells:
+        group.seconds -= group.next_seconds
+        if group.cells:
+            group.next_seconds = self._seconds(group.cells[0])
+        else:
             del self._groups[place]
         return cell
 
