@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from compatbench.files.hashes import sha256_file
@@ -19,12 +20,12 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
-from .conftest import Run
+from .conftest import SMOKE, Run
 from .test_mistakes import expect_one_line
 
 
-def read_results(folder: Path) -> dict[str, list[dict[str, str]]]:
-    files = sorted((folder / "results" / "smoke").glob("*.csv"))
+def read_results(folder: Path, suite: str = "smoke") -> dict[str, list[dict[str, str]]]:
+    files = sorted((folder / "results" / suite).glob("*.csv"))
     return {
         path.stem: list(csv.DictReader(path.open())) for path in files if ".cost" not in path.name
     }
@@ -45,8 +46,17 @@ def cells(folder: Path) -> dict[str, tuple[int, dict]]:
     }
 
 
-def test_every_method_has_numbers_that_agree_with_each_other(smoke: Path) -> None:
-    results = read_results(smoke)
+@pytest.mark.slow
+def test_every_method_has_numbers_that_agree_with_each_other(
+    compatbench: Run, tmp_path: Path
+) -> None:
+    text = (tasks_folder() / "suites" / "smoke.yaml").read_text()
+    (tmp_path / "short.yaml").write_text(
+        text.replace("name: smoke", "name: short").replace("max_steps: 20", "max_steps: 3")
+    )
+    result = compatbench("run", "--suite", "./short.yaml", "--methods", "all", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    results = read_results(tmp_path, "short")
     assert sorted(results) == sorted(builtin_methods().names())
     zero_shot = set()
     for method, (source, target) in results.items():
@@ -61,20 +71,20 @@ def test_every_method_has_numbers_that_agree_with_each_other(smoke: Path) -> Non
         assert change == int(target["positive_flips"]) - int(target["negative_flips"])
         assert 0 < float(source["ece"]) < 100
     assert len(zero_shot) == 1
-    for key, (_, cell) in cells(smoke).items():
-        module = load_module(smoke / "runs" / "modules" / key[:2] / f"{key}.safetensors")
+    for key, (_, cell) in cells(tmp_path).items():
+        module = load_module(tmp_path / "runs" / "modules" / key[:2] / f"{key}.safetensors")
         assert module.about["method"] == cell["method"]
         assert module.fingerprint == cell["module"]
 
 
 def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
     before = snapshot(smoke)
-    result = compatbench("run", "--suite", "smoke", cwd=smoke)
+    result = compatbench(*SMOKE, cwd=smoke)
     assert result.returncode == 0, result.stderr
     assert "all done" in result.stdout
     # A device is checked all the same.
     for more in ([], ["--executor", "ray"]):
-        result = compatbench("run", "--suite", "smoke", *more, "--device", "tpu", cwd=smoke)
+        result = compatbench(*SMOKE, *more, "--device", "tpu", cwd=smoke)
         expect_one_line(result, "--device 'tpu'")
     assert snapshot(smoke) == before
 
@@ -82,7 +92,7 @@ def test_a_second_run_changes_nothing(compatbench: Run, smoke: Path) -> None:
 def test_a_killed_run_goes_on_where_it_stopped(
     compatbench: Run, smoke: Path, cache: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", "--jobs", "2"]
+    command = [sys.executable, "-m", "compatbench", *SMOKE, "--jobs", "2"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -101,7 +111,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert finished
     assert not (tmp_path / "results" / "smoke").exists()
 
-    result = compatbench("run", "--suite", "smoke", "--jobs", "1", cwd=tmp_path)
+    result = compatbench(*SMOKE, "--jobs", "1", cwd=tmp_path)
 
     # One process gives the same results as two.
     assert result.returncode == 0, result.stderr
@@ -124,7 +134,7 @@ def test_a_new_target_costs_its_evaluation_only(
     card = cards / "backbones" / "mini-eva-clip.yaml"
     card.write_text(card.read_text().replace(before, sha256_file(weights)))
 
-    result = compatbench("run", "--suite", "smoke", cwd=folder, COMPATBENCH_TASKS=str(cards))
+    result = compatbench(*SMOKE, cwd=folder, COMPATBENCH_TASKS=str(cards))
 
     assert result.returncode == 0, result.stderr
     assert snapshot(folder / "runs" / "modules") == snapshot(smoke / "runs" / "modules")

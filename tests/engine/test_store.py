@@ -19,7 +19,7 @@ from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
 
-from .conftest import Run
+from .conftest import SMOKE, Run
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
@@ -127,7 +127,7 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
             path.unlink()
         else:
             path.write_bytes(bytes(path.stat().st_size if what == "zeros" else 0))
-    result = compatbench("run", "--suite", "smoke", cwd=folder)
+    result = compatbench(*SMOKE, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert ("damaged" in result.stderr) == (what != "gone")
     modules = sorted((smoke / "runs" / "modules").rglob("*.safetensors"))
