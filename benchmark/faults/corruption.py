@@ -24,7 +24,7 @@ def run(out: Path, cache: Path, files: int, values: int) -> dict[str, Any]:
     Args:
         files: of each kind.
         values: of 255, how many others each byte of a record takes, and each byte of another
-            file's header; a tensor's bytes, which are all alike, take one.
+            file's header, which with 0 take two; a tensor's bytes, which are all alike, take one.
     """
     begin = time.monotonic()
     kinds = {
@@ -49,7 +49,10 @@ def run(out: Path, cache: Path, files: int, values: int) -> dict[str, Any]:
             if kind != "records":
                 tensors = 8 + int.from_bytes(content[:8], "little")
             for place, byte in enumerate(content):
-                others = _others(byte, values) if place < tensors else [byte ^ 1 << place % 8]
+                others = {byte ^ 1 << place % 8}
+                if place < tensors:
+                    others = _others(byte, values) if values else {SLY[place % len(SLY)]} | others
+                    others -= {byte}
                 for value in others:
                     tried += 1
                     unnoticed += _try(path, content, place, value, reads)
@@ -65,7 +68,7 @@ def run(out: Path, cache: Path, files: int, values: int) -> dict[str, Any]:
 
 def _others(byte: int, values: int) -> set[int]:
     """Other values of a byte, among them those that a parser might pass over."""
-    return {(byte + 1 + i * 255 // values) % 256 for i in range(values)} | set(SLY) - {byte}
+    return {(byte + 1 + i * 255 // values) % 256 for i in range(values)} | set(SLY)
 
 
 def _try(path: Path, content: bytes, place: int, value: int, reads: Callable[[Path], bool]) -> bool:

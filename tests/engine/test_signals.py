@@ -33,7 +33,6 @@ def skip_without_ray(options: list[str]) -> None:
     [
         (["--jobs", "1"], signal.SIGTERM),
         (["--jobs", "2"], signal.SIGINT),
-        (["--jobs", "2"], signal.SIGTERM),
         (["--jobs", "2"], signal.SIGHUP),
         (RAY, signal.SIGINT),
         (RAY, signal.SIGTERM),
@@ -74,10 +73,7 @@ def test_ray_that_is_stopped_while_it_starts_leaves_nothing(cache: Path, tmp_pat
         assert run.has_ended()
 
 
-@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "2"]])
-def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(
-    cache: Path, tmp_path: Path, options: list[str]
-) -> None:
+def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(cache: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
 
@@ -91,7 +87,7 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(
 
     threading.Thread(target=read, daemon=True).start()
     terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    with slow_run(tmp_path, cache, *options, **terminal, preexec_fn=take_terminal) as run:
+    with slow_run(tmp_path, cache, "--jobs", "2", **terminal, preexec_fn=take_terminal) as run:
         os.close(theirs)
         run.wait_for_fit()
         os.close(ours)
