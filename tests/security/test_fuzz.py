@@ -65,11 +65,11 @@ def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:
 def test_a_change_of_any_byte_of_a_sealed_file_is_noticed(
     spoilable: tuple[Target, bytes, object, Path],
 ) -> None:
-    """Every place, with a flipped bit and with what a parser might pass over; cuts, and more."""
+    """Every place, with a flipped bit or with what a parser might pass over; cuts, and more."""
     target, good, expected, work = spoilable
     draw = random.Random(1)
     for place, byte in enumerate(good):
-        others = {ord(draw.choice("\t\n\r E0")), byte ^ 1 << draw.randrange(8)}
+        others = {ord(draw.choice("\t\n\r E0")) if place % 2 else byte ^ 1 << draw.randrange(8)}
         others |= {ord("E")} if byte == ord("e") else {ord("\n")} if byte == ord(" ") else set()
         for value in others - {byte}:
             changed = good[:place] + bytes([value]) + good[place + 1 :]
