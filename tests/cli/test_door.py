@@ -13,7 +13,8 @@ from engine.conftest import write_methods
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
-from compatbench.method.registry import builtin_methods
+from compatbench.method.refusals import find_refusal, remember_refusal
+from compatbench.method.registry import MethodRegistry, builtin_methods
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,10 @@ def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return next(path for path in paths if load_module(path).about["method"] == "taskres")
 
 
-def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: Path) -> None:
+def test_check_lists_the_failures_of_several_methods_and_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
     bad = fill_template("bad_one").replace("scale * features + shift", "scale * features.mul_(2)")
     (tmp_path / "bad_one.py").write_text(bad)
     names = f"{tmp_path / 'bad_one.py'},zeroshot"
@@ -49,6 +53,14 @@ def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: 
     assert result.exit_code == 1
     assert "bad_one  inputs-unchanged  fail" in result.output
     assert "1 of 2 methods pass" in result.output
+    assert find_refusal(identify(tmp_path / "bad_one.py")).startswith("check 'inputs-unchanged': ")
+
+
+def identify(path: Path) -> str:
+    """What stands for the code of the method in a file."""
+    registry = MethodRegistry()
+    [name] = registry.add_file(path)
+    return registry.identify(name)[0]
 
 
 @pytest.mark.slow
@@ -58,13 +70,17 @@ def test_a_new_method_passes_its_checks_and_runs_as_it_is(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     assert "wrote my_affine.py" in invoke("new-method", "my_affine").output
+    wanted = ("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
+    remember_refusal(identify(Path("my_affine.py")), "check 'no-image': it looks at one")
+    words = " ".join(invoke(*wanted).output.split())
+    assert "My Affine: refused by check 'no-image': it looks at one" in words
     checked = invoke("check", "./my_affine.py")
     assert (checked.exit_code, "same-seed" in checked.output) == (0, True)
     assert "1 of 1 methods pass" in checked.output
     builtin_methods.cache_clear()
-    run = invoke("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
+    run = invoke(*wanted)
     assert run.exit_code == 0
-    assert "My Affine" in run.output
+    assert ("My Affine" in run.output, "refused" in run.output) == (True, False)
 
 
 def test_in_a_checkout_a_new_method_goes_to_methods(

@@ -94,6 +94,17 @@ def test_main_table() -> None:
     assert "Gone is **incomplete** with 2 of 4 cells measured, so no mean is given." in text
 
 
+def test_what_check_refuses_is_measured_and_not_ranked() -> None:
+    bad = replace(PROBE, refused="check 'no-image': attach gave the target's image tower an image")
+    page = make_page(flat(COOP, 62, 57, 2), flat(bad, 90, 90), flat(ZEROSHOT, 40, 60))
+    text = section(render_leaderboard([page]), "### Old model → New model, 4 shots")
+    _, _, *rows = cells_of(text.split("<details>")[0].splitlines())
+    assert [row[0] for row in rows] == ["1", "2", "–"]
+    assert [cell[:6] for cell in rows[2][3:5]] == ["**90.0", "**90.0"]
+    assert (rows[0][5][:2], rows[2][5]) == ("**", "refused")
+    assert f"Linear probe is **refused** by {bad.refused}." in text
+
+
 def test_what_sees_test_images_is_ranked_apart_and_what_is_given_is_told() -> None:
     tda = MethodInfo("tda", "TDA", "", "deep", ("classifier",), needs=("stream",))
     kdpl = MethodInfo("kdpl", "KDPL", "", "shallow", ("text-input",), needs=("teacher",))

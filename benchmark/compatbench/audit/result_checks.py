@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -33,7 +33,11 @@ def check_settings(suite: StoredSuite) -> Iterator[Finding]:
     """The card and the settings of a method are those that this checkout resolves."""
     for name, expected in suite.expected.items():
         wanted_all, found_all = (
-            {"method": asdict(one.info), "config": dict(one.config), "differs": dict(one.differs)}
+            {
+                "method": asdict(replace(one.info, refused="")),
+                "config": dict(one.config),
+                "differs": dict(one.differs),
+            }
             for one in (expected, suite.methods[name])
         )
         for field, *values in _differences("", wanted_all, found_all):

@@ -23,6 +23,7 @@ from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry
 from compatbench.engine.execute.compute import Compute
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.method import Method
+from compatbench.method.refusals import forget_refusal, remember_refusal
 
 if TYPE_CHECKING:
     from compatbench.engine.confined.server import MethodServer
@@ -130,10 +131,23 @@ def check_methods(
         outcomes = [one for found in pool.map(try_method, names) for one in found]
     finally:
         pool.shutdown(cancel_futures=True)
+    for name in names:
+        _remember(registry.identify(name)[0], [one for one in outcomes if one.method == name])
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
     return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
+
+
+def _remember(identity: str, outcomes: Sequence[Outcome]) -> None:
+    """What was found of a method from outside, so that ``run`` does not rank what was refused."""
+    failed = next((one for one in outcomes if one.status == "fail"), None)
+    if ":" not in identity:  # the repository's own
+        return
+    if failed is not None:
+        remember_refusal(identity, f"check '{failed.check}': {failed.reason}")
+    elif len(outcomes) == len(CHECKS):
+        forget_refusal(identity)
 
 
 def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:

@@ -83,7 +83,7 @@ def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
     texts = {
         "source": spread(mean("source")),
         "target": state if one["target"] is None and one["refused"] else spread(mean("target")),
-        "h": state if state == "incomplete" else spread(mean("h")),
+        "h": state if state in ("incomplete", "refused") else spread(mean("h")),
         "95 %": bounds(interval),
         "gain": signed(row.value("gain")),
         "negative_flips": percent(row.value("negative_flips")),
@@ -119,6 +119,8 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
         elif one["state"] == "incomplete":
             text = f"with {one['measured']} of {cells} cells measured, so no mean is given"
             found.append((row.title, one["state"], text))
+        elif one["state"] == "refused":
+            found.append((row.title, one["state"], f"by {row.standing.info.refused}"))
     return found
 
 

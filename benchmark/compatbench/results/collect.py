@@ -18,6 +18,7 @@ from compatbench.engine.matrix import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers, plan_cells
 from compatbench.method import Method
+from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import (
@@ -89,16 +90,19 @@ def measured_so_far(plan: Plan) -> SuiteResults:
 
 def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
     """By method, the rows of its cells that have a record, by every transfer."""
-    suite, by_name = plan.suite, dict[str, list[Cell]]()
+    suite, registry, by_name = plan.suite, plan.matrix.registry, dict[str, list[Cell]]()
     for item in plan.planned:
         by_name.setdefault(item.cell.name, []).append(item.cell)
     for name, cells in by_name.items():
         read = [(cell, plan.store.read(cell.key)) for cell in cells]
         measured = [(cell, record) for cell, record in read if record is not None]
+        described = describe_method(suite, registry.get(base := suite.base_method(name)), name)
+        info = replace(described.info, refused=find_refusal(registry.identify(base)[0]))
         yield (
             name,
             replace(
-                describe_method(suite, plan.matrix.registry.get(suite.base_method(name)), name),
+                described,
+                info=info,
                 provenance=join_provenance([record.provenance for _, record in measured]),
                 rows=to_frame([row for one in measured for row in rows_of(*one)], Row),
                 costs=to_frame([cost for _, record in measured for cost in costs_of(record)], Cost),

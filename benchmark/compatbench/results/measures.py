@@ -131,7 +131,10 @@ class Standing:
 
         ``gain`` and ``source_gain`` are over the zero-shot accuracy of the same row,
         in percentage points. Flips and inconsistent errors are shares of the images.
+        A method that ``compatbench check`` refused has no H.
         """
+        if measure == "h" and self.info.refused:
+            return np.full(self.rows["source"].shape, np.nan)
         if measure == "h":
             return harmonic_mean(self.figures("source"), self.figures("target"))
         return self.column(*_COLUMNS[measure])
@@ -142,7 +145,9 @@ class Standing:
         return self.both("status") == "not transferable"
 
     @cached_property
-    def state(self) -> Literal["complete", "not transferable", "incomplete"]:
+    def state(self) -> Literal["complete", "not transferable", "incomplete", "refused"]:
+        if self.info.refused:
+            return "refused"
         if self.refusals.any():
             return "not transferable"
         return "incomplete" if self.mean("h") is None else "complete"

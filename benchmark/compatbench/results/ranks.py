@@ -145,7 +145,7 @@ def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:
 
 
 def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
-    """Complete standings by H, best first; then those not transferable, then the incomplete.
+    """Complete standings by H, best first; then those without a rank, by their state.
 
     A method is tied with the best of a group if the 95 % interval of their mean difference
     contains 0, by a paired bootstrap over tasks and seeds. The best is compared, not the
@@ -163,7 +163,7 @@ def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     for group in groups:
         place = f"{len(ranked) + 1}{'=' if len(group) > 1 else ''}"
         ranked += [Ranked(place, item) for item in group]
-    for state in ("not transferable", "incomplete"):
+    for state in ("not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
 

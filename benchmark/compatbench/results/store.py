@@ -56,6 +56,7 @@ class MethodInfo:
     inserts: tuple[str, ...]
     learns: bool = True
     needs: tuple[Need, ...] = ()
+    refused: str = ""  # what of 'compatbench check' refused it, and why; it is not ranked
 
     @property
     def sees_tests(self) -> bool:
@@ -257,8 +258,9 @@ def file_texts(results: MethodResults) -> dict[str, str]:
     """The content of a method's files by the ends of their names, the rows last."""
     about = {name: getattr(results, name) for name in ("config", "differs", "provenance")}
     info = asdict(results.info)
-    if not info["needs"]:
-        del info["needs"]
+    for name in ("needs", "refused"):
+        if not info[name]:
+            del info[name]
     about |= {"schema_version": 1, "method": info}
     return {
         ".json": json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n",

@@ -1,0 +1,12 @@
+"""What is refused here is remembered in no cache of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
