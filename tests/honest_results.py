@@ -14,13 +14,15 @@ from command_line import invoke
 from typer.testing import Result
 
 from compatbench.data.cards import suite_cards
+from compatbench.engine.confined.remote import ConfinedRegistry
+from compatbench.files.project_folders import methods_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 from compatbench.pages.suite_page import published_pages
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmark" / "faults"))
 
-from forged_project import SUITE, Project, make_honest
+from forged_project import METHODS, SUITE, Project, make_honest
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,22 @@ def honest(project: Project) -> Workplace:
     return place
 
 
+@pytest.fixture(scope="session")
+def few_methods() -> ConfinedRegistry:
+    """The processes of the project's methods, which serve all audits."""
+    return ConfinedRegistry([methods_folder() / f"{name}.py" for name in METHODS])
+
+
 @pytest.fixture
-def forged(project: Project, honest: Workplace, tmp_path: Path) -> Iterator[Workplace]:
+def forged(
+    project: Project,
+    honest: Workplace,
+    few_methods: ConfinedRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Workplace]:
     """A copy that a test may forge; the leaderboard follows when it is asked to."""
+    monkeypatch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: few_methods)
     shutil.copytree(honest.folder / "results", tmp_path / "results")
     for name in ("tiny.yaml", "leaderboard.md"):
         shutil.copy(honest.folder / name, tmp_path)

@@ -12,14 +12,14 @@ from types import ModuleType
 
 import pytest
 from command_line import invoke
-from honest_results import SUITE, Project, Workplace, forged, honest, project
+from honest_results import SUITE, Project, Workplace, few_methods, forged, honest, project
 
 from compatbench.audit.pull_request import PullRequest, check_pull_request
 from compatbench.files.project_folders import methods_folder, tasks_folder
 from compatbench.method.registry import builtin_methods
 from compatbench.pages.leaderboard import write_pages
 
-__all__ = ["clone", "forged", "honest", "project", "repository"]
+__all__ = ["clone", "few_methods", "forged", "honest", "project", "repository"]
 
 Change = Callable[[str], str]
 

@@ -15,14 +15,13 @@ from compatbench.audit import rerun
 from compatbench.engine.cell import Cell
 from compatbench.engine.confined.remote import ConfinedRegistry
 from compatbench.engine.worker import Worker
-from compatbench.files.project_folders import methods_folder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _each_cell_once() -> Iterator[None]:
+def _each_cell_once(few_methods: ConfinedRegistry) -> Iterator[None]:
     """All copies have the same cells, so one run of each does for all audits of this file."""
     known: dict[object, object] = {}
     measure = rerun.run_timed
@@ -33,11 +32,9 @@ def _each_cell_once() -> Iterator[None]:
             known[place] = measure(cell, worker)
         return known[place]
 
-    # The processes of its methods serve all audits, too.
-    registry = ConfinedRegistry([methods_folder() / f"{name}.py" for name in METHODS])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rerun, "run_timed", remember)
-        patch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: registry)
+        patch.setattr("compatbench.audit.audit.ConfinedRegistry", lambda: few_methods)
         yield
 
 

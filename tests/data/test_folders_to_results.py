@@ -15,6 +15,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.results.store import read_results
 
 METHODS = "zeroshot,tip_adapter"
+ONE = ("--jobs", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_datasets_run_from_their_folders_to_the_leaderboard(
     doctor = invoke("doctor", "--suite", suite, *root)
     assert doctor.exit_code == 0, doctor.output
     assert all(f"found {name} " in doctor.output for name in names)
-    run = invoke("run", "--suite", suite, "--methods", METHODS, "--out", str(tmp_path), *root)
+    run = invoke("run", "--suite", suite, "--methods", METHODS, "--out", str(tmp_path), *ONE, *root)
     assert run.exit_code == 0, run.output
     for method in read_results(tmp_path / "results" / "whole").methods.values():
         measured = {(row.test_set, row.backbone): row for row in method.rows.itertuples()}
@@ -87,17 +88,17 @@ def test_results_stay_when_images_are_damaged_or_gone(
     tree = set_up("eurosat", sizes=Sizes(pictures=True))["eurosat"]
     suite = write_suite(tmp_path, "mini-weather", "eurosat")
     arguments = ["--suite", suite, "--out", str(tmp_path), "--methods", "zeroshot"]
-    assert invoke("run", *arguments, "--tasks", "mini-weather").exit_code == 0
+    assert invoke("run", *arguments, *ONE, "--tasks", "mini-weather").exit_code == 0
     results = tmp_path / "results" / "whole" / "zeroshot.csv"
     before = results.read_bytes()
     for name, _ in tree.rows["test"]:
         image = tree.folder / "2750" / name
         image.write_bytes(image.read_bytes()[:200])
-    assert ".jpg" in refused("run", *arguments)
+    assert ".jpg" in refused("run", *arguments, *ONE)
     assert results.read_bytes() == before
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "nowhere"))
     for out in (tmp_path, tmp_path / "elsewhere"):  # where weather was measured, and anew
-        run = invoke("run", *arguments, "--skip-missing", "--out", str(out))
+        run = invoke("run", *arguments, *ONE, "--skip-missing", "--out", str(out))
         assert run.exit_code == 0
         assert (out / "results" / "whole" / "zeroshot.csv").read_bytes() == before
         assert "missing images of eurosat" in run.output

@@ -10,7 +10,7 @@ import compatbench.methods
 from compatbench.cli.authoring import fill_template
 from compatbench.conformance import check_methods
 from compatbench.errors import CompatbenchError
-from compatbench.files.project_folders import method_files
+from compatbench.files.project_folders import methods_folder
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 
@@ -27,7 +27,7 @@ def test_a_broken_file_is_named_and_stops_no_other(
     monkeypatch.setattr(
         "compatbench.methods.__path__", [str(tmp_path), *compatbench.methods.__path__]
     )
-    files = [*method_files(), tmp_path / "broken_one.py"]
+    files = [methods_folder() / "coop.py", tmp_path / "broken_one.py"]
     for module in ("method.registry", "engine.confined.remote"):
         monkeypatch.setattr(f"compatbench.{module}.method_files", lambda: files)
     registry = builtin_methods()
