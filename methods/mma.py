@@ -23,6 +23,8 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.towers import late_blocks
+
 TOWERS = ("text", "image")
 
 
@@ -61,10 +63,10 @@ class MMA(TrainedMethod):
     config: Config
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        return ImageInput("hidden", block=adapted_blocks(backbone).start)
+        return ImageInput("hidden", block=late_blocks(backbone, 4).start)
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        count, r, trained = len(adapted_blocks(backbone)), self.config.width, {}
+        count, r, trained = len(late_blocks(backbone, 4)), self.config.width, {}
 
         def draw(name: str, rows: int, columns: int) -> None:
             drawn = torch.randn(count, rows, columns, generator=rng) * math.sqrt(2 / rows)
@@ -81,7 +83,7 @@ class MMA(TrainedMethod):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         require_shape(module, "text_down", backbone.text.width, "text tokens of width")
         require_shape(module, "image_down", backbone.image.width, "image tokens of width")
-        blocks, scale = adapted_blocks(backbone), self.config.scale
+        blocks, scale = late_blocks(backbone, 4), self.config.scale
         require_shape(module, "shared", len(blocks), "a number of adapted blocks of", dim=0)
         own = {name: divide_gradient(x, scale) for name, x in module.trained.items()}
 
@@ -99,12 +101,6 @@ class MMA(TrainedMethod):
         compare = CosineClassifier(texts, backbone.logit_scale)
         encode = partial(backbone.image.encode, block=blocks.start, block_updates=image)
         return lambda tokens: compare(encode(tokens))
-
-
-def adapted_blocks(backbone: Backbone) -> range:
-    """The blocks with adapters, counted from 0, in both towers."""
-    depth = min(backbone.text.depth, backbone.image.depth)
-    return range(min(4, depth // 3), min(12, depth))
 
 
 def divide_gradient(tensor: Tensor, factor: float) -> Tensor:

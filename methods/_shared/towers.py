@@ -145,6 +145,15 @@ def draw_image_prompts(backbone: Backbone, depth: int, length: int, rng: torch.G
     return (torch.randn(*shape, generator=rng) * 0.02).to(backbone.device)
 
 
+def late_blocks(backbone: Backbone, first: int) -> range:
+    """Blocks of both towers from the ``first`` of twelve on, counted from 0, up to the twelfth.
+
+    Where the smaller tower has fewer, it is the same share of them.
+    """
+    depth = min(backbone.text.depth, backbone.image.depth, 12)
+    return range(first * depth // 12, depth)
+
+
 def require_weight(backbone: Backbone, name: str) -> Tensor:
     """A frozen weight of the text tower.
 

@@ -11,10 +11,12 @@ import torch
 from formulas import (
     Formula,
     Tensors,
+    adam,
     cosine_logits,
     cross_entropy,
     descend,
     embed,
+    mean_cosine,
     photo_texts,
     scale_of,
     unit,
@@ -40,6 +42,7 @@ from compatbench.method import (
 from compatbench.method.trained import Recipe
 from compatbench.methods.kdpl import KDPL
 from compatbench.methods.mma import MMA
+from compatbench.methods.mmrl import MMRL
 from compatbench.methods.plot_pp import PLOTPlusPlus
 from compatbench.methods.promptkd import PromptKD
 from compatbench.methods.promptsrc import PromptSRC
@@ -140,6 +143,71 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum()
 
 
+def put_behind(block: Any, given: tuple[Tensor], count: int, tokens: Tensor) -> tuple[Tensor]:
+    """A block's input, in which tokens follow the image's own."""
+    x = given[0]
+    return (torch.cat([x[:, :count], tokens.expand(len(x), -1, -1)], dim=1),)
+
+
+def represented(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of images, of their learned tokens, and of classes, from 5/12 of the blocks on."""
+    towers, tower = blocks_of(backbone), text_tower(backbone)
+    depth = min(map(len, towers.values()))
+    first, count = 5 * depth // 12, len(own["tokens"])
+    text, image = (
+        [own["tokens"] @ w.T + b for w, b in zip(own[kind], own[f"{kind}_bias"], strict=True)]
+        for kind in ("text", "image")
+    )
+    ids = backbone.tokenizer([f"a photo of a {name}." for name in labels.names])
+    x = tower.token_embedding(ids) + tower.positional_embedding
+    for i, block in enumerate(towers["text"]):
+        if 0 <= i - first < len(text):
+            behind = x[:, 1 if i == first else 1 + count :]
+            x = torch.cat([x[:, :1], text[i - first].expand(len(x), -1, -1), behind], dim=1)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1).to(x)
+        x = block(x, attn_mask=mask)
+    ends = ids.argmax(-1) + count
+    texts = tower.ln_final(x)[torch.arange(len(x)), ends] @ tower.text_projection
+
+    visual: Any = backbone.model.visual
+    rows: list[Tensor] = []
+    hooks = [towers["image"][-1].register_forward_hook(lambda *given: rows.append(given[2]))]
+    if first:
+        features = run_image_tower(visual, images, [image[0][:0]] * first + image)
+    else:  # behind the norm before the first block
+        own_tokens = len(visual.positional_embedding)
+        for block, tokens in zip(towers["image"], image, strict=True):
+            put = partial(put_behind, count=own_tokens, tokens=tokens)
+            hooks.append(block.register_forward_pre_hook(put))
+        features = visual(images)
+    for hook in hooks:
+        hook.remove()
+    norm = visual.ln_post if hasattr(visual, "ln_post") else visual.trunk.norm
+    return features, norm(rows[0][:, -count:]).mean(1) @ own["projection"], texts
+
+
+def mmrl_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
+    """0.7 z + 0.3 z'."""
+    features, others, texts = represented(backbone, labels, own, images)
+    first, second = (cosine_logits(backbone, texts, each) for each in (features, others))
+    return 0.7 * first + 0.3 * second
+
+
+def mmrl_loss(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, targets: Tensor
+) -> Tensor:
+    """0.7 CE(z) + 0.3 CE(z'), and half of the distances from the frozen model."""
+    features, others, texts = represented(backbone, labels, own, images)
+    first, second = (
+        cross_entropy(cosine_logits(backbone, texts, each), targets) for each in (features, others)
+    )
+    frozen = backbone.model.visual(images)  # type: ignore[operator]
+    away = 2 - mean_cosine(features, frozen) - mean_cosine(texts, photo_texts(backbone, labels))
+    return 0.7 * first + 0.3 * second + 0.5 * away
+
+
 def raised(name: str, x: Tensor, gradient: Tensor) -> Tensor:
     """A first step at a rate of 0.1, of the gradient as if κ = 0.05 were 1."""
     return x - 0.1 * (gradient / 0.05 + 5e-4 * x)
@@ -152,6 +220,16 @@ STEPS = {
         update=raised,
         settings={"scale": 0.05, "width": 4},
         exact=1e-9,
+    ),
+    "mmrl": Formula(
+        MMRL,
+        mmrl_logits,
+        mmrl_loss,
+        update=adam(0.1, rate=1e-3, decoupled=5e-4),
+        recipe={"warmup_epochs": 0, "eps": 0.1},
+        settings={"length": 3, "width": 8},
+        exact=1e-9,
+        step=1e-9,
     ),
 }
 
@@ -271,3 +349,10 @@ def test_plot_pp_refuses_a_phrase_shorter_than_the_first(clip: Backbone, data: F
     method = PLOTPlusPlus(PLOTPlusPlus.Config(phrases=("a photo of a", "this is a")))
     with pytest.raises(CompatbenchError, match="'this is a' is 3 tokens, fewer than the first"):
         method.init(clip, data, torch.Generator())
+
+
+def test_tokens_are_put_into_causal_text_towers_alone(clip: Backbone, data: FewShotData) -> None:
+    module = MMRL().init(clip, data, torch.Generator())
+    both_ways = wrap(tiny_clip(no_causal_mask=True), "both-ways")
+    with pytest.raises(NotTransferable, match="a causal text tower"):
+        MMRL().attach(module, both_ways, data.labels)

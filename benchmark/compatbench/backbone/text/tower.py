@@ -8,6 +8,7 @@ what they compute for a prompt is what open_clip computes for it, padding includ
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -76,6 +77,36 @@ class TextTower:
             learned = learned and torch.is_grad_enabled()
             tower = _build_tower(self._anatomy.replace(cast), learned, block_updates)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)
+
+    def split(self, prompts: Prompts, block: int) -> tuple[TextTower, Prompts]:
+        """The blocks from one on as a tower of their own, and prompts as they enter it.
+
+        Their prefix is start-of-text alone, and rows have no positions there, so that a method can
+        put tokens between (MMRL, arXiv:2503.08497, section 3.2).
+
+        Raises:
+            NotTransferable: the tower is not causal, or has no start-of-text.
+        """
+        anatomy, shared = self._anatomy, prompts.shared
+        if not anatomy.sees_past_only or anatomy.mask is None or prompts.start != 1:
+            raise NotTransferable("tokens are put into a causal text tower, behind start-of-text")
+        dtype = anatomy.positions.dtype
+        prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
+        x = torch.cat([prefix, prompts.suffix], dim=1).to(dtype)
+        length = x.shape[1]
+        x = x + anatomy.positions[:length]
+        for run in anatomy.blocks[:block]:
+            x = run(x, attn_mask=anatomy.mask[:length, :length])
+        room = 2 * len(anatomy.positions)
+        later = dataclasses.replace(
+            anatomy,
+            blocks=anatomy.blocks[block:],
+            positions=anatomy.positions.new_zeros(room, self.width),
+            mask=anatomy.mask.new_full((room, room), -torch.inf).triu(1),
+        )
+        x = x.to(prompts.prefix.dtype)
+        lengths = tuple(n + shared - 1 for n in prompts.lengths)
+        return TextTower(later), Prompts(x[0, :1], x[:, 1:], lengths)
 
 
 def _build_tower(

@@ -1,0 +1,144 @@
+"""MMRL: tokens of a shared space in the later blocks of both towers, with a class of their own."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from compatbench.backbone.text.prompts import Prompts
+from compatbench.backbone.text.tower import TextTower
+from compatbench.method import (
+    Backbone,
+    CosineClassifier,
+    FewShotData,
+    ImageInput,
+    Labels,
+    MethodCard,
+    Module,
+    require_shape,
+)
+from compatbench.method.trained import Batch, Recipe, TrainedMethod
+
+from ._shared.layers import draw_linear
+from ._shared.towers import late_blocks
+
+
+class MMRL(TrainedMethod):
+    """n rows R of a shared space give both towers tokens from block 6 of 12 on.
+
+    Guo and Gu, *MMRL: Multi-Modal Representation Learning for Vision-Language Models*, section
+    3.2. Behind the first token stand R A_l + a_l in block l of the text tower, and R B_l + b_l
+    in that of the image tower: put in before block 6, and renewed before each of the next.
+    They have no positions. With r the mean of the image tower's last n rows of these tokens,
+    behind the last norm, and P_r a projection of their own,
+
+        z_c = s · cos(f, t_c),   z'_c = s · cos(r P_r, t_c),
+
+    and the answer is α z + (1 − α) z'. The loss is α CE(z) + (1 − α) CE(z') +
+    λ [1 − mean cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model. The
+    authors answer by z alone where classes are new; here they never are.
+
+    R is drawn from N(0, 0.02²), P_r from N(0, 1/d). Recipe, of few-shot learning: n = 5, R of
+    width 512, α = 0.7, λ = 0.5, AdamW at 1e-3, batch 32, 50 epochs; λ is chosen for each task.
+    Towers of fewer blocks have tokens in the same share of them: from block 3 of 6 on.
+    """
+
+    card = MethodCard(
+        name="mmrl",
+        title="MMRL",
+        paper="arXiv:2503.08497",
+        inserts=("text-layers", "image-layers", "feature"),
+        summary="tokens of a shared space in late blocks of both towers, which also answer",
+    )
+
+    class Config(TrainedMethod.Config):
+        recipe: Recipe = Recipe(optimizer="adamw", lr=1e-3, epochs=50)
+        length: PositiveInt = 5
+        width: PositiveInt = 512
+        share: Annotated[float, Field(ge=0, le=1)] = 0.7
+        weight: NonNegativeFloat = 0.5
+
+    config: Config
+
+    def image_input(self, backbone: Backbone) -> ImageInput:
+        return ImageInput("hidden", block=late_blocks(backbone, 5).start)
+
+    def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
+        count, width = len(late_blocks(backbone, 5)), self.config.width
+        drawn = {"tokens": torch.randn(self.config.length, width, generator=rng) * 0.02}
+        for kind, size in (("text", backbone.text.width), ("image", backbone.image.width)):
+            drawn[kind] = draw_linear((count, size, width), width, rng)
+            drawn[f"{kind}_bias"] = draw_linear((count, 1, size), width, rng)
+        shape = backbone.image.width, backbone.embed_dim
+        drawn["projection"] = torch.randn(shape, generator=rng) / math.sqrt(shape[0])
+        return Module(drawn).to(backbone.device)
+
+    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> TwoAnswers:
+        require_shape(module, "text", backbone.text.width, "text tokens of width", dim=1)
+        require_shape(module, "image", backbone.image.width, "image tokens of width", dim=1)
+        require_shape(module, "projection", backbone.embed_dim, "image features of size")
+        blocks = late_blocks(backbone, 5)
+        require_shape(module, "text", len(blocks), "a number of blocks with tokens of", dim=0)
+        text, image = (
+            module["tokens"] @ module[kind].mT + module[f"{kind}_bias"]
+            for kind in ("text", "image")
+        )
+        tower, frozen = enter_late(backbone, labels, blocks.start)
+        prefix = torch.cat([frozen.prefix, text[0]])
+        texts = tower.encode(Prompts(prefix, frozen.suffix, frozen.lengths, tuple(text[1:])))
+        return TwoAnswers(texts, backbone, image, module["projection"], self.config.share)
+
+    def loss(self, classifier: TwoAnswers, batch: Batch) -> Tensor:
+        features, others = classifier.encode(batch.inputs)
+        first, second = (
+            F.cross_entropy(classifier.classify(each), batch.targets) for each in (features, others)
+        )
+        share, frozen = self.config.share, batch.backbone.zero_shot(batch.labels)
+        away = 2 - F.cosine_similarity(features, batch.features).mean()
+        away = away - F.cosine_similarity(classifier.weights, frozen).mean()
+        return share * first + (1 - share) * second + self.config.weight * away
+
+
+@lru_cache(maxsize=4)
+@torch.no_grad()
+def enter_late(backbone: Backbone, labels: Labels, block: int) -> tuple[TextTower, Prompts]:
+    """The text tower from a block on, and the class texts as they enter it."""
+    return backbone.text.split(backbone.text_prompts(labels.fill()), block)
+
+
+class TwoAnswers(CosineClassifier):
+    """Classifies image tokens by the class token and by the learned ones, ``[batch, tokens, d]``.
+
+    Args:
+        prompts: the learned tokens of each of the last blocks, ``[blocks, n, d]``.
+        projection: of their mean to the joint space, ``[d, e]``.
+        share: of the class token's answer.
+    """
+
+    def __init__(
+        self, texts: Tensor, backbone: Backbone, prompts: Tensor, projection: Tensor, share: float
+    ) -> None:
+        super().__init__(texts, backbone.logit_scale)
+        self._tower, self._block = backbone.image, late_blocks(backbone, 5).start
+        self._prompts, self._projection, self._share = prompts, projection, share
+
+    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Features f, and those of the learned tokens, both ``[batch, e]``, not normalised."""
+        prompts = self._prompts.unbind()
+        pooled, rows = self._tower.encode_rows(tokens, block=self._block, prompts=prompts)
+        learned = rows[:, -len(prompts[0]) :].mean(1)
+        return self._tower.project(pooled), learned @ self._projection
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``[batch, classes]`` of image features."""
+        return super().__call__(features)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        first, second = map(self.classify, self.encode(tokens))
+        return self._share * first + (1 - self._share) * second
