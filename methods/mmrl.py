@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.backbone.text.prompts import Prompts
-from compatbench.backbone.text.tower import TextTower
+from compatbench.backbone.text.prompts import Inserted
 from compatbench.method import (
     Backbone,
     CosineClassifier,
@@ -89,9 +88,9 @@ class MMRL(TrainedMethod):
             module["tokens"] @ module[kind].mT + module[f"{kind}_bias"]
             for kind in ("text", "image")
         )
-        tower, frozen = enter_late(backbone, labels, blocks.start)
-        prefix = torch.cat([frozen.prefix, text[0]])
-        texts = tower.encode(Prompts(prefix, frozen.suffix, frozen.lengths, tuple(text[1:])))
+        prompts = backbone.text_prompts(labels.fill())
+        inserted = Inserted(blocks.start, text.unbind())
+        texts = backbone.encode_prompts(dataclasses.replace(prompts, inserted=inserted))
         return TwoAnswers(texts, backbone, image, module["projection"], self.config.share)
 
     def loss(self, classifier: TwoAnswers, batch: Batch) -> Tensor:
@@ -103,13 +102,6 @@ class MMRL(TrainedMethod):
         away = 2 - F.cosine_similarity(features, batch.features).mean()
         away = away - F.cosine_similarity(classifier.weights, frozen).mean()
         return share * first + (1 - share) * second + self.config.weight * away
-
-
-@lru_cache(maxsize=4)
-@torch.no_grad()
-def enter_late(backbone: Backbone, labels: Labels, block: int) -> tuple[TextTower, Prompts]:
-    """The text tower from a block on, and the class texts as they enter it."""
-    return backbone.text.split(backbone.text_prompts(labels.fill()), block)
 
 
 class TwoAnswers(CosineClassifier):

@@ -319,6 +319,8 @@ def _classify(
         inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
         if prompts.swap is not None:
             inner["swap"] = prompts.swap.rows
+        if prompts.inserted is not None:
+            inner |= {f"inserted {i}": rows for i, rows in enumerate(prompts.inserted.rows)}
         inner |= _try_updates(block_updates, backbone.token_width)
         log["text-input"].append(fingerprint(entering))
         log["text-layers"].append(fingerprint(inner))

@@ -21,6 +21,18 @@ class Swap:
 
 
 @dataclass(frozen=True)
+class Inserted:
+    """Rows put behind start-of-text within a tower (MMRL, arXiv:2503.08497, section 3.2).
+
+    They have no positions, and are renewed before the blocks that follow. Blocks without rows of
+    their own get those that the block before them has computed.
+    """
+
+    block: int  # before this block, counted from 0, the first rows are put in
+    rows: tuple[Tensor, ...]  # of this block and of the next, each ``[m, D]``
+
+
+@dataclass(frozen=True)
 class Prompts:
     """A batch of prompts in the token-embedding space of a text tower.
 
@@ -37,6 +49,7 @@ class Prompts:
     # arXiv:2210.03117, section 3.2); the rows lie in the prefix.
     deep: tuple[Tensor, ...] = ()
     swap: Swap | None = None
+    inserted: Inserted | None = None  # in causal towers, without other weights or updates
     start: int = 1  # start-of-text rows in the prefix; 0 for towers such as SigLIP's
 
     @property
@@ -66,6 +79,8 @@ class Prompts:
             suffix=self.suffix.to(dtype),
             deep=tuple(rows.to(dtype) for rows in self.deep),
             swap=self.swap and Swap(self.swap.block, self.swap.rows.to(dtype)),
+            inserted=self.inserted
+            and Inserted(self.inserted.block, tuple(r.to(dtype) for r in self.inserted.rows)),
         )
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from compatbench.backbone.text.anatomy import Anatomy
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.memory import SelectiveCheckpoint
-from compatbench.backbone.text.prompts import Prompts, replace_rows
+from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
 from compatbench.backbone.text.standard_block import (
     BlockUpdates,
     Part,
@@ -28,7 +28,7 @@ from compatbench.backbone.text.standard_block import (
     apply_update,
     updates_of,
 )
-from compatbench.errors import NotTransferable
+from compatbench.errors import CompatbenchError, NotTransferable
 
 
 class TextTower:
@@ -68,6 +68,14 @@ class TextTower:
         tower's own of these names; ``block_updates`` are called on parts of its blocks.
         """
         prompts.check_fits(self.context_length, self.depth)
+        if prompts.inserted is not None:
+            if weights or block_updates or prompts.deep or prompts.swap:
+                raise CompatbenchError(
+                    "tokens are put into an inner block of the frozen text tower alone: without "
+                    "weights, block_updates, deep or swap"
+                )
+            tower, later = self._split(prompts, prompts.inserted)
+            return tower.encode(later).to(prompts.prefix.dtype)
         dtype = self._anatomy.positions.dtype
         tower = self._tower
         if weights or block_updates:
@@ -78,35 +86,29 @@ class TextTower:
             tower = _build_tower(self._anatomy.replace(cast), learned, block_updates)
         return tower.encode(prompts.to(dtype)).to(prompts.prefix.dtype)
 
-    def split(self, prompts: Prompts, block: int) -> tuple[TextTower, Prompts]:
-        """The blocks from one on as a tower of their own, and prompts as they enter it.
-
-        Their prefix is start-of-text alone, and rows have no positions there, so that a method can
-        put tokens between (MMRL, arXiv:2503.08497, section 3.2).
-
-        Raises:
-            NotTransferable: the tower is not causal, or has no start-of-text.
-        """
-        anatomy, shared = self._anatomy, prompts.shared
+    def _split(self, prompts: Prompts, inserted: Inserted) -> tuple[TextTower, Prompts]:
+        """The blocks from where rows are put in as a tower of their own, and what enters them."""
+        anatomy = self._anatomy
         if not anatomy.sees_past_only or anatomy.mask is None or prompts.start != 1:
             raise NotTransferable("tokens are put into a causal text tower, behind start-of-text")
-        dtype = anatomy.positions.dtype
+        prompts = prompts.to(anatomy.positions.dtype)
         prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
-        x = torch.cat([prefix, prompts.suffix], dim=1).to(dtype)
+        x = torch.cat([prefix, prompts.suffix], dim=1)
         length = x.shape[1]
         x = x + anatomy.positions[:length]
-        for run in anatomy.blocks[:block]:
-            x = run(x, attn_mask=anatomy.mask[:length, :length])
-        room = 2 * len(anatomy.positions)
+        for block in anatomy.blocks[: inserted.block]:
+            x = block(x, attn_mask=anatomy.mask[:length, :length])
+        room = len(anatomy.positions) + len(inserted.rows[0])
         later = dataclasses.replace(
             anatomy,
-            blocks=anatomy.blocks[block:],
-            positions=anatomy.positions.new_zeros(room, self.width),
+            blocks=anatomy.blocks[inserted.block :],
+            positions=anatomy.positions.new_zeros(room, self.width),  # x has them already
             mask=anatomy.mask.new_full((room, room), -torch.inf).triu(1),
         )
-        x = x.to(prompts.prefix.dtype)
-        lengths = tuple(n + shared - 1 for n in prompts.lengths)
-        return TextTower(later), Prompts(x[0, :1], x[:, 1:], lengths)
+        lengths = tuple(n + prompts.shared - 1 for n in prompts.lengths)
+        first, *deep = inserted.rows
+        prefix = torch.cat([x[0, :1], first.to(x)])
+        return TextTower(later), Prompts(prefix, x[:, 1:], lengths, tuple(deep))
 
 
 def _build_tower(
