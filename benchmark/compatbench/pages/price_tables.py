@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import NOTHING, code, percent, signed, table
@@ -10,8 +11,9 @@ from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Upgrade
 from compatbench.results.price import Price, count_labels, price_ways
-from compatbench.transfer.registry import find_transfer, is_transfer
-from compatbench.transfer.transfer import ACCESS
+
+if TYPE_CHECKING:
+    from compatbench.transfer import Transfer
 
 
 def has_prices(page: SuitePage) -> bool:
@@ -79,7 +81,7 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     best: tuple[Price, str] | None = None
     for info in (one.info for one in page.results.methods.values() if one.info.learns):
         for price in price_ways(page.results, page.expected, info.name, upgrade, shots):
-            plain = is_transfer(price.transfer) and not find_transfer(price.transfer).card.access
+            plain = find_way(price.transfer) is not None and not access_of(price.transfer)
             known = price.worth is not None and price.target is not None
             if plain and known and (best is None or price.target.value > best[0].target.value):  # type: ignore[union-attr]
                 best = price, md.linked(info.title, info.paper)
@@ -102,15 +104,28 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     )
 
 
+def find_way(transfer: str) -> Transfer | None:
+    """The transfer of this name, if it is here; what it is made of is loaded only then."""
+    from compatbench.transfer.registry import find_transfer, is_transfer
+
+    return find_transfer(transfer) if is_transfer(transfer) else None
+
+
+def access_of(transfer: str) -> list[str]:
+    """What a way needs besides the module and the target, always in one order."""
+    from compatbench.transfer.transfer import ACCESS
+
+    way = find_way(transfer)
+    return [one for one in ACCESS if way is not None and one in way.card.access]
+
+
 def describe_access(transfer: str) -> str:
-    """What a way needs besides the module and the target: ``words, 4 labels per class``."""
-    if not is_transfer(transfer):
+    """``words, 4 labels per class``, or ``nothing``."""
+    if (way := find_way(transfer)) is None:
         return NOTHING
-    way = find_transfer(transfer)
     shots = getattr(way.config, "shots", 0)
     words = {"labels": f"{shots} label{'s' * (shots != 1)} per class"}
-    needed = [words.get(one, one) for one in ACCESS if one in way.card.access]
-    return ", ".join(needed) or "nothing"
+    return ", ".join(words.get(one, one) for one in access_of(transfer)) or "nothing"
 
 
 def show_worth(page: SuitePage, worth: Interval | None) -> str:
@@ -139,10 +154,7 @@ def _sorted(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> list[
     return sorted(prices, key=place)  # type: ignore[arg-type]
 
 
-def _by_access(transfer: str) -> tuple[int, int, str]:
-    """Ways of equal access stand together, those that need less first; more labels later."""
-    if not is_transfer(transfer):
-        return 1 << len(ACCESS), 0, transfer
-    way = find_transfer(transfer)
-    needed = sum(1 << place for place, one in enumerate(ACCESS) if one in way.card.access)
-    return needed, getattr(way.config, "shots", 0), transfer
+def _by_access(transfer: str) -> tuple[list[str], int, str]:
+    """Ways of equal access stand together, those without any first; more labels later."""
+    way = find_way(transfer)
+    return access_of(transfer), getattr(way and way.config, "shots", 0), transfer

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
@@ -189,6 +188,8 @@ class Matching:
 
 def _maximise(gains: Tensor) -> Tensor:
     """The column of each row, ``[n]``, with the largest sum (the Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment
+
     return torch.from_numpy(linear_sum_assignment(gains.numpy(), maximize=True)[1])
 
 
