@@ -104,8 +104,8 @@ class LogitChange:
 
 def standardise(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits ``[images, V]`` with mean 0 and deviation 1 per image; both, ``[images, 1]``."""
-    mean, std = logits.mean(-1, keepdim=True), logits.std(-1, keepdim=True) + TINY
-    return (logits - mean) / std, mean, std
+    mean, std = logits.mean(-1, keepdim=True), logits.std(-1, keepdim=True)
+    return (logits - mean) / (std + TINY), mean, std
 
 
 def start_change(size: int, rng: torch.Generator) -> LogitChange:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import one_line
 from compatbench.files.hashes import sha256_bytes
+from compatbench.pages.figures.price_figures import draw_price, price_panels
 from compatbench.pages.figures.ranking_figures import (
     draw_matrix,
     draw_pareto,
@@ -26,6 +27,7 @@ from compatbench.pages.figures.ranking_figures import (
 )
 from compatbench.pages.figures.style import MARKS, add_legend, shorten
 from compatbench.pages.figures.svg import BLUE, GREY, RED, compact_svg, hover, render_svg, svg_style
+from compatbench.pages.price_tables import has_prices
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Upgrade, follow_path
 from compatbench.results.ranks import Kind, Ranked, rank_datasets, round_mean
@@ -37,6 +39,7 @@ TITLES = {
     "pareto": "What a good H costs",
     "shots": "More images",
     "decay": "Along a path of upgrades",
+    "price": "Accuracy against labels",
 }
 _INCOMPLETE = "no method has all of its cells yet"
 _COLUMNS = 6
@@ -100,7 +103,7 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
             if (upgrade, shots) not in seen:
                 seen.add((upgrade, shots))
                 figures += _of_upgrade(page, upgrade, shots, number)
-        figures += [*_of_shots(page), *_of_paths(page)]
+        figures += [*_of_shots(page), *_of_paths(page), *_of_price(page)]
     return figures
 
 
@@ -163,6 +166,14 @@ def _of_paths(page: SuitePage) -> Iterator[PlannedFigure]:
         heading = f"{' → '.join(backbones)}, {count_shots(max(page.expected.shots))}"
         shown, missing = (lines, backbones), "" if lines else _INCOMPLETE
         yield PlannedFigure(page.name, "decay", number, heading, draw_decay, shown, missing)
+
+
+def _of_price(page: SuitePage) -> Iterator[PlannedFigure]:
+    for number, upgrade in enumerate(page.expected.upgrades if has_prices(page) else (), 1):
+        panels, labels = price_panels(page, upgrade)
+        heading, missing = one_line(page.path_title(upgrade)), "" if panels else _INCOMPLETE
+        shown = (panels, labels)
+        yield PlannedFigure(page.name, "price", number, heading, draw_price, shown, missing)
 
 
 def zero_shot_accuracies(rows: Sequence[Ranked]) -> tuple[float, float] | None:
