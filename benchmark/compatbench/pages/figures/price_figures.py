@@ -78,5 +78,5 @@ def draw_price(panels: Sequence[PricePanel], labels: Sequence[int]) -> Figure:
     for axes in grid.flat[max(len(panels) - columns, 0) : len(panels)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("labels per class", fontsize=8)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2)
+    figure.legend([*handles.values()], [*handles], loc="outside upper left", ncols=2)
     return figure
