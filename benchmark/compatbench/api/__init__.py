@@ -25,7 +25,7 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.audit import audit_results
     from compatbench.audit.pull_request import check_pull_request
-    from compatbench.conformance import check_methods
+    from compatbench.conformance import check_methods, check_transfers
     from compatbench.data.new_task import new_task
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
 __all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
-__all__ += ["audit_results", "check_methods", "check_pull_request", "diagnose"]
+__all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["new_task"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
@@ -53,6 +53,7 @@ _ROOMS = {
     "analyze_layers": "studies.layers",
     "audit_results": "audit",
     "check_methods": "conformance",
+    "check_transfers": "conformance",
     "check_pull_request": "audit.pull_request",
     "diagnose": "doctor",
     "new_task": "data.new_task",

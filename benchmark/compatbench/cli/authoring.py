@@ -74,15 +74,26 @@ def fill_template(name: str) -> str:
     return text.replace("CLASS", title.replace(" ", ""))
 
 
+def are_transfers(wanted: str) -> bool:
+    """Whether names, or a file, are those of transfers."""
+    from compatbench.transfer.registry import builtin_transfers
+
+    parts = [part.strip() for part in wanted.split(",")]
+    if len(parts) == 1 and parts[0].endswith(".py") and Path(parts[0]).is_file():
+        return "TransferCard(" in Path(parts[0]).read_text(encoding="utf-8", errors="replace")
+    return all(part in builtin_transfers().names() for part in parts)
+
+
 def check(methods: str, only: str = "all") -> None:
-    """Check that a method keeps the rules, on tiny synthetic models; exit with 1 if not.
+    """Check that a method, or a transfer, keeps the rules, on tiny models; exit with 1 if not.
 
     Fits are cut to a few steps, so that a method takes seconds on one core. One method gets a
     table of its checks; of several, each gets a line, and their failures are listed at the end.
 
     Args:
         methods: What to check: a name, a glob, 'all', a comma list with exclusions, or the path
-            of a method file ('./mine.py'), which is run as code.
+            of a method file ('./mine.py'), which is run as code. Names of transfers (see 'list
+            transfers'), or the file of one, are checked by the rules of transfers.
         only: Checks to try: names, globs, exclusions.
     """
     import pandas as pd
@@ -90,7 +101,8 @@ def check(methods: str, only: str = "all") -> None:
     from compatbench import api
 
     with console.status("") as status:
-        found = api.check_methods(
+        check_all = api.check_transfers if are_transfers(methods) else api.check_methods
+        found = check_all(
             methods, only, progress=lambda one: status.update(f"{one.method}: {one.check}")
         )
     failed, names = found["status"] == "fail", found["method"].unique()
@@ -110,7 +122,8 @@ def check(methods: str, only: str = "all") -> None:
     counts["seconds"] = found.groupby("method")["seconds"].sum()
     print_frame(counts.round({"seconds": 1}).reset_index())
     good = len(names) - found.loc[failed, "method"].nunique()
-    say(f"{good} of {len(names)} methods pass")
+    what = "transfers" if check_all is api.check_transfers else "methods"
+    say(f"{good} of {len(names)} {what} pass")
     if failed.any():
         raise typer.Exit(1)
 

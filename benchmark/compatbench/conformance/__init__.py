@@ -19,6 +19,8 @@ from compatbench.conformance.checks import (
     run_confined,
     run_in_server,
 )
+from compatbench.conformance.transfer_checks import check_transfers
 
-__all__ = ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
+__all__ = ["check_transfers"]
+__all__ += ["CHECKS", "Outcome", "check_methods", "run_checks", "run_confined"]
 __all__ += ["restore_in_server", "run_in_server"]
