@@ -25,7 +25,9 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.audit import audit_results
     from compatbench.audit.pull_request import check_pull_request
+    from compatbench.backbone.load.fetch import fetch_backbones
     from compatbench.conformance import check_methods, check_transfers
+    from compatbench.data.fetch import fetch_data
     from compatbench.data.new_task import new_task
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
@@ -41,7 +43,7 @@ __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results",
 __all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
-__all__ += ["new_task"]
+__all__ += ["fetch_backbones", "fetch_data", "new_task"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
 
 # What another room offers as it is, and where; imported when it is asked for.
@@ -56,6 +58,8 @@ _ROOMS = {
     "check_transfers": "conformance",
     "check_pull_request": "audit.pull_request",
     "diagnose": "doctor",
+    "fetch_backbones": "backbone.load.fetch",
+    "fetch_data": "data.fetch",
     "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
     "tune": "results.tuning",

@@ -10,6 +10,7 @@ import compatbench
 from compatbench.cli import (
     analyze,
     authoring,
+    fetch,
     inventory,
     modules,
     options,
@@ -60,7 +61,7 @@ PANELS = {
         modules.import_,
         modules.export,
         inventory.doctor,
-        inventory.data_app,
+        fetch.data_app,
         stores.runs_app,
         stores.cache_app,
     ),

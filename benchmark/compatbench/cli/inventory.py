@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WIDE = 120
 HIDDEN = {"methods": ["paper", "idea"], "suites": ["title"]}  # in a terminal narrower than WIDE
 data_app = typer.Typer(
-    name="data", no_args_is_help=True, help="Look at the datasets, and share few-shot draws."
+    name="data", no_args_is_help=True, help="Fetch datasets and weights, and share few-shot draws."
 )
 MARKS = {"found": "[green]found[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
 STYLES = {"not compared": "dim", "agrees": "green", "disagrees": "red", "differs": "yellow"}

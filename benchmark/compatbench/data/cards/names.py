@@ -25,6 +25,7 @@ RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$"
 # Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
 IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
 ImagesPath = Annotated[str, StringConstraints(pattern=rf"^{IMAGES_PATH}$")]
+Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 # The name of a card, or its path; or one that needs no card: MODEL/TAG, MODEL@FILE,
 # MODEL/TAG@FILE, local-dir:FOLDER, hf:FOLDER and hf:OWNER/NAME.
 _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"

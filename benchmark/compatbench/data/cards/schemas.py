@@ -18,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards.names import BackboneName, ConfigName, Name, RelativePath
+from compatbench.data.cards.downloads import Download
+from compatbench.data.cards.names import BackboneName, ConfigName, Link, Name, RelativePath
 from compatbench.data.cards.sources import ClassFoldersSource, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
@@ -30,7 +31,6 @@ COPIED = "copied"
 AT_LEAST_ONE = Field(min_length=1)
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
-Link = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
 Split = Literal["train", "val", "test"]
 
 
@@ -68,7 +68,7 @@ class TaskCard(CardModel):
     licence: str
     homepage: str = ""
     citation: str = ""
-    downloads: tuple[Link, ...] = ()  # where images and split file are had
+    downloads: tuple[Download, ...] = ()  # files that images and split come from
     mirrors: tuple[Link, ...] = ()  # where else the same images are had
     dead_links: tuple[Link, ...] = ()  # addresses that are known not to work
 

@@ -1,0 +1,222 @@
+"""Fetches datasets: what their cards name is downloaded, checked, and put where the card says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from compatbench.data.cards import (
+    TaskCard,
+    suite_cards,
+    suite_tasks,
+    suite_variants,
+    task_cards,
+)
+from compatbench.data.cards.downloads import Download
+from compatbench.data.dataset_folders import dataset_folder, find_dataset
+from compatbench.data.task import TaskReport, inspect_task
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import write_atomic
+from compatbench.files.download import NoFile, cannot_write, check_digest, download
+from compatbench.files.hashes import sha256_file
+from compatbench.files.sizes import format_bytes
+from compatbench.files.unpack import unpack
+
+LOCK = "downloads.json"  # in a dataset's folder: bytes and SHA-256 of what came, by file
+BUSY = ".fetching"
+UNPACKING = ".unpacking-"
+_DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=)([\w-]+)(?:/view.*)?")
+Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of fetching a task's dataset."""
+
+    task: str
+    files: tuple[str, ...]  # those that came now
+    problems: tuple[str, ...]  # a line for each file that could not be had
+    report: TaskReport  # the state of the images now
+
+    @property
+    def ready(self) -> bool:
+        """Whether the images are all here."""
+        return self.report.state == "found"
+
+
+def fetch_data(
+    tasks: str | Sequence[str] = (),
+    suite: str | None = None,
+    *,
+    agree: bool = False,
+    keep: bool = False,
+    tell: Tell = lambda _: None,
+    progress: Tell = lambda _: None,
+) -> list[Fetched]:
+    """Downloads datasets into the folders in which their cards look for them.
+
+    What is complete is left alone, and what broke off is gone on with. A file is checked against
+    the hash that is published, or else against ``downloads.json`` in the dataset's folder, which
+    the first download writes. Archives are unpacked beside their place and then renamed.
+
+    Args:
+        tasks: names or globs.
+        suite: fetch all that a suite needs, variants included.
+        agree: the licences that ask for it are agreed to.
+        keep: keep archives that were unpacked.
+        tell: called with lines for people: licences, before anything of theirs is downloaded.
+        progress: called with how far the work is.
+
+    Returns:
+        A record per dataset. What could not be had is in its ``problems``.
+
+    Raises:
+        CompatbenchError: an unknown task or suite, or a broken card.
+    """
+    names = task_cards.select_names(tasks) if tasks else []
+    if suite is not None:
+        card = suite_cards.read(suite)
+        for name in suite_tasks(card):
+            names += [name, *suite_variants(card, name)]
+    if not names:
+        raise CompatbenchError("nothing to fetch: name tasks, or a suite")
+    return [_fetch(name, agree, keep, tell, progress) for name in dict.fromkeys(names)]
+
+
+def _fetch(name: str, agree: bool, keep: bool, tell: Tell, progress: Tell) -> Fetched:
+    progress(name)
+    if (report := inspect_task(name)).state == "found":
+        return Fetched(name, (), (), report)
+    card, files, problems = task_cards.read(name), [], []
+    try:
+        folder = _prepare(card)
+        missing = [
+            one
+            for one in card.downloads
+            if not all((folder / target).exists() for target in one.targets)
+        ]
+        _show_licences(card, missing, agree, tell)
+        with FileLock(folder / BUSY, timeout=0):
+            for left in folder.glob(f"{UNPACKING}*"):  # by a fetch that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            for one in missing:
+                try:
+                    _get(card, one, folder, keep, progress)
+                    files.append(one.file)
+                except CompatbenchError as error:
+                    problems.append(str(error))
+    except Timeout:
+        problems.append(f"task '{name}': another fetch is at work on it; wait for its end")
+    except CompatbenchError as error:
+        problems.append(str(error))
+    except OSError as error:
+        problems.append(str(cannot_write(Path(error.filename or "."), error)))
+    return Fetched(name, tuple(files), tuple(problems), inspect_task(name))
+
+
+def _prepare(card: TaskCard) -> Path:
+    """The dataset's folder, which is made if it is not there."""
+    if not card.downloads or card.source.kind == "drawings":
+        where = f"get it from {card.homepage}" if card.homepage else "put its images there"
+        raise CompatbenchError(f"task '{card.name}': its card names no 'downloads'; {where}")
+    if (folder := dataset_folder(card.name, card.source.folder)) is None:
+        return find_dataset(card.name, card.source.folder)  # which says what to set
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _show_licences(card: TaskCard, missing: list[Download], agree: bool, tell: Tell) -> None:
+    asked = {one.licence or card.licence: False for one in missing}
+    for one in missing:
+        asked[one.licence or card.licence] |= one.agree
+    for licence, must in asked.items():
+        tell(f"{card.name}: licence: {licence} ({card.homepage})")
+        if must and not agree:
+            what = f"task '{card.name}': its licence must be agreed to: {licence}"
+            raise CompatbenchError(f"{what}; read it ({card.homepage}), then give --agree")
+
+
+def _get(card: TaskCard, one: Download, folder: Path, keep: bool, progress: Tell) -> None:
+    """Downloads one file, or takes it as it lies there, and puts what it gives in its place."""
+    path, lock = folder / one.file, _read_lock(folder)
+    before = lock.get(one.file, {}).get("sha256")
+    digest = one.published or (f"sha256:{before}" if before else "")
+    by_hand = f"get it from {one.page or one.url}, save it as {path}, and run the command again"
+    by_hand += f"; {one.note}" if one.note else ""
+
+    def show(have: int, total: int | None) -> None:
+        of = f" of {format_bytes(total)}" if total else ""
+        progress(f"{card.name}: {one.file}: {format_bytes(have)}{of}")
+
+    if path.is_file():  # by hand, or by a fetch that could not unpack it
+        check_digest(path, digest)
+    elif one.url is None:
+        raise CompatbenchError(f"task '{card.name}': {one.file} cannot be fetched: {by_hand}")
+    else:
+        try:
+            download(_address(one.url), path, size=one.bytes, digest=digest, progress=show)
+        except NoFile as error:
+            raise CompatbenchError(f"task '{card.name}': {error}; {by_hand}") from None
+    if one.gives:
+        progress(f"{card.name}: unpacking {one.file}")
+        _unpack(path, one, folder)
+    if before is None:  # only now, so that a damaged archive is not what must come again
+        size, sha256 = path.stat().st_size, sha256_file(path)
+        lock[one.file] = {"url": one.url, "bytes": size, "sha256": sha256}
+        write_atomic(folder / LOCK, (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())
+    if one.gives and not keep:
+        path.unlink()
+
+
+def _read_lock(folder: Path) -> dict[str, dict[str, object]]:
+    if not (path := folder / LOCK).is_file():
+        return {}
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(one, dict) for one in lock.values()):
+            raise ValueError
+    except (ValueError, AttributeError, RecursionError):
+        raise CompatbenchError(f"{path} is damaged; delete it, or put it back") from None
+    return lock
+
+
+def _address(url: str) -> str:
+    """The address of the file itself, where that of its page on Google Drive is given."""
+    if (match := _DRIVE.fullmatch(url)) is None:
+        return url
+    base = "https://drive.usercontent.google.com/download"
+    return f"{base}?id={match[1]}&export=download&confirm=t"
+
+
+def _unpack(archive: Path, one: Download, folder: Path) -> None:
+    """Unpacks in a folder beside, and renames: what has its name is whole."""
+    scratch = Path(tempfile.mkdtemp(prefix=UNPACKING, dir=folder))
+    try:
+        if one.inner is not None:
+            unpack(archive, scratch / "outer", [one.inner])
+            archive = _require(scratch / "outer", one.inner, archive)
+        unpack(archive, scratch / "all", one.gives.values())
+        places = [
+            (folder / target, _require(scratch / "all", source, archive))
+            for target, source in one.gives.items()
+        ]
+        for target, source in places:
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require(folder: Path, path: str, archive: Path) -> Path:
+    if not (folder / path).exists():
+        what = f"{archive.name} holds no '{path}'"
+        raise CompatbenchError(f"{what}; it is another file than the card's, delete it")
+    return folder / path

@@ -1,0 +1,386 @@
+"""``data fetch`` against a server on this machine that breaks off, lies and sends other files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from command_line import invoke, output_of
+from data.trees import DATASETS
+
+import compatbench as cb
+from compatbench.data.cards import task_cards
+from compatbench.data.fetch import Fetched, _address
+from compatbench.errors import CompatbenchError
+from compatbench.files import download as downloads
+from compatbench.files.download import download
+
+IMAGES = {
+    f"{split}/{name}/{number}.jpg": f"{split} {name} {number}".encode() * 2000
+    for split in ("train", "test")
+    for name in ("circle", "square")
+    for number in range(2)
+}
+CARD = {
+    "name": "shapes",
+    "title": "Shapes",
+    "classes": ["circle", "square"],
+    "templates": ["a photo of a {}."],
+    "source": {"kind": "class-folders", "folder": "data", "train": "train", "test": "test"},
+    "counts": {"train": 4, "test": 4},
+    "licence": "for friends only",
+    "homepage": "https://example.org/shapes",
+}
+GIVES = {"train": "top/train", "test": "top/test"}
+
+
+def make_zip(files: dict[str, bytes], top: str = "top/") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{top}{name}", content)
+    return buffer.getvalue()
+
+
+def make_tar(files: dict[str, bytes], *others: tarfile.TarInfo, mode: str = "w:gz") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"top/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for member in others:
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+class Server:
+    """Serves ``files`` by name, with ranges and entity tags; ``breaks`` are used up, one each."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.breaks: list[int] = []  # bytes after which an answer ends
+        self.kind = "application/octet-stream"
+        self.asked: list[str] = []  # the Range of each request, or ''
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        self.asked.append(wanted := to.headers.get("Range", ""))
+        if (content := self.files.get(to.path[1:])) is None:
+            return to.send_error(404)
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        start = 0
+        if wanted and to.headers.get("If-Range", tag) == tag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        to.send_response(206 if start else 200)
+        if start:
+            to.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        to.send_header("Content-Length", str(len(content) - start))
+        to.send_header("Content-Type", self.kind)
+        to.send_header("ETag", tag)
+        to.end_headers()
+        end = start + self.breaks.pop(0) if self.breaks else len(content)
+        to.wfile.write(content[start:end])
+        return None
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    running.__dict__.update(files={}, breaks=[], kind="application/octet-stream", asked=[])
+    return running
+
+
+Fetch = Callable[..., Fetched]
+
+
+@pytest.fixture
+def fetch(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+    """Writes the card of the task ``shapes`` and fetches it."""
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path))
+    monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
+
+    def run(**fields: Any) -> Fetched:
+        one = {"url": f"{server.url}/shapes.zip", "hash": "none is published", "gives": GIVES}
+        card = CARD | {"downloads": [one | fields]}
+        (tmp_path / "shapes.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
+        (found,) = cb.fetch_data("shapes")
+        assert all("\n" not in problem for problem in found.problems)
+        assert found.ready or found.problems
+        return found
+
+    return run
+
+
+def lies_in(folder: Path) -> set[str]:
+    """The files below a folder, but for the lock of who fetches."""
+    paths = (path for path in folder.rglob("*") if not path.is_dir() and path.name != ".fetching")
+    return {str(path.relative_to(folder)) for path in paths}
+
+
+def test_what_broke_off_is_resumed_and_a_second_run_does_nothing(
+    server: Server, fetch: Fetch, tmp_path: Path
+) -> None:
+    content = server.files["shapes.zip"] = make_zip(IMAGES)
+    server.breaks = [5000, 7000]
+    found = fetch()
+    assert found.ready
+    assert found.files == ("shapes.zip",)
+    assert server.asked == ["", "bytes=5000-", "bytes=12000-"]
+    assert lies_in(tmp_path / "data") == {*IMAGES, "downloads.json"}
+    assert {n: (tmp_path / "data" / n).read_bytes() for n in IMAGES} == IMAGES
+    lock = json.loads((tmp_path / "data" / "downloads.json").read_text())["shapes.zip"]
+    assert (lock["bytes"], lock["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    again = fetch()
+    assert (again.ready, again.files, len(server.asked)) == (True, (), 3)
+
+
+def test_a_later_run_goes_on_unless_the_server_has_another_file(
+    server: Server, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TRIES", 1)
+    server.files["shapes.zip"] = make_zip(IMAGES)
+    for run, start in enumerate(("", "bytes=4000-")):
+        server.breaks = [4000, 0]
+        (problem,) = fetch().problems
+        assert "broke off" in problem
+        assert "goes on from there" in problem
+        assert server.asked[-2] == start, run
+        assert lies_in(tmp_path / "data") == {"shapes.zip.part", "shapes.zip.part.tag"}
+    # If-Range has the server send all of its new file; no mixture of both.
+    server.files["shapes.zip"] = make_zip(IMAGES | {"train/circle/0.jpg": b"new"})
+    assert fetch().ready
+    assert server.asked[-1] == "bytes=8000-"
+    assert (tmp_path / "data/train/circle/0.jpg").read_bytes() == b"new"
+
+
+def test_a_file_of_another_hash_is_deleted(server: Server, fetch: Fetch, tmp_path: Path) -> None:
+    content = server.files["shapes.zip"] = make_zip(IMAGES)
+    for wrong in (f"md5:{32 * '0'}", f"sha256:{64 * '0'}"):
+        (problem,) = fetch(hash=wrong).problems
+        assert f"not {wrong.partition(':')[2]}" in problem
+        assert lies_in(tmp_path / "data") == set()
+    (problem,) = fetch(bytes=5).problems
+    assert "not 5" in problem
+    assert fetch(hash=f"md5:{hashlib.md5(content).hexdigest()}", bytes=len(content)).ready
+    # Where none is published, what came first is what must come again.
+    (tmp_path / "data/test").rename(tmp_path / "elsewhere")
+    server.files["shapes.zip"] = make_zip(IMAGES | {"test/square/0.jpg": b"other"})
+    (problem,) = fetch().problems
+    assert hashlib.sha256(content).hexdigest() in problem
+    assert not (tmp_path / "data/test").exists()
+    (tmp_path / "data/downloads.json").unlink()
+    assert fetch().ready
+
+
+def _member(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, to
+    return member
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        make_zip(IMAGES) + make_zip(IMAGES | {"../../evil.jpg": b"x"}),
+        make_zip(IMAGES | {"/tmp/evil.jpg": b"x"}, top=""),
+        make_zip(IMAGES | {"..\\..\\evil.jpg": b"x"}),
+        make_tar(IMAGES | {"../../evil.jpg": b"x"}),
+        make_tar(IMAGES, _member("top/train/evil", tarfile.SYMTYPE, "../../../..")),
+        make_tar(IMAGES, _member("top/train/evil", tarfile.LNKTYPE, "/etc/passwd")),
+        make_tar(IMAGES, _member("top/train/evil", tarfile.FIFOTYPE), mode="w"),
+    ],
+)
+def test_an_archive_that_leads_out_of_its_folder_is_refused(
+    server: Server, fetch: Fetch, tmp_path: Path, archive: bytes
+) -> None:
+    server.files["shapes.zip"] = archive
+    (problem,) = fetch().problems
+    assert "shapes.zip is not unpacked" in problem
+    assert "evil" in problem
+    assert lies_in(tmp_path) == {"shapes.yaml", "data/shapes.zip"}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"no archive", "is damaged, or no zip or tar archive"),
+        (make_zip(IMAGES)[:-300], "is damaged"),
+        (make_tar(IMAGES)[:-20], "is damaged"),
+        (make_zip({"train/circle/0.jpg": b"x"}), "holds no 'top/test'"),
+    ],
+)
+def test_a_damaged_archive_gives_nothing(
+    server: Server, fetch: Fetch, tmp_path: Path, content: bytes, line: str
+) -> None:
+    server.files["shapes.zip"] = content
+    (problem,) = fetch().problems
+    assert line in problem
+    assert lies_in(tmp_path / "data") == {"shapes.zip"}
+    (tmp_path / "data/shapes.zip").unlink()
+    server.files["shapes.zip"] = make_zip(IMAGES)
+    assert fetch().ready  # what was damaged is not remembered as what must come
+
+
+def test_an_archive_in_an_archive_and_one_brought_by_hand(
+    server: Server, fetch: Fetch, tmp_path: Path
+) -> None:
+    server.files["shapes.zip"] = make_zip({"inner.tar.gz": make_tar(IMAGES)})
+    assert fetch(inner="top/inner.tar.gz").ready
+    assert lies_in(tmp_path / "data") == {*IMAGES, "downloads.json"}
+    (tmp_path / "data/test").rename(tmp_path / "elsewhere")
+    by_hand = {"url": None, "file": "mine.tar", "page": "https://example.org/get", "note": "Ask."}
+    (problem,) = fetch(**by_hand).problems
+    path = tmp_path / "data/mine.tar"
+    assert f"get it from https://example.org/get, save it as {path}, and run" in problem
+    assert "Ask." in problem
+    path.write_bytes(make_tar(IMAGES, mode="w"))
+    assert fetch(**by_hand).ready
+
+
+@pytest.mark.parametrize("at", ["shapes.zip.part", "1.jpg"])
+def test_a_full_disk_leaves_nothing_half_written(
+    server: Server, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    server.files["shapes.zip"] = make_zip(IMAGES)
+    real = Path.open
+
+    def open_until_full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        file = real(path, mode, *more, **named)
+        if path.name == at and mode != "rb":
+            write = file.write
+
+            def fill(content: bytes) -> int:
+                write(content[:1000])
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            return SimpleFile(file, fill)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_until_full)
+        (problem,) = fetch().problems
+    assert problem.startswith("no room for ")
+    kept = {"shapes.zip.part", "shapes.zip.part.tag"}
+    if at == "1.jpg":
+        kept = {"shapes.zip"}
+    assert lies_in(tmp_path / "data") == kept
+    assert fetch().ready
+    assert server.asked == (["", "bytes=1000-"] if at != "1.jpg" else [""])
+
+
+class SimpleFile:
+    """A file with another ``write``."""
+
+    def __init__(self, file: Any, write: Callable[[bytes], int]) -> None:
+        self.file, self.write = file, write
+
+    def __enter__(self) -> SimpleFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_too_little_room_is_told_before_the_download(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["a"] = b"x" * 1000
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=999))
+    with pytest.raises(CompatbenchError, match=r"no room for .*a\.part"):
+        download(f"{server.url}/a", tmp_path / "a")
+    assert lies_in(tmp_path) == set()
+
+
+def test_a_licence_is_shown_and_agreed_to_before_anything_is_asked(
+    server: Server, fetch: Fetch, tmp_path: Path
+) -> None:
+    server.files["shapes.zip"] = make_zip(IMAGES)
+    (problem,) = fetch(agree=True).problems
+    assert "must be agreed to: for friends only" in problem
+    result = invoke("data", "fetch", "shapes")
+    assert result.exit_code == 1
+    assert "give --agree" in result.stdout
+    assert server.asked == []
+    assert lies_in(tmp_path / "data") == set()
+    shown = output_of("data", "fetch", "shapes", "--agree")
+    assert "shapes: licence: for friends only (https://example.org/shapes)" in shown
+    assert "found shapes" in shown
+    assert "train 4, test 4" in shown
+
+
+def test_an_address_without_the_file_says_how_to_get_it_by_hand(
+    server: Server, fetch: Fetch, tmp_path: Path
+) -> None:
+    (problem,) = fetch().problems
+    assert "answers with 404" in problem
+    server.files["shapes.zip"], server.kind = b"<html>Are you sure?</html>", "text/html"
+    (problem,) = fetch().problems
+    assert "answers with a web page" in problem
+    assert f"save it as {tmp_path / 'data/shapes.zip'}" in problem
+    assert lies_in(tmp_path / "data") == set()
+    page = "https://drive.google.com/file/d/1a-B_c/view"
+    assert "download?id=1a-B_c&export=download" in _address(page)
+    assert _address(f"{server.url}/x") == f"{server.url}/x"
+    with pytest.raises(CompatbenchError, match="name tasks, or a suite"):
+        cb.fetch_data()
+    with pytest.raises(CompatbenchError, match=r"shapes.yaml:\d+: field 'downloads"):
+        fetch(hash="md5:short")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_card_says_where_all_that_its_loader_reads_comes_from(name: str) -> None:
+    card = task_cards.read(name)
+    source: Any = card.source
+    targets = {target for one in card.downloads for target in one.targets}
+    assert all(one.hash and (one.licence or card.licence) for one in card.downloads)
+    if name == "imagenet":  # behind an account, and unpacked by torchvision
+        assert all(one.page and one.agree for one in card.downloads)
+        return
+    needed = {source.split, source.images} if source.kind == "coop-split" else {"images"}
+    if source.kind == "class-folders":
+        needed = {source.test}
+    assert needed - {"."} <= targets
+
+
+def test_weights_that_are_here_are_not_fetched_and_others_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    here, missing = cb.fetch_backbones(["mini-clip", "ViT-B-16/laion2b_s34b_b88k"])
+    assert here.file is not None
+    assert here.file.is_file()
+    assert missing.file is None
+    assert "hf download" in missing.problem
+    assert "found mini-clip" in output_of("data", "weights", "mini-clip")
