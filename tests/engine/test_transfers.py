@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from compatbench.data.cards import suite_cards
 from compatbench.data.draws import draw_first, draw_shots
@@ -145,7 +146,7 @@ def test_what_a_transfer_is_given_decides_its_key() -> None:
 def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(
     cache: Path, tmp_path: Path
 ) -> None:
-    """Kept gives the source's row, and retrained that of a fit on the target."""
+    """Kept gives the source's row, and retrained that of a fit on the target; anchors neither."""
     worker = Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
 
     def rows(label: str, cell: Cell | None = None) -> dict[str, tuple[int | None, int | None]]:
@@ -156,6 +157,14 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(
     kept = rows("kept")
     assert (kept[source], kept[target][1]) == (copied, moved[1])
     assert kept[target][0] == copied[0] != moved[0]
+    anchored = rows("anchors")
+    assert (anchored[source], anchored[target][1]) == (copied, moved[1])
+    answers = [
+        {where[0]: one.classes for where, one in worker.store.read_predictions(key).items()}
+        for key in (cell_of("simpleshot").key, cell_of("simpleshot", "anchors").key)
+    ]
+    assert torch.equal(*(one[source] for one in answers))
+    assert not torch.equal(*(one[target] for one in answers))
     suite = SUITE.model_copy(update={"upgrades": ((target, source),), "shots": (16,)})
     [cell] = plan_cells(suite, REGISTRY, ["simpleshot"])
     assert rows("retrained+16")[target] == rows("", cell)[target]

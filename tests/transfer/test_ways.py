@@ -113,6 +113,16 @@ def test_a_linear_head_is_carried_by_its_similarities_to_the_words() -> None:
     assert torch.allclose(read_back(words, own, 2.0), naive, atol=1e-9)
 
 
+def test_anchors_carry_a_head_to_another_model() -> None:
+    tested = FITTED["linear_probe"]
+    found, features, data = attach("anchors", "linear_probe", tested.target)
+    a, b = (one.double() - one.double().mean(0) for one in data.words)
+    damped = a.T @ a + a.square().sum() / EMBED_DIM * torch.eye(EMBED_DIM)
+    head = tested.module["weight"].double() @ torch.linalg.inv(damped) @ a.T @ b
+    expected = features.double() @ head.T + tested.module["bias"].double()
+    assert torch.allclose(found.double(), expected, atol=1e-4)
+
+
 MAPPED = ("images", "images+affine", "images+mlp", "ridge", "words-mean", "words+raw")
 
 

@@ -19,7 +19,7 @@ from compatbench.api.checkpoints import (
     inspect_checkpoint,
 )
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
-from compatbench.api.runs import evaluate, fit, leaderboard, plan, report, results, run
+from compatbench.api.runs import evaluate, fit, leaderboard, plan, port, report, results, run
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from compatbench.studies.layers import analyze_layers
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
-__all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "results", "run"]
+__all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "results", "run"]
 __all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]

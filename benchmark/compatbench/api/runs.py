@@ -201,6 +201,38 @@ def evaluate(
     return evaluate_module(given, backbone, task, transfer, methods, device)
 
 
+def port(
+    module: Module | str | Path,
+    backbone: str,
+    *,
+    transfer: str | None = None,
+    methods: str | None = None,
+    device: str = "auto",
+) -> Module:
+    """A module written for another backbone, where it needs no transfer; nothing is trained.
+
+    What is written in the joint space's coordinates is turned by the rotation of the transfer
+    ``words``, which moves no means, so that tensors can express it; all else stays as it is.
+
+    Args:
+        module, methods: as for ``evaluate``.
+        backbone: the new model.
+        transfer: ``words``, ``words+raw`` or ``copied``; by default words where the method acts in
+            the joint space, and copied elsewhere.
+
+    Returns:
+        The module, whose ``about`` has the new source and what it was ``ported`` from.
+
+    Raises:
+        CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no turn of
+            its tensors gives the logits that it has through the transfer.
+    """
+    from compatbench.engine.port import port_module
+
+    given = Path(module) if isinstance(module, str) else module
+    return port_module(given, backbone, transfer, methods, device)
+
+
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     """The results of a suite in ``results/<suite>/``: frames, rankings and what is missing.
 

@@ -183,6 +183,8 @@ def _print_evaluation(found: Evaluation) -> None:
     draw = f"imported for {fitted.task}"
     if fitted.shots is not None:
         draw = f"{count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
+    if fitted.ported is not None:
+        draw += ", ported from {from} with {transfer}".format_map(fitted.ported)
     say(escape(f"{fitted.method}, {draw}{through}"))
     say(escape(f"tested on {found.images:,} images of {found.test_set}; top-1 in percent"))
     columns = ["", f"{fitted.source} (source)", found.backbone]

@@ -62,17 +62,21 @@ class TransferUnderTest:
     def attached(self) -> Iterator[tuple[MethodUnderTest, Tensor]]:
         """Each method, and logits of unseen images on the target; refused ones are left out."""
         for tested in self.methods():
-            transfer, method = self.build(), tested.build()
             try:
-                with torch.no_grad():
-                    given = _give(transfer, tested)
-                    target, labels = tested.target, tested.draw().labels
-                    wanted = transfer.image_input(method, target)
-                    classify = transfer.attach(method, tested.module, target, labels, given)
-                    old = [_old(tested)] if "old model" in transfer.card.access else []
-                    yield tested, classify(target.encode_images(unseen_images(), wanted), *old)
+                found = self._logits(tested)
             except NotTransferable:
                 continue
+            yield tested, found  # with gradients as they were
+
+    @torch.no_grad()
+    def _logits(self, tested: MethodUnderTest) -> Tensor:
+        transfer, method = self.build(), tested.build()
+        given = _give(transfer, tested)
+        target, labels = tested.target, tested.draw().labels
+        wanted = transfer.image_input(method, target)
+        classify = transfer.attach(method, tested.module, target, labels, given)
+        old = [_old(tested)] if "old model" in transfer.card.access else []
+        return classify(target.encode_images(unseen_images(), wanted), *old)
 
 
 @lru_cache(maxsize=16)

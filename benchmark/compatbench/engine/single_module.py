@@ -48,6 +48,7 @@ class Fitted(BaseModel):
     seed: int | None = None
     classes: tuple[int, ...] | None = None  # labels of those that it knows, if not all
     imported: dict[str, Any] | None = None  # from which file, and how
+    ported: dict[str, Any] | None = None  # from which source, and with which transfer
 
 
 def fit_module(
@@ -147,6 +148,7 @@ class Evaluation:
             "shots": fitted.shots and show_shots(fitted.shots),
             "seed": fitted.seed,
             "imported": fitted.imported,
+            "ported": fitted.ported,
             "test_set": self.test_set,
             "images": self.images,
             "transfer": self.transfer,
@@ -189,8 +191,8 @@ def evaluate_module(
     device, cache = resolve_device(device), FeatureCache(default_cache_folder())
     backbone = backbone_cards.resolve(backbone)
     path = given if isinstance(given, Path) else Path("the module")
-    module, fitted = _read_module(given)
-    method = _build_method(fitted, methods, path)
+    module, fitted = read_fitted(given)
+    method = build_method_of(fitted, methods, path)
     task = load_task(test_set or fitted.task)
     if fitted.task not in (task.name, task.parent):
         raise CompatbenchError(
@@ -266,7 +268,8 @@ def import_for(given: Module | Path, test_set: str | None, source: str, *how: An
     return import_checkpoint(kind, given, task, source, settings or {}, classes, place)
 
 
-def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
+def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
+    """A module, or that of a file, and what it says of its fit."""
     other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
     if isinstance(given, Path) and given.is_dir():
         raise CompatbenchError(
@@ -284,7 +287,8 @@ def _read_module(given: Module | Path) -> tuple[Module, Fitted]:
         ) from None
 
 
-def _build_method(fitted: Fitted, methods: str | None, path: Path) -> Method:
+def build_method_of(fitted: Fitted, methods: str | None, path: Path) -> Method:
+    """The method of a module in ``path``, which may be in the file ``methods``."""
     registry, name = builtin_methods(), fitted.method
     if methods is not None:
         registry.select(methods)

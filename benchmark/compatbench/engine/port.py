@@ -1,0 +1,142 @@
+"""A module written anew for another backbone, where it then needs no transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import backbone_cards
+from compatbench.data.task import load_task, restrict_task
+from compatbench.engine.execute.compute import resolve_device
+from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
+from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.method import Method, Module
+from compatbench.transfer import COPIED
+from compatbench.transfer.registry import find_transfer
+from compatbench.transfer.rotation import attach_rotated
+from compatbench.transfer.words import WordFeatures, Words, find_rotation, find_words
+
+WAYS = (COPIED, "words", "words+raw")
+# A ported module's logits differ from the transfer's by no more than this share of the largest.
+CLOSE = 1e-4
+PROBES = 32  # images of noise on which they are compared
+# With more axes of the joint space's size, tensors are weights inside a tower.
+MOST_AXES = 6
+
+
+def port_module(
+    given: Module | Path,
+    backbone: str,
+    transfer: str | None = None,
+    methods: str | None = None,
+    device: str = "auto",
+) -> Module:
+    """Writes a module for another backbone, as ``compatbench.port`` says."""
+    device, backbone = resolve_device(device), backbone_cards.resolve(backbone)
+    path = given if isinstance(given, Path) else Path("the module")
+    if transfer not in (None, *WAYS):
+        raise CompatbenchError(
+            f"transfer '{transfer}': a module is written anew with {', '.join(WAYS)}; other "
+            "transfers are for 'evaluate --transfer'"
+        )
+    module, fitted = read_fitted(given)
+    method = build_method_of(fitted, methods, path)
+    if backbone == fitted.source or method.card.depth == "none":
+        state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
+        raise CompatbenchError(f"{path} {state} '{backbone}': there is nothing to port")
+    way = transfer or ("words" if Words().serves(method.card) else COPIED)
+    task = load_task(fitted.task)
+    task = task if fitted.classes is None else restrict_task(task, fitted.classes)
+    labels, target = task.labels_for(method.card.needs), load_backbone(backbone, device)
+    moved, rotation = module.to(target.device), None
+    if way != COPIED:
+        words = WordFeatures(default_cache_folder())
+        source = find_words(path, fitted.source)
+        if source is None:
+            source = words.of(load_backbone(fitted.source, device))
+        centred = find_transfer(way).config.centred
+        rotation = find_rotation(source.to(target.device), words.of(target), centred)
+    try:
+        with torch.no_grad():
+            probes = _noise(target, method.image_input(target))
+            if rotation is None:
+                method.attach(moved, target, labels)(probes)
+            else:
+                moved = turn_module(method, moved, target, labels, rotation.rotation, probes)
+    except NotTransferable as why:
+        raise CompatbenchError(
+            f"{path} cannot be written for '{backbone}' with '{way}': {why.reason}"
+        ) from None
+    about = {name: module.about[name] for name in Fitted.model_fields if name in module.about}
+    ported = {"from": fitted.source, "transfer": way, "module": module.fingerprint}
+    about |= {"source": backbone, "ported": ported}
+    return Module(moved.trained, moved.stored, about)
+
+
+def turn_module(
+    method: Method,
+    module: Module,
+    target: Backbone,
+    labels: Labels,
+    rotation: Tensor,
+    probes: Tensor,
+) -> Module:
+    """The module whose classifier on the target is the one that the rotation R makes of it there.
+
+    R is ``[e_s, e_t]``. No card says which axes of which tensors lie in the joint space. So each
+    of size e_s is multiplied by R, or is not, and what comes nearest on ``probes``, images as
+    the method takes them, is kept: a key k becomes k R, a matrix M between features Rᵀ M R.
+
+    Raises:
+        NotTransferable: nothing comes near enough, such as where a method computes with single
+            coordinates (a ReLU), or where sizes differ and norms would, too.
+    """
+    wanted = attach_rotated(method, module, target, labels, rotation)(probes)
+    size, sizes = len(rotation), module.tensors
+    axes = [
+        (name, i) for name, one in sizes.items() for i in range(one.ndim) if one.shape[i] == size
+    ]
+    if len(axes) > MOST_AXES:
+        raise NotTransferable("it is made of weights inside a tower, which a turn does not reach")
+    best, least = module, float("inf")
+    for turned in _turns(module, axes, rotation):
+        try:
+            found = method.attach(turned, target, labels)(probes)
+        except (NotTransferable, RuntimeError):  # an axis was left that is of the source's size
+            continue
+        if (error := float((found - wanted).abs().max())) < least:
+            best, least = turned, error
+    if not least <= CLOSE * float(wanted.abs().max()):
+        raise NotTransferable(
+            "no turn of its tensors has the same classifier; 'evaluate --transfer' can carry it"
+        )
+    return best
+
+
+def _turns(module: Module, axes: list[tuple[str, int]], rotation: Tensor) -> Iterator[Module]:
+    """The module with any of the axes multiplied by R; first with all, and last with none."""
+    for count in range(len(axes), -1, -1):
+        for some in combinations(axes, count):
+            tensors = module.tensors
+            for name, axis in some:
+                own = tensors[name].to(rotation).movedim(axis, -1) @ rotation
+                tensors[name] = own.movedim(-1, axis)
+            tensors = {n: one.to(module[n]).contiguous() for n, one in tensors.items()}
+            kept = {name: tensors[name] for name in module.trained}
+            yield Module(kept, {name: tensors[name] for name in module.stored})
+
+
+def _noise(target: Backbone, wanted: ImageInput) -> Tensor:
+    """Coarse random images as a method takes them, ``[PROBES, ...]``."""
+    generator = torch.Generator().manual_seed(0)
+    size = target.preprocess_settings["size"]
+    images = F.interpolate(torch.randn(PROBES, 3, 4, 4, generator=generator), size)
+    views = [target.encode_images(images.roll(i, -1), wanted) for i in range(1 + wanted.views)]
+    return torch.stack(views, dim=1) if wanted.views else views[0]

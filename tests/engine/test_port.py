@@ -1,0 +1,117 @@
+"""Modules written for another backbone: the logits of the transfer, without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import compatbench as cb
+from compatbench.backbone import load_backbone
+from compatbench.conformance.method_under_test import LABELS, MethodUnderTest
+from compatbench.conformance.models import synthetic_models
+from compatbench.engine.port import turn_module
+from compatbench.errors import NotTransferable
+from compatbench.method import Module, load_module
+from compatbench.method.registry import builtin_methods
+from compatbench.transfer.rotation import attach_rotated, fit_rotation
+from compatbench.transfer.words import encode_words, load_words
+
+WORDS = load_words()[::20]
+TURNED = {"tip_adapter": "keys", "taskres": "residual", "linear_probe": "weight", "lfa": "rotation"}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_tensors_are_turned_where_they_lie_in_the_joint_space(name: str) -> None:
+    tested, tensor = MethodUnderTest(builtin_methods().get(name)), TURNED[name]
+    source, target, module = tested.source, tested.target, tested.module
+    r = fit_rotation(encode_words(source, WORDS), encode_words(target, WORDS)).rotation
+    inputs, method = tested.inputs(target), tested.build()
+    found = turn_module(method, module, target, LABELS, r, inputs)
+    own = module[tensor].double()
+    naive = r.T @ own @ r if name == "lfa" else own @ r
+    assert torch.allclose(found[tensor].double(), naive, atol=1e-6)
+    others = {key for key in module.tensors if key != tensor}
+    assert all(torch.equal(found[key], module[key]) for key in others)
+    wanted = attach_rotated(method, module, target, LABELS, r)(inputs)
+    assert torch.allclose(method.attach(found, target, LABELS)(inputs), wanted, atol=1e-3)
+
+
+def test_what_no_turn_expresses_is_refused() -> None:
+    """A ReLU in the joint space; and a residual whose norm a wider space would change."""
+    models = synthetic_models()
+    for name, target in (
+        ("clip_adapter", models.target),
+        ("taskres", models.others["joint space"]),
+    ):
+        tested = MethodUnderTest(builtin_methods().get(name))
+        r = fit_rotation(encode_words(tested.source, WORDS), encode_words(target, WORDS)).rotation
+        given = (tested.module, target, LABELS, r, tested.inputs(target))
+        with pytest.raises(NotTransferable, match="no turn of its tensors has the same classifier"):
+            turn_module(tested.build(), *given)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A module of prototypes in the joint space, fitted on a mini model."""
+    path = tmp_path_factory.mktemp("port") / "old.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(cache))
+        cb.fit("simpleshot", "mini-weather", "mini-clip", shots=4).save(path)
+    return path
+
+
+def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
+    saved: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
+    new = tmp_path / "new.safetensors"
+    cb.port(saved, "mini-eva-clip").save(new)
+    ported, moved = (
+        cb.evaluate(new, "mini-eva-clip"),
+        cb.evaluate(saved, "mini-eva-clip", transfer="words"),
+    )
+    assert ported.target is not None
+    assert moved.target is not None
+    assert torch.equal(ported.target.predictions.classes, moved.target.predictions.classes)
+    assert ported.fitted.source == "mini-eva-clip"
+    assert ported.as_dict()["ported"]["from"] == "mini-clip"
+    copied = cb.port(saved, "mini-eva-clip", transfer="copied")
+    assert copied.fingerprint == load_module(saved).fingerprint
+    assert copied.fingerprint != load_module(new).fingerprint
+
+
+def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(
+    saved: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
+    about = {"config": {}, "task": "mini-weather", "source": "mini-clip", "shots": 4, "seed": 1}
+
+    def module(method: str, **tensors: torch.Tensor) -> Module:
+        return Module(tensors, about={**about, "method": method})
+
+    width = load_backbone("mini-eva-clip").token_width
+    context = torch.randn(16, width)
+    prompts = cb.port(module("coop", context=context), "mini-eva-clip")
+    assert torch.equal(prompts["context"], context)
+    assert prompts.about["ported"]["transfer"] == "copied"
+    for given, to, way, says in (
+        (saved, "mini-clip", None, "old.safetensors was fitted on 'mini-clip': there is nothing"),
+        (
+            saved,
+            "mini-eva-clip",
+            "images",
+            "transfer 'images': a module is written anew with copied",
+        ),
+        (saved, "mini-evaclip", None, "did you mean mini-eva-clip"),
+        (module("zeroshot"), "mini-eva-clip", None, "the module is the same on any model"),
+        (
+            module("coop", context=torch.randn(16, width + 1)),
+            "mini-eva-clip",
+            None,
+            "cannot be written",
+        ),
+    ):
+        with pytest.raises(cb.CompatbenchError, match=says):
+            cb.port(given, to, transfer=way)
