@@ -39,10 +39,11 @@ def test_tensors_are_turned_where_they_lie_in_the_joint_space(name: str) -> None
 
 
 def test_what_no_turn_expresses_is_refused() -> None:
-    """A ReLU in the joint space; and a residual whose norm a wider space would change."""
+    """A ReLU in the joint space, chosen channels of it, a residual's norm in a wider one."""
     models = synthetic_models()
     for name, target in (
         ("clip_adapter", models.target),
+        ("ape_t", models.target),
         ("taskres", models.others["joint space"]),
     ):
         tested = MethodUnderTest(builtin_methods().get(name))

@@ -27,7 +27,7 @@ WAYS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
 CLOSE = 1e-4
 PROBES = 32  # images of noise on which they are compared
-# With more axes of the joint space's size, tensors are weights inside a tower.
+# Axes of the joint space's size that are tried, in all 2^n ways; more have weights of a tower.
 MOST_AXES = 6
 
 
@@ -99,17 +99,21 @@ def turn_module(
             coordinates (a ReLU), or where sizes differ and norms would, too.
     """
     wanted = attach_rotated(method, module, target, labels, rotation)(probes)
-    size, sizes = len(rotation), module.tensors
+    size = len(rotation)
+    numbers = {name: one for name, one in module.tensors.items() if one.is_floating_point()}
     axes = [
-        (name, i) for name, one in sizes.items() for i in range(one.ndim) if one.shape[i] == size
+        (name, i) for name, one in numbers.items() for i, n in enumerate(one.shape) if n == size
     ]
     if len(axes) > MOST_AXES:
-        raise NotTransferable("it is made of weights inside a tower, which a turn does not reach")
+        raise NotTransferable(
+            f"{len(axes)} axes of its tensors have the joint space's size {size}, too many to try; "
+            "'evaluate --transfer' can carry it"
+        )
     best, least = module, float("inf")
     for turned in _turns(module, axes, rotation):
         try:
             found = method.attach(turned, target, labels)(probes)
-        except (NotTransferable, RuntimeError):  # an axis was left that is of the source's size
+        except (NotTransferable, RuntimeError, IndexError):  # an axis has the source's size still
             continue
         if (error := float((found - wanted).abs().max())) < least:
             best, least = turned, error
