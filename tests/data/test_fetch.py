@@ -80,7 +80,7 @@ class Server:
             def do_GET(self) -> None:
                 outer.answer(self)
 
-            def log_message(self, *_: Any) -> None: ...
+            def log_message(self, format: str, *args: Any) -> None: ...
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()

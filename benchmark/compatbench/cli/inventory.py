@@ -139,6 +139,7 @@ def export_shots(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 1,
     out: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
     compare: Annotated[Path | None, typer.Option(dir_okay=False)] = None,
+    read: Annotated[Path | None, typer.Option("--from", dir_okay=False)] = None,
     data_root: list[str] | None = None,
 ) -> None:
     """Export the few-shot draw of a task, shots and seed: CoOp's, made again from the split.
@@ -153,8 +154,11 @@ def export_shots(
         seed: Seed of the draw.
         out: File to write; by default the terminal.
         compare: A file of somebody else's: is it the same draw?
+        read: In place of drawing, read what other code drew: CoOp's shot_K-seed_S.pkl, in which
+            nothing is run, or 2SFS's shot_K-seed_S_train.jsonl with its _val.jsonl.
     """
     from compatbench.data.draws import draw_shots, export_draw
+    from compatbench.data.foreign_draws import read_foreign_draw
     from compatbench.data.task import load_task
     from compatbench.files.atomic import write_atomic
 
@@ -163,7 +167,10 @@ def export_shots(
         raise CompatbenchError(
             f"'{task}' is a variant, from which nothing is learned; draw from '{loaded.parent}'"
         )
-    draw = draw_shots(loaded, shots, seed)
+    if read is None:
+        draw = draw_shots(loaded, shots, seed)
+    else:
+        draw = read_foreign_draw(read, loaded, shots, seed)
     about = f"{len(draw.train)} training and {len(draw.val)} validation images, {draw.sha256[:12]}"
     if compare is not None:
         theirs = draw_shots(loaded, shots, seed, compare)

@@ -242,6 +242,11 @@ def _import_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
             f"{path} was drawn from another split of '{task.name}' "
             f"({str(file.split)[:12]}, here {found[:12]}); use the same split file or file list"
         )
+    return find_drawn(path, file, task)
+
+
+def find_drawn(path: Path, file: ShotsFile, task: Task) -> Draw:
+    """The task's images that a file lists; ``path`` is named where one is not as it says."""
     few: list[tuple[Sample, ...]] = []
     for name, rows in (("train", dict(file.train)), ("val", dict(file.val))):
         found = {sample.id: sample for sample in task.split(name) if sample.id in rows}
