@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from compatbench.api.advice import advise
 from compatbench.api.checkpoints import (
     export_module,
     formats,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "results", "run"]
-__all__ += ["export_module", "formats", "import_module", "inspect_checkpoint"]
+__all__ += ["advise", "export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["fetch_backbones", "fetch_data", "new_task"]

@@ -58,6 +58,7 @@ PANELS = {
     "Try your own module, data or upgrade": (
         modules.evaluate,
         own_data.new_task,
+        own_data.advise,
         modules.import_,
         modules.export,
         inventory.doctor,

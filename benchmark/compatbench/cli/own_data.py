@@ -1,4 +1,4 @@
-"""``compatbench new-task``: a task's card from images of one's own."""
+"""The commands for one's own upgrade: ``compatbench new-task`` and ``advise``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from compatbench.cli.output import console, print_frame, say
+from compatbench.cli import options
+from compatbench.cli.output import console, print_frame, print_json_text, say
 from compatbench.data.cards import is_card_path
 
 MOST_CLASSES = 12  # that are shown
@@ -85,3 +86,53 @@ def new_task(
     modules, backbone = f"{trial}/runs/modules/*/*.safetensors", shlex.quote(target)
     say(escape(f"  compatbench {run} {words}".rstrip()))
     say(escape(f"  compatbench evaluate {modules} --backbone {backbone} {words}".rstrip()))
+
+
+def advise(
+    module: Annotated[Path | None, typer.Argument()] = None,
+    suite: str = "mini",
+    methods: Annotated[
+        str, typer.Option("--methods", "--method", autocompletion=options.complete_methods)
+    ] = "all",
+    tasks: str = "all",
+    shots: int | None = None,
+    upgrade: Annotated[str | None, typer.Option(metavar="OLD,NEW")] = None,
+    out: Path = Path(),
+    data_root: list[str] | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
+) -> None:
+    """Say whether to keep, port or retrain modules in an upgrade, and what to expect.
+
+    From what 'run' has left in results/, for every upgrade and method: keep a module untouched if
+    it gains over zero-shot and no way without images is clearly better; port it by that way, such
+    as 'words', if it is; or else retrain it, if that was measured and gains, or use zero-shot. With
+    95 % intervals, and what they rest on.
+
+    Args:
+        module: A module's file, of 'run' or 'import', to measure untouched and by 'words' on
+            the targets of the suite, in place of results.
+        suite: Suite with the upgrades: a name, or a YAML file such as 'new-task' makes.
+        methods: Methods with results: names, globs, exclusions; with MODULE, its method's file.
+        shots: By default the most that the suite has.
+        upgrade: One of the suite's upgrades; by default all.
+        out: The folder of results/, as for 'run'.
+    """
+    from compatbench import api
+
+    found = api.advise(
+        suite,
+        methods,
+        module=module,
+        upgrade=options.split(upgrade),
+        tasks=tasks,
+        shots=shots,
+        out=out,
+        device=device,
+    )
+    if as_json:
+        print_json_text(found.frame.to_json(orient="records", indent=1))
+    else:
+        say(escape(str(found)))

@@ -1,0 +1,110 @@
+"""``advise``: from results, or from one module, to what its owner should do in an upgrade."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compatbench.errors import CompatbenchError
+
+if TYPE_CHECKING:
+    from compatbench.data.cards import SuiteCard
+    from compatbench.method import Module
+    from compatbench.results.advice import Advice, Case
+
+Names = str | Sequence[str]
+
+
+def advise(
+    suite: str | SuiteCard = "mini",
+    methods: Names = "all",
+    *,
+    module: Module | str | Path | None = None,
+    upgrade: Sequence[str] | None = None,
+    tasks: Names = "all",
+    shots: int | None = None,
+    out: str | Path = ".",
+    device: str = "auto",
+) -> Advice:
+    """Whether to keep, port or retrain modules in an upgrade, with expected accuracies.
+
+    Without ``module`` nothing is computed but what ``run`` has left in ``results/``.
+
+    Args:
+        suite: a name of ``suites()``, the path of a YAML file, or a card.
+        methods: those with results that are asked about: names, globs, exclusions; beside a
+            module the path of its method's file, if it is not among ``methods()``.
+        module: of ``fit``, or the file of one. It is measured on the targets of the suite,
+            untouched and through ``words``; what was run is not looked at.
+        upgrade: (source, target), of those of the suite; by default all.
+        tasks: of the suite, likewise; means are over these.
+        shots: by default the most that the suite has.
+        out: the folder of ``results/``.
+
+    Returns:
+        The verdicts: ``frame`` and ``ways`` have the figures, ``str()`` says it in words.
+
+    Raises:
+        CompatbenchError: no results, an unknown name, or an upgrade that the suite does not have.
+    """
+    from compatbench.api.runs import results
+    from compatbench.data.cards import backbone_cards, select_names, suite_cards
+    from compatbench.results.advice import Advice, read_cases
+    from compatbench.results.measures import upgrade_pairs
+
+    card = suite_cards.read(suite) if isinstance(suite, str) else suite
+    pairs = upgrade_pairs(card.upgrades)
+    if upgrade is not None:
+        asked = tuple(map(backbone_cards.resolve, upgrade))
+        if asked not in pairs:
+            known = ", ".join(map(" → ".join, pairs))
+            raise CompatbenchError(
+                f"suite '{card.name}' has no upgrade {' → '.join(asked)}; it has {known}"
+            )
+        pairs = (asked,)
+    if module is not None:
+        return Advice(tuple(_evaluate(module, methods, pairs, card.name, device)))
+    found = results(card, out)
+    learning = sorted({one.info.name for one in found.suite.all if one.info.learns})
+    of = f"of suite '{card.name}'"
+    chosen = select_names(methods, learning, f"method with modules in the results {of}")
+    if tasks != "all":
+        known = found.expected.measured_tasks
+        found = found.restrict(select_names(tasks, known, f"task {of}"))
+    if shots is not None:
+        found = found.restrict(shots=[shots])
+    cases = (read_cases(found.suite, found.expected, pair, chosen) for pair in pairs)
+    return Advice(tuple(chain.from_iterable(cases)))
+
+
+def _evaluate(
+    given: Module | str | Path,
+    methods: Names,
+    pairs: Sequence[tuple[str, str]],
+    suite: str,
+    device: str,
+) -> Iterator[Case]:
+    from compatbench.data.cards import COPIED
+    from compatbench.engine.single_module import evaluate_module, read_fitted
+    from compatbench.method.registry import builtin_methods
+    from compatbench.results.advice import evaluated_case
+    from compatbench.transfer.registry import find_transfer
+
+    given = Path(given) if isinstance(given, str) else given
+    file = (
+        None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
+    )
+    _, fitted = read_fitted(given)
+    targets = [target for source, target in pairs if source == fitted.source]
+    if not targets:
+        raise CompatbenchError(
+            f"the module was fitted on '{fitted.source}'; suite '{suite}' has no such upgrade of "
+            "it: give the suite of yours, --suite"
+        )
+    for target in targets:
+        found = [evaluate_module(given, target, None, COPIED, file, device)]
+        if find_transfer("words").serves(builtin_methods().get(fitted.method).card):
+            found.append(evaluate_module(given, target, None, "words", file, device))
+        yield evaluated_case(found)

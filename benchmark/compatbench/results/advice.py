@@ -1,0 +1,319 @@
+"""What the owner of a module should do in an upgrade: keep it, port it, retrain it, or drop it.
+
+The verdict of a method on one upgrade, from the ways of bringing its modules along (transfers):
+
+* ``keep`` the module untouched if it gains over the new model's zero-shot, and no way that needs
+  neither images nor the old model at test time is better by more than the 95 % interval;
+* ``port`` it by the best of these ways if that gains over zero-shot, and is clearly better;
+* ``retrain`` if the best way with labels gains over zero-shot, or else ``zero-shot``;
+* ``retrain or zero-shot`` if no way with labels was measured; ``unknown`` if the module untouched
+  was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from compatbench.data.cards import COPIED, backbone_cards
+from compatbench.data.shots import count_shots
+from compatbench.engine.single_module import Evaluation
+from compatbench.errors import one_line
+from compatbench.results.bootstrap import LEVEL, Array, Interval, mean_interval
+from compatbench.results.measures import Expected, Upgrade, compute_standing
+from compatbench.results.price import break_even, count_labels
+from compatbench.results.store import SuiteResults
+from compatbench.transfer.registry import find_transfer, is_transfer
+
+FEWEST_TASKS = 5  # for a bootstrap over tasks
+CHEAP = {"words", "source weights"}  # what a way without images may need
+OLD, ZERO_SHOT = "old model", "zero-shot"  # beside the ways
+WIDTH = 79
+VERDICTS = {
+    "keep": "keep it untouched",
+    "port": "port it by {}",
+    "retrain": "retrain it ({})",
+    "zero-shot": "use zero-shot",
+    "retrain or zero-shot": "retrain it, or use zero-shot",
+    "unknown": "no verdict, for measurements are missing",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method's modules on one upgrade; accuracies in percent, NaN where one is missing."""
+
+    method: str
+    upgrade: Upgrade
+    shots: int | None  # None if it is not known, of a module that was imported
+    tasks: tuple[str, ...]
+    images: Array  # of the test sets, ``[tasks]``
+    # ``[seeds, tasks]``: on the source (OLD), zero-shot on the target (one row), and by transfer.
+    accuracy: Mapping[str, Array]
+    reasons: Mapping[str, str]  # why a transfer cannot attach the module
+
+    @property
+    def ways(self) -> list[str]:
+        """The transfers, copied first."""
+        return [name for name in self.accuracy if name not in (OLD, ZERO_SHOT)]
+
+    def estimate(self, way: str, minus: str | None = None) -> Interval | None:
+        """A mean accuracy, or how much better one way is than another."""
+        if way == minus or way not in self.accuracy:
+            return None
+        return estimate_mean(
+            self.images, self.accuracy[way], None if minus is None else self.accuracy[minus]
+        )
+
+
+def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Interval | None:
+    """A mean accuracy, or a mean difference, with a 95 % interval; None if any is missing.
+
+    Of five tasks or more the interval is a bootstrap over tasks. Fewer are not a sample, and it is
+    over images and seeds: p(1 − p) / n of each accuracy, after one right and one wrong image more
+    (Agresti and Caffo, 2000), and Student's t over seeds. Answers of two ways for an image are
+    taken to be independent, so the interval of a difference is wider than it has to be.
+
+    Args:
+        images: in the test sets, ``[tasks]``.
+        way: accuracies in percent, ``[seeds, tasks]``.
+        minus: those that are subtracted, likewise, or ``[1, tasks]`` if they have no seed.
+    """
+    from scipy.stats import t
+
+    figures = way if minus is None else way - minus
+    if np.isnan(figures).any():
+        return None
+    if figures.shape[1] >= FEWEST_TASKS:
+        return mean_interval(figures.mean(axis=0))
+    shares = [one.mean(axis=0) / 100 for one in (way, minus) if one is not None]
+    shares = [(share * images + 1) / (images + 2) for share in shares]
+    variance = sum(float((p * (1 - p) / (images + 2)).sum()) for p in shares)
+    outside, half = (1 - LEVEL / 100) / 2, 0.0
+    if (seeds := len(figures)) > 1:
+        half = t.isf(outside, seeds - 1) * figures.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
+    half = math.hypot(half, t.isf(outside, math.inf) * 100 * math.sqrt(variance) / len(images))
+    mean, least = float(figures.mean()), 0 if minus is None else -100
+    return Interval(mean, max(least, mean - half), min(100, mean + half))
+
+
+def read_cases(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, methods: Sequence[str]
+) -> Iterator[Case]:
+    """The cases of some methods on one upgrade, at the most shots."""
+    frame, shots = results.frame, max(expected.shots)
+    here = frame[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
+    known = here.drop_duplicates("test_set").set_index("test_set").reindex([*expected.tasks])
+    zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
+    for method in methods:
+        accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
+        for name in results.transfers:
+            if (one := results.of(name).get(method)) is None:
+                continue
+            standing = compute_standing(one, expected, upgrade, shots)
+            accuracy[name] = standing.figures("target")
+            if np.isnan(accuracy[OLD]).any():
+                accuracy[OLD] = standing.figures("source")
+            if (refused := standing.refusals[1]).any():
+                reasons[name] = one_line(str(standing.column("target", "reason")[refused][0]))
+            if name == COPIED and expected.retrained:
+                anew = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
+                accuracy[f"retrained+{shots}"] = anew.figures("target")
+        yield Case(method, upgrade, shots, expected.tasks, images, accuracy, reasons)
+
+
+def evaluated_case(found: Sequence[Evaluation]) -> Case:
+    """The case of one module, from evaluations by several transfers on one backbone."""
+    first, done = found[0], next((one.target for one in found if one.target), None)
+    accuracy = {
+        OLD: first.source and first.source.accuracy,
+        ZERO_SHOT: done and done.zero_shot_accuracy,
+        **{one.transfer: one.target and one.target.accuracy for one in found},
+    }
+    return Case(
+        first.fitted.method,
+        (first.fitted.source, first.backbone),
+        first.fitted.shots,
+        (first.test_set,),
+        np.array([float(first.images)]),
+        {name: np.array([[value]], dtype=float) for name, value in accuracy.items()},
+        {one.transfer: one_line(one.reason) for one in found if one.target is None},
+    )
+
+
+def needs_of(way: str) -> set[str]:
+    """What a way needs besides module and target; ``unknown`` of a transfer that is not here."""
+    return {*find_transfer(way).card.access} if is_transfer(way) else {"unknown"}
+
+
+def judge(case: Case) -> dict[str, Any]:
+    """The verdict with what it rests on, a row of ``Advice.frame``."""
+    means = {name: float(figures.mean()) for name, figures in case.accuracy.items()}
+    known = {name: means[name] for name in case.ways if not math.isnan(means[name])}
+    cheap, labelled = (
+        max(names, key=known.__getitem__, default="")
+        for names in (
+            [name for name in known if name != COPIED and needs_of(name) <= CHEAP],
+            [name for name in known if "labels" in needs_of(name)],
+        )
+    )
+    gains = {"": False} | {name: mean > means[ZERO_SHOT] for name, mean in known.items()}
+    over = case.estimate(cheap, COPIED) if COPIED in known else None
+    better = bool(cheap) and (over is None or over.sign == 1)
+    if not {COPIED} & {*known, *case.reasons}:
+        verdict, chosen = "unknown", ""
+    elif gains.get(COPIED) and not better:
+        verdict, chosen = "keep", COPIED
+    elif gains[cheap] and better:
+        verdict, chosen = "port", cheap
+    elif gains[labelled]:
+        verdict, chosen = "retrain", labelled
+    else:
+        verdict, chosen = "zero-shot" if labelled else "retrain or zero-shot", ""
+    labels, worth = count_labels(case.ways), None
+    curve = [means[ZERO_SHOT], *(means[name] for name in labels.values())]
+    if verdict in ("keep", "port") and labels and not math.isnan(sum(curve)):
+        worth = break_even(known[chosen], curve, [0, *labels])
+    gain = case.estimate(chosen, ZERO_SHOT)
+    return {
+        "source": case.upgrade[0],
+        "target": case.upgrade[1],
+        "method": case.method,
+        "shots": case.shots,
+        "verdict": verdict,
+        "transfer": chosen,
+        **_bounds("expected", case.estimate(chosen or ZERO_SHOT)),
+        "certain": gain is not None and gain.sign == 1,
+        "cheap": cheap,
+        **_bounds("over_copied", over),
+        "worth": worth,
+        "tasks": len(case.tasks),
+        "seeds": len(case.accuracy[case.ways[0]]),
+        "images": case.images.sum(),
+    }
+
+
+def describe_ways(case: Case) -> Iterator[dict[str, Any]]:
+    """The old model, zero-shot, and every way that was measured: rows of ``Advice.ways``."""
+    for name in case.accuracy:
+        yield {
+            "source": case.upgrade[0],
+            "target": case.upgrade[1],
+            "method": case.method,
+            "way": name,
+            "needs": ", ".join(sorted(needs_of(name))) if name in case.ways else "",
+            **_bounds("accuracy", case.estimate(name)),
+            **_bounds("gain", None if name == OLD else case.estimate(name, ZERO_SHOT)),
+            "reason": case.reasons.get(name, ""),
+        }
+
+
+def _bounds(name: str, found: Interval | None) -> dict[str, float | None]:
+    value = (found.value, found.low, found.high) if found else (None,) * 3
+    return dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
+
+
+@dataclass(frozen=True, repr=False)
+class Advice:
+    """Verdicts; accuracies in percent, gains in points, ``_low`` and ``_high`` bound 95 %.
+
+    ``frame`` has a row per upgrade and method: ``verdict``, the ``transfer`` that it names, the
+    ``expected`` accuracy on the target, whether its gain is ``certain`` (the interval is above 0),
+    ``over_copied`` of the best ``cheap`` way (without images), and ``worth``, the labels per class
+    at which retraining is as good. ``ways`` has a row per transfer. ``str()`` says it in words.
+    """
+
+    cases: tuple[Case, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame([judge(case) for case in self.cases])
+
+    @property
+    def ways(self) -> pd.DataFrame:
+        return pd.DataFrame([row for case in self.cases for row in describe_ways(case)])
+
+    def __repr__(self) -> str:
+        return f"<Advice: {len(self.cases)} verdicts>"
+
+    def __str__(self) -> str:
+        parts, last = list[str](), ""
+        for case in self.cases:
+            shots = "" if case.shots is None else f", {count_shots(case.shots)}"
+            if (upgrade := f"{' → '.join(case.upgrade)}{shots}") != last:
+                parts.append(last := upgrade)
+            parts += _explain(case)
+        return "\n".join([*parts, _wrap(_basis(self.cases))])
+
+
+def _explain(case: Case) -> Iterator[str]:
+    """A verdict in a line, and below it the figures."""
+    row, said = judge(case), []
+    title = f"{case.method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
+    if row["verdict"] != "unknown" and row["expected"] is not None:
+        title += f"; expect {_range(row, 'expected')} %"
+    yield _wrap(title)
+    for way in describe_ways(case):
+        name = "untouched" if way["way"] == COPIED else way["way"]
+        gain = "" if way["gain"] is None else f"gain {_range(way, 'gain', '+.1f')}"
+        why = way["reason"] or "not measured on all tasks and seeds"
+        text = why if way["accuracy"] is None else f"{_range(way, 'accuracy'):23}{gain}"
+        yield _wrap(f"{name:20} {text}".rstrip(), "  ")
+    if row["over_copied"] is not None:
+        over = _range(row, "over_copied", "+.1f")
+        said.append(f"{row['cheap']} against the module untouched: {over}.")
+    if (worth := row["worth"]) is not None:
+        most = f"more than {max(count_labels(case.ways))}"
+        count = most if math.isinf(worth) else f"{worth:.1f}"
+        said.append(f"Retraining is as good with {count} labelled images per class.")
+    if not _retraining(case):
+        said.append("Retraining was not measured.")
+    if row["transfer"] and not row["certain"]:
+        said.append("The gain may be chance, for its interval reaches 0: test on more images.")
+    if said:
+        yield _wrap(" ".join(said), "  ")
+
+
+def _retraining(case: Case) -> bool:
+    return any("labels" in needs_of(name) for name in case.ways)
+
+
+def _range(row: Mapping[str, Any], name: str, form: str = ".1f") -> str:
+    """``62.0 (57.1 to 66.9)``."""
+    value, *bounds = (format(row[name + end], form) for end in ("", "_low", "_high"))
+    return f"{value} ({' to '.join(bounds)})"
+
+
+def _basis(cases: Sequence[Case]) -> str:
+    """What all verdicts rest on."""
+
+    def count(number: int, what: str) -> str:
+        return f"{number:,} {what}{'s' * (number != 1)}"
+
+    def basis(case: Case) -> str:
+        tasks, seeds = count(len(case.tasks), "task"), len(case.accuracy[case.ways[0]])
+        images = count(int(np.nan_to_num(case.images).sum()), "test image")
+        return f"{tasks} ({', '.join(case.tasks)}), {count(seeds, 'seed')} and {images}"
+
+    many = any(len(case.tasks) >= FEWEST_TASKS for case in cases)
+    chance = "a bootstrap over tasks" if many else "the counts of images and the seeds"
+    text = f"This rests on {'; '.join(dict.fromkeys(map(basis, cases)))}. Accuracies are in "
+    text += f"percent, gains over the new model's zero-shot; 95 % intervals are from {chance}."
+    if not all(map(_retraining, cases)):
+        text += " What retraining gives, 'run --transfers copied,words,retrained+4' measures."
+    names = {name for case in cases for name in case.upgrade} & {*backbone_cards.builtin_names()}
+    if any(backbone_cards.read(name).weights for name in names):
+        text += " The models are miniatures: these are not the figures of CLIP or EVA-CLIP."
+    return text
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )

@@ -1,0 +1,94 @@
+"""The page for owners of modules is true: its commands, in its order, on tiny folders."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from command_line import invoke, output_of
+from data.conftest import load_again
+from formats.dassl_files import buffers, drawer, save_dassl
+
+import compatbench as cb
+from compatbench.backbone import load_backbone
+from compatbench.data.task import load_task
+
+PAGE = Path(__file__).parents[1] / "docs" / "my-upgrade.md"
+VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot)"
+
+
+def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:
+    """Class folders of drawings of the mini suite; the classes in the order of their labels."""
+    source, names = load_task("mini-food").source, load_task("mini-food").labels.names[:classes]
+    for label, name in enumerate(names):
+        place = folder / name
+        place.mkdir(parents=True)
+        drawings = [one for one in source.samples["train"] if one.label == label]
+        for number, drawing in enumerate(drawings[:count]):
+            source.image(drawing).save(place / f"{number}.png")
+    return sorted(names)
+
+
+@pytest.mark.slow
+def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COMPATBENCH_CARDS", "")
+    backbone, names = load_backbone("mini-clip"), write_photos(tmp_path / "photos")
+    state = {"ctx": drawer()(4, backbone.token_width)}
+    save_dassl(tmp_path / "output/seed1", state | buffers(backbone, tuple(names), 4))
+    walks = re.findall(r"(?ms)^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"))
+    assert [len(walk.splitlines()) for walk in walks] == [3, 3, 3, 2]
+    told = []
+    for walk in walks:
+        lines = [shlex.split(line) for line in walk.splitlines()]
+        for command, *words in lines:
+            assert command == "compatbench"
+            load_again()
+            if words[:2] == ["new-task", "photos"] and (tmp_path / "photos.yaml").exists():
+                words.append("--replace")  # a walk starts with nothing but the folder
+            if words[0] == "doctor":  # weights of real models are not here
+                assert "vit-b16-openai" in invoke(*words).output
+                continue
+            words += ["--jobs", "1"] * (words[0] == "run")
+            shown = output_of(*words, COLUMNS="80", COMPATBENCH_CARDS="")
+        if lines[-1][1] == "advise":
+            told.append(shown)
+            assert max(map(len, shown.splitlines())) < 80
+    module, images, neither = told
+    assert re.search(f"(?m)^coop: {VERDICT}", module)
+    assert "Retraining was not measured." in module
+    for text, tasks in ((images, r"1 task \(photos\), 3 seeds and 15"), (neither, "mini-food")):
+        assert len(re.findall(f"(?m)^(?:taskres|tip_adapter): {VERDICT}", text)) in (2, 4)
+        assert re.search(tasks, text)
+        assert "  retrained+4 " in text
+        assert "these are not" in text
+    advice = cb.advise("photos-upgrade", "taskres", out="photos-trial")
+    assert str(advice).splitlines()[1] in images
+    assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {*advice.ways["way"]}
+    by_seed = cb.results("photos-upgrade", "photos-trial").frame.query(
+        "method == 'taskres' and transfer == 'copied' and backbone == 'mini-eva-clip'"
+    )
+    copied = advice.ways.set_index("way").loc["copied"]
+    assert copied["accuracy"] == pytest.approx(by_seed["accuracy"].mean(), abs=1e-9)
+    # One module of that run, measured anew.
+    file = cb.modules("taskres", "photos-trial").set_index("seed").loc[2, "file"]
+    one = cb.advise("photos-upgrade", module=file).ways.set_index("way")
+    assert [one.index[-1], one["accuracy"].isna().any()] == ["words", False]
+    seed = by_seed.set_index("seed")["accuracy"]
+    assert one.loc["copied", "accuracy"] == pytest.approx(seed[2], abs=1e-9)
+    for words, message in [
+        (["--suite", "photos-upgrade"], "holds no results; run the suite first"),
+        (["--suite", "nowhere"], "no suite named 'nowhere'"),
+        (["--suite", "mini", "--out", "trial", "--method", "coop"], "named 'coop'; known: taskres"),
+        (["--suite", "mini", "--upgrade", "mini-eva-clip,mini-clip"], "has no upgrade mini-eva"),
+        (["--suite", "mini", "--out", "trial", "--tasks", "photos"], "no task of suite 'mini'"),
+        (["--suite", "mini", "--out", "trial", "--shots", "3"], "shots: '3' is not one of 16"),
+        (["gone.safetensors"], "cannot read module gone.safetensors"),
+        (["mine.safetensors", "--suite", "photos-b16-upgrade"], "was fitted on 'mini-clip'; suite"),
+    ]:
+        with pytest.raises(cb.CompatbenchError, match=message) as error:
+            invoke("advise", *words)
+        assert "\n" not in str(error.value)
