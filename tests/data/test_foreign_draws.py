@@ -123,5 +123,8 @@ def test_what_is_no_draw_of_the_task_is_one_clear_line(
     assert "is no image to draw from" in message({"train": train, "val": train})
     file = write({})
     file.write_bytes(b"\x80\x04garbage")
-    with pytest.raises(CompatbenchError, match="neither a draw"):
-        read_foreign_draw(file, task, 2, 1)
+    listed = file.with_name("shot_2-seed_1_train.jsonl")
+    listed.write_text("[1, 2]")
+    for path in (file, listed):
+        with pytest.raises(CompatbenchError, match="neither a draw"):
+            read_foreign_draw(path, task, 2, 1)

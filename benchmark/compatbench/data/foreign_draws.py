@@ -85,7 +85,8 @@ def _read(path: Path) -> dict[Any, Sequence[Mapping[str, Any]]]:
 
 
 def _read_list(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in read_bytes(path).decode().splitlines() if line.strip()]
+    lines = read_bytes(path).decode().splitlines()
+    return [dict(json.loads(line)) for line in lines if line.strip()]
 
 
 def _find(path: Path, item: Mapping[str, Any], ids: set[str], task: str) -> tuple[str, int]:
