@@ -48,7 +48,7 @@ class CLAP(ZSLP):
 class ConstrainedClassifier(PrototypeClassifier):
     """ZS-LP's classifier with λ, ``[C]``, for the loss."""
 
-    def __init__(self, prototypes: Tensor, scale: float, multipliers: Tensor) -> None:
+    def __init__(self, prototypes: Tensor, scale: float | Tensor, multipliers: Tensor) -> None:
         super().__init__(prototypes, scale)
         self.multipliers = multipliers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor
@@ -49,7 +51,5 @@ class KDPL(CoOp):
         teacher = CosineClassifier(texts, classifier.scale)(batch.teacher.features)
         p, q = teacher.log_softmax(-1), classifier(batch.inputs).log_softmax(-1)
         # kl_div(a, b) is KL(b ‖ a).
-        return 0.5 * sum(
-            F.kl_div(one, other, reduction="batchmean", log_target=True)
-            for one, other in ((q, p), (p, q))
-        )
+        distance = partial(F.kl_div, reduction="batchmean", log_target=True)
+        return (distance(q, p) + distance(p, q)) / 2

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from compatbench.backbone import BlockUpdates
 from compatbench.method import (
     Backbone,
     Classifier,
@@ -92,14 +93,15 @@ class MMA(TrainedMethod):
                 given = F.relu(F.linear(given, own[name][i], own[f"{name}_bias"][i]))
             return output + scale * F.linear(given, own[f"{kind}_up"][i], own[f"{kind}_up_bias"][i])
 
-        text, image = (
-            {(block, "block"): partial(beside, kind=kind, i=i) for i, block in enumerate(blocks)}
-            for kind in TOWERS
-        )
+        def updates(kind: str) -> BlockUpdates:
+            return {
+                (block, "block"): partial(beside, kind=kind, i=i) for i, block in enumerate(blocks)
+            }
+
         prompts = backbone.text_prompts(labels.fill(self.config.template))
-        texts = backbone.encode_prompts(prompts, block_updates=text)
+        texts = backbone.encode_prompts(prompts, block_updates=updates("text"))
         compare = CosineClassifier(texts, backbone.logit_scale)
-        encode = partial(backbone.image.encode, block=blocks.start, block_updates=image)
+        encode = partial(backbone.image.encode, block=blocks.start, block_updates=updates("image"))
         return lambda tokens: compare(encode(tokens))
 
 

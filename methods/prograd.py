@@ -114,6 +114,6 @@ def project(domain: Tensor, general: Tensor, strength: float) -> Tensor:
 class _PromptClassifier(CosineClassifier):
     """A classifier that remembers the context it was made from."""
 
-    def __init__(self, weights: Tensor, scale: float, context: Tensor) -> None:
+    def __init__(self, weights: Tensor, scale: float | Tensor, context: Tensor) -> None:
         super().__init__(weights, scale)
         self.context = context

@@ -52,7 +52,7 @@ class PromptKD(TrainedMethod):
     class Config(TrainedMethod.Config):
         recipe: Recipe = Recipe(lr=5e-3, epochs=20, batch_size=8)
         teacher: str = "vit-l14-openai"
-        teacher_recipe: Recipe = PromptSRC.Config().recipe
+        teacher_recipe: Recipe = PromptSRC.Config(max_steps=None).recipe
         length: NonNegativeInt = 4
         depth: PositiveInt = 9
         weight: NonNegativeFloat = 1000.0

@@ -52,6 +52,7 @@ class Rosetta(Method):
         title="Rosetta",
         paper="compatbench",
         inserts="classifier",
+        needs={"words"},
         summary="kernel ridge regression added to zero-shot logits, turned through words",
         zero_shot_at={"values": 0.0},
         excused={"other-sizes": "words turn the keys into a joint space of any size"},

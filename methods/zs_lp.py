@@ -24,7 +24,7 @@ from ._shared.texts import Templates, mean_texts
 class PrototypeClassifier(CosineClassifier):
     """Scaled cosine similarity that remembers its prototypes as they are, ``[C, e]``."""
 
-    def __init__(self, prototypes: Tensor, scale: float) -> None:
+    def __init__(self, prototypes: Tensor, scale: float | Tensor) -> None:
         super().__init__(prototypes, scale)
         self.prototypes = prototypes
 

@@ -13,6 +13,7 @@ import compatbench as cb
 import compatbench.methods
 import compatbench.results
 import compatbench.tasks
+from compatbench.data.cards import task_cards
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_listings_are_frames_with_a_row_per_name() -> None:
     assert compatbench.methods("coop,kg*")["name"].tolist() == ["coop", "kgcoop"]
     tasks = compatbench.tasks("mini-*").set_index("name")
     assert tasks.loc["mini-objects-mono", "kind"] == "variant of mini-objects"
-    assert tasks.loc["mini-food", "test"] == 148
+    assert tasks.loc["mini-food", "test"] == task_cards.read("mini-food").counts["test"]
     assert {"mini-clip", "mini-eva-clip"} <= set(cb.backbones()["name"])
     assert {"mini", "smoke", "paper"} <= set(cb.suites()["name"])
     needs = cb.transfers().set_index("name")["needs"]
@@ -51,10 +52,10 @@ def test_listings_are_frames_with_a_row_per_name() -> None:
 
 def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
     plan = cb.plan("mini", ["zeroshot", "coop"], seeds=[1, 2], out=tmp_path)
-    assert "24 to do" in repr(plan)
+    assert "36 to do" in repr(plan)
     frame = plan.frame.set_index("method")
-    assert frame.loc["zeroshot", "cells"] == 8
-    assert frame.loc["coop", ["cells", "done", "to do", "missing"]].tolist() == [16, 0, 16, 0]
+    assert frame.loc["zeroshot", "cells"] == 12
+    assert frame.loc["coop", ["cells", "done", "to do", "missing"]].tolist() == [24, 0, 24, 0]
     assert frame.loc["coop", "seconds"] > frame.loc["zeroshot", "seconds"] > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +98,7 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     found = cb.evaluate(module, "mini-eva-clip")
     assert found.source is not None
     assert found.target is not None
-    assert found.images == 258
+    assert found.images == task_cards.read("mini-weather").counts["test"]
     assert found.verdict in ("helps", "no help", "harms")
     module.save(tmp_path / "module.safetensors")
     again = cb.evaluate(tmp_path / "module.safetensors", "mini-eva-clip")

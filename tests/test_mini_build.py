@@ -10,14 +10,23 @@ import pandas as pd
 import pytest
 import yaml
 
-from compatbench.tasks.mini.build import captions, classes, sets, sheets, tokenizer
+from compatbench.tasks.mini.build import captions, classes, duplicates, sets, sheets, tokenizer
+from compatbench.tasks.mini.build.names import slug
+from compatbench.tasks.mini.build.reading import read_split, sheet
 from compatbench.tasks.mini.painting import paint
 
 SPLITS = sorted(sheets.SPLITS_FOLDER.glob("*.csv"))
+TASKS = classes.task_specs()
 
 
 def card_of(name: str) -> dict:
     return yaml.safe_load((sets.TASKS_FOLDER / f"mini-{name}.yaml").read_text(encoding="utf-8"))
+
+
+def distinct_drawings(name: str) -> pd.DataFrame:
+    """The drawings of a task, once for each class, and whether each is ``tested``."""
+    rows = read_split(name).drop_duplicates(["label", "set", "tile"]).sort_values("set")
+    return rows.assign(tested=rows.split == "test")
 
 
 @pytest.fixture
@@ -71,24 +80,53 @@ def test_captions_are_fixed_by_the_generator_and_name_what_is_shown():
 
 @pytest.mark.parametrize("path", SPLITS, ids=lambda path: path.stem)
 def test_splits_keep_the_promises(path):
-    rows, card = pd.read_csv(path), card_of(path.stem)
+    rows, card, bounds = pd.read_csv(path), card_of(path.stem), classes.limits()
     parent = card_of(card["parent"].removeprefix("mini-")) if "parent" in card else card
-    train = rows[rows.split != "test"]
-    test = rows[rows.split == "test"]
+    labels = set(range(len(parent["classes"])))
     assert list(rows.columns) == ["split", "label", "set", "tile", "paint"]
     assert {s: int(n) for s, n in rows.split.value_counts().items()} == card["counts"]
-    assert len(parent["classes"]) <= 40
-    assert set(test.label) == set(range(len(parent["classes"])))
+    assert len(labels) <= bounds["classes"]
+    assert set(rows[rows.split == "test"].label) == labels
     assert set(rows.set) <= set(sets.names_with_role("held-out"))
-    assert not set(train.set) & set(test.set)
-    assert not train.duplicated(["set", "tile"]).any()
     assert not rows.duplicated(["set", "tile", "paint"]).any()
     shipped = {sets.icon_sets()[name].licence for name in set(rows.set)}
     assert not any("SA" in licence for licence in shipped)
-    if path.stem in classes.task_specs():
-        shots = train[train.split == "train"].groupby("label").size()
-        assert len(shots) == len(parent["classes"])
-        assert shots.min() > 16
+    if path.stem in TASKS:
+        sizes = rows.groupby(["split", "label"]).size()
+        assert set(sizes["train"].index) == set(sizes["val"].index) == labels
+        assert sizes["train"].between(bounds["min_train"], bounds["train"]).all()
+        assert (sizes["val"] == bounds["val"]).all()
+        assert sizes["test"].between(bounds["min_test"], bounds["test"]).all()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_drawing_of_a_task_has_a_near_copy_on_the_other_side(name):
+    drawings = distinct_drawings(name)
+    tiles = np.stack([sheet(row.set)[row.tile] for row in drawings.itertuples()]) / 255
+    grey = tiles[..., :3] @ (0.3, 0.59, 0.11) * tiles[..., 3] + 1 - tiles[..., 3]
+    small = grey.reshape(len(tiles), 24, 2, 24, 2).mean((2, 4))
+    likeness = np.corrcoef(small.reshape(len(tiles), -1))
+    tested = drawings.tested.to_numpy()
+    assert likeness[tested][:, ~tested].max() <= duplicates.NEARLY_SAME + 1e-5
+
+
+def test_designs_of_a_family_stay_on_one_side():
+    """Where the shipped files tell designs: a class of one concept has one for each family."""
+    shared = 0
+    for name, spec in TASKS.items():
+        drawings = distinct_drawings(name)
+        families = drawings.set.map(classes.family)
+        for label, shown in enumerate(card_of(name)["classes"]):
+            parts = spec.classes[shown]
+            concepts = {*map(slug, parts.get("emoji", ())), *parts.get("icons", ())}
+            if len(concepts) == 1:
+                own = drawings[drawings.label == label].groupby(families).tested
+                assert own.nunique().eq(1).all(), (name, shown)
+                shared += int((own.size() > 1).sum())
+        # What a variant tests has not been trained on in another style.
+        variants = {classes.family(s) for v in spec.variants.values() for s in v.sets}
+        assert not variants & set(families[~drawings.tested])
+    assert shared > 20
 
 
 def test_manifest_matches_the_files():

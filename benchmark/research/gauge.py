@@ -122,7 +122,7 @@ def measure_gauge(
     """Compares two joint spaces by the word list and by the tasks' test images."""
     texts = [words.of(backbone).cpu().double() for backbone in (source, target)]
     images = [_image_features(backbone, tasks, cache) for backbone in (source, target)]
-    by_words, by_images = fit_rotation(*texts), fit_rotation(*images)
+    by_words, by_images = (fit_rotation(a, b) for a, b in (texts, images))
     sizes = texts[0].shape[1], texts[1].shape[1]
     rotations = {"words": by_words.rotation, "images": by_images.rotation}
     turn = None

@@ -71,7 +71,12 @@ class RosettaVariant(Rosetta):
 
 def _describe(name: str, summary: str) -> MethodCard:
     return MethodCard(
-        f"rosetta_{name}", f"Rosetta, {summary}", "compatbench", "classifier", summary
+        f"rosetta_{name}",
+        f"Rosetta, {summary}",
+        "compatbench",
+        "classifier",
+        summary,
+        needs={"words"},
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-TASK, STEPS, PAIRS = "mini-play", 10, 7
+TASK, STEPS, PAIRS = "mini-objects", 10, 7
 METHODS = (
     *("coop", "contcoop", "kgcoop", "tcp", "prograd", "bitfit", "cocoop", "proda", "plot"),
     *("maple", "ivlp", "promptsrc", "clip_lora"),

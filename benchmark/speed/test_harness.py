@@ -32,7 +32,7 @@ from compatbench.results.collect import collect_results
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
-TASKS = 8
+TASKS = 12
 # Ten closed forms and probes that learn; which they are does not matter, nothing is fitted.
 METHODS = [
     "gda",
@@ -56,7 +56,7 @@ def measure_once(benchmark: Any, function: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("state", ["cold", "warm", "damaged"])
 def test_feature_cache(benchmark: Any, tmp_path: Path, state: str) -> None:
     """Features of a test set: computed, read back, and computed again after a flipped byte."""
-    backbone, task = load_backbone("mini-clip"), load_task("mini-play")
+    backbone, task = load_backbone("mini-clip"), load_task("mini-objects")
     samples = list(task.split("test"))
 
     def read() -> Any:
@@ -85,7 +85,7 @@ def test_feature_cache(benchmark: Any, tmp_path: Path, state: str) -> None:
 def test_empty_cell(benchmark: Any, tmp_path: Path) -> None:
     """A cell of the zero-shot method, less what attaching and classifying take: no fit at all."""
     suite = suite_cards.read("mini")
-    cells = plan_cells(suite, builtin_methods(), ["zeroshot"], tasks="mini-play")
+    cells = plan_cells(suite, builtin_methods(), ["zeroshot"], tasks="mini-objects")
     worker = Worker(RunStore(tmp_path), FeatureCache(tmp_path))
     worker.run(cells[0])  # loads both backbones, and encodes the images
 

@@ -34,7 +34,7 @@ from compatbench.engine.worker import Worker
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 
-TASK, SEED = "mini-play", 1
+TASK, SEED = "mini-objects", 1
 METHODS = ("coop", "kgcoop", "prograd", "contcoop", "clip_adapter", "taskres")
 RESULTS = Path(__file__).parent / "trainers.json"
 

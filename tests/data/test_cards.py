@@ -223,7 +223,12 @@ def test_a_suite_takes_what_it_does_not_give_from_the_one_it_extends(tmp_path: P
     card = read_card(write(tmp_path, EXTENDING), SuiteCard)
     assert card == base.model_copy(update=OWN | {"extends": "small"})
     path = write(tmp_path, EXTENDING.replace("small\n", "mini\n"))  # a built-in one
-    own = OWN | {"extends": "mini", "likeness": "", "about": ""}  # of the suite itself
+    own = OWN | {
+        "extends": "mini",
+        "likeness": "",
+        "about": "",
+        "tuning": None,
+    }  # of the suite itself
     mini = suite_cards.read("mini").model_copy(update=own)
     assert suite_cards.read(str(path)) == mini
 

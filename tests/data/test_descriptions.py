@@ -84,7 +84,7 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     write(path, texts | {"no class of the task": ["a text"]})
     load_task.__globals__["_load"].cache_clear()
     assert identify("plain.1", READER, "mini-food") == before
-    write(path, texts | {"egg": ["a new text"]})
+    write(path, texts | {"cake": ["a new text"]})
     load_task.__globals__["_load"].cache_clear()
     assert identify("plain.1", READER, "mini-food") != before
     assert identify("plain.1", PLAIN, "mini-food") == "plain.1"

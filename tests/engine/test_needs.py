@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import load_backbone
-from compatbench.data.cards import suite_cards
+from compatbench.data.cards import suite_cards, task_cards
 from compatbench.data.draws import load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
@@ -47,7 +47,7 @@ METHODS = """
             assert data.teacher.backbone.name == self.config.teacher
             assert own.labels == data.labels and own.teacher is None
             assert pool.targets.eq(-1).all() and own.unlabelled.targets.eq(-1).all()
-            assert len(pool) == len(own.unlabelled) == 490 > len(data.train) == len(own.train)
+            assert len(pool) == len(own.unlabelled) == TRAINED > len(data.train) == len(own.train)
             assert pool.views.shape[0] == data.train.views.shape[0]
             # Row by row the same images: two models of one lineage agree on them.
             for mine, its in ((pool, own.unlabelled), (data.train, own.train)):
@@ -59,7 +59,7 @@ METHODS = """
             weights = backbone.zero_shot(labels)
 
             def classify(images):
-                assert len(images) == 258
+                assert len(images) == TESTED
                 seen = images.cumsum(0) / torch.arange(1, 1 + len(images))[:, None]
                 return F.normalize(images - 0.5 * seen, dim=-1) @ weights.T
 
@@ -81,7 +81,9 @@ METHODS = """
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "told.py"
-    path.write_text(textwrap.dedent(METHODS), encoding="utf-8")
+    counts = task_cards.read(TASK).counts
+    known = f"TRAINED, TESTED = {counts['train']}, {counts['test']}\n"
+    path.write_text(known + textwrap.dedent(METHODS), encoding="utf-8")
     return path
 
 

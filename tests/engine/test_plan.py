@@ -168,7 +168,7 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     own = {"recipe": {"lr": 0.5}, "training": {"views": "fresh"}}
     everywhere = {"recipe": {"lr": 0.1}, "training": {"crop_scale": [0.2, 1.0]}}
     changed = {"coop": {**everywhere, "tasks": {"mini-a*,mini-food": own}}}
-    tasks = ["mini-animals", "mini-food", "mini-play"]
+    tasks = ["mini-animals", "mini-food", "mini-travel"]
     suite = smoke(tasks=tasks, methods=changed)
     cells = {cell.task: cell for cell in plan_cells(suite, REGISTRY, ["coop"])}
     rates = [cells[task].config["recipe"]["lr"] for task in tasks]
@@ -191,7 +191,7 @@ def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> N
     described = describe_method(suite, REGISTRY.get("coop"), "coop").differs
     assert described["mini-food: recipe.lr"] == (0.1, 0.5)
     assert described["mini-food: training.views"] == (2, "fresh")
-    assert (described["recipe.lr"], "mini-play: recipe.lr" in described) == ((0.002, 0.1), False)
+    assert (described["recipe.lr"], "mini-travel: recipe.lr" in described) == ((0.002, 0.1), False)
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_mirrored_images_and_another_number_of_validation_images_reach_the_fit(
     tmp_path: Path,
 ) -> None:
     own = {"training": {"views": "mirror", "val_shots": 2}}
-    suite = smoke(tasks=["mini-play"], shots=[6], methods={"gda": own})
+    suite = smoke(tasks=["mini-travel"], shots=[6], methods={"gda": own})
     plain, changed = (one_cell(suite, method) for method in ("lfa", "gda"))
     worker, backbone = Worker(RunStore(tmp_path), FeatureCache(tmp_path)), load_backbone(CLIP)
     before, after = (worker.few_shot_data(cell, backbone) for cell in (plain, changed))
@@ -207,7 +207,7 @@ def test_mirrored_images_and_another_number_of_validation_images_reach_the_fit(
     assert after.train.views.shape == (1, *after.train.plain.shape)
     assert 0.8 < F.cosine_similarity(after.train.views[0], after.train.plain).mean() < 1
     assert [data.val.targets.bincount().max() for data in (before, after)] == [4, 2]
-    more = smoke(tasks=["mini-play"], shots=[6], methods={"gda": {"training": {"val_shots": 2}}})
+    more = smoke(tasks=["mini-travel"], shots=[6], methods={"gda": {"training": {"val_shots": 2}}})
     assert len({one_cell(s, "gda").key for s in (suite, more, smoke(shots=[6]))}) == 3
 
 

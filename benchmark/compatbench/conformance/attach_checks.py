@@ -288,11 +288,8 @@ def _classify(
     The log holds hashes of what a module can change, by place, and outputs, by the function that
     was called; with a log to replay, the towers give its outputs again, whatever goes in.
     """
-    inputs, backbone, log = (
-        tested.inputs(tested.source),
-        copy.copy(tested.source),
-        defaultdict(list),
-    )
+    inputs, backbone = tested.inputs(tested.source), copy.copy(tested.source)
+    log = defaultdict(list)
     # A text that is remembered would not go through the tower.
     forget_texts(backbone)
     backbone.image = copy.copy(backbone.image)
@@ -319,11 +316,11 @@ def _classify(
         inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
         if prompts.swap is not None:
             inner["swap"] = prompts.swap.rows
-        if prompts.inserted is not None:
-            inner |= {f"inserted {i}": rows for i, rows in enumerate(prompts.inserted.rows)}
-        inner |= _try_updates(block_updates, backbone.token_width)
+        if (more := prompts.inserted) is not None:
+            inner |= {f"inserted {i}": rows for i, rows in enumerate(more.rows)}
         log["text-input"].append(fingerprint(entering))
-        log["text-layers"].append(fingerprint(inner))
+        updated = _try_updates(block_updates, backbone.token_width)
+        log["text-layers"].append(fingerprint(inner | updated))
 
     def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
         _try_updates(inserted.get("block_updates"), backbone.image.width)

@@ -37,6 +37,11 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
         )
     if not (tasks := development_tasks(card)):
         raise CompatbenchError(f"suite '{card.name}': field 'development' names none of its tasks")
+    if len(tasks) * len(tuning.seeds) < 2:
+        raise CompatbenchError(
+            f"suite '{card.name}': 'development' and 'tuning.seeds' give one draw, and a standard "
+            "error needs two; name another task or seed"
+        )
     if (shots := max((n for n in card.shots if n < ALL_SHOTS), default=0)) == count_kept(shots):
         raise CompatbenchError(f"suite '{card.name}' draws too few images to hold a quarter out")
     asked = select_matrix(card, registry, methods, tasks, transfers=["copied"]).choices
@@ -82,7 +87,8 @@ def _list_settings(choice: MethodChoice, suite: SuiteCard) -> Iterator[tuple[str
     if (recipe := getattr(config, "recipe", None)) is not None:
         rates = [recipe.lr, *(float(f"{recipe.lr * factor:.6g}") for factor in tuning.rates)]
     if hasattr(config, "max_steps"):
-        caps = [suite.training.max_steps, *tuning.steps]
+        budget = suite.methods.get(choice.name, {}).get("max_steps", suite.training.max_steps)
+        caps = [budget, *tuning.steps]
     settings = list(product(dict.fromkeys(rates), dict.fromkeys(caps)))
     for lr, cap in settings if len(settings) > 1 else ():
         values = {"method": choice.name} | ({"recipe": {"lr": lr}} if lr else {})

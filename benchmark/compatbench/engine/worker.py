@@ -194,7 +194,7 @@ class Worker:
         label = COPIED if backbone.name == cell.source else cell.transfer
         transfer = find_transfer(label, cell.transfer_plugin)
         labels = load_task(cell.task).labels_for(method.card.needs)
-        wanted, classifier, diversity = FEATURES, None, None
+        wanted, classifier, carried, diversity = FEATURES, None, None, None
         failure: dict[str, str] = {}
         start = time.perf_counter()
         try:
@@ -220,7 +220,7 @@ class Worker:
         for name in test_sets:
             data = data_key(backbone.name, name)
             figures: dict[str, Any] = failure
-            if classifier is not None:
+            if classifier is not None and carried is not None:
                 try:
                     test_set, classes = load_test_set(name), len(labels)
                     old = None

@@ -193,7 +193,7 @@ def load_module(path: Path) -> Module:
 class CosineClassifier:
     """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩."""
 
-    def __init__(self, weights: Tensor, scale: float) -> None:
+    def __init__(self, weights: Tensor, scale: float | Tensor) -> None:
         """``weights`` are ``[C, e]``, kept normalised; ``scale`` is the factor s."""
         self.weights = F.normalize(weights, dim=-1)
         self.scale = scale

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_bytes, sha256_file, sha256_json
@@ -22,7 +23,7 @@ PLUGIN_PREFIX = "compatbench_plugin_"
 _METHODS = "compatbench.methods."
 
 
-def method_identity(cls: type[Method]) -> str:
+def method_identity(cls: type[Any]) -> str:
     """The part of a key that stands for a method's code.
 
     The versions of our methods that it is, or is a subclass of; for any other method before them
@@ -65,12 +66,12 @@ def _is_ours(cls: type) -> bool:
     return cls.__module__.startswith("compatbench.")
 
 
-def plugin_file(cls: type[Method]) -> str | None:
+def plugin_file(cls: type[Any]) -> str | None:
     """The file, loaded from anywhere, that a class comes from; None for an installed method."""
     return str(class_file(cls)) if cls.__module__.startswith(PLUGIN_PREFIX) else None
 
 
-def class_file(cls: type[Method]) -> Path:
+def class_file(cls: type[Any]) -> Path:
     """The file that defines a method."""
     try:
         return Path(inspect.getfile(cls)).resolve()

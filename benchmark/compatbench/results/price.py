@@ -103,8 +103,8 @@ def price_ways(
         prices.append(
             Price(
                 name,
-                target and mean_interval([*target.values()]),
-                gain and mean_interval([*gain.values()]),
+                mean_interval([*target.values()]) if target else None,
+                mean_interval([*gain.values()]) if gain else None,
                 mean_of_all(seconds.ravel().tolist()),
             )
         )

@@ -50,8 +50,8 @@ class Ranked:
 
     @property
     def transfer(self) -> str:
-        """How its module reached the target; empty if it was attached untouched."""
-        transfer = self.standing.results.transfer
+        """How its module reached the target; empty if it was attached untouched, without words."""
+        transfer = self.standing.results.ranked_with
         return "" if transfer in (COPIED, None) else transfer
 
     @property

@@ -78,6 +78,11 @@ class MethodResults:
     _columns: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
+    def ranked_with(self) -> str | None:
+        """The transfer that it is ranked with: ``words`` if the method itself reads words."""
+        return "words" if self.transfer == COPIED and "words" in self.info.needs else self.transfer
+
+    @property
     def title(self) -> str:
         """The method's title; with the transfer, where the module is not attached as it is."""
         plain = self.transfer in (COPIED, None)
@@ -127,16 +132,16 @@ class SuiteResults:
     @property
     def transfers(self) -> list[str]:
         """``copied``, and then every other transfer that was measured."""
-        return sorted({COPIED, *(str(one.transfer) for one in self.all)}, key=_copied_first)
+        return sorted({COPIED, *(str(one.ranked_with) for one in self.all)}, key=_copied_first)
 
     def of(self, transfer: str) -> dict[str, MethodResults]:
-        """Method -> its rows by one transfer."""
-        return {one.info.name: one for one in self.all if one.transfer == transfer}
+        """Method -> its rows that are ranked with those of one transfer."""
+        return {one.info.name: one for one in self.all if one.ranked_with == transfer}
 
     @cached_property
     def methods(self) -> dict[str, MethodResults]:
         """Method -> its rows with modules that are attached as they are, by name."""
-        return self.of(COPIED)
+        return {one.info.name: one for one in self.all if one.transfer == COPIED}
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -152,7 +152,7 @@ def learn_change(logits: Tensor, teacher: Tensor, rng: torch.Generator) -> Logit
     optimizer = torch.optim.AdamW([*net.parameters(), skew], lr=RATE, weight_decay=DECAY)
     per_epoch = math.ceil(len(logits) / BATCH)
     steps = EPOCHS * per_epoch
-    warmup = WARMUP * steps
+    warmup, order = WARMUP * steps, torch.empty(0)
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.randperm(len(logits), generator=rng)

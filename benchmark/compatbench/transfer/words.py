@@ -50,8 +50,11 @@ class Words(Transfer):
         centred: bool = True
 
     def serves(self, method: MethodCard) -> bool:
-        """Whether some part of the module is written in the joint space's coordinates."""
-        return not JOINT_SPACE.isdisjoint(method.places)
+        """Whether some part of the module is written in the joint space's coordinates.
+
+        A method that reads words itself has turned it already.
+        """
+        return not JOINT_SPACE.isdisjoint(method.places) and "words" not in method.needs
 
     def attach(
         self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData

@@ -10,6 +10,11 @@ from .sets import MINI_FOLDER, TASKS_FOLDER, icon_sets
 from .splits import Split, Task
 
 HOMEPAGE = "https://icon-sets.iconify.design"
+DESCRIPTIONS = {
+    "file": "descriptions/mini.json",
+    "source": "written for compatbench from class names",
+    "licence": "Apache-2.0",
+}
 
 
 def write_cards(tasks: list[Task]) -> None:
@@ -35,6 +40,7 @@ def _card(task: Task, split: Split) -> dict[str, Any]:
         "suite_note": task.spec.note,
         "classes": task.classes,
         "templates": list(task.spec.templates),
+        "descriptions": DESCRIPTIONS,
         **_common(split),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,11 @@ import yaml
 from .corpus import pretraining_table
 from .names import slug, table_path
 from .render import drawings_path
-from .sets import BUILD_FOLDER, icon_sets
+from .sets import BUILD_FOLDER, names_with_role
+
+#: Sets whose family is not the first word of their name.
+FAMILIES = {"bxs": "bx"}
+_PERSON = re.compile(r"^(man|woman|person)-|-(light|dark|man|woman)$")
 
 
 @dataclass(frozen=True)
@@ -37,37 +42,33 @@ class TaskSpec:
         title: For people.
         note: One line on what the images are.
         templates: The first is the zero-shot template; all are the ensemble.
-        pool: Sets of the training and validation drawings.
-        test: Sets of the test drawings.
+        sets: Sets that give the task its drawings: all held-out ones but those of variants.
         variants: Further test sets by name.
-        classes: For each class name the lists ``emoji`` and ``icons``.
+        classes: For each class name the lists ``emoji`` and ``icons`` of what shows it.
     """
 
     name: str
     title: str
     note: str
     templates: tuple[str, ...]
-    pool: tuple[str, ...]
-    test: TestSource
+    sets: tuple[str, ...]
     variants: dict[str, TestSource]
     classes: dict[str, dict[str, list[str]]]
 
 
 @dataclass
 class ClassDrawings:
-    """The distinct drawings of one class: rows of the drawings table.
+    """The distinct drawings of one class: rows of the drawings table, in a fixed random order.
 
     Attributes:
         name: The class.
-        pool: Rows for training and validation, in a fixed random order.
-        test: Rows for testing, likewise.
-        variants: Rows of each variant, likewise.
+        drawings: Rows of the task's sets.
+        variants: Rows of each variant.
         pretraining: How many drawings of its concepts the source's pre-training has.
     """
 
     name: str
-    pool: pd.DataFrame
-    test: pd.DataFrame
+    drawings: pd.DataFrame
     variants: dict[str, pd.DataFrame] = field(default_factory=dict)
     pretraining: int = 0
 
@@ -82,11 +83,16 @@ def limits() -> dict[str, int]:
     return _document()["limits"]
 
 
+def family(icon_set: str) -> str:
+    """The family of a set: sets of one family draw many silhouettes alike."""
+    return FAMILIES.get(icon_set, icon_set.split("-")[0])
+
+
 def task_specs() -> dict[str, TaskSpec]:
     """All tasks by name, in the order of tasks.yaml.
 
     Raises:
-        ValueError: A set is unknown, not held out, or on both sides of a task.
+        ValueError: A set of a variant is not held out.
     """
     document = _document()
     specs = {}
@@ -95,32 +101,24 @@ def task_specs() -> dict[str, TaskSpec]:
             key: TestSource(v["title"], _flat(v["test"]), frozenset(v.get("no_styles", ())))
             for key, v in row.get("variants", {}).items()
         }
+        elsewhere = {s for source in variants.values() for s in source.sets}
         spec = TaskSpec(
             name=name,
             title=row["title"],
             note=row["note"],
             templates=tuple(row.get("templates", document["templates"])),
-            pool=_flat(row["pool"]),
-            test=TestSource(row["title"], _flat(row["test"])),
+            sets=tuple(s for s in names_with_role("held-out") if s not in elsewhere),
             variants=variants,
             classes=row["classes"],
         )
-        _check(spec)
+        if unknown := elsewhere - set(names_with_role("held-out")):
+            raise ValueError(f"Task {name} tests on {sorted(unknown)}: not held-out sets.")
         specs[name] = spec
     return specs
 
 
 def _flat(items: Iterable[str | list[str]]) -> tuple[str, ...]:
     return tuple(s for item in items for s in (item if isinstance(item, list) else [item]))
-
-
-def _check(spec: TaskSpec) -> None:
-    tests = {s for source in (spec.test, *spec.variants.values()) for s in source.sets}
-    for name in {*spec.pool, *tests}:
-        if name not in icon_sets() or icon_sets()[name].role != "held-out":
-            raise ValueError(f"Task {spec.name} uses {name}, which is not a held-out set.")
-    if both := tests & set(spec.pool):
-        raise ValueError(f"Task {spec.name} trains and tests on {sorted(both)}.")
 
 
 def fixed_number(*parts: object) -> int:
@@ -161,25 +159,27 @@ class Finder:
         shown = table[mask]
         return ClassDrawings(
             name=name,
-            pool=self._distinct(shown, spec.pool, frozenset(), spec.name),
-            test=self._distinct(shown, spec.test.sets, frozenset(), spec.name),
+            drawings=self._distinct(shown, spec.sets, frozenset(), spec.name),
             variants={
                 key: self._distinct(shown, source.sets, source.no_styles, f"{spec.name}-{key}")
                 for key, source in spec.variants.items()
             },
-            pretraining=int(self._pretraining.reindex(sorted({*emoji, *icons})).fillna(0).sum()),
+            pretraining=int(self._pretraining.reindex(shown.concept.unique()).fillna(0).sum()),
         )
 
     @staticmethod
     def _distinct(
         shown: pd.DataFrame, sets: tuple[str, ...], no_styles: frozenset[str], salt: str
     ) -> pd.DataFrame:
-        """One row per design: of the skin tones or styles of one icon of a set, one is taken."""
+        """One row per design: of the skin tones or styles of one icon of a set, one is taken.
+
+        The column ``design`` names family and concept: what may share a silhouette.
+        """
         rows = shown[shown.set.isin(sets)]
         if no_styles:
-            rows = rows[[not (no_styles & set(style.split())) for style in rows["style"]]]
-        if rows.empty:
-            return rows
+            rows = rows[rows["style"].map(lambda s: not no_styles & set(s.split())).astype(bool)]
         order = [fixed_number(salt, s, n) for s, n in zip(rows.set, rows.name, strict=True)]
-        rows = rows.assign(order=order).sort_values("order")
+        concepts = [_PERSON.sub("", concept) for concept in rows.concept]
+        design = [f"{family(s)}/{c}" for s, c in zip(rows.set, concepts, strict=True)]
+        rows = rows.assign(order=order, design=design).sort_values("order")
         return rows.drop_duplicates(["set", "concept"]).drop_duplicates("digest")

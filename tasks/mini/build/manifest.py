@@ -32,21 +32,23 @@ def copy_models(work: Path) -> None:
 
 def trained_models(work: Path) -> list[str]:
     """The models whose training has come to its end in this working folder."""
-    return [name for name in towers.CONFIGS if towers.trained_path(work, name).exists()]
+    return [name for name in towers.CONFIGS if towers.facts_path(work, name).exists()]
 
 
 def write_manifest(work: Path) -> None:
-    """Writes what the suite consists of, with hashes, and where it comes from."""
+    """Writes what the suite consists of, with hashes, and where it comes from.
+
+    A model that was not trained in this working folder keeps the facts of the manifest before.
+    """
+    trained = trained_models(work)
+    shipped = [name for name in towers.CONFIGS if (MINI_FOLDER / f"{name}.safetensors").exists()]
+    before = json.loads(MANIFEST_PATH.read_text(encoding="utf-8"))["models"]
+    facts = {n: json.loads(towers.facts_path(work, n).read_text(encoding="utf-8")) for n in trained}
     manifest = {
         "files": {path.relative_to(MINI_FOLDER).as_posix(): _file(path) for path in _files()},
         "held_out_sets": names_with_role("held-out"),
-        "models": {
-            name: json.loads(towers.facts_path(work, name).read_text(encoding="utf-8"))
-            for name in trained_models(work)
-        },
-        "pretraining": {
-            name: names_with_role(*towers.PRETRAINING[name]) for name in trained_models(work)
-        },
+        "models": {name: facts.get(name) or before[name] for name in shipped},
+        "pretraining": {name: names_with_role(*towers.PRETRAINING[name]) for name in shipped},
         "tasks": {f"mini-{name}": _task(name) for name in split_names()},
     }
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from PIL import Image
 from .progress import track
 from .render import SIZE, drawings_path
 from .sets import MINI_FOLDER, icon_sets
-from .splits import Split
+
+if TYPE_CHECKING:
+    from .splits import Split
 
 COLUMNS = 32
 DRAWINGS_FOLDER = MINI_FOLDER / "drawings"

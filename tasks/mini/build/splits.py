@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
-from .classes import ClassDrawings, Finder, TaskSpec, fixed_number, limits
+from . import duplicates
+from .classes import ClassDrawings, Finder, TaskSpec, family, fixed_number, limits
+from .render import drawings_path
 
 #: A test split with fewer drawings than this per class gets two paints of each.
 FEW_TEST_DRAWINGS = 6
@@ -35,35 +41,43 @@ class Task:
     facts: pd.DataFrame
 
 
-def make_task(spec: TaskSpec, finder: Finder) -> Task:
+def make_task(work: Path, spec: TaskSpec, finder: Finder) -> Task:
     """Chooses a task's classes and makes its splits.
 
-    Classes with too few drawings are left out; of the others, those with the most
-    drawings stay. No model has a say.
+    Drawings are dealt to both sides at random, design by design. Classes with too few drawings
+    on a side are left out; of the others, those with the most drawings stay. No model has a say.
     """
     bounds = limits()
     found = [finder.find(spec, name) for name in spec.classes]
+    sides = _deal(work, spec, found)
     eligible = [
         c
-        for c in found
-        if len(c.pool) >= bounds["min_pool"]
-        and len(c.test) >= bounds["min_test"]
+        for c, (pool, test) in zip(found, sides, strict=True)
+        if len(pool) >= bounds["min_train"] + bounds["val"]
+        and len(test) >= bounds["min_test"]
         and all(len(v) for v in c.variants.values())
         and c.pretraining >= bounds["min_pretraining"]
     ]
-    eligible.sort(key=lambda c: (-min(len(c.pool), 2 * len(c.test)), c.name))
+    eligible.sort(key=lambda c: (-len(c.drawings), c.name))
     chosen = sorted(eligible[: bounds["classes"]], key=lambda c: c.name)
-    splits = [Split(spec.name, _main_rows(spec.name, chosen))]
+    by_name = {c.name: side for c, side in zip(found, sides, strict=True)}
+    rows = []
+    for label, c in enumerate(chosen):
+        pool = by_name[c.name][0].iloc[: bounds["val"] + bounds["train"]]
+        for number, row in enumerate(pool.itertuples()):
+            split = "val" if number < bounds["val"] else "train"
+            rows.append(_row(spec.name, split, label, row, 0))
+    rows += _test_rows(spec.name, [by_name[c.name][1] for c in chosen])
+    splits = [Split(spec.name, _frame(rows))]
     for key in spec.variants:
         name = f"{spec.name}-{key}"
-        rows = _test_rows(name, [c.variants[key] for c in chosen])
-        splits.append(Split(name, _frame(rows)))
+        splits.append(Split(name, _frame(_test_rows(name, [c.variants[key] for c in chosen]))))
     facts = pd.DataFrame(
         {
             "class": [c.name for c in found],
             "chosen": [c in chosen for c in found],
-            "pool": [len(c.pool) for c in found],
-            "test": [len(c.test) for c in found],
+            "pool": [len(pool) for pool, _ in sides],
+            "test": [len(test) for _, test in sides],
             "pretraining": [c.pretraining for c in found],
             **{key: [len(c.variants[key]) for c in found] for key in spec.variants},
         }
@@ -71,21 +85,59 @@ def make_task(spec: TaskSpec, finder: Finder) -> Task:
     return Task(spec, [c.name for c in chosen], splits, facts)
 
 
-def _main_rows(name: str, classes: list[ClassDrawings]) -> pd.DataFrame:
-    rows = []
-    for label, drawings in enumerate(classes):
-        held_back = _validation_size(len(drawings.pool))
-        pool = drawings.pool.iloc[: held_back + limits()["train"]]
-        for number, row in enumerate(pool.itertuples()):
-            split = "val" if number < held_back else "train"
-            rows.append(_row(name, split, label, row, 0))
-    rows += _test_rows(name, [c.test for c in classes])
-    return _frame(rows)
+def _deal(
+    work: Path, spec: TaskSpec, found: list[ClassDrawings]
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Parts the drawings of each class into a pool, for training and validation, and a test side.
+
+    Drawings of one design, and drawings that are nearly the same, stay on one side in the whole
+    task. So do those whose family has sets in a variant: their side is the test's.
+    """
+    table = pd.concat([c.drawings.assign(label=i) for i, c in enumerate(found)], ignore_index=True)
+    groups = pd.Series(_joined(work, table), index=table.index)
+    elsewhere = {family(s) for source in spec.variants.values() for s in source.sets}
+    bound = table.set.map(lambda s: family(s) in elsewhere)
+    side: dict[int, str] = dict.fromkeys(groups[bound], "test")
+    needed = limits()["min_train"] + limits()["val"]
+    for label in range(len(found)):
+        own = groups[table.label == label].value_counts()
+        order = sorted(
+            own.index, key=lambda g: fixed_number(spec.name, table.design[groups == g].min())
+        )
+        size = sum(own[g] for g in order if side.get(g) == "test")
+        wanted = min(limits()["test"], len(table[table.label == label]) // 3)
+        for group in order:
+            if group not in side:
+                fits = size < wanted and size + own[group] <= wanted + 2
+                side[group] = "test" if fits else "pool"
+                size += own[group] * fits
+        # Whole groups may leave the test side short: the smallest others fill it.
+        for group in sorted((g for g in own.index if side[g] == "pool"), key=lambda g: own[g]):
+            if size >= limits()["min_test"] or own.sum() - size - own[group] < needed:
+                break
+            side[group], size = "test", size + own[group]
+    table["side"] = groups.map(side)
+    return [
+        tuple(
+            c.drawings[(table.side[table.label == i] == part).to_numpy()]
+            for part in ("pool", "test")
+        )
+        for i, c in enumerate(found)
+    ]
 
 
-def _validation_size(pool: int) -> int:
-    """How many drawings of a class go to validation: what the training split can spare."""
-    return min(limits()["val"], pool - limits()["min_pool"])
+def _joined(work: Path, table: pd.DataFrame) -> np.ndarray:
+    """Numbers of the groups that stay on one side: equal designs, or nearly the same pixels."""
+    tiles = np.zeros((len(table), 48, 48, 4), np.uint8)
+    for name, rows in table.groupby("set", sort=False):
+        tiles[rows.index] = np.load(drawings_path(work, name), mmap_mode="r")[rows.row.to_numpy()]
+    prints = duplicates.fingerprints(tiles)
+    near = (prints @ prints.T > duplicates.NEARLY_SAME).nonzero().numpy()
+    design = pd.factorize(table.design)[0]
+    first = pd.Series(range(len(table))).groupby(design).transform("first")
+    a = np.concatenate([near[:, 0], np.arange(len(table))])
+    b = np.concatenate([near[:, 1], first])
+    return connected_components(coo_matrix((np.ones(len(a)), (a, b)), (len(table),) * 2))[1]
 
 
 def _test_rows(name: str, classes: list[pd.DataFrame]) -> list[tuple]:

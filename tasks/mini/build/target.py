@@ -20,7 +20,7 @@ from .training import Ahead, Recipe, contrast, draw_images, step_rng
 
 DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
 CONTRASTIVE = Recipe(seed=1, steps=1400, text_factor=0.5)
-ANEW = Recipe(seed=4, steps=1000, text_factor=0.5)
+ANEW = Recipe(seed=4, steps=1600, text_factor=0.5)
 MASKED_SHARE = 0.4
 
 

@@ -22,7 +22,7 @@ def write_tasks(work: Path) -> None:
     tasks: list[Task] = []
     facts_folder(work).mkdir(exist_ok=True)
     for spec in track(list(task_specs().values()), "tasks"):
-        task = make_task(spec, finder)
+        task = make_task(work, spec, finder)
         task.facts.to_csv(facts_folder(work) / f"{spec.name}.csv", index=False)
         tasks.append(task)
     write_sheets(work, [split for task in tasks for split in task.splits])

@@ -189,8 +189,8 @@ class TuningCard(CardModel):
     """
 
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
-    steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=2)] = (101, 102)  # a draw each
+    steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own for the method
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # a draw each
 
 
 class SuiteCard(CardModel):
