@@ -43,7 +43,7 @@ def ablation(**methods: dict[str, Any]) -> SuiteCard:
 
 
 def selected(suite: SuiteCard, methods: str) -> list[str]:
-    return [choice.name for choice in select_matrix(suite, REGISTRY, methods).choices]
+    return [*dict.fromkeys(one.name for one in select_matrix(suite, REGISTRY, methods).choices)]
 
 
 def one_cell(suite: SuiteCard, method: str = "coop", **selection: Any) -> Cell:
