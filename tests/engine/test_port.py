@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import output_of
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
@@ -68,7 +69,8 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
 ) -> None:
     monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     new = tmp_path / "new.safetensors"
-    cb.port(saved, "mini-eva-clip").save(new)
+    asked = ("port", saved, "--to", "mini-eva-clip", "--out", new)
+    assert "with words" in output_of(*asked)
     ported, moved = (
         cb.evaluate(new, "mini-eva-clip"),
         cb.evaluate(saved, "mini-eva-clip", transfer="words"),
@@ -81,6 +83,8 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
     copied = cb.port(saved, "mini-eva-clip", transfer="copied")
     assert copied.fingerprint == load_module(saved).fingerprint
     assert copied.fingerprint != load_module(new).fingerprint
+    with pytest.raises(cb.CompatbenchError, match="exists; give another --out"):
+        output_of(*asked)
 
 
 def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(

@@ -57,6 +57,7 @@ PANELS = {
     "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
     "Try your own module, data or upgrade": (
         modules.evaluate,
+        modules.port,
         own_data.new_task,
         own_data.advise,
         modules.import_,

@@ -1,8 +1,9 @@
-"""The commands for one module: ``compatbench evaluate``, ``import`` and ``export``."""
+"""The commands for one module: ``compatbench evaluate``, ``port``, ``import`` and ``export``."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,41 @@ def evaluate(
         print_json(found.as_dict())
     else:
         _print_evaluation(found)
+
+
+def port(
+    module: Path,
+    to: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
+    with_: Annotated[str | None, typer.Option("--with", metavar="TRANSFER")] = None,
+    methods: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    offline: bool = False,
+) -> None:
+    """Write a module for a new model, where 'evaluate' then needs no transfer.
+
+    What is written in the joint space's coordinates (keys of a cache, a probe, a residual on class
+    weights) is turned as the transfer 'words' turns the model; all else stays as it is. A module
+    for which that does not give the transfer's own logits is refused.
+
+    Args:
+        module: A module that 'run' has left in runs/modules/, or 'import' wrote.
+        to: The new model, as '--backbone' of 'evaluate'.
+        with_: 'words' or 'words+raw', or 'copied', which leaves all as it is; by default words
+            where a method acts in the joint space, and copied elsewhere.
+        methods: The method's file, if it is not among 'list methods'; it is run as code.
+        out: The module to write; by default MODULE-for-MODEL.safetensors in this folder.
+    """
+    from compatbench import api
+
+    moved = api.port(module, to, transfer=with_, methods=methods, device=device)
+    place = re.sub(r"[^\w.-]+", "-", moved.about["source"])
+    path = out or Path(f"{module.stem}-for-{place}.safetensors")
+    if path.exists():
+        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
+    moved.save(path)
+    say(escape(f"wrote {path}, with {moved.about['ported']['transfer']}: {moved!r}"))
+    say(escape(f"  compatbench evaluate {path} --backbone {to}"))
 
 
 def import_(

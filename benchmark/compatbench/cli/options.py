@@ -118,7 +118,7 @@ def _set_data_roots(folders: list[str] | None) -> list[str] | None:
 
 
 # Parameters that hold names of cards.
-CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "names"}
+CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "to", "names"}
 SHARED: dict[str, dict[str, Any]] = {
     "cards": {
         "help": "Folder with cards of your own, or a card; may be repeated. They are found by name "
