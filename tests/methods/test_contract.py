@@ -123,7 +123,7 @@ DRAWN: list[tuple[str, str, Mapping[str, object], int | float]] = [
     *[("maple", f"coupling_{name}", {}, 512) for name in ("weight", "bias")],
     ("ivlp", "image_prompts", {}, 0.02),
     ("mmrl", "tokens", {}, 0.02),
-    ("mmrl", "projection", {}, 768**-0.5),
+    ("mmrl", "projection", {}, 32**-0.5),  # the width of its image tower
     ("plot", "contexts", {}, 0.02),
     ("plot_pp", "image_prompts", {}, 0.02),
     ("proda", "contexts", {}, 0.02),
