@@ -27,7 +27,8 @@ def page():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
-    results = read_suite_page(suite, REPOSITORY).results
+    shown = read_suite_page(suite, REPOSITORY)
+    results = shown.results
     expected = {
         (cell.key, backbone, test_set, data_key(backbone, test_set))
         for transfer in {one.transfer for one in results.all}
@@ -36,6 +37,7 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
             builtin_methods(),
             [one.info.name for one in results.all if one.transfer == transfer],
             transfers=[transfer],
+            seeds=shown.expected.seeds,
         )
         for backbone in cell.backbones
         for test_set in cell.test_sets

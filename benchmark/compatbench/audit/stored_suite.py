@@ -24,7 +24,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import MethodResults, file_texts, read_method
+from compatbench.results.store import TUNING, MethodResults, file_texts, read_method
 from compatbench.transfer.registry import is_transfer
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
@@ -76,6 +76,9 @@ def read_stored_suite(
     missing = find_missing(card, teachers=find_teachers(card, registry, known))
     cells, expected = [], {}
     away = names_elsewhere(card)
+    # Seeds of the suite that nothing was run for are not asked for, on pages as here.
+    run = {seed for one in methods.values() for seed in one.rows["seed"].dropna()}
+    seeds = [seed for seed in card.seeds if seed in run] or None
     for name, why in {**missing.backbones, **missing.test_sets}.items():
         if name not in away:
             findings.append(Finding(str(tasks_folder()), f"{name} ships with the project: {why}"))
@@ -87,9 +90,8 @@ def read_stored_suite(
         suite = _as_recorded(card, found)
         recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
         transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
-        cells += plan_cells(
-            suite, registry, [name], files=draws, missing=missing, transfers=transfers
-        )
+        how = dict(files=draws, missing=missing, transfers=transfers, seeds=seeds)
+        cells += plan_cells(suite, registry, [name], **how)
         expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
     planned = []
     for cell in cells:
@@ -121,6 +123,8 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
     except OSError as error:
         return {}, [Finding(str(folder), f"cannot be read: {error.strerror}")]
     for path in paths:
+        if path.name == TUNING:
+            continue  # read where settings are compared
         kind = next((kind for kind in KINDS if path.name.endswith(kind)), "")
         name = path.name.removesuffix(kind)
         if kind != ROWS:

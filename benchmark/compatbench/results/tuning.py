@@ -18,7 +18,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
 from compatbench.results.rows import first_problem
-from compatbench.results.store import RESULTS
+from compatbench.results.store import RESULTS, TUNING
 
 if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Compute, Event
@@ -163,7 +163,7 @@ def _find_record(plan: Plan, cell: Cell) -> Record | None:
 
 
 def _path(out: Path, suite: str, method: str) -> Path:
-    folder = require(require(out / RESULTS / suite, "folder") / "tuning", "folder")
+    folder = require(require(out / RESULTS / suite, "folder") / TUNING, "folder")
     return require(folder / f"{method}.json")
 
 
