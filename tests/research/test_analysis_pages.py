@@ -42,7 +42,7 @@ def test_the_committed_pages_have_every_section_and_its_figure() -> None:
     assert [*found["analysis"], *found["alignment"]] == list(SECTIONS)
     for page, sections in found.items():
         for name in sections:
-            assert "| --" in body(page, name)
+            assert "| --" in body(page, name) or "has not been run" in body(page, name)
             assert (f"]({page}/{name}.svg)" in body(page, name)) == bool(SECTIONS[name])
             assert (REPOSITORY / "docs" / page / f"{name}.svg").is_file() == bool(SECTIONS[name])
 
@@ -58,6 +58,7 @@ def test_gains_are_the_means_of_the_rows(page: SuitePage) -> None:
     assert gains["gain"].is_monotonic_decreasing
     [found] = records(gains[gains["method"] == "gda"])
     rows = page.results.frame.query("method == 'gda' and test_set == task")
+    rows = rows[~rows["task"].isin(page.expected.development)]
     accuracy = rows.set_index(["transfer", "task", "seed", "backbone"])["accuracy"].unstack()
     source, copied = (accuracy.loc["copied", name] for name in PAIR)
     words = accuracy.loc["words", PAIR[1]]
@@ -72,7 +73,7 @@ def test_gains_are_the_means_of_the_rows(page: SuitePage) -> None:
 
 def test_a_method_with_a_missing_cell_has_no_mean(page: SuitePage) -> None:
     whole = [page.results.of(transfer)["gda"] for transfer in ("copied", "words")]
-    partial = [replace(one, rows=one.rows[1:]) for one in whole]
+    partial = [replace(one, rows=one.rows.query("task != 'mini-faces'")) for one in whole]
     for copied, words, count in ((*whole, 1), (partial[0], whole[1], 0), (whole[0], partial[1], 0)):
         results = SuiteResults("mini", (copied, words))
         assert len(compare_transfers(replace(page, results=results), PAIR, 16)) == count
