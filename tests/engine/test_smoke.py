@@ -61,7 +61,11 @@ def test_every_method_has_numbers_that_agree_with_each_other(
     zero_shot = set()
     for method, (source, target) in results.items():
         assert (source["backbone"], target["backbone"]) == ("mini-clip", "mini-eva-clip")
-        assert source["status"] == target["status"] == "ok"
+        assert source["status"] == "ok"
+        if method in ("flyp", "wise_ft_weights"):  # EVA's tower has no weights of these names
+            assert target["status"] == "not transferable"
+            continue
+        assert target["status"] == "ok"
         zero_shot.add((source["zero_shot_correct"], target["zero_shot_correct"]))
         if method == "zeroshot":
             assert source["correct"] == source["zero_shot_correct"]
