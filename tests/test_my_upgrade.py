@@ -60,7 +60,10 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     module, images, neither = told
     assert re.search(f"(?m)^coop: {VERDICT}", module)
     assert "Retraining was not measured." in module
-    for text, tasks in ((images, r"1 task \(photos\), 3 seeds and \d+"), (neither, "mini-food")):
+    for text, tasks in (
+        (images, r"1 task \(photos\),\s+\d\s+seeds?\s+and\s+\d+"),
+        (neither, "mini-food"),
+    ):
         assert len(re.findall(f"(?m)^(?:taskres|tip_adapter): {VERDICT}", text)) in (2, 4)
         assert re.search(tasks, text)
         assert "  retrained+4 " in text
