@@ -63,7 +63,7 @@ def advise(
             raise CompatbenchError(
                 f"suite '{card.name}' has no upgrade {' → '.join(asked)}; it has {known}"
             )
-        pairs = (asked,)
+        pairs = ((asked[0], asked[1]),)
     if module is not None:
         return Advice(tuple(_evaluate(module, methods, pairs, card.name, device)))
     found = results(card, out)

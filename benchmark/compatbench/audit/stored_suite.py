@@ -90,8 +90,15 @@ def read_stored_suite(
         suite = _as_recorded(card, found)
         recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
         transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
-        how = dict(files=draws, missing=missing, transfers=transfers, seeds=seeds)
-        cells += plan_cells(suite, registry, [name], **how)
+        cells += plan_cells(
+            suite,
+            registry,
+            [name],
+            files=draws,
+            missing=missing,
+            transfers=transfers,
+            seeds=seeds,
+        )
         expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
     planned = []
     for cell in cells:

@@ -109,7 +109,7 @@ def read_cases(
     """The cases of some methods on one upgrade, at the most shots."""
     frame, shots = results.frame, max(expected.shots)
     here = frame[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
-    known = here.drop_duplicates("test_set").set_index("test_set").reindex([*expected.tasks])
+    known = here.drop_duplicates(["test_set"]).set_index("test_set").reindex([*expected.tasks])
     zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
     for method in methods:
         accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
