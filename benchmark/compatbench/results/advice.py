@@ -108,8 +108,8 @@ def read_cases(
 ) -> Iterator[Case]:
     """The cases of some methods on one upgrade, at the most shots."""
     frame, shots = results.frame, max(expected.shots)
-    here = frame[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
-    known = here.drop_duplicates(["test_set"]).set_index("test_set").reindex([*expected.tasks])
+    here = frame.loc[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
+    known = here.groupby("test_set").first().reindex([*expected.tasks])
     zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
     for method in methods:
         accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
