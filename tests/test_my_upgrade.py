@@ -61,7 +61,7 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert re.search(f"(?m)^coop: {VERDICT}", module)
     assert "Retraining was not measured." in module
     for text, tasks in (
-        (images, r"1 task \(photos\),\s+\d\s+seeds?\s+and\s+\d+"),
+        (images, r"1 task \(photos\),\s+3\s+seeds\s+and\s+15"),
         (neither, "mini-food"),
     ):
         assert len(re.findall(f"(?m)^(?:taskres|tip_adapter): {VERDICT}", text)) in (2, 4)

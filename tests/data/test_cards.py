@@ -228,6 +228,7 @@ def test_a_suite_takes_what_it_does_not_give_from_the_one_it_extends(tmp_path: P
         "likeness": "",
         "about": "",
         "tuning": None,
+        "run_seeds": (),
     }  # of the suite itself
     mini = suite_cards.read("mini").model_copy(update=own)
     assert suite_cards.read(str(path)) == mini

@@ -62,7 +62,8 @@ def test_every_method_has_numbers_that_agree_with_each_other(
     for method, (source, target) in results.items():
         assert (source["backbone"], target["backbone"]) == ("mini-clip", "mini-eva-clip")
         assert source["status"] == "ok"
-        if method in ("flyp", "wise_ft_weights"):  # EVA's tower has no weights of these names
+        # EVA's tower does not have all weights of CLIP's.
+        if method in ("clipood", "flyp", "wise_ft_weights"):
             assert target["status"] == "not transferable"
             continue
         assert target["status"] == "ok"

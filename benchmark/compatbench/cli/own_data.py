@@ -133,6 +133,6 @@ def advise(
         device=device,
     )
     if as_json:
-        print_json_text(found.frame.to_json(orient="records", indent=1))
+        print_json_text(found.frame.to_json(orient="records", indent=1) or "[]")
     else:
         say(escape(str(found)))

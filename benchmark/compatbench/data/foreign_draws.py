@@ -57,7 +57,9 @@ def read_foreign_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
         found = dict.fromkeys(_find(path, item, ids, task.name) for item in items)
         rows[split] = list(found)
     try:
-        file = ShotsFile(format=1, task=task.name, shots=shots, seed=seed, **rows)
+        file = ShotsFile(
+            format=1, task=task.name, shots=shots, seed=seed, train=rows["train"], val=rows["val"]
+        )
     except ValidationError as error:  # an image of two labels, or in both splits
         what = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise CompatbenchError(f"{path}: {what}") from None
