@@ -22,7 +22,7 @@ from data.trees import DATASETS
 
 import compatbench as cb
 from compatbench.data.cards import task_cards
-from compatbench.data.fetch import Fetched, _address
+from compatbench.data.fetch_datasets import Fetched, _address
 from compatbench.errors import CompatbenchError
 from compatbench.files import download as downloads
 from compatbench.files.download import download

@@ -26,9 +26,9 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.audit import audit_results
     from compatbench.audit.pull_request import check_pull_request
-    from compatbench.backbone.load.fetch import fetch_backbones
+    from compatbench.backbone.load.fetch_weights import fetch_backbones
     from compatbench.conformance import check_methods, check_transfers
-    from compatbench.data.fetch import fetch_data
+    from compatbench.data.fetch_datasets import fetch_data
     from compatbench.data.new_task import new_task
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
@@ -59,8 +59,8 @@ _ROOMS = {
     "check_transfers": "conformance",
     "check_pull_request": "audit.pull_request",
     "diagnose": "doctor",
-    "fetch_backbones": "backbone.load.fetch",
-    "fetch_data": "data.fetch",
+    "fetch_backbones": "backbone.load.fetch_weights",
+    "fetch_data": "data.fetch_datasets",
     "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
     "tune": "results.tuning",

@@ -217,7 +217,8 @@ class SuiteCard(CardModel):
     development: tuple[str, ...] = ()
     shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
-    run_seeds: tuple[Seed, ...] = ()  # those of a run that asks for none; by default all; not inherited
+    # Those of a run that asks for none; by default all. A suite that extends this one has its own.
+    run_seeds: tuple[Seed, ...] = ()
     training: TrainingCard = TrainingCard()
     plugins: tuple[Path, ...] = ()  # method files, relative to the suite's; their code is run
     compare: tuple[str, ...] = ("all",)  # what '--methods all' means here
