@@ -93,7 +93,7 @@ SMOKE, CARD = "suites/smoke.yaml", "backbones/mini-eva-clip.yaml"
         (replace_text(SMOKE, "shots: [4]\n", ""), "smoke.yaml:1: field 'shots' is missing"),
         (replace_text(SMOKE, "seeds: [1]", "seeds: [1]\nsedes: [2]"), "field 'sedes' is not known"),
         (
-            replace_text(SMOKE, "seeds: [1]", "seeds: [1]\nmethods: {coop: {contxt_length: 4}}"),
+            replace_text(SMOKE, "methods:\n", "methods:\n  coop: {contxt_length: 4}\n"),
             "setting 'contxt_length' of method 'coop'",
         ),
         (flip_bit("mini/mini-eva-clip.safetensors"), "mini-eva-clip.safetensors is damaged or was"),

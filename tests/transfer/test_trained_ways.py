@@ -12,7 +12,7 @@ from tiny_models import MakeData
 from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, DroppingBackbone, Labels
-from compatbench.conformance.models import forget_texts
+from compatbench.conformance.models import wrap
 from compatbench.data.cards import suite_cards
 from compatbench.engine.matrix import resolve_settings
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -239,10 +239,7 @@ def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
 
 def without_mlps(backbone: Backbone, text: list[int], image: list[int]) -> Backbone:
     """A copy whose blocks of these numbers have an MLP that gives nothing."""
-    found = copy.deepcopy(backbone)
-    forget_texts(found)
-    vars(found).pop("image", None)
-    model: Any = found.model
+    model: Any = copy.deepcopy(backbone.model)
     trunk = getattr(model.visual, "trunk", None)
     blocks = model.visual.transformer.resblocks if trunk is None else trunk.blocks
     own = getattr(model, "text", model).transformer.resblocks
@@ -251,7 +248,7 @@ def without_mlps(backbone: Backbone, text: list[int], image: list[int]) -> Backb
             *_, last = (part for part in block.mlp.modules() if isinstance(part, nn.Linear))
             last.weight.zero_()
             last.bias.zero_()
-    return found
+    return wrap(model, "without-mlps")
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])

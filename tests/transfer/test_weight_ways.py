@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
-from compatbench.conformance.models import forget_texts
+from compatbench.conformance.models import wrap
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
@@ -39,11 +39,7 @@ def low_rank(backbone: Backbone, *kinds: str) -> Module:
 @pytest.fixture(scope="module")
 def shuffled(clip64: Backbone) -> Backbone:
     """The same functions as ``clip64``, with the units of both towers in another order."""
-    twin = copy.deepcopy(clip64)
-    forget_texts(twin)
-    for name in ("image", "preprocess"):
-        vars(twin).pop(name, None)
-    model: Any = twin.model
+    model: Any = copy.deepcopy(clip64.model)
     generator = torch.Generator().manual_seed(5)
 
     def shuffle(size: int) -> Tensor:
@@ -89,7 +85,7 @@ def shuffled(clip64: Backbone) -> Backbone:
                 order(norm.weight, stream)
                 order(norm.bias, stream)
             order(last, stream)
-    return twin
+    return wrap(model, "shuffled")
 
 
 @pytest.fixture(scope="module")

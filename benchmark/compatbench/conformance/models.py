@@ -160,14 +160,12 @@ def wrap(model: nn.Module, name: str) -> Backbone:
 
 def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
     """A CLIP with a rotated joint space: features become f Rᵀ, R is ``[e, e]``, logits stay."""
-    rotated = copy.deepcopy(backbone)
-    forget_texts(rotated)
-    rotated.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
-    model: Any = rotated.model
+    model: Any = copy.deepcopy(backbone.model)
     with torch.no_grad():
         for projection in (model.text_projection, model.visual.proj):
             projection.copy_(projection @ rotation.T)
-    return rotated
+    key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
+    return Backbone(backbone.card, model, backbone.device, key)
 
 
 def random_rotation(size: int, seed: int) -> Tensor:
