@@ -23,6 +23,7 @@ from synthetic_results import (
 )
 
 from compatbench.harmonic_mean import harmonic_mean
+from compatbench.pages.ranking import explain_unranked
 from compatbench.results.bootstrap import Interval, dataset_means, measure_interval
 from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
@@ -88,6 +89,18 @@ def test_one_cell_alone_shows_no_tie() -> None:
         for name, h in (("a", 50), ("b", 51))
     ]
     assert places(rank_upgrades(methods, expected, (UPGRADE,), 4)) == [("1", "b"), ("2", "a")]
+
+
+def test_what_a_suite_cannot_do_justice_to_has_figures_but_no_place() -> None:
+    expected = replace(TWO_BY_TWO, tasks=("cats",), seeds=(1,), unranked={"b": "too small"})
+    methods = [
+        make_method(replace(COOP, name=name), make_pairs({("cats", 1): (h, h)}, method=name))
+        for name, h in (("a", 50), ("b", 60))
+    ]
+    ranked = rank_upgrades(methods, expected, (UPGRADE,), 4)
+    assert places(ranked) == [("1", "a"), ("", "b")]
+    assert ranked[1].value("h") == 60
+    assert explain_unranked(ranked) == [("CoOp", "not ranked", "here: too small")]
 
 
 # Of 100 images, on cats and on dogs.

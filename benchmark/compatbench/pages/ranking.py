@@ -119,6 +119,8 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
         elif one["state"] == "incomplete":
             text = f"with {one['measured']} of {cells} cells measured, so no mean is given"
             found.append((row.title, one["state"], text))
+        elif one["state"] == "not ranked":
+            found.append((row.title, one["state"], f"here: {row.standing.unranked}"))
         elif one["state"] == "refused":
             found.append((row.title, one["state"], f"by {row.standing.info.refused}"))
     return found

@@ -174,7 +174,8 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
     run = {seed for one in results.all for seed in one.rows["seed"]}  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
     expected = Expected(
-        *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development)
+        *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development),
+        unranked=suite.unranked,
     )
     return SuitePage(
         name=suite.name,

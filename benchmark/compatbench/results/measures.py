@@ -20,6 +20,7 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.store import MethodInfo, MethodResults
 
 Side = Literal["source", "target"]
+State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
 Measure = Literal[
     "source", "target", "h", "gain", "source_gain", "source_ece", "target_ece",
     "negative_flips", "positive_flips", "inconsistent_errors", "diversity",
@@ -53,6 +54,7 @@ class Expected:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
     retrained: bool = False  # whether modules are also fitted on every target
     development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
+    unranked: Mapping[str, str] = field(default_factory=dict)  # methods by name, with the reason
 
     @property
     def measured_tasks(self) -> tuple[str, ...]:
@@ -112,6 +114,7 @@ class Standing:
     seeds: tuple[int, ...]
     # Positions in the table of ``results``, [seeds, tasks]; −1 where one is missing.
     rows: Mapping[Side, NDArray[np.intp]]
+    unranked: str = ""  # why the suite gives the method no rank
     _means: dict[tuple[Measure, str | None], Mean | None] = field(default_factory=dict, init=False)
 
     @property
@@ -145,9 +148,11 @@ class Standing:
         return self.both("status") == "not transferable"
 
     @cached_property
-    def state(self) -> Literal["complete", "not transferable", "incomplete", "refused"]:
+    def state(self) -> State:
         if self.info.refused:
             return "refused"
+        if self.unranked:
+            return "not ranked"
         if self.refusals.any():
             return "not transferable"
         return "incomplete" if self.mean("h") is None else "complete"
@@ -213,7 +218,8 @@ def compute_standing(
             for task, name in zip(tasks, sets, strict=True)
         ]
         rows[side] = np.array(found, dtype=np.intp).reshape(len(seeds), len(tasks))
-    return Standing(results, upgrade, tasks, tasks, seeds, rows)
+    unranked = expected.unranked.get(results.info.name, "")
+    return Standing(results, upgrade, tasks, tasks, seeds, rows, unranked)
 
 
 def follow_path(

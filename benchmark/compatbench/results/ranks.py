@@ -163,7 +163,7 @@ def _rank_track(standings: Sequence[Standing]) -> list[Ranked]:
     for group in groups:
         place = f"{len(ranked) + 1}{'=' if len(group) > 1 else ''}"
         ranked += [Ranked(place, item) for item in group]
-    for state in ("not transferable", "incomplete", "refused"):
+    for state in ("not ranked", "not transferable", "incomplete", "refused"):
         ranked += [Ranked("", item) for item in standings if item.state == state]
     return ranked
 

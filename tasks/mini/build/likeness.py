@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from compatbench.data.cards import suite_cards
 from compatbench.pages.markdown import fill_section
 from compatbench.results.bootstrap import draw_resamples, mean_interval, percentile_interval
 from compatbench.results.store import read_results
@@ -66,6 +67,7 @@ def fill_card(text: str, rows: list[dict[str, str]]) -> str:
 def likeness(results: Path = RESULTS_FOLDER) -> tuple[list[dict[str, str]], str]:
     """What is known of the real pair and what the mini pair shows: rows, and tables in Markdown."""
     main, by_shots = read_rows(results / "mini"), read_rows(results / "mini-shots")
+    main = main[~main["method"].isin(suite_cards.read("mini").unranked)]
     source = main[(main.backbone == main.source) & (main.test_set == main.task)]
     rows = [
         *zero_shot_facts(main),
