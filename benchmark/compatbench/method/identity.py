@@ -51,11 +51,6 @@ def method_identity(cls: type[Any]) -> str:
     return "+".join([f"{cls.card.identity}:{sha256_json(code)}", *versions])
 
 
-def class_files(cls: type[Method]) -> set[Path]:
-    """The Python files that make a method: its own, those of its bases, and what they import."""
-    return {file for base in _method_classes(cls) for file in _own_files(base)}
-
-
 def _method_classes(cls: type[Method]) -> list[type[Method]]:
     """The class and its bases below ours of all: of methods, or another kind of plug-in."""
     root = next(one for one in reversed(cls.__mro__) if _is_ours(one) and hasattr(one, "attach"))

@@ -49,7 +49,9 @@ class Registry(Generic[T]):
 
     kind: ClassVar[str]  # what people call such a plug-in
     root: ClassVar[type]  # what every such class is a subclass of
-    card_type: ClassVar[type]  # of the ``card`` that it has of its own
+    # What each has of its own: its card, or its name alone.
+    mark: ClassVar[str] = "card"
+    mark_type: ClassVar[type]
 
     classes: dict[str, type[T]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -87,15 +89,24 @@ class Registry(Generic[T]):
     def add(self, path: Path, load: Callable[[], object]) -> list[str]:
         """Adds the plug-ins of what is loaded from a path, and returns their names."""
         try:
-            found = self._find(load())
+            loaded = load()
         except Exception as error:
             raise CompatbenchError(_describe_import_error(error, path)) from None
-        if not found:
-            what = f"a {self.root.__name__} subclass with a card"
+        if not (names := self.put_all(loaded, path)):
+            what = f"a {self.root.__name__} subclass with a {self.mark}"
             raise CompatbenchError(f"{path} defines no {self.kind}: {what}")
+        return names
+
+    def put_all(self, loaded: object, path: Path | None = None) -> list[str]:
+        """Adds a class itself, those that a module defines, or a package has of its modules."""
+        many = isinstance(loaded, ModuleType)
+        found = list(filter(self._is_marked, vars(loaded).values() if many else [loaded]))
+        if many:
+            start = f"{loaded.__name__}."
+            found = [cls for cls in found if f"{cls.__module__}.".startswith(start)]
         for cls in found:
-            self.put(cls, class_file(cls), path)
-        return [cls.card.name for cls in found]
+            self.put(cls, file := class_file(cls), path or file)
+        return list(map(self._name_of, found))
 
     def add_all(self, found: Iterable[tuple[str, Path, Callable[[], object]]]) -> None:
         """Adds what each loads, remembering what is broken by its name."""
@@ -109,7 +120,7 @@ class Registry(Generic[T]):
 
     def put(self, cls: type[T], file: Path, path: Path) -> None:
         """Adds a class that is in a file, and was loaded from a path."""
-        name = _check_name(cls.card.name, path, self.kind)
+        name = _check_name(self._name_of(cls), path, self.kind)
         if name in self.classes and (other := self.file_of(name)) != file:
             raise CompatbenchError(
                 f"{self.kind} name '{name}' is taken twice: by {other} and by {file}; rename one"
@@ -125,21 +136,15 @@ class Registry(Generic[T]):
         """The file that defines a plug-in."""
         return class_file(self.classes[name])
 
-    def _find(self, loaded: object) -> list[type[T]]:
-        """A class itself, those that a module defines, or a package has of its modules."""
-        if not isinstance(loaded, ModuleType):
-            return [loaded] if self._has_card(loaded) else []
-        return [
-            value
-            for value in vars(loaded).values()
-            if self._has_card(value) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
-        ]
+    def _name_of(self, cls: type[T]) -> str:
+        own = getattr(cls, self.mark)
+        return own if isinstance(own, str) else own.name
 
-    def _has_card(self, value: object) -> TypeGuard[type[T]]:
+    def _is_marked(self, value: object) -> TypeGuard[type[T]]:
         return (
             isinstance(value, type)
             and issubclass(value, self.root)
-            and isinstance(value.__dict__.get("card"), self.card_type)
+            and isinstance(value.__dict__.get(self.mark), self.mark_type)
         )
 
 
@@ -148,7 +153,7 @@ class MethodRegistry(Registry[Method]):
 
     kind = "method"
     root = Method
-    card_type = MethodCard
+    mark_type = MethodCard
 
     def names(self) -> list[str]:
         """All names: zero-shot first, as the floor of every comparison, then by name.

@@ -23,7 +23,7 @@ class TransferRegistry(Registry[Transfer]):
 
     kind = "transfer"
     root = Transfer
-    card_type = TransferCard
+    mark_type = TransferCard
 
     def build(self, label: str) -> Transfer:
         """The transfer that a label means, such as ``copied``, ``words+raw`` or ``retrained+4``.
