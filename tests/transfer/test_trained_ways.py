@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -19,11 +20,12 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe
-from compatbench.transfer import OldAnswers, TransferData, Unlabelled, WordPair
+from compatbench.transfer import OldAnswers, TransferData, Unlabelled, WordPair, transmiter
 from compatbench.transfer.distilled import Distilled, distil, divergence
 from compatbench.transfer.gradfix import FACTORS, GradFix, mask_by_gradient
 from compatbench.transfer.training import accuracy
 from compatbench.transfer.transmiter import (
+    LogitChange,
     TransMiter,
     change_loss,
     learn_change,
@@ -218,6 +220,28 @@ def test_the_logit_change_learns_the_written_loss(float64: None) -> None:
     assert torch.allclose(change_loss(logits, teacher), expected, atol=1e-9)
     learned = learn_change(logits, teacher, seeded())
     assert float(change_loss(learned(logits), teacher)) < 0.95 * float(expected)
+
+
+def test_the_logit_change_learns_in_the_written_steps(
+    float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its projection is the triangular parametrisation of ``torch.nn.utils.parametrizations``."""
+    monkeypatch.setattr(transmiter, "EPOCHS", 4)
+    monkeypatch.setattr(transmiter, "NOISE", 0.0)
+    logits, teacher = 5 * draw(9, 12), 5 * draw(9, 5, seed=1)
+    learned, start = learn_change(logits, teacher, seeded()), start_change(12, seeded())
+    linear, net = nn.Linear(12, 12, bias=False), start.net.double()
+    nn.utils.parametrizations.orthogonal(linear, orthogonal_map="matrix_exp")
+    linear.weight = start.projection.double()
+    optimizer = torch.optim.AdamW([*net.parameters(), *linear.parameters()], weight_decay=1e-3)
+    for phase in (None, 0.8, 1.8, 2.8):
+        rate = 5.0 if phase is None else (1 + math.cos(math.pi * phase / 3.8)) / 2
+        optimizer.param_groups[0]["lr"] = 1e-3 * rate
+        optimizer.zero_grad()
+        change_loss(LogitChange(linear.weight, net)(logits), teacher).backward()
+        optimizer.step()
+    assert torch.allclose(learned.projection, linear.weight, atol=1e-9)
+    assert torch.allclose(learned(logits), LogitChange(linear.weight, net)(logits), atol=1e-9)
 
 
 def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
