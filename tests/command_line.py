@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
@@ -19,3 +21,12 @@ def output_of(*arguments: object, **environment: str) -> str:
     result = invoke(*arguments, **environment)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def forget_files() -> None:
+    """Empties what is remembered of files, where tests put others in their place."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("compatbench"):
+            for value in list(vars(module).values()):
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()

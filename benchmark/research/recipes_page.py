@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
-from compatbench.engine.matrix import resolve_settings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
 from compatbench.pages.markdown import NOTHING, escape, link_definitions, linked, table
 

@@ -18,7 +18,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
 from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
-from compatbench.engine.matrix import resolve_settings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 

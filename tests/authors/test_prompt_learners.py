@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from whole_fits import Compare, Problem, fit, pose
 
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.engine.matrix import resolve_settings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.method import DENSE, Labels, Method, Module
 from compatbench.method.trained import Recipe
 from compatbench.methods.cocoop import CoCoOp

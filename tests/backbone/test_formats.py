@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from loading_models import CONFIGS, alone, make, same_weights, small_models  # noqa: F401
+from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.backbone_report import inspect_backbone
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 
 State = dict[str, Tensor]
 
@@ -114,8 +115,14 @@ def plain_names(state: State) -> State:
     return {name.removeprefix("text."): tensor for name, tensor in state.items()}
 
 
+def scale_within(state: State) -> State:
+    """As EVA-CLIP's loader has it: the scale among the tensors of the text tower."""
+    names = eva_names(state)
+    return names | {"text.logit_scale": names.pop("logit_scale")}
+
+
 @pytest.mark.parametrize(
-    "rename", [eva_names, plain_names, lambda state: {"module": eva_names(state)}]
+    "rename", [scale_within, plain_names, lambda state: {"module": eva_names(state)}]
 )
 def test_a_checkpoint_with_other_names_fits_an_eva_clip(
     rename: Callable[[State], object], tmp_path: Path
@@ -124,6 +131,20 @@ def test_a_checkpoint_with_other_names_fits_an_eva_clip(
     torch.save(rename(model.state_dict()), tmp_path / "eva.pt")
     backbone = load_backbone(f"Small-eva@{tmp_path}/eva.pt")
     assert same_weights(backbone.model, model)
+
+
+def test_a_file_that_does_not_say_its_activation_is_a_warning_with_what_to_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(make("Small").state_dict(), path)
+    monkeypatch.delitem(pretrained._PRETRAINED["Small"], "half")
+    with pytest.warns(
+        CompatbenchWarning, match=r"GELU.* \(Small/TAG@FILE\), or the model 'Small-q"
+    ):
+        load_backbone(f"Small@{path}")
+    for name in ("Small/plain", "Small-quickgelu"):  # here a warning is an error
+        load_backbone(f"{name}@{path}")
 
 
 @pytest.mark.parametrize("writer", ["safetensors", "torch zip", "older pickle"])

@@ -65,12 +65,21 @@ def test_images_may_lie_without_the_folder_that_coop_puts_them_in(set_up: SetUp)
     """torchvision and others keep ImageNet's train/ and val/ directly in its folder."""
     folder = set_up("imagenet", sizes=Sizes(2, 0, 1, pictures=False))["imagenet"].folder
     before = ids(load_task("imagenet").split("train"))
-    (folder / "images" / "train").rename(folder / "train")
-    (folder / "images" / "val").rename(folder / "val")
-    (folder / "images").rmdir()
+    kaggle = folder / "ILSVRC" / "Data"
+    kaggle.mkdir(parents=True)
+    (folder / "images").rename(kaggle / "CLS-LOC")
+    load_again()
+    assert ids(load_task("imagenet").split("train")) == before
+    for split in ("train", "val"):
+        (kaggle / "CLS-LOC" / split).rename(folder / split)
+    (kaggle / "CLS-LOC").rmdir()
     assert inspect_task("imagenet").state == "found"
     load_again()
     assert ids(load_task("imagenet").split("train")) == before
+    (folder / "val" / "n01440764").rename(folder / "n01440764")
+    report = inspect_task("imagenet")  # a folder that is missing is no other order
+    assert (report.state, report.class_order) == ("wrong", None)
+    assert "val has no folder 'n01440764', class 'tench'" in report.message
 
 
 def test_unsorted_validation_images_are_told(pets: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
-from command_line import invoke
+from command_line import forget_files, invoke
 from data.conftest import SetUp
-from data.trees import Sizes, Tree
+from data.trees import Tree, picture
 
 from compatbench.errors import CompatbenchError
 from compatbench.results.store import read_results
@@ -24,9 +26,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def write_suite(folder: Path, *tasks: str) -> str:
-    """A suite of one shot and two steps."""
-    suite = {"name": "whole", "title": "Whole", "tasks": list(tasks), "shots": [1], "seeds": [1]}
+def write_suite(folder: Path, *tasks: str, shots: int = 1) -> str:
+    """A suite of two steps."""
+    suite = {"name": "whole", "title": "Whole", "tasks": list(tasks)}
+    suite |= {"shots": [shots], "seeds": [1]}
     suite |= {"upgrades": [["mini-clip", "mini-eva-clip"]], "training": {"max_steps": 2}}
     (folder / "whole.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
     return str(folder / "whole.yaml")
@@ -78,28 +81,74 @@ def test_a_damaged_or_unreadable_dataset_is_one_line_of_run_plan_and_doctor(
     doctor = invoke("doctor", "--suite", suite)
     assert (doctor.exit_code, "wrong eurosat" in doctor.output) == (1, True)
     assert "fix: " in doctor.output
-    assert "missing images of eurosat" in invoke("plan", *arguments).output
+    assert "broken images of eurosat" in invoke("plan", *arguments).output
+
+
+CARD = """\
+name: {name}
+title: Pets
+classes: [cat, dog]
+templates: ["a {name} photo of a {{}}."]
+source: {{kind: class-folders, folder: {name}, train: train, test: test}}
+counts: {{train: 8, test: 4}}
+licence: none
+"""
 
 
 @pytest.mark.slow
-def test_results_stay_when_images_are_damaged_or_gone(
-    set_up: SetUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = set_up("eurosat", sizes=Sizes(pictures=True))["eurosat"]
-    suite = write_suite(tmp_path, "mini-weather", "eurosat")
-    arguments = ["--suite", suite, "--out", str(tmp_path), "--methods", "zeroshot"]
-    assert invoke("run", *arguments, *ONE, "--tasks", "mini-weather").exit_code == 0
-    results = tmp_path / "results" / "whole" / "zeroshot.csv"
-    before = results.read_bytes()
-    for name, _ in tree.rows["test"]:
-        image = tree.folder / "2750" / name
-        image.write_bytes(image.read_bytes()[:200])
-    assert ".jpg" in refused("run", *arguments, *ONE)
-    assert results.read_bytes() == before
-    monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "nowhere"))
-    for out in (tmp_path, tmp_path / "elsewhere"):  # where weather was measured, and anew
-        run = invoke("run", *arguments, *ONE, "--skip-missing", "--out", str(out))
-        assert run.exit_code == 0
-        assert (out / "results" / "whole" / "zeroshot.csv").read_bytes() == before
-        assert "missing images of eurosat" in run.output
-        assert "no mean is given" in run.output
+    """A truncated image to learn from, a class folder that is gone, and an empty test image."""
+    tasks = ("sound", "cut", "bare", "empty")
+    for name in tasks:
+        (tmp_path / f"{name}.yaml").write_text(CARD.format(name=name))
+        for split, label, number in product(("train", "test"), range(2), range(4)):
+            place = tmp_path / name / split / ("cat", "dog")[label] / f"{number}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if split == "train" or number < 2:
+                place.write_bytes(picture(label, number))
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path))
+    cut, empty = tmp_path / "cut/train/cat/2.jpg", tmp_path / "empty/test/dog/1.jpg"
+    cut.write_bytes(cut.read_bytes()[:200])
+    empty.write_bytes(b"")
+    shutil.rmtree(tmp_path / "bare/test/dog")
+    run = ["run", "--suite", write_suite(tmp_path, *tasks, shots=4), "--methods", METHODS, *ONE]
+    result = invoke(*run, "--out", tmp_path)
+    assert result.exit_code == 1
+    named = [line for line in result.output.splitlines() if line.startswith("broken ")]
+    assert [line.split(": ")[0] for line in named] == [
+        f"broken images of {name}" for name in ("bare", "cut", "empty")
+    ]
+    assert "has no folder 'dog'" in named[0]
+    assert f"{cut} cannot be decoded" in named[1]
+    assert f"{empty} is empty" in named[2]
+    assert "6 of 8 cells failed" in result.output
+    methods = read_results(tmp_path / "results" / "whole").methods
+    for method in methods.values():
+        rows, done = method.rows, method.rows["status"] == "ok"
+        assert len(rows) == 2 * len(tasks)  # on two backbones
+        assert set(rows["task"][done]) == {"sound"}
+        assert rows["reason"][~done].str.startswith("BrokenImages: ").all()
+
+    doctor = invoke("doctor", "--suite", run[2], "--deep")
+    assert doctor.exit_code == 1
+    assert doctor.output.count("1 of 12 images cannot be used") == 2
+    assert all(doctor.output.count(str(path)) == 1 for path in (cut, empty))
+
+    # What is mended is measured, and what breaks afterwards keeps its rows.
+    cut.write_bytes(picture(0, 2))
+    shutil.copytree(tmp_path / "sound/test/dog", tmp_path / "bare/test/dog")
+    forget_files()
+    invoke(*run, "--out", tmp_path)
+    shutil.rmtree(tmp_path / "bare/train/cat")
+    (tmp_path / "cut/train/dog/1.jpg").unlink()
+    shutil.rmtree(tmp_path / "sound")
+    forget_files()
+    with pytest.raises(CompatbenchError, match="there is no folder"):
+        invoke(*run, "--out", tmp_path)
+    assert invoke(*run, "--out", tmp_path, "--skip-missing").exit_code == 1
+    for method in read_results(tmp_path / "results" / "whole").methods.values():
+        done = method.rows["status"] == "ok"
+        assert set(method.rows["task"][done]) == {"sound", "cut", "bare"}
+        assert done.sum() == 6

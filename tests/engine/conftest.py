@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from command_line import forget_files
 
 import compatbench.cli.app
 from compatbench.cli import main
@@ -94,7 +95,7 @@ def compatbench(cache: Path) -> Run:
             patch.chdir(cwd)
             patch.setattr(sys, "argv", ["compatbench", *arguments])
             os.environ.update(_environment(cache) | environment)
-            _forget_cards()
+            forget_files()
             try:
                 main()
             except SystemExit as end:
@@ -104,7 +105,7 @@ def compatbench(cache: Path) -> Run:
                 os.environ.clear()
                 os.environ.update(before)
                 set_data_roots([])
-                _forget_cards()
+                forget_files()
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
     return run
@@ -129,15 +130,6 @@ def process(cache: Path) -> Run:
 
 def _environment(cache: Path) -> dict[str, str]:
     return {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"}
-
-
-def _forget_cards() -> None:
-    """Empties what is remembered of files, for tests put others in their place."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("compatbench"):
-            for value in list(vars(module).values()):
-                if callable(getattr(value, "cache_clear", None)):
-                    value.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from synthetic_results import make_row
 
 from compatbench.backbone import load_backbone
-from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks
+from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Record
-from compatbench.engine.matrix import resolve_settings, select_matrix
+from compatbench.engine.matrix import select_matrix
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import PlannedCell, make_plan, plan_cells
 from compatbench.engine.store import RunStore
@@ -53,6 +54,17 @@ def one_cell(suite: SuiteCard, method: str = "coop", **selection: Any) -> Cell:
 
 def paths(suite: SuiteCard, method: str = "coop", **selection: Any) -> list[tuple[str, ...]]:
     return [cell.backbones for cell in plan_cells(suite, REGISTRY, [method], **selection)]
+
+
+def test_a_task_stands_for_its_variants_which_can_be_named_alone() -> None:
+    suite = suite_cards.read("ood")
+    whole = select_matrix(suite, REGISTRY, "zeroshot", "imagenet")
+    assert whole.tests("imagenet") == ("imagenet", *suite_variants(suite, "imagenet"))
+    part = select_matrix(suite, REGISTRY, "zeroshot", "imagenet_r,imagenet_v2")
+    assert part.tasks == ("imagenet",)
+    assert set(part.tests("imagenet")) == {"imagenet_r", "imagenet_v2"}
+    part = select_matrix(suite, REGISTRY, "zeroshot", "all,!imagenet_r")
+    assert set(whole.tests("imagenet")) - set(part.tests("imagenet")) == {"imagenet_r"}
 
 
 def test_every_cell_has_a_key_of_its_own_and_what_learns_nothing_has_one_cell() -> None:

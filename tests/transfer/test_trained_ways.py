@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compatbench.backbone import Backbone, DroppingBackbone, Labels
 from compatbench.conformance.models import wrap
 from compatbench.data.cards import suite_cards
-from compatbench.engine.matrix import resolve_settings
+from compatbench.engine.method_settings import resolve_settings
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods

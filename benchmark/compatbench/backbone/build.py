@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
 from compatbench.backbone.load.names import (
+    QUICK,
     model_config,
+    model_names,
     open_clip_name,
     preprocessing,
     quiet,
@@ -25,7 +28,7 @@ from compatbench.backbone.load.names import (
 from compatbench.backbone.load.weights import hub_cache, locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
-from compatbench.errors import BackboneError, first_line
+from compatbench.errors import BackboneError, CompatbenchWarning, first_line
 from compatbench.files.project_folders import tasks_folder
 
 MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
@@ -76,6 +79,15 @@ def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, T
     tensors = read_tensors(path)
     if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card):
         raise wrong_activation(card, f"OpenAI's weights {path}", quick=True)
+    quick = f"{card.config}{QUICK}"
+    if card.path and card.tag is None and card.config and quick in model_names():
+        warnings.warn(
+            f"backbone '{card.name}': {path} does not say whether it was trained with GELU, which "
+            f"'{card.config}' computes, or QuickGELU, as OpenAI's weights were; name its release "
+            f"({card.config}/TAG@FILE), or the model '{quick}'",
+            CompatbenchWarning,
+            stacklevel=2,
+        )
     return fit_tensors(tensors, model, f"backbone '{card.name}', {path}")
 
 

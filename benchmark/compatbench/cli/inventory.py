@@ -34,6 +34,7 @@ def doctor(
     out: Path = Path(),
     data_root: list[str] | None = None,
     verify: bool = False,
+    deep: bool = False,
     device: str = "auto",
     trust_pickle: bool = False,
 ) -> None:
@@ -50,6 +51,7 @@ def doctor(
         backbone: Look at a backbone: a card's name, MODEL/TAG, or a file; may be repeated.
         verify: Also run zero-shot on every pair of a task and a backbone that are here, and
             compare it with published figures.
+        deep: Also decode every image, and name each that is broken.
     """
     from compatbench import api
 
@@ -60,6 +62,7 @@ def doctor(
             backbone or (),
             out=out,
             verify=verify,
+            deep=deep,
             device=device,
             progress=status.update,
         )

@@ -137,7 +137,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "autocompletion": complete_methods,
     },
     "tasks": {
-        "help": "Tasks: names, globs, 'all', comma lists, exclusions, or the path of a card.",
+        "help": "Tasks: names, globs, 'all', comma lists, exclusions, or the path of a card. A "
+        "task stands for its variants, too, which can also be named alone.",
         "autocompletion": complete_tasks,
     },
     "task": {"autocompletion": complete_tasks},

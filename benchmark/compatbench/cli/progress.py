@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from compatbench.cli.output import format_seconds, say
+from compatbench.data.images import BrokenImages
 
 if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Event
@@ -41,6 +42,7 @@ class RunProgress(Progress):
         self._spent = self._expected = 0.0  # seconds of the cells that have finished
         self._tenths = 0
         self._waited = False
+        self._broken: set[str] = set()  # images that were named
         self._ranking: RenderableType = Text()
         self._rank_at = 0.0
         super().__init__(
@@ -85,7 +87,12 @@ class RunProgress(Progress):
             self._waited = True
             others = "another run of this folder has started some of these cells"
             say(f"{others}; waiting for them", self.console)
-        if event.error:
+        if event.error.startswith(BrokenImages.__name__):
+            if event.error not in self._broken:
+                self._broken.add(event.error)
+                why = event.error.partition(": ")[2]
+                say(f"[red]broken[/] images of {event.cell.task}: {escape(why)}", self.console)
+        elif event.error:
             what = "[red]failed" if event.kind == "finished" else "[yellow]trying again"
             say(f"{what}[/] {escape(str(event.cell))}: {escape(event.error)}", self.console)
         if event.kind != "finished":

@@ -122,7 +122,8 @@ def run(
         folders = f"results in {out / 'results' / plan.suite.name}/, modules in {out / 'runs'}/"
         say(escape(f"wrote {page}{folders}modules/"))
         if results.failures:
-            count = f"{len(results.failures)} of {len(plan.to_do)} cells failed"
+            tried = len(plan.to_do) + len(plan.broken)
+            count = f"{len(results.failures)} of {tried} cells failed"
             say(f"{count}; the same command tries them again")
             raise typer.Exit(1)
 
@@ -217,7 +218,10 @@ def say_plan(plan: Plan, workers: int) -> None:
     for name, why in plan.matrix.registry.broken.items():
         say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
     for name, why in plan.missing.test_sets.items():
-        say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+        if name not in plan.missing.broken:
+            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+    for name, why in dict.fromkeys((one.cell.test_sets[0], one.why) for one in plan.broken):
+        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
     for name, why in plan.missing.backbones.items():
         say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
     left, mine, total = len(plan.to_do), len(plan.mine), plan.total

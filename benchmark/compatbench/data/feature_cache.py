@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
 from compatbench.data.cache_files import read_entry, write_entry
-from compatbench.data.images import Sample, View
+from compatbench.data.images import BrokenImages, Sample, View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -47,6 +47,7 @@ class FeatureCache:
         self.folder = folder / FOLDER
         self.on_encoded = on_encoded
         self._memory: dict[str, Tensor] = {}
+        self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
 
     def features(
         self,
@@ -98,6 +99,8 @@ class FeatureCache:
 
     def _entry(self, images: Images) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
+        if images.key in self._broken:  # as many images would be encoded again for each method
+            raise self._broken[images.key]
         path = self.folder / images.key[:2] / f"{images.key}.safetensors"
         entry = read_entry(path)
         if entry is not None:
@@ -117,7 +120,11 @@ class FeatureCache:
             # Another process may have computed it while this one waited.
             entry = read_entry(path)
             if entry is None:
-                entry = images.encode(self.on_encoded)
+                try:
+                    entry = images.encode(self.on_encoded)
+                except BrokenImages as error:
+                    self._broken[images.key] = error.with_traceback(None)
+                    raise
                 about = {"backbone": images.backbone.name, "task": images.task.name}
                 about |= {"images": len(entry), "view": images.view.number}
                 write_entry(path, entry, about)

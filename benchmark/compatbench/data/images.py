@@ -7,6 +7,7 @@ import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from compatbench.files.sizes import format_bytes
 SPLITS = ("train", "val", "test")
 CLASS_NAMES = "classnames.txt"  # a list of the names, in label order, beside the images
 MOST_BYTES = 1 << 30  # of a file that is read whole, and of an image in a shard
+PART = 64  # images that a thread decodes one after the other
 MOST_PIXELS = 100_000_000  # of an image: 300 MB as RGB
 # Others have no place in a dataset; Pillow runs Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -34,7 +36,11 @@ class DataMissing(CompatbenchError):
     """A task's images are not on this machine, or not where they are looked for."""
 
 
-class WrongClasses(CompatbenchError):
+class BrokenImages(CompatbenchError):
+    """Images or lists of a task are on this machine and cannot be used; they cost its results."""
+
+
+class WrongClasses(BrokenImages):
     """The classes on the disk are not the card's, or not in its order."""
 
 
@@ -125,6 +131,8 @@ class ImageSource:
     may lead out of ``folder``, the dataset's, by default ``base``.
     """
 
+    decoders: int | None = None  # threads for all images; None is by the cores
+
     def __init__(
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
     ) -> None:
@@ -174,7 +182,7 @@ class ImageSource:
     def image(self, sample: Any) -> Image.Image:
         """The image of a sample, RGB; not rotated as EXIF says, since CoOp does not either.
 
-        One that is missing, damaged or no image is a ``CompatbenchError``.
+        Raises ``BrokenImages`` for one that is missing, damaged or no image.
         """
         content = self.content(sample)
         try:
@@ -187,14 +195,31 @@ class ImageSource:
         except Exception as error:  # the decoders raise anything on a damaged file
             reason = (str(error) or type(error).__name__).splitlines()[0]
         what = f"cannot be decoded ({reason})" if content else "is empty"
-        raise CompatbenchError(f"image {self.base / sample.id} {what}; fetch it again")
+        raise BrokenImages(f"image {self.base / sample.id} {what}; fetch it again")
+
+    def find_broken(self) -> list[str]:
+        """Decodes every image, side by side; what is wrong with each that cannot be."""
+
+        def decode(samples: Sequence[Any]) -> list[str]:
+            errors = []
+            for sample in samples:
+                try:
+                    self.image(sample)
+                except CompatbenchError as error:
+                    errors.append(str(error))
+            return errors
+
+        samples = [sample for split in SPLITS for sample in self.samples[split]]
+        parts = [samples[i : i + PART] for i in range(0, len(samples), PART)]
+        with ThreadPoolExecutor(self.decoders) as pool:  # decoders let other threads run
+            return [why for errors in pool.map(decode, parts) for why in errors]
 
 
-def unreadable(path: Path, error: Exception) -> CompatbenchError:
+def unreadable(path: Path, error: Exception) -> BrokenImages:
     """What to raise when a dataset's file or folder could not be read."""
     if isinstance(error, FileNotFoundError):
-        return CompatbenchError(f"{path} is missing; see docs/datasets.md")
-    return CompatbenchError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+        return BrokenImages(f"{path} is missing; see docs/datasets.md")
+    return BrokenImages(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def inside(folder: Path, *parts: str | Path) -> Path:

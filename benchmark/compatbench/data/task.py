@@ -18,6 +18,7 @@ from compatbench.data.cards import TaskCard, task_cards
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images import (
     CLASS_NAMES,
+    BrokenImages,
     Classes,
     DataMissing,
     ImageSource,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Task:
     """A dataset, or a variant of one.
 
-    Images that do not agree with the card (counts, labels) are a ``CompatbenchError``.
+    Images that do not agree with the card (counts, labels) are ``BrokenImages``.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Task:
         # Of a variant with some of its parent's classes, the parent's label of each.
         self.parent_labels = parent_labels
         if problem := next(self._problems(), None):
-            raise CompatbenchError(f"task '{self.name}': {problem}")
+            raise BrokenImages(f"task '{self.name}': {problem}")
 
     def labels_for(self, needs: Collection[str]) -> Labels:
         """The labels, with what a method's card says that it needs besides names and templates.
@@ -250,10 +251,11 @@ class TaskReport:
     class_order: bool | None  # whether it is the card's; None if nothing on the disk says
     message: str  # what is wrong, in one line
     fix: str  # what to do about it, in one line
+    broken: tuple[str, ...] = ()  # what is wrong with each image that cannot be decoded
 
 
-def inspect_task(name: str) -> TaskReport:
-    """Looks at a task's images without decoding any.
+def inspect_task(name: str, deep: bool = False) -> TaskReport:
+    """Looks at a task's images; all are decoded if ``deep``, and otherwise none.
 
     Every file that a split lists is looked for; where the folders are the list, as ImageNet's
     are, they are read and counted. No such card, and a broken one, is a ``CompatbenchError``;
@@ -264,6 +266,7 @@ def inspect_task(name: str) -> TaskReport:
     folder: Path | None = tasks_folder()
     found: dict[str, int] = {}
     state, class_order, message, fix = "found", None, "", ""
+    broken: Sequence[str] = ()
     try:
         if card.source.kind != "drawings":
             folder = dataset_folder(name, card.source.folder)
@@ -276,6 +279,10 @@ def inspect_task(name: str) -> TaskReport:
         if card.source.kind in ("coop-split", "fgvc", "table"):
             source.check_files()
         Task(card, labels, source, parent_labels)
+        broken = source.find_broken() if deep else ()
+        if broken:
+            images = sum(map(len, source.samples.values()))
+            raise BrokenImages(f"{len(broken):,} of {images:,} images cannot be used")
     except CompatbenchError as error:
         state, message = "wrong", str(error)
         fix = "take the dataset's own files, see docs/datasets.md"
@@ -286,4 +293,6 @@ def inspect_task(name: str) -> TaskReport:
         if task_cards.own_folder(name) is not None:
             message = message.replace("; see docs/datasets.md", "")
             fix = _advise(card, folder, state == "missing")
-    return TaskReport(name, state, folder, {**card.counts}, found, class_order, message, fix)
+    return TaskReport(
+        name, state, folder, {**card.counts}, found, class_order, message, fix, (*broken,)
+    )

@@ -217,6 +217,7 @@ def diagnose(
     *,
     out: Path | str = ".",
     verify: bool = False,
+    deep: bool = False,
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Diagnosis:
@@ -230,6 +231,7 @@ def diagnose(
         out: the folder that ``run`` would write to; the room on its disk is measured.
         verify: also measure zero-shot accuracy for every pair of a task and a backbone that are
             here, and compare it with published figures.
+        deep: also decode every image, in as many threads as there are cores.
         device: where to measure, with ``verify``.
         progress: called with the name of each part before it is looked at.
 
@@ -253,7 +255,7 @@ def diagnose(
     with planning():
         for name in dict.fromkeys(test_sets):
             progress(name)
-            found.tasks.append(inspect_task(name))
+            found.tasks.append(inspect_task(name, deep))
         for name in dict.fromkeys(models):
             progress(name)
             found.backbones.append(inspect_backbone(name))

@@ -26,7 +26,7 @@ from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.images import View
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
-from compatbench.engine.missing import fit_backbones, suite_backbones, suite_test_sets
+from compatbench.engine.missing import fit_backbones, suite_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
@@ -80,7 +80,7 @@ def count_costs(matrix: Matrix) -> Costs:
     """Counts images, bytes and operations from cards alone; no image or weight has to be here."""
     suite = matrix.suite
     cards = {name: task_cards.read(name) for name in task_cards.names()}
-    tests = suite_test_sets(suite, matrix.tasks)
+    tests = [test for task in matrix.tasks for test in matrix.tests(task)]
     tested = sum(cards[test].counts.get("test", 0) for test in tests)
     # Training images under every view and plain, and those of validation; and of the largest fit.
     drawn = largest = 0
@@ -149,7 +149,7 @@ class TimeEstimate:
     def __init__(
         self, matrix: Matrix, rate: float, finished: Iterable[tuple[Cell, float]] = ()
     ) -> None:
-        self._suite = matrix.suite
+        self._tests = cache(matrix.tests)
         self._rate = rate
         self._choices = {(c.name, c.transfer): c for c in matrix.choices}
         self._read_card = cache(task_cards.read)
@@ -177,7 +177,7 @@ class TimeEstimate:
         self, choice: MethodChoice, task: str, shots: int, backbones: tuple[str, ...]
     ) -> float:
         method, card = choice.method.card, self._read_card(task)
-        tests = list(map(self._read_card, suite_test_sets(self._suite, [task])))
+        tests = list(map(self._read_card, self._tests(task)))
         images = sum(test.counts.get("test", 0) for test in tests)
         seconds = 0.0
         for backbone in backbones:

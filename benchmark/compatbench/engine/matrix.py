@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import product, takewhile
-from typing import Any, NamedTuple, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from itertools import product
+from typing import NamedTuple
 
 from compatbench.data.cards import (
     SuiteCard,
-    TrainingCard,
     select_names,
     suite_tasks,
     suite_variants,
     task_cards,
 )
 from compatbench.data.draws import ShotsFiles
+from compatbench.data.images import BrokenImages
 from compatbench.data.shots import ALL_SHOTS, check_draws
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import (
@@ -29,6 +27,7 @@ from compatbench.engine.keys import (
     module_key,
     transfer_key,
 )
+from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, fit_backbones
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
@@ -37,29 +36,7 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.transfer import COPIED
 from compatbench.transfer.registry import builtin_transfers, find_transfer
 
-# Where a module acts whose fit runs blocks of a tower.
-TOWERS = {"text-input", "text-layers", "image-layers"}
-
 Names = str | Sequence[str]
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class SettingsRefused(ValueError):
-    """Settings that a method in another process refuses; ``errors`` is as pydantic's."""
-
-    def __init__(self, first: Mapping[str, Any]) -> None:
-        super().__init__(str(first.get("msg")))
-        self._first = {"loc": tuple(first["loc"]), "type": first["type"], "msg": str(self)}
-
-    def errors(self) -> list[dict[str, Any]]:
-        return [self._first]
-
-
-class Settings(NamedTuple):
-    """What a suite sets of a method for a task: every setting as JSON, and the training."""
-
-    config: dict[str, Any]
-    training: TrainingCard
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +74,13 @@ class Place(NamedTuple):
         return self.task in missing.test_sets or not needed.isdisjoint(missing.backbones)
 
 
+class BrokenCell(NamedTuple):
+    """A cell, or its part on some test sets, whose images are here and cannot be used."""
+
+    cell: Cell
+    why: str
+
+
 @dataclass(frozen=True)
 class Matrix:
     """The part of a suite that is asked for; enumerated once, without images or weights."""
@@ -107,6 +91,11 @@ class Matrix:
     tasks: tuple[str, ...]
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
+    chosen: frozenset[str]  # test sets: the tasks' own and variants
+
+    def tests(self, task: str) -> tuple[str, ...]:
+        """What the modules of a task are measured on: itself and its variants, or some of them."""
+        return tuple(t for t in (task, *suite_variants(self.suite, task)) if t in self.chosen)
 
     @property
     def retrained(self) -> int:
@@ -139,8 +128,17 @@ class Matrix:
                     places.append(Place(choice, task, *first, backbones))
         return tuple(places)
 
-    def cells(self, draws: ShotsFiles | None = None, missing: Missing | None = None) -> list[Cell]:
-        """The cells with their keys, but for what is missing: targets, variants or whole cells."""
+    def cells(
+        self,
+        draws: ShotsFiles | None = None,
+        missing: Missing | None = None,
+        broken: list[BrokenCell] | None = None,
+    ) -> list[Cell]:
+        """The cells with their keys, but for what is missing: targets, variants or whole cells.
+
+        What cannot be measured because images are broken is added to ``broken``, if that is given;
+        without it, an image to learn from that is not there raises ``BrokenImages``.
+        """
         missing, cells = missing or Missing(), []
         # Of every choice and task once, not of every cell.
         change = cache(lambda one, task: changed_settings(one.method, one.settings[task].config))
@@ -151,27 +149,31 @@ class Matrix:
         )
         plugin_of = cache(lambda label: builtin_transfers().identify(label.partition("+")[0])[1])
         reached = cache(lambda path: tuple(name for name in path if name not in missing.backbones))
-        tested = cache(
-            lambda task: tuple(
-                name
-                for name in (task, *suite_variants(self.suite, task))
-                if name not in missing.test_sets
-            )
-        )
+        tests = cache(self.tests)
+        tested = cache(lambda task: tuple(t for t in tests(task) if t not in missing.test_sets))
         for place in self.places:
-            if place.is_missing(missing):
-                continue
             choice, task, shots, seed, backbones = place
+            if place.is_missing(missing):
+                if broken is not None and task in missing.broken:
+                    broken.append(self._break(place, missing.test_sets[task]))
+                continue
             card, (config, training) = choice.method.card, choice.settings[task]
             file = (draws or {}).get((task, shots, seed)) if card.learns else None
-            data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
-            # Equal keys, equal modules.
-            code, settings = identity(choice, task), change(choice, task)
-            key = module_key(code, settings, data, shots, seed, training)
+            try:
+                data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
+                # Equal keys, equal modules.
+                code, settings = identity(choice, task), change(choice, task)
+                fitted = module_key(code, settings, data, shots, seed, training)
+                key = transfer_key(fitted, choice.transfer, task, seed, training)
+            except BrokenImages as error:
+                if broken is None:
+                    raise
+                broken.append(self._break(place, str(error)))
+                continue
             cells.append(
                 Cell(
-                    key=transfer_key(key, choice.transfer, task, seed, training),
-                    fit_key=key,
+                    key=key,
+                    fit_key=fitted,
                     method=card.name,
                     config=config,
                     task=task,
@@ -187,7 +189,21 @@ class Matrix:
                     transfer_plugin=plugin_of(choice.transfer),
                 )
             )
+            for name in tests(task) if broken is not None else ():
+                if name in missing.broken:
+                    one = replace(cells[-1], test_sets=(name,))
+                    broken.append(BrokenCell(one, missing.test_sets[name]))
         return cells
+
+    def _break(self, place: Place, why: str) -> BrokenCell:
+        choice, task, shots, seed, backbones = place
+        key = sha256_json(["broken images", choice.name, *place[1:], why])  # of no result
+        tests = self.tests(task)
+        card, (config, training) = choice.method.card, choice.settings[task]
+        named = choice.name if choice.name != card.name else ""
+        about = (config, task, shots, seed, backbones, tests, training)
+        cell = Cell(key, key, card.name, *about, config_name=named, transfer=choice.transfer)
+        return BrokenCell(cell, why)
 
 
 def select_matrix(
@@ -203,8 +219,16 @@ def select_matrix(
     names, named = _select_methods(suite, registry, methods)
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
-    wanted = task_cards.resolve_all(tasks)
-    chosen = tuple(select_names(wanted, suite_tasks(suite), "task in this suite"))
+    variants = {task: suite_variants(suite, task) for task in suite_tasks(suite)}
+    wanted = [
+        part[: len(part) - len(name)] + each  # a task stands for its variants, too
+        for part in task_cards.resolve_all(tasks)
+        for name in [part.removeprefix("!")]
+        for each in (name, *variants.get(name, ()))
+    ]
+    known = [name for task, more in variants.items() for name in (task, *more)]
+    tests = frozenset(select_names(wanted, known, "task in this suite"))
+    chosen = tuple(task for task, more in variants.items() if not tests.isdisjoint((task, *more)))
     if not chosen:
         raise CompatbenchError(f"--tasks {_quote(tasks)} leaves no task of suite '{suite.name}'")
     numbers, seeds = check_draws(
@@ -232,7 +256,7 @@ def select_matrix(
             f"--transfers {_quote(transfers or '')} changes nothing for {', '.join(names)}: choose "
             "another, or name a method to have it all the same"
         )
-    return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds))
+    return Matrix(suite, registry, tuple(choices), chosen, tuple(numbers), tuple(seeds), tests)
 
 
 def _quote(value: Names) -> str:
@@ -261,72 +285,6 @@ def _select_methods(
     names = [name for part in parts for name in (compared if part == "all" else [part])]
     chosen = registry.select(",".join(names), suite.configs) if names else []
     return chosen, {name for name in chosen if name not in compared or name in parts}
-
-
-def resolve_settings(
-    cls: type[Method], suite: SuiteCard, name: str | None = None, task: str | None = None
-) -> Settings:
-    """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
-
-    A config that the suite names begins with what the suite changes of the method itself. What
-    is said of the task comes after what is said of all; without a task, only that.
-    """
-    name = name or cls.card.name
-    training, values = suite.training.model_dump(), {}
-    for changes in _changes(suite, dict.fromkeys((cls.card.name, name)), task):
-        training |= changes.pop("training", {})
-        recipe = changes.get("recipe")
-        if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
-            # Of a recipe, only the parts that are named change.
-            before = values.get("recipe") or cls.Config().model_dump(mode="json")["recipe"]
-            changes["recipe"] = before | recipe
-        values |= changes
-    if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
-        values.setdefault("max_steps", training["max_steps"])
-    whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
-    if training["mlp_drop"] and TOWERS.isdisjoint(cls.card.places):
-        raise CompatbenchError(
-            f"setting 'training.mlp_drop' of {whose}: its fit runs no tower; leave it out"
-        )
-    config = read_settings(cls.Config, values, whose).model_dump(mode="json")
-    return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
-
-
-def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
-    """Every training that a suite has: its own, and those of methods and tasks that differ."""
-    found = [suite.training]
-    for name in suite.methods:
-        if (base := suite.base_method(name)) in registry.classes:
-            for task in suite_tasks(suite):
-                training = resolve_settings(registry.get(base), suite, name, task).training
-                found += [training] if training not in found else []
-    return found
-
-
-def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
-    """What a suite says of a method or config, in the order in which it holds."""
-    for name in names:
-        values = dict(suite.methods.get(name, {}))
-        values.pop("method", None)
-        own = values.pop("tasks", {})
-        yield values
-        for wanted, changes in own.items():
-            kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
-            if task in select_names(wanted, task_cards.names(), kind):
-                yield dict(changes)
-
-
-def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
-    """Settings, checked."""
-    try:
-        return model.model_validate(values)
-    except (ValidationError, SettingsRefused) as error:
-        first = error.errors()[0]
-        # Of a union pydantic names the type as well, as if it were a field.
-        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
-        unknown = first["type"] == "extra_forbidden"
-        problem = "there is no such setting" if unknown else first["msg"]
-        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
 
 
 def _choose_methods(

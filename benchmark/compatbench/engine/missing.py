@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from compatbench.backbone.load import locate_weights, planning, read_backbone
 from compatbench.data.cards import SuiteCard, suite_tasks, suite_variants
+from compatbench.data.images import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
@@ -17,6 +18,13 @@ class Missing:
 
     backbones: Mapping[str, str] = field(default_factory=dict)
     test_sets: Mapping[str, str] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()  # of these test sets, those that are here and broken
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """What is not here at all: name -> why, and what to do."""
+        absent = {name: why for name, why in self.test_sets.items() if name not in self.broken}
+        return absent | {**self.backbones}
 
     def __bool__(self) -> bool:
         return bool(self.backbones or self.test_sets)
@@ -26,10 +34,9 @@ class Missing:
         return "; ".join(f"{kind} of {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
-def suite_test_sets(suite: SuiteCard, tasks: Iterable[str] | None = None) -> list[str]:
-    """The tasks of a suite, or these of them, each followed by its variants."""
-    chosen = suite_tasks(suite) if tasks is None else tasks
-    return [name for task in chosen for name in (task, *suite_variants(suite, task))]
+def suite_test_sets(suite: SuiteCard) -> list[str]:
+    """The tasks of a suite, each followed by its variants."""
+    return [name for task in suite_tasks(suite) for name in (task, *suite_variants(suite, task))]
 
 
 def suite_backbones(suite: SuiteCard) -> list[str]:
@@ -45,11 +52,12 @@ def fit_backbones(suite: SuiteCard) -> list[str]:
 
 
 def find_missing(
-    suite: SuiteCard, tasks: Iterable[str] | None = None, teachers: Iterable[str] = ()
+    suite: SuiteCard, test_sets: Iterable[str] | None = None, teachers: Iterable[str] = ()
 ) -> Missing:
     """Which backbones and test sets of a suite are not here, or are wrong; nothing is fetched.
 
-    The ``teachers`` are backbones of methods, beside those of the suite.
+    Without ``test_sets`` all of the suite's are looked for. The ``teachers`` are backbones of
+    methods, beside those of the suite.
     """
 
     def find_images(name: str) -> None:
@@ -57,27 +65,34 @@ def find_missing(
         task.fingerprint(task.split("test"))
 
     with planning():
-        names = dict.fromkeys([*suite_backbones(suite), *teachers])
-        weights = _errors(names, lambda name: locate_weights(read_backbone(name)))
-        return Missing(weights, _errors(suite_test_sets(suite, tasks), find_images))
+        models = dict.fromkeys([*suite_backbones(suite), *teachers])
+        weights = _errors(models, lambda name: locate_weights(read_backbone(name)))
+        names = suite_test_sets(suite) if test_sets is None else test_sets
+        images = _errors(names, find_images)
+        broken = frozenset(name for name in images if isinstance(images[name], BrokenImages))
+        return Missing(_texts(weights), _texts(images), broken)
 
 
 def fetch_missing(missing: Missing) -> Missing:
     """Fetches the weights that are missing, and tells what is still not here."""
     left = dict(missing.backbones)
     for name in missing.backbones:
-        error = _errors([name], lambda name: locate_weights(read_backbone(name)))
-        if error:
-            return Missing(left | error, missing.test_sets)  # without a network none can be had
+        if error := _errors([name], lambda name: locate_weights(read_backbone(name))):
+            left |= _texts(error)
+            break  # without a network none can be had
         del left[name]
-    return Missing(left, missing.test_sets)
+    return replace(missing, backbones=left)
 
 
-def _errors(names: Iterable[str], find: Callable[[str], object]) -> dict[str, str]:
+def _errors(names: Iterable[str], find: Callable[[str], object]) -> dict[str, CompatbenchError]:
     errors = {}
     for name in names:
         try:
             find(name)
         except CompatbenchError as error:
-            errors[name] = str(error)
+            errors[name] = error
     return errors
+
+
+def _texts(errors: Mapping[str, CompatbenchError]) -> dict[str, str]:
+    return {name: str(error) for name, error in errors.items()}

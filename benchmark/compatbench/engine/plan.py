@@ -17,12 +17,12 @@ from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import (
+    BrokenCell,
     Matrix,
     Names,
-    read_settings,
-    resolve_settings,
     select_matrix,
 )
+from compatbench.engine.method_settings import read_settings, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
@@ -118,6 +118,7 @@ class Plan:
     missing: Missing  # images and weights that are not on this machine
     # Keys of the cells that this job of several has to run; None is all.
     shard: frozenset[str] | None = None
+    broken: tuple[BrokenCell, ...] = ()  # what cannot be measured, because images are broken
 
     def __repr__(self) -> str:
         left = f"{self.total - len(self.to_do):,} done or missing, {len(self.to_do):,} to do"
@@ -167,15 +168,17 @@ class Plan:
         worker, without the encoding of images.
         """
         sums = defaultdict[tuple[str, str], Any](lambda: [0] * 5 + [0.0])
-        planned = iter(self.planned)
+        planned = {_place_of(item.cell): item for item in self.planned}
         for place in self.matrix.places:
-            item = None if place.is_missing(self.missing) else next(planned)
+            choice = place.choice
+            where = (choice.name, choice.transfer, *place[1:4], place.backbones[0])
+            item = planned.get(where)
             if self.shard is not None and (item is None or item.cell.key not in self.shard):
                 continue
             done, failed = (False, False) if item is None else (item.done, item.failed)
             to_do = item is not None and not done
             seconds = 0.0 if done else self.estimate.place(place)
-            row = sums[place.choice.name, place.choice.transfer]
+            row = sums[choice.name, choice.transfer]
             for i, value in enumerate((1, done, failed, to_do, item is None, seconds)):
                 row[i] += value
         names = ["method", "transfer", "cells", "done", "failed", "to do", "missing", "seconds"]
@@ -191,6 +194,11 @@ class Plan:
         left = 1 - sum(self.columns["done"]) / max(sum(self.columns["cells"]), 1)
         encoding = count_costs(self.matrix).encode_flops / measure_rate("cpu")
         return sum(self.columns["seconds"]) + left * encoding
+
+
+def _place_of(cell: Cell) -> tuple[object, ...]:
+    """What tells a cell from all others of a matrix."""
+    return cell.name, cell.transfer, cell.task, cell.shots, cell.seed, cell.source
 
 
 def make_plan(
@@ -217,17 +225,23 @@ def make_plan(
     matrix = select_matrix(card, builtin_methods(), methods, tasks, shots, seeds, transfers)
     draws = read_draws(shots_files)
     teachers = find_teachers(card, matrix.registry, [one.name for one in matrix.choices])
-    missing = find_missing(card, matrix.tasks, teachers)
-    if missing.backbones and not is_planning() and (skip_missing or not missing.test_sets):
+    tests = [name for task in matrix.tasks for name in (task, *matrix.tests(task))]
+    missing = find_missing(card, dict.fromkeys(tests), teachers)
+    if (
+        missing.backbones
+        and not is_planning()
+        and (skip_missing or missing.test_sets.keys() == missing.broken)
+    ):
         missing = fetch_missing(missing)
-    if missing and not skip_missing:
-        reasons = [*missing.test_sets.values(), *missing.backbones.values()]
+    broken: list[BrokenCell] = []
+    cells = [] if missing.absent and not skip_missing else matrix.cells(draws, missing, broken)
+    if not skip_missing and (missing.absent or (broken and not cells)):
+        reasons = list(missing.absent.values()) or [one.why for one in broken]
         which = f" without {missing}" if len(reasons) > 1 else ""
         raise CompatbenchError(
             f"suite '{card.name}' cannot run{which}: {reasons[0]}; 'compatbench doctor --suite "
             f"{name}' shows what to do, and --skip-missing runs what is here"
         )
-    cells = matrix.cells(draws, missing)
     used = {cell.shots_file for cell in cells}
     if unused := [file for file in draws.values() if file not in used]:
         raise CompatbenchError(
@@ -235,4 +249,5 @@ def make_plan(
             "with --tasks, --shots and --seeds"
         )
     store = RunStore(out / "runs")
-    return Plan(matrix, tuple(plan(cells, store)), store, draws, missing)
+    states = tuple(plan(cells, store))
+    return Plan(matrix, states, store, draws, missing, broken=tuple(broken))

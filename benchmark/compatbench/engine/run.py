@@ -23,14 +23,14 @@ def run_plan(
     """Runs the cells of a plan that are not finished; one that fails does not stop the others.
 
     Callbacks and errors are those of ``compatbench.run``. Returns the cells that failed, each
-    with its error.
+    with its error; those whose images are broken first.
     """
     compute.check()
     remove_left_over()
     if not plan.to_do:
         on_start(plan, 0)
-        return ()
-    failures: list[tuple[Cell, str]] = []
+        return plan.broken
+    failures: list[tuple[Cell, str]] = list(plan.broken)
 
     def note(event: Event) -> None:
         if event.kind == "finished" and event.error:

@@ -18,8 +18,8 @@ from compatbench.data.task import load_task, restrict_task
 from compatbench.engine.carried import Carried
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.keys import find_teacher
-from compatbench.engine.matrix import read_settings
 from compatbench.engine.measure import Measured, count_flips, measure
+from compatbench.engine.method_settings import read_settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.task_images import TaskImages

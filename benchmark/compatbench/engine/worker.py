@@ -16,6 +16,7 @@ from compatbench.backbone import FEATURES, Backbone, DroppingBackbone, load_back
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.engine.carried import Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
@@ -72,8 +73,8 @@ class Worker:
     def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
         """Runs what is missing of a cell and keeps each record as soon as it is measured.
 
-        An error in the method, or of the machine, becomes a record; one in the user's input or
-        in the store is raised.
+        An error in the method, of the machine, or of an image becomes a record; another in the
+        user's input, or in the store, is raised.
         """
         before = PlannedCell(cell, self.store.read(cell.key))
         self._attempt = next_attempt(before)
@@ -83,9 +84,9 @@ class Worker:
         try:
             with threadpool_limits(limits=self.threads):
                 return self._run(cell, on_record)
-        except CompatbenchError:
-            raise
         except Exception as error:
+            if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
+                raise
             return note_failure(self.store, cell, describe_exception(error), self._memory.read())
 
     def _complete(self, record: CellRecord) -> CellRecord:
@@ -233,9 +234,9 @@ class Worker:
                     figures = _count(found, None if backbone.name == cell.source else before)
                     figures["prompt_diversity"] = diversity
                     figures["seconds"] = round(seconds + found.seconds, 4)
-                except CompatbenchError:
-                    raise
                 except Exception as error:
+                    if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
+                        raise
                     figures = _describe_failure(error)
             where = {"backbone": backbone.name, "test_set": name, "data": data}
             records.append(Record.model_validate(where | figures))

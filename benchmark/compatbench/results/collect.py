@@ -12,11 +12,14 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import ShotsFiles
+from compatbench.data.images import BrokenImages
 from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import data_key
-from compatbench.engine.matrix import Settings, resolve_settings
+from compatbench.engine.matrix import BrokenCell, select_matrix
+from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import Plan, find_teachers, plan_cells
+from compatbench.engine.plan import Plan, find_teachers
+from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry
@@ -52,6 +55,18 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     return rows
 
 
+def _failed(broken: BrokenCell) -> list[Row]:
+    """The rows of what cannot be measured; what broken images are has no hash."""
+    cell, why = broken
+    fit = {name: getattr(cell, name) for name in ("transfer", "task", "source", "shots", "seed")}
+    fit |= {"method": cell.name, "key": cell.key, "status": "failed"}
+    fit |= {"reason": f"{BrokenImages.__name__}: {why}"}
+    return [
+        Row(**fit, backbone=b, test_set=t, data=sha256_json([b, t, why]))
+        for b, t in product(cell.backbones, cell.test_sets)
+    ]
+
+
 def costs_of(record: CellRecord) -> list[Cost]:
     """What each record of a cell took."""
     fit = {name: getattr(record, name) for name in ("key", "fit_seconds", "peak_memory")}
@@ -78,6 +93,11 @@ def collect_results(plan: Plan, folder: Path) -> None:
         if old is not None:
             rows = _current_rows(suite, registry, name, old.rows, plan.draws, missing)
             old = replace(old, rows=rows)
+        if broken := [row for one in plan.broken if one.cell.name == name for row in _failed(one)]:
+            # What was measured before the images broke stays.
+            old, lost = old or replace(new, rows=new.rows[:0]), to_frame(broken, Row)
+            failed = old.rows["status"] == "failed"
+            old = replace(old, rows=pd.concat([old.rows[failed], lost, old.rows[~failed]]))
         keys = {*new.rows["key"], *(old.rows["key"] if old else ())}
         write_results(folder, merge_results(old, new, keys))
 
@@ -93,6 +113,8 @@ def _measured_methods(plan: Plan) -> Iterator[tuple[str, MethodResults]]:
     suite, registry, by_name = plan.suite, plan.matrix.registry, dict[str, list[Cell]]()
     for item in plan.planned:
         by_name.setdefault(item.cell.name, []).append(item.cell)
+    for one in plan.broken:
+        by_name.setdefault(one.cell.name, [])
     for name, cells in by_name.items():
         read = [(cell, plan.store.read(cell.key)) for cell in cells]
         measured = [(cell, record) for cell, record in read if record is not None]
@@ -125,7 +147,9 @@ def _current_rows(
     shots = sorted({*suite.shots, *rows["shots"]})
     seeds = sorted({*suite.seeds, *rows["seed"]})
     transfers = sorted(set(rows["transfer"]))
-    cells = plan_cells(suite, registry, [name], "all", seeds, shots, draws, missing, transfers)
+    broken: list[BrokenCell] = []
+    matrix = select_matrix(suite, registry, [name], "all", shots, seeds, transfers)
+    cells = matrix.cells(draws, missing, broken)
     current = {
         (cell.key, data_key(*where))
         for cell in cells
@@ -133,7 +157,11 @@ def _current_rows(
     }
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher
-    same = [pair in current for pair in zip(rows["key"], rows["data"], strict=True)]
+    lost = {(one.cell.task, one.cell.shots, one.cell.seed) for one in broken}
+    same = [
+        (row.key, row.data) in current or (row.task, row.shots, row.seed) in lost
+        for row in rows.itertuples()
+    ]
     # What is not here cannot be compared; another machine has measured it.
     elsewhere = rows[["backbone", "source"]].isin(list(missing.backbones)).any(axis=1)
     elsewhere |= rows[["task", "test_set"]].isin(list(missing.test_sets)).any(axis=1)

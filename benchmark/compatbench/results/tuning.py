@@ -128,7 +128,7 @@ def tune(
 
 def _read_fits(plan: Plan, method: str) -> Tuning:
     """What the fits of a plan give for a method."""
-    from compatbench.engine.matrix import resolve_settings
+    from compatbench.engine.method_settings import resolve_settings
 
     suite, matrix = plan.suite, plan.matrix
     choices = [one for one in matrix.choices if one.method.card.name == method]

@@ -212,7 +212,9 @@ def fit_tensors(tensors: Mapping[str, Tensor], model: nn.Module, what: str) -> d
         found = _translate_eva(found, model)
     if "text.positional_embedding" in wanted and "positional_embedding" in found:
         found = {f"text.{n}" if n.split(".")[0] in _TEXT else n: t for n, t in found.items()}
-    elif "positional_embedding" in wanted and "text.positional_embedding" in found:
+    if "text.logit_scale" in found:  # where the loader of EVA-CLIP's authors keeps it
+        found["logit_scale"] = found.pop("text.logit_scale")
+    if "positional_embedding" in wanted and "text.positional_embedding" in found:
         found = {name.removeprefix("text."): t for name, t in found.items()}
     # Buffers that models of other versions kept in their files.
     found = {n: t for n, t in found.items() if n in wanted or n.split(".")[-1] not in _BUFFERS}

@@ -16,7 +16,7 @@ from compatbench.errors import BackboneError, CompatbenchError
 from compatbench.files.project_folders import tasks_folder
 
 LOCAL_DIR = "local-dir:"
-_QUICK = "-quickgelu"
+QUICK = "-quickgelu"
 _HUGGING_FACE = "hf:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KINDS_OF_NAMES = (
@@ -172,7 +172,7 @@ def uses_quick_gelu(card: BackboneCard) -> bool:
 def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
     """The error for weights that were trained with another activation than the model's."""
     config = card.config or ""
-    right = config + _QUICK if quick else config.removesuffix(_QUICK)
+    right = config + QUICK if quick else config.removesuffix(QUICK)
     kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
     return BackboneError(
         f"backbone '{card.name}': {weights} were trained with {kinds[0]}, but the model "

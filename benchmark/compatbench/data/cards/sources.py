@@ -34,6 +34,7 @@ class ClassFoldersSource(OnDisk):
 
     kind: Literal["class-folders"]
     images: RelativePath = "."  # around the splits' folders; passed over where it is not there
+    elsewhere: tuple[RelativePath, ...] = ()  # where others keep them, tried after that
     train: RelativePath | None = None
     val: RelativePath | None = None
     test: RelativePath

@@ -20,6 +20,7 @@ from compatbench.data.cards.sources import (
 from compatbench.data.images import (
     CLASS_NAMES,
     SPLITS,
+    BrokenImages,
     Classes,
     ImageSource,
     Member,
@@ -49,12 +50,13 @@ def read_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
         found = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
         rows = zip(classes.ids, classes.names, strict=True)
         classes.check(found, path, [f"{folder} {name}" for folder, name in rows])
-    # CoOp keeps ImageNet's train/ and val/ in images/; torchvision and others do not.
-    inner = inside(folder, card.images)
-    base = inner if inner.is_dir() else folder
-    places = {split: getattr(card, split) for split in SPLITS}
+    # CoOp keeps ImageNet's train/ and val/ in images/; torchvision, Kaggle and others do not.
+    places = [inside(folder, place) for place in (card.images, *card.elsewhere)]
+    base = next((place for place in places if place.is_dir()), folder)
     samples = {
-        split: _list_split(folder, base, place, classes) for split, place in places.items() if place
+        split: _list_split(folder, base, place, classes)
+        for split in SPLITS
+        if (place := getattr(card, split))
     }
     return ImageSource(base, samples, folder)
 
@@ -65,13 +67,13 @@ def _list_split(folder: Path, base: Path, place: str, classes: Classes) -> list[
     found = {name for name in entries if os.path.isdir(root / name)}
     if entries and not found:
         what = f"{len(entries)} files and no class folders"
-        raise WrongClasses(f"{root} holds {what}; sort them into folders (see docs/datasets.md)")
+        raise BrokenImages(f"{root} holds {what}; sort them into folders (see docs/datasets.md)")
     for name, title in zip(classes.folders, classes.names, strict=True):
         if name not in found:
             what = f"class '{title}' of '{classes.task}'"
-            raise WrongClasses(f"{root} has no folder '{name}', {what}")
+            raise BrokenImages(f"{root} has no folder '{name}', {what}")
     if extra := sorted(found - set(classes.folders)):
-        raise WrongClasses(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
+        raise BrokenImages(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
     return [
         Sample(f"{place}/{name}/{image}", label)
         for label, name in enumerate(classes.folders)

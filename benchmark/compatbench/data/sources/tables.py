@@ -113,7 +113,10 @@ def open_table(
         else:
             sample = Sample(image, label)
         samples[split].append(sample)
-    return TableImages(folder, samples)
+    source = TableImages(folder, samples)
+    if any(isinstance(one, ParquetRow) for split in samples.values() for one in split):
+        source.decoders = 1  # a group of rows is read once for all of its images
+    return source
 
 
 def split_path(folder: Path, image: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from compatbench.backbone import Backbone, ImageInput, Labels
 from compatbench.engine.cell import Cell
 from compatbench.engine.confined.child import LOAD_SECONDS, Child
 from compatbench.engine.keys import find_teacher
-from compatbench.engine.matrix import SettingsRefused
+from compatbench.engine.method_settings import SettingsRefused
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import canonical_json
 from compatbench.files.project_folders import method_files

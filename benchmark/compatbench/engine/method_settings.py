@@ -1,0 +1,109 @@
+"""What a suite sets of a method for a task: its settings and its training, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from compatbench.data.cards import (
+    SuiteCard,
+    TrainingCard,
+    select_names,
+    suite_tasks,
+    task_cards,
+)
+from compatbench.errors import CompatbenchError
+from compatbench.method import Method
+from compatbench.method.registry import MethodRegistry
+
+# Where a module acts whose fit runs blocks of a tower.
+TOWERS = {"text-input", "text-layers", "image-layers"}
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class SettingsRefused(ValueError):
+    """Settings that a method in another process refuses; ``errors`` is as pydantic's."""
+
+    def __init__(self, first: Mapping[str, Any]) -> None:
+        super().__init__(str(first.get("msg")))
+        self._first = {"loc": tuple(first["loc"]), "type": first["type"], "msg": str(self)}
+
+    def errors(self) -> list[dict[str, Any]]:
+        return [self._first]
+
+
+class Settings(NamedTuple):
+    """What a suite sets of a method for a task: every setting as JSON, and the training."""
+
+    config: dict[str, Any]
+    training: TrainingCard
+
+
+def resolve_settings(
+    cls: type[Method], suite: SuiteCard, name: str | None = None, task: str | None = None
+) -> Settings:
+    """A method's settings in a suite: its recipe, what the suite changes, and the cap on steps.
+
+    A config that the suite names begins with what the suite changes of the method itself. What
+    is said of the task comes after what is said of all; without a task, only that.
+    """
+    name = name or cls.card.name
+    training, values = suite.training.model_dump(), {}
+    for changes in _changes(suite, dict.fromkeys((cls.card.name, name)), task):
+        training |= changes.pop("training", {})
+        recipe = changes.get("recipe")
+        if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
+            # Of a recipe, only the parts that are named change.
+            before = values.get("recipe") or cls.Config().model_dump(mode="json")["recipe"]
+            changes["recipe"] = before | recipe
+        values |= changes
+    if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
+        values.setdefault("max_steps", training["max_steps"])
+    whose = f"method '{name}' in suite '{suite.name}'" + (f", task '{task}'" if task else "")
+    if training["mlp_drop"] and TOWERS.isdisjoint(cls.card.places):
+        raise CompatbenchError(
+            f"setting 'training.mlp_drop' of {whose}: its fit runs no tower; leave it out"
+        )
+    config = read_settings(cls.Config, values, whose).model_dump(mode="json")
+    return Settings(config, read_settings(TrainingCard, training, f"the training of {whose}"))
+
+
+def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[TrainingCard]:
+    """Every training that a suite has: its own, and those of methods and tasks that differ."""
+    found = [suite.training]
+    for name in suite.methods:
+        if (base := suite.base_method(name)) in registry.classes:
+            for task in suite_tasks(suite):
+                training = resolve_settings(registry.get(base), suite, name, task).training
+                found += [training] if training not in found else []
+    return found
+
+
+def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
+    """What a suite says of a method or config, in the order in which it holds."""
+    for name in names:
+        values = dict(suite.methods.get(name, {}))
+        values.pop("method", None)
+        own = values.pop("tasks", {})
+        yield values
+        for wanted, changes in own.items():
+            kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
+            if task in select_names(wanted, task_cards.names(), kind):
+                yield dict(changes)
+
+
+def read_settings(model: type[ModelT], values: dict[str, Any], whose: str) -> ModelT:
+    """Settings, checked."""
+    try:
+        return model.model_validate(values)
+    except (ValidationError, SettingsRefused) as error:
+        first = error.errors()[0]
+        # Of a union pydantic names the type as well, as if it were a field.
+        parts = takewhile(lambda part: "-" not in part and "[" not in part, map(str, first["loc"]))
+        unknown = first["type"] == "extra_forbidden"
+        problem = "there is no such setting" if unknown else first["msg"]
+        raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
