@@ -13,12 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from compatbench.api.advice import advise
-from compatbench.api.checkpoints import (
-    export_module,
-    formats,
-    import_module,
-    inspect_checkpoint,
-)
+from compatbench.api.checkpoints import export_module, formats, import_module, inspect_checkpoint
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, port, report, results, run
 from compatbench.errors import CompatbenchError

@@ -138,10 +138,7 @@ def check_pull_request(
 
 
 def _check(
-    change: Change,
-    zero_shot: bool,
-    progress: Callable[[str], object],
-    options: Mapping[str, Any],
+    change: Change, zero_shot: bool, progress: Callable[[str], object], options: Mapping[str, Any]
 ) -> PullRequest:
     """``check_pull_request``, with the methods and cards of the change in force."""
     registry = ConfinedRegistry()

@@ -91,13 +91,7 @@ def read_stored_suite(
         recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
         transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
         cells += plan_cells(
-            suite,
-            registry,
-            [name],
-            files=draws,
-            missing=missing,
-            transfers=transfers,
-            seeds=seeds,
+            suite, registry, [name], files=draws, missing=missing, transfers=transfers, seeds=seeds
         )
         expected[name] = describe_method(suite, registry.get(suite.base_method(name)), name)
     planned = []

@@ -17,13 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone import BlockUpdates, Prompts
-from compatbench.conformance.checks import (
-    CheckFailed,
-    CheckSkipped,
-    check,
-    describe_error,
-    require,
-)
+from compatbench.conformance.checks import CheckFailed, CheckSkipped, check, describe_error, require
 from compatbench.conformance.method_under_test import (
     LABELS,
     MethodUnderTest,

@@ -27,12 +27,7 @@ from compatbench.conformance.checks import (
     quoted,
     require,
 )
-from compatbench.conformance.method_under_test import (
-    LABELS,
-    MethodUnderTest,
-    fits_classes,
-    relabel,
-)
+from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, fits_classes, relabel
 from compatbench.data.needs import NEEDS
 from compatbench.errors import NotTransferable
 from compatbench.method import Backbone, FewShotData, Labels, load_module

@@ -23,12 +23,7 @@ from compatbench.results.bootstrap import spearman_interval
 from compatbench.results.measures import Upgrade
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable, records
-from compatbench.studies.similarity import (
-    linear_cka,
-    mean_cosine,
-    modality_gap,
-    neighbour_overlap,
-)
+from compatbench.studies.similarity import linear_cka, mean_cosine, modality_gap, neighbour_overlap
 from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.transfer.rotation import fit_rotation
 
