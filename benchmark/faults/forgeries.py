@@ -143,8 +143,7 @@ LIMITS: dict[str, Forgery] = {
         "only the paper can tell",
     ),
     "prose in the README": Forgery(
-        f.replace("README.md", "The best of all", "Ten points better"),
-        "nobody computes prose",
+        f.replace("README.md", "The best of all", "Ten points better"), "nobody computes prose"
     ),
     "a figure that names another matplotlib": Forgery(
         f.draw_by_hand("results/figures/tiny-scatter-1.svg", "0.1"),

@@ -190,12 +190,10 @@ PLAIN: dict[str, Forgery] = {
     "a linked file": Forgery(f.link(COOP), "coop.csv is a link"),
     "a linked suite": Forgery(f.link("results/tiny"), "results/tiny: is a link"),
     "a leaderboard edited by hand": Forgery(
-        f.replace("leaderboard.md", "TaskRes", "MyMethod"),
-        rf"leaderboard.md:\d+: {PAGE}.*MyMethod",
+        f.replace("leaderboard.md", "TaskRes", "MyMethod"), rf"leaderboard.md:\d+: {PAGE}.*MyMethod"
     ),
     "a ranking in the README edited by hand": Forgery(
-        f.replace("README.md", "TaskRes", "MyMethod"),
-        rf"README.md:\d+: {PAGE}.*MyMethod",
+        f.replace("README.md", "TaskRes", "MyMethod"), rf"README.md:\d+: {PAGE}.*MyMethod"
     ),
     "a bonus in the code that makes pages": Forgery(
         f.add_bonus, rf"leaderboard.md:\d+: {PAGE}.*TaskRes"
@@ -205,7 +203,6 @@ PLAIN: dict[str, Forgery] = {
         "tiny-scatter-1.svg is not what results/ gives",
     ),
     "a report edited by hand": Forgery(
-        f.draw_by_hand("results/report.html"),
-        "report.html is not what results/ gives",
+        f.draw_by_hand("results/report.html"), "report.html is not what results/ gives"
     ),
 }

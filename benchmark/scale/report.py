@@ -94,8 +94,7 @@ def make_page(
         ),
         "limits": _table(("what", "hours, at least", "binds above", "how"), _limits(costs)),
         "lives": _table(
-            ("mean life of a worker", "days", "cell-hours lost", "deaths"),
-            _lives(costs),
+            ("mean life of a worker", "days", "cell-hours lost", "deaths"), _lives(costs)
         ),
         "knee": str(_knee(costs, outcomes)),
         "lives_gpus": str(LIVES_GPUS),

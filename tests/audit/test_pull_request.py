@@ -120,8 +120,7 @@ def test_a_method_that_breaks_a_rule_is_named_with_the_rule(clone: Clone) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [("mine.py", "FACTOR *", "-FACTOR *"), ("strength.py", "2.0", "3.0")],
+    ("file", "old", "new"), [("mine.py", "FACTOR *", "-FACTOR *"), ("strength.py", "2.0", "3.0")]
 )
 def test_an_outside_method_whose_code_changed_is_stale(
     clone: Clone, file: str, old: str, new: str
@@ -222,8 +221,7 @@ def test_other_numbers_under_the_same_key_are_named(clone: Clone) -> None:
 def test_no_markup_of_a_change_reaches_the_summary(clone: Clone) -> None:
     evil = "<img src=x onerror=alert(1)> [click](https://evil.example) | `"
     clone.edit(
-        "simpleshot.json",
-        lambda text: re.sub(r'"numpy": \[[^\]]*\]', f'"numpy": ["{evil}"]', text),
+        "simpleshot.json", lambda text: re.sub(r'"numpy": \[[^\]]*\]', f'"numpy": ["{evil}"]', text)
     )
     (clone.folder / "results" / "tiny" / "a[x](evil)<b>.csv").write_text("x")
     text = clone.check().summary

@@ -56,10 +56,7 @@ def test_the_committed_leaderboard_is_what_the_committed_results_give(tmp_path: 
 @pytest.mark.parametrize("package", ["methods", "tasks"])
 def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", f"import {package}"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", f"import {package}"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert result.returncode == 1
     assert f"import this package as 'compatbench.{package}'" in result.stderr.splitlines()[-1]

@@ -245,10 +245,7 @@ FORMULAS = {
     # A wider bottleneck, so that no step finds all its units off.
     "cocoop": Formula(CoCoOp, cocoop_logits, settings={"reduction": 1}),
     "tcp": taught(
-        TCP,
-        tcp_texts,
-        update=adam(1e-3, rate=2e-3, coupled=5e-4),
-        recipe={"warmup_epochs": 0},
+        TCP, tcp_texts, update=adam(1e-3, rate=2e-3, coupled=5e-4), recipe={"warmup_epochs": 0}
     ),
     "tcp-words": taught(
         TCP,

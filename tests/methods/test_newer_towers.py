@@ -31,14 +31,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.errors import CompatbenchError
-from compatbench.method import (
-    FEATURES,
-    FewShotData,
-    ImageInput,
-    Module,
-    NotTransferable,
-    Teacher,
-)
+from compatbench.method import FEATURES, FewShotData, ImageInput, Module, NotTransferable, Teacher
 from compatbench.method.trained import Recipe
 from compatbench.methods.kdpl import KDPL
 from compatbench.methods.mma import MMA

@@ -197,11 +197,7 @@ def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
     monkeypatch.setattr(cross_modal, "_batches", in_order)
     data = make_data(clip64, labels, val=0)
     config = CrossModal.Config(
-        lrs=(0.05,),
-        weight_decays=(0.01,),
-        batch_sizes=(batch_size,),
-        max_steps=3,
-        augment=augment,
+        lrs=(0.05,), weight_decays=(0.01,), batch_sizes=(batch_size,), max_steps=3, augment=augment
     )
     found = CrossModal(config).fit(clip64, data, torch.Generator())["weight"]
     of_texts = batch_size // 2

@@ -204,9 +204,7 @@ def test_the_same_images_are_drawn_evenly_for_both(clip: Backbone) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_architectures_are_opened_layer_by_layer(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_real_architectures_are_opened_layer_by_layer(caplog: pytest.LogCaptureFixture) -> None:
     """ViT-B/16 and EVA02-B/16 as open_clip builds them, with random weights."""
     import open_clip
 

@@ -59,8 +59,7 @@ def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -
 
 
 @pytest.mark.parametrize(
-    ("x", "y"),
-    [(torch.ones(3, 2), torch.ones(3, 2)), (0.1 * torch.ones(9, 2), draw(1, 9, 2))],
+    ("x", "y"), [(torch.ones(3, 2), torch.ones(3, 2)), (0.1 * torch.ones(9, 2), draw(1, 9, 2))]
 )
 def test_cka_of_too_little_or_of_a_constant_is_not_defined(x: Tensor, y: Tensor) -> None:
     assert linear_cka(x, y) is None
