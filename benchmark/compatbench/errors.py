@@ -1,4 +1,4 @@
-"""What can go wrong, told to a user in one line."""
+"""What can go wrong, in one line for the user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class CompatbenchError(Exception):
-    """A mistake in the input that the user can mend: names the place, the field and the fix.
+    """A mistake in the input that the user can correct: names the place, the field and the fix.
 
     The command line prints the message alone, without a traceback, and exits with 2.
     """

@@ -136,17 +136,18 @@ def results_of(suite: Path, out: Path, times: Path | None = None) -> dict[str, b
     found = {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted((out / "results").rglob("*"))
-        if path.is_file() and not path.name.endswith(".cost.csv")
+        if path.is_file() and not path.name.endswith((".cost.csv", ".md"))
     }
     for path, text in render_pages(out, published_pages(out, card)).items():
-        found[f"own {path.name}"] = b"" if path.read_bytes() == text.encode() else b"not made of it"
+        own = f"own {path.relative_to(out)}"
+        found[own] = b"" if path.read_bytes() == text.encode() else b"not made of it"
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         shutil.copytree(out / "results", copy / "results")
         for path in ((times or out) / "results").rglob("*.cost.csv"):
             shutil.copy(path, copy / path.relative_to(times or out))
         for path, text in render_pages(copy, published_pages(copy, card)).items():
-            found[path.name] = text.encode()
+            found[str(path.relative_to(copy))] = text.encode()
     return found
 
 

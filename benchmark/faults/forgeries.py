@@ -126,7 +126,7 @@ IN_CODE = {
 LIMITS: dict[str, Forgery] = {
     "one image, by another processor": Forgery(
         f.together(f.claim("tiny", "taskres"), f.one_more(ROWS, 3)),
-        "cannot be told from rounding",
+        "cannot be distinguished from rounding",
         TASKRES,
     ),
     "a version that it was not made with": Forgery(

@@ -124,7 +124,7 @@ def copy_rows(*columns: str) -> Forger:
 
 
 def hide(status: str) -> Forger:
-    """No number on the target, in the place of a bad one."""
+    """No number on the target, in place of a bad one."""
 
     def forge(project: Project) -> None:
         with project.table(SIMPLESHOT) as table:

@@ -1,4 +1,4 @@
-"""Checkpoints of every format give the same model, and what cannot be read is told in a line."""
+"""Checkpoints of every format give the same model, and what cannot be read gives one clear line."""
 
 from __future__ import annotations
 

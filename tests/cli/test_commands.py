@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from compatbench.cli.app import app
 from compatbench.data.cards import backbone_cards, suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
+from compatbench.transfer.registry import builtin_transfers
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = {
@@ -22,6 +24,7 @@ NAMES = {
     "tasks": task_cards.names,
     "backbones": backbone_cards.names,
     "suites": suite_cards.names,
+    "transfers": builtin_transfers().names,
 }
 
 
@@ -31,6 +34,16 @@ def test_list_shows_every_name_on_80_columns(kind: str) -> None:
     assert max(map(len, lines)) <= 80
     shown = {line.split(" ")[0] for line in lines}
     assert set(NAMES[kind]()) <= shown  # no name is cut or wrapped
+
+
+def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
+    lines = output_of(COLUMNS="80").splitlines()
+    commands = re.findall(r"^  compatbench (\S+)", "\n".join(lines), re.MULTILINE)
+    assert commands == ["run", "new-method", "new-task"]
+    assert max(map(len, lines)) <= 80
+    panels = output_of("--help")
+    order = [panels.index(f"For {who}: ") for who in ("readers", "authors", "owners")]
+    assert order == sorted(order)
 
 
 def test_help_names_the_first_command_and_says_what_every_option_is() -> None:

@@ -45,7 +45,7 @@ def pets(tmp_path: Path) -> Path:
 def test_a_split_is_listed_class_by_class_sorted_by_name(
     pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In whatever order the file system has it; what is hidden or no image is passed over."""
+    """In any order of the file system; hidden files and those that are no images are ignored."""
     for name in (".DS_Store", "._0.png", "Thumbs.db", "notes.txt"):
         (pets / "train" / "cat" / name).write_bytes(b"x")
     (pets / "train" / ".cache").mkdir()

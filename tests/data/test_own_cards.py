@@ -1,4 +1,4 @@
-"""Cards of one's own, besides the built-in ones: found by name, or named by their paths."""
+"""A user's own cards, in addition to the built-in ones: found by name, or named by their paths."""
 
 from __future__ import annotations
 

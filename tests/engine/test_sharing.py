@@ -56,7 +56,7 @@ def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
             shutil.copy(path, out / path.relative_to(times))
     pages = render_pages(out, published_pages(out, suite_cards.read(str(suite))))
     files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}
-    return files | {path.name: text for path, text in pages.items()}
+    return files | {str(path.relative_to(out)): text for path, text in pages.items()}
 
 
 def count_records(out: Path) -> int:

@@ -32,7 +32,7 @@ from synthetic_results import (
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.pages.leaderboard import SHOWN, render_leaderboard, render_pages
+from compatbench.pages.leaderboard import SHOWN, render_leaderboard, render_pages, render_suite
 from compatbench.pages.suite_page import (
     SuitePage,
     TaskFacts,
@@ -72,7 +72,7 @@ def folded(page: str, summary: str) -> list[list[str]]:
 
 
 def test_main_table() -> None:
-    text = section(render_leaderboard([whole_page()]), "### Old model → New model, 4 shots")
+    text = section(render_suite(whole_page()), "## Old model → New model, 4 shots")
     header, rule, *rows = cells_of(text.split("<details>")[0].splitlines())
     assert header[:3] == ["Rank", "Method", "Depth"]
     assert all(cell.endswith(":") for cell in (rule[0], *rule[3:]))
@@ -97,7 +97,7 @@ def test_main_table() -> None:
 def test_what_check_refuses_is_measured_and_not_ranked() -> None:
     bad = replace(PROBE, refused="check 'no-image': attach gave the target's image tower an image")
     page = make_page(flat(COOP, 62, 57, 2), flat(bad, 90, 90), flat(ZEROSHOT, 40, 60))
-    text = section(render_leaderboard([page]), "### Old model → New model, 4 shots")
+    text = section(render_suite(page), "## Old model → New model, 4 shots")
     _, _, *rows = cells_of(text.split("<details>")[0].splitlines())
     assert [row[0] for row in rows] == ["1", "2", "–"]
     assert [cell[:6] for cell in rows[2][3:5]] == ["**90.0", "**90.0"]
@@ -109,11 +109,11 @@ def test_what_sees_test_images_is_ranked_apart_and_what_is_given_is_told() -> No
     tda = MethodInfo("tda", "TDA", "", "deep", ("classifier",), needs=("stream",))
     kdpl = MethodInfo("kdpl", "KDPL", "", "shallow", ("text-input",), needs=("teacher",))
     methods = [flat(ZEROSHOT, 40, 60), flat(COOP, 62, 57, 2), flat(tda, 90, 90), flat(kdpl, 50, 50)]
-    plain, whole = render_leaderboard([make_page(*methods[:2])]), make_page(*methods)
+    plain, whole = render_suite(make_page(*methods[:2])), make_page(*methods)
     assert "transductive" not in plain
     assert "Also given" not in plain
-    page = render_leaderboard([whole])
-    text = section(page, "### Old model → New model, 4 shots").split("<details>")[0]
+    page = render_suite(whole)
+    text = section(page, "## Old model → New model, 4 shots").split("<details>")[0]
     ours, theirs = (cells_of(part.splitlines())[2:] for part in text.split("These methods"))
     assert [row[:2] for row in ours] == [
         ["1", "[CoOp][2109.01134]"], ["2", "KDPL"], ["3", "[Zero-shot][2103.00020] (floor)"],
@@ -133,13 +133,13 @@ def test_the_breakage_table_has_flips_calibration_and_harmed_datasets() -> None:
         rows.append(make_row(right, **where, ece=2.0))
         rows.append(make_row(right - 4, **where, backbone="new", ece=5.0, **flips))
     page = make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60))
-    shown = folded(render_leaderboard([page]), "Old model → New model")[2]
+    shown = folded(render_suite(page), "Old model → New model")[2]
     # Expected of independent errors: the mean of 70 % × 34 % and 60 % × 44 % is 25.1 %.
     assert shown[1:] == ["8.0", "4.0", "0.32", "6.0", "2.0 → 5.0", "1 of 2", "-4.0 (Dogs)"]
 
 
 def test_failures_and_missing_rows_are_listed() -> None:
-    text = section(render_leaderboard([whole_page()]), "### Failed and missing")
+    text = section(render_suite(whole_page()), "## Failed and missing")
     assert cells_of(text.splitlines())[2:] == [
         ["Gone", "failed", "1", "cats, 4 shots, seed 1, on old", r"RuntimeError: no \| \<b\>"],
         ["Gone", "missing", "1", "dogs, 4 shots, seed 2, on new", "–"],
@@ -147,7 +147,7 @@ def test_failures_and_missing_rows_are_listed() -> None:
 
 
 def test_dataset_tables_have_no_mean_where_a_cell_is_missing() -> None:
-    rows = folded(render_leaderboard([whole_page()]), "Source accuracy: Old model")
+    rows = folded(render_suite(whole_page()), "Source accuracy: Old model")
     assert rows[0] == ["Method", "Cats", "Dogs", "Mean"]
     assert rows[-1] == ["Gone", "–", "56.0", "–"]
     assert rows[2:5] == [
@@ -163,7 +163,7 @@ def test_development_tasks_are_in_no_mean_and_shown_apart() -> None:
     cells = dict(zip(CELLS, [(80, 60), (10, 20)] * 2, strict=True))
     gone = make_method(PROBE, make_pairs(cells, method="linear_probe")[:-1])
     page = make_page(make_method(COOP, make_pairs(cells)), gone, expected=expected)
-    text = render_leaderboard([page])
+    text = render_suite(page)
     assert "Suite `tiny`: 1 task, 1 development task, 4 shots" in text
     assert "On the development tasks (Dogs) settings" in text
     [coop, _] = page.ranks(("old", "new"), 4)
@@ -176,7 +176,7 @@ def test_development_tasks_are_in_no_mean_and_shown_apart() -> None:
     ]
     # They are measured all the same, and asked for by name they are ranked.
     assert ["Linear probe", "missing", "1", "dogs, 4 shots, seed 2, on new", "–"] in cells_of(
-        section(text, "### Failed and missing").splitlines()
+        section(text, "## Failed and missing").splitlines()
     )
     [only, _] = page.restrict(tasks=other).ranks(("old", "new"), 4)
     assert only.value("source") == 10
@@ -220,30 +220,21 @@ def test_variants_show_both_sides_and_their_mean() -> None:
         rows += make_pairs({cell: both for cell in CELLS if cell[0] == "cats"}, test_set=variant)
     page = make_page(make_method(COOP, rows), expected=expected)
     facts = {"cats-flat": TaskFacts("Flat", "MIT"), "cats-3d": TaskFacts("3D", "MIT")}
-    text = render_leaderboard([replace(page, tasks={**page.tasks, **facts})])
+    text = render_suite(replace(page, tasks={**page.tasks, **facts}))
     table = folded(text, "Cats: Old model → New model")
     assert table[0] == ["Method", "Cats", "Flat", "3D", "Mean of variants"]
     shown = "; ".join(table[2][1:]).replace("*", "")
     assert shown == "60.0 → 50.0; 40.0 → 30.0; 20.0 → 10.0; 30.0 → 20.0"
     fewer = make_method(COOP, [row for row in rows if row.test_set != "cats-3d"])
-    text = render_leaderboard([replace(page, results=make_suite(fewer))])
+    text = render_suite(replace(page, results=make_suite(fewer)))
     assert folded(text, "Cats: Old model → New model")[2][-1] == "– → –"
     assert "cats/cats-3d, 4 shots, seed 1, on old" in text
 
 
-def test_settings_and_provenance_are_joined() -> None:
-    differs = {"epochs": (200, 50), "norm": (None, [1, 2]), "cats: lr": (1, 2)}
-    first = replace(flat(COOP, 60, 50), differs=differs)
-    second = replace(
-        flat(PROBE, 60, 50), differs={"epochs": (200, 50)}, provenance={"torch": ("2.5", "2.6")}
-    )
-    text = render_leaderboard([make_page(first, second, views=8, max_steps=200)])
+def test_provenance_is_joined() -> None:
+    second = replace(flat(PROBE, 60, 50), provenance={"torch": ("2.5", "2.6")})
+    text = render_suite(make_page(flat(COOP, 60, 50), second, views=8, max_steps=200))
     assert "8 cached augmentations per training image, and at most 200 optimiser steps" in text
-    assert folded(text, "Settings of this suite")[2:] == [
-        ["`epochs`", "200", "50", "all", "CoOp, Linear probe"],
-        ["`lr`", "1", "2", "Cats", "CoOp"],
-        ["`norm`", "none", r"\[1, 2\]", "all", "CoOp"],
-    ]
     software = folded(text, "Software and hardware, from the result files")
     assert software[2:] == [["torch", "2.5, 2.6"]]
 
@@ -251,8 +242,8 @@ def test_settings_and_provenance_are_joined() -> None:
 def test_rows_that_disagree_on_zero_shot_accuracy_are_named() -> None:
     other = flat(PROBE, 60, 50)
     rows = other.rows.assign(zero_shot_correct=[41, *other.rows["zero_shot_correct"][1:]])
-    text = render_leaderboard([make_page(flat(COOP, 60, 50), replace(other, rows=rows))])
-    assert "`old` on `cats`" in section(text, "### Rows that disagree")
+    text = render_suite(make_page(flat(COOP, 60, 50), replace(other, rows=rows)))
+    assert "`old` on `cats`" in section(text, "## Rows that disagree")
 
 
 def test_a_suite_without_results_says_so() -> None:
@@ -272,6 +263,7 @@ def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None
         order = rng.sample(range(len(one.rows)), len(one.rows))
         shuffled.append(replace(one, rows=one.rows.iloc[order], costs=one.costs[::-1]))
     again = replace(page, results=make_suite(*shuffled))
+    assert render_suite(again) == render_suite(page)
     assert render_leaderboard([again]) == render_leaderboard([page])
 
 
@@ -296,21 +288,21 @@ def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
         write_results(out / "results" / suite.name, make_method(info, rows))
 
 
-def test_the_readme_shows_the_first_and_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    for out, methods in ((tmp_path, SHOWN + 3), (few, 2)):
-        write(out, MINE, methods)
-        (out / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
+def test_the_readme_shows_ten_rows_with_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, MINE, SHOWN + 3)
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
     text = render_pages(tmp_path, published_pages(tmp_path, MINE))[tmp_path / "README.md"]
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}after\n")
     assert [row[1] for row in cells_of(text.splitlines())][2:] == [
-        *(f"[Method {number}][2109.01134]" for number in range(SHOWN)),
+        *(f"[Method {number}][2109.01134]" for number in range(SHOWN - 1)),
         "[Zero-shot][2103.00020] (floor)",
     ]
-    assert "The other 3 methods, and the other tables: [leaderboard.md](leaderboard.md)." in text
+    assert (
+        f"All {SHOWN + 4} methods and the other upgrades: [leaderboard.md](leaderboard.md)." in text
+    )
+    assert "choose **Method 0** (23.0)" in text
     assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
-    assert "The other" not in render_pages(few, published_pages(few, MINE))[few / "README.md"]
 
 
 def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
@@ -324,5 +316,10 @@ def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the folder is no suite, and needs no warning
         text = render_pages(tmp_path, published_pages(tmp_path, MINE))[page]
-    assert text.count("![") == 1
-    assert re.search(r"(?m)^!\[Accuracy on .*\]\(results/figures/mine-scatter-1\.svg\)$", text)
+        suite = render_pages(tmp_path, published_pages(tmp_path, MINE))[
+            tmp_path / "results" / "mine" / "README.md"
+        ]
+    for shown, root in ((text, ""), (suite, r"\.\./\.\./")):
+        assert shown.count("![") == 1
+        picture = rf"(?m)^!\[Accuracy on .*\]\({root}results/figures/mine-scatter-1\.svg\)$"
+        assert re.search(picture, shown)

@@ -21,7 +21,7 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError, one_line
-from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.leaderboard import render_leaderboard, render_methods, render_suite
 from compatbench.pages.markdown import escape, fill_section, percent, signed, table
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 
@@ -121,7 +121,9 @@ def hostile_page(text: str) -> SuitePage:
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_no_file_or_card_can_inject_markup(text: str) -> None:
-    hostile, plain = (render_leaderboard([hostile_page(one)]) for one in (text, "plain"))
-    assert kinds(hostile) == kinds(plain)
-    # A table is Markdown inside HTML only behind an empty line.
-    assert not re.search(r"</summary>\n\S|\S\n</details>", hostile)
+    pages = [hostile_page(one) for one in (text, "plain")]
+    for render in (lambda page: render_leaderboard([page]), render_suite, render_methods):
+        hostile, plain = map(render, pages)
+        assert kinds(hostile) == kinds(plain)
+        # A table is Markdown inside HTML only behind an empty line.
+        assert not re.search(r"</summary>\n\S|\S\n</details>", hostile)

@@ -18,13 +18,20 @@ from synthetic_results import (
     make_pairs,
     make_row,
     on_tasks,
+    refuse,
     through_words,
     with_more,
 )
 
 from compatbench.pages import tables
-from compatbench.pages.leaderboard import render_leaderboard, section_order
-from compatbench.pages.settings_tables import ablation_table
+from compatbench.pages.leaderboard import render_leaderboard, render_suite
+from compatbench.pages.method_tables import (
+    ablation_table,
+    about_method,
+    rows_by_method,
+    task_figures,
+    way_table,
+)
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Expected, upgrade_pairs
 from compatbench.results.store import MethodInfo, MethodResults
@@ -113,60 +120,82 @@ def test_transferred_modules_stand_beside_untouched_ones_of_their_method() -> No
     assert first[3:] == ["56.0 → 61.0 ± 1.4", "56.0 → 61.0 ± 1.4", "-4.0 → +1.0"]
     assert second[0] == "2"
     assert second[3:] == ["– → 20.0 ± 0.0", "– → 20.0 ± 0.0", "– → -40.0"]
-    text = render_leaderboard([page])
-    assert "### Attached through: words" in text
-    assert "contcoop (words)" not in text.split("### Attached through: words")[0]
+    text = render_suite(page)
+    assert "## Attached through: words" in text
+    assert "contcoop (words)" not in text.split("## Attached through: words")[0]
 
 
-def test_a_section_stands_under_its_suite_without_a_ranking() -> None:
+def test_the_leaderboard_leads_to_the_pages_of_its_sections() -> None:
     ablation = replace(ablation_page(), name="parts", title="Parts", note="")
     shots = replace(shots_page(), name="by-shots", title="Fewer images", note="One draw.")
     page = make_page(variant("contcoop", (50, 60, 52, 62)), sections=(ablation, shots))
     text = render_leaderboard([page])
-    start = text.index("### By dataset")
-    assert start < text.index("### Fewer images") < text.index("### Parts") < text.index("### Det")
-    assert text.count("Ranked by H.") == 1
-    assert "> **Note.** One draw." in text
+    assert "(results/by-shots/README.md): 2 methods" in text
+    assert "(results/parts/README.md): 3 methods" in text
     assert "compatbench run --suite parts --methods all" in text
-    assert "By shots" not in text  # its only part needs no heading of its own
-    assert "[2109.01134]: https" in text  # a paper that only a section cites
-    assert section_order([ablation, shots]) == [shots, ablation]
+    assert "[2109.01134]: https" not in text  # a paper that only a section cites
+    own = render_suite(shots)
+    assert own.index("## By shots") < own.index("## Old model → New model, 16 shots")
+    assert "> **Note.** One draw." in own
+    assert "[2109.01134]: https" in own
 
 
-def test_a_section_that_adds_nothing_else_gets_a_ranking() -> None:
-    plain = variant("contcoop", (50, 60, 52, 62))
-    words = through_words(variant("contcoop", (55, 55, 55, 55)))
-    section = make_page(plain, words, name="others", title="Other models")
-    text = render_leaderboard([make_page(plain, sections=(section,))])
-    text = text[text.index("### Other models") : text.index("### Details")]
-    ranking, through = text.split("<details>")
-    assert "[contcoop][2412.20895]" in ranking
-    assert "<summary>Attached through words: Old model → New model, 4 shots</summary>" in through
-    assert "56.0 → 55.0 ± 0.0" in through
+def test_the_leaderboard_has_the_ten_best_the_floors_and_what_is_ranked_apart() -> None:
+    methods = [variant(f"m{10 + n}", (10 + n,) * 4) for n in range(12)]
+    floor, words = flat(ZEROSHOT, 1, 1), through_words(variant("other", (90,) * 4))
+    gone = refuse(flat(replace(COOP, name="gone", title="Gone"), 60, 50, 2), "width 128, not 192")
+    page = make_page(*methods, floor, words, gone)
+    text = render_leaderboard([page])
+    names = [row[1].split("]")[0].strip("[") for row in cells_of(text.splitlines())[2:]]
+    assert names == [*(f"m{21 - n}" for n in range(10)), "Zero-shot"]
+    assert "ranked apart: *words* **other** (H 90.0). Not transferable: Gone." in text
+    assert "Judged by the H, choose **m21** (21.0)." in text.replace(
+        ", or of prompts and other shallow modules **m21** (21.0)", ""
+    )
 
 
-def test_gaps_of_a_section_are_listed_with_it_even_if_its_suite_has_no_results() -> None:
+def test_a_method_s_part_has_settings_costs_ways_and_datasets() -> None:
+    coop = replace(
+        make_method(COOP, make_pairs(dict(zip(CELLS, [(80, 60), (40, 20)] * 2, strict=True)))),
+        config={"recipe": {"lr": 0.1}, "context_words": None},
+        differs={"recipe.lr": (0.002, 0.1)},
+    )
+    page = make_page(coop, through_words(flat(COOP, 50, 50)))
+    [(name, rows)] = rows_by_method(page)
+    about = "\n".join(about_method(page, rows))
+    assert name == "coop"
+    assert "Settings: `context_words`: none; `recipe.lr`: 0.1." in about
+    assert "Changed by this suite: `recipe.lr`: 0.002 → 0.1." in about
+    assert "`compatbench run --suite tiny --methods coop`" in about
+    ways = cells_of(way_table(page, rows))[2:]
+    assert [row[1:6] for row in ways] == [
+        ["untouched", "1", "60.0", "40.0", "47.6"],
+        ["words", "1", "50.0", "50.0", "50.0"],
+    ]
+    assert [row[:5] for row in cells_of(task_figures(page, rows[0]))[2:]] == [
+        ["Cats", "80.0", "60.0", "68.6", "0.0"],
+        ["Dogs", "40.0", "20.0", "26.7", "-40.0"],
+    ]
+
+
+def test_gaps_of_a_section_are_on_its_page_even_if_its_suite_has_no_results() -> None:
     page = ablation_page()
     cross = page.results.methods["contcoop+cross"]
     page = with_more(page, replace(cross, rows=cross.rows[:-1]))
     text = render_leaderboard([make_page(sections=(page,))])
     assert "There are no results yet." in text
-    assert text.index("| contcoop+cross") < text.index("#### Failed and missing")
+    assert "## Failed and missing" in render_suite(page)
 
 
-def test_average_ranks_are_shown_with_their_groups() -> None:
+def test_average_ranks_are_tested() -> None:
     methods = [on_tasks(f"m{right}", range(right, right + 8)) for right in (10, 50, 60)]
     # The floor has no second seed.
     floor = on_tasks("floor", range(49, 57), ZEROSHOT)
     expected = Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,))
     page = make_page(*methods, floor, expected=expected)
-    found = tables.average_ranks(page, UPGRADE, 4)
-    assert found is not None
-    text, table = found
+    text = tables.rank_sentence(page, UPGRADE, 4)
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
     assert "1.7 or more apart (Nemenyi, 5 %)" in text
-    rows = cells_of(table[2:])
-    assert [row[1:] for row in rows] == [["1.0", "a"], ["2.0", "a b"], ["3.0", "b c"], ["4.0", "c"]]
 
 
 def test_the_table_shows_gains_share_and_interval() -> None:
@@ -179,9 +208,9 @@ def test_the_table_shows_gains_share_and_interval() -> None:
     coop = make_method(COOP, [*make_pairs(dict(attached)), *retrained])
     page = make_page(coop, flat(ZEROSHOT, 40, 60), expected=replace(TWO_BY_TWO, retrained=True))
     *_, row = cells_of(tables.retained_table(page, UPGRADE, 4))
-    assert row == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38 %", "35 to 50"]
+    assert row == ["[CoOp][2109.01134]", "+6.0", "+16.0", "38", "35 to 50"]
     assert len(tables.retained_table(page, UPGRADE, 4)) == 3  # the floor learns nothing
-    assert "### Compared with retraining" in render_leaderboard([page])
+    assert "## Compared with retraining" in render_suite(page)
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -206,14 +235,14 @@ def test_the_table_shows_what_each_step_changes(missing: bool) -> None:
     else:
         assert gains[1:] == ["+26.0", "+13.0 (-13.0)", "+3.0 (-10.0)", "-11.5"]
         assert accuracies[1:] == ["66.0", "63.0 (-3.0)", "63.0 (0.0)", "-1.5"]
-    assert "### Step by step" in render_leaderboard([page])
-    assert "Step by step" not in render_leaderboard([replace(page, paths=())])
+    assert "## Step by step" in render_suite(page)
+    assert "Step by step" not in render_suite(replace(page, paths=()))
 
 
 def test_the_page_has_a_table_for_each_group_and_none_without_groups() -> None:
     page = make_page(flat(COOP, 60, 50), groups={"Kin": (UPGRADE,), "Strangers": (UPGRADE,)})
-    text = render_leaderboard([page])
-    assert "### By kind of upgrade" in text
+    text = render_suite(page)
+    assert "## By kind of upgrade" in text
     summaries = [f"<summary>{title}, 4 shots</summary>" for title in ("Kin", "Strangers")]
     assert text.index(summaries[0]) < text.index(summaries[1])
-    assert "By kind of upgrade" not in render_leaderboard([replace(page, groups={})])
+    assert "By kind of upgrade" not in render_suite(replace(page, groups={}))

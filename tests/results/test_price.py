@@ -11,7 +11,7 @@ from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
 from compatbench.pages.figures.plan import plan_figures
 from compatbench.pages.figures.price_figures import PricePanel, price_panels
-from compatbench.pages.leaderboard import render_leaderboard
+from compatbench.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.pages.price_tables import price_table
 from compatbench.results.bootstrap import Interval, draw_resamples
 from compatbench.results.price import break_even, count_labels, price_ways, worth_interval
@@ -102,11 +102,12 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     assert [row[1] for row in rows[2:4]] == ["nothing", "1 label per class"]
     assert [row[6] for row in rows[2:]] == ["1.4", "–", "> 2", "–"]
     text = render_leaderboard([page])
-    assert "The price of an upgrade" in text
+    assert "### Keep, port or retrain?" in text
+    assert "## The price of an upgrade" in render_suite(page)
     assert "`copied`) does best: 62.0 %, +2.0 over zero-shot. That is worth 1.4 labels" in text
     assert "With 2 labels per class or more, train anew." in text
     # Without retraining on the target there is nothing to measure by.
-    assert "The price of an upgrade" not in render_leaderboard([make_page(by_way("copied", 62))])
+    assert "retrain?" not in render_leaderboard([make_page(by_way("copied", 62))])
 
 
 def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:

@@ -1,4 +1,4 @@
-"""Choosing rate and steps: which images take part, what is chosen, and what readers are told."""
+"""Choosing rate and steps: which images take part, what is chosen, and what the pages say."""
 
 from __future__ import annotations
 

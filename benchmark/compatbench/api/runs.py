@@ -252,7 +252,7 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
 
 
 def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
-    """Writes ``leaderboard.md``, the report and its figures from ``results/``.
+    """Writes ``leaderboard.md``, each suite's pages, the report and its figures from ``results/``.
 
     Args:
         check: write nothing, and raise if a page is not what the results give.

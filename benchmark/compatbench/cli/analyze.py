@@ -155,7 +155,7 @@ def claims(
 ) -> None:
     """Compare the founding paper's claims with results: supported, contradicted or undecided.
 
-    Each claim comes with the data that bears on it, the size of the effect, and a bootstrap
+    Each claim comes with the data that it is judged by, the size of the effect, and a bootstrap
     interval over datasets, by which the verdict goes. A missing cell gives no mean.
 
     Args:

@@ -23,7 +23,7 @@ from compatbench.cli.output import say
 
 app = typer.Typer(
     name="compatbench",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
@@ -33,6 +33,15 @@ app = typer.Typer(
         "Start with: compatbench run --methods all"
     ),
 )
+# What 'compatbench' alone prints: what each kind of user may want.
+START = """\
+Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
+
+  compatbench run --methods all     choose a method: measure and rank all of them
+  compatbench new-method mine       add a method: a working file to start from
+  compatbench new-task photos       upgrade your model, on your own images
+
+All commands: compatbench --help"""
 
 
 def _show_version(wanted: bool) -> None:
@@ -43,19 +52,33 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        say(START)
 
 
 # The commands for each kind of user; those for all come first.
 PANELS = {
     "Run the benchmark": (run.run, run.plan, inventory.list_),
-    "Choose a method": (results.leaderboard, results.report, analyze.claims, analyze.app),
-    "Try your own module, data or upgrade": (
+    "For readers: choose a method": (
+        results.leaderboard,
+        results.report,
+        analyze.claims,
+        analyze.app,
+    ),
+    "For authors: add a method": (
+        authoring.new_method,
+        authoring.check,
+        authoring.tune,
+        results.audit,
+        results.ci,
+    ),
+    "For owners: upgrade your model": (
         modules.evaluate,
         modules.port,
         own_data.new_task,
@@ -66,13 +89,6 @@ PANELS = {
         fetch.data_app,
         stores.runs_app,
         stores.cache_app,
-    ),
-    "Add a method": (
-        authoring.new_method,
-        authoring.check,
-        authoring.tune,
-        results.audit,
-        results.ci,
     ),
 }
 for panel, commands in PANELS.items():

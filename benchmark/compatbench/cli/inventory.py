@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from compatbench.doctor.diagnosis import Comparison
 
 WIDE = 120
-HIDDEN = {"methods": ["paper", "idea"], "suites": ["title"]}  # in a terminal narrower than WIDE
+HIDDEN = {  # in a terminal narrower than WIDE
+    "methods": ["paper", "idea"],
+    "suites": ["title"],
+    "transfers": ["settings", "takes", "title", "paper"],
+}
 data_app = typer.Typer(
     name="data", no_args_is_help=True, help="Fetch datasets and weights, and share few-shot draws."
 )
@@ -40,9 +44,9 @@ def doctor(
 ) -> None:
     """Check whether a suite can run here, and say what to do where it cannot.
 
-    Shows, for every dataset, what is there, what is missing and the fix; for every backbone, its
-    weights, activation, preprocessing and sizes; and the machine. Works offline and fetches
-    nothing. Exits with 1 if something is missing or wrong.
+    Shows, for every dataset, what was found, what is missing and how to fix it; for every
+    backbone, its weights, activation, preprocessing and sizes; and the machine. Works offline and
+    fetches nothing. Exits with 1 if something is missing or wrong.
 
     Args:
         suite: Look at all that a suite needs: its name or a YAML file; by default mini, if
@@ -128,11 +132,9 @@ def list_(
 
     if kind == "modules":
         print_frame(api.modules(names, out), whole=250)
-    elif kind == "transfers":
-        print_frame(api.transfers())
     else:
-        hidden = HIDDEN.get(kind, []) if console.width < WIDE else []
-        print_frame(getattr(api, kind)(names).drop(columns=hidden))
+        frame = api.transfers() if kind == "transfers" else getattr(api, kind)(names)
+        print_frame(frame.drop(columns=HIDDEN.get(kind, []) if console.width < WIDE else []))
 
 
 @options.command(data_app, "shots")

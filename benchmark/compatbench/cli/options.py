@@ -121,8 +121,8 @@ def _set_data_roots(folders: list[str] | None) -> list[str] | None:
 CARD_NAMES = {"suite", "task", "tasks", "backbone", "source", "target", "to", "names"}
 SHARED: dict[str, dict[str, Any]] = {
     "cards": {
-        "help": "Folder with cards of your own, or a card; may be repeated. They are found by name "
-        "besides the built-in ones, as are those of this folder and of COMPATBENCH_CARDS.",
+        "help": "Folder with cards of your own, or a card; may be repeated. They are found by "
+        "name, like the built-in ones and those of this folder and of COMPATBENCH_CARDS.",
         "metavar": "FOLDER | FILE",
         "callback": _add_cards,
         "is_eager": True,

@@ -32,8 +32,9 @@ def report(out: Path = Path(), check: bool = False) -> None:
 
 
 def leaderboard(out: Path = Path(), check: bool = False) -> None:
-    """Make leaderboard.md and its figures again from results/, byte for byte.
+    """Make leaderboard.md and the pages of every suite again from results/, byte for byte.
 
+    Each suite has results/<suite>/README.md, with every table, and methods.md, with every method.
     The figures and the page of all results are those of 'compatbench report'.
 
     Args:

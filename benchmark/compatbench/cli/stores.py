@@ -99,7 +99,7 @@ def gc(
 
     A cell is obsolete if its method, images and weights are here and give another key now, with
     the training of every installed suite. Records stay: they are small, and are results. What was
-    set aside as damaged, links and all else in the place of a file, and remains of killed
+    set aside as damaged, links and all else in place of a file, and remains of killed
     processes go as well.
 
     Args:

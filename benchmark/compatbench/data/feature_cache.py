@@ -83,7 +83,7 @@ class FeatureCache:
         """What a classifier takes for samples instead of features; it stays on disk.
 
         ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
-        If it has views of its own, they are in the place of ``view``.
+        If it has views of its own, they are in place of ``view``.
         """
         encoded, rows = _cover(samples, split)
         several = [View(number) for number in range(1 + wanted.views)] if wanted.views else None

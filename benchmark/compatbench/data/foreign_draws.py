@@ -27,7 +27,7 @@ _LIST = "_train.jsonl"
 
 
 class _Datum:
-    """In the place of Dassl's: it takes attributes, and has no code."""
+    """In place of Dassl's: it takes attributes, and has no code."""
 
 
 # Python's own reader, not the one in C, which takes memory for as many objects as a file claims.

@@ -100,7 +100,7 @@ def new_task(
             folders: sorted); by default what folders or labels are called, with spaces for ``_``.
         out: the folder for the cards.
         replace: whether cards and list of this name may be replaced.
-        progress: is told what is being done.
+        progress: is called with what is being done.
 
     Returns:
         The paths of both cards, the task's card, and the counts by class (``frame``).

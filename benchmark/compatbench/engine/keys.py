@@ -52,7 +52,7 @@ def changed_settings(method: type[Method], config: dict[str, Any]) -> dict[str, 
 def identify(
     code: str, card: MethodCard, task: str, config: Mapping[str, Any] | None = None
 ) -> str:
-    """The identity of a method's code, with all that its card says that it is given besides."""
+    """The identity of a method's code, with everything else that its card says it is given."""
     parts = [code]
     if "descriptions" in card.needs:
         parts.append(sha256_json(load_task(task).labels_for(card.needs).descriptions))

@@ -36,7 +36,7 @@ from compatbench.transfer.words import WordFeatures, find_words
 
 
 class Fitted(BaseModel):
-    """What a module's file says of its fit; more is passed over."""
+    """What a module's file says of its fit; the rest is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

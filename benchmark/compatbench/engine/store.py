@@ -45,8 +45,8 @@ class RunStore:
     predictions, which are written before the record that is made from them.
 
     A file that cannot be read, or is another cell's, is set aside under ``damaged/``, never
-    taken for a result and never deleted; so is what stands in the place of a file, or of a
-    folder on the way to it. No link is followed: one in the place of a folder is a
+    taken for a result and never deleted; so is what stands in place of a file, or of a
+    folder on the way to it. No link is followed: one in place of a folder is a
     CompatbenchError. So it is if the folder cannot be written, or is no longer the one that was
     opened.
     """
@@ -145,7 +145,7 @@ class RunStore:
         return path
 
     def _clear(self, path: Path) -> None:
-        """Sets aside what stands in the place of a file, or of a folder on the way to it."""
+        """Sets aside what stands in place of a file, or of a folder on the way to it."""
         place = require(self.folder, "folder")
         for part in path.relative_to(place).parts:
             place = place / part

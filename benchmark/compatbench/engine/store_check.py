@@ -58,7 +58,7 @@ def open_store(out: Path) -> RunStore:
 def find_files(store: RunStore, patterns: Iterable[str] = (RECORDS, MODULES, PREDICTIONS)) -> Files:
     """The files of a store that these patterns mean, by path, in folders of their own.
 
-    No link is followed: links, and all else that stands in the place of a file or folder, are
+    No link is followed: links, and all else that stands in place of a file or folder, are
     among what is found.
     """
     found = list[Path]()
@@ -200,7 +200,7 @@ def find_waste(
         if path.stem in obsolete and not path.match(RECORDS)  # small, and a result
     }
     remains = find_files(store, [f"{DAMAGED}/*"])
-    # What stands in the place of a file, or of a folder, which has no suffix.
+    # What stands in place of a file, or of a folder, which has no suffix.
     remains |= {p: stat for p, stat in files.items() if not (S_ISREG(stat.st_mode) and p.suffix)}
     for path in store.folder.rglob("*.tmp"):
         with suppress(FileNotFoundError):

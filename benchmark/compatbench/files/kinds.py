@@ -1,4 +1,4 @@
-"""What stands at a path, where a link, a pipe or a folder may lie in the place of a file."""
+"""What stands at a path, where a link, a pipe or a folder may lie in place of a file."""
 
 from __future__ import annotations
 

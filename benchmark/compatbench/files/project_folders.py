@@ -31,7 +31,7 @@ def tasks_folder() -> Path:
 
 
 def own_places() -> list[Path]:
-    """Folders and files of cards besides: those of ``$COMPATBENCH_CARDS``, and this folder."""
+    """Further folders and files of cards: those of ``$COMPATBENCH_CARDS``, and this folder."""
     if _own_places:
         return [*_own_places[-1]]
     given = filter(None, os.environ.get(CARDS_VARIABLE, "").split(os.pathsep))
@@ -58,12 +58,12 @@ def methods_folder() -> Path:
 
 
 def other_folder(name: str) -> Path | None:
-    """The folder that stands in the place of an installed one, if there is any."""
+    """The folder that stands in place of an installed one, if there is any."""
     return _others.get(name)
 
 
 def use_folders(cards: Sequence[Path], **folders: Path) -> None:
-    """Puts folders, ``methods`` and ``tasks``, in the place of those that are installed.
+    """Puts folders, ``methods`` and ``tasks``, in place of those that are installed.
 
     Other cards are those of ``cards`` alone.
     """

@@ -25,7 +25,7 @@ def open_stored(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 class StandIn:
-    """In the place of an object of any class: it takes all that is done to it, and does nothing."""
+    """In place of an object of any class: it takes all that is done to it, and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> StandIn:
         return super().__new__(cls)

@@ -46,7 +46,7 @@ class Import:
     Attributes:
         settings: as they were given; a format takes its own with ``setting``, and those that are
             left go to the method.
-        notes: what the record is to say besides.
+        notes: what else the record is to say.
     """
 
     file: Checkpoint

@@ -18,7 +18,7 @@ from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
 from compatbench.files.torch_archive import StandIn, TensorUnpickler, open_stored
 
-# Of these packages objects are passed over: what trainers keep beside the weights.
+# Objects of these packages are ignored: trainers store them with the weights.
 _PASSED_OVER = ("torch.optim.", "collections.", "numpy.", "argparse.", "yacs.", "dassl.")
 _PLAIN = ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "slice")
 _BUILTINS = {f"{where}.{name}" for where in ("builtins", "__builtin__") for name in _PLAIN}

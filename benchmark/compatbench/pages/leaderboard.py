@@ -1,7 +1,7 @@
-"""``leaderboard.md`` and the README's short ranking, from ``results/`` and the cards.
+"""The Markdown pages, from ``results/`` and the cards: the same results give the same bytes.
 
-The same results give the same bytes. The layout and the text of the page are in
-``leaderboard.md.jinja``.
+``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` every table,
+``results/<suite>/methods.md`` every method, and ``README.md`` a short ranking.
 """
 
 from __future__ import annotations
@@ -9,25 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError, one_line
+from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
-from compatbench.pages import markdown, price_tables, settings_tables, tables
+from compatbench.pages import markdown, method_tables, price_tables, tables
+from compatbench.pages.markdown import percent
 from compatbench.pages.ranking import explain_unranked
-from compatbench.pages.suite_page import SuitePage, published_pages
+from compatbench.pages.suite_page import MARKS, SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
+from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.ranks import rank_upgrades
+from compatbench.results.ranks import Ranked, rank_upgrades
 from compatbench.results.store import FIGURES, RESULTS, check_name
 
 LEADERBOARD = "leaderboard.md"
-SHOWN = 10  # methods in the README's table, besides the floor
+SHOWN = 10  # rows of an upgrade; on the leaderboard the floors come on top
+SHORT = ("Rank", "Method", "Source", "Target", "H", "Gain")  # the README's columns
+# What a suite may measure besides rankings, in the order of its page.
+PARTS = {
+    "paths": "Step by step",
+    "shots": "By shots",
+    "ablation": "Ablation",
+    "retained": "Compared with retraining",
+    "groups": "By kind of upgrade",
+    "price": "The price of an upgrade",
+}
 SECTION = "leaderboard"  # between these markers the README has its table
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Path, str]:
-    """``leaderboard.md`` and, if a ``README.md`` has a place marked for it, its short ranking.
+    """``leaderboard.md``, the pages of each suite, and the ranking in a ``README.md`` with a place.
 
     ``pages`` are the published ones, where they have been read.
     """
@@ -36,6 +49,11 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
+    for page in (one for suite in pages for one in (suite, *suite.sections)):
+        if page.results.all:
+            folder = out / RESULTS / check_name(page.name, "suite")
+            rendered[folder / "README.md"] = render_suite(page, figures)
+            rendered[folder / "methods.md"] = render_methods(page)
     if text := read_readme(out):
         summary = markdown.fill_section(text, SECTION, _summary(pages[0]))
         rendered[out / "README.md"] = summary
@@ -65,26 +83,45 @@ def write_pages(
 
 def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:
     """The whole of ``leaderboard.md``, with those of its figures that exist."""
-    shown = [one for page in suites for one in (page, *page.sections)]
-    papers = [one.info.paper for page in shown for one in page.results.all]
-    page = template("leaderboard.md.jinja", autoescape=False, **_FILTERS)
-    text = page.render(
-        suites=suites,
-        figures=figures,
-        links=markdown.link_definitions(papers),
-        tables=vars(tables) | vars(settings_tables) | vars(price_tables),
+    return _render("leaderboard.md.jinja", suites=suites, figures=figures, root="", top=SHOWN)
+
+
+def render_suite(page: SuitePage, figures: Collection[str] = ()) -> str:
+    """``results/<suite>/README.md``: every table of one suite."""
+    return _render("suite.md.jinja", page=page, figures=figures, root="../../")
+
+
+def render_methods(page: SuitePage) -> str:
+    """``results/<suite>/methods.md``: every method of one suite."""
+    return _render("methods.md.jinja", page=page)
+
+
+def _render(name: str, **context: Any) -> str:
+    text = template(name, autoescape=False, **_FILTERS).render(
+        tables=vars(tables) | vars(price_tables) | vars(method_tables),
+        PARTS=PARTS,
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
         rank_upgrades=rank_upgrades,
-        commands=_commands,
+        check_name=check_name,
+        advice=_advice,
+        apart=_ranked_apart,
+        by_method=method_tables.rows_by_method,
+        **context,
     )
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", f"{text.strip()}\n\n{_links(text)}").strip() + "\n"
+
+
+def _links(text: str) -> str:
+    """The targets of the papers that a page refers to."""
+    papers = (f"arXiv:{one}" for one in re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text))
+    return "\n".join(markdown.link_definitions(papers))
 
 
 def extra_parts(page: SuitePage) -> list[str]:
-    """What a suite measures besides rankings, in the order in which pages show it."""
-    parts = {
+    """What a suite measures besides rankings, in the order of ``PARTS``."""
+    there = {
         "paths": page.paths,
         "shots": len(page.expected.shots) > 1,
         "ablation": page.configs.keys() & page.results.methods,
@@ -92,32 +129,12 @@ def extra_parts(page: SuitePage) -> list[str]:
         "groups": page.groups,
         "price": price_tables.has_prices(page),
     }
-    return [name for name, there in parts.items() if there]
+    return [name for name in PARTS if there[name]]
 
 
-def section_order(pages: Sequence[SuitePage]) -> list[SuitePage]:
-    """Suites in the order of the parts that they add, then by name."""
-    order = ("paths", "shots", "ablation", "retained", "groups", "price", "ranking")
-    first = {page.name: next(iter(extra_parts(page)), "ranking") for page in pages}
-    return sorted(pages, key=lambda page: (order.index(first[page.name]), page.name))
-
-
-def _commands(page: SuitePage) -> list[tuple[str, str]]:
-    """The commands that measure every row again, one row, and one cell of it."""
-    run = f"compatbench run --suite {check_name(page.name, 'suite')} --methods"
-    commands = [(f"{run} all", "every row")]
-    ranks = page.ranks(page.expected.upgrades[0], max(page.expected.shots))
-    name = next((one.standing.info.name for one in ranks if one.standing.info.learns), None)
-    if name is not None:
-        task, seed = page.expected.tasks[0], page.expected.seeds[0]
-        commands.append((f"{run} {name}", "one row"))
-        commands.append((f"{run} {name} --tasks {task} --seeds {seed}", "one cell of it"))
-    for section in section_order(page.sections):
-        suite = check_name(section.name, "suite")
-        title = one_line(section.title)
-        commands.append((f"compatbench run --suite {suite} --methods all", title))
-    width = max(len(command) for command, _ in commands)
-    return [(command.ljust(width), comment) for command, comment in commands]
+def count(items: Collection[Any], noun: str) -> str:
+    """``1 task`` or ``7 tasks``."""
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
 
 
 # Text goes into Markdown through "md", "code" or "summary" only.
@@ -126,28 +143,89 @@ _FILTERS = {
     "code": markdown.code,
     "summary": markdown.escape_summary,
     "backbone": lambda name, page: page.backbone_title(name),
-    "count": lambda items, noun: f"{len(items)} {noun}{'' if len(items) == 1 else 's'}",
+    "count": count,
     "shots": lambda count: str(show_shots(count)),
     "count_shots": count_shots,
-    "section_order": section_order,
+    "slug": markdown.slug,
 }
+
+
+def _advice(page: SuitePage) -> str:
+    """Which method to choose: whatever the upgrade, and for each upgrade of the suite."""
+    upgrades, shots = page.expected.upgrades, max(page.expected.shots)
+    ranks: list[dict[str, Ranked]] = [
+        {
+            row.standing.info.name: row
+            for row in page.ranks(upgrade, shots)
+            if row.rank and row.standing.info.learns and not row.sees_tests
+        }
+        for upgrade in upgrades
+    ]
+    lowest = {
+        name: min(rows[name].value("h") or 0.0 for rows in ranks)
+        for name in ranks[0]
+        if all(name in rows for rows in ranks)
+    }
+    if not lowest:
+        return ""
+
+    def safest(*kinds: str) -> str:
+        names = [name for name in lowest if ranks[0][name].kind in kinds]
+        name = max(names, key=lambda one: lowest[one], default=None)
+        return "" if name is None else f"{_bold(ranks[0][name])} ({percent(lowest[name])})"
+
+    what = "H" if len(upgrades) == 1 else f"lowest H over the {len(upgrades)} upgrades"
+    text = f"**Which method?** Judged by the {what}, choose {safest('shallow', 'deep')}"
+    if prompts := safest("shallow"):
+        text += f", or of prompts and other shallow modules {prompts}"
+    firsts = [
+        f"{_bold(row)} ({percent(row.value('h'))}) for {_arrow(page, upgrade)}"
+        for upgrade, rows in zip(upgrades, ranks, strict=True)
+        for row in list(rows.values())[:1]
+    ]
+    alone = f" If the upgrade is known: {'; '.join(firsts)}." if len(upgrades) > 1 else ""
+    return f"{text}.{alone}"
+
+
+def _bold(row: Ranked) -> str:
+    return f"**{markdown.escape(row.standing.info.title)}**"
+
+
+def _ranked_apart(page: SuitePage, upgrade: Upgrade) -> str:
+    """The best of the rankings that give a method more, and what cannot be attached."""
+    rows = page.all_ranks(upgrade, max(page.expected.shots))
+    firsts = {row.track: row for row in reversed(rows) if row.track and row.rank}
+    parts = [
+        f"*{markdown.escape(track)}* {_bold(row)} (H {percent(row.value('h'))})"
+        for track, row in sorted(firsts.items())
+        if not (row.transfer and row.sees_tests)
+    ]
+    text = f"Given more, and ranked apart: {', '.join(parts)}. " * bool(parts)
+    rest = [row for row in rows if not row.track and row.standing.state != "complete"]
+    for state in dict.fromkeys(row.standing.state for row in rest):
+        names = ", ".join(row.title for row in rest if row.standing.state == state)
+        text += f"{state.capitalize()}: {markdown.escape(names, 400)}. "
+    return text.rstrip()
+
+
+def _arrow(page: SuitePage, upgrade: Upgrade) -> str:
+    return " → ".join(markdown.escape(page.backbone_title(name)) for name in upgrade)
 
 
 def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
-    rows = page.ranks(upgrade, shots)
-    shown = [row for i, row in enumerate(rows) if i < SHOWN or row.kind == "floor"]
-    lines = [
-        f"{page.path_title(upgrade)}, {count_shots(shots)}, {len(page.expected.tasks)} tasks, "
-        f"mean ± std over {len(page.expected.seeds)} seeds, top-1 in percent"
-        f"{page.mark and f' ({page.mark})'}:",
-        "",
-        *tables.ranking_table(rows, top=SHOWN),
-        "",
-    ]
-    if len(rows) > len(shown):
-        rest = f"The other {len(rows) - len(shown)} methods, and the other tables"
-        lines += [f"{rest}: [{LEADERBOARD}]({LEADERBOARD}).", ""]
-    if page.legend:
-        lines += [markdown.escape(page.legend, 2000), ""]
-    return "\n".join([*lines, *markdown.link_definitions(row.figures["paper"] for row in shown)])
+    rows = [row for row in page.ranks(upgrade, shots) if not row.sees_tests]
+    lines = tables.ranking_table(rows, SHOWN - 1, floors=1, columns=SHORT)
+    text = "\n".join(
+        [
+            f"{_arrow(page, upgrade)}: {count_shots(shots)}, {count(page.expected.tasks, 'task')}, "
+            f"{count(page.expected.seeds, 'seed')}, top-1 in percent"
+            f"{page.mark and f' ({page.mark})'}.",
+            *("", *lines, ""),
+            " ".join(f"{mark} {what}" for mark, what in MARKS.items() if mark in "".join(lines)),
+            "",
+            f"All {len(rows)} methods and the other upgrades: [{LEADERBOARD}]({LEADERBOARD}).",
+            *("", _advice(page), ""),
+        ]
+    )
+    return f"{text}\n{_links(text)}"

@@ -50,6 +50,11 @@ def paper_id(paper: str) -> str | None:
     return match[1] if match else None
 
 
+def slug(heading: str) -> str:
+    """What a link says after ``#`` to reach a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def linked(title: str, paper: str) -> str:
     """A title that refers to its paper; ``link_definitions`` goes at the end of the page."""
     identifier = paper_id(paper)

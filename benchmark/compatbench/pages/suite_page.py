@@ -112,7 +112,7 @@ class SuitePage:
 
     @property
     def legend(self) -> str:
-        """What the ``MARKS`` after titles mean, and what some methods are given besides."""
+        """What the ``MARKS`` after titles mean, and what else some methods are given."""
         last = [one.info.title.rpartition(" ")[2] for one in self.results.all]
         used = {mark for marks in last if {*marks} <= {*MARKS} for mark in marks}
         parts = [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from string import ascii_lowercase
 from typing import Literal
 
 from compatbench.data.shots import show_shots
@@ -23,32 +22,40 @@ from compatbench.results.measures import (
     mean_of_all,
 )
 from compatbench.results.published import compare_published
-from compatbench.results.ranks import ALPHA, Ranked, exact, rank_cliques, rank_datasets
+from compatbench.results.ranks import ALPHA, Ranked, exact, rank_datasets
 from compatbench.results.store import MethodInfo, join_provenance
 
 Table = list[str]
 Figures = Sequence[float | None]
 
 
-def ranking_table(rows: Sequence[Ranked], top: int | None = None) -> Table:
-    """The ranking, by H; if ``top`` is given, only so many methods and the floor."""
+def ranking_table(
+    rows: Sequence[Ranked],
+    top: int | None = None,
+    floors: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> Table:
+    """The ranking, by H; if ``top`` is given, only so many methods and the first floors below."""
     by_column = zip(*map(row_cells, rows), strict=True) if rows else [[]] * len(COLUMNS)
-    columns = [(one, cells) for one, cells in zip(COLUMNS, by_column, strict=True) if one.markdown]
+    kept = [
+        (one, cells)
+        for one, cells in zip(COLUMNS, by_column, strict=True)
+        if one.markdown and (columns is None or one.title in columns)
+    ]
     shown = []
-    for column, cells in columns:
+    for column, cells in kept:
         texts = [cell.text for cell in cells]
         if column.title == "Method":
             texts = [_method(row.standing.info) for row in rows]
         elif column.bold:
             texts = md.bold_best([row.value(column.bold) for row in rows], texts)
         shown.append(texts)
-    lines = [
-        line
-        for i, (line, row) in enumerate(zip(zip(*shown, strict=True), rows, strict=True))
-        if top is None or i < top or row.kind == "floor"
-    ]
-    left = [i for i, (column, _) in enumerate(columns) if column.text]
-    return table([column.title for column, _ in columns], lines, left)
+    below = [i for i, row in enumerate(rows) if row.kind == "floor" and i >= (top or 0)][:floors]
+    lines = list(zip(*shown, strict=True))
+    if top is not None:
+        lines = [*lines[:top], *(lines[i] for i in below)]
+    left = [i for i, (column, _) in enumerate(kept) if column.text]
+    return table([column.title for column, _ in kept], lines, left)
 
 
 def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int) -> Table:
@@ -64,32 +71,19 @@ def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int)
     return table(["Rank", "Method", "Source", "Target", "H", "Gain"], rows, left=(1,))
 
 
-def average_ranks(page: SuitePage, upgrade: Upgrade, shots: int) -> tuple[str, Table] | None:
-    """Friedman's test in a sentence, and the average ranks as a table.
-
-    Methods that share a letter cannot be told apart by Nemenyi's critical difference.
-    """
+def rank_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+    """Friedman's test of ranks on single datasets; empty where there is nothing to test."""
     found = rank_datasets(page.ranks(upgrade, shots))
     if found is None:
-        return None
+        return ""
     methods, test = found
-    groups: list[list[str]] = [[] for _ in methods]
-    for number, clique in enumerate(rank_cliques(test.ranks, test.critical_difference)):
-        again, letter = divmod(number, len(ascii_lowercase))  # the 27th is a2
-        for method in clique:
-            groups[method].append(ascii_lowercase[letter] + (str(again + 1) if again else ""))
-    rows = [
-        [_method(one.standing.info), f"{rank:.1f}", " ".join(letters) or NOTHING]
-        for one, rank, letters in zip(methods, test.ranks, groups, strict=True)
-    ]
     p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     differ = "the methods differ" if test.p_value < ALPHA else "the methods cannot be told apart"
-    text = (
+    return (
         f"By rank on each of {test.datasets} datasets, {differ} (Friedman's test, χ² = "
         f"{test.statistic:.1f}, {p_value}). Two of these {len(methods)} methods differ if their "
         f"average ranks are {test.critical_difference:.1f} or more apart (Nemenyi, 5 %)."
     )
-    return text, table(["Method", "Average rank", "Group"], rows, left=(0, 2))
 
 
 def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
@@ -205,10 +199,10 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     for one in _standings(page, upgrade, shots):
         if one.info.learns:
             *gains, kept = compute_retained(one.results, page.expected, upgrade, shots)
-            share = NOTHING if kept is None else f"{_whole(kept.value)} %"
+            share = _whole(kept and kept.value)
             cells = [*(signed(exact(mean)) for mean in gains), share, md.bounds(kept, _whole)]
             rows.append([_method(one.info), *cells])
-    return table(["Method", "Old module", "Retrained", "Kept", "95 % of kept"], rows)
+    return table(["Method", "Old module", "Retrained", "Kept, %", "95 % of kept"], rows)
 
 
 def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
@@ -221,7 +215,8 @@ def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
             for name in ("module_bytes", "peak_memory")
         )
         times = [md.duration(one[name]) for name in ("fit_seconds", "evaluate_seconds")]
-        method, name = _method(row.standing.info, row.transfer), md.code(one["method"])
+        method = _method(row.standing.info, row.transfer)
+        name = f"[{md.code(one['method'])}](methods.md#{md.slug(one['method'])})"
         rows.append([method, name, format_parameters(row), module, *times, memory])
     header = ["Method", "Name", "Parameters", "Module", "Fit", "Evaluate", "Peak memory"]
     return table(header, rows, left=(0, 1))
@@ -277,4 +272,4 @@ def _by_method(
 
 
 def _whole(share: float | None) -> str:
-    return NOTHING if share is None else str(round(share))
+    return NOTHING if share is None else "< 0" if round(share) < 0 else str(round(share))

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
@@ -18,6 +18,7 @@ from compatbench.files.atomic import holds, write_atomic
 def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Template:
     """A template, for which an undefined name is an error; a list is shown as lines."""
     environment = Environment(
+        loader=FunctionLoader(read_source),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -26,7 +27,7 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
     )
     environment.filters |= filters
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    return environment.from_string(read_source(name))
+    return environment.get_template(name)
 
 
 def read_source(name: str) -> str:

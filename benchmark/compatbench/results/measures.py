@@ -204,7 +204,7 @@ def compute_standing(
     shots: int,
     test_set: tuple[str, str] | None = None,
 ) -> Standing:
-    """A method's standing; rows that the suite does not ask for are passed over.
+    """A method's standing; rows that the suite does not ask for are ignored.
 
     With ``test_set``, (task, variant), it is on that one alone, in place of every task's own.
     """

@@ -67,10 +67,10 @@ class Study:
 
     Attributes:
         source, target: names of the backbones.
-        suite: gives tasks, shots, seeds and results, unless a study is told others.
+        suite: gives tasks, shots, seeds and results, unless a study is given others.
         out: folder of ``results/`` and ``runs/``.
         jobs: worker processes of the fits; None is one per core, or one on a GPU.
-        on_start, on_event: are told of the fits, as in ``compatbench.run``.
+        on_start, on_event: are called for each fit, as in ``compatbench.run``.
     """
 
     source: str

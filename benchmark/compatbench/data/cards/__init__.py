@@ -1,6 +1,6 @@
 """The cards, by name: what tasks, backbones and suites there are.
 
-The built-in ones are in ``tasks/``; those of one's own are found besides (``own_cards``), and a
+The built-in ones are in ``tasks/``; a user's own are found too (``own_cards``), and a
 card's path serves wherever its name does.
 """
 
@@ -92,7 +92,7 @@ class Catalog(Generic[AnyCard]):
         return str(getattr(card, "name", found.name))
 
     def resolve_all(self, wanted: str | Sequence[str]) -> list[str]:
-        """The parts of a selection, with names in the place of paths."""
+        """The parts of a selection, with names in place of paths."""
         parts = wanted.split(",") if isinstance(wanted, str) else wanted
         return [self.resolve(part.strip()) for part in parts]
 
@@ -127,7 +127,7 @@ suite_cards = Catalog("suite", SuiteCard, lambda: tasks_folder() / "suites")
 
 
 def _resolve_suite(card: Any, folder: Path) -> Any:
-    """A suite with names in the place of the paths of cards, which are relative to its folder."""
+    """A suite with names in place of the paths of cards, which are relative to its folder."""
 
     def resolve(catalog: Catalog[Any], name: str) -> str:
         if not is_card_path(name):
@@ -180,7 +180,7 @@ def _own_parent(path: Path, changed: int) -> str | None:
     try:
         return read_card(path, TaskCard).parent
     except CompatbenchError:
-        return None  # told to who asks for the task
+        return None  # reported when the task is asked for
 
 
 @lru_cache(maxsize=4)

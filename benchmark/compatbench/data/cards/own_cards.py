@@ -1,4 +1,4 @@
-"""Cards of one's own, besides the built-in ones: of this folder, and of those that are named."""
+"""A user's own cards: of this folder, and of the folders and files that are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDINGS = (".yaml", ".yml")
 INNER = ("backbones", "suites")  # folders of a folder of cards, as the built-in ones have them
 SETTLED = 2 * 10**9  # ns after which a folder's time tells whether it has changed
 LARGEST = 4 << 20  # bytes of a file that may be a card
-# A folder may hold other YAML; a card is told by its fields, each at the start of a line.
+# A folder may hold other YAML; a card is recognised by its fields, each at the start of a line.
 _FIELDS = {"suite": "upgrades extends", "task": "source", "backbone": "config path repository"}
 
 

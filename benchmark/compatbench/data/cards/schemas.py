@@ -189,7 +189,7 @@ class TuningCard(CardModel):
     """
 
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
-    steps: tuple[PositiveInt, ...] = ()  # caps on steps, besides the suite's own for the method
+    steps: tuple[PositiveInt, ...] = ()  # caps on steps, apart from the suite's for the method
     seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # a draw each
 
 
@@ -242,7 +242,7 @@ class SuiteCard(CardModel):
     ) -> tuple[UpgradePath, ...]:
         for name in (name for path in upgrades for name in path):
             place = re.sub("^(local-dir:|hf:|[^@]*(@|$))", "", name)
-            # What is not here is told by who looks for it, and may be a repository of the hub.
+            # A missing file is reported where it is read; it may be a repository of the hub.
             if place and info.context is not None and Path(place).expanduser().exists():
                 check_place(place, info.context)
         return upgrades

@@ -33,7 +33,7 @@ class ClassFoldersSource(OnDisk):
     """One folder per split, in it one folder per class, the images sorted by name."""
 
     kind: Literal["class-folders"]
-    images: RelativePath = "."  # around the splits' folders; passed over where it is not there
+    images: RelativePath = "."  # around the splits' folders; ignored where it does not exist
     elsewhere: tuple[RelativePath, ...] = ()  # where others keep them, tried after that
     train: RelativePath | None = None
     val: RelativePath | None = None

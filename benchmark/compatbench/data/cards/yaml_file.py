@@ -79,7 +79,7 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
             inherited.pop(own, None)
         if "extends" in inherited:
             raise CompatbenchError(f"{where}: {base} extends a card itself")
-        read_card(base_path, model)  # its own mistakes are told as its own
+        read_card(base_path, model)  # its own mistakes are reported as its own
         if isinstance(inherited.get("methods"), dict) and isinstance(values.get("methods"), dict):
             values["methods"] = _merge(inherited["methods"], values["methods"])
         values = inherited | values

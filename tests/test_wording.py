@@ -1,0 +1,24 @@
+"""Plain technical English: turns of speech that this project does not use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PLACES = ("*.md", "docs/*.md", ".github/*.md", "benchmark/compatbench/**/*.py")
+BANNED = re.compile(
+    r"for want of|what lacks|passed over|besides,|\bmend(s|ed|ing)?\b|nothing bears|\bcome by\b|"
+    r"the dear|had back|of its own accord|"
+    r"\b(whence|thereof|wherein|naught|forthwith|albeit|heretofore)\b|"
+    r"an eleventh of|_(hear|bury|welcome)\(",
+    re.IGNORECASE,
+)
+
+
+def test_no_text_has_a_banned_turn() -> None:
+    found = []
+    for path in sorted(path for place in PLACES for path in REPOSITORY.glob(place)):
+        text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))  # a turn may be wrapped
+        found += [f"{path.relative_to(REPOSITORY)}: {one[0]}" for one in BANNED.finditer(text)]
+    assert found == []
