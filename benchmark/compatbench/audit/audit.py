@@ -43,9 +43,8 @@ class Audit:
     notes: list[str] = field(default_factory=list)  # what was not looked at, or was allowed
     methods: int = 0  # files that were read
     rows: int = 0
-    unchecked: dict[str, int] = field(
-        default_factory=dict
-    )  # rows of a suite that are reported only
+    # By suite, the rows that are reported only.
+    unchecked: dict[str, int] = field(default_factory=dict)
     draws: list[Draw] = field(default_factory=list)  # of cells to run again
 
     @property

@@ -47,9 +47,8 @@ class PullRequest:
 
     problems: list[str] = field(default_factory=list)  # each keeps it from being merged
     lines: list[str] = field(default_factory=list)  # the summary without its verdict, as Markdown
-    unchecked: dict[str, int] = field(
-        default_factory=dict
-    )  # rows of a suite that are reported only
+    # By suite, the rows that are reported only.
+    unchecked: dict[str, int] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,7 @@ from compatbench.results.bootstrap import (
 from compatbench.results.measures import Expected, Upgrade, compute_standing, mean_of_all
 from compatbench.results.store import SuiteResults
 
+_Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
 _RETRAINED = re.compile(r"retrained\+(\d+)")
 
 
@@ -90,24 +91,15 @@ def price_ways(
     What each is worth is measured by the same method trained anew on the target; of training
     anew itself it is not said.
     """
-    anew, prices = count_labels(results.transfers), []
-    curves: list[dict[str, float] | None] = []
-    measured = {}
+    anew, prices, measured = count_labels(results.transfers), list[Price](), dict[str, _Means]()
     for name in results.transfers:
         if method not in (methods := results.of(name)):
             continue
         standing = compute_standing(methods[method], expected, upgrade, shots)
-        target, gain = dataset_means(standing, "target"), dataset_means(standing, "gain")
-        measured[name] = target, gain
+        measured[name] = dataset_means(standing, "target"), dataset_means(standing, "gain")
         seconds = methods[method].column("evaluate_seconds")[standing.rows["target"]]
-        prices.append(
-            Price(
-                name,
-                mean_interval([*target.values()]) if target else None,
-                mean_interval([*gain.values()]) if gain else None,
-                mean_of_all(seconds.ravel().tolist()),
-            )
-        )
+        target, gain = (mean_interval([*one.values()]) if one else None for one in measured[name])
+        prices.append(Price(name, target, gain, mean_of_all(seconds.ravel().tolist())))
     zero = next(
         ({task: t[task] - g[task] for task in t} for t, g in measured.values() if t and g), None
     )
@@ -116,16 +108,11 @@ def price_ways(
         return prices
     table = np.array([[*curve.values()] for curve in curves if curve]).T
     labels = [0, *anew]
-    found = []
-    for price in prices:
+    for i, price in enumerate(prices):
         own = measured[price.transfer][0]
-        if own is None or price.transfer in anew.values():
-            found.append(price)
-            continue
-        each = zip(own.values(), table, strict=True)
-        share = np.mean([break_even(value, curve, labels) > 0 for value, curve in each])
-        worth = worth_interval([*own.values()], table, labels)
-        found.append(
-            Price(price.transfer, price.target, price.gain, price.seconds, worth, float(share))
-        )
-    return found
+        if own is not None and price.transfer not in anew.values():
+            each = zip(own.values(), table, strict=True)
+            share = np.mean([break_even(value, curve, labels) > 0 for value, curve in each])
+            worth = worth_interval([*own.values()], table, labels)
+            prices[i] = replace(price, worth=worth, share=float(share))
+    return prices

@@ -155,16 +155,14 @@ class ConfinedMethod(Method):
         super().__init__()
         self.card = card  # type: ignore[misc]
         self.child = child
-        self._ask("build", {"method": card.name, "config": dict(config)})
+        self.child.ask("build", {"method": card.name, "config": dict(config)})
 
     def count_epochs(self, shots: int, images: int) -> int:
-        """As a method."""
-        answer, _ = self._ask("epochs", {"shots": shots, "images": images})
+        answer, _ = self.child.ask("epochs", {"shots": shots, "images": images})
         return min(max(int(answer["epochs"]), 1), MOST_EPOCHS)
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        """As a method."""
-        answer, _ = self._ask("input", *_where(backbone))
+        answer, _ = self.child.ask("input", *_where(backbone))
         return _INPUT.validate_python(answer)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
@@ -187,29 +185,22 @@ class ConfinedMethod(Method):
             for number, view in enumerate(images.view_inputs or ()):
                 tensors[f"{part}.{number}"] = view[rows]
             values["sets"][part] = len(images.view_inputs or ())
-        answer, found = self._ask("fit", values, tensors)
+        answer, found = self.child.ask("fit", values, tensors)
         trained = {name: found.pop(name) for name in map(str, answer["trained"]) if name in found}
         return Module(trained, found)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        """As a method."""
-        answer, _ = self._ask("attach", *_where(backbone, labels, module))
+        answer, _ = self.child.ask("attach", *_where(backbone, labels, module))
         number = int(answer["classifier"])
 
         def classify(images: Tensor) -> Tensor:
-            _, found = self._ask("classify", {"classifier": number}, {"images": images})
+            _, found = self.child.ask("classify", {"classifier": number}, {"images": images})
             return found["logits"].to(images.device)
 
         return classify
 
     def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor | None:
-        """As a method."""
-        return self._ask("contexts", *_where(backbone, labels, module))[1].get("contexts")
-
-    def _ask(
-        self, what: str, values: dict[str, Any], tensors: Mapping[str, Tensor] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return self.child.ask(what, values, tensors)
+        return self.child.ask("contexts", *_where(backbone, labels, module))[1].get("contexts")
 
 
 def _where(

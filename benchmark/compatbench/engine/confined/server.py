@@ -56,8 +56,8 @@ def main(preload: str = "") -> None:
     """Forks a process for every connection that comes, until the other side is gone.
 
     Before, it imports libraries and calls a function of the harness, if one is given: all of them
-    share that. A message is the
-    number of a process that is to end, or 0 with a connection for a new one.
+    share that. A message is the number of a process that is to end, or 0 with a connection for a
+    new one.
     """
     control = socket.socket(fileno=os.dup(0))
     if preload:
