@@ -13,7 +13,7 @@ from simulate import Job, Site
 
 from compatbench.data.cards import suite_cards, task_cards
 from compatbench.data.feature_cache import WHOLE
-from compatbench.engine.costs import FLOAT, ModelSize
+from compatbench.engine.model_size import FLOAT, ModelSize
 
 MEASURED = Path(__file__).parent / "measured.json"
 HOUR = 3600.0

@@ -17,8 +17,9 @@ from compatbench.data.cards import (
     task_cards,
 )
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
-from compatbench.engine.costs import BATCH, NAME_TOKENS, WIDEST, ModelSize
+from compatbench.engine.costs import NAME_TOKENS
 from compatbench.engine.method_settings import resolve_settings
+from compatbench.engine.model_size import BATCH, WIDEST, ModelSize
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 

@@ -18,7 +18,7 @@ from typing import Any
 from matrix import METHODS, SUITE, count_work, read_kind
 
 from compatbench.data.cards import suite_cards, task_cards
-from compatbench.engine.costs import ModelSize, measure_model
+from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.transfer import COPIED

@@ -202,6 +202,31 @@ def make_entries(folder: Path, ages: list[int]) -> None:
         os.utime(path, (now - age, now - age))
 
 
+def test_under_a_limit_the_longest_unused_makes_way_and_large_tokens_are_encoded_when_read(
+    tmp_path: Path,
+) -> None:
+    task, backbone, wanted = FakeTask(PART + 10), FakeBackbone(), ImageInput("hidden")
+    stored = FeatureCache(tmp_path / "all").tokens(backbone, task, task.samples, wanted)
+    [_, whole] = sorted(entry.size for entry in list_entries(tmp_path / "all"))
+    limited = FeatureCache(tmp_path / "few", limit=whole)
+    fresh = limited.tokens(backbone, task, task.samples, wanted)
+    index = torch.tensor([PART + 2, 0, 7])
+    assert torch.equal(fresh[index], stored[index])
+    assert all(map(torch.equal, fresh.batches(), stored.batches()))
+    assert sum(entry.size for entry in list_entries(tmp_path / "few")) <= whole
+
+    def features(which: int) -> int:
+        before = backbone.encoded
+        limited.features(backbone, task, task.samples[which : which + 1])
+        limited._memory.clear()
+        return backbone.encoded - before
+
+    assert features(0) == 1
+    small = min(entry.size for entry in list_entries(tmp_path / "few"))
+    limited.limit = 5 * small // 2  # two of them
+    assert [features(which) for which in (1, 0, 2, 0, 1)] == [1, 0, 1, 0, 1]
+
+
 def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:
     make_entries(tmp_path, [50, 300, 100, 200])
     size = list_entries(tmp_path)[0].size

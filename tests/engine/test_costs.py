@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from compatbench.backbone import load_backbone
+from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput, load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.engine.cell import describe_cell
-from compatbench.engine.costs import TimeEstimate, count_costs, measure_model
+from compatbench.engine.costs import TimeEstimate, count_costs
 from compatbench.engine.matrix import Matrix, select_matrix
+from compatbench.engine.model_size import measure_model
 from compatbench.method.registry import builtin_methods
 
 
@@ -27,6 +29,10 @@ def test_a_model_s_sizes_are_those_of_the_loaded_model(name: str) -> None:
     assert size is not None
     assert size.parameters == sum(p.numel() for p in backbone.model.parameters())
     assert size.embed_dim == backbone.embed_dim
+    image = torch.zeros(1, 3, size.image_side, size.image_side)
+    for wanted in (ImageInput("features"), POOLED, DENSE, PIXELS, ImageInput("hidden", block=2)):
+        taken = backbone.encode_images(image, wanted)
+        assert size.input_bytes(wanted) == taken.nbytes, wanted
 
 
 def test_images_are_counted_once_for_each_backbone_split_and_view() -> None:
@@ -78,6 +84,10 @@ def test_the_real_suites_are_counted_without_data_or_weights() -> None:
     assert costs.images > 4 * (50_000 + 10_000 + 50_889 + 7_500 + 30_000)
     assert costs.memory_bytes > 4 * 2 * (149_000_000 + 427_000_000)
     assert costs.unknown == ()
+    assert costs.tokens_bytes == 0
+    # Tokens of the first block, of the test images alone, on ViT-B/16s or larger.
+    deep = count_costs(matrix_of(suite_cards.read("ood"), "coop", "vpt_deep", seeds=[1]))
+    assert deep.tokens_bytes > 2 * (50_000 + 10_000 + 50_889 + 7_500 + 30_000) * 197 * 768 * 4
 
 
 def test_an_estimate_follows_what_a_method_was_measured_to_take() -> None:

@@ -42,6 +42,7 @@ def run(
     threads: int = 1,
     device: str = "auto",
     memory_budget: str | None = None,
+    cache_limit: str | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     timeout: str | None = None,
     retry: str = "",
@@ -64,8 +65,11 @@ def run(
             with --device cpu.
         jobs: Workers; on Ray, by default all that fit.
         threads: Threads of each worker.
-        memory_budget: Most memory for the activations of each worker's text encoder, such as
-            '2G'; by default half of what is free. Less is slower, never different.
+        memory_budget: Most memory for the activations of each worker's text encoder, and for the
+            images that it classifies at once, such as '2G'; by default half of what is free, and
+            1 GiB. Less is slower.
+        cache_limit: Most disk for image features and tokens, such as '200G': the longest unused
+            make way, and tokens that do not fit are computed whenever they are needed.
         precision: What the frozen towers compute in, by default what the suite says; modules are
             trained in float32 always. Another precision is another set of cells, in place of the
             first in results/.
@@ -107,6 +111,7 @@ def run(
                     jobs=jobs,
                     threads=threads,
                     memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+                    cache_limit=None if cache_limit is None else parse_bytes(cache_limit),
                     timeout=None if timeout is None else options.read_seconds(timeout),
                     retry=parse_retry(retry),
                     address=address,
@@ -186,7 +191,8 @@ def plan(
 
 def _print_costs(plan: Plan, device: str) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
-    from compatbench.engine.costs import count_costs, measure_rate
+    from compatbench.engine.costs import count_costs
+    from compatbench.engine.model_size import measure_rate
     from compatbench.files.sizes import format_bytes
 
     costs, rate = count_costs(plan.matrix), measure_rate(device)
@@ -198,9 +204,15 @@ def _print_costs(plan: Plan, device: str) -> None:
         ("encoding", format_seconds(costs.encode_flops / rate), f"counted; {speed}"),
         ("features on disk", format_bytes(costs.features_bytes), "counted: float32"),
         (
+            "image tokens on disk",
+            format_bytes(costs.tokens_bytes),
+            "counted: what methods take in place of features; less with --cache-limit",
+        ),
+        ("predictions", format_bytes(costs.predictions_bytes), "counted: in runs/, beside modules"),
+        (
             f"{memory} of a worker",
             format_bytes(costs.memory_bytes),
-            "counted: weights, a batch of images and the features of a fit; training adds at most "
+            "counted: libraries, weights, a batch of images, features; training adds at most "
             "--memory-budget",
         ),
     ]

@@ -77,9 +77,13 @@ class Entry:
     """One file of the cache."""
 
     path: Path
-    about: dict[str, Any]  # its description; empty if its header cannot be read
     size: int  # bytes on disk
-    age: float  # seconds since it was written
+    age: float  # seconds since it was written, or used under a limit
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Its description; empty if its header cannot be read."""
+        return _open(self.path)[0]
 
 
 def list_entries(folder: Path) -> list[Entry]:
@@ -89,7 +93,7 @@ def list_entries(folder: Path) -> list[Entry]:
         for path in (folder / FEATURES).rglob("*.safetensors"):
             with suppress(FileNotFoundError):  # another process has pruned it
                 stat = path.stat()
-                entries.append(Entry(path, _open(path)[0], stat.st_size, now - stat.st_mtime))
+                entries.append(Entry(path, stat.st_size, now - stat.st_mtime))
     except OSError as error:
         raise CompatbenchError(f"cannot read the cache {folder}: {error.strerror}") from None
     return sorted(entries, key=lambda entry: -entry.age)

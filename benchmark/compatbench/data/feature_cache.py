@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
-from compatbench.data.cache_files import read_entry, write_entry
+from compatbench.data.cache_files import prune_entries, read_entry, write_entry
 from compatbench.data.images import BrokenImages, Sample, View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
@@ -28,6 +32,7 @@ PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 # backbone takes longer than any image, more than one would only wait for each other.
 DECODERS = 4
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
+FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
 
 ImageEncoder = Any  # a ``compatbench.backbone.Backbone``, of a room above this one
@@ -43,8 +48,15 @@ class FeatureCache:
     entry, one computes it and the others wait.
     """
 
-    def __init__(self, folder: Path, on_encoded: OnEncoded = lambda done, total: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_encoded: OnEncoded = lambda done, total: None,
+        limit: int | None = None,
+    ) -> None:
+        """``limit``: bytes of all entries; beyond it the longest unused make way."""
         self.folder = folder / FOLDER
+        self.limit = limit
         self.on_encoded = on_encoded
         self._memory: dict[str, Tensor] = {}
         self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
@@ -82,28 +94,52 @@ class FeatureCache:
     ) -> StoredRows:
         """What a classifier takes for samples instead of features; it stays on disk.
 
+        Where the disk has no room for it, it is computed whenever it is asked for.
+
         ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
         If it has views of its own, they are in place of ``view``.
         """
         encoded, rows = _cover(samples, split)
         several = [View(number) for number in range(1 + wanted.views)] if wanted.views else None
+        whole = [
+            Images(backbone, task, encoded, one, wanted) for one in several or [view or View()]
+        ]
         parts = [
-            [
-                self._entry(Images(backbone, task, encoded[i : i + PART], one, wanted))
-                for i in range(0, len(encoded), PART)
-            ]
-            for one in several or [view or View()]
+            [replace(one, samples=encoded[i : i + PART]) for i in range(0, len(encoded), PART)]
+            for one in whole
         ]
         rows = torch.arange(len(encoded)) if rows is None else rows
-        return StoredRows(parts, rows, backbone.device)
+        if self._is_too_much(parts):
+            return FreshRows(whole, rows, backbone.device, self.on_encoded)
+        stored = [[self._entry(images) for images in one] for one in parts]
+        return StoredRows(stored, rows, backbone.device)
+
+    def _is_too_much(self, parts: Sequence[Sequence[Images]]) -> bool:
+        """Whether these entries exceed the limit, or take over half of the disk's free room."""
+        every = [images for one in parts for images in one]
+        missing = [images for images in every if not self._path(images).is_file()]
+        if not missing:
+            return False
+        first = self._entry(missing[0])
+        each = first.nbytes / max(len(first), 1)
+        if self.limit is not None:
+            return each * sum(len(images.samples) for images in every) > self.limit
+        free = shutil.disk_usage(self.folder).free
+        return each * sum(len(images.samples) for images in missing) > FREE_SHARE * free
+
+    def _path(self, images: Images) -> Path:
+        return self.folder / images.key[:2] / f"{images.key}.safetensors"
 
     def _entry(self, images: Images) -> Tensor:
         """An entry, computed if it is missing; memory-mapped if it was read."""
         if images.key in self._broken:  # as many images would be encoded again for each method
             raise self._broken[images.key]
-        path = self.folder / images.key[:2] / f"{images.key}.safetensors"
+        path = self._path(images)
         entry = read_entry(path)
         if entry is not None:
+            if self.limit is not None:
+                with suppress(OSError):  # it has just made way for another
+                    os.utime(path, ns=(time.time_ns(),) * 2)  # the kernel's clock is coarse
             return entry
         if path.is_file():
             what = f"{path} is damaged and is computed again"
@@ -130,6 +166,8 @@ class FeatureCache:
                 write_entry(path, entry, about)
                 if images.wanted is not None:
                     entry = read_entry(path)  # so that the computed tensor can be freed
+                if self.limit is not None:
+                    prune_entries(self.folder.parent, self.limit, None)
         assert entry is not None
         return entry
 
@@ -161,6 +199,26 @@ class StoredRows:
         """All rows in order, a batch at a time."""
         for index in torch.arange(len(self)).split(BATCH):
             yield self[index]
+
+
+class FreshRows(StoredRows):
+    """Rows that are encoded whenever they are read, for a disk that has no room for them."""
+
+    def __init__(
+        self, views: Sequence[Images], rows: Tensor, device: torch.device, on_encoded: OnEncoded
+    ) -> None:
+        super().__init__((), rows, device)
+        self._images = views
+        self._on_encoded = on_encoded
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        chosen = self._rows[index.cpu()].tolist()
+        views = [
+            replace(one, samples=[one.samples[i] for i in chosen]).encode(self._on_encoded)
+            for one in self._images
+        ]
+        rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
+        return rows.to(self._device)
 
 
 def _cover(

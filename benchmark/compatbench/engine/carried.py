@@ -14,7 +14,7 @@ from compatbench.backbone import FEATURES, Backbone, Labels
 from compatbench.data.draws import draw_first
 from compatbench.data.images import Sample
 from compatbench.data.task import Task
-from compatbench.engine.measure import run_classifier
+from compatbench.engine.batches import run_classifier
 from compatbench.engine.task_images import TaskImages
 from compatbench.method import Classifier, Method, Module
 from compatbench.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair

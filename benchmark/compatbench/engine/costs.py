@@ -7,39 +7,32 @@ to what those took. The estimate is meant to hold within a factor of two for a w
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
-import torch
-from torch import nn
-
-from compatbench.backbone.load import read_backbone
-from compatbench.data.cache_files import default_cache_folder
+from compatbench.backbone import FEATURES, ImageInput
 from compatbench.data.cards import COPIED, TaskCard, task_cards
+from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images import View
+from compatbench.engine.batches import MOST
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
 from compatbench.engine.missing import fit_backbones, suite_backbones
-from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
-from compatbench.files.hashes import sha256_json
-from compatbench.files.kinds import require
+from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
 from compatbench.method.trained import TrainedMethod
 
-FLOAT = 4  # bytes
 # What a class name takes in CLIP's tokens, with the end of text.
 NAME_TOKENS = 4
 # A worker keeps so many backbones.
 BACKBONES_AT_HAND = 4
-BATCH = 128  # images that are encoded together
-WIDEST = 6  # the hidden layer of an MLP, four times as wide, beside what enters and leaves it
+PREDICTION = 8  # bytes of an answer: a class and its probability
+LIBRARIES = 450 * 2**20  # what a worker's process takes before it loads a model
+LOGITS = 3  # copies of all logits that are in use at once
 
 # Seconds beside the matrix products, on one core of these years: of a training step, of one
 # block of a tower in it, of a closed-form fit, and of one record.
@@ -51,27 +44,17 @@ TEXT_PLACES = {"text-input", "text-layers"}
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """Sizes of a backbone's architecture."""
-
-    parameters: int
-    embed_dim: int
-    image_flops: float  # floating-point operations of one image
-    text_weights: int  # parameters of the text tower's blocks
-    text_blocks: int
-    image_blocks: int
-    batch_bytes: int  # the widest activations of one batch of images
-
-
-@dataclass(frozen=True)
 class Costs:
     """What a matrix costs, by what is counted."""
 
     steps: int  # of optimisers, in all fits
     images: int  # encodings of an image by a backbone under a view; none may be cached
     features_bytes: int  # of the features of these
+    tokens_bytes: int  # of what methods take in place of features
+    predictions_bytes: int  # that cells leave in ``runs/``
     encode_flops: float  # of encoding them
-    # Weights that a worker keeps, one batch of images, and the features of a fit.
+    # Libraries, weights that a worker keeps, a batch of images, the features of a fit and of a
+    # test set, and what is classified at once.
     memory_bytes: int
     unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
@@ -80,28 +63,21 @@ def count_costs(matrix: Matrix) -> Costs:
     """Counts images, bytes and operations from cards alone; no image or weight has to be here."""
     suite = matrix.suite
     cards = {name: task_cards.read(name) for name in task_cards.names()}
-    tests = [test for task in matrix.tasks for test in matrix.tests(task)]
-    tested = sum(cards[test].counts.get("test", 0) for test in tests)
-    # Training images under every view and plain, and those of validation; and of the largest fit.
-    drawn = largest = 0
-    for card in (cards[task] for task in matrix.tasks):
-        classes, images = len(card.classes), card.counts.get("train", 0)
-        for shots in matrix.shots:
-            train = min(classes * shots, images)
-            views = [{View()}, *_views(matrix, card, shots, train)]
-            drawn += train * len(set.union(*views))
-            largest = max(largest, train * max(map(len, views)))
-            trainings = (choice.settings[card.name].training for choice in matrix.choices)
-            for most in {training.val_shots for training in trainings}:
-                drawn += min(classes * min(shots, most), card.counts.get("val", train))
+    tests = {
+        task: [cards[name].counts.get("test", 0) for name in matrix.tests(task)]
+        for task in matrix.tasks
+    }
+    tested = sum(map(sum, tests.values()))
+    drawn, largest = _count_drawn(matrix, matrix.choices)
     sizes = {name: measure_model(name) for name in suite_backbones(suite)}
     encoded = dict.fromkeys(sizes, tested)
     for name in fit_backbones(suite):
-        encoded[name] += len(matrix.seeds) * drawn
+        encoded[name] += drawn
     known = {name: size for name, size in sizes.items() if size is not None}
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     batch = max((size.batch_bytes for size in known.values()), default=0)
-    features = largest * max((size.embed_dim for size in known.values()), default=0) * FLOAT
+    widest = max((size.embed_dim for size in known.values()), default=0) * FLOAT
+    most = max((max(counts, default=0) for counts in tests.values()), default=0)
     copied = [place for place in matrix.places if place.choice.transfer == COPIED]
     fits = Counter((place.choice, place.task, place.shots) for place in copied)
     return Costs(
@@ -109,14 +85,78 @@ def count_costs(matrix: Matrix) -> Costs:
         images=sum(encoded.values()),
         features_bytes=sum(encoded[n] * size.embed_dim * FLOAT for n, size in known.items()),
         encode_flops=sum(encoded[n] * size.image_flops for n, size in known.items()),
-        memory_bytes=sum(weights[:BACKBONES_AT_HAND]) + batch + features,
+        tokens_bytes=_count_tokens(matrix, tested, known),
+        predictions_bytes=sum(
+            len(place.backbones) * sum(tests[place.task]) * PREDICTION for place in matrix.places
+        ),
+        memory_bytes=LIBRARIES
+        + sum(weights[:BACKBONES_AT_HAND])
+        + max(batch, _count_classified(matrix, cards, tests, widest))
+        + (largest + most) * widest,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
 
 
-def _views(matrix: Matrix, card: TaskCard, shots: int, images: int) -> Iterator[set[View]]:
-    """The views of a task's training images that each method learns from."""
+def _count_drawn(matrix: Matrix, choices: Sequence[MethodChoice]) -> tuple[int, int]:
+    """Encodings of training and validation images on a source, and those of the largest fit.
+
+    Training images are seen under every view and plain. A draw that is a large part of its split
+    has the whole split encoded, once for all seeds.
+    """
+    drawn = largest = 0
+    for card in map(task_cards.read, matrix.tasks):
+        classes, images = len(card.classes), card.counts.get("train", 0)
+        for shots in matrix.shots:
+            train = min(classes * shots, images)
+            views = [{View()}, *_views(choices, card, shots, train)]
+            drawn += _encoded(matrix, train, images) * len(set.union(*views))
+            largest = max(largest, train * max(map(len, views)))
+            trainings = (choice.settings[card.name].training for choice in choices)
+            for most in {training.val_shots for training in trainings}:
+                split = card.counts.get("val", train)
+                drawn += _encoded(matrix, min(classes * min(shots, most), split), split)
+    return drawn, largest
+
+
+def _encoded(matrix: Matrix, drawn: int, split: int) -> int:
+    return split if drawn >= WHOLE * split else len(matrix.seeds) * drawn
+
+
+def _count_tokens(matrix: Matrix, tested: int, sizes: Mapping[str, ModelSize]) -> int:
+    """Bytes of all that methods take in place of features, each kind once."""
+    wanted: dict[tuple[str, ImageInput], list[MethodChoice]] = {}
+    for name, size in sizes.items():
+        tower = SimpleNamespace(depth=size.image_blocks)
+        sketch: Any = SimpleNamespace(image=tower, text=SimpleNamespace(depth=size.text_blocks))
+        for choice in matrix.choices:
+            taken = choice.build(matrix.tasks[0]).image_input(sketch)
+            if taken != FEATURES:
+                wanted.setdefault((name, taken), []).append(choice)
+    fitted, total = fit_backbones(matrix.suite), 0
+    for (name, taken), choices in wanted.items():
+        images = tested + (_count_drawn(matrix, choices)[0] if name in fitted else 0)
+        total += images * sizes[name].input_bytes(taken)
+    return total
+
+
+def _count_classified(
+    matrix: Matrix, cards: Mapping[str, TaskCard], tests: Mapping[str, list[int]], widest: int
+) -> int:
+    """Bytes of the largest batch of images that is classified at once."""
+    most = 0
     for choice in matrix.choices:
+        for task in matrix.tasks:
+            texts = 2 * choice.method.card.prompts_per_image * widest  # and normalised
+            each = len(cards[task].classes) * max(LOGITS * FLOAT, texts)
+            most = max(most, min(MOST, each * max(tests[task], default=0)))
+    return most
+
+
+def _views(
+    choices: Sequence[MethodChoice], card: TaskCard, shots: int, images: int
+) -> Iterator[set[View]]:
+    """The views of a task's training images that each method learns from."""
+    for choice in choices:
         if choice.method.card.learns:
             if "unlabelled" in choice.method.card.needs:
                 images = card.counts.get("train", 0)
@@ -210,81 +250,3 @@ class TimeEstimate:
             flops = 3.0 * size.image_flops * min(fitted.config.recipe.batch_size, images)
             seconds += flops / self._rate + size.image_blocks * BLOCK_SECONDS
         return steps * seconds
-
-
-@lru_cache(maxsize=64)
-def measure_model(name: str) -> ModelSize | None:
-    """The sizes of a backbone, from its architecture alone; None if that is not open_clip's.
-
-    Its weights need not be here. Sizes are kept in the cache folder, for an architecture takes
-    seconds to build.
-    """
-    try:
-        card = read_backbone(name)
-    except CompatbenchError:
-        return None  # what is wrong with it is reported elsewhere
-    if card.provider == "hf":
-        return None
-    names = [field.name for field in fields(ModelSize)]
-    key = sha256_json([card.config, card.model_dump(mode="json"), names])
-    path = default_cache_folder() / "model-sizes" / f"{key[:16]}.json"
-    with suppress(CompatbenchError, OSError, ValueError, TypeError):
-        return ModelSize(**json.loads(require(path, follow=True).read_bytes()))
-    size = _build_and_measure(card)
-    if size is not None:
-        with suppress(CompatbenchError):  # it is built again the next time
-            write_atomic(path, json.dumps(asdict(size)).encode(), sync=False)
-    return size
-
-
-def _build_and_measure(card: Any) -> ModelSize | None:
-    from compatbench.backbone.build import build_architecture
-
-    try:
-        model = build_architecture(card, device="meta")
-    except CompatbenchError:
-        return None
-    visual: Any = model.visual
-    text: Any = model.text if isinstance(getattr(model, "text", None), nn.Module) else model
-    patches = next((m for m in visual.modules() if isinstance(m, nn.Conv2d)), None)
-    if patches is None:
-        return None
-    size, width = visual.preprocess_cfg["size"], patches.out_channels
-    side = size if isinstance(size, int) else min(size)
-    tokens = (side // patches.kernel_size[0]) ** 2 + 1
-    projection = getattr(text, "text_projection", None)
-    if isinstance(projection, nn.Linear):
-        projection = projection.weight.T
-    return ModelSize(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        embed_dim=width if projection is None else projection.shape[1],
-        image_flops=2.0 * sum(parameter.numel() for parameter in visual.parameters()) * tokens,
-        text_weights=sum(parameter.numel() for parameter in text.transformer.parameters()),
-        text_blocks=_count_blocks(text.transformer),
-        image_blocks=_count_blocks(visual),
-        batch_bytes=BATCH * tokens * width * WIDEST * FLOAT,
-    )
-
-
-def _count_blocks(tower: nn.Module) -> int:
-    """The length of the longest list of modules in a tower."""
-    lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
-    return max((len(modules) for modules in lists), default=1)
-
-
-@lru_cache(maxsize=8)
-def measure_rate(device: str) -> float:
-    """Floating-point operations a second of float32 matrix products on a device, now."""
-    size, threads = 1024, torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker has
-    a = torch.randn(size, size, device=device)
-    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
-    torch.mm(a, a)
-    wait()
-    start, products = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < 0.05:
-        torch.mm(a, a)
-        wait()
-        products += 1
-    torch.set_num_threads(threads)
-    return 2.0 * size**3 * products / spent

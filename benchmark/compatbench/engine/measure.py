@@ -7,7 +7,7 @@ source's own, image by image.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput
-from compatbench.data.feature_cache import BATCH, FeatureCache, StoredRows
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Sample, Task
+from compatbench.engine.batches import answer_batches
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
@@ -107,36 +108,18 @@ def measure(
         inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
     start = time.perf_counter()
-    logits = run_classifier(classifier, inputs, stream, old)
-    shape = (len(samples), classes or len(test_set.labels))
-    if tuple(logits.shape) != shape:
-        raise ValueError(f"logits have shape {list(logits.shape)}, not {list(shape)}")
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError("logits are not finite")
-    predictions = predict(test_set.select_columns(logits))
+    width, parts = classes or len(test_set.labels), []
+    for count, logits in answer_batches(classifier, inputs, stream, old):
+        if tuple(logits.shape) != (count, width):
+            raise ValueError(f"logits have shape {list(logits.shape)}, not {[count, width]}")
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError("logits are not finite")
+        parts.append(predict(test_set.select_columns(logits)))
+    predictions = Predictions(
+        torch.cat([part.classes for part in parts]), torch.cat([part.confidence for part in parts])
+    )
     seconds = time.perf_counter() - start
     return Measured(predictions, label_tensor(samples), zero_shot.cpu(), seconds)
-
-
-def run_classifier(
-    classifier: Callable[..., Tensor],
-    inputs: Tensor | StoredRows,
-    stream: int | None = None,
-    old: OldAnswers | None = None,
-) -> Tensor:
-    """Logits of all images ``[images, classes]``; the arguments are as for ``measure``."""
-
-    def answer(rows: Tensor) -> Tensor:
-        rows = rows.to(inputs.device) if isinstance(inputs, Tensor) else rows
-        return classifier(inputs[rows]) if old is None else classifier(inputs[rows], old[rows])
-
-    if stream is not None:
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(stream))
-        return answer(order)[order.argsort()]
-    if isinstance(inputs, Tensor):
-        return classifier(inputs) if old is None else classifier(inputs, old)
-    # What is on disk is read batch by batch.
-    return torch.cat([answer(rows) for rows in torch.arange(len(inputs)).split(BATCH)])
 
 
 def label_tensor(samples: Sequence[Sample]) -> Tensor:

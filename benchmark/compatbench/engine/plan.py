@@ -14,7 +14,7 @@ from compatbench.backbone.load import is_planning
 from compatbench.data.cards import SuiteCard, TrainingCard, suite_cards, suite_tasks
 from compatbench.data.draws import ShotsFiles, read_draws
 from compatbench.engine.cell import Cell, CellRecord
-from compatbench.engine.costs import TimeEstimate, count_costs, measure_rate
+from compatbench.engine.costs import TimeEstimate, count_costs
 from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import (
     BrokenCell,
@@ -24,6 +24,7 @@ from compatbench.engine.matrix import (
 )
 from compatbench.engine.method_settings import read_settings, resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
+from compatbench.engine.model_size import measure_rate
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods

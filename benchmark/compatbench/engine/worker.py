@@ -247,7 +247,8 @@ def make_worker(settings: Settings) -> Worker:
     """The worker in this process that the settings describe."""
     compute = settings.compute
     set_memory_budget(compute.memory_budget)
-    store, cache = RunStore(settings.store), FeatureCache(settings.cache)
+    store = RunStore(settings.store)
+    cache = FeatureCache(settings.cache, limit=compute.cache_limit)
     return Worker(store, cache, resolve_device(compute.device), compute.threads)
 
 

@@ -34,6 +34,11 @@ def set_memory_budget(size: int | None) -> None:
     _budget = size
 
 
+def current_budget() -> int | None:
+    """The bytes that were set; None for a share of the free memory."""
+    return _budget
+
+
 @contextmanager
 def memory_budget(size: int | None) -> Iterator[None]:
     """Sets the budget for a while."""

@@ -29,6 +29,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "jobs": (lambda count: count >= 1, "give a number of at least 1"),
     "threads": (lambda count: count >= 1, "give a number of at least 1"),
     "memory_budget": (lambda size: size > 0, "give a number of bytes above 0"),
+    "cache_limit": (lambda size: size > 0, "give a number of bytes above 0"),
     "timeout": (lambda seconds: seconds > 0, "give a number of seconds above 0"),
     "retry": (lambda kinds: set(kinds) <= set(KINDS), f"choose kinds from {', '.join(KINDS)}"),
     "gpus_per_cell": (
@@ -67,8 +68,9 @@ class Compute:
         device: ``auto`` is a GPU if there is one.
         jobs: workers; None is one per core, one on a GPU, and on Ray all that fit.
         threads: of each worker.
-        memory_budget: bytes for the activations of each worker's text tower; None is half of
-            what is free.
+        memory_budget: bytes for the activations of each worker's text tower, and for the images
+            that are classified at once; None is half of what is free, and 1 GiB.
+        cache_limit: bytes of the cache of image features; the longest unused make way.
         timeout: seconds after which an attempt at a cell is ended; the encoding of its images
             does not count.
         retry: how often a cell is tried again after each kind of failure.
@@ -82,6 +84,7 @@ class Compute:
     jobs: int | None = None
     threads: int = 1
     memory_budget: int | None = None
+    cache_limit: int | None = None
     timeout: float | None = None
     retry: Mapping[FailureKind, int] = field(default_factory=dict)
     address: str | None = None
@@ -183,6 +186,7 @@ class PeakMemory:
     def reset(self) -> None:
         """Forgets the peak so far."""
         if self._device.startswith("cuda"):
+            torch.cuda.init()  # a new process knows no device before
             torch.cuda.reset_peak_memory_stats(self._device)
             self._known = True
         elif self._device == "cpu":

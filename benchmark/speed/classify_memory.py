@@ -1,0 +1,58 @@
+"""Prints, as JSON, the most memory in which 50,000 images of 1,000 classes are classified.
+
+    python benchmark/speed/classify_memory.py tip_adapter_f
+    python benchmark/speed/classify_memory.py cocoop --images 2000
+
+On random features and weights, of the joint space of ViT-B/16. CoCoOp encodes every class anew for
+each image, so that fewer images are asked of it; what a batch takes does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+from imagenet_memory import peak_gib
+
+from compatbench.conformance.models import build_clip
+from compatbench.data.images import Labels
+from compatbench.engine.batches import answer_batches
+from compatbench.engine.measure import predict
+from compatbench.method import FeatureSet, FewShotData
+from compatbench.method.registry import builtin_methods
+
+CLASSES, SHOTS, SIZE = 1000, 16, 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", choices=["tip_adapter_f", "cocoop"])
+    parser.add_argument("--images", type=int, default=50_000)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    draw = torch.Generator().manual_seed(1)
+    backbone = build_clip("wide", seed=1, embed_dim=SIZE)
+    template = "a photo of a {}."
+    labels = Labels(tuple(f"thing {i}" for i in range(CLASSES)), (template,), template)
+    targets = torch.arange(CLASSES).repeat_interleave(SHOTS)
+    train = torch.randn(len(targets), SIZE, generator=draw)
+    few = FeatureSet(train, train[None], targets)
+    data = FewShotData(labels, SHOTS, few, few)
+    images = torch.randn(asked.images, SIZE, generator=draw)
+    method = builtin_methods().get(asked.method)()
+    with torch.no_grad():
+        module = method.init(backbone, data, draw).detach()  # type: ignore[attr-defined]
+        classify = method.attach(module, backbone, labels)
+        before, start, sizes = peak_gib(), time.perf_counter(), []
+        for count, logits in answer_batches(classify, images):
+            predict(logits)
+            sizes.append(count)
+    found = {"method": asked.method, "images": sum(sizes), "batch": sizes[0]}
+    found |= {"seconds": round(time.perf_counter() - start, 1)}
+    print(json.dumps(found | {"before_gib": before, "peak_gib": peak_gib()}))
+
+
+if __name__ == "__main__":
+    main()
