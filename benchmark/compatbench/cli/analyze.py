@@ -156,7 +156,7 @@ def claims(
     """Compare the founding paper's claims with results: supported, contradicted or undecided.
 
     Each claim comes with the data that it is judged by, the size of the effect, and a bootstrap
-    interval over datasets, by which the verdict goes. A missing cell gives no mean.
+    interval over datasets, which decides the verdict. A missing cell gives no mean.
 
     Args:
         markdown: Print Markdown.

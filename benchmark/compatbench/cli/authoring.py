@@ -26,7 +26,7 @@ _TEMPLATE = Path(__file__).with_name("new_method.py.txt")
 
 
 def new_method(name: str) -> None:
-    """Write a commented method file that works as it is, to be made into yours.
+    """Write a commented method file that works as it is, to start from.
 
     It goes to methods/ in a checkout, and to this folder elsewhere.
 
@@ -85,7 +85,7 @@ def are_transfers(wanted: str) -> bool:
 
 
 def check(methods: str, only: str = "all") -> None:
-    """Check that a method, or a transfer, keeps the rules, on tiny models; exit with 1 if not.
+    """Check that a method, or a transfer, follows the rules, on tiny models; exit with 1 if not.
 
     Fits are cut to a few steps, so that a method takes seconds on one core. One method gets a
     table of its checks; of several, each gets a line, and their failures are listed at the end.
@@ -145,8 +145,8 @@ def tune(
     stays where the gain over it is no larger than the standard error of that gain.
 
     The first line says how long it takes. Stop at any time, and the same command goes on. The last
-    lines are for the suite's file. What was compared is written to results/<suite>/tuning/, to be
-    sent with the method: where it is missing, the leaderboard says that the method was not tuned.
+    lines are for the suite's file. What was compared is written to results/<suite>/tuning/ and
+    belongs to the method's pull request: without it, the leaderboard marks the method as not tuned.
     """
     import yaml
 

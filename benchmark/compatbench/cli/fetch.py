@@ -25,7 +25,7 @@ def fetch_data(
 ) -> None:
     """Download datasets into the folders in which their cards look for them.
 
-    What is complete is left alone, and what broke off is gone on with. Files are checked against
+    Complete files are kept, and interrupted downloads are continued. Files are checked against
     published hashes; where there is none, the first download writes its own to downloads.json in
     the dataset's folder, and later ones are checked against that. Exits with 1 if something is
     still missing, and says for each file what to do.
@@ -63,8 +63,8 @@ def fetch_data(
 def fetch_backbones(backbone: Backbones = None, suite: str | None = None) -> None:
     """Download the weights of backbones into the hub's cache, and check them.
 
-    What is on this machine already is not fetched again (see docs/backbones.md for the places).
-    Exits with 1 if something could not be had, and says what to do.
+    Weights that are on this machine are not fetched again (see docs/backbones.md for the places).
+    Exits with 1 if something could not be fetched, and says what to do.
 
     Args:
         backbone: Backbones: names of cards, or MODEL/TAG.

@@ -158,7 +158,7 @@ def export_shots(
         shots: Images of every class.
         seed: Seed of the draw.
         out: File to write; by default the terminal.
-        compare: A file of somebody else's: is it the same draw?
+        compare: Another lab's file: is it the same draw?
         read: In place of drawing, read what other code drew: CoOp's shot_K-seed_S.pkl, in which
             nothing is run, or 2SFS's shot_K-seed_S_train.jsonl with its _val.jsonl.
     """

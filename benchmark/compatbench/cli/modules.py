@@ -42,7 +42,7 @@ def evaluate(
     that were right before and are wrong now.
 
     Args:
-        module: A module that 'run' has left in runs/modules/; or with --source, a checkpoint of
+        module: A module that 'run' wrote to runs/modules/; or with --source, a checkpoint of
             other code, as for 'import'.
         backbone: The new model: a name of 'list backbones', or MODEL/TAG of open_clip,
             MODEL@FILE, local-dir:FOLDER, hf:FOLDER.
@@ -91,11 +91,11 @@ def port(
     """Write a module for a new model, where 'evaluate' then needs no transfer.
 
     What is written in the joint space's coordinates (keys of a cache, a probe, a residual on class
-    weights) is turned as the transfer 'words' turns the model; all else stays as it is. A module
+    weights) is rotated as the transfer 'words' rotates the model; the rest is unchanged. A module
     for which that does not give the transfer's own logits is refused.
 
     Args:
-        module: A module that 'run' has left in runs/modules/, or 'import' wrote.
+        module: A module that 'run' wrote to runs/modules/, or 'import' wrote.
         to: The new model, as '--backbone' of 'evaluate'.
         with_: 'words' or 'words+raw', or 'copied', which leaves all as it is; by default words
             where a method acts in the joint space, and copied elsewhere.
@@ -128,7 +128,7 @@ def import_(
 ) -> None:
     """Turn a checkpoint of other code into a module that 'evaluate' takes.
 
-    Nothing in the file is run. Its own token embeddings, where it holds any, tell whether task and
+    Nothing in the file is run. Its own token embeddings, where it holds any, show whether task and
     source are the right ones. Without arguments it lists the formats. For example:
     compatbench import coop output/seed1 --task dtd --source vit-b16-openai
 
@@ -175,11 +175,11 @@ def import_(
 
 
 def export(format: str, module: Path, file: Path, dtype: str | None = None) -> None:
-    """Write a module as the code that a format is of writes its own.
+    """Write a module as a checkpoint for other code.
 
     Args:
         format: The format; 'compatbench import' lists them.
-        module: A module that 'run' has left in runs/modules/, or 'import' wrote.
+        module: A module that 'run' wrote to runs/modules/, or 'import' wrote.
         file: The file to write; for formats of several files, the folder.
         dtype: 'float16' or 'float32'; by default that of the file it was imported from, or what
             the format's own code uses.

@@ -30,7 +30,7 @@ def new_task(
     out: Path = Path(),
     replace: bool = False,
 ) -> None:
-    """Make a task of your own images, and a suite that asks about an upgrade on it.
+    """Make a task of your own images, and a suite that measures an upgrade on it.
 
     Reads class folders (with or without train/, val/ and test/ around them), a CSV with the
     columns path,label and perhaps split, tar shards of a webdataset, or parquet files of the
@@ -106,7 +106,7 @@ def advise(
 ) -> None:
     """Say whether to keep, port or retrain modules in an upgrade, and what to expect.
 
-    From what 'run' has left in results/, for every upgrade and method: keep a module untouched if
+    From the measurements in results/, for every upgrade and method: keep a module untouched if
     it gains over zero-shot and no way without images is clearly better; port it by that way, such
     as 'words', if it is; or else retrain it, if that was measured and gains, or use zero-shot. With
     95 % intervals, and what they rest on.

@@ -70,9 +70,9 @@ def audit(
 
     Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
     leaderboard.md must agree with each other and with what is computed here. Then some cells are
-    run again from nothing, so many that forged ones would be found, which is said. A number that
-    is forged or stale is named with its file, line and field. Nothing is written but the feature
-    cache.
+    run again from nothing, enough to find forged ones with the probability that is printed. A
+    number that is forged or stale is named with its file, line and field. Nothing is written but
+    the feature cache.
 
     Args:
         suite: Suite to look at: a name, or the YAML file of one that is not installed; may be
@@ -140,7 +140,7 @@ def ci(
 
     Checks the methods that changed against the base; audits all results; runs again all cells of
     new methods in the mini suites, a sample of changed ones, and, if the harness changed, a cell
-    of every method; lists how figures moved, of which no row may be missing; and tells whether
+    of every method; lists changed figures, and fails if a row is missing; and checks that
     leaderboard.md is up to date. Runs the code of the methods in this clone, and needs neither a
     network nor any token.
 

@@ -53,7 +53,7 @@ def run(
     """Run a suite and write results/ and leaderboard.md.
 
     Finished cells are never run again: stop at any time, and the same command goes on. The first
-    seed of all methods comes first, so that a ranking stands early and gets sharper. Several
+    seed of all methods comes first, so that there is a full ranking early. Several
     runs may share a folder, on one machine or on many: each cell is run by one of them.
 
     Args:
@@ -68,10 +68,10 @@ def run(
         memory_budget: Most memory for the activations of each worker's text encoder, and for the
             images that it classifies at once, such as '2G'; by default half of what is free, and
             1 GiB. Less is slower.
-        cache_limit: Most disk for image features and tokens, such as '200G': the longest unused
-            make way, and tokens that do not fit are computed whenever they are needed.
+        cache_limit: Most disk for image features and tokens, such as '200G': those unused
+            longest are deleted, and tokens that do not fit are computed whenever they are needed.
         precision: What the frozen towers compute in, by default what the suite says; modules are
-            trained in float32 always. Another precision is another set of cells, in place of the
+            always trained in float32. Another precision gives other cells, which replace the
             first in results/.
         timeout: End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding
             of its images does not count. It becomes a failed row, and the others go on.

@@ -95,11 +95,11 @@ def gc(
     shots_file: list[Path] | None = None,
     out: Path = Path(),
 ) -> None:
-    """Find files that serve no plan any more: modules and predictions of cells that changed.
+    """Find files that no plan needs any more: modules and predictions of cells that changed.
 
     A cell is obsolete if its method, images and weights are here and give another key now, with
     the training of every installed suite. Records stay: they are small, and are results. What was
-    set aside as damaged, links and all else in place of a file, and remains of killed
+    set aside as damaged, links and anything else in place of a file, and remains of killed
     processes go as well.
 
     Args:
@@ -151,7 +151,7 @@ def list_cache() -> None:
 
 @options.command(cache_app, "verify")
 def verify_cache() -> None:
-    """Read every entry and hold it against its checksum; exit with 1 if one is damaged.
+    """Compare every entry with its checksum; exit with 1 if one is damaged.
 
     Damaged entries are computed again when they are needed.
     """
