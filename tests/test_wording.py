@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).parents[1]
 PLACES = ("*.md", "docs/*.md", ".github/*.md", "benchmark/compatbench/**/*.py")
 BANNED = re.compile(
     r"for want of|what lacks|passed over|besides,|\bmend(s|ed|ing)?\b|nothing bears|\bcome by\b|"
-    r"the dear|had back|of its own accord|"
+    r"the dear|had back|of its own accord|\bh(olds?|eld) (it |them )?against\b|"
     r"\b(whence|thereof|wherein|naught|forthwith|albeit|heretofore)\b|"
     r"an eleventh of|_(hear|bury|welcome)\(",
     re.IGNORECASE,

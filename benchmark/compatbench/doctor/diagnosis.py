@@ -1,6 +1,6 @@
 """What of a suite is on this machine, what is missing, and what the machine has.
 
-Zero-shot accuracy is measured and held against the figures of ``results/published/`` whose sources
+Zero-shot accuracy is measured and compared with the figures of ``results/published/`` whose sources
 used prompts and test images of their own: here they are measured with those prompts.
 """
 

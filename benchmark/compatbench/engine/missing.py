@@ -74,7 +74,7 @@ def find_missing(
 
 
 def fetch_missing(missing: Missing) -> Missing:
-    """Fetches the weights that are missing, and tells what is still not here."""
+    """Fetches the weights that are missing, and says what is still missing."""
     left = dict(missing.backbones)
     for name in missing.backbones:
         if error := _errors([name], lambda name: locate_weights(read_backbone(name))):

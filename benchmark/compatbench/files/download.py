@@ -39,7 +39,7 @@ def download(
     digest: str = "",
     progress: Callable[[int, int | None], object] = lambda have, total: None,
 ) -> None:
-    """Downloads ``url`` to ``path``, by way of ``path.part``, which a later call goes on with.
+    """Downloads ``url`` to ``path``, by way of ``path.part``, which a later call continues.
 
     Args:
         size: in bytes, if it is known.

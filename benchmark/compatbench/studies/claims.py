@@ -1,4 +1,4 @@
-"""The paper's claims (arXiv:2412.20895), each held against a suite's results.
+"""The paper's claims (arXiv:2412.20895), each compared with a suite's results.
 
 What the claims leave open is fixed here, before any result is looked at:
 
@@ -54,7 +54,7 @@ REPORTED: dict[Measure, tuple[float, str]] = {"target": (3.57, "target accuracy"
 
 @dataclass(frozen=True)
 class ClaimsReport(StudyReport):
-    """The claims, held against the results of one upgrade of a suite.
+    """The claims, compared with the results of one upgrade of a suite.
 
     Attributes:
         complete, methods: how many methods are complete, and how many have results.
