@@ -1,7 +1,7 @@
 """Figures that papers and repositories publish, and what is measured beside them.
 
 They are in ``results/published/*.csv``, one a line with its source; the README there says what the
-columns mean. Figures of one protocol, ``all classes``, are held against results.
+columns mean. Figures of one protocol, ``all classes``, are compared with results.
 """
 
 from __future__ import annotations
