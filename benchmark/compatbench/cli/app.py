@@ -37,7 +37,7 @@ app = typer.Typer(
 START = """\
 Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
 
-  compatbench run --methods all     choose a method: measure and rank all of them
+  compatbench run --methods all     choose a method: measure and rank them all
   compatbench new-method mine       add a method: a working file to start from
   compatbench new-task photos       upgrade your model, on your own images
 
