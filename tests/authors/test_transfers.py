@@ -1,0 +1,262 @@
+"""Ways of bringing a module along beside their authors' code, on random features and weights."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from checkout import Checkout
+from torch import Tensor, nn
+from whole_fits import Compare, OurFit, pose
+
+from compatbench.backbone import DroppingBackbone
+from compatbench.method import Module
+from compatbench.methods.clipood import CLIPood
+from compatbench.methods.zeroshot import ZeroShot
+from compatbench.transfer import transmiter
+from compatbench.transfer.gradfix import mask_by_gradient
+from compatbench.transfer.transfusion import Matching, axes_of, permute, split
+
+# Of the script that TransMiter's authors run, with smaller sizes.
+SCRIPT = """--dataset DTD --source_model S --wd 1e-3 --proj_dim 32 --tot_logit_dim 32 --mul_dim 4
+--lr 1e-3 --batch-size 16 --transfer_dropout 0.0 --epochs 3 --logit_norm_strategy standard
+--temperature 1 --teacher_temperature 0.5 --main_loss_coef 1 --alpha_scale 1.0
+--use_orthogonality --transfer_procrutes --loss_function kl --transfer_direct_pred
+--class_padding_strategy openimage --latent_procrutes --reg_procrutes_coef 500
+--truncate_ratio -1 --noise_alpha 0.5 --use_precompute_features --use_ft_logits
+--ldn_network LogitAlone --transfer_fc_layers 1 --num_fc_layers 1 --max_interpolation 0.0"""
+CLASSES, VOCABULARY = 5, 32
+# What the file of Trans-PEFT imports of transformers.
+LIBRARY = ("activations", "cache_utils", "generation", "utils", "models.qwen2.configuration_qwen2")
+LIBRARY += tuple(f"modeling_{name}" for name in ("attn_mask_utils", "outputs", "rope_utils"))
+LIBRARY += ("modeling_utils", "modeling_flash_attention_utils")
+
+
+def result(module: Module, logits: Tensor) -> OurFit:
+    """Ours, where nothing was fitted in the harness's way."""
+    return OurFit(ZeroShot(), None, module, logits, [])
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.authors("jihwanp/TransMiter")
+def test_transmiter(
+    checkout: Checkout, compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same start, batches and noise: both sides learn and turn the change of logits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transmiter, "BATCH", 16)
+    monkeypatch.setattr(transmiter, "EPOCHS", 3)
+    features, heads = draw(70, 40, seed=1), 0.3 * draw(2, VOCABULARY, 40, seed=2)
+    features = nn.functional.normalize(features, dim=-1)
+    source, target = (30 * features @ head.T for head in heads)
+    teacher = source[:, :CLASSES] + 2 * draw(70, CLASSES, seed=3)
+
+    drawn: dict[str, list[Tensor]] = {"randperm": [], "rand": [], "randn": []}
+    with monkeypatch.context() as patch:
+        begin = transmiter.start_change
+        start = begin(VOCABULARY, torch.Generator().manual_seed(9))
+        first = copy.deepcopy(start)
+        for name, kept in drawn.items():
+            patch.setattr(torch, name, keeping(getattr(torch, name), kept))
+        patch.setattr(transmiter, "start_change", lambda *_: start)
+        change = transmiter.learn_change(source, teacher, torch.Generator().manual_seed(1))
+    turned = change.turned(source, target)
+
+    steps = -(-len(source) // 16)
+    plan = iter([[None] * steps, *(order.split(16) for order in drawn["randperm"])])
+
+    def load_batches(*_: Any, **__: Any) -> list[Any]:
+        batches = []
+        for rows in next(plan):
+            given = dict(S_features=features[rows], S_ft_logits=[teacher[rows]], labels=rows)
+            batches.append(None if rows is None else given)
+        return batches
+
+    coins, noises = iter(drawn["rand"]), iter(drawn["randn"])
+
+    def add_noise(logits: Tensor, args: Any) -> Tensor:
+        if next(coins) >= 0.5:
+            return logits
+        return logits + args.noise_alpha * logits.std(-1, keepdim=True) * next(noises)
+
+    def fill(head: Any) -> None:
+        head.in_proj.weight = first.projection.double()
+        head.mlp_layers[0].load_state_dict(
+            {name.replace("3.", "4."): one for name, one in first.net.double().state_dict().items()}
+        )
+
+    absent = ["wandb", "datasets", "nltk", "pandas", "transformers", "geotorch", "engine.eval"]
+    absent += [f"models.{name}" for name in ("modeling", "heads", "stats", "negative_class")]
+    monkeypatch.setattr(sys, "argv", ["", *SCRIPT.split()])
+    models: list[Any] = []
+    with checkout.open(absent=absent) as load:
+        extraction, align = load("src.knowledge_extraction"), load("engine.ortho_proc")
+        # The parametrisation of geotorch, which torch has by now.
+        orthogonal = nn.utils.parametrizations.orthogonal
+        sys.modules["geotorch"].orthogonal = lambda layer, name: orthogonal(  # type: ignore[attr-defined]
+            layer, name, orthogonal_map="matrix_exp"
+        )
+        args = extraction.parse_arguments(
+            extraction.add_extraction_arguments(load("engine.args").get_base_parser())
+        )
+        args.seed_log_path, args.eval_datasets, args.num_classes = str(tmp_path), "", CLASSES
+        build = extraction.ProxyModel
+
+        def start_theirs(*given: Any) -> Any:
+            models.append(build(*given))
+            fill(models[0].network[0])
+            return models[0]
+
+        extraction.ProxyModel = start_theirs
+        zero_shot = nn.Module()
+        zero_shot.classification_head = nn.Linear(40, VOCABULARY, bias=False)
+        zero_shot.classification_head.weight.data = 30 * heads[0]
+        extraction.build_models = lambda *_: (zero_shot, [nn.Identity()])
+        extraction.negative_class_selection = lambda _, args, __: args
+        names = SimpleNamespace(classnames=list(range(CLASSES)))
+        vars(extraction).update(get_dataset=lambda *_, **__: names, get_dataloader=load_batches)
+        vars(extraction).update(add_noise=add_noise, maybe_dictionarize=lambda one: one)
+        extraction.eval_single_dataset = lambda *_: {}
+        extraction.extract_knowledge(args, "", logging.getLogger(__name__))
+        model = models[0].eval()
+        head = model.network[0]
+        projection = head.in_proj.weight.detach()
+        learned = model(None, source)["logits"]
+        seen = [head.transform_logits(one)[0] @ projection.T for one in (target, source)]
+        args.device = "cpu"
+        found = align.orthogonal_procrutes(*seen, projection, args)
+        head.in_proj, head.transfer_out_proj = nn.Linear(1, 1, bias=False), nn.Linear(1, 1)
+        head.in_proj.weight.data, head.transfer_out_proj.weight.data = found["W_in"], found["W_out"]
+        logits = model(None, target)["logits"]
+    ours = result(Module({}), torch.cat([change(source), turned(target)]))
+    compare(ours, {}, torch.cat([learned, logits]), name="transmiter", steps=3 * steps)
+
+
+def keeping(function: Any, kept: list[Tensor]) -> Any:
+    return lambda *a, **k: kept.append(function(*a, **k)) or kept[-1]
+
+
+@pytest.mark.authors("fillo-rinaldi/GradFix")
+def test_gradfix(checkout: Checkout, compare: Compare) -> None:
+    """All weights of an image tower but key biases, whose gradient is zero."""
+    problem, method = pose(templates=("a photo of a {}.",), views=1), CLIPood()
+    backbone, data = problem.backbone, problem.data(method)
+    start = method.init(backbone, data, torch.Generator())
+    change = {n: 0.01 * draw(*t.shape, seed=i) for i, (n, t) in enumerate(start.trained.items())}
+    without = replace(data.val, targets=data.val.targets[:0])
+    ours = mask_by_gradient(method, Module(change), backbone, replace(data, val=without))
+    with checkout.open(absent=["wandb", "sklearn", "torchvision"]) as load:
+        module: Any = load("grad_sign.gradient_sign_common")
+        model: Any = copy.deepcopy(backbone.model).requires_grad_(True)
+        names = list(problem.labels.names)
+        task = SimpleNamespace(templates=[lambda c: f"a photo of a {c}."], class_names=names)
+        batches = [*zip(problem.images[0].split(7), problem.targets.split(7), strict=True)]
+        find, given = module.compute_real_gradient_signs, (nn.CrossEntropyLoss(), "cpu", batches)
+        signs, _ = find(model, task, *given, vote="max")
+        own = module.TaskVector(vector={n.removeprefix("image."): t for n, t in change.items()})
+        theirs = module.taskvector_from_gradient_signs(signs, own).vector
+    mine = {n.removeprefix("image."): t for n, t in ours.trained.items()}
+    for name in theirs:
+        if name.endswith("in_proj_bias"):
+            for one in (mine[name], theirs[name]):
+                one.chunk(3)[1].zero_()
+    tensor = torch.zeros(1)
+    compare(result(Module(mine), tensor), theirs, tensor, name="gradfix")
+
+
+@pytest.mark.authors("gccnlp/Trans-PEFT")
+def test_trans_peft(checkout: Checkout, compare: Compare) -> None:
+    """The authors' layer around the parts of our blocks, which are the same."""
+    problem, rate = pose(layers=6), 0.5
+    backbone, visual = problem.backbone, problem.backbone.model.visual
+    hidden: Tensor = backbone.image.embed(problem.queries)
+    rolls = iter(torch.rand(6, generator=torch.Generator().manual_seed(4)).tolist())
+    dropping = DroppingBackbone(backbone, rate, torch.Generator().manual_seed(4))
+    ours = dropping.image.encode(hidden)
+    with checkout.open(absent=[f"library.{name}" for name in LIBRARY]) as load:
+        # Their file is meant to lie in a folder of transformers.
+        for name in ("library", "library.models", "library.models.qwen2"):
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__path__ = [str(checkout.path(f"{checkout.repository}/models"))]
+        vars(load("library.modeling_utils"))["PreTrainedModel"] = nn.Module
+        vars(load("library.generation"))["GenerationMixin"] = type("GenerationMixin", (), {})
+        vars(load("library.utils"))["add_start_docstrings"] = lambda *_: lambda one: one
+        module: Any = load("library.models.qwen2.modeling_qwen2")
+        module.random = SimpleNamespace(uniform=lambda *_: next(rolls))
+        for block in visual.transformer.resblocks:  # type: ignore[union-attr]
+            attend = block.attn
+
+            def attention(hidden_states: Tensor, attend: Any = attend, **_: Any) -> Any:
+                return attend(*[hidden_states] * 3, need_weights=False)[0], None, None
+
+            layer = SimpleNamespace(self_attn=attention, mlp=block.mlp, training=True)
+            layer.input_layernorm, layer.post_attention_layernorm = block.ln_1, block.ln_2
+            layer.knowledge_dropping = rate
+            (hidden,) = module.Qwen2DecoderLayer.forward(layer, hidden)
+    features = visual.ln_post(hidden[:, 0]) @ visual.proj  # type: ignore[operator, union-attr]
+    compare(result(Module({}), ours), {}, features, name="trans-peft")
+
+
+@pytest.mark.authors("aimagelab/TransFusion")
+def test_transfusion(checkout: Checkout, compare: Compare) -> None:
+    """Both find the order of a tower that is the source's in another order, with noise.
+
+    Theirs has an order for each sum of the residual stream, and one for queries, keys and values.
+    """
+    source = split(pose().backbone.image.weights)
+    order: dict[str, Tensor] = {}
+    for name, tensor in source.items():
+        for axis, group in enumerate(axes_of(name, tensor.ndim)):
+            if group is None:
+                continue
+            block, _, kind = group.partition(".")
+            rng = torch.Generator().manual_seed(ord(block[-1]))
+            if kind in ("qk", "v"):  # two heads
+                heads = [64 * h + torch.randperm(64, generator=rng) for h in (1, 0)]
+                order[group] = torch.cat(heads)
+            else:
+                order[group] = torch.randperm(tensor.shape[axis], generator=rng)
+
+    def noisy(tensor: Tensor, seed: int) -> Tensor:
+        return tensor + 0.01 * tensor.std() * draw(*tensor.shape, seed=seed)
+
+    target = {n: noisy(permute(n, t, order), i) for i, (n, t) in enumerate(source.items())}
+    change = {n: draw(*t.shape, seed=i) for i, (n, t) in enumerate(source.items())}
+    found = Matching(source, target, 2).solve()
+    ours = {renamed(n): permute(n, t, found) for n, t in change.items()}
+    kinds = ("attn.shortcut_1", "mlp.shortcut_2")
+    places = [f"transformer.resblocks.{i}.{kind}.identity" for i in range(3) for kind in kinds]
+    fixed, moved = (
+        dict.fromkeys(places, torch.eye(128)) | {renamed(n): t for n, t in one.items()}
+        for one in (target, source)
+    )
+    with checkout.open(absent=["matplotlib"]) as load:
+        sys.modules["strenum"] = ModuleType("strenum")
+        vars(sys.modules["strenum"])["StrEnum"] = enum.StrEnum
+        builders, tools = load("permutations.permutation_spec"), load("permutations.utils")
+        groups = builders.CLIP_Visual_PermutationSpecBuilder(depth=3).create_permutation_spec()
+        matcher = load("permutations.weights_matcher").WeightMatcher
+        orders, heads = matcher(groups, fixed, moved, num_heads=2, intra_head=True).run()
+        given = {renamed(name): tensor for name, tensor in change.items()}
+        theirs = tools.apply_permutation_to_statedict(
+            groups, orders, given, heads_permutation=heads, num_heads=2
+        )
+    tensor = torch.zeros(1)
+    compare(result(Module(ours), tensor), theirs, tensor, name="transfusion")
+
+
+def renamed(name: str) -> str:
+    """TransFusion's name of a weight."""
+    name = name.replace(".attn.out_proj.", ".attn.proj.")
+    return name.replace(".mlp.c_fc.", ".mlp.fc1.").replace(".mlp.c_proj.", ".mlp.fc2.")
