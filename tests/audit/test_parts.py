@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compatbench as cb
+from compatbench.audit.audit import check_pages
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.rerun import compare_costs
 from compatbench.audit.sample import Draw, Sampled, SampleSize, draw_cells, find_power, round_robin
 from compatbench.audit.tolerance import EPSILON, choose_tolerance, find_drift
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import TrainingCard, suite_cards
 from compatbench.engine.cell import Cell, provenance
 from compatbench.errors import CompatbenchError
 
@@ -189,6 +190,14 @@ def test_files_of_no_method_are_named(forged: Workplace) -> None:
     result = forged.audit("--no-zero-shot")
     assert result.exit_code == 1
     assert [said for said in files.values() if said not in result.output] == []
+
+
+def test_a_page_of_a_suite_that_has_none_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "results" / "smoke" / "README.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("The best of all.")
+    [found] = check_pages(tmp_path, [suite_cards.read("smoke")])
+    assert str(found) == f"{page}: its suite has no pages"
 
 
 def test_one_broken_file_does_not_hide_another(forged: Workplace) -> None:

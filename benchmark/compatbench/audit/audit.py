@@ -30,7 +30,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.scratch import scratch_folder
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-from compatbench.results.store import FIGURES, PUBLISHED, REPORT, RESULTS, split_results
+from compatbench.results.store import FIGURES, PAGES, PUBLISHED, REPORT, RESULTS, split_results
 
 
 @dataclass
@@ -225,13 +225,16 @@ def check_pages(
 
     One of the suites may come from a file of its own.
     """
+    folders = [out / RESULTS / one.name for one in suites if not one.publish]
+    stray = [folder / name for folder in folders for name in PAGES if (folder / name).exists()]
+    findings = [Finding(str(path), "its suite has no pages") for path in stray]
     if not any(suite.publish for suite in suites):
-        return []
+        return findings
     installed = suite_cards.names()
     own = next((suite for suite in suites if suite.name not in installed), None)
     whole = [one for one in (stored or {}).values() if not one.findings]
     read = {one.card.name: split_results(one.card.name, one.methods.values()) for one in whole}
-    findings, problem = [], "is not what the results give; run 'compatbench leaderboard'"
+    problem = "is not what the results give; run 'compatbench leaderboard'"
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)

@@ -208,7 +208,7 @@ def sort_change(change: Change, registry: ConfinedRegistry) -> Touched:
     for path in paths:
         if path.parts[0] == RESULTS and len(path.parts) == 3:
             name = path.name.removesuffix(".csv").removesuffix(".cost").removesuffix(".json")
-            results.setdefault(path.parts[1], set()).add(name)
+            results.setdefault(path.parts[1], set()).update([name] if path.suffix != ".md" else [])
     classes: Any = registry.classes
     methods = [name for name in registry.names() if classes[name].files & files]
     gone = [path for path in map(Path, sorted(change.deleted)) if path.suffix == ".py"]

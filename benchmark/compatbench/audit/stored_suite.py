@@ -24,7 +24,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.store import TUNING, MethodResults, file_texts, read_method
+from compatbench.results.store import PAGES, TUNING, MethodResults, file_texts, read_method
 from compatbench.transfer.registry import is_transfer
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
@@ -124,8 +124,8 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
     except OSError as error:
         return {}, [Finding(str(folder), f"cannot be read: {error.strerror}")]
     for path in paths:
-        if path.name == TUNING:
-            continue  # read where settings are compared
+        if path.name in (TUNING, *PAGES):
+            continue  # read where settings and pages are compared
         kind = next((kind for kind in KINDS if path.name.endswith(kind)), "")
         name = path.name.removesuffix(kind)
         if kind != ROWS:

@@ -22,7 +22,7 @@ from compatbench.pages.templates import template, write_changed
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import FIGURES, RESULTS, check_name
+from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
 
 LEADERBOARD = "leaderboard.md"
 SHOWN = 10  # rows of an upgrade; on the leaderboard the floors come on top
@@ -52,8 +52,8 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     for page in (one for suite in pages for one in (suite, *suite.sections)):
         if page.results.all:
             folder = out / RESULTS / check_name(page.name, "suite")
-            rendered[folder / "README.md"] = render_suite(page, figures)
-            rendered[folder / "methods.md"] = render_methods(page)
+            texts = render_suite(page, figures), render_methods(page)
+            rendered |= {folder / name: text for name, text in zip(PAGES, texts, strict=True)}
     if text := read_readme(out):
         summary = markdown.fill_section(text, SECTION, _summary(pages[0]))
         rendered[out / "README.md"] = summary

@@ -39,6 +39,7 @@ from compatbench.results.rows import (
 
 RESULTS = "results"
 TUNING = "tuning"  # below the folder of a suite
+PAGES = ("README.md", "methods.md")  # there, too: made from its results
 FIGURES, PUBLISHED = "figures", "published"  # below results/, besides a folder for each suite
 REPORT = Path(RESULTS, "report.html")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
