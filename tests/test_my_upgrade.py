@@ -1,9 +1,12 @@
-"""The page for owners of modules is true: its commands, in its order, on tiny folders."""
+"""The page for owners of modules is true, and so is its notebook: both are run on tiny folders."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from compatbench.backbone import load_backbone
 from compatbench.data.task import load_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "my-upgrade.md"
+NOTEBOOK = PAGE.with_suffix(".ipynb")
 VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot)"
 
 
@@ -29,6 +33,18 @@ def write_photos(folder: Path, classes: int = 3, count: int = 10) -> list[str]:
         for number, drawing in enumerate(drawings[:count]):
             source.image(drawing).save(place / f"{number}.png")
     return sorted(names)
+
+
+def run_notebook() -> str:
+    """Runs the cells here; what they print."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    names: dict[str, object] = {}
+    with redirect_stdout(StringIO()) as printed:
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+    return printed.getvalue()
 
 
 @pytest.mark.slow
@@ -68,6 +84,16 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert re.search(tasks, text)
         assert "  retrained+4 " in text
         assert "these are not" in text
+
+    # The notebook walks the same ways, and what is finished is not run again.
+    def records() -> dict[Path, int]:
+        return {one: one.stat().st_mtime_ns for one in tmp_path.glob("*/runs/cells/*/*.json")}
+
+    before = records()
+    load_again()
+    printed = run_notebook()
+    assert all(text in printed for text in told)
+    assert records() == before != {}
     advice = cb.advise("photos-upgrade", "taskres", out="photos-trial")
     assert str(advice).splitlines()[1] in images
     assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {*advice.ways["way"]}

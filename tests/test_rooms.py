@@ -25,7 +25,7 @@ LEVELS = (
     ("engine",),
     ("results",),
     ("pages",),
-    ("conformance", "doctor"),
+    ("conformance", "doctor", "sharing"),
     ("audit",),
     ("studies",),
     ("api",),

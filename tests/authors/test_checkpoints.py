@@ -94,9 +94,19 @@ DEPT = {
     "OPTIM.BASE_LR_MULT": 1.0,
     "OPTIM.NEW_LAYERS": ["linear_probe", "film"],
 }
+ATTRIBUTES = ["color", "habitat", "growth"]
 # The format, the trainer, its settings, and what of the problem and the checkout it needs.
 TRAINERS: dict[str, tuple[str, str, dict[str, Any], Any, Any]] = {
     "coop": ("KaiyangZhou/CoOp", "trainers.coop:CoOp", PLAIN, {}, {}),
+    "atprompt": (
+        "zhengli97/ATPrompt",
+        "trainers.coop_atp:CoOp_ATP",
+        under("COOP", **PRECISE | dict(N_CTX=2))
+        | under("ATPROMPT", USE_ATPROMPT=True, ATT_NUM=3, N_ATT1=2, N_ATT2=2, N_ATT3=2)
+        | under("ATPROMPT", **{f"ATT{i}_TEXT": word for i, word in enumerate(ATTRIBUTES, 1)}),
+        {},
+        {},
+    ),
     "cocoop": (
         "KaiyangZhou/CoOp",
         "trainers.cocoop:CoCoOp",
@@ -164,7 +174,8 @@ def test_a_trainers_checkpoint(
     problem = pose(**sizes)
 
     ours = fit(make(CoOp, dict(epochs=1), context_length=2), problem)
-    more = dict(template="{}.", teacher="a photo of a {}.") if kind == "tcp" else {}
+    tcp = dict(template="{}.", teacher="a photo of a {}.")
+    more: Any = {"tcp": tcp, "atprompt": dict(attributes=ATTRIBUTES)}.get(kind, {})
     with checkout.trainer(name, problem, ours, settings, **where) as trainer:
         round_trip(kind, trainer, problem, tmp_path, import_file, **more)
 

@@ -55,6 +55,16 @@ def coop(backbone: Backbone, labels: Labels, own: bool = False) -> State:
     return {"ctx": context, **buffers(backbone, labels.names, 4)}
 
 
+def atprompt(backbone: Backbone, labels: Labels) -> State:
+    """Two attributes, and the vectors of a third that is not used."""
+    draw, words = drawer(8), "X X color X X shape X X"
+    vectors = {f"ctx_att{number}": draw(2, 32) for number in (1, 2, 3)}
+    ids = backbone.tokenizer([f"{words} {name}." for name in labels.names])
+    rows = text_tower(backbone).token_embedding(ids).detach().half()
+    middle = {"token_middle1": rows[:, 3:4], "token_middle2": rows[:, 6:7]}
+    return {"ctx": draw(2, 32), **vectors, **middle, **buffers(backbone, labels.names, 8, words)}
+
+
 def kgcoop(backbone: Backbone, labels: Labels) -> State:
     draw = drawer(1)
     untrained = {"bias_vectors": draw(1, 32), "meta_net.linear1.weight": draw(16, 16)}

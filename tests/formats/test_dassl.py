@@ -25,6 +25,7 @@ from .conftest import Importer
 from .dassl_files import (
     WORDS,
     State,
+    atprompt,
     cocoop,
     coop,
     dept,
@@ -47,6 +48,12 @@ def cosine(backbone: Backbone, texts: Tensor, features: Tensor) -> Tensor:
 def prompt_logits(backbone: Backbone, labels: Labels, state: State, images: Tensor) -> Tensor:
     features = backbone.encode_images(images)
     return cosine(backbone, encode_contexts(backbone, labels.names, state["ctx"]), features)
+
+
+def atprompt_logits(backbone: Backbone, labels: Labels, state: State, images: Tensor) -> Tensor:
+    words = [backbone.embed_text(word) for word in ("color", "shape")]
+    parts = (state["ctx_att1"], words[0], state["ctx_att2"], words[1], state["ctx"])
+    return prompt_logits(backbone, labels, {"ctx": torch.cat(parts)}, images)
 
 
 def linear(state: State, layer: int, x: Tensor) -> Tensor:
@@ -112,6 +119,7 @@ CASES: dict[str, tuple[Callable[[Backbone, Labels], State], Logits]] = {
     "coop": (coop, prompt_logits),
     "kgcoop": (kgcoop, prompt_logits),
     "prograd": (coop, prompt_logits),
+    "atprompt": (atprompt, atprompt_logits),
     "cocoop": (cocoop, cocoop_logits),
     "tcp": (tcp, tcp_logits),
     "dept": (dept, dept_logits),
@@ -172,6 +180,19 @@ def test_a_file_is_recognised_by_what_is_in_it(
     save_dassl(tmp_path, CASES[kind][0](clip64, labels), "anything")
     assert recognise(read_checkpoint(tmp_path)) == [kind]  # the folder around the model's
     assert set(CASES) <= set(formats())
+
+
+def test_attributes_of_other_words_are_told(
+    tmp_path: Path, import_for_test: Importer, clip64: Backbone, labels: Labels
+) -> None:
+    path = save_dassl(tmp_path, atprompt(clip64, labels))
+    for words, line in (
+        (["color", "size"], "another word than 'size' as attribute 2"),
+        (["color"], "has 2 attributes, and --set attributes has 1"),
+        (["color", "shape", "size"], "has 2 attributes, and --set attributes has 3"),
+    ):
+        with pytest.raises(CompatbenchError, match=line):
+            import_for_test("auto", path, attributes=words)
 
 
 @pytest.mark.parametrize("position", ["middle", "front"])

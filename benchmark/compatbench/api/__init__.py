@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Compute
     from compatbench.engine.tuning import plan_tuning
     from compatbench.results.tuning import tune
+    from compatbench.sharing.hub import pull_module, pull_results, push_module, push_results
     from compatbench.studies.claims import analyze_claims
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "results", "run"]
 __all__ += ["advise", "export_module", "formats", "import_module", "inspect_checkpoint"]
+__all__ += ["pull_module", "pull_results", "push_module", "push_results"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["fetch_backbones", "fetch_data", "new_task"]
@@ -58,6 +60,10 @@ _ROOMS = {
     "fetch_data": "data.fetch_datasets",
     "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
+    "pull_module": "sharing.hub",
+    "pull_results": "sharing.hub",
+    "push_module": "sharing.hub",
+    "push_results": "sharing.hub",
     "tune": "results.tuning",
 }
 

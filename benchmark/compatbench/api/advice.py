@@ -90,9 +90,10 @@ def _evaluate(
     from compatbench.engine.single_module import evaluate_module, read_fitted
     from compatbench.method.registry import builtin_methods
     from compatbench.results.advice import evaluated_case
+    from compatbench.sharing.hub import local_module
     from compatbench.transfer.registry import find_transfer
 
-    given = Path(given) if isinstance(given, str) else given
+    given = local_module(given)
     file = (
         None if methods == "all" else ",".join([methods] if isinstance(methods, str) else methods)
     )

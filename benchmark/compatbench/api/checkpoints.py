@@ -88,8 +88,10 @@ def export_module(
     """
     from compatbench.formats.convert import export_checkpoint
     from compatbench.method import Module, load_module
+    from compatbench.sharing.hub import local_module
 
-    loaded = module if isinstance(module, Module) else load_module(Path(module))
+    found = local_module(module)
+    loaded = found if isinstance(found, Module) else load_module(found)
     return export_checkpoint(format, loaded, Path(file), dtype)
 
 

@@ -177,7 +177,8 @@ def evaluate(
     """A module on a backbone and on its source, beside zero-shot; nothing is trained.
 
     Args:
-        module: of ``fit``, or the file of one, as ``run`` leaves it in ``runs/modules/``.
+        module: of ``fit``, the file of one, as ``run`` leaves it in ``runs/modules/``, or
+            ``hf://OWNER/NAME``.
         backbone: the new model.
         task: the module's task by default, or a variant of it.
         transfer: how the module reaches the backbone, a name of ``transfers()``.
@@ -194,8 +195,9 @@ def evaluate(
             fitted for.
     """
     from compatbench.engine.single_module import evaluate_module, import_for
+    from compatbench.sharing.hub import local_module
 
-    given = Path(module) if isinstance(module, str) else module
+    given = local_module(module)
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
     return evaluate_module(given, backbone, task, transfer, methods, device)
@@ -228,8 +230,9 @@ def port(
             its tensors gives the logits that it has through the transfer.
     """
     from compatbench.engine.port import port_module
+    from compatbench.sharing.hub import local_module
 
-    given = Path(module) if isinstance(module, str) else module
+    given = local_module(module)
     return port_module(given, backbone, transfer, methods, device)
 
 

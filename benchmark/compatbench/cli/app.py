@@ -17,6 +17,7 @@ from compatbench.cli import (
     own_data,
     results,
     run,
+    sharing,
     stores,
 )
 from compatbench.cli.output import say
@@ -85,6 +86,8 @@ PANELS = {
         own_data.advise,
         modules.import_,
         modules.export,
+        sharing.push,
+        sharing.pull,
         inventory.doctor,
         fetch.data_app,
         stores.runs_app,

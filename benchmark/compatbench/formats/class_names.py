@@ -94,7 +94,7 @@ def _behind_context(given: Import, method: Method, module: Module, before: int) 
         torch.cat([prefix, own[:length]])
         for own, length in zip(prompts.suffix, prompts.lengths, strict=True)
     ]
-    context = _context_rows(module)
+    context = _context_rows(method, module, given)
     if before != prompts.start + context:
         raise given.error(
             f"leaves {before} tokens to start-of-text and context, and the context has {context}; "
@@ -104,10 +104,13 @@ def _behind_context(given: Import, method: Method, module: Module, before: int) 
     return [whole[before:] for whole in wholes]
 
 
-def _context_rows(module: Module) -> int:
-    named = module.trained.get("context", module.trained.get("text_prompts"))
-    assert named is not None
-    return named.shape[-2]
+def _context_rows(method: Method, module: Module, given: Import) -> int:
+    rows = method.contexts(module, given.backbone, given.labels)
+    rows = (
+        module.trained.get("context", module.trained.get("text_prompts")) if rows is None else rows
+    )
+    assert rows is not None
+    return rows.shape[-2]
 
 
 def _prompts_of(method: Method, module: Module, backbone: Backbone, labels: Labels) -> Prompts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+
 from compatbench.formats.dassl import Dassl, Part
 from compatbench.formats.format import Converted, Import
 from compatbench.formats.reader import Checkpoint
@@ -56,6 +58,45 @@ class KgCoOp(CoOp):
 
     def recognise(self, file: Checkpoint) -> bool:
         return "bias_vectors" in file.tensors and super().recognise(file)
+
+
+class ATPrompt(Dassl):
+    """zhengli97/ATPrompt, trainers/coop_atp.py; its attributes are words of one token each.
+
+    A file holds the words' token embeddings, with which the setting ``attributes`` is compared.
+    Vectors of attributes that it does not use, up to three, were never trained.
+    """
+
+    name = method = "atprompt"
+    parts: ClassVar = {
+        "context": Part("ctx", "M D"),
+        "attribute_context": Part("ctx_att1", "N D", more="ctx_att{}"),
+    }
+    first: ClassVar = 2
+    unlike = ("meta_net.",)
+    suffix = "token_suffix"
+
+    def read(self, given: Import) -> Converted:
+        words, rows = given.settings.setdefault("attributes", ["color", "shape"]), []
+        held = sum(f"token_middle{number}" in given.file.tensors for number in (1, 2, 3))
+        if held not in (0, len(words)):
+            raise given.error(f"has {held} attributes, and --set attributes has {len(words)}")
+        for number, word in enumerate(words, 1):
+            rows.append(given.take(f"ctx_att{number}", "N D"))
+            if not held:
+                continue
+            found = given.file.tensors[f"token_middle{number}"][0]
+            if not torch.equal(found, given.backbone.embed_text(word).to(found.dtype)):
+                raise given.error(
+                    f"has another word than '{word}' as attribute {number}: give the words and "
+                    """the source that it was trained with, --set 'attributes=["color"]'"""
+                )
+        module = Module(
+            {"context": given.take("ctx", "M D"), "attribute_context": torch.stack(rows)}
+        )
+        sizes = (module[name].shape[-2] for name in ("context", "attribute_context"))
+        names = ("context_length", "attribute_length")
+        return Converted(module, dict(zip(names, sizes, strict=True)))
 
 
 class CoCoOp(Dassl):

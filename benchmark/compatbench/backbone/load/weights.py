@@ -190,7 +190,7 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         raise _missing(card, f"weights {path} are", "restore the file (git checkout, or reinstall)")
     if card.path is not None:
         return _find_in_path(card, Path(card.path).expanduser())
-    repository, files, url = _published_files(card)
+    repository, files, url = published_files(card)
     looked = []
     for place, candidates in _places(card, repository, files, url):
         looked.append(place)
@@ -240,7 +240,7 @@ def _find_in_path(card: BackboneCard, path: Path) -> Path:
     return found[0]
 
 
-def _published_files(card: BackboneCard) -> tuple[str, Sequence[str], str]:
+def published_files(card: BackboneCard) -> tuple[str, Sequence[str], str]:
     """Where a card's weights are published: a repository of the hub, or an address, or both.
 
     The file's names in the repository are given, the preferred one first.
