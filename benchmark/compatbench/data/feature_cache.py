@@ -139,7 +139,8 @@ class FeatureCache:
         if entry is not None:
             if self.limit is not None:
                 with suppress(OSError):  # it has just made way for another
-                    os.utime(path, ns=(time.time_ns(),) * 2)  # the kernel's clock is coarse
+                    now = time.time_ns()  # the kernel's clock is coarse
+                    os.utime(path, ns=(now, now))
             return entry
         if path.is_file():
             what = f"{path} is damaged and is computed again"

@@ -189,8 +189,8 @@ class Matrix:
                     transfer_plugin=plugin_of(choice.transfer),
                 )
             )
-            for name in tests(task) if broken is not None else ():
-                if name in missing.broken:
+            for name in tests(task):
+                if broken is not None and name in missing.broken:
                     one = replace(cells[-1], test_sets=(name,))
                     broken.append(BrokenCell(one, missing.test_sets[name]))
         return cells

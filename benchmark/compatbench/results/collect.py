@@ -157,10 +157,11 @@ def _current_rows(
     }
     if missing.backbones.keys() & find_teachers(suite, registry, [name]):
         return rows  # another machine has the teacher
-    lost = {(one.cell.task, one.cell.shots, one.cell.seed) for one in broken}
+    lost = {(c.task, t, c.shots, c.seed) for c, _ in broken for t in c.test_sets}
+    columns = ["key", "data", "task", "test_set", "shots", "seed"]
     same = [
-        (row.key, row.data) in current or (row.task, row.shots, row.seed) in lost
-        for row in rows.itertuples()
+        (key, data) in current or tuple(place) in lost
+        for key, data, *place in zip(*(rows[name] for name in columns), strict=True)
     ]
     # What is not here cannot be compared; another machine has measured it.
     elsewhere = rows[["backbone", "source"]].isin(list(missing.backbones)).any(axis=1)
