@@ -62,7 +62,8 @@ def test_timo(checkout: Checkout, compare: Compare) -> None:
     features, found, logits = method.texts(problem.backbone, labels), [], []
     views, val, queries = (unit(problem, x) for x in (problem.images, problem.val, problem.queries))
     with checkout.open() as load:
-        utils, models = load("utils"), load("models")
+        utils: Any = load("utils")
+        models: Any = load("models")
         # Keys are normalised after the mean over views, as in Tip-Adapter.
         keys = torch.stack([problem.backbone.encode_images(x) for x in problem.images]).mean(0)
         keys = F.normalize(keys, dim=-1)

@@ -71,7 +71,8 @@ def test_mmrl(checkout: Checkout, compare: Compare) -> None:
             layers = [*getattr(learner, f"compound_rep_tokens_r2{letter}proj")]
             found[kind] = [one.weight for one in layers]
             found[f"{kind}_bias"] = [one.bias[None] for one in layers]
-        return found | {"projection": [*model.image_encoder.proj_rep]}
+        found["projection"] = [*model.image_encoder.proj_rep]
+        return found
 
     problem = at_scale(pose())
     ours = fit(make(MMRL, RECIPE, width=16, length=2), problem)
@@ -132,10 +133,8 @@ def test_plot_pp(checkout: Checkout, compare: Compare) -> None:
     stages = zip((ours.batches[:3], ours.batches[3:]), ("vision", "joint"), strict=True)
     for batches, part in stages:
         settings = same | under("PLOTPP", TRADE_OFF=part == "vision", MODEL_UPD=part)
-        stage, where = replace(ours, batches=batches), dict(inside="plot-pp")
-        with checkout.trainer(
-            "trainers.plotpp:PLOTPP", problem, stage, settings, **where
-        ) as theirs:
+        stage, name = replace(ours, batches=batches), "trainers.plotpp:PLOTPP"
+        with checkout.trainer(name, problem, stage, settings, inside="plot-pp") as theirs:
             theirs.model.max_iter = 3
             give(find(theirs.model), found)
             theirs.train()

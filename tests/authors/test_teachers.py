@@ -32,11 +32,11 @@ class Taught(Problem):
     teacher: Problem
 
     def data(self, method: Method) -> FewShotData:
-        seen = {"backbone": self.teacher.backbone}
-        own = {field.name: getattr(self, field.name) for field in fields(Problem)}
+        own: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(Problem)}
+        own["backbone"] = self.teacher.backbone
         given, taught = (
             replace(few, unlabelled=replace(few.train, targets=few.train.targets * 0 - 1))
-            for few in (super().data(method), Problem(**own | seen).data(method))
+            for few in (super().data(method), Problem(**own).data(method))
         )
         return replace(given, teacher=Teacher(self.teacher.backbone, taught))
 
@@ -89,7 +89,9 @@ def test_promptkd(
         down, norm, _, up = model.VPT_image_trans.conv1
         found: Parts = {"down": [*down.weight[..., 0, 0]], "down_bias": [*down.bias]}
         found |= {"up": [*up.weight[..., 0, 0]], "up_bias": [*up.bias]}
-        return found | image_parts(model) | {"gain": [*norm.weight], "shift": [*norm.bias]}
+        found |= image_parts(model)
+        found |= {"gain": [*norm.weight], "shift": [*norm.bias]}
+        return found
 
     with checkout.trainer("trainers.promptkd:PromptKD", problem, ours, settings) as theirs:
         give(independent_parts(theirs.model_teacher), tuned[0])

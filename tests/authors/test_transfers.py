@@ -101,7 +101,8 @@ def test_transmiter(
     monkeypatch.setattr(sys, "argv", ["", *SCRIPT.split()])
     models: list[Any] = []
     with checkout.open(absent=absent) as load:
-        extraction, align = load("src.knowledge_extraction"), load("engine.ortho_proc")
+        extraction: Any = load("src.knowledge_extraction")
+        align: Any = load("engine.ortho_proc")
         # The parametrisation of geotorch, which torch has by now.
         orthogonal = nn.utils.parametrizations.orthogonal
         sys.modules["geotorch"].orthogonal = lambda layer, name: orthogonal(  # type: ignore[attr-defined]
@@ -243,7 +244,7 @@ def test_transfusion(checkout: Checkout, compare: Compare) -> None:
     )
     with checkout.open(absent=["matplotlib"]) as load:
         sys.modules["strenum"] = ModuleType("strenum")
-        vars(sys.modules["strenum"])["StrEnum"] = enum.StrEnum
+        vars(sys.modules["strenum"])["StrEnum"] = enum.Enum
         builders, tools = load("permutations.permutation_spec"), load("permutations.utils")
         groups = builders.CLIP_Visual_PermutationSpecBuilder(depth=3).create_permutation_spec()
         matcher = load("permutations.weights_matcher").WeightMatcher

@@ -80,7 +80,7 @@ def test_clipood(checkout: Checkout, compare: Compare) -> None:
     with checkout.open(beside=["kdiAAA/TDA"], absent=absent) as load:  # for OpenAI's clip
         engine: Any = load("engine")
         clip = load("clip.model").build_model({**problem.weights}).eval()
-        beta = torch.distributions.Beta(*torch.tensor([0.1, 0.1]))
+        beta = torch.distributions.Beta(torch.tensor(0.1), torch.tensor(0.1))
         density = [float(beta.log_prob((i + torch.tensor(0.5)) / 13).exp()) for i in range(13)]
         mean = engine.GeneralMovingAverage(clip.visual, density.__getitem__)
         text = engine.get_text_features(clip, "a photo of a {}.", problem.labels.names, "cpu")
