@@ -1,0 +1,33 @@
+"""Every method on a make-believe accelerator: the CPU's logits, no mix of devices, few waits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compatbench.method.registry import builtin_methods
+
+# Most times that a training step may make the host wait for the device, where it is not never.
+WAITS = {"ape_t": 1, "cross_modal": 5, "flyp": 6, "lp_plus_plus": 1, "plot": 3, "plot_pp": 5}
+WAITS |= {"proda": 3}
+
+
+@pytest.mark.slow
+def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> None:
+    """In a process of its own, since a registered device is there for the whole process."""
+    command = [sys.executable, str(Path(__file__).with_name("accelerator.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    found: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        found |= {(one := json.loads(line))["method"]: one}
+    assert sorted(found) == sorted(builtin_methods().names())
+    assert {name: one["error"] for name, one in found.items() if "error" in one} == {}
+    far = {name: one["different"] for name, one in found.items() if one["different"] > 1e-4}
+    assert far == {}
+    waiting = {name: one["each"] for name, one in found.items() if one["each"] > 0}
+    assert {n: most for n, most in waiting.items() if most > WAITS.get(n, 0)} == {}
