@@ -106,6 +106,7 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
     assert "## The price of an upgrade" in render_suite(page)
     assert "`copied`) does best: 62.0 %, +2.0 over zero-shot. That is worth 1.4 labels" in text
     assert "With 2 labels per class or more, train anew." in text
+    assert "\n  - with 2 labels per class: [CoOp" in text
     # Without retraining on the target there is nothing to measure by.
     assert "retrain?" not in render_leaderboard([make_page(by_way("copied", 62))])
 

@@ -77,31 +77,54 @@ def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
 
 
 def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
-    """What the owner of a module should do, in sentences: without any access, and with labels."""
-    best: tuple[Price, str] | None = None
+    """What the owner of a module should do, in sentences: with nothing else, then by access."""
+    best = _best_by_access(page, upgrade, shots)
+    if (found := best.pop("nothing", None)) is None:
+        return ""
+    price, title = found
+    if price.gain is None or price.gain.sign < 1:
+        text = "With nothing but the module, no method is clearly better than zero-shot: drop it."
+    else:
+        measured = count_labels(page.results.transfers)
+        enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
+        advice = (
+            f"No number of labels up to {max(measured)} per class does as well."
+            if enough is None
+            else f"With {enough} labels per class or more, train anew."
+        )
+        text = (
+            f"With nothing but the module, {title} ({code(price.transfer)}) does best: "
+            f"{percent(price.target and price.target.value)} %, {signed(price.gain.value)} over "
+            f"zero-shot. That is worth {show_worth(page, price.worth)} labels per class "
+            f"(95 %: {_show_bounds(page, price.worth)}). {advice}"
+        )
+    more = [
+        f"\n  - with {access}: {title} ({code(one.transfer)}), {percent(one.target.value)} %, "
+        f"worth {show_worth(page, one.worth)} ({_show_bounds(page, one.worth)})"
+        for access, (one, title) in best.items()
+        if one.target is not None and one.gain is not None and one.gain.sign > 0
+    ]
+    return text + (
+        f" With more, these do best; again what each is worth in labels per class:\n{''.join(more)}"
+        if more
+        else ""
+    )
+
+
+def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, tuple[Price, str]]:
+    """The most accurate way of each access that has a worth, with the method's linked title."""
+    best: dict[str, tuple[Price, str]] = {}
+    ways: dict[str, str] = {}
     for info in (one.info for one in page.results.methods.values() if one.info.learns):
         for price in price_ways(page.results, page.expected, info.name, upgrade, shots):
-            plain = find_way(price.transfer) is not None and not access_of(price.transfer)
-            known = price.worth is not None and price.target is not None
-            if plain and known and (best is None or price.target.value > best[0].target.value):  # type: ignore[union-attr]
-                best = price, md.linked(info.title, info.paper)
-    if best is None or (price := best[0]).gain is None:
-        return ""
-    if price.gain.sign < 1:
-        return "With nothing but the module, no method is clearly better than zero-shot: drop it."
-    worth, bounds = show_worth(page, price.worth), _show_bounds(page, price.worth)
-    measured = count_labels(page.results.transfers)
-    enough = next((k for k in measured if price.worth and k >= price.worth.value), None)
-    advice = (
-        f"No number of labels up to {max(measured)} per class does as well."
-        if enough is None
-        else f"With {enough} labels per class or more, train anew."
-    )
-    return (
-        f"With nothing but the module, {best[1]} ({code(price.transfer)}) does best: "
-        f"{percent(price.target and price.target.value)} %, {signed(price.gain.value)} over "
-        f"zero-shot. That is worth {worth} labels per class (95 %: {bounds}). {advice}"
-    )
+            if find_way(price.transfer) is None or price.worth is None or price.target is None:
+                continue
+            access = describe_access(price.transfer)
+            known = best[access][0].target if access in best else None
+            if known is None or price.target.value > known.value:
+                best[access] = price, md.linked(info.title, info.paper)
+                ways[access] = price.transfer
+    return {access: best[access] for access in sorted(best, key=lambda one: _by_access(ways[one]))}
 
 
 def find_way(transfer: str) -> Transfer | None:
@@ -124,7 +147,11 @@ def describe_access(transfer: str) -> str:
     if (way := find_way(transfer)) is None:
         return NOTHING
     shots = getattr(way.config, "shots", 0)
-    words = {"labels": f"{shots} label{'s' * (shots != 1)} per class"}
+    words = {
+        "labels": f"{shots} label{'s' * (shots != 1)} per class",
+        "old model": "the old model",
+        "unlabelled": "unlabelled images",
+    }
     return ", ".join(words.get(one, one) for one in access_of(transfer)) or "nothing"
 
 

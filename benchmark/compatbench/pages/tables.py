@@ -50,7 +50,8 @@ def ranking_table(
         elif column.bold:
             texts = md.bold_best([row.value(column.bold) for row in rows], texts)
         shown.append(texts)
-    below = [i for i, row in enumerate(rows) if row.kind == "floor" and i >= (top or 0)][:floors]
+    ranked_floors = (i for i, row in enumerate(rows) if row.kind == "floor" and row.rank)
+    below = [i for i in ranked_floors if i >= (top or 0)][:floors]
     lines = list(zip(*shown, strict=True))
     if top is not None:
         lines = [*lines[:top], *(lines[i] for i in below)]
