@@ -15,8 +15,8 @@ from test_inside_towers import (
     image_parts,
     independent_parts,
 )
-from test_newer_towers import give, take
 from test_prompt_learners import PRECISE, make
+from test_tower_fits import give, take
 from whole_fits import NAMES, Compare, Problem, fit, pose
 
 from compatbench.method import FewShotData, Method, Teacher

@@ -148,5 +148,5 @@ def test_the_harness_makes_temporary_folders_in_one_place() -> None:
     # These run in processes that have a folder of their own, which is removed with them.
     own = {"conformance/fit_checks.py", "engine/confined/server.py"}
     # It unpacks beside the place that files are then renamed to, and removes what is left there.
-    own |= {"data/fetch_datasets.py"}
+    own |= {"data/fetch_datasets.py", "sharing/hub.py"}
     assert found == {"files/scratch.py", *own}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compatbench.method.registry import builtin_methods
+from compatbench.files.project_folders import method_files
 
 # Most times that a training step may make the host wait for the device, where it is not never.
 WAITS = {"ape_t": 1, "cross_modal": 5, "flyp": 6, "lp_plus_plus": 1, "plot": 3, "plot_pp": 5}
@@ -25,7 +25,7 @@ def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> No
     found: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         found |= {(one := json.loads(line))["method"]: one}
-    assert sorted(found) == sorted(builtin_methods().names())
+    assert sorted(found) == sorted(path.stem for path in method_files())
     assert {name: one["error"] for name, one in found.items() if "error" in one} == {}
     far = {name: one["different"] for name, one in found.items() if one["different"] > 1e-4}
     assert far == {}

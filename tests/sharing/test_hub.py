@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from command_line import invoke, output_of
-from sharing.hub_stand_in import TOKEN, Hub
+from hub_stand_in import TOKEN, Hub
 
 import compatbench as cb
 from compatbench.method import Module

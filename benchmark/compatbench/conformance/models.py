@@ -160,12 +160,17 @@ def wrap(model: nn.Module, name: str) -> Backbone:
 
 def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
     """A CLIP with a rotated joint space: features become f Rᵀ, R is ``[e, e]``, logits stay."""
-    model: Any = copy.deepcopy(backbone.model)
+    # Of the backbone, not of its model: a new one would read its tokenizer's file again.
+    rotated = copy.deepcopy(backbone)
+    forget_texts(rotated)
+    vars(rotated).pop("image", None)
+    vars(rotated.text).pop("weights", None)
+    rotated.weights_key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
+    model: Any = rotated.model
     with torch.no_grad():
         for projection in (model.text_projection, model.visual.proj):
             projection.copy_(projection @ rotation.T)
-    key = sha256_json([backbone.weights_key, fingerprint({"rotation": rotation})])
-    return Backbone(backbone.card, model, backbone.device, key)
+    return rotated
 
 
 def random_rotation(size: int, seed: int) -> Tensor:

@@ -127,7 +127,8 @@ def _count_tokens(matrix: Matrix, tested: int, sizes: Mapping[str, ModelSize]) -
     wanted: dict[tuple[str, ImageInput], list[MethodChoice]] = {}
     for name, size in sizes.items():
         tower = SimpleNamespace(depth=size.image_blocks)
-        sketch: Any = SimpleNamespace(image=tower, text=SimpleNamespace(depth=size.text_blocks))
+        text = SimpleNamespace(depth=size.text_blocks)
+        sketch: Any = SimpleNamespace(name=name, image=tower, text=text)
         for choice in matrix.choices:
             taken = choice.build(matrix.tasks[0]).image_input(sketch)
             if taken != FEATURES:

@@ -15,6 +15,7 @@ from compatbench.backbone.load.weights import OFFLINE, check_network, hub_cache,
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.download import cannot_write
 from compatbench.files.kinds import require
+from compatbench.files.scratch import scratch_folder
 from compatbench.files.sizes import format_bytes
 from compatbench.method import Module, load_module
 
@@ -138,7 +139,7 @@ def push_module(
     address = read_address(to, "model")
     found, _ = read_fitted(local_module(module))
     readme = describe_module(found, str(address), Path(out), licence)
-    with TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = Path(folder, MODULE_FILE)
         found.save(path)
         return Upload(address, {README: readme.encode(), path.name: path.read_bytes()}, private)
