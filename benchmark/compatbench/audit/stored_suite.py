@@ -12,7 +12,7 @@ import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.tolerance import Tolerance, choose_tolerance, deciding
-from compatbench.data.cards import SuiteCard, names_elsewhere
+from compatbench.data.cards import COPIED, SuiteCard, names_elsewhere
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell
 from compatbench.engine.keys import data_key
@@ -25,7 +25,7 @@ from compatbench.method.registry import MethodRegistry
 from compatbench.results.collect import describe_method
 from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.store import PAGES, TUNING, MethodResults, file_texts, read_method
-from compatbench.transfer.registry import is_transfer
+from compatbench.transfer.registry import find_transfer, is_transfer
 
 KINDS = COST, ROWS, DESCRIPTION = ".cost.csv", ".csv", ".json"
 # What names a measurement of a method; no two rows of a file share it.
@@ -89,7 +89,13 @@ def read_stored_suite(
             continue
         suite = _as_recorded(card, found)
         recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
-        transfers = list(dict.fromkeys([*suite.transfers, *recorded]))
+        method = registry.get(suite.base_method(name)).card
+        asked = [
+            label
+            for label in suite.transfers
+            if label == COPIED or find_transfer(label).serves(method)
+        ]
+        transfers = list(dict.fromkeys([*asked, *recorded]))
         cells += plan_cells(
             suite, registry, [name], files=draws, missing=missing, transfers=transfers, seeds=seeds
         )
