@@ -53,6 +53,14 @@ def test_a_pattern_means_the_methods_that_a_transfer_serves() -> None:
     assert chosen("cocoop", "words") == [("cocoop", "words")]
 
 
+def test_a_suite_s_own_transfers_that_do_not_take_a_named_method_are_left_out() -> None:
+    suite = SUITE.model_copy(update={"transfers": ("copied", "words-mean")})
+    choices = select_matrix(suite, REGISTRY, ["clip_lora", "taskres"]).choices
+    found = [(choice.name, choice.transfer) for choice in choices]
+    taskres = [("taskres", "copied"), ("taskres", "words-mean")]
+    assert sorted(found) == [("clip_lora", "copied"), *taskres]
+
+
 def test_a_transfer_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(CompatbenchError, match="changes nothing for zeroshot"):
         chosen("zeroshot", "words")

@@ -94,6 +94,16 @@ def test_main_table() -> None:
     assert "Gone is **incomplete** with 2 of 4 cells measured, so no mean is given." in text
 
 
+def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
+    copied = flat(COOP, 50, 60)
+    words = replace(copied, rows=copied.rows.assign(transfer="words"), transfer="words")
+    page = make_page(flat(PROBE, 50, 60), copied, words, first_seeds=(1,))
+    assert page.run_command().endswith("--methods all --seeds 1,2 --transfers copied,words")
+    assert page.run_command("linear_probe").endswith("--methods linear_probe --seeds 1,2")
+    usual = replace(page, first_seeds=(1, 2), first_transfers=("copied", "words"))
+    assert usual.run_command() == "compatbench run --suite tiny --methods all"
+
+
 def test_what_check_refuses_is_measured_and_not_ranked() -> None:
     bad = replace(PROBE, refused="check 'no-image': attach gave the target's image tower an image")
     page = make_page(flat(COOP, 62, 57, 2), flat(bad, 90, 90), flat(ZEROSHOT, 40, 60))

@@ -166,7 +166,7 @@ def test_a_method_s_part_has_settings_costs_ways_and_datasets() -> None:
     assert name == "coop"
     assert "Settings: `context_words`: none; `recipe.lr`: 0.1." in about
     assert "Changed by this suite: `recipe.lr`: 0.002 → 0.1." in about
-    assert "`compatbench run --suite tiny --methods coop`" in about
+    assert "`compatbench run --suite tiny --methods coop --transfers copied,words`" in about
     ways = cells_of(way_table(page, rows))[2:]
     assert [row[1:6] for row in ways] == [
         ["untouched", "1", "60.0", "40.0", "47.6"],

@@ -90,6 +90,7 @@ def read_stored_suite(
         suite = _as_recorded(card, found)
         recorded = sorted(filter(is_transfer, {*found.rows["transfer"]}))
         method = registry.get(suite.base_method(name)).card
+        # All are named here, and one that is named has to take the method.
         asked = [
             label
             for label in suite.transfers

@@ -246,7 +246,8 @@ def select_matrix(
         way = find_transfer(label)
         able = [one for one in plain if one.method.card.depth != "none" or label == COPIED]
         own = [one for one in able if way.serves(one.method.card)]
-        if not own:  # what it changes nothing of is measured where nothing else was asked for
+        # What it changes nothing of is measured where it was asked for by name.
+        if not own and transfers is not None:
             own = [one for one in able if one.name in named]
             for one in own:
                 way.require(one.method.card)

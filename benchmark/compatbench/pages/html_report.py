@@ -32,7 +32,7 @@ from compatbench.pages.suite_page import (
 )
 from compatbench.pages.templates import read_source, template, write_changed
 from compatbench.results.rows import write_csv
-from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
+from compatbench.results.store import FIGURES, REPORT, RESULTS, join_provenance
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def render_report(
         gaps=_gaps(pages),
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
-        commands=[f"compatbench run --suite {check_name(page.name, 'suite')}" for page in pages],
+        commands=[page.run_command() for page in pages],
         style=style,
         script=script,
         style_hash=_source_hash(style),

@@ -104,7 +104,6 @@ def _render(name: str, **context: Any) -> str:
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
         rank_upgrades=rank_upgrades,
-        check_name=check_name,
         advice=_advice,
         apart=_ranked_apart,
         by_method=method_tables.rows_by_method,

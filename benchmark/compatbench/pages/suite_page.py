@@ -23,7 +23,13 @@ from compatbench.data.needs import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.measures import Expected, Upgrade, upgrade_pairs
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import RESULTS, SuiteResults, read_results, result_folders
+from compatbench.results.store import (
+    RESULTS,
+    SuiteResults,
+    check_name,
+    read_results,
+    result_folders,
+)
 from compatbench.results.tuning import is_tuned
 
 T = TypeVar("T", int, str)
@@ -64,6 +70,8 @@ class SuitePage:
     likeness: str = ""  # one line: how far its results are like those of other suites
     about: str = ""  # the page that says more
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
+    first_seeds: tuple[int, ...] = ()  # those of a run that asks for none
+    first_transfers: tuple[str, ...] = (COPIED,)
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
     _ranks: dict[tuple[Upgrade, int, str], list[Ranked]] = field(default_factory=dict, init=False)
 
@@ -104,6 +112,17 @@ class SuitePage:
             expected = replace(expected, development=())
         results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
+
+    def run_command(self, method: str = "all") -> str:
+        """The command that gives these results, or those of one method."""
+        found = {one.transfer for one in self.results.all if method in ("all", one.info.name)}
+        command = f"compatbench run --suite {check_name(self.name, 'suite')} --methods {method}"
+        if self.first_seeds and set(self.first_seeds) != {*self.expected.seeds}:
+            command += f" --seeds {','.join(map(str, self.expected.seeds))}"
+        if not found <= {*self.first_transfers}:
+            ways = sorted(found, key=lambda name: (name != COPIED, name))
+            command += f" --transfers {','.join(check_name(way, 'transfer') for way in ways)}"
+        return command
 
     @property
     def mark(self) -> str:
@@ -193,6 +212,8 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
+        first_seeds=tuple(seed for seed in suite.seeds if seed in suite.run_seeds) or suite.seeds,
+        first_transfers=tuple(suite.transfers),
         whole=None if seeds == suite.seeds else expected,
     )
 
