@@ -115,7 +115,8 @@ class SuitePage:
 
     def run_command(self, method: str = "all") -> str:
         """The command that gives these results, or those of one method."""
-        found = {one.transfer for one in self.results.all if method in ("all", one.info.name)}
+        shown = [one for one in self.results.all if method in ("all", one.info.name)]
+        found = {one.transfer for one in shown if one.transfer is not None}
         command = f"compatbench run --suite {check_name(self.name, 'suite')} --methods {method}"
         if self.first_seeds and set(self.first_seeds) != {*self.expected.seeds}:
             command += f" --seeds {','.join(map(str, self.expected.seeds))}"
