@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from loading_models import CONFIGS, alone, make, same_weights, small_models  # noqa: F401
+from loading_models import (  # noqa: F401
+    CONFIGS,
+    RELEASES,
+    alone,
+    make,
+    same_weights,
+    small_models,
+)
 from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -145,6 +153,31 @@ def test_a_file_that_does_not_say_its_activation_is_a_warning_with_what_to_name(
         load_backbone(f"Small@{path}")
     for name in ("Small/plain", "Small-quickgelu"):  # here a warning is an error
         load_backbone(f"{name}@{path}")
+
+
+def test_a_published_file_is_recognised_by_its_hash_under_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file(make("Small").state_dict(), path)  # OpenAI's tensors, without the marks of its files
+    address = f"https://openaipublic/{hashlib.sha256(path.read_bytes()).hexdigest()}/Small.pt"
+    openai = RELEASES["Small"]["openai"] | {"url": address}
+    other = {"hf_hub": "us/other/", "quick_gelu": True}
+    tags = {"Small": {"openai": openai, "plain": RELEASES["Small"]["plain"]}}
+    tags["Small-quickgelu"] = {"openai": openai, "other": other}
+    for model, found in tags.items():
+        monkeypatch.setitem(pretrained._PRETRAINED, model, found)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS["Small"]}))
+    said = "which are Small-quickgelu/openai, were trained with QuickGELU.*; "
+    for name, message in (
+        (f"Small@{path}", said + "use the model 'Small-quickgelu'"),
+        (f"Small/plain@{path}", said + "use the model 'Small-quickgelu'"),
+        (f"local-dir:{tmp_path}", said + "say 'quick_gelu: true' in the model_cfg"),
+        (f"Small-quickgelu/other@{path}", "are Small-quickgelu/openai, not 'other'; name them"),
+    ):
+        with pytest.raises(CompatbenchError, match=message):
+            load_backbone(name)
+    load_backbone(f"Small-quickgelu@{path}")  # known, so without the warning, an error here
 
 
 @pytest.mark.parametrize("writer", ["safetensors", "torch zip", "older pickle"])

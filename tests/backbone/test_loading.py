@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,10 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
 ) -> None:
     from open_clip import pretrained
 
-    def fetch(repo_id: str, filename: str, revision: None, cache_dir: str) -> str:
+    asked = []
+
+    def fetch(repo_id: str, filename: str, revision: str | None, cache_dir: str) -> str:
+        asked.append(revision)
         path = put_in_hub_cache(Path(cache_dir), repo_id, filename)
         save(path)
         return str(path)
@@ -189,7 +193,15 @@ def test_what_is_not_here_is_fetched_into_the_hubs_cache(
     monkeypatch.setattr("compatbench.backbone.load.weights.check_network", lambda: None)
     monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
-    assert find_weights(read_backbone("Small/plain")).is_relative_to(tmp_path / "hf" / "hub")
+    found = find_weights(read_backbone("Small/plain"))
+    assert found.is_relative_to(tmp_path / "hf" / "hub")
+    # A card names the commit that is fetched, and found again without the hub's word for "newest".
+    shutil.rmtree(tmp_path / "hf")
+    pinned = read_backbone(write_card(tmp_path, CARD + f"revision: '{'0' * 40}'\n"))
+    assert find_weights(pinned, download=True) == found
+    (tmp_path / "hf" / "hub" / HUB).parents[1].joinpath("refs", "main").unlink()
+    assert find_weights(pinned) == found
+    assert asked == [None, "0" * 40]
 
 
 def test_a_plan_fetches_nothing_and_missing_weights_have_keys(
@@ -261,6 +273,10 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> Non
     with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
         load_backbone(name)
     assert inspect_backbone(name).state == "wrong"
+    name = write_card(tmp_path, CARD + f"hashes: {{{FILE}: {'ab' * 32}}}\n")
+    save(tmp_path / "weights" / "us" / "small.plain" / FILE)
+    with pytest.raises(CompatbenchError, match="its SHA-256 is not the one on the card"):
+        load_backbone(name)
 
 
 def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from compatbench.backbone.load.names import (
     uses_quick_gelu,
     wrong_activation,
 )
-from compatbench.backbone.load.weights import hub_cache, locate_weights
+from compatbench.backbone.load.releases import check_recognised, recognise
+from compatbench.backbone.load.weights import hash_weights, hub_cache, locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError, CompatbenchWarning, first_line
@@ -74,13 +75,18 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
 def fit_weights(model: nn.Module, path: Path, card: BackboneCard) -> dict[str, Tensor]:
     """The tensors of a file by the model's names, in the file's own precision.
 
-    OpenAI's need QuickGELU, which their file does not say.
+    OpenAI's need QuickGELU, which their file does not say. A published file is recognised by its
+    hash, and OpenAI's archives by what else they hold; of others it cannot be known.
     """
     tensors = read_tensors(path)
-    if is_openai(tensors) and card.config is not None and not uses_quick_gelu(card):
+    release = recognise(hash_weights(path)) if card.weights is None else None
+    if release is not None:
+        check_recognised(card, path, release)
+    elif is_openai(tensors) and not uses_quick_gelu(card):
         raise wrong_activation(card, f"OpenAI's weights {path}", quick=True)
     quick = f"{card.config}{QUICK}"
-    if card.path and card.tag is None and card.config and quick in model_names():
+    unknown = release is None and card.path and card.tag is None
+    if unknown and card.config and quick in model_names():
         warnings.warn(
             f"backbone '{card.name}': {path} does not say whether it was trained with GELU, which "
             f"'{card.config}' computes, or QuickGELU, as OpenAI's weights were; name its release "

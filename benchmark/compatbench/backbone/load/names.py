@@ -62,7 +62,7 @@ def _read_release(name: str) -> BackboneCard:
     path = str(Path(file).expanduser().absolute()) if at else None
     if path is not None and not Path(path).is_file():
         raise BackboneError(f"backbone '{name}': there is no file {path}", "correct the path")
-    known = _cards_by_release(tasks_folder()).get((model, tag)) if slash else None
+    known = cards_by_release(tasks_folder()).get((model, tag)) if slash else None
     if known is not None:
         return known.model_copy(update={"name": name, "path": path})
     return _make_card(name, config=model, tag=tag or None, path=path)
@@ -98,7 +98,7 @@ def _make_card(name: str, **values: object) -> BackboneCard:
 
 
 @cache
-def _cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
+def cards_by_release(folder: Path) -> dict[tuple[str, str], BackboneCard]:
     """The cards of a folder that describe a release of open_clip."""
     found = {}
     for name in backbone_cards.builtin_names():
@@ -171,13 +171,16 @@ def uses_quick_gelu(card: BackboneCard) -> bool:
 
 def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneError:
     """The error for weights that were trained with another activation than the model's."""
-    config = card.config or ""
+    config = card.config or str(card.path)
     right = config + QUICK if quick else config.removesuffix(QUICK)
+    fix = f"use the model '{right}'"
+    if card.config is None:
+        fix = f"say 'quick_gelu: {str(quick).lower()}' in the model_cfg of open_clip_config.json"
     kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
     return BackboneError(
         f"backbone '{card.name}': {weights} were trained with {kinds[0]}, but the model "
         f"'{config}' computes {kinds[1]}",
-        f"use the model '{right}'",
+        fix,
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from compatbench.backbone.load.names import check_release, preprocessing, release_facts
+from compatbench.backbone.load.releases import published_hash
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
@@ -113,7 +114,9 @@ def locate_weights(card: BackboneCard) -> Path:
     path = find_weights(card, download=not _planning)
     if card.path is None and card.weights is None:
         check_published_hash(path, release_facts(card).get("url", ""))
-    if card.sha256 is not None and hash_weights(path) != card.sha256:
+    published = card.hashes.get(path.name) if card.path is None else None
+    expected = card.sha256 or published
+    if expected is not None and hash_weights(path) != expected:
         raise BackboneError(
             f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "
             "one on the card",
@@ -157,15 +160,10 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 
 def check_published_hash(path: Path, url: str) -> None:
-    """Refuses a file whose hash is not the one in its download address.
-
-    OpenAI's addresses hold the whole hash, those of open_clip's releases its first digits.
-    """
+    """Refuses a file whose hash is not the one in its download address."""
     if not url or Path(url).name != path.name:
         return
-    published = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
-    short = "/open_clip/releases/" in url and len(published) == 8
-    if (short or _SHA256.fullmatch(published)) and not hash_weights(path).startswith(published):
+    if (published := published_hash(url)) and not hash_weights(path).startswith(published):
         raise BackboneError(
             f"weights {path} are damaged or another file: their SHA-256 is not the published one",
             f"fetch {url} again",
@@ -200,7 +198,8 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
     if repository:
         title = f"{files[0]} of {repository}"
         one = "" if card.provider == "hf" else f" {files[0]}"
-        get = f"where there is a network: hf download {repository}{one};"
+        commit = f" --revision {card.revision}" if card.revision else ""
+        get = f"where there is a network: hf download {repository}{one}{commit};"
     missing = f"backbone '{card.name}': {title} is not on this machine"
     fix = f"{get} or put it into a folder that {WEIGHTS_FOLDER} names"
     if not download or is_offline():
@@ -263,7 +262,13 @@ def _places(
 
     def in_hub_cache(cache: Path) -> list[Path]:
         names = files if repository else ()
-        found = (try_to_load_from_cache(repository, name, cache_dir=cache) for name in names)
+        places = [
+            (name, commit) for commit in dict.fromkeys((card.revision, None)) for name in names
+        ]
+        found = (
+            try_to_load_from_cache(repository, name, cache_dir=cache, revision=commit)
+            for name, commit in places
+        )
         return [Path(path) for path in found if isinstance(path, str)]
 
     # The authors' own names of the file, which people keep.
@@ -294,10 +299,13 @@ def _download(card: BackboneCard, repository: str, files: Sequence[str], url: st
     check_network()
     if card.provider == "open_clip":
         # open_clip prefers the safetensors file of that name, if there is one.
-        return Path(download_pretrained_from_hf(repository, files[-1], cache_dir=str(hub_cache())))
+        cache, commit = str(hub_cache()), card.revision
+        return Path(download_pretrained_from_hf(repository, files[-1], commit, cache))
     for file in files:
         patterns = [*_BESIDE, file]
-        folder = snapshot_download(repository, cache_dir=hub_cache(), allow_patterns=patterns)
+        folder = snapshot_download(
+            repository, revision=card.revision, cache_dir=hub_cache(), allow_patterns=patterns
+        )
         if (path := Path(folder) / file).is_file():
             return path
     raise FileNotFoundError("the repository holds no weights")

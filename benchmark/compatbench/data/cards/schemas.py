@@ -32,6 +32,7 @@ AT_LEAST_ONE = Field(min_length=1)
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 Split = Literal["train", "val", "test"]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Descriptions(CardModel):
@@ -117,11 +118,13 @@ class BackboneCard(CardModel):
     config: Name | None = None  # an open_clip model; a folder or repository brings its own
     tag: str | None = None  # open_clip's name of the weights
     repository: str = ""  # where the weights are on the Hugging Face hub
+    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None  # of it
+    hashes: dict[Name, Sha256] = {}  # SHA-256 of its files, by their names
     files: tuple[Name, ...] = ()  # other names that people have the file under
     path: str | None = None  # checkpoint or model folder on this machine
     weights: RelativePath | None = None  # safetensors file, relative to tasks/
     # Of the weights file; default: that of the file that is found.
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
     tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
     lineage: str = ""  # what the weights were initialised from
     text_from: Name | None = None  # card of the backbone from which the text tower began
