@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command_line import invoke, output_of
 from data.conftest import load_again
 from data.trees import picture
@@ -158,9 +159,19 @@ def test_shards_are_read_in_place(work: Path) -> None:
     (work / "names.txt").write_text("ibex\nfox\n")
     made = cb.new_task("pets", class_names="names.txt", replace=True)
     assert made.task.names == ("ibex", "fox")
+    # CLIP_benchmark's folders bring their prompts, with {c} for the class, and say what they are.
+    prompts = ["a bad photo of a {c}.", "a photo of a {c}.", "{c}."]
+    (work / "pets" / "zeroshot_classification_templates.txt").write_text("\n".join(prompts) + "\n")
+    made = cb.new_task("pets", class_names="names.txt", replace=True)
+    assert made.task.templates == ("a photo of a {}.", "a bad photo of a {}.", "{}.")
+    made = cb.new_task("pets", class_names="names.txt", template=["my {}."], replace=True)
+    assert made.task.templates == ("my {}.",)
+    (work / "pets" / "dataset_type.txt").write_text("retrieval\n")
+    with pytest.raises(CompatbenchError, match="says 'retrieval'; a task needs one class"):
+        cb.new_task("pets", replace=True)
 
 
-def write_parquet(path: Path, labels: list[int]) -> None:
+def write_parquet(path: Path, labels: list[int], names: bool = True) -> None:
     """As the Hub has it: an image is a struct of bytes and a path, and labels have names."""
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -171,7 +182,7 @@ def write_parquet(path: Path, labels: list[int]) -> None:
     about = b'{"info": {"features": {"label": {"names": ["ibex", "fox"], "_type": "ClassLabel"}}}}'
     table = pa.table({"image": images, "label": labels})
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = table.replace_schema_metadata({b"huggingface": about})
+    table = table.replace_schema_metadata({b"huggingface": about} if names else None)
     pq.write_table(table, path, row_group_size=3)
 
 
@@ -183,9 +194,65 @@ def test_parquet_files_of_the_hub_s_kind_are_read_in_place(work: Path) -> None:
     assert (made.task.names, made.task.counts) == (("ibex", "fox"), {"train": 10, "test": 3})
     assert any("unlabelled.parquet has no labels" in note for note in made.notes)
     check_reads_back(made)
+    check_a_card_of_parquet_files(work, made)
     (work / "pets" / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(CompatbenchError, match=r"parquet cannot be read: [^\n]*$"):
         cb.new_task("pets", replace=True)
+
+
+HUB_PAGE = """\
+---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': ibex
+          '1': fox
+---
+# Pets
+"""
+
+
+def check_a_card_of_parquet_files(work: Path, listed: NewTask) -> None:
+    """A card that needs no list: the same images and labels, and names checked with the page's."""
+    pets, card = work / "pets", work / "hub.yaml"
+    files = {split: f"data/{split}-*.parquet" for split in ("train", "test")}
+    source: dict[str, Any] = {"kind": "parquet", "folder": "pets", **files}
+    values = listed.task.model_dump(mode="json", include={"classes", "templates", "licence"}) | {
+        "name": "hub", "title": "Hub", "source": source, "counts": {"train": 10, "test": 3},
+    }  # fmt: skip
+    card.write_text(yaml.safe_dump(values))
+    load_again()
+    task = load_task(str(card))
+    for split, expected in load_task(listed.task.name).source.samples.items():
+        found = task.source.samples[split]
+        assert [(s.id, s.label) for s in found] == [(s.id, s.label) for s in expected]
+        assert [*map(task.source.content, found)] == [*map(task.source.content, expected)]
+    assert inspect_task(str(card)).class_order is None
+    (pets / "README.md").write_text(HUB_PAGE)
+    assert inspect_task(str(card)).class_order is True
+    for change, message in (
+        ({"classes": ["fox", "ibex"]}, "the same names in another order"),
+        ({"source": source | {"test": "data/val-*.parquet"}}, "has no file 'data/val-"),
+        ({"classes": ["ibex", "fox", "elk"]}, "2 classes, the card of .* has 3"),
+    ):
+        card.write_text(yaml.safe_dump(values | change))
+        load_again()
+        with pytest.raises(CompatbenchError, match=message):
+            load_task(str(card))
+
+
+def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> None:
+    write_parquet(work / "pets" / "data" / "train-00000-of-00001.parquet", [0, 1] * 5, names=False)
+    assert cb.new_task("pets").task.names == ("0", "1")
+    (work / "pets" / "README.md").write_text(HUB_PAGE)
+    assert cb.new_task("pets", replace=True).task.names == ("ibex", "fox")
+    (work / "pets" / "README.md").write_text("---\n: [\n---\n")
+    assert cb.new_task("pets", replace=True).task.names == ("0", "1")
 
 
 def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,8 @@ def new_task(
         shots: training images of every class; by default 16, or 8, 4, 2, 1 if a class has fewer.
         seed: of the split, where there is no test split.
         test_share: share of each class that is tested then, above 0 and below 1.
-        template: prompts with ``{}`` for the class; the first is the zero-shot one.
+        template: prompts with ``{}`` for the class; the first is the zero-shot one. By default
+            those that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of
             folders: sorted); by default what folders or labels are called, with spaces for ``_``.
         out: the folder for the cards.
@@ -131,7 +132,7 @@ def new_task(
         "title": natural(name).capitalize(),
         "classes": [*classes.values()],
         **({"folders": labels} if labels != [*classes.values()] else {}),
-        "templates": _check_templates(template or TEMPLATES),
+        "templates": _check_templates(template or found.templates or TEMPLATES),
         "source": {"kind": "table", "folder": below, "file": paths["list"].name},
         "counts": {split: counts[split] for split in SPLITS if counts[split]},
         "licence": LICENCE,

@@ -30,7 +30,8 @@ from compatbench.data.images import (
 )
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
-from compatbench.data.sources.tables import read_table
+from compatbench.data.sources.parquet import hub_class_names
+from compatbench.data.sources.tables import read_parquet, read_table
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
@@ -194,6 +195,8 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     if source.kind == "table":
         home = task_cards.own_folder(card.name) or tasks_folder()
         return read_table(folder, inside(home, source.file), classes)
+    if source.kind == "parquet":
+        return read_parquet(folder, source, classes)
     return READERS[source.kind](folder, source, classes)
 
 
@@ -219,6 +222,13 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
     classes = Classes(card.name, names, ids, on_disk)
     labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
     return labels, classes, kept if card.subset else None
+
+
+def _tells_names(folder: Path | None) -> bool:
+    """Whether a list of the classes' names lies beside images whose labels are numbers."""
+    if folder is None:
+        return False
+    return (folder / CLASS_NAMES).is_file() or bool(hub_class_names(folder))
 
 
 def _is_numbered(card: TaskCard) -> bool:
@@ -273,9 +283,8 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
         source = _open(card, classes)
         found = {split: len(listed) for split, listed in source.samples.items() if listed}
         # Numbers mean something only with a list of the names beside them.
-        unnamed = card.source.kind == "webdataset" or _is_numbered(card)
-        told = not unnamed or (folder is not None and (folder / CLASS_NAMES).is_file())
-        class_order = told or None
+        unnamed = card.source.kind in ("webdataset", "parquet") or _is_numbered(card)
+        class_order = not unnamed or _tells_names(folder) or None
         if card.source.kind in ("coop-split", "fgvc", "table"):
             source.check_files()
         Task(card, labels, source, parent_labels)

@@ -22,6 +22,9 @@ Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 ConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 # A path that stays inside the folder that it is relative to.
 RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$")]
+FilePattern = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_*][\w.*-]*(/[\w*-][\w.*-]*)*$")
+]
 # Likewise, of images, whose folders have all kinds of names; '.' is the folder itself.
 IMAGES_PATH = rf"(\.|{_FOLDER}(/{_FOLDER})*)"
 ImagesPath = Annotated[str, StringConstraints(pattern=rf"^{IMAGES_PATH}$")]

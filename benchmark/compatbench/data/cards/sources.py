@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from compatbench.data.cards.names import ImagesPath, RelativePath
+from compatbench.data.cards.names import FilePattern, ImagesPath, RelativePath
 from compatbench.data.cards.yaml_file import CardModel
 
 
@@ -57,6 +57,15 @@ class WebdatasetSource(OnDisk):
     test: RelativePath = "test"
 
 
+class ParquetSource(OnDisk):
+    """Parquet files as the Hub has them: ``image`` with its bytes, and ``label``."""
+
+    kind: Literal["parquet"]
+    train: FilePattern | None = None  # * stands for any part of a name
+    val: FilePattern | None = None
+    test: FilePattern = "data/test-*.parquet"
+
+
 class TableSource(OnDisk):
     """Images that a CSV file lists: files, or members of tar shards and rows of parquet files."""
 
@@ -70,5 +79,6 @@ Source = (
     | ClassFoldersSource
     | FgvcSource
     | WebdatasetSource
+    | ParquetSource
     | TableSource
 )

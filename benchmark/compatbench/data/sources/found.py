@@ -9,16 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from compatbench.data.images import CLASS_NAMES, inside, read_lines
 from compatbench.data.sources.layouts import EXTENSIONS, read_shard
-from compatbench.data.sources.tables import (
-    PARQUET,
-    TAR,
-    Row,
-    read_csv,
-    read_parquet_labels,
-)
+from compatbench.data.sources.parquet import hub_class_names, read_parquet_labels
+from compatbench.data.sources.tables import PARQUET, TAR, Row, read_csv
 from compatbench.errors import CompatbenchError
 
 LISTS = (".csv", ".tsv")
+# Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
+TEMPLATES, TYPE = "zeroshot_classification_templates.txt", "dataset_type.txt"
+PLAIN = "a photo of a {}."  # the zero-shot prompt, wherever it stands among the prompts
 # What people call the columns of a list and the splits, in small letters.
 PATHS = ["path", "file", "filename", "file_name", "filepath", "file_path"]
 PATHS += ["image", "image_path", "img"]
@@ -38,6 +36,7 @@ class Found:
     rows: list[Row]
     names: dict[str, str] = field(default_factory=dict)  # of labels, where the data has them
     notes: list[str] = field(default_factory=list)  # what a user should know, a line each
+    templates: list[str] = field(default_factory=list)  # prompts that the data brings, with {}
 
 
 def find_images(place: Path, ignore: Path | None = None) -> Found:
@@ -197,6 +196,8 @@ def _split_of(path: str) -> str:
 
 def _find_members(folder: Path, shards: Sequence[str]) -> Found:
     """Tar shards in which an image ``x.jpg`` has its label, a number, in ``x.cls``."""
+    if (kind := inside(folder, TYPE)).exists() and (said := " ".join(read_lines(kind))):
+        raise CompatbenchError(f"{kind} says '{said}'; a task needs one class for every image")
     rows = [
         Row(one.id, str(one.label), _split_of(shard))
         for shard in sorted(shards, key=_by_number)
@@ -206,20 +207,26 @@ def _find_members(folder: Path, shards: Sequence[str]) -> Found:
     titles = read_lines(names) if names.exists() else []
     if titles and rows and (most := max(int(row.label) for row in rows)) >= len(titles):
         raise CompatbenchError(f"{names} has {len(titles)} names, but label {most} occurs")
-    named = {str(label): title for label, title in enumerate(titles)}
-    return Found(_count(shards, "tar shard"), folder, rows, named)
+    found = Found(_count(shards, "tar shard"), folder, rows)
+    found.names = {str(label): title for label, title in enumerate(titles)}
+    if (prompts := inside(folder, TEMPLATES)).exists():
+        lines = [line.replace("{c}", "{}") for line in read_lines(prompts)]
+        found.templates = sorted(lines, key=lambda line: line != PLAIN)
+        found.notes.append(f"{len(lines):,} prompts of {TEMPLATES} are taken")
+    return found
 
 
 def _find_rows(folder: Path, files: Sequence[str]) -> Found:
     """Parquet files of the Hub's kind: ``image`` with ``bytes``, and ``label``."""
     rows: list[Row] = []
     found = Found(_count(files, "parquet file"), folder, rows)
+    told = hub_class_names(folder)
     for name in sorted(files):
         labels, titles = read_parquet_labels(inside(folder, name))
         if all(label is None or label == -1 for label in labels):
             found.notes.append(f"{name} has no labels and is skipped")
             continue
-        found.names |= {str(label): title for label, title in enumerate(titles)}
+        found.names |= {str(label): title for label, title in enumerate(titles or told)}
         for number, label in enumerate(labels):
             if label is None or label == -1 or not str(label).isprintable():
                 raise CompatbenchError(

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from compatbench.data.cards.sources import ParquetSource
 from compatbench.data.images import (
-    MOST_BYTES,
     SPLITS,
+    BrokenImages,
     Classes,
     ImageSource,
     Sample,
@@ -30,7 +29,12 @@ from compatbench.data.images import (
     unreadable,
 )
 from compatbench.data.sources.layouts import check_inside, read_shard
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.data.sources.parquet import (
+    hub_class_names,
+    read_parquet_image,
+    read_parquet_labels,
+)
+from compatbench.errors import CompatbenchError
 
 TAR, PARQUET = ".tar", ".parquet"
 COLUMNS = ("path", "label", "split")
@@ -88,6 +92,34 @@ def read_table(folder: Path, path: Path, classes: Classes) -> ImageSource:
             raise WrongClasses(f"{path}:{line}: {what}")
         rows.append(row)
     return open_table(folder, rows, classes.folders, path)
+
+
+def read_parquet(folder: Path, card: ParquetSource, classes: Classes) -> ImageSource:
+    """The images of parquet files of the Hub's kind, file by file and row by row.
+
+    Raises:
+        BrokenImages: no file of a split, or one that cannot be read.
+        WrongClasses: classes in another order than the card's, or a label that is none of them.
+    """
+    rows = []
+    told = hub_class_names(folder)
+    for split in SPLITS:
+        if (pattern := getattr(card, split)) is None:
+            continue
+        if not (paths := sorted(folder.glob(pattern))):
+            raise BrokenImages(f"{folder} has no file '{pattern}'; see docs/datasets.md")
+        for path in paths:
+            labels, names = read_parquet_labels(inside(folder, path))
+            if names := names or told:
+                classes.check(names, path, exact=False)
+            name = path.relative_to(folder).as_posix()
+            known = dict(enumerate(classes.folders)) | {one: one for one in classes.folders}
+            for number, label in enumerate(labels):
+                if label not in known:
+                    what = f"label {label!r} is no class of '{classes.task}'"
+                    raise WrongClasses(f"{path}: row {number}: {what}")
+                rows.append(Row(f"{name}/{number}", known[label], split))
+    return open_table(folder, rows, classes.folders)
 
 
 def open_table(
@@ -165,87 +197,3 @@ def write_csv(rows: Iterable[Row]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def open_parquet(path: Path) -> Any:
-    """A parquet file of pyarrow, which is not among the requirements."""
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        fix = "python -m pip install pyarrow"
-        raise CompatbenchError(f"{path}: pyarrow reads parquet and is not here; {fix}") from None
-    size_of(path)
-    try:
-        return ParquetFile(path)
-    except Exception as error:  # pyarrow raises anything on a damaged file
-        raise unreadable(path, ValueError(first_line(error))) from None
-
-
-def image_column(path: Path, schema: Any) -> str:
-    """The column that holds the images: binary, or a struct with ``bytes``, as the Hub has it."""
-    for field in schema:
-        inner = field.type.field("bytes").type if _has_bytes(field.type) else field.type
-        if str(inner) in ("binary", "large_binary"):
-            return field.name
-    raise CompatbenchError(f"{path} has no column of images; it has {', '.join(schema.names)}")
-
-
-def _has_bytes(kind: Any) -> bool:
-    return str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0
-
-
-def read_parquet_labels(path: Path) -> tuple[list[str | int | None], tuple[str, ...]]:
-    """The label of every row, and the names of the labels if they are numbers and it says them."""
-    file = open_parquet(path)
-    schema = file.schema_arrow
-    image_column(path, schema)
-    wanted = ("label", "labels", "fine_label", "class", "category", "target")
-    name = next((one for one in wanted if one in schema.names), None)
-    if name is None:
-        raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
-    try:
-        labels = file.read(columns=[name], use_threads=False)[name].to_pylist()
-        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = about.get("info", {}).get("features", {}).get(name, {}).get("names", ())
-    except Exception as error:
-        raise unreadable(path, ValueError(first_line(error))) from None
-    if not all(one is None or isinstance(one, (str, int)) for one in labels):
-        raise CompatbenchError(f"{path}: column '{name}' holds neither numbers nor names")
-    return labels, tuple(map(str, names))
-
-
-def read_parquet_image(path: Path, number: int) -> bytes:
-    """The bytes of the image in a row."""
-    group, first = _find_group(path, number)
-    if (content := _read_group(path, group)[number - first]) is None:
-        raise CompatbenchError(f"{path}: row {number} holds no image, but at most its address")
-    return content
-
-
-@lru_cache(maxsize=256)
-def _group_sizes(path: Path) -> tuple[int, ...]:
-    about = open_parquet(path).metadata
-    return tuple(about.row_group(i).num_rows for i in range(about.num_row_groups))
-
-
-def _find_group(path: Path, number: int) -> tuple[int, int]:
-    """The row group of a row, and the number of its first row."""
-    first = 0
-    for group, size in enumerate(_group_sizes(path)):
-        if number < first + size:
-            return group, first
-        first += size
-    raise CompatbenchError(f"{path} has {first} rows, and none of number {number}")
-
-
-@lru_cache(maxsize=1)  # images are read in their order
-def _read_group(path: Path, group: int) -> list[bytes | None]:
-    file = open_parquet(path)
-    if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
-        raise unreadable(path, ValueError("a row group is larger than 1 GiB"))
-    name = image_column(path, file.schema_arrow)
-    try:
-        found = file.read_row_group(group, columns=[name], use_threads=False)[name].to_pylist()
-    except Exception as error:
-        raise unreadable(path, ValueError(first_line(error))) from None
-    return [one.get("bytes") if isinstance(one, dict) else one for one in found]
