@@ -37,8 +37,10 @@ and a suite's `precision` is that of the frozen towers.
 
 ## Deviations
 
-The settings in which `paper` differs from what is published: on all datasets, and on some.
+Every setting in which `paper` differs from what is published, and why. As published in all that is
+listed below: {same}.
 """
+HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
 MOST = 1000  # characters of a reason that are shown
 
 # A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
@@ -128,44 +130,46 @@ def problems(rows: Sequence[Row]) -> Iterator[str]:
 def render_recipes(suite: SuiteCard, registry: MethodRegistry) -> str:
     """The page; the same data give the same text."""
     titles = {task: task_cards.read(task).title for task in suite.tasks}
-    overview, sections, papers = [], [], []
+    deviations, same, sections, papers = [], [], [], []
     for recipe in read_recipes().values():
         card, rows = registry.get(recipe.method).card, compare(recipe, suite, registry)
-        differing = {(row.setting.name, row.task) for row in rows if row.differs}
-        names = [setting.name for setting in recipe.settings]
-        common = [name for name in names if all((name, task) in differing for task in titles)]
-        some = [name for name in names if name not in common]
-        cells = [[name for name in some if (name, task) in differing] for task in titles]
-        cells = [common if differing else ["as published"], *cells]
-        overview.append([escape(card.title), *("; ".join(map(escape, cell)) for cell in cells)])
+        title, lines = escape(card.title), _section(recipe, rows, titles)
+        differing = [[title, *cells] for cells, differs in lines if differs]
+        deviations += differing
+        same += [] if differing else [title]
         link = f"[{recipe.repository}](https://github.com/{recipe.repository})"
         about = f"`{recipe.method}`: {linked(card.title, card.paper)}, "
         about += f"{link if recipe.repository else 'no public code'}. {escape(recipe.note, MOST)}"
-        sections += ["", f"## {escape(card.title)}", "", about.strip(), ""]
-        sections += _section(recipe, rows, titles)
+        sections += ["", f"## {title}", "", about.strip(), ""]
+        sections += table(HEADER, [cells for cells, _ in lines], left=range(len(HEADER)))
         papers.append(card.paper)
-    header = ["Method", "All", *titles.values()]
-    lines = [*table(header, overview, left=range(len(header))), *sections, ""]
-    return "\n".join([HEAD, *lines, *link_definitions(papers)]) + "\n"
+    header = ["Method", *HEADER]
+    lines = [*table(header, deviations, left=range(len(header))), *sections, ""]
+    head = HEAD.format(same=", ".join(same))
+    return "\n".join([head, *lines, *link_definitions(papers)]) + "\n"
 
 
-def _section(recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]) -> list[str]:
-    """The table of one method: a line for each setting and group of tasks with the same values."""
+def _section(
+    recipe: PublishedRecipe, rows: Sequence[Row], titles: dict[str, str]
+) -> list[tuple[list[str], bool]]:
+    """A line for each setting and group of tasks with the same values, and whether ours differs."""
     lines = []
     for setting in recipe.settings:
         groups: dict[tuple[str, ...], list[str]] = {}
+        differing = set[tuple[str, ...]]()
         for row in rows:
             if row.setting is setting:
                 ours = _write(row.ours) if row.differs else "as published"
                 shown = _write(row.published), setting.source, ours, row.deviation or NOTHING
                 groups.setdefault(shown, []).append(titles[row.task])
+                differing |= {shown} if row.differs else set()
         largest = max(groups.values(), key=len)
         for shown, group in groups.items():
             others = "all" if len(groups) == 1 else "others"
             tasks = others if group is largest else ", ".join(group)
-            lines.append([escape(cell, MOST) for cell in (setting.name, tasks, *shown)])
-    header = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
-    return table(header, lines, left=range(len(header)))
+            cells = [escape(cell, MOST) for cell in (setting.name, tasks, *shown)]
+            lines.append((cells, shown in differing))
+    return lines
 
 
 def _value(values: dict[str, Any], task: str, default: Any = None) -> Any:
