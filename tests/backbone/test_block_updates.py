@@ -174,6 +174,21 @@ def test_a_bfloat16_tower_shows_float32(clip: Backbone) -> None:
     assert {features.dtype, images.dtype, *(d for pair in seen for d in pair)} == {torch.float32}
 
 
+def test_shifted_weights_are_one_copy_in_the_tower_s_precision(clip: Backbone) -> None:
+    """Features are, bit for bit, those of sums that are rounded where they are used."""
+    low = wrap(copy.deepcopy(clip.model).to(torch.bfloat16), "low")
+    prompts, images = low.text_prompts(TEXTS), pixels(low.model.visual).bfloat16()
+    for weights, encode in (
+        (low.text.weights, lambda given: low.encode_prompts(prompts, given)),
+        (low.image.weights, lambda given: low.image.encode(images, weights=given)),
+    ):
+        deltas = {name: 0.1 * torch.randn(weight.shape) for name, weight in weights.items()}
+        found = shift_weights(weights, deltas)
+        assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+        wide = {name: weight.float() + deltas[name] for name, weight in weights.items()}
+        assert torch.equal(encode(found), encode(wide))
+
+
 def test_what_has_no_place_is_refused(clip: Backbone) -> None:
     prompts, images = clip.text_prompts(TEXTS), pixels(clip.model.visual).float()
     keep: BlockUpdates = {(3, "mlp"): lambda output, given: output}

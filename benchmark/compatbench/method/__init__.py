@@ -284,6 +284,8 @@ def shift_weights(
 ) -> dict[str, Tensor]:
     """A tower's ``weights`` of these names with differences added, for ``encode`` to replace.
 
+    Each is added in the precision of both and kept in the tower's.
+
     Raises:
         NotTransferable: the tower has none of a name, or one of another size.
     """
@@ -294,5 +296,5 @@ def shift_weights(
         if weights[name].shape != delta.shape:
             old, new = (" × ".join(map(str, t.shape)) for t in (delta, weights[name]))
             raise NotTransferable(f"the module was made for a '{name}' of size {old}, not {new}")
-        shifted[name] = weights[name] + delta
+        shifted[name] = (weights[name] + delta).to(weights[name].dtype)
     return shifted
