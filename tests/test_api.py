@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,17 @@ def test_every_name_of_the_interface_is_there_and_documented() -> None:
         assert name in dir(cb)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         cb.nothing  # noqa: B018
+
+
+def test_what_a_star_imports_is_what_the_page_lists() -> None:
+    page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    found: dict[str, object] = {}
+    exec("from compatbench import *", found)
+    public = {name for name in found if not name.startswith("_")}
+    assert public == {*listed, "CompatbenchError", "Compute"}
+    assert sorted(public) == dir(cb) == sorted(cb.__all__)
 
 
 def test_listings_are_frames_with_a_row_per_name() -> None:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Found when asked for, so that importing one room does not import them all.
-    api = importlib.import_module("compatbench.api") if not name.startswith("_") else None
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
+    api = importlib.import_module("compatbench.api")
     if name == "api":
         return api
-    if api is not None and name in api.__all__:
+    if name == "__all__" or name in api.__all__:
         return getattr(api, name)
     raise AttributeError(f"module 'compatbench' has no attribute '{name}'")
 
