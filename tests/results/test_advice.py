@@ -21,9 +21,10 @@ from synthetic_results import (
     refuse,
 )
 
-from compatbench.results.advice import Advice, estimate_mean, read_cases
+from compatbench.results.advice import Advice
 from compatbench.results.measures import Expected
 from compatbench.results.store import MethodResults
+from compatbench.results.upgrade_case import estimate_mean, read_cases
 
 
 def by_way(name: str, target: int, one: MethodResults | None = None) -> MethodResults:
@@ -65,6 +66,17 @@ def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
     more = [by_way(name, target) for name, target in ways.items()]
     found = advise(by_way("copied", 62), *more)
     assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
+    prices = found.prices.set_index("way")
+    assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
+    assert prices.loc["copied", "worth"] == pytest.approx(1.449, abs=1e-3)
+    assert prices["worth_low"].isna().all()  # two tasks are not a sample
+    assert prices["worth"].isna().tolist() == [False, True, True]
+    lines = str(found).splitlines()
+    [place] = [i for i, line in enumerate(lines) if line.split()[:2] == ["way", "needs"]]
+    untouched = lines[place + 1]
+    assert untouched.split()[:2] == ["untouched", "nothing"]
+    assert untouched.split()[-1] == "1.4"
+    assert max(map(len, str(found).splitlines())) < 80
     assert "as good with 1.4 labelled images" in str(found)
     refused = advise(refuse(flat(COOP, 50, 62), "512 is not 768"), *more)
     assert refused.frame["transfer"].tolist() == ["retrained+2"]

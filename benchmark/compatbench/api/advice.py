@@ -12,7 +12,8 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.data.cards import SuiteCard
     from compatbench.method import Module
-    from compatbench.results.advice import Advice, Case
+    from compatbench.results.advice import Advice
+    from compatbench.results.upgrade_case import Case
 
 Names = str | Sequence[str]
 
@@ -51,8 +52,9 @@ def advise(
     """
     from compatbench.api.runs import results
     from compatbench.data.cards import backbone_cards, select_names, suite_cards
-    from compatbench.results.advice import Advice, read_cases
+    from compatbench.results.advice import Advice
     from compatbench.results.measures import upgrade_pairs
+    from compatbench.results.upgrade_case import read_cases
 
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     pairs = upgrade_pairs(card.upgrades)
@@ -89,7 +91,7 @@ def _evaluate(
     from compatbench.data.cards import COPIED
     from compatbench.engine.single_module import evaluate_module, read_fitted
     from compatbench.method.registry import builtin_methods
-    from compatbench.results.advice import evaluated_case
+    from compatbench.results.upgrade_case import evaluated_case
     from compatbench.sharing.hub import local_module
     from compatbench.transfer.registry import find_transfer
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import NOTHING, code, percent, signed, table
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Upgrade
-from compatbench.results.price import Price, count_labels, price_ways
-
-if TYPE_CHECKING:
-    from compatbench.transfer import Transfer
+from compatbench.results.price import (
+    Price,
+    access_of,
+    count_labels,
+    describe_access,
+    find_way,
+    price_ways,
+)
 
 
 def has_prices(page: SuitePage) -> bool:
@@ -125,34 +128,6 @@ def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, 
                 best[access] = price, md.linked(info.title, info.paper)
                 ways[access] = price.transfer
     return {access: best[access] for access in sorted(best, key=lambda one: _by_access(ways[one]))}
-
-
-def find_way(transfer: str) -> Transfer | None:
-    """The transfer of this name, if it is here; what it is made of is loaded only then."""
-    from compatbench.transfer.registry import find_transfer, is_transfer
-
-    return find_transfer(transfer) if is_transfer(transfer) else None
-
-
-def access_of(transfer: str) -> list[str]:
-    """What a way needs besides the module and the target, always in one order."""
-    from compatbench.transfer.transfer import ACCESS
-
-    way = find_way(transfer)
-    return [one for one in ACCESS if way is not None and one in way.card.access]
-
-
-def describe_access(transfer: str) -> str:
-    """``words, 4 labels per class``, or ``nothing``."""
-    if (way := find_way(transfer)) is None:
-        return NOTHING
-    shots = getattr(way.config, "shots", 0)
-    words = {
-        "labels": f"{shots} label{'s' * (shots != 1)} per class",
-        "old model": "the old model",
-        "unlabelled": "unlabelled images",
-    }
-    return ", ".join(words.get(one, one) for one in access_of(transfer)) or "nothing"
 
 
 def show_worth(page: SuitePage, worth: Interval | None) -> str:

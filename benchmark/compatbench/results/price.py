@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from compatbench.data.cards import COPIED
 from compatbench.results.bootstrap import (
     LEVEL,
     Interval,
@@ -20,6 +22,10 @@ from compatbench.results.bootstrap import (
 from compatbench.results.measures import Expected, Upgrade, compute_standing, mean_of_all
 from compatbench.results.store import SuiteResults
 
+if TYPE_CHECKING:
+    from compatbench.transfer import Transfer
+
+UNKNOWN = "–"
 _Means = tuple[dict[str, float] | None, dict[str, float] | None]  # accuracy and gain by dataset
 _RETRAINED = re.compile(r"retrained\+(\d+)")
 
@@ -116,3 +122,71 @@ def price_ways(
             worth = worth_interval([*own.values()], table, labels)
             prices[i] = replace(price, worth=worth, share=float(share))
     return prices
+
+
+def find_way(transfer: str) -> Transfer | None:
+    """The transfer of this name, if it is here; what it is made of is loaded only then."""
+    from compatbench.transfer.registry import find_transfer, is_transfer
+
+    return find_transfer(transfer) if is_transfer(transfer) else None
+
+
+def access_of(transfer: str) -> list[str]:
+    """What a way needs besides the module and the target, always in one order."""
+    from compatbench.transfer.transfer import ACCESS
+
+    way = find_way(transfer)
+    return [one for one in ACCESS if way is not None and one in way.card.access]
+
+
+def describe_access(transfer: str) -> str:
+    """``words, 4 labels per class``, or ``nothing``."""
+    if (way := find_way(transfer)) is None:
+        return UNKNOWN
+    shots = getattr(way.config, "shots", 0)
+    words = {
+        "labels": f"{shots} label{'s' * (shots != 1)} per class",
+        "old model": "the old model",
+        "unlabelled": "unlabelled images",
+    }
+    return ", ".join(words.get(one, one) for one in access_of(transfer)) or "nothing"
+
+
+def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
+    """What each way needs, takes and is worth, as rows of ``Advice.prices``."""
+    for price in prices:
+        worth = price.worth
+        low, high = (worth.low, worth.high) if worth and worth.low > -math.inf else (None, None)
+        yield {
+            "way": price.transfer,
+            "needs": describe_access(price.transfer),
+            "seconds": price.seconds,
+            "worth": worth and worth.value,
+            "worth_low": low,
+            "worth_high": high,
+            "share": price.share,
+        }
+
+
+def format_prices(prices: Sequence[Price]) -> list[str]:
+    """The same as lines of a table, of 79 columns at most; nothing if no worth is known."""
+    most = max(count_labels([one.transfer for one in prices]), default=0)
+
+    def show(labels: float) -> str:
+        return f"> {most}" if math.isinf(labels) else f"{labels:.1f}"
+
+    rows = [("way", "needs", "time", "worth in labels per class")]
+    for row in describe_prices(prices):
+        time = UNKNOWN if row["seconds"] is None else f"{row['seconds']:,.1f} s"
+        worth = UNKNOWN if row["worth"] is None else show(row["worth"])
+        if row["worth_low"] is not None:
+            worth += f" ({show(row['worth_low'])} to {show(row['worth_high'])})"
+        name = "untouched" if row["way"] == COPIED else row["way"]
+        rows.append((name, row["needs"], time, worth))
+    if all(price.worth is None for price in prices):
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{way:{widths[0]}}  {needs:{widths[1]}}  {time:>{widths[2]}}  {worth}"
+        for way, needs, time, worth in rows
+    ]

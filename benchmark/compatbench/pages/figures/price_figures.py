@@ -10,10 +10,15 @@ from matplotlib.figure import Figure
 
 from compatbench.pages.figures.style import shorten
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, hover
-from compatbench.pages.price_tables import access_of, describe_access, find_way
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Upgrade
-from compatbench.results.price import count_labels, price_ways
+from compatbench.results.price import (
+    access_of,
+    count_labels,
+    describe_access,
+    find_way,
+    price_ways,
+)
 
 _COLUMNS = 4
 # By what a way needs; more kinds of access than these share the last colour.

@@ -1,0 +1,128 @@
+"""What was measured of a method's modules on one upgrade, and how sure a mean of it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from compatbench.data.cards import COPIED
+from compatbench.engine.single_module import Evaluation
+from compatbench.errors import one_line
+from compatbench.results.bootstrap import LEVEL, Array, Interval, mean_interval
+from compatbench.results.measures import Expected, Upgrade, compute_standing
+from compatbench.results.price import Price, count_labels, price_ways
+from compatbench.results.store import SuiteResults
+
+FEWEST_TASKS = 5  # for a bootstrap over tasks
+OLD, ZERO_SHOT = "old model", "zero-shot"  # beside the ways
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method's modules on one upgrade; accuracies in percent, NaN where one is missing."""
+
+    method: str
+    upgrade: Upgrade
+    shots: int | None  # None if it is not known, of a module that was imported
+    tasks: tuple[str, ...]
+    images: Array  # of the test sets, ``[tasks]``
+    # ``[seeds, tasks]``: on the source (OLD), zero-shot on the target (one row), and by transfer.
+    accuracy: Mapping[str, Array]
+    reasons: Mapping[str, str]  # why a transfer cannot attach the module
+    prices: tuple[Price, ...] = ()  # where modules were trained anew with labels
+
+    @property
+    def ways(self) -> list[str]:
+        """The transfers, copied first."""
+        return [name for name in self.accuracy if name not in (OLD, ZERO_SHOT)]
+
+    def estimate(self, way: str, minus: str | None = None) -> Interval | None:
+        """A mean accuracy, or how much better one way is than another."""
+        if way == minus or way not in self.accuracy:
+            return None
+        return estimate_mean(
+            self.images, self.accuracy[way], None if minus is None else self.accuracy[minus]
+        )
+
+
+def estimate_mean(images: Array, way: Array, minus: Array | None = None) -> Interval | None:
+    """A mean accuracy, or a mean difference, with a 95 % interval; None if any is missing.
+
+    Of five tasks or more the interval is a bootstrap over tasks. Fewer are not a sample, and it is
+    over images and seeds: p(1 − p) / n of each accuracy, after one right and one wrong image more
+    (Agresti and Caffo, 2000), and Student's t over seeds. Answers of two ways for an image are
+    taken to be independent, so the interval of a difference is wider than it has to be.
+
+    Args:
+        images: in the test sets, ``[tasks]``.
+        way: accuracies in percent, ``[seeds, tasks]``.
+        minus: those that are subtracted, likewise, or ``[1, tasks]`` if they have no seed.
+    """
+    from scipy.stats import t
+
+    figures = way if minus is None else way - minus
+    if np.isnan(figures).any():
+        return None
+    if figures.shape[1] >= FEWEST_TASKS:
+        return mean_interval(figures.mean(axis=0))
+    shares = [one.mean(axis=0) / 100 for one in (way, minus) if one is not None]
+    shares = [(share * images + 1) / (images + 2) for share in shares]
+    variance = sum(float((p * (1 - p) / (images + 2)).sum()) for p in shares)
+    outside, half = (1 - LEVEL / 100) / 2, 0.0
+    if (seeds := len(figures)) > 1:
+        half = t.isf(outside, seeds - 1) * figures.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
+    half = math.hypot(half, t.isf(outside, math.inf) * 100 * math.sqrt(variance) / len(images))
+    mean, least = float(figures.mean()), 0 if minus is None else -100
+    return Interval(mean, max(least, mean - half), min(100, mean + half))
+
+
+def read_cases(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, methods: Sequence[str]
+) -> Iterator[Case]:
+    """The cases of some methods on one upgrade, at the most shots."""
+    frame, shots = results.frame, max(expected.shots)
+    here = frame.loc[(frame["backbone"] == upgrade[1]) & (frame["status"] == "ok")]
+    known = here.groupby("test_set").first().reindex([*expected.tasks])
+    zero_shot, images = (known[name].to_numpy("float64") for name in ("zero_shot", "total"))
+    for method in methods:
+        accuracy, reasons = {OLD: np.array([[np.nan]]), ZERO_SHOT: zero_shot[None]}, {}
+        for name in results.transfers:
+            if (one := results.of(name).get(method)) is None:
+                continue
+            standing = compute_standing(one, expected, upgrade, shots)
+            accuracy[name] = standing.figures("target")
+            if np.isnan(accuracy[OLD]).any():
+                accuracy[OLD] = standing.figures("source")
+            if (refused := standing.refusals[1]).any():
+                reasons[name] = one_line(str(standing.column("target", "reason")[refused][0]))
+            if name == COPIED and expected.retrained:
+                anew = compute_standing(one, expected, (upgrade[1], upgrade[1]), shots)
+                accuracy[f"retrained+{shots}"] = anew.figures("target")
+        priced = bool(count_labels(results.transfers))
+        prices = price_ways(results, expected, method, upgrade, shots) if priced else []
+        if len(expected.tasks) < FEWEST_TASKS:
+            prices = [replace(p, worth=p.worth and Interval(p.worth.value)) for p in prices]
+        given = expected.tasks, images, accuracy, reasons, tuple(prices)
+        yield Case(method, upgrade, shots, *given)
+
+
+def evaluated_case(found: Sequence[Evaluation]) -> Case:
+    """The case of one module, from evaluations by several transfers on one backbone."""
+    first, done = found[0], next((one.target for one in found if one.target), None)
+    accuracy = {
+        OLD: first.source and first.source.accuracy,
+        ZERO_SHOT: done and done.zero_shot_accuracy,
+        **{one.transfer: one.target and one.target.accuracy for one in found},
+    }
+    return Case(
+        first.fitted.method,
+        (first.fitted.source, first.backbone),
+        first.fitted.shots,
+        (first.test_set,),
+        np.array([float(first.images)]),
+        {name: np.array([[value]], dtype=float) for name, value in accuracy.items()},
+        {one.transfer: one_line(one.reason) for one in found if one.target is None},
+    )
