@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compatbench.data.images import SPLITS, Sample, read_json
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
-from compatbench.data.task import Task, load_task
+from compatbench.data.task import Task, keep_classes, load_task
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 
@@ -56,10 +56,15 @@ def draw_shots(
 ) -> Draw:
     """The draw of a task, shots and seed: CoOp's, or the one in a file.
 
-    ``most`` is how many validation images a class has at most; a file says so itself.
+    That of a half of the classes is its part of the whole task's draw, as CoCoOp's is. ``most`` is
+    how many validation images a class has at most; a file says so itself.
     """
     if file is not None:
         return _import_draw(file, task, shots, seed)
+    if task.part is not None:
+        whole, kept = task.part
+        draw = draw_shots(whole, shots, seed, None, most)
+        return Draw(*(tuple(keep_classes(images, kept)) for images in (draw.train, draw.val)))
     # A split without images is not one to draw from.
     val = task.source.samples["val"] or None
     train, held_out = draw_few_shot(task.split("train"), val, shots, seed, most)

@@ -18,6 +18,7 @@ from compatbench.data.cards import (
     suite_tasks,
     suite_variants,
     task_cards,
+    whole_name,
 )
 from compatbench.data.cards.downloads import Download
 from compatbench.data.dataset_folders import dataset_folder, find_dataset
@@ -84,7 +85,7 @@ def fetch_data(
     if suite is not None:
         card = suite_cards.read(suite)
         for name in suite_tasks(card):
-            names += [name, *suite_variants(card, name)]
+            names += [whole_name(one) for one in (name, *suite_variants(card, name))]
     if not names:
         raise CompatbenchError("nothing to fetch: name tasks, or a suite")
     return [_fetch(name, agree, keep, tell, progress) for name in dict.fromkeys(names)]

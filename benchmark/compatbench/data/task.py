@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import RootModel
 
-from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards import TaskCard, task_cards, whole_name
+from compatbench.data.cards.halves import half_labels, split_half
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images import (
     CLASS_NAMES,
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Part(NamedTuple):
+    """Some of a task's classes."""
+
+    whole: Task
+    kept: Sequence[int]  # their labels there, in order
+
+
 class Task:
     """A dataset, or a variant of one.
 
@@ -52,6 +60,7 @@ class Task:
         labels: Labels,
         source: ImageSource,
         parent_labels: tuple[int, ...] | None = None,
+        part: Part | None = None,
     ) -> None:
         self.card = card
         self.name = card.name
@@ -60,6 +69,7 @@ class Task:
         self.source = source
         # Of a variant with some of its parent's classes, the parent's label of each.
         self.parent_labels = parent_labels
+        self.part = part  # of a half of a task's classes: which
         if problem := next(self._problems(), None):
             raise BrokenImages(f"task '{self.name}': {problem}")
 
@@ -77,7 +87,7 @@ class Task:
         if owner.descriptions is None:
             return self.labels
         path = tasks_folder() / owner.descriptions.file
-        if (folder := task_cards.own_folder(owner.name)) is not None:
+        if (folder := task_cards.own_folder(whole_name(owner.name))) is not None:
             path = inside(folder, owner.descriptions.file)
         return replace(self.labels, descriptions=read_descriptions(path, self.labels.names))
 
@@ -145,10 +155,15 @@ def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...]
 
 
 def load_task(name: str) -> Task:
-    """The task or variant of this name; images that are not as its card says are an error."""
+    """The task, variant, or half of a task, of this name.
+
+    Images that are not as its card says are an error.
+    """
     name = task_cards.resolve(name)
-    places = (os.environ.get(VARIABLE), os.environ.get(variable_of(name)))
-    return _load(name, (tasks_folder(), task_cards.own().get(name)), places)
+    whole = whole_name(name)
+    places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
+    own = task_cards.own()
+    return _load(name, (tasks_folder(), own.get(name), own.get(whole)), places)
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
@@ -162,16 +177,20 @@ def restrict_task(task: Task, kept: Sequence[int]) -> Task:
             f"'{task.name}' has some classes of '{task.parent}' only, and so has the module; "
             f"evaluate it on '{task.parent}'"
         )
-    numbers = {label: number for number, label in enumerate(kept)}
     source = copy.copy(task.source)
     source.samples = {
-        split: [replace(one, label=numbers[one.label]) for one in samples if one.label in numbers]
-        for split, samples in task.source.samples.items()
+        split: keep_classes(samples, kept) for split, samples in task.source.samples.items()
     }
     counts = {split: len(samples) for split, samples in source.samples.items()}
     card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
     names = tuple(task.labels.names[label] for label in kept)
     return Task(card, replace(task.labels, names=names), source)
+
+
+def keep_classes(samples: Sequence[Sample], kept: Sequence[int]) -> list[Sample]:
+    """The samples of some labels, labelled by their places in ``kept``."""
+    numbers = {label: number for number, label in enumerate(kept)}
+    return [replace(one, label=numbers[one.label]) for one in samples if one.label in numbers]
 
 
 def task_labels(name: str) -> Labels:
@@ -182,6 +201,13 @@ def task_labels(name: str) -> Labels:
 @lru_cache(maxsize=64)
 def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
+    whole, half = split_half(name)
+    if half is not None and name not in task_cards.names():
+        task = load_task(whole)
+        kept = half_labels(len(task.labels), half)
+        own = restrict_task(task, kept)
+        counted = {"counts": own.card.counts, "least_per_class": {}}
+        return Task(card.model_copy(update=counted), own.labels, own.source, part=Part(task, kept))
     labels, classes, parent_labels = _describe_classes(card)
     return Task(card, labels, _open(card, classes), parent_labels)
 

@@ -31,6 +31,7 @@ from compatbench.data.cards import (
     backbone_cards,
     suite_cards,
     task_cards,
+    whole_name,
 )
 from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
@@ -248,7 +249,7 @@ def diagnose(
     test_sets = task_cards.select_names(tasks) if tasks else []
     models = list(backbones)
     if suite is not None:
-        test_sets += suite_test_sets(suite_cards.read(suite))
+        test_sets += map(whole_name, suite_test_sets(suite_cards.read(suite)))
         models += suite_backbones(suite_cards.read(suite))
     place = resolve_device(device) if verify else "cpu"
     found = Diagnosis(suite)

@@ -62,7 +62,8 @@ class Costs:
 def count_costs(matrix: Matrix) -> Costs:
     """Counts images, bytes and operations from cards alone; no image or weight has to be here."""
     suite = matrix.suite
-    cards = {name: task_cards.read(name) for name in task_cards.names()}
+    names = {name for task in matrix.tasks for name in (task, *matrix.tests(task))}
+    cards = {name: task_cards.read(name) for name in names}
     tests = {
         task: [cards[name].counts.get("test", 0) for name in matrix.tests(task)]
         for task in matrix.tasks

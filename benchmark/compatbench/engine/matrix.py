@@ -14,6 +14,7 @@ from compatbench.data.cards import (
     suite_tasks,
     suite_variants,
     task_cards,
+    whole_name,
 )
 from compatbench.data.draws import ShotsFiles
 from compatbench.data.images import BrokenImages
@@ -220,10 +221,12 @@ def select_matrix(
     if not names:
         raise CompatbenchError(f"--methods {_quote(methods)} leaves no method")
     variants = {task: suite_variants(suite, task) for task in suite_tasks(suite)}
+    trained = {whole_name(task): task for task in variants}  # of halves, by the task's name
     wanted = [
-        part[: len(part) - len(name)] + each  # a task stands for its variants, too
+        part[: len(part) - len(given)] + each  # a task stands for its variants, too
         for part in task_cards.resolve_all(tasks)
-        for name in [part.removeprefix("!")]
+        for given in [part.removeprefix("!")]
+        for name in [trained.get(given, given)]
         for each in (name, *variants.get(name, ()))
     ]
     known = [name for task, more in variants.items() for name in (task, *more)]

@@ -14,6 +14,7 @@ from compatbench.data.cards import (
     select_names,
     suite_tasks,
     task_cards,
+    whole_name,
 )
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method
@@ -84,7 +85,11 @@ def suite_trainings(suite: SuiteCard, registry: MethodRegistry) -> list[Training
 
 
 def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterator[dict[str, Any]]:
-    """What a suite says of a method or config, in the order in which it holds."""
+    """What a suite says of a method or config, in the order in which it holds.
+
+    What it says of a task holds for halves of its classes.
+    """
+    whole = None if task is None else whole_name(task)
     for name in names:
         values = dict(suite.methods.get(name, {}))
         values.pop("method", None)
@@ -92,7 +97,7 @@ def _changes(suite: SuiteCard, names: Iterable[str], task: str | None) -> Iterat
         yield values
         for wanted, changes in own.items():
             kind = f"task (methods.{name}.tasks of suite '{suite.name}')"
-            if task in select_names(wanted, task_cards.names(), kind):
+            if whole in select_names(wanted, task_cards.names(), kind):
                 yield dict(changes)
 
 

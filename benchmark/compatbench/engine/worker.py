@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from compatbench.backbone import FEATURES, Backbone, DroppingBackbone, load_backbone
+from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import BrokenImages
-from compatbench.data.task import load_task
+from compatbench.data.task import Task, load_task
+from compatbench.engine.attached import Attached, attach, attach_to_others, shares_classes
 from compatbench.engine.carried import Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.execute.compute import (
@@ -36,7 +37,6 @@ from compatbench.engine.measure import (
     calibration_error,
     count_flips,
     measure,
-    prompt_diversity,
 )
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
@@ -190,57 +190,52 @@ class Worker:
         answers: dict[Where, Predictions],
     ) -> list[Record]:
         """The records of a module on one backbone; what it answers is added to ``answers``."""
+        task, records = load_task(cell.task), []
         source = self._load(cell.source, precision=cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
         label = COPIED if backbone.name == cell.source else cell.transfer
         transfer = find_transfer(label, cell.transfer_plugin)
-        labels = load_task(cell.task).labels_for(method.card.needs)
-        wanted, classifier, carried, diversity = FEATURES, None, None, None
-        failure: dict[str, str] = {}
-        start = time.perf_counter()
-        try:
+        labels = task.labels_for(method.card.needs)
+
+        def attach_own() -> Attached:
             moved, images = module.to(backbone.device), self._images(cell)
             teacher = self._teacher(cell, method)
             carried = Carried(method, moved, source, backbone, labels, images, teacher)
             given = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
                 save_words(self.store.folder / "modules", source, self._words.of(source))
-            start = time.perf_counter()  # what is cached is no cost of this cell
-            wanted = transfer.image_input(method, backbone)
-            with torch.no_grad():
-                classifier = transfer.attach(method, moved, backbone, labels, given)
-                if cell.transfer == COPIED:
-                    found = prompt_diversity(method.contexts(moved, backbone, labels))
-                    diversity = None if found is None else round(found, 4)
-        except UndeclaredAccess:
-            raise
-        except Exception as error:
-            failure = _describe_failure(error)
-        seconds = time.perf_counter() - start
-        records = []
+            return attach(carried, transfer, given, diversity=cell.transfer == COPIED)
+
+        own = _attempt(attach_own)
         for name in test_sets:
             data = data_key(backbone.name, name)
-            figures: dict[str, Any] = failure
-            if classifier is not None and carried is not None:
-                try:
-                    test_set, classes = load_test_set(name), len(labels)
-                    old = None
-                    if "old model" in transfer.card.access:
-                        old = carried.old_answers(test_set, test_set.split("test"))
-                    how = (wanted, classes, carried.stream, old)
-                    found = measure(classifier, backbone, test_set, self.cache, *how)
-                    answers[backbone.name, name, data] = found.predictions
+            try:
+                test_set, found = load_test_set(name), own
+                if isinstance(own, Attached) and not shares_classes(test_set, task):
+                    others = test_set.labels_for(method.card.needs)
+                    found = _attempt(partial(attach_to_others, own, others))
+                figures = found
+                if isinstance(found, Attached):
+                    measured = self._classify(found, test_set)
+                    answers[backbone.name, name, data] = measured.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))
-                    figures = _count(found, None if backbone.name == cell.source else before)
-                    figures["prompt_diversity"] = diversity
-                    figures["seconds"] = round(seconds + found.seconds, 4)
-                except Exception as error:
-                    if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
-                        raise
-                    figures = _describe_failure(error)
+                    figures = _count(measured, None if backbone.name == cell.source else before)
+                    figures["prompt_diversity"] = found.diversity
+                    figures["seconds"] = round(found.seconds + measured.seconds, 4)
+            except Exception as error:
+                if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
+                    raise
+                figures = _describe_failure(error)
             where = {"backbone": backbone.name, "test_set": name, "data": data}
             records.append(Record.model_validate(where | figures))
         return records
+
+    def _classify(self, attached: Attached, test_set: Task) -> Measured:
+        carried, old = attached.carried, None
+        if "old model" in attached.transfer.card.access:
+            old = carried.old_answers(test_set, test_set.split("test"))
+        how = (attached.wanted, len(carried.labels), carried.stream, old)
+        return measure(attached.classifier, carried.target, test_set, self.cache, *how)
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -286,6 +281,16 @@ def find_method(name: str, plugin: str | None) -> type[Method]:
     if plugin is not None and name not in registry.classes:
         registry.add_file(Path(plugin))
     return registry.get(name)
+
+
+def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:
+    """What is attached, or else why nothing is, as a record has it."""
+    try:
+        return attach()
+    except UndeclaredAccess:
+        raise
+    except Exception as error:
+        return _describe_failure(error)
 
 
 def _count(found: Measured, before: Predictions | None) -> dict[str, Any]:

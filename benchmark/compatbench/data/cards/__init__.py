@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from compatbench.data.cards.halves import half_name, halve_card, split_half, whole_name
 from compatbench.data.cards.names import BackboneName, ConfigName, Name, select_names, unknown_name
 from compatbench.data.cards.own_cards import ENDINGS, look_at, own_cards, why_no_card
 from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
@@ -21,6 +22,7 @@ from compatbench.files.project_folders import add_own_place, tasks_folder
 
 __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "SuiteCard", "TaskCard"]
 __all__ += ["TrainingCard", "development_tasks", "names_elsewhere", "select_names", "unknown_name"]
+__all__ += ["whole_name"]
 
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -116,12 +118,22 @@ class Catalog(Generic[AnyCard]):
         return [self.read(name) for name in self.select_names(wanted)]
 
 
+class TaskCatalog(Catalog[TaskCard]):
+    """The cards of tasks, and those of halves of their classes (``halves``)."""
+
+    def read(self, name: str) -> TaskCard:
+        whole, half = split_half(name)
+        if half is None or name in self.names():
+            return super().read(name)
+        return halve_card(super().read(whole), half)
+
+
 def is_card_path(name: str) -> bool:
     """Whether a name is the path of a card."""
     return name.endswith(ENDINGS) and "@" not in name
 
 
-task_cards = Catalog("task", TaskCard, tasks_folder)
+task_cards = TaskCatalog("task", TaskCard, tasks_folder)
 backbone_cards = Catalog("backbone", BackboneCard, lambda: tasks_folder() / "backbones")
 suite_cards = Catalog("suite", SuiteCard, lambda: tasks_folder() / "suites")
 
@@ -146,9 +158,19 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
 
 
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:
-    """The names of the suite's tasks, without variants."""
+    """The names of the tasks that a suite's modules are trained on, without test sets."""
+    if suite.protocol == "cross-dataset":
+        return _select_tasks(suite.train_on)
+    tasks = _select_tasks(suite.tasks)
+    halved = suite.protocol == "base-to-new"
+    return tuple(half_name(task, "base") for task in tasks) if halved else tasks
+
+
+def _select_tasks(wanted: Sequence[str]) -> tuple[str, ...]:
+    """The tasks, without variants, that a selection means; halves are those that it names."""
     tasks = [name for name, parent in _parents().items() if parent is None]
-    return tuple(select_names(suite.tasks, tasks, "task"))
+    halves = [name for name in wanted if name not in tasks and whole_name(name) in tasks]
+    return tuple(select_names(wanted, [*tasks, *halves], "task"))
 
 
 def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
@@ -156,11 +178,15 @@ def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
     if not suite.development:
         return ()
     chosen = select_names(suite.development, task_cards.names(), "development task")
-    return tuple(name for name in suite_tasks(suite) if name in chosen)
+    return tuple(name for name in suite_tasks(suite) if whole_name(name) in chosen)
 
 
 def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
-    """The names of the suite's variants of a task."""
+    """The names of the test sets beside a task's own: variants, or what the protocol tests on."""
+    if suite.protocol == "base-to-new":
+        return (half_name(whole_name(task), "new"),)
+    if suite.protocol == "cross-dataset":
+        return tuple(name for name in _select_tasks(suite.tasks) if name != task)
     if not suite.variants:
         return ()
     parents = _parents()
@@ -199,9 +225,11 @@ def names_elsewhere(suite: SuiteCard) -> set[str]:
         for name in backbones & {*backbone_cards.builtin_names()}
         if backbone_cards.read(name).weights
     }
+    builtin = {*task_cards.builtin_names()}
     shipped |= {
         name
-        for name in test_sets & {*task_cards.builtin_names()}
-        if task_cards.read(name).source.kind == "drawings"
+        for name in test_sets
+        if whole_name(name) in builtin
+        and task_cards.read(whole_name(name)).source.kind == "drawings"
     }
     return (backbones | test_sets) - shipped

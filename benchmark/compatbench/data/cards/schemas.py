@@ -33,6 +33,7 @@ UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 Split = Literal["train", "val", "test"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Protocol = Literal["few-shot", "base-to-new", "cross-dataset"]
 
 
 class Descriptions(CardModel):
@@ -216,6 +217,11 @@ class SuiteCard(CardModel):
     groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
     tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
+    # What modules are trained and tested on: 'few-shot', all classes of a task, and its variants;
+    # 'base-to-new', half of its classes, and the other half; 'cross-dataset', ``train_on``, and
+    # the tasks with their own class names.
+    protocol: Protocol = "few-shot"
+    train_on: tuple[str, ...] = ()
     # Those of the tasks on which settings and methods are chosen: rankings are over the others.
     development: tuple[str, ...] = ()
     shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
@@ -269,6 +275,7 @@ class SuiteCard(CardModel):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] has no target backbone")
             if len(set(upgrade)) != len(upgrade):
                 raise ValueError(f"upgrade [{', '.join(upgrade)}] names a backbone twice")
+        self._check_protocol()
         if self.tuning is not None and not self.development:
             raise ValueError("a suite with 'tuning' must name its development tasks: 'development'")
         group_of: dict[tuple[str, str], str] = {}
@@ -292,6 +299,18 @@ class SuiteCard(CardModel):
         if self.publish == "section" and self.extends is None:
             raise ValueError("a suite with 'publish: section' must say which suite it extends")
         return self
+
+    def _check_protocol(self) -> None:
+        """ValueError if the protocol contradicts the other fields."""
+        crossed = self.protocol == "cross-dataset"
+        if self.protocol != "few-shot" and self.variants:
+            raise ValueError(
+                f"protocol '{self.protocol}' has test sets of its own: set 'variants: []'"
+            )
+        if crossed and not self.train_on:
+            raise ValueError("protocol 'cross-dataset' needs 'train_on', the task to learn from")
+        if self.train_on and not crossed:
+            raise ValueError("only protocol 'cross-dataset' has 'train_on'")
 
     def base_method(self, name: str) -> str:
         """The method that a name means in this suite: itself, or that of the config."""

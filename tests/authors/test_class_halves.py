@@ -1,0 +1,93 @@
+"""Base and new classes, their draws and their prompts, beside CoCoOp's own datasets and trainer."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from checkout import DASSL, Checkout
+from data.trees import Sizes, build_tree, write_cards
+
+from compatbench.data.draws import draw_shots
+from compatbench.data.task import load_task
+
+SHOTS, SEED = 16, 2
+SIZES = Sizes(train=18, val=6, test=2, pictures=False)
+
+
+def real_datasets(place: Path) -> ModuleType:
+    """``dassl.data.datasets`` with its base class alone; the rest of it needs other packages."""
+    spec = importlib.util.spec_from_file_location("base_dataset", place)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(base := importlib.util.module_from_spec(spec))
+    sys.modules[spec.name] = base  # the few shots are pickled
+    found = ModuleType("dassl.data.datasets")
+    vars(found).update(vars(base))
+    registry = SimpleNamespace(register=lambda: lambda cls: cls)
+    vars(found)["DATASET_REGISTRY"] = registry
+    return found
+
+
+def clip_of_sizes() -> Any:
+    """What CoCoOp's prompts ask of a CLIP."""
+    return SimpleNamespace(
+        dtype=torch.float32,
+        ln_final=SimpleNamespace(weight=torch.zeros(8)),
+        visual=SimpleNamespace(output_dim=16, input_resolution=224),
+        token_embedding=torch.nn.Embedding(49408, 8),
+    )
+
+
+@pytest.mark.authors("KaiyangZhou/CoOp")
+@pytest.mark.parametrize(
+    ("task", "name"),
+    # Of an odd number of classes; and in an order that is not that of the labels.
+    [("oxford_pets", "oxford_pets:OxfordPets"), ("flowers102", "oxford_flowers:OxfordFlowers")],
+)
+def test_halves(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, name: str
+) -> None:
+    tree = build_tree(task, tmp_path / "data", SIZES)
+    monkeypatch.setenv("COMPATBENCH_TASKS", str(write_cards(tmp_path / "tasks", [tree])))
+    monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
+    words = dict(N_CTX=4, CTX_INIT="a photo of a", PREC="fp32")
+    with checkout.open(beside=[DASSL]) as load:
+        base = checkout.path(DASSL) / "dassl" / "data" / "datasets" / "base_dataset.py"
+        sys.modules["dassl.data.datasets"] = real_datasets(base)
+        module, _, cls = name.partition(":")
+        for half in ("base", "new"):
+            ours = load_task(f"{task}.{half}")
+            asked = dict(ROOT=str(tmp_path / "data"), NUM_SHOTS=SHOTS, SUBSAMPLE_CLASSES=half)
+            config = SimpleNamespace(SEED=SEED, DATASET=SimpleNamespace(**asked))
+            random.seed(SEED)
+            theirs = getattr(load(f"datasets.{module}"), cls)(config)
+            images = ours.source.base
+            draw = draw_shots(ours, SHOTS, SEED)
+            for mine, them in (
+                (draw.train, theirs.train_x),
+                (draw.val, theirs.val),
+                (ours.split("test"), theirs.test),
+            ):
+                found = [(str(images / one.id), one.label) for one in mine]
+                assert found == [(one.impath, one.label) for one in them]
+            names = [one.replace("_", " ") for one in theirs.classnames]
+            assert list(ours.labels.names) == names
+            template = load("trainers.zsclip").CUSTOM_TEMPLATES[cls]
+            assert list(ours.labels.fill()) == [template.format(one) for one in names]
+            config = SimpleNamespace(
+                TRAINER=SimpleNamespace(COCOOP=SimpleNamespace(**words)),
+                INPUT=SimpleNamespace(SIZE=(224, 224)),
+            )
+            learner = load("trainers.cocoop").PromptLearner(
+                config, theirs.classnames, clip_of_sizes()
+            )
+            prompts = ours.labels.fill("a photo of a {}.")
+            assert torch.equal(learner.tokenized_prompts.long(), open_clip.tokenize(prompts).long())

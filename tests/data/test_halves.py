@@ -1,0 +1,131 @@
+"""Base and new classes: CoCoOp's halves, drawn from the whole task, as tasks of their own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data.conftest import SetUp
+from data.test_draws import dassl_draw
+from data.trees import Sizes
+
+from compatbench.data.cards import suite_cards, suite_tasks, suite_variants, task_cards
+from compatbench.data.draws import draw_shots
+from compatbench.data.images import Sample
+from compatbench.data.task import load_task
+from compatbench.engine.keys import data_key, fit_key
+from compatbench.engine.matrix import select_matrix
+from compatbench.engine.method_settings import resolve_settings
+from compatbench.errors import CompatbenchError
+from compatbench.method.registry import builtin_methods
+
+# Base and new classes as CoCoOp's authors count them.
+PUBLISHED = {
+    "imagenet": (500, 500), "caltech101": (50, 50), "oxford_pets": (19, 18),
+    "stanford_cars": (98, 98), "flowers102": (51, 51), "food101": (51, 50),
+    "fgvc_aircraft": (50, 50), "sun397": (199, 198), "dtd": (24, 23), "eurosat": (5, 5),
+    "ucf101": (51, 50),
+}  # fmt: skip
+
+
+def subsample(samples: list[Sample], half: str) -> list[tuple[str, int]]:
+    """CoCoOp's rule, written anew: sorted labels, the first ⌈n/2⌉, numbered from 0."""
+    labels = sorted({one.label for one in samples})
+    middle = math.ceil(len(labels) / 2)
+    kept = labels[:middle] if half == "base" else labels[middle:]
+    return [(one.id, kept.index(one.label)) for one in samples if one.label in kept]
+
+
+def test_the_eleven_datasets_have_the_published_halves() -> None:
+    suite = suite_cards.read("base-to-new")
+    found = {}
+    for task in suite_tasks(suite):
+        [new] = suite_variants(suite, task)
+        cards = task_cards.read(task), task_cards.read(new)
+        whole = task_cards.read(task.removesuffix(".base"))
+        assert cards[0].classes + cards[1].classes == whole.classes
+        assert cards[0].folders + cards[1].folders == whole.folders
+        found[whole.name] = tuple(len(card.classes) for card in cards)
+    assert found == PUBLISHED
+
+
+@pytest.mark.parametrize("name", ["oxford_pets", "flowers102"])
+def test_halves_draw_their_part_of_the_whole_task(name: str, set_up: SetUp) -> None:
+    tree = set_up(name, sizes=Sizes(train=6, val=3, test=2, pictures=False))[name]
+    rows = {split: [Sample(*row) for row in rows] for split, rows in tree.rows.items()}
+    few, held_out = dassl_draw(rows["train"], rows["val"], 4, seed=3)
+    for half in ("base", "new"):
+        task = load_task(f"{name}.{half}")
+        draw = draw_shots(task, 4, seed=3)
+        for mine, theirs in (
+            (draw.train, few),
+            (draw.val, held_out),
+            (task.split("test"), rows["test"]),
+        ):
+            assert [(one.id, one.label) for one in mine] == subsample(theirs, half)
+        assert task.card.counts == {split: len(task.split(split)) for split in rows}
+
+
+def test_what_a_suite_says_of_a_task_holds_for_its_halves() -> None:
+    suite = suite_cards.read("base-to-new")
+    method = builtin_methods().get("promptsrc")
+    for task, attributes in (("dtd.base", (0.75, 0.05)), ("ucf101.base", (0.75, 0.05))):
+        config = resolve_settings(method, suite, "promptsrc", task).config
+        assert (config["average_mean"], config["average_std"]) == attributes
+        assert config["recipe"]["epochs"] == 20
+    tcp = resolve_settings(builtin_methods().get("tcp"), suite, "tcp", "dtd.base")
+    assert tcp.config["template"] == "{} texture."
+
+
+def test_halves_are_tasks_with_keys_of_their_own() -> None:
+    names = ("mini-food", "mini-food.base", "mini-food.new")
+    assert len({fit_key("mini-clip", name, 4, 1) for name in names}) == 3
+    assert len({data_key("mini-clip", name) for name in names}) == 3
+    suite = suite_cards.read("mini-base-to-new")
+    matrix = select_matrix(suite, builtin_methods(), ["coop"], "mini-food")
+    assert matrix.tasks == ("mini-food.base",)
+    assert matrix.tests("mini-food.base") == ("mini-food.base", "mini-food.new")
+    crossed = select_matrix(suite_cards.read("mini-cross"), builtin_methods(), ["coop"])
+    assert crossed.tasks == ("mini-objects",)
+    assert "mini-objects" not in suite_variants(crossed.suite, "mini-objects")
+
+
+SUITE = "name: own\ntitle: Own\nextends: mini\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("protocol: base-to-new\n", "protocol 'base-to-new' has test sets of its own: set 'varia"),
+        ("protocol: cross-dataset\nvariants: []\n", "needs 'train_on', the task to learn from"),
+        ("train_on: [mini-food]\n", "only protocol 'cross-dataset' has 'train_on'"),
+        ("protocol: old-to-new\n", "field 'protocol': Input should be 'few-shot', 'base-to-new'"),
+    ],
+)
+def test_a_wrong_suite_is_one_line(tmp_path: Path, fields: str, message: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(SUITE + fields)
+    with pytest.raises(CompatbenchError, match=message) as raised:
+        suite_cards.read(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ("one",)}, "it has 1 class, and each half needs 2 or more"),
+        ({"classes": ("a", "b", "c")}, "it has 3 classes"),
+        ({"classes": ("0", "1", "2", "3")}, "its classes have numbers for names"),
+        ({"parent": "mini-food", "classes": ()}, "it is a variant; name its parent, 'mini-food'"),
+    ],
+)
+def test_a_task_without_halves_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    card = task_cards.read("mini-food").model_copy(update=changes)
+    monkeypatch.setattr("compatbench.data.cards.read_card", lambda *_: card)
+    with pytest.raises(CompatbenchError, match=message) as raised:
+        task_cards.read("mini-food.new")
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,90 @@
+"""Modules on classes that they were not fitted for: attached anew, or not applicable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import compatbench as cb
+from compatbench.backbone import load_backbone
+from compatbench.data.cards import suite_cards
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.task import load_task
+from compatbench.engine.plan import plan_cells
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker, build_method
+from compatbench.method.registry import builtin_methods
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    return FeatureCache(tmp_path_factory.mktemp("features"))
+
+
+def test_a_prompt_serves_new_classes_and_a_residual_does_not(
+    tmp_path: Path, cache: FeatureCache
+) -> None:
+    card = suite_cards.read("mini-base-to-new")
+    names = ["zeroshot", "kgcoop", "taskres"]
+    short = {name: {"max_steps": 3} for name in names[1:]}
+    suite = card.model_copy(
+        update={"upgrades": (("mini-clip", "mini-eva-clip"),), "methods": short}
+    )
+    cells = plan_cells(suite, builtin_methods(), names, ["mini-signs"], seeds=[1], shots=[2])
+    worker = Worker(RunStore(tmp_path / "runs"), cache)
+    records = {cell.method: (cell, worker.run(cell)) for cell in cells}
+    new = load_task("mini-signs.new")
+    targets = torch.tensor([one.label for one in new.split("test")])
+    for method in ("zeroshot", "kgcoop"):
+        cell, record = records[method]
+        found = {(one.backbone, one.test_set): one for one in record.records}
+        assert {one.status for one in record.records} == {"ok"}
+        assert len(found) == 4
+        module = worker.store.read_module(worker.store.read(cell.fit_key))  # type: ignore[arg-type]
+        answers = {}
+        for name in cell.backbones:
+            backbone = load_backbone(name)
+            features = cache.features(backbone, new, new.split("test"))
+            with torch.no_grad():
+                logits = build_method(cell).attach(module, backbone, new.labels)(features)
+            own = F.normalize(features, dim=-1) @ backbone.zero_shot(new.labels).T
+            row = found[name, "mini-signs.new"]
+            assert logits.shape == (len(targets), len(new.labels))
+            assert row.correct == int((logits.argmax(-1) == targets).sum())
+            assert row.zero_shot_correct == int((own.argmax(-1) == targets).sum())
+            answers[name] = logits.argmax(-1) == targets
+        before, after = answers["mini-clip"], answers["mini-eva-clip"]
+        row = found["mini-eva-clip", "mini-signs.new"]
+        assert row.negative_flips == int((before & ~after).sum())
+    [*rows] = records["taskres"][1].records
+    assert [one.status for one in rows if one.test_set == "mini-signs.base"] == ["ok", "ok"]
+    others = [one for one in rows if one.test_set == "mini-signs.new"]
+    # As many new classes as base ones: only the question itself tells.
+    assert len(new.labels) == len(load_task("mini-signs.base").labels)
+    assert [one.status for one in others] == ["not transferable"] * 2
+    assert all(one.reason.startswith("not applicable: the module knows the") for one in others)
+
+
+def test_one_task_s_module_is_tested_on_others_under_the_same_key(
+    tmp_path: Path, cache: FeatureCache
+) -> None:
+    card = suite_cards.read("mini-cross")
+    one = {"upgrades": (("mini-clip", "mini-clip-next"),)}
+    suite = card.model_copy(update={"tasks": ("mini-signs",), "methods": {}, **one})
+    [crossed] = plan_cells(suite, builtin_methods(), ["simpleshot"], seeds=[1])
+    [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
+    plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
+    assert crossed.key in {cell.key for cell in plain}
+    record = Worker(RunStore(tmp_path / "runs"), cache).run(zero)
+    sets = {one.test_set: one for one in record.records if one.backbone == "mini-clip"}
+    assert [*sets] == ["mini-objects", "mini-signs"]
+    assert all(one.correct == one.zero_shot_correct for one in sets.values())
+    assert sets["mini-signs"].total == len(load_task("mini-signs").split("test"))
+
+
+def test_a_user_fits_a_half(cache: FeatureCache) -> None:
+    module = cb.fit("simpleshot", task="mini-signs.base", source="mini-clip", shots=2)
+    assert module.about["task"] == "mini-signs.base"
