@@ -1,6 +1,7 @@
 """Makes docs/scale.md and docs/scale.svg from measured.json and the assumptions.
 
 python benchmark/scale/measure.py    # from results/mini, benchmark/speed and the cards
+python benchmark/scale/real_run.py   # runs six methods on a mini task
 python benchmark/scale/report.py     # the same bytes every time
 python benchmark/scale/report.py --gpu-rate 4e13 --mean-life 36000 --out /tmp
 """
@@ -15,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import real_run
 from costs import HOUR, Assumptions, Costs, Measured, count_costs
 from matrix import SUITE
 from simulate import Job, Outcome, simulate
@@ -87,6 +89,7 @@ def make_page(
             ("method", "fit, s", "evaluation, s", "GPU-hours", "longest, h"),
             _methods(measured, jobs),
         ),
+        "plan": _table(("", "`plan`", "the run", "times"), _plan()),
         "assumptions": _table(("option", "value", "", "what is assumed"), _assumptions(assumed)),
         "schedule": _table(
             ("GPUs", "days", "times faster", "efficiency", *_SHARES, "deaths"),
@@ -98,6 +101,9 @@ def make_page(
         ),
         "knee": str(_knee(costs, outcomes)),
         "lives_gpus": str(LIVES_GPUS),
+        "six": ", ".join(f"`{name}`" for name in real_run.METHODS),
+        "modules": _size(real_run.read()["used"]["modules"]),
+        "all": _size(real_run.read()["used"]["all"]),
         "alone": f"{_encode_alone(costs) / HOUR:,.0f}",
         "shared": f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
     }
@@ -147,6 +153,15 @@ def _methods(measured: Measured, jobs: Sequence[Job]) -> Iterable[tuple[str, ...
             _hours(total),
             _hours(longest[method]),
         )
+
+
+def _plan() -> Iterable[tuple[str, ...]]:
+    found = real_run.read()
+    counted, used = found["counted"], found["used"]
+    names = {"cache": "features and tokens on disk", "predictions": "predictions on disk"}
+    for name, title in (names | {"memory": "memory of a worker"}).items():
+        share = counted[name] / used[name]
+        yield title, _size(counted[name]), _size(used[name]), f"{share:.2f}"
 
 
 def _assumptions(assumed: Assumptions) -> Iterable[tuple[str, ...]]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compatbench.backbone import DENSE, PIXELS, POOLED, ImageInput, load_backbone
+from compatbench.backbone import (
+    DENSE,
+    PIXELS,
+    POOLED,
+    ImageInput,
+    load_backbone,
+    memory_budget,
+)
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.engine.cell import describe_cell
 from compatbench.engine.costs import TimeEstimate, count_costs
@@ -83,6 +90,14 @@ def test_the_real_suites_are_counted_without_data_or_weights() -> None:
     assert costs.steps == len(matrix.places) * 50 * 500
     assert costs.images > 4 * (50_000 + 10_000 + 50_889 + 7_500 + 30_000)
     assert costs.memory_bytes > 4 * 2 * (149_000_000 + 427_000_000)
+    # A step keeps 16 numbers of each token and block, of four tokens of each class, and no more
+    # than the budget.
+    size = measure_model("vit-b16-openai")
+    assert size is not None
+    assert size.text_numbers == pytest.approx(512 * 12, rel=0.01)
+    with memory_budget(2**20):
+        bounded = count_costs(matrix)
+    assert costs.memory_bytes - bounded.memory_bytes > 1000 * 4 * 16 * 4 * 512 * 12
     assert costs.unknown == ()
     assert costs.tokens_bytes == 0
     # Tokens of the first block, of the test images alone, on ViT-B/16s or larger.

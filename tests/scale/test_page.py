@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import real_run
 import report
 from costs import Assumptions, Costs, Measured, count_costs
 from matrix import METHODS
@@ -37,6 +38,14 @@ def test_page_and_figure_are_made_again_byte_for_byte(costs: Costs) -> None:
         with svg_style():
             figure = render_svg(draw_figure(costs, outcomes))
         assert (DOCS / "scale.svg").read_bytes() == figure
+
+
+def test_a_plan_s_disk_and_memory_are_within_half_of_what_a_run_took() -> None:
+    """The run is that of ``real_run.json``; what is counted is counted again."""
+    found = real_run.read()
+    assert real_run.count() == found["counted"]  # else run it again
+    for name, counted in found["counted"].items():
+        assert 1 / 1.5 < counted / found["used"][name] < 1.5, name
 
 
 def test_a_faster_gpu_makes_cells_shorter_down_to_the_launching_of_steps(costs: Costs) -> None:

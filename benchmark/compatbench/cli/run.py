@@ -212,8 +212,8 @@ def _print_costs(plan: Plan, device: str) -> None:
         (
             f"{memory} of a worker",
             format_bytes(costs.memory_bytes),
-            "counted: libraries, weights, a batch of images, features; training adds at most "
-            "--memory-budget",
+            "counted: libraries, weights, features, a batch of images or a step of training; "
+            "text towers keep at most --memory-budget",
         ),
     ]
     if plan.suite.retrained:

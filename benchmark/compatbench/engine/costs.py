@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from compatbench.backbone import FEATURES, ImageInput
+from compatbench.backbone.text.memory import current_budget
 from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images import View
@@ -31,7 +32,9 @@ NAME_TOKENS = 4
 # A worker keeps so many backbones.
 BACKBONES_AT_HAND = 4
 PREDICTION = 8  # bytes of an answer: a class and its probability
-LIBRARIES = 450 * 2**20  # what a worker's process takes before it loads a model
+LIBRARIES = 550 * 2**20  # what a worker's process takes beside models and images
+AUTOGRAD = 250 * 2**20  # and what it takes when it has trained through a tower
+KEPT = 16  # numbers that a block keeps for the backward pass, for each of a token's
 LOGITS = 3  # copies of all logits that are in use at once
 
 # Seconds beside the matrix products, on one core of these years: of a training step, of one
@@ -53,8 +56,8 @@ class Costs:
     tokens_bytes: int  # of what methods take in place of features
     predictions_bytes: int  # that cells leave in ``runs/``
     encode_flops: float  # of encoding them
-    # Libraries, weights that a worker keeps, a batch of images, the features of a fit and of a
-    # test set, and what is classified at once.
+    # Libraries, weights that a worker keeps, the features of a fit and of a test set; a batch of
+    # images, what is classified at once or what a step of training keeps, whichever is most.
     memory_bytes: int
     unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
@@ -92,7 +95,11 @@ def count_costs(matrix: Matrix) -> Costs:
         ),
         memory_bytes=LIBRARIES
         + sum(weights[:BACKBONES_AT_HAND])
-        + max(batch, _count_classified(matrix, cards, tests, widest))
+        + max(
+            batch,
+            _count_classified(matrix, cards, tests, widest),
+            _count_training(matrix, cards, known),
+        )
         + (largest + most) * widest,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
@@ -151,6 +158,28 @@ def _count_classified(
             texts = 2 * choice.method.card.prompts_per_image * widest  # and normalised
             each = len(cards[task].classes) * max(LOGITS * FLOAT, texts)
             most = max(most, min(MOST, each * max(tests[task], default=0)))
+    return most
+
+
+def _count_training(
+    matrix: Matrix, cards: Mapping[str, TaskCard], sizes: Mapping[str, ModelSize]
+) -> int:
+    """Bytes that a step of training through a tower adds, for its backward pass, at most."""
+    sources = [sizes[name] for name in fit_backbones(matrix.suite) if name in sizes]
+    most = 0
+    for choice in matrix.choices:
+        for task in matrix.tasks:
+            method = choice.build(task)
+            if not isinstance(method, TrainedMethod):
+                continue
+            places, images = set(method.card.places), method.config.recipe.batch_size
+            prompts = len(cards[task].classes) * (images if method.card.prompts_per_image else 1)
+            for size in sources:
+                text = int(prompts * NAME_TOKENS * size.text_numbers * KEPT * FLOAT)
+                text = min(text, current_budget() or text) if places & TEXT_PLACES else 0
+                inner = images * size.image_tokens * size.image_width * size.image_blocks
+                inner = inner * KEPT * FLOAT if "image-layers" in places else 0
+                most = max(most, AUTOGRAD + text + inner if text or inner else 0)
     return most
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -39,6 +40,11 @@ class ModelSize:
     image_tokens: int = 0  # of one image, in the image tower
     image_width: int = 0  # of each of them
     image_side: int = 0  # pixels
+
+    @property
+    def text_numbers(self) -> float:
+        """The text tower's width times its blocks; a block has 12 · width² weights."""
+        return math.sqrt(self.text_weights * self.text_blocks / 12)
 
     def input_bytes(self, wanted: ImageInput) -> int:
         """What is stored of one image as a classifier takes it."""
