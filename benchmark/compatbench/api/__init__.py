@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compatbench.api.advice import advise
 from compatbench.api.checkpoints import export_module, formats, import_module, inspect_checkpoint
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
+from compatbench.api.predictions import predict
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, port, report, results, run
 from compatbench.errors import CompatbenchError
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from compatbench.studies.layers import analyze_layers
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
-__all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "results", "run"]
+__all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "predict"]
+__all__ += ["results", "run"]
 __all__ += ["advise", "export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["pull_module", "pull_results", "push_module", "push_results"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]

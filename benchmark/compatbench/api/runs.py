@@ -173,6 +173,7 @@ def evaluate(
     format: str = "auto",
     settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
+    gate: bool = False,
 ) -> Evaluation:
     """A module on a backbone and on its source, beside zero-shot; nothing is trained.
 
@@ -186,6 +187,7 @@ def evaluate(
         source: of a checkpoint of other code, which is imported on the way: what it was trained
             on. ``task`` is then the task that it was trained for, or a variant.
         format, settings, classes: of such a checkpoint, as for ``import_module``.
+        gate: attach zero-shot where ``predict`` expects harm, from test images without labels.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -196,11 +198,13 @@ def evaluate(
     """
     from compatbench.engine.single_module import evaluate_module, import_for
     from compatbench.sharing.hub import local_module
+    from compatbench.studies.predict import gate_evaluation
 
     given = local_module(module)
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
-    return evaluate_module(given, backbone, task, transfer, methods, device)
+    found = evaluate_module(given, backbone, task, transfer, methods, device)
+    return gate_evaluation(found, device) if gate else found
 
 
 def port(

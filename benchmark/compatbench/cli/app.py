@@ -84,6 +84,7 @@ PANELS = {
         modules.port,
         own_data.new_task,
         own_data.advise,
+        own_data.predict,
         modules.import_,
         modules.export,
         sharing.push,

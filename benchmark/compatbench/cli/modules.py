@@ -30,6 +30,7 @@ def evaluate(
     format: str = "auto",
     set_: Set = None,
     classes: str | None = None,
+    gate: bool = False,
     data_root: list[str] | None = None,
     device: str = "auto",
     as_json: bool = False,
@@ -57,6 +58,8 @@ def evaluate(
         set_: Of such a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be
             repeated.
         classes: Of such a checkpoint: the classes that it knows, as for 'import'.
+        gate: Attach the new model's zero-shot in the module's place where 'predict' expects harm,
+            from the test images without their labels.
     """
     from compatbench import api
 
@@ -72,6 +75,7 @@ def evaluate(
         format=format,
         settings=settings,
         classes=classes,
+        gate=gate,
     )
     if as_json:
         print_json(found.as_dict())
@@ -231,6 +235,8 @@ def _print_evaluation(found: Evaluation) -> None:
         ("gain", *(signed(side and side.gain) for side in sides)),
     ]
     print_table(columns, rows, right=columns[1:])
+    if found.gate:
+        say(escape(f"The gate {found.gate}."))
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(found.reason)}")
         return

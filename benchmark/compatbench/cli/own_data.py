@@ -1,4 +1,4 @@
-"""The commands for one's own upgrade: ``compatbench new-task`` and ``advise``."""
+"""The commands for one's own upgrade: ``new-task``, ``advise`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import console, print_frame, print_json_text, say
+from compatbench.cli.output import (
+    console,
+    print_frame,
+    print_json,
+    print_json_text,
+    print_table,
+    say,
+)
 from compatbench.data.cards import is_card_path
 
 MOST_CLASSES = 12  # that are shown
@@ -136,3 +143,40 @@ def advise(
         print_json_text(found.frame.to_json(orient="records", indent=1) or "[]")
     else:
         say(escape(str(found)))
+
+
+def predict(
+    module: Path,
+    to: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
+    images: Path | None = None,
+    methods: str | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+    trust_pickle: bool = False,
+) -> None:
+    """Predict what a module will gain on a new model, before anything is labelled there.
+
+    It says what the module will gain or lose over the new model's zero-shot, with a 90 % interval,
+    and advises: copy, port by words, or fall back to zero-shot. It was fitted on miniature models.
+
+    Args:
+        module: A module that 'run' wrote to runs/modules/, or 'import' wrote.
+        to: The new model, as '--backbone' of 'evaluate'.
+        images: A folder of images of the module's task without labels, a hundred or more. Without
+            it, the models and the place of the module are all that is known.
+        methods: The method's file, if it is not among 'list methods'; it is run as code.
+    """
+    from compatbench import api
+    from compatbench.studies.predict import show_gain
+
+    found = api.predict(module, to, images=images, methods=methods, device=device)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    known = f"{found.images:,} images without labels" if found.images else "the models alone"
+    fitted = found.fitted
+    say(escape(f"{fitted.method}, {fitted.task}: {fitted.source} → {found.backbone}, from {known}"))
+    rows = [(one.transfer, show_gain(one.gain) if one.gain else one.reason) for one in found.ways]
+    print_table(["way", "gain over zero-shot, points (90 %)"], rows)
+    say(f"Advice: {found.advice}. Fitted on miniature models; see docs/predict.md.")

@@ -14,7 +14,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import TrainingCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.shots import Shots, show_shots
-from compatbench.data.task import load_task, restrict_task
+from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.carried import Carried
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.keys import find_teacher
@@ -96,6 +96,7 @@ class Evaluation:
     target: Measured | None  # None if the module cannot be attached there
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
+    gate: str = ""  # what a gate did, and what it expected of the module; empty without one
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -152,6 +153,7 @@ class Evaluation:
             "test_set": self.test_set,
             "images": self.images,
             "transfer": self.transfer,
+            "gate": self.gate,
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
@@ -178,13 +180,14 @@ def _describe(backbone: str, found: Measured | None) -> dict[str, Any]:
 def evaluate_module(
     given: Module | Path,
     backbone: str,
-    test_set: str | None = None,
+    test_set: str | Task | None = None,
     transfer: str = COPIED,
     methods: str | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Measures a module on a backbone and on its source, as ``compatbench.evaluate`` says.
 
+    A ``test_set`` that is given as a task has the module's own classes, and images without labels.
     For the transfer ``words``, with the source's word features beside the module, the source
     itself need not be here.
     """
@@ -193,14 +196,15 @@ def evaluate_module(
     path = given if isinstance(given, Path) else Path("the module")
     module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
-    task = load_task(test_set or fitted.task)
+    opened = isinstance(test_set, Task)
+    task = test_set if isinstance(test_set, Task) else load_task(test_set or fitted.task)
     if fitted.task not in (task.name, task.parent):
         raise CompatbenchError(
             f"{path} was fitted for the task '{fitted.task}', whose classes are not those of "
             f"'{task.name}'; evaluate it on that, or on a variant of it"
         )
-    owner = load_task(fitted.task)
-    if fitted.classes is not None:
+    owner = task if opened else load_task(fitted.task)
+    if fitted.classes is not None and not opened:
         owner, task = (restrict_task(one, fitted.classes) for one in (owner, task))
     labels = owner.labels_for(method.card.needs)
     [transfer] = builtin_transfers().choose([transfer])

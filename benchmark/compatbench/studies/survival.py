@@ -1,0 +1,190 @@
+"""What a module will gain on a new model, estimated without a label of the new model's images.
+
+Two regressions of the gain over the target's zero-shot, in shares of the images. One knows the
+models and the place of the module alone. The other knows what four voices answer for unlabelled
+images: source and target, each with the module and zero-shot. Where the target answers with the
+module as it does without, nothing can be gained or lost; so all its features are shares of the
+images for which the answers differ, d, and its residuals are taken relative to d.
+
+Answers that agree as evidence of accuracy: Baek et al., *Agreement-on-the-Line*
+(arXiv:2206.13089); Jiang et al. (arXiv:2106.13799); confidences: Guillory et al., *Difference of
+Confidences* (arXiv:2107.03315); Garg et al., *Average Thresholded Confidence* (arXiv:2201.04234).
+Intervals: residuals of models fitted without an upgrade, as in Barber et al., *Jackknife+*
+(arXiv:1905.02928).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from compatbench.engine.measure import Predictions
+from compatbench.transfer import COPIED, JOINT_SPACE
+
+Knowledge = Literal["models", "images"]
+Array = NDArray[np.float64]
+LEVEL = 0.9  # of the intervals
+FILE = "survival.json"
+
+
+@dataclass(frozen=True)
+class Voices:
+    """What source and target answer for the same images, with the module and zero-shot."""
+
+    source: Predictions
+    source_zero_shot: Predictions
+    target: Predictions
+    target_zero_shot: Predictions
+
+
+def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
+    """Features of the answers, each at most d, the share for which the target's two answers differ.
+
+    Shares of the images:
+        ``differ``: d; ``sides_source``: where the source, with the module, answers as the target
+        does with it, less where it answers as the target's zero-shot; ``sides_zero_shot``: the same
+        of the source's zero-shot; ``sides_confident``: as ``sides_source``, each image weighted by
+        the source's confidence; ``alone``: where the answers differ and the target with the
+        module is alone with its own.
+    Mean confidences where the answers differ, times d:
+        ``sure`` of the target, ``sure_zero`` of its zero-shot, ``sure_source`` and
+        ``sure_source_zero`` of the source.
+    Products of d and a figure of all images:
+        ``uneven``, ``uneven_zero``, ``uneven_source``: the total variation between the answered
+        classes and equal shares of all ``classes``, of the target, its zero-shot and the source;
+        ``moved``: that between target and source, both with the module; ``plain``: the share in
+        which the source, with the module, agrees with the target's zero-shot; ``certain``: the mean
+        confidence of the target's zero-shot.
+    """
+    names = ("source", "source_zero_shot", "target", "target_zero_shot")
+    answers = [getattr(voices, name).classes.numpy() for name in names]
+    sure = [getattr(voices, name).confidence.double().numpy() for name in names]
+    old, old_zero, new, new_zero = answers
+    differ = new != new_zero
+    d = float(differ.mean())
+    shares = [np.bincount(one, minlength=classes) / len(one) for one in answers]
+
+    def sides(answer: Array, weights: Array | float = 1.0) -> float:
+        return float((((answer == new) * 1.0 - (answer == new_zero)) * weights).mean())
+
+    def apart(one: Array, other: Array | float) -> float:
+        return d * float(np.abs(one - other).sum()) / 2
+
+    return {
+        "differ": d,
+        "sides_source": sides(old),
+        "sides_zero_shot": sides(old_zero),
+        "sides_confident": sides(old, sure[0]),
+        "alone": float((differ & (new != old) & (new != old_zero)).mean()),
+        "sure": float((sure[2] * differ).mean()),
+        "sure_zero": float((sure[3] * differ).mean()),
+        "sure_source": float((sure[0] * differ).mean()),
+        "sure_source_zero": float((sure[1] * differ).mean()),
+        "uneven": apart(shares[2], 1 / classes),
+        "uneven_zero": apart(shares[3], 1 / classes),
+        "uneven_source": apart(shares[0], 1 / classes),
+        "moved": apart(shares[2], shares[0]),
+        "plain": d * float((old == new_zero).mean()),
+        "certain": d * float(sure[3].mean()),
+    }
+
+
+def describe_module(
+    places: Sequence[str], transfer: str, starts_at_zero_shot: bool, geometry: Mapping[str, float]
+) -> dict[str, float]:
+    """Features of a module, of its way to the target, and of how far its places have moved there.
+
+    ``geometry``: ``words``: 1 less the mean cosine of word features of source and target;
+    ``residual``: what the best rotation leaves of them; ``tokens``: 1 less the mean cosine of the
+    token embeddings of class names; ``images``: 1 if the image towers are of other parts;
+    ``stranger``: 1 if the models share no initialisation.
+    """
+    joint = not JOINT_SPACE.isdisjoint(places)
+    moved = {
+        "text-input": geometry["tokens"],
+        "text-layers": geometry["tokens"],
+        "image-layers": geometry["images"],
+        "feature": geometry["words" if transfer == COPIED else "residual"],
+        "classifier": geometry["words" if transfer == COPIED else "residual"],
+    }
+    words = float(transfer != COPIED)
+    found = {"stranger": geometry["stranger"], "words": words}
+    for place, change in moved.items():
+        found[place] = float(place in places)
+        found[f"{place} moved"] = change * (place in places)
+        found[f"{place} stranger"] = geometry["stranger"] * (place in places)
+    bound = joint and not starts_at_zero_shot
+    found["bound to the space"] = float(bound)
+    found["bound moved"] = bound * moved["classifier"]
+    found["bound through words"] = bound * words
+    return found
+
+
+@dataclass(frozen=True)
+class Gain:
+    """An estimated gain over the target's zero-shot, with its interval, in shares of the images."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A ridge regression of gains on features, as numbers that a JSON file holds.
+
+    Attributes:
+        weights: of each feature, not standardised.
+        width: half an interval, for a unit of ``scale``.
+        floor: what is added to d for the scale of a residual; None where residuals have no scale.
+    """
+
+    features: tuple[str, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    width: float
+    floor: float | None
+
+    def estimate(self, rows: pd.DataFrame) -> Array:
+        """Gains of rows of features, ``[rows]``; at most d in size where d is known."""
+        gains = rows[list(self.features)].to_numpy(float) @ np.array(self.weights) + self.intercept
+        bound = rows["differ"].to_numpy(float) if self.floor is not None else 1.0
+        return np.clip(gains, -bound, bound)
+
+    def predict(self, row: Mapping[str, float]) -> Gain:
+        """The gain of one row of features, with its interval."""
+        frame = pd.DataFrame([row])
+        value = float(self.estimate(frame)[0])
+        half = self.width * float(scale_of(frame, self.floor)[0])
+        bound = row["differ"] if self.floor is not None else 1.0
+        return Gain(value, max(value - half, -bound), min(value + half, bound))
+
+
+def scale_of(rows: pd.DataFrame, floor: float | None) -> Array:
+    """What residuals are taken relative to, ``[rows]``."""
+    return np.ones(len(rows)) if floor is None else rows["differ"].to_numpy(float) + floor
+
+
+@lru_cache(maxsize=1)
+def read_estimators() -> dict[Knowledge, Estimator]:
+    """The estimators that ship with compatbench; how they were fitted stands in the file."""
+    text = resources.files("compatbench.studies").joinpath(FILE).read_text("utf-8")
+    found = json.loads(text)["estimators"]
+    return {
+        name: Estimator(**{**values, "features": tuple(values["features"])})
+        for name, values in found.items()
+    }
+
+
+def to_json(estimators: Mapping[Knowledge, Estimator], provenance: Mapping[str, Any]) -> str:
+    """The file that ``read_estimators`` reads."""
+    found = {name: asdict(one) for name, one in estimators.items()}
+    return json.dumps({"provenance": provenance, "estimators": found}, indent=1) + "\n"

@@ -1,0 +1,363 @@
+"""Fits and judges what ``compatbench predict`` predicts with, and writes docs/predict.md.
+
+python benchmark/research/predict_page.py collect FOLDER    # which has results/ and runs/
+python benchmark/research/predict_page.py fit               # from the rows that are committed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+
+from compatbench.backbone import load_backbone
+from compatbench.data.cards import COPIED
+from compatbench.data.task import task_labels
+from compatbench.engine.measure import Predictions, read_predictions
+from compatbench.engine.store import RunStore
+from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_bytes
+from compatbench.method.registry import builtin_methods
+from compatbench.pages.figures.svg import BLUE, GREY, RED
+from compatbench.pages.markdown import fill_section
+from compatbench.results.bootstrap import mean_interval
+from compatbench.results.store import read_results
+from compatbench.studies import frames
+from compatbench.studies.frames import StudyReport, TextTable
+from compatbench.studies.predict import WORDS, measure_moves
+from compatbench.studies.survival import (
+    FILE,
+    LEVEL,
+    Estimator,
+    Voices,
+    describe_answers,
+    describe_module,
+    scale_of,
+    to_json,
+)
+
+HERE = Path(__file__).parent
+ROWS = HERE / "results" / "survival.csv"
+PAGE = HERE.parents[1] / "docs" / "predict.md"
+SHIPPED = HERE.parent / "compatbench" / "studies" / FILE
+SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")
+SEED = 1  # of each suite one seed, so that none outweighs the others
+ALPHA = 30.0  # the ridge's, for standardised features
+FLOOR = 0.02  # added to d for the scale of a residual
+# What stands in a row beside the features.
+PLACE = ["suite", "method", "transfer", "task", "source", "target"]
+RIVALS = {"agreement": "agreement with the source", "doc": "DoC", "atc": "ATC"}
+SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
+TITLES = {"images": "ridge, unlabelled images", "models": "ridge, models alone"}
+Array = NDArray[np.float64]
+
+
+def collect_rows(out: Path) -> pd.DataFrame:
+    """A row for each module on each target, by each way: its gain and its features.
+
+    Predictions are of the test images; of their labels only the counts of right answers are used:
+    the target's in the ``gain``, the source's in ATC, a rival.
+    """
+    store, rows, seen = RunStore(out / "runs"), [], set()
+
+    @cache
+    def answers(key: str) -> dict[tuple[str, str], Predictions]:
+        found = read_predictions(store.predictions_path(key), key)
+        return {(backbone, test_set): one for (backbone, test_set, _), one in found.items()}
+
+    models = cache(load_backbone)
+
+    @cache
+    def moves(source: str, target: str, task: str) -> dict[str, float]:
+        return measure_moves(models(source), models(target), task_labels(task))
+
+    for suite in SUITES:
+        frame = read_results(out / "results" / suite).frame
+        frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
+        frame = frame[frame["transfer"].isin([COPIED, WORDS])]
+        right = frame.set_index(["key", "backbone"])["correct"]
+        zero_shot = {}
+        for one in frame[frame["method"] == "zeroshot"].itertuples():
+            zero_shot[one.backbone, one.task] = answers(one.key)[one.backbone, one.task]
+        moved = frame[(frame["backbone"] != frame["source"]) & (frame["seed"] == SEED)]
+        for one in moved.itertuples():
+            card = builtin_methods().get(one.method).card
+            source, target = (one.source, one.task), (one.backbone, one.task)
+            if card.depth == "none" or (one.key, one.backbone) in seen:
+                continue
+            seen.add((one.key, one.backbone))
+            own = answers(one.key)
+            voices = Voices(own[source], zero_shot[source], own[target], zero_shot[target])
+            place = (suite, one.method, one.transfer, one.task, one.source, one.backbone)
+            row = dict(zip(PLACE, place, strict=True))
+            row["gain"] = (one.correct - one.zero_shot_correct) / one.total
+            row |= describe_answers(voices, len(task_labels(one.task)))
+            row |= _rivals(voices, right[one.key, one.source] / one.total)
+            geometry = moves(one.source, one.backbone, one.task)
+            row |= describe_module(card.places, one.transfer, bool(card.zero_shot_at), geometry)
+            rows.append(row)
+    return pd.DataFrame(rows).sort_values(PLACE).round(5)
+
+
+def _rivals(voices: Voices, accuracy: float) -> dict[str, float]:
+    """The gain as label-free estimates of accuracy tell it, of the module less zero-shot.
+
+    ATC's threshold is that which so many of the source's confidences exceed as answers are right.
+    """
+    threshold = voices.source.confidence.double().quantile(1 - accuracy)
+    sure, sure_zero = voices.target.confidence, voices.target_zero_shot.confidence
+    old = voices.source.classes
+    agree = [
+        (old == one.classes).double().mean() for one in (voices.target, voices.target_zero_shot)
+    ]
+    return {
+        "agreement": float(agree[0] - agree[1]),
+        "doc": float(sure.mean() - sure_zero.mean()),
+        "atc": float((sure > threshold).double().mean() - (sure_zero > threshold).double().mean()),
+    }
+
+
+def feature_names(rows: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The features of each estimator: those of the answers stand before the rivals."""
+    names = [name for name in rows if name not in (*PLACE, "gain")]
+    first = names.index("agreement")
+    return {"images": tuple(names[:first]), "models": tuple(names[first + len(RIVALS) :])}
+
+
+def fit_ridge(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> Estimator:
+    """A ridge regression of the gain, without an interval; each row weighs 1 / its scale."""
+    values = rows[list(features)].to_numpy(float)
+    sizes = np.maximum(values.std(0), 1e-9)
+    ridge = Ridge(alpha=ALPHA, fit_intercept=floor is None)
+    ridge.fit(values / sizes, rows["gain"], sample_weight=1 / scale_of(rows, floor))
+    weights = tuple((ridge.coef_ / sizes).tolist())
+    return Estimator(tuple(features), weights, float(ridge.intercept_), 0.0, floor)
+
+
+def split_rows(rows: pd.DataFrame, by: str) -> Iterator[tuple[Array, Array]]:
+    """What is judged, and what it is judged by, ``[rows]`` each: all ``by`` but one, in turn.
+
+    Without a target ``model``, nothing is known of it as a source either.
+    """
+    names = {"upgrade": upgrade_of(rows), "method": rows["method"], "model": rows["target"]}[by]
+    for name in names.unique():
+        own = (names == name).to_numpy()
+        rest = ~own
+        if by == "model":
+            rest &= (rows["source"] != name).to_numpy()
+        yield own, rest
+
+
+def leave_out(
+    rows: pd.DataFrame, features: Sequence[str], floor: float | None, by: str = "upgrade"
+) -> Array:
+    """Gains that models without a row's upgrade (or method, or target) estimate, ``[rows]``."""
+    found = np.zeros(len(rows))
+    for own, rest in split_rows(rows, by):
+        found[own] = fit_ridge(rows[rest], features, floor).estimate(rows[own])
+    return found
+
+
+def width_of(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> float:
+    """Half an interval, for a unit of scale: the 90 % quantile of residuals, upgrades left out."""
+    residuals = np.abs(rows["gain"] - leave_out(rows, features, floor)) / scale_of(rows, floor)
+    rank = min(np.ceil(LEVEL * (len(residuals) + 1)) / len(residuals), 1.0)
+    return float(np.quantile(residuals, rank, method="higher"))
+
+
+def coverage(
+    rows: pd.DataFrame, features: Sequence[str], floor: float | None, by: str = "upgrade"
+) -> float:
+    """The share of gains in intervals whose model and width are of the other rows alone."""
+    held = np.zeros(len(rows), dtype=bool)
+    for own, rest in split_rows(rows, by):
+        half = width_of(rows[rest], features, floor) * scale_of(rows[own], floor)
+        gains = fit_ridge(rows[rest], features, floor).estimate(rows[own])
+        held[own] = np.abs(rows.loc[own, "gain"] - gains) <= half + 1e-12
+    return float(held.mean())
+
+
+def upgrade_of(rows: pd.DataFrame) -> pd.Series:
+    return rows["source"] + " → " + rows["target"]
+
+
+def follow(rows: pd.DataFrame, estimates: Array) -> pd.Series:
+    """What the way gains that is expected to gain most, or 0 where none is, by upgrade.
+
+    Rows of one module on one target are its ways. The mean over modules of each upgrade.
+    """
+    ordered = rows.assign(expected=estimates, upgrade=upgrade_of(rows)).sort_values("expected")
+    chosen = ordered.groupby([*(n for n in PLACE if n != "transfer"), "upgrade"]).tail(1)
+    return chosen["gain"].where(chosen["expected"] > 0, 0.0).groupby(chosen["upgrade"]).mean()
+
+
+@dataclass(frozen=True)
+class SurvivalReport(StudyReport):
+    """How well gains are predicted without the upgrade, or the method, that is judged.
+
+    Attributes:
+        rows: as ``collect_rows`` gives them, with the columns ``images`` and ``models``: gains
+            estimated without the row's upgrade.
+        scores: a row for each estimate.
+        accuracy: gains over zero-shot by upgrade, a column for each policy.
+    """
+
+    table: pd.DataFrame
+    scores: pd.DataFrame
+    accuracy: pd.DataFrame
+
+    def tables(self) -> list[TextTable]:
+        def shown(one: dict, name: str, digits: int, factor: float = 1) -> str:
+            value = one.get(name)
+            return frames.decimals(None if value is None else factor * value, digits)
+
+        header = ["Estimate", "Left out", "Error", "AUROC", "AUROC ≥ 2", "Intervals hold"]
+        columns = [("error", 1, 100), ("auroc", 3, 1), ("auroc_large", 3, 1), ("held", 1, 100)]
+        rows = [
+            [one["title"], one["without"], *(shown(one, *column) for column in columns)]
+            for one in frames.records(self.scores)
+        ]
+        head = (
+            f"{len(self.table):,} modules on {upgrade_of(self.table).nunique()} upgrades, of which "
+            f"{100 * (self.table['gain'] < 0).mean():.0f} % harm; {self.table['method'].nunique()} "
+            "methods. Errors in points, intervals in percent."
+        )
+        policies = []
+        for name in self.accuracy:
+            gains = 100 * self.accuracy[name]
+            cells = [name, _interval(gains)]
+            for rival in ("always copy", "never copy"):
+                same = name == rival
+                cells.append("" if same else _interval(gains - 100 * self.accuracy[rival]))
+            policies.append(cells)
+        return [
+            TextTable(header, rows, head, left=(0, 1)),
+            TextTable(
+                ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"],
+                policies,
+                "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):",
+            ),
+        ]
+
+    def draw(self) -> Figure:
+        figure = frames.new_figure(9, 4.2)
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+        names = ["source", "target", "method", "transfer"]
+        means = 100 * self.table.groupby(names)[["images", "gain"]].mean()
+        colours = np.where(means["gain"] < 0, RED, BLUE)
+        left.scatter(means["images"], means["gain"], s=5, c=colours, linewidths=0)
+        left.axhline(0, color=GREY, linewidth=1)
+        left.axvline(0, color=GREY, linewidth=1)
+        left.set_xlabel("predicted gain over zero-shot, points")
+        left.set_ylabel("measured gain, points")
+        ordered = self.accuracy.sort_values("always copy")
+        places = np.arange(len(ordered))
+        for name, colour, mark in (
+            ("always copy", RED, "o"),
+            ("advice, unlabelled images", BLUE, "o"),
+            ("best in hindsight", GREY, "|"),
+        ):
+            right.plot(100 * ordered[name], places, mark, color=colour, label=name)
+        right.axvline(0, color=GREY, linewidth=1, linestyle="--", label="never copy")
+        right.set_yticks(places, [str(name).replace("mini-", "") for name in ordered.index])
+        right.set_xlabel("gain over zero-shot, points")
+        right.legend(fontsize=7)
+        return figure
+
+
+def _interval(values: pd.Series) -> str:
+    found = mean_interval(values)
+    return f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def judge(rows: pd.DataFrame) -> SurvivalReport:
+    """Every estimate without the upgrade, the method and the model that it is judged on."""
+    rows, scores = rows.reset_index(drop=True), []
+    harm = (rows["gain"] < 0).to_numpy()
+    large = (rows["gain"].abs() >= 0.02).to_numpy()
+
+    def score(title: str, estimates: Array, without: str = "", held: float | None = None) -> None:
+        ordered = roc_auc_score(harm, -estimates), roc_auc_score(harm[large], -estimates[large])
+        error = np.abs(estimates - rows["gain"]).mean()
+        scores.append(dict(zip(SCORES, (title, without, error, *ordered, held), strict=True)))
+
+    table = rows
+    for name, features in feature_names(rows).items():
+        floor = FLOOR if name == "images" else None
+        for by in ("upgrade", "method", "model"):
+            estimates = leave_out(rows, features, floor, by)
+            score(TITLES[name], estimates, by, coverage(rows, features, floor, by))
+            if by == "upgrade":
+                table = table.assign(**{name: estimates})
+    for name, title in RIVALS.items():
+        score(title, rows[name].to_numpy())
+    ways, copied = table["gain"].to_numpy(), table[table["transfer"] == COPIED]
+    words = (table["transfer"] == WORDS).to_numpy()
+    policies = {
+        "always copy": follow(copied, np.ones(len(copied))),
+        "never copy": follow(copied, np.zeros(len(copied))),
+        "always words where they serve": follow(table, 1.0 + words),
+        "gated (copied or zero-shot)": follow(copied, copied["images"].to_numpy()),
+        "advice, models alone": follow(table, table["models"].to_numpy()),
+        "advice, unlabelled images": follow(table, table["images"].to_numpy()),
+        "best in hindsight": follow(table, ways),
+    }
+    return SurvivalReport(table, pd.DataFrame(scores), pd.DataFrame(policies))
+
+
+def fit_shipped(rows: pd.DataFrame) -> dict[str, Estimator]:
+    """The estimators of all rows, with widths from those without an upgrade."""
+    found = {}
+    for name, features in feature_names(rows).items():
+        floor = FLOOR if name == "images" else None
+        width = width_of(rows, features, floor)
+        one = fit_ridge(rows, features, floor)
+        weights = tuple(float(f"{value:.6g}") for value in one.weights)
+        found[name] = Estimator(one.features, weights, round(one.intercept, 6), width, floor)
+    return found
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def collect(out: Path) -> None:
+    """Write the rows of the suites' results and predictions in a folder."""
+    rows = collect_rows(out)
+    write_atomic(ROWS, rows.to_csv(index=False, lineterminator="\n").encode())
+    print(f"wrote {len(rows)} rows to {ROWS}")
+
+
+@app.command()
+def fit() -> None:
+    """Fit, judge, and write the estimators and docs/predict.md from the rows."""
+    content = ROWS.read_bytes()
+    rows = pd.read_csv(ROWS)
+    provenance = {
+        "rows": sha256_bytes(content),
+        "suites": {suite: int((rows["suite"] == suite).sum()) for suite in rows["suite"].unique()},
+        "script": "benchmark/research/predict_page.py",
+        "ridge": ALPHA,
+        "level": LEVEL,
+    }
+    write_atomic(SHIPPED, to_json(fit_shipped(rows), provenance).encode())
+    report = judge(rows)
+    figure = PAGE.with_suffix("") / "gains.svg"
+    report.save_figure(figure)
+    body = f"![Predicted and measured gains, and what advice gains]({PAGE.stem}/{figure.name})"
+    text = fill_section(PAGE.read_text("utf-8"), "scores", f"{body}\n\n{report.markdown()}")
+    write_atomic(PAGE, text.encode())
+    print(report.markdown())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,82 @@
+"""The fit of what ``predict`` predicts with: beside naive formulas, and as it is committed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from predict_page import (
+    ALPHA,
+    FLOOR,
+    ROWS,
+    SHIPPED,
+    coverage,
+    fit_ridge,
+    fit_shipped,
+    follow,
+    judge,
+    leave_out,
+    split_rows,
+)
+
+from compatbench.files.hashes import sha256_bytes
+from compatbench.studies.survival import read_estimators
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    """Gains of 3 methods on 12 upgrades, which a feature tells but for noise."""
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        [
+            ("s", method, "copied", task, "a", f"b{upgrade}")
+            for method in "xyz"
+            for task in range(10)
+            for upgrade in range(12)
+        ],
+        columns=["suite", "method", "transfer", "task", "source", "target"],
+    )
+    frame["differ"] = rng.uniform(0.1, 0.6, len(frame))
+    frame["sides"] = frame["differ"] * rng.uniform(-1, 1, len(frame))
+    frame["gain"] = 0.5 * frame["sides"] + 0.05 * frame["differ"] * rng.normal(size=len(frame))
+    frame["agreement"] = frame["doc"] = frame["atc"] = frame["sides"]
+    return frame.assign(stranger=rng.normal(size=len(frame)))
+
+
+def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(rows) -> None:
+    found = fit_ridge(rows, ("differ", "sides"), FLOOR)
+    x, y = rows[["differ", "sides"]].to_numpy(), rows["gain"].to_numpy()
+    sizes, weights = x.std(0), 1 / (rows["differ"].to_numpy() + FLOOR)
+    z = x / sizes
+    naive = np.linalg.solve(z.T @ (weights[:, None] * z) + ALPHA * np.eye(2), z.T @ (weights * y))
+    assert found.weights == pytest.approx(naive / sizes, abs=1e-9)
+    assert 0.85 <= coverage(rows, ("differ", "sides"), FLOOR) <= 0.95
+
+
+def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) -> None:
+    # An upgrade whose gains are turned is predicted by the others, and so with the wrong sign.
+    turned = rows.assign(gain=rows["gain"].where(rows["target"] != "b0", -rows["gain"]))
+    estimates = leave_out(turned, ("differ", "sides"), FLOOR)
+    own = (turned["target"] == "b0").to_numpy()
+    assert np.corrcoef(estimates[own], turned["gain"][own])[0, 1] < -0.9
+    scores = judge(rows).scores.set_index(["title", "without"])["auroc"]
+    assert scores["ridge, unlabelled images", "method"] > 0.9
+    assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
+    [(own, rest), *_] = split_rows(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
+    assert not (own & rest).any()
+    assert (own | rest).sum() < len(rows)  # what starts at the model is in neither
+    ways = pd.concat([rows.head(1), rows.head(1).assign(transfer="words", gain=0.3)])
+    assert follow(ways, np.array([0.1, 0.2])).tolist() == [0.3]
+    assert follow(ways, np.array([-0.1, -0.2])).tolist() == [0.0]
+
+
+def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
+    written = json.loads(SHIPPED.read_text())
+    assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())
+    fitted = fit_shipped(pd.read_csv(ROWS))
+    for name, one in read_estimators().items():
+        assert one.features == fitted[name].features
+        assert one.weights == pytest.approx(fitted[name].weights, rel=1e-3)
+        assert one.width == pytest.approx(fitted[name].width, rel=1e-3)

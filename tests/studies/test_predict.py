@@ -1,0 +1,144 @@
+"""Gains predicted without labels: the features and the fit beside naive ones, and the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import output_of
+
+import compatbench as cb
+from compatbench.data.task import load_task
+from compatbench.engine.measure import Predictions
+from compatbench.studies.survival import (
+    Estimator,
+    Voices,
+    describe_answers,
+    describe_module,
+    to_json,
+)
+
+OLD, NEW = "mini-clip", "mini-eva-clip-anew"
+
+
+def draw_voices(seed: int, images: int = 60, classes: int = 4) -> Voices:
+    generator = torch.Generator().manual_seed(seed)
+    return Voices(
+        *(
+            Predictions(
+                torch.randint(classes, (images,), generator=generator).int(),
+                torch.rand(images, generator=generator),
+            )
+            for _ in range(4)
+        )
+    )
+
+
+def test_features_are_counts_of_images_where_the_module_changes_the_answer() -> None:
+    voices = draw_voices(1)
+    old, old_zero, new, new_zero = (
+        [*zip(one.classes.tolist(), one.confidence.double().tolist(), strict=True)]
+        for one in (voices.source, voices.source_zero_shot, voices.target, voices.target_zero_shot)
+    )
+    shares = [
+        [sum(a == c for a, _ in one) / 60 for c in range(5)]
+        for one in (old, old_zero, new, new_zero)
+    ]
+    d = sum(b != b0 for (b, _), (b0, _) in zip(new, new_zero, strict=True)) / 60
+    expected = dict.fromkeys(describe_answers(voices, 5), 0.0) | {
+        "differ": d,
+        "uneven": d * sum(abs(x - 1 / 5) for x in shares[2]) / 2,
+        "uneven_zero": d * sum(abs(x - 1 / 5) for x in shares[3]) / 2,
+        "uneven_source": d * sum(abs(x - 1 / 5) for x in shares[0]) / 2,
+        "moved": d * sum(abs(x - y) for x, y in zip(shares[2], shares[0], strict=True)) / 2,
+        "plain": d * sum(a == b for (a, _), (b, _) in zip(old, new_zero, strict=True)) / 60,
+        "certain": d * sum(sure for _, sure in new_zero) / 60,
+    }
+    for (a, s), (a0, s0), (b, t), (b0, t0) in zip(old, old_zero, new, new_zero, strict=True):
+        if b == b0:
+            continue
+        expected["sides_source"] += ((a == b) - (a == b0)) / 60
+        expected["sides_zero_shot"] += ((a0 == b) - (a0 == b0)) / 60
+        expected["sides_confident"] += s * ((a == b) - (a == b0)) / 60
+        expected["alone"] += (b not in (a, a0)) / 60
+        expected["sure"] += t / 60
+        expected["sure_zero"] += t0 / 60
+        expected["sure_source"] += s / 60
+        expected["sure_source_zero"] += s0 / 60
+    assert describe_answers(voices, 5) == pytest.approx(expected, abs=1e-9)
+    same = Voices(voices.source, voices.source_zero_shot, voices.target, voices.target)
+    assert set(describe_answers(same, 5).values()) == {0.0}  # what changes no answer gains nothing
+
+
+def test_a_module_of_the_joint_space_sees_its_move_copied_and_what_is_left_through_words() -> None:
+    geometry = {"words": 0.9, "residual": 0.2, "tokens": 0.1, "images": 1.0, "stranger": 0.0}
+    copied, words = (
+        describe_module(("classifier",), way, False, geometry) for way in ("copied", "words")
+    )
+    assert (copied["bound moved"], words["bound moved"]) == (0.9, 0.2)
+    prompts = describe_module(("text-input",), "copied", True, geometry)
+    assert (prompts["text-input moved"], prompts["classifier moved"]) == (0.1, 0.0)
+
+
+def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -> None:
+    one = Estimator(("differ", "sides"), (-0.5, 2.0), 0.0, 1.5, 0.02)
+    row = {"differ": 0.2, "sides": 0.06}
+    gain = one.predict(row)
+    assert gain.value == pytest.approx(-0.5 * 0.2 + 2 * 0.06)
+    assert gain.high == pytest.approx(0.2)  # 0.02 + 1.5 · 0.22 is more than can be gained
+    assert one.predict({"differ": 0.2, "sides": 1}).value == 0.2
+    models = Estimator(("stranger",), (-0.3,), 0.1, 0.05, None).predict({"stranger": 1.0})
+    assert (models.low, models.value, models.high) == pytest.approx((-0.25, -0.2, -0.15))
+    written = json.loads(to_json({"images": one}, {}))["estimators"]["images"]
+    assert written["weights"] == [-0.5, 2.0]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory):
+    """Prototypes in the joint space, which are of no use in another; and images without labels."""
+    folder = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
+        cb.fit("simpleshot", "mini-weather", OLD, shots=4).save(folder / "old.safetensors")
+        task = load_task("mini-weather")
+        (folder / "photos" / "more").mkdir(parents=True)
+        for i, sample in enumerate(task.split("test")[::3]):
+            place = folder / "photos" / ("more" if i % 2 else "") / f"{i}.png"
+            task.source.image(sample).save(place)
+        yield folder
+
+
+@pytest.mark.slow
+def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
+    module, asked = saved / "old.safetensors", ("--to", NEW)
+    says = output_of("predict", module, *asked, "--images", saved / "photos")
+    assert "images without labels" in says
+    found = json.loads(output_of("predict", module, *asked, "--images", saved / "photos", "--json"))
+    copied, words = found["ways"]
+    assert copied["low"] <= copied["gain"] <= copied["high"] < 0
+    assert words["gain"] > copied["gain"]
+    assert found["advice"] == ("port by words" if words["gain"] > 0 else "fall back to zero-shot")
+    blind = cb.predict(module, NEW)
+    assert blind.images == 0
+    assert blind.ways[0].gain is not None
+    assert blind.ways[0].gain.value < 0
+    open_gate, gated = cb.evaluate(module, NEW), cb.evaluate(module, NEW, gate=True)
+    assert open_gate.target is not None
+    assert gated.target is not None
+    assert open_gate.target.gain < 0 == gated.target.gain
+    assert gated.gate.startswith("falls back to zero-shot: -")
+    assert "The gate falls back" in output_of("evaluate", module, "--backbone", NEW, "--gate")
+
+
+def test_mistakes_are_one_line(saved: Path, tmp_path: Path) -> None:
+    module = saved / "old.safetensors"
+    for images, to, says in (
+        (saved / "nothing", NEW, "is no folder"),
+        (tmp_path, NEW, "holds no image"),
+        (None, OLD, "needs no prediction on 'mini-clip'"),
+        (None, "mini-evaclip", "did you mean mini-eva-clip"),
+    ):
+        with pytest.raises(cb.CompatbenchError, match=says):
+            cb.predict(module, to, images=images)
