@@ -145,9 +145,9 @@ LIMITS: dict[str, Forgery] = {
     "prose in the README": Forgery(
         f.replace("README.md", "The best of all", "Ten points better"), "nobody computes prose"
     ),
-    "a figure that names another matplotlib": Forgery(
-        f.draw_by_hand("results/figures/tiny-scatter-1.svg", "0.1"),
-        "another version of matplotlib draws otherwise",
+    "a figure that names another vl-convert": Forgery(
+        f.draw_by_hand("results/figures/tiny-scatter-1.svg", vl_convert="0.1"),
+        "another version of vl-convert draws otherwise",
     ),
 }
 

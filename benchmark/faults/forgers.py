@@ -16,7 +16,7 @@ import compatbench as cb
 from compatbench.backbone import Backbone
 from compatbench.data.sources.drawings import Drawings
 from compatbench.engine.execute.compute import Compute
-from compatbench.pages.html_report import make_report
+from compatbench.pages.report_site import make_report
 from compatbench.results.store import read_methods, with_figures, write_results
 
 Forger = Callable[[Project], object]
@@ -220,18 +220,18 @@ def add_bonus(project: Project) -> None:
         project.publish()
 
 
-def draw_by_hand(name: str, matplotlib: str = "") -> Forger:
-    """A figure or report that was changed after it was made; the figure names a matplotlib."""
+def draw_by_hand(name: str, end: str = "</svg>", vl_convert: str = "") -> Forger:
+    """A figure or report that was changed after it was made; the figure names a vl-convert."""
 
     def forge(project: Project) -> None:
         shutil.rmtree(project.folder / "results" / "wide")  # a figure less to draw
         with project.in_force():
             make_report(project.folder)
             project.publish()
-            project.replace(name, "</svg>", "<text>mine</text></svg>")
-            if matplotlib:
-                project.replace(name, r"by matplotlib \S+", f"by matplotlib {matplotlib}")
-                with patch("compatbench.pages.html_report.write_changed", write):
+            project.replace(name, end, f"<text>mine</text>{end}")
+            if vl_convert:
+                project.replace(name, r"by vl-convert \S+", f"by vl-convert {vl_convert}")
+                with patch("compatbench.pages.report_site.write_changed", write):
                     make_report(project.folder, check=True)
 
     def write(files: dict[Any, bytes], *_: object) -> None:

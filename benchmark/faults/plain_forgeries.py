@@ -203,6 +203,7 @@ PLAIN: dict[str, Forgery] = {
         "tiny-scatter-1.svg is not what results/ gives",
     ),
     "a report edited by hand": Forgery(
-        f.draw_by_hand("results/report.html"), "report.html is not what results/ gives"
+        f.draw_by_hand("results/report/index.html", "</h1>"),
+        "index.html is not what results/ gives",
     ),
 }

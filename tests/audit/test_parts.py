@@ -256,5 +256,5 @@ def test_an_empty_folder_of_figures_stops_neither_a_run_nor_an_audit(forged: Wor
     shutil.copy(forged.suite, place.suite)
     options = ["--methods", "zeroshot", "--jobs", "1", "--out", place.folder]
     assert invoke("run", "--suite", place.suite, *options).exit_code == 0
-    assert (place.folder / "results" / "report.html").is_file()
+    assert (place.folder / "results" / "report" / "index.html").is_file()
     assert "findings: 0" in place.audit().output

@@ -29,8 +29,10 @@ def test_a_stranger_gets_no_secret_no_right_to_write_and_no_script(path: Path) -
     assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(workflow[ON])
     assert "secrets." not in path.read_text()
     assert "GITHUB_TOKEN" not in path.read_text()
+    merged = set(workflow[ON]) <= {"push", "workflow_dispatch"}  # runs no stranger's code
     for job in workflow["jobs"].values():
-        assert "permissions" not in job
+        publish = {"contents": "read", "pages": "write", "id-token": "write"}
+        assert "permissions" not in job or (merged and job["permissions"] == publish)
         assert 0 < job["timeout-minutes"] <= 60
     for step in steps(path):
         assert "${{" not in step.get("run", "")  # which holds what a stranger can write

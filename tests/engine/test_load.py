@@ -83,7 +83,7 @@ def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_b
     )
     assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0]
     assert len(read) == len(set(read)) == 2 * METHODS
-    page = (tmp_path / "results" / "report.html").read_text()
+    page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()
     assert "16 shots, the 50 best by each transfer and zero-shot, out of 500" in page
 
 

@@ -10,7 +10,7 @@ import pytest
 from synthetic_results import COOP, TWO_BY_TWO, UPGRADE, flat, make_page
 
 from compatbench.pages.figures.plan import plan_figures
-from compatbench.pages.figures.price_figures import PricePanel, price_panels
+from compatbench.pages.figures.values import price_values
 from compatbench.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.pages.price_tables import price_table
 from compatbench.results.bootstrap import Interval, draw_resamples
@@ -114,10 +114,12 @@ def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
 def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:
     ways = {"copied": 62, "words": 63, "words+raw": 61, "warm+2": 70, "retrained+1": 58}
     page = make_page(*(by_way(name, target) for name, target in ways.items()))
-    panels, labels = price_panels(page, UPGRADE)
-    assert labels == [0, 1]
-    best = (("nothing", "copied", 62.0), ("words", "words", 63.0))
-    assert panels == [PricePanel("CoOp", (60.0, 58.0), best)]
+    [panel], signals = price_values(page, UPGRADE)
+    assert signals["names"] == ["0", "1"]
+    lines = dict(zip(panel["line"], panel["accuracy"], strict=True))
+    assert lines == {
+        "trained anew": [60, 58], "best with nothing": [62, 62], "best with words": [63, 63],
+    }  # fmt: skip
     [planned] = [one for one in plan_figures([page]) if one.section == "price"]
     assert planned.name == "tiny-price-1"
     svg = planned.render().decode()

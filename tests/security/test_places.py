@@ -22,8 +22,8 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.kinds import delete_paths
 from compatbench.method import Module, load_module
 from compatbench.method.registry import MethodRegistry
-from compatbench.pages.html_report import make_report
 from compatbench.pages.leaderboard import read_readme
+from compatbench.pages.report_site import make_report
 from compatbench.results.store import read_results, write_results
 
 KEY = "5" * 64
@@ -175,7 +175,7 @@ def test_what_is_no_file_among_the_results_is_named(
 
 
 @pytest.mark.parametrize("kind", NO_FOLDERS)
-@pytest.mark.parametrize("place", [".", "smoke", "figures"])
+@pytest.mark.parametrize("place", [".", "smoke", "figures", "report"])
 def test_what_is_no_folder_of_results_is_named(
     results: Path, outside: Path, place: str, kind: str
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
     from compatbench.engine.single_module import Evaluation
     from compatbench.method import Module
-    from compatbench.pages.html_report import Report
+    from compatbench.pages.report_site import Report
     from compatbench.results.ranking_table import Results
 
 RESULTS = "results"
@@ -270,8 +270,8 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
     Raises:
         CompatbenchError: no results, a broken results file, or a page that is out of date.
     """
-    from compatbench.pages.html_report import make_report
     from compatbench.pages.leaderboard import write_pages
+    from compatbench.pages.report_site import make_report
     from compatbench.pages.suite_page import published_pages
 
     pages = published_pages(Path(out))
@@ -284,18 +284,18 @@ def leaderboard(out: str | Path = ".", check: bool = False) -> list[Path]:
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:
-    """Writes ``results/report.html`` and its figures from ``results/``.
+    """Writes the site ``results/report/`` and its figures from ``results/``.
 
     Args:
         check: write nothing, and raise if a file is not what the results give.
 
     Returns:
-        The page and the figures with their bytes, and which figures the results do not give.
+        The files with their bytes, and which figures the results do not give.
 
     Raises:
         CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
-    from compatbench.pages.html_report import make_report
+    from compatbench.pages.report_site import make_report
 
     return make_report(Path(out), check)
 
@@ -308,7 +308,8 @@ def _check_folders(out: Path, suite: str) -> None:
     from compatbench.pages.leaderboard import LEADERBOARD, read_readme
     from compatbench.results.store import FIGURES, REPORT, read_results, result_folders
 
-    for folder in (out / "runs", out / RESULTS, out / RESULTS / FIGURES):
+    results = out / RESULTS
+    for folder in (out / "runs", results, results / FIGURES, results / REPORT):
         require(folder, "folder")
     for folder in (out, out / "runs", out / RESULTS):
         try:
@@ -319,8 +320,7 @@ def _check_folders(out: Path, suite: str) -> None:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
     for folder in {out / RESULTS / suite, *result_folders(out)}:
         read_results(folder)
-    for page in (out / LEADERBOARD, out / REPORT):
-        require(page)
+    require(out / LEADERBOARD)
     read_readme(out)
 
 
@@ -341,7 +341,7 @@ def _publish(plan: Plan, out: Path) -> None:
         if suite.publish:
             pages = published_pages(out, suite)
             if (out / RESULTS / FIGURES).is_dir():
-                from compatbench.pages.html_report import make_report
+                from compatbench.pages.report_site import make_report
 
                 make_report(out, published=pages)
             write_pages(out, pages)

@@ -30,7 +30,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.scratch import scratch_folder
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-from compatbench.results.store import FIGURES, PAGES, PUBLISHED, REPORT, RESULTS, split_results
+from compatbench.results.store import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS, split_results
 
 
 @dataclass
@@ -211,7 +211,7 @@ def _find_suites(
             findings.append(Finding(str(entry), "is a link; results are read from here only"))
         elif entry.is_dir() and entry.name in suite_cards.names():
             cards.append(suite_cards.read(entry.name))
-        elif entry.is_dir() and entry.name not in (FIGURES, PUBLISHED):
+        elif entry.is_dir() and entry.name not in NO_SUITES:
             findings.append(Finding(str(entry), "no suite has that name; give its file: --suite"))
     if not cards and not findings:
         raise CompatbenchError(f"{results} holds no results; start with 'compatbench run'")
@@ -242,8 +242,8 @@ def check_pages(
             pages = published_pages(out, own, read)
             for path, text in render_pages(out, pages).items():
                 findings += compare_file(path, text, problem)
-            if (out / REPORT).exists() or (out / RESULTS / FIGURES).is_dir():
-                from compatbench.pages.html_report import make_report
+            if any((out / RESULTS / name).is_dir() for name in (REPORT, FIGURES)):
+                from compatbench.pages.report_site import make_report
 
                 make_report(out, True, pages)
         except CompatbenchError as error:

@@ -13,29 +13,31 @@ from compatbench.errors import CompatbenchError
 
 
 def report(out: Path = Path(), check: bool = False) -> None:
-    """Make results/report.html and results/figures/ from results/, byte for byte.
+    """Make the site results/report/ and results/figures/ from results/, byte for byte.
 
-    The page needs no other file: open it in a browser, mail it, put it on any server. Nothing is
-    trained and no weights are needed. A figure for which there are no results is left out, and
-    the page says what would make it; 'mini', 'mini-shots' and 'mini-paths' give every figure.
+    Open results/report/index.html in a browser, or put the folder on any server; it asks for
+    nothing outside of it. Nothing is trained and no weights are needed. A figure for which there
+    are no results is left out.
 
     Args:
-        check: Write nothing; fail if the page or a figure is not up to date.
+        check: Write nothing; fail if a file of the site or a figure is not up to date.
     """
     from compatbench import api
 
     made = api.report(out, check)
     for line in made.left_out:
         say(escape(line))
-    verb, page = "is up to date" if check else "written", list(made.files)[-1]
-    say(escape(f"{page} {verb}, {len(made.files) - 1} figures beside it"))
+    verb = "is up to date" if check else "written"
+    page = next(path for path in made.files if path.name == "index.html")
+    figures = sum(path.suffix == ".svg" for path in made.files)
+    say(escape(f"{page} {verb}, {figures} figures beside it"))
 
 
 def leaderboard(out: Path = Path(), check: bool = False) -> None:
     """Make leaderboard.md and the pages of every suite again from results/, byte for byte.
 
     Each suite has results/<suite>/README.md, with every table, and methods.md, with every method.
-    The figures and the page of all results are those of 'compatbench report'.
+    The figures and the site of all results are those of 'compatbench report'.
 
     Args:
         check: Write nothing; fail if a page or figure is not up to date.

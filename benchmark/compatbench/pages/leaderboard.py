@@ -91,6 +91,11 @@ def render_suite(page: SuitePage, figures: Collection[str] = ()) -> str:
     return _render("suite.md.jinja", page=page, figures=figures, root="../../")
 
 
+def render_part(page: SuitePage, name: str) -> str:
+    """One of ``PARTS`` of a suite alone, without figures."""
+    return _render("suite.md.jinja", page=page, figures=(), root="../../", only=name)
+
+
 def render_methods(page: SuitePage) -> str:
     """``results/<suite>/methods.md``: every method of one suite."""
     return _render("methods.md.jinja", page=page)

@@ -47,17 +47,18 @@ class Column:
     descending: bool = False  # how the first click sorts, as for what is in bold
     text: bool = False  # aligned left
     markdown: bool = True  # whether the leaderboard shows it
+    exact: bool = True  # whether a number that it is sorted by is what it shows
     min_width: int | None = 0  # characters that a terminal must have to show it; None is never
 
 
 COLUMNS = (
-    Column("Rank", "=: shared, H differs by no more than chance"),
+    Column("Rank", "=: shared, H differs by no more than chance", exact=False),
     Column("Method", "links to its paper", text=True),
     Column("Depth", "where the module acts", text=True, min_width=110),
     Column("Source", "accuracy on the model it was trained for, percent", "source", min_width=46),
     Column("Target", "accuracy of the same module on the new model, percent", "target"),
     Column("H", "harmonic mean of source and target, per dataset and seed, then averaged", "h"),
-    Column("95 % of H", "bootstrap over datasets", descending=True, min_width=None),
+    Column(*("95 % of H", "bootstrap over datasets"), descending=True, min_width=None, exact=False),
     Column("Gain", "target accuracy minus the target's zero-shot, points", descending=True),
     Column(
         *("NFR", "negative flip rate: right before, wrong now, percent"),

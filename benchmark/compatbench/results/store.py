@@ -40,8 +40,9 @@ from compatbench.results.rows import (
 RESULTS = "results"
 TUNING = "tuning"  # below the folder of a suite
 PAGES = ("README.md", "methods.md")  # there, too: made from its results
-FIGURES, PUBLISHED = "figures", "published"  # below results/, besides a folder for each suite
-REPORT = Path(RESULTS, "report.html")
+# Below results/, beside a folder for each suite.
+FIGURES, PUBLISHED, REPORT = "figures", "published", "report"
+NO_SUITES = (FIGURES, PUBLISHED, REPORT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -177,7 +178,7 @@ def result_folders(out: Path) -> list[Path]:
     """The folders below ``results/`` that should each hold the results of a suite, by name."""
     results = require(out / RESULTS, "folder")
     folders = (path for path in results.glob("*") if kind_of(path) != "file")
-    return sorted(path for path in folders if path.name not in (FIGURES, PUBLISHED))
+    return sorted(path for path in folders if path.name not in NO_SUITES)
 
 
 def read_results(folder: Path) -> SuiteResults:

@@ -202,7 +202,7 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
     Raises:
         CompatbenchError: as ``pull_module``; or results of such a suite are there already.
     """
-    from compatbench.results.store import FIGURES, PUBLISHED, RESULTS, read_results
+    from compatbench.results.store import NO_SUITES, RESULTS, read_results
 
     place, out = read_address(address, "dataset"), Path(out)
     with _asking(place, "read") as api:
@@ -211,7 +211,7 @@ def pull_results(address: str, out: str | Path = ".") -> list[Path]:
         folder = Path(api.snapshot_download(place.repository, **wanted, **kept))
     names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     chosen = {name: found for name in sorted(names) if (found := _RESULT_FILE.fullmatch(name))}
-    suites = sorted({found[1] for found in chosen.values()} - {FIGURES, PUBLISHED})
+    suites = sorted({found[1] for found in chosen.values()} - {*NO_SUITES})
     if not suites:
         raise CompatbenchError(f"{place} holds no results: no {RESULTS}/SUITE/METHOD.csv")
     targets = [require(out / RESULTS, "folder") / suite for suite in suites]
