@@ -29,8 +29,9 @@ from compatbench.pages.figures.plan import (
     figures_of_upgrade,
     plan_figures,
 )
-from compatbench.pages.figures.render import compile_figure, is_current
+from compatbench.pages.figures.render import compile_figure, is_current, sign_script
 from compatbench.pages.figures.spec_parts import FONT, MARKS
+from compatbench.pages.figures.specs import SPECS
 from compatbench.pages.figures.svg import COLOURS, FAINT, INK, PAPER
 from compatbench.pages.leaderboard import PARTS, extra_parts, render_part
 from compatbench.pages.markdown import NOTHING, link_definitions
@@ -94,14 +95,12 @@ def make_report(
     pages, folder = report_pages(out, published), require(out / RESULTS / FIGURES, "folder")
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
-    files: dict[Path, bytes] = {}
-    for one in planned:
-        if not one.missing:
-            path, svg = folder / f"{one.name}.svg", one.render()
-            old = path.read_bytes() if check and kind_of(path) == "file" else b""
-            files[path] = old if is_current(old, svg) else svg
+    files = {folder / f"{one.name}.svg": one.render() for one in planned if not one.missing}
     files |= {site / name: content for name, content in render_site(pages).items()}
     require(site / "data", "folder")
+    for path, content in files.items() if check else ():
+        old = path.read_bytes() if kind_of(path) == "file" else b""
+        files[path] = old if is_current(old, content) else content
     write_changed(files, "compatbench report", check)
     for path in sorted({*folder.glob("*.svg"), *(site / "data").glob("*.js")} - set(files)):
         if check:
@@ -142,7 +141,9 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
     )
-    files = {"index.html": html.rstrip() + "\n", "index.js": _script("index", index)}
+    sources = index | {"specs": {kind: [SPECS[kind](), sorted(signals[kind])] for kind in signals}}
+    script = sign_script(_script("index", index), sources)
+    files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
         files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}

@@ -18,7 +18,7 @@ from compatbench.pages.figures.specs import SPECS
 from compatbench.pages.figures.svg import FAINT, GREY, INK, PAPER
 
 _VEGA_LITE = "6.4"
-_SIGNATURE = re.compile(rb"<!-- drawn from ([0-9a-f]{64}) by vl-convert (\S+) -->\n\Z")
+_SIGNATURE = re.compile(rb" from ([0-9a-f]{64}) by vl-convert (\S+) (?:-->|\*/)\n\Z")
 _CONFIG: Spec = {
     "font": FONT,
     "axis": {
@@ -57,16 +57,24 @@ def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
     svg = vl_convert.vega_to_svg(spec)
     # Vega writes every digit of a coordinate.
     svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{round(float(number[0]), 2):g}", svg)
-    digest = sha256_bytes(json.dumps([SPECS[kind](), *shown], sort_keys=True).encode())
-    by = f"vl-convert {version('vl-convert-python')}"
-    return f"{svg}\n<!-- drawn from {digest} by {by} -->\n".encode()
+    return f"{svg}\n<!-- drawn {_signature([SPECS[kind](), *shown])} -->\n".encode()
+
+
+def sign_script(script: str, content: Any) -> str:
+    """A script that holds compiled specifications, with a digest of what it is made from."""
+    return f"{script}/* compiled {_signature(content)} */\n"
+
+
+def _signature(content: Any) -> str:
+    digest = sha256_bytes(json.dumps(content, sort_keys=True).encode())
+    return f"from {digest} by vl-convert {version('vl-convert-python')}"
 
 
 def is_current(committed: bytes, rendered: bytes) -> bool:
     """Whether a file shows what the results give now.
 
     The same data give the same bytes with the same vl-convert. Another version may place
-    a tick differently; then the digest of the data decides.
+    a tick differently; then the digest of the data decides, if the file has one.
     """
     old, new = _SIGNATURE.search(committed), _SIGNATURE.search(rendered)
     if old is None or new is None or old[2] == new[2]:
