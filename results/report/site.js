@@ -1,0 +1,370 @@
+"use strict";
+// The site: one suite at a time, from data/<suite>.js. The part of the address after "#" says all
+// that a reader has chosen, so that a view can be shared.
+const compatbench = {
+  // index.js, the last script, hands over the suites, columns and figures.
+  set index(value) {
+    start(value);
+  },
+  // data/<suite>.js
+  set suite(value) {
+    compatbench.loaded = value;
+  },
+};
+
+function start(index) {
+  const at = (id) => document.getElementById(id);
+  const FILTERS = ["track", "kind", "q", "sets"];
+  const CHOICES = ["suite", "upgrade", "shots", ...FILTERS];
+  const suites = new Map(); // name -> promise of its data
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  let suite, board, rows, state, drawn;
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  // ---- state: the address is the only place where it is kept
+
+  function read() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    return Object.fromEntries([...CHOICES, "sort", "method"].map((key) => [key, given.get(key) ?? ""]));
+  }
+
+  function address(changes) {
+    const kept = Object.entries({ ...state, ...changes }).filter(([, value]) => value);
+    return "#" + new URLSearchParams(kept);
+  }
+
+  function choose(changes) {
+    history.replaceState(null, "", address(changes));
+    return show();
+  }
+
+  function load(name) {
+    if (!suites.has(name)) {
+      const loading = new Promise((resolve, reject) => {
+        const script = element("script", { src: `data/${encodeURIComponent(name)}.js` });
+        script.onload = () => resolve(compatbench.loaded);
+        script.onerror = () => reject(new Error(`data/${name}.js cannot be read`));
+        document.head.append(script);
+      });
+      suites.set(name, loading);
+    }
+    return suites.get(name);
+  }
+
+  async function show() {
+    const asked = location.hash;
+    state = read();
+    const names = index.suites.map((one) => one.name);
+    const name = names.includes(state.suite) ? state.suite : names[0];
+    try {
+      const loaded = await load(name);
+      if (location.hash !== asked) return; // another view since
+      suite = loaded;
+    } catch (error) {
+      at("problem").textContent = error.message;
+      at("problem").hidden = false;
+      return;
+    }
+    offer(name);
+    const method = suite.methods[state.method] !== undefined;
+    at("all").hidden = method;
+    at("method").hidden = !method;
+    document.querySelector(".controls").hidden = method;
+    if (method) showMethod(state.method);
+    else showAll();
+  }
+
+  // Each choice offers what the choices before it leave.
+  function offer(name) {
+    const key = (one) => one.upgrade.join(",");
+    options("suite", index.suites.map((one) => [one.name, one.title]), name);
+    const upgrade = pick(suite.boards, state.upgrade, key);
+    options("upgrade", suite.boards.map((one) => [key(one), one.title]), upgrade);
+    const left = suite.boards.filter((one) => key(one) === upgrade);
+    const shots = pick(left, state.shots, (one) => one.shots);
+    options("shots", left.map((one) => [one.shots, one.shots]), shots);
+    board = left.find((one) => one.shots === shots) ?? { rows: [], figures: [], title: "", shots: "" };
+    const tracks = new Set(board.rows.map((row) => row.track).filter(Boolean));
+    options("track", [["", "all"], ["-", "untouched"], ...[...tracks].map((one) => [one, one])], state.track);
+    for (const key of FILTERS) {
+      const control = at(`choose-${key}`);
+      if (control.value !== state[key]) control.value = state[key];
+      if (control.selectedIndex === -1) control.value = ""; // an address asks for what is not there
+      state[key] = control.value;
+    }
+  }
+
+  function pick(boards, wanted, key) {
+    return boards.some((one) => key(one) === wanted) ? wanted : boards.length ? key(boards[0]) : "";
+  }
+
+  function options(key, pairs, value) {
+    const unique = [...new Map(pairs)];
+    at(`choose-${key}`).replaceChildren(...unique.map(([one, title]) => new Option(title, one)));
+    at(`choose-${key}`).value = value;
+  }
+
+  // ---- the table
+
+  // Columns of the ranking, then one per dataset of the measure that was asked for.
+  function columns() {
+    const fixed = index.columns.map((one, i) => ({ ...one, cell: (row) => row.cells[i] }));
+    const measure = index.measures.indexOf(state.sets);
+    const sets = measure < 0 ? [] : suite.tasks.map((title, i) => ({
+      title: `${title}: ${state.sets}`,
+      about: `${state.sets} on ${title}`,
+      down: true,
+      exact: true,
+      cell: ({ sets }) => [number(sets[measure][i], measure), sets[measure][i]],
+    }));
+    return [...fixed, ...sets];
+  }
+
+  function number(value, measure) {
+    if (value === null) return "–";
+    const sign = index.measures[measure] === "Gain" && value > 0 ? "+" : "";
+    return sign + value.toFixed(1);
+  }
+
+  // What has no figure is last, whichever way the rest goes; equals stay in the order of ranks.
+  function order(column, down) {
+    return (a, b) => {
+      const [x, y] = [a, b].map((row) => column.cell(row)[1]);
+      if (x === null || y === null) return (x === null) - (y === null);
+      const way = typeof x === "string" ? x.localeCompare(y, "en") : x - y;
+      return (down ? -way : way) || a.cells[0][1] - b.cells[0][1];
+    };
+  }
+
+  function sorting(all) {
+    const down = state.sort.startsWith("-");
+    const column = all.find((one) => one.title === state.sort.slice(down ? 1 : 0));
+    return column ? { column, down } : { column: all[0], down: false };
+  }
+
+  function showAll() {
+    document.title = `compatbench report: ${suite.title}`;
+    const all = columns();
+    const { column, down } = sorting(all);
+    const query = state.q.trim().toLowerCase();
+    rows = board.rows
+      .filter((row) => row.cells[1][0].toLowerCase().includes(query))
+      .filter((row) => !state.kind || row.kind === state.kind)
+      .filter((row) => !state.track || row.track === (state.track === "-" ? "" : state.track))
+      .sort(order(column, down));
+    const heads = all.map((one) => {
+      const sorted = one === column ? (down ? "descending" : "ascending") : "none";
+      const button = element("button", { type: "button", title: one.about }, one.title);
+      button.addEventListener("click", () => {
+        const turned = one === column ? !down : one.down;
+        choose({ sort: (turned ? "-" : "") + one.title }).then(() => {
+          at("board").querySelectorAll("thead button")[all.indexOf(one)].focus();
+        });
+      });
+      return element("th", { scope: "col", "aria-sort": sorted, ...(one.text && { class: "text" }) }, button);
+    });
+    table(at("board"), heads, rows.map((row) => line(row, all)));
+    const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
+    at("board-caption").textContent = `${suite.title}: ${board.title}, ${shots}`;
+    at("board-status").textContent = `${rows.length} of ${board.rows.length} methods`;
+    at("notes").replaceChildren(...suite.notes.map((text) => element("p", { class: "note" }, text)));
+    showFigures();
+    showParts();
+  }
+
+  function table(place, heads, lines) {
+    place.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...lines));
+  }
+
+  function line(row, all) {
+    const cells = all.map((one, i) => {
+      const text = one.cell(row)[0];
+      if (i !== 1) return element("td", one.text ? { class: "text" } : {}, text);
+      const link = element("a", { href: address({ method: row.method }) }, text);
+      return element("th", { scope: "row" }, link);
+    });
+    return element("tr", { class: row.kind }, ...cells);
+  }
+
+  function csv() {
+    const all = columns();
+    const shown = (one, row) => {
+      const [text, value] = one.cell(row);
+      return one.exact && typeof value === "number" ? value : text;
+    };
+    // A text that a spreadsheet would take for a formula stands behind an apostrophe.
+    const safe = (cell) => (typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell);
+    const quoted = (cell) => `"${String(safe(cell)).replaceAll('"', '""')}"`;
+    const fixed = { Suite: suite.title, Upgrade: board.title, Shots: board.shots };
+    const lines = [[...Object.keys(fixed), ...all.map((one) => one.title)]];
+    for (const row of rows) lines.push([...Object.values(fixed), ...all.map((one) => shown(one, row))]);
+    const text = lines.map((cells) => cells.map(quoted).join(",") + "\r\n").join("");
+    const link = element("a", { download: `compatbench-${at("choose-suite").value}.csv` });
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // ---- figures: drawn when they come into view, of the rows that the filters leave
+
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
+  }, { rootMargin: "400px" });
+
+  function showFigures() {
+    const titles = new Set(rows.map((row) => row.cells[1][0]));
+    const key = JSON.stringify([suite.title, board.title, board.shots, [...titles].sort(), dark.matches]);
+    if (key === drawn) return; // another order of the same rows
+    drawn = key;
+    seen.disconnect();
+    for (const section of document.querySelectorAll(".chart")) {
+      const figures = [...board.figures, ...suite.figures].filter((one) => one.kind === section.id);
+      section.hidden = !figures.length;
+      section.querySelector(".figures").replaceChildren(...figures.map((one) => figure(one, titles)));
+    }
+    for (const plot of document.querySelectorAll(".plot")) seen.observe(plot);
+  }
+
+  function figure(one, titles) {
+    if (one.missing) return element("p", { class: "missing" }, `${one.heading}: ${one.missing}.`);
+    const values = one.values.filter((value) => titles.has(value.title));
+    if (!values.length) return element("p", { class: "missing" }, `${one.heading}: the filters leave no method that it shows.`);
+    const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
+    plot.figure = { ...one, values };
+    const readout = element("p", { class: "readout", "aria-hidden": "true" });
+    return element("figure", {}, plot, element("figcaption", {}, one.heading), readout);
+  }
+
+  async function draw(plot) {
+    seen.unobserve(plot);
+    const { kind, heading, signals, values } = plot.figure;
+    const spec = colour(index.specs[kind]);
+    const settings = {
+      ...signals,
+      narrow: plot.clientWidth < 520,
+      columns: Math.max(2, Math.floor((plot.clientWidth - 40) / 135)),
+      kinds: [...new Set(values.map((one) => one.kind))].sort(),
+    };
+    for (const signal of spec.signals) if (signal.name in settings) signal.value = settings[signal.name];
+    spec.data.find((one) => one.name === "rows").values = values;
+    spec.description = heading;
+    const view = new vega.View(vega.parse(spec, {}, { ast: true }), {
+      container: plot,
+      expr: vega.expressionInterpreter,
+      renderer: "svg",
+      hover: false,
+      tooltip: () => {},
+    });
+    // Fingers cannot hover: a tap on a mark writes what it is below the figure, too.
+    const tell = (_, item) => {
+      if (item?.description) plot.parentElement.querySelector(".readout").textContent = item.description;
+    };
+    view.addEventListener("click", tell);
+    view.addEventListener("pointerover", tell);
+    await view.runAsync();
+  }
+
+  // A specification in the colours of the scheme and the page's font.
+  function colour(spec) {
+    const style = getComputedStyle(document.documentElement);
+    let text = JSON.stringify(spec).replaceAll(index.font, style.getPropertyValue("--sans").replaceAll('"', "'"));
+    for (const [name, value] of Object.entries(index.colours)) text = text.replaceAll(value, style.getPropertyValue(`--${name}`).trim());
+    return JSON.parse(text);
+  }
+
+  // ---- tables of the suite's own
+
+  function showParts() {
+    at("parts").replaceChildren(...suite.parts.map((part, i) => {
+      const title = element("h2", { id: `part-${i}-title` }, part.title);
+      const section = element("section", { id: `part-${i}`, "aria-labelledby": title.id }, title);
+      section.insertAdjacentHTML("beforeend", part.html);
+      wrap(section, part.title);
+      return section;
+    }));
+    const place = at("gaps").querySelector(".scroll");
+    const heads = ["Method", "What", "Rows", "Reason"].map((name) => element("th", { scope: "col" }, name));
+    const lines = suite.gaps.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
+    const made = element("table", { class: "facts" });
+    table(made, heads, lines);
+    place.replaceChildren(suite.gaps.length ? made : "Nothing: every measurement that the suite asks for is there.");
+    const sections = [...document.querySelectorAll("#all section:not([hidden])")];
+    at("nav").replaceChildren(...sections.map((section) => {
+      const heading = section.querySelector("h2");
+      const link = element("a", { href: `#${section.id}` }, heading.textContent);
+      link.addEventListener("click", (event) => {
+        event.preventDefault(); // the address keeps the view
+        section.scrollIntoView();
+        heading.tabIndex = -1;
+        heading.focus({ preventScroll: true });
+      });
+      return element("li", {}, link);
+    }));
+  }
+
+  // Wide tables scroll by themselves, and by keyboard.
+  function wrap(place, label) {
+    for (const made of place.querySelectorAll("table")) {
+      const before = made.previousElementSibling?.textContent ?? "";
+      const scroll = element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${label}. ${before}`.slice(0, 120) });
+      made.classList.add("facts");
+      made.replaceWith(scroll);
+      scroll.append(made);
+    }
+  }
+
+  // ---- one method
+
+  function showMethod(name) {
+    const found = suite.boards.flatMap((one) => one.rows.filter((row) => row.method === name).map((row) => ({ ...row, board: one })));
+    const title = found[0]?.cells[1][0] ?? name;
+    document.title = `compatbench report: ${title}`;
+    at("method-title").textContent = `${title} in ${suite.title}`;
+    at("about").innerHTML = suite.methods[name];
+    at("back").href = address({ method: "" });
+    const own = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
+    const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
+    const heads = [{ title: "Upgrade", text: true }, { title: "Shots" }, ...own].map(named);
+    table(at("ways"), heads, found.map((row) => element(
+      "tr", {},
+      element("th", { scope: "row", title: row.board.title }, row.board.title + (row.track && ` (${row.track})`)),
+      element("td", {}, row.board.shots),
+      ...own.map(({ i }) => element("td", {}, row.cells[i][0])),
+    )));
+    at("by-dataset").replaceChildren(...found.map((row) => {
+      const label = `${row.board.title}, ${row.board.shots} shots${row.track && `, ${row.track}`}`;
+      const made = element("table", { class: "board", "aria-label": label });
+      const lines = suite.tasks.map((task, i) => element(
+        "tr", {}, element("th", { scope: "row" }, task),
+        ...index.measures.map((_, m) => element("td", {}, number(row.sets[m][i], m))),
+      ));
+      table(made, [{ title: "Dataset", text: true }, ...index.measures.map((one) => ({ title: one }))].map(named), lines);
+      return element("details", {}, element("summary", {}, label), element("div", { class: "scroll", role: "region", "aria-label": label, tabindex: 0 }, made));
+    }));
+    at("by-dataset").querySelector("details")?.setAttribute("open", "");
+    at("method-title").focus();
+    scrollTo(0, 0);
+  }
+
+  // ---- controls
+
+  for (const key of CHOICES) {
+    at(`choose-${key}`).addEventListener("input", (event) => choose({ [key]: event.target.value }));
+  }
+  at("csv").addEventListener("click", csv);
+  at("reset").addEventListener("click", () => choose(Object.fromEntries([...FILTERS, "sort"].map((key) => [key, ""]))));
+  document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    at("view").focus();
+  });
+  addEventListener("hashchange", show);
+  dark.addEventListener("change", () => rows && showFigures());
+  show();
+}
