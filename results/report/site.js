@@ -114,7 +114,7 @@ function start(index) {
 
   // Columns of the ranking, then one per dataset of the measure that was asked for.
   function columns() {
-    const fixed = index.columns.map((one, i) => ({ ...one, cell: (row) => row.cells[i] }));
+    const fixed = index.columns.map((one, i) => ({ ...one, cell: (row) => both(row.cells[i]) }));
     const measure = index.measures.indexOf(state.sets);
     const sets = measure < 0 ? [] : suite.tasks.map((title, i) => ({
       title: `${title}: ${state.sets}`,
@@ -125,6 +125,13 @@ function start(index) {
     }));
     return [...fixed, ...sets];
   }
+
+  // What a cell shows, and what it is sorted by.
+  function both(cell) {
+    return typeof cell === "string" ? [cell, cell] : cell;
+  }
+
+  const title = (row) => both(row.cells[1])[0];
 
   function number(value, measure) {
     if (value === null) return "–";
@@ -154,7 +161,7 @@ function start(index) {
     const { column, down } = sorting(all);
     const query = state.q.trim().toLowerCase();
     rows = board.rows
-      .filter((row) => row.cells[1][0].toLowerCase().includes(query))
+      .filter((row) => title(row).toLowerCase().includes(query))
       .filter((row) => !state.kind || row.kind === state.kind)
       .filter((row) => !state.track || row.track === (state.track === "-" ? "" : state.track))
       .sort(order(column, down));
@@ -173,7 +180,9 @@ function start(index) {
     const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
     at("board-caption").textContent = `${suite.title}: ${board.title}, ${shots}`;
     at("board-status").textContent = `${rows.length} of ${board.rows.length} methods`;
-    at("notes").replaceChildren(...suite.notes.map((text) => element("p", { class: "note" }, text)));
+    const [first, ...more] = suite.notes.map((text) => element("p", { class: "note" }, text));
+    const rest = more.length ? [element("details", {}, element("summary", {}, "More about these figures"), ...more)] : [];
+    at("notes").replaceChildren(...(first ? [first, ...rest] : []));
     showFigures();
     showParts();
   }
@@ -218,7 +227,7 @@ function start(index) {
   }, { rootMargin: "400px" });
 
   function showFigures() {
-    const titles = new Set(rows.map((row) => row.cells[1][0]));
+    const titles = new Set(rows.map(title));
     const key = JSON.stringify([suite.title, board.title, board.shots, [...titles].sort(), dark.matches]);
     if (key === drawn) return; // another order of the same rows
     drawn = key;
@@ -233,7 +242,9 @@ function start(index) {
 
   function figure(one, titles) {
     if (one.missing) return element("p", { class: "missing" }, `${one.heading}: ${one.missing}.`);
-    const values = one.values.filter((value) => titles.has(value.title));
+    const values = one.values
+      .map((record) => Object.fromEntries(one.fields.map((name, i) => [name, record[i]])))
+      .filter((value) => titles.has(value.title));
     if (!values.length) return element("p", { class: "missing" }, `${one.heading}: the filters leave no method that it shows.`);
     const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
     plot.figure = { ...one, values };
@@ -242,6 +253,7 @@ function start(index) {
   }
 
   async function draw(plot) {
+    if (!plot.clientWidth) return; // hidden since
     seen.unobserve(plot);
     const { kind, heading, signals, values } = plot.figure;
     const spec = colour(index.specs[kind]);
@@ -268,6 +280,7 @@ function start(index) {
     view.addEventListener("click", tell);
     view.addEventListener("pointerover", tell);
     await view.runAsync();
+    plot.dataset.drawn = "";
   }
 
   // A specification in the colours of the scheme and the page's font.
@@ -313,7 +326,7 @@ function start(index) {
     for (const made of place.querySelectorAll("table")) {
       const before = made.previousElementSibling?.textContent ?? "";
       const scroll = element("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": `${label}. ${before}`.slice(0, 120) });
-      made.classList.add("facts");
+      made.className = "facts right";
       made.replaceWith(scroll);
       scroll.append(made);
     }
@@ -323,19 +336,20 @@ function start(index) {
 
   function showMethod(name) {
     const found = suite.boards.flatMap((one) => one.rows.filter((row) => row.method === name).map((row) => ({ ...row, board: one })));
-    const title = found[0]?.cells[1][0] ?? name;
-    document.title = `compatbench report: ${title}`;
-    at("method-title").textContent = `${title} in ${suite.title}`;
-    at("about").innerHTML = suite.methods[name];
+    const shown = found.length ? title(found[0]) : name;
+    const [common, own] = suite.methods[name];
+    document.title = `compatbench report: ${shown}`;
+    at("method-title").textContent = `${shown} in ${suite.title}`;
+    at("about").innerHTML = index.settings[common] + own;
     at("back").href = address({ method: "" });
-    const own = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
+    const shows = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
     const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
-    const heads = [{ title: "Upgrade", text: true }, { title: "Shots" }, ...own].map(named);
+    const heads = [{ title: "Upgrade", text: true }, { title: "Shots" }, ...shows].map(named);
     table(at("ways"), heads, found.map((row) => element(
       "tr", {},
       element("th", { scope: "row", title: row.board.title }, row.board.title + (row.track && ` (${row.track})`)),
       element("td", {}, row.board.shots),
-      ...own.map(({ i }) => element("td", {}, row.cells[i][0])),
+      ...shows.map(({ i }) => element("td", {}, both(row.cells[i])[0])),
     )));
     at("by-dataset").replaceChildren(...found.map((row) => {
       const label = `${row.board.title}, ${row.board.shots} shots${row.track && `, ${row.track}`}`;

@@ -192,7 +192,10 @@ def _suite_data(pages: Sequence[SuitePage], settings: dict[str, int]) -> list[Js
                         "title": one_line(page.path_title(upgrade)),
                         "shots": str(show_shots(shots)),
                         "rows": rows,
-                        "figures": list(map(_figure, figures_of_upgrade(page, upgrade, shots))),
+                        "figures": [
+                            _figure(one, [row.title for row in ranked])
+                            for one in figures_of_upgrade(page, upgrade, shots)
+                        ],
                     }
                 )
             seen |= shown
@@ -232,16 +235,22 @@ def _row(page: SuitePage, row: Ranked, place: int) -> Json:
     }  # fmt: skip
 
 
-def _figure(one: PlannedFigure) -> Json:
-    """A figure; of its records, each name stands once."""
-    fields = list(dict.fromkeys(name for value in one.shown.values for name in value))
+def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
+    """A figure; of its records each name stands once, and a row of the ranking is a number."""
+    values = one.shown.values
+    if titles:
+        places = {title: place for place, title in enumerate(titles)}
+        values = [{"row": places[value["title"]], **value} for value in values]
+    known = ("title", "kind") if titles else ()
+    names = dict.fromkeys(name for value in values for name in value)
+    fields = [name for name in names if name not in known]
     return {
         "kind": one.section,
         "heading": one.heading,
         "missing": one.missing,
         "signals": one.shown.signals,
         "fields": fields,
-        "values": [[value.get(name) for name in fields] for value in one.shown.values],
+        "values": [[value.get(name) for name in fields] for value in values],
     }
 
 

@@ -128,7 +128,7 @@ def _place_names(marks: list[dict[str, Any]]) -> None:
             mark["transform"] = [
                 {
                     "type": "label",
-                    "size": {"signal": "[width, height]"},
+                    "size": {"signal": "[max(width, 1), height]"},  # 0 while it is hidden
                     "anchor": [*around, *around],
                     "offset": [*[5] * len(around), *[13] * len(around)],
                     "avoidMarks": symbols,

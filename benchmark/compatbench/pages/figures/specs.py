@@ -143,13 +143,11 @@ def ranks() -> Spec:
         "sort": None,
         "axis": {**axis, "labelLimit": expression("narrow ? 110 : 200")},
     }
-    title = [
-        "average rank by H over the datasets, 1 is the best;",
-        "bar: ± half a critical difference",
-    ]
+    title = ["average rank by H, 1 is the best", "bar: ± half a critical difference"]
     # The bars may go beyond the first and the last rank; the axis does not.
     domain = [0, expression("methods + 1")]
-    x = field("rank", title=title, scale={"domain": domain, "nice": False, "zero": False})
+    scale = {"domain": domain, "nice": False, "zero": False}
+    x = field("rank", title=title, scale=scale, axis={"format": "d", "tickMinStep": 1})
     bar = calculate(low="max(datum.rank - half, 0)", high="min(datum.rank + half, methods + 1)")
     tip = "datum.title + ': average rank ' + format(datum.rank, '.1f')"
     return {

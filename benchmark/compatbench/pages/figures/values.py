@@ -16,10 +16,15 @@ import numpy as np
 from compatbench.data.shots import show_shots
 from compatbench.errors import one_line
 from compatbench.pages.figures.spec_parts import Shown
-from compatbench.pages.price_tables import access_of, describe_access, find_way
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Upgrade, follow_path
-from compatbench.results.price import count_labels, price_ways
+from compatbench.results.price import (
+    access_of,
+    count_labels,
+    describe_access,
+    find_way,
+    price_ways,
+)
 from compatbench.results.ranks import Ranked, rank_datasets, round_mean
 
 Record = dict[str, Any]
