@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from html import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -53,8 +54,9 @@ def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
     for mark in spec["marks"]:
         for transform in mark.get("transform", ()):
             transform.pop("avoidMarks", None)  # takes a canvas, which only browsers have
-    spec["background"], spec["description"] = PAPER, label
+    spec["background"] = PAPER
     svg = vl_convert.vega_to_svg(spec)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     # Vega writes every digit of a coordinate.
     svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{round(float(number[0]), 2):g}", svg)
     return f"{svg}\n<!-- drawn {_signature([SPECS[kind](), *shown])} -->\n".encode()
