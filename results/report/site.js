@@ -244,6 +244,7 @@ function start(index) {
     if (one.missing) return element("p", { class: "missing" }, `${one.heading}: ${one.missing}.`);
     const values = one.values
       .map((record) => Object.fromEntries(one.fields.map((name, i) => [name, record[i]])))
+      .map((value) => (value.row === undefined ? value : { title: title(board.rows[value.row]), kind: board.rows[value.row].kind, ...value }))
       .filter((value) => titles.has(value.title));
     if (!values.length) return element("p", { class: "missing" }, `${one.heading}: the filters leave no method that it shows.`);
     const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
