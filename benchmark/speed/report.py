@@ -4,6 +4,7 @@ pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
     --benchmark-json=benchmark/speed/results.json
 pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
 python benchmark/speed/many.py
+python benchmark/speed/indexes.py --most 10000000
 python benchmark/speed/report.py
 
 Cells of the mini suite in two checkouts are compared by cells.py.
@@ -61,6 +62,7 @@ its name; a tower with a part that is not understood is refused.
     for method in tip_adapter_f cocoop; do python benchmark/speed/classify_memory.py $method
     done > benchmark/speed/classify.jsonl
     python benchmark/speed/trainers.py
+    python benchmark/speed/indexes.py --most 10000000
     python benchmark/speed/cells.py OTHER/.venv/bin/python .venv/bin/python  # of two checkouts
     python benchmark/speed/report.py
 
@@ -73,7 +75,9 @@ def main() -> None:
     data = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
     cases = {case["name"]: case for case in data["benchmarks"]}
     page = make_page(
-        data["machine_info"], cases, [*_classified(), *_harness(), *_trainers(), *_mini()]
+        data["machine_info"],
+        cases,
+        [*_classified(), *_harness(), *_trainers(), *_mini(), *_indexes()],
     )
     (DOCS / "speed.md").write_text(page, encoding="utf-8")
     draw_plot(cases, DOCS / "speed.svg")
@@ -290,6 +294,30 @@ def _mini() -> list[str]:
         f"The training images of three seeds, eight views of each, take {new:.1f} s to encode "
         f"instead of {old:.1f} s:",
         "seeds share them.",
+    ]
+
+
+def _indexes() -> list[str]:
+    """An index ported to another model, if it has been measured."""
+    data = _read("indexes.json")
+    if data is None:
+        return []
+    lines = ["", "## A stored index", ""]
+    ported, plain = (f"{data[name]:,.0f}" for name in ("ported", "plain"))
+    lines += [
+        f"{data['processor']}, CPU time of one thread, whose own rate is {data['matmul_gflops']} "
+        "GFLOP/s. `port` reads, maps and",
+        f"writes {ported} vectors of width {data['width']} in a second, in float32. The matrix "
+        "product alone, with all vectors in",
+        f"memory, does {plain}: **{data['ratio']:.2f}** times as many; best of several, in turn. "
+        "Memory does not grow with the index:",
+        "",
+        "| vectors | CPU s | peak of the process, MiB |",
+        "| ---: | ---: | ---: |",
+    ]
+    rows = data["memory"]
+    return lines + [
+        f"| {one['rows']:,} | {one['cpu_seconds']:.1f} | {one['peak_mib']:,} |" for one in rows
     ]
 
 

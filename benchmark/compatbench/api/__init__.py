@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compatbench.api.advice import advise
 from compatbench.api.checkpoints import export_module, formats, import_module, inspect_checkpoint
+from compatbench.api.indexes import port_index
 from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
 from compatbench.api.predictions import predict
 from compatbench.api.runs import evaluate, fit, leaderboard, plan, port, report, results, run
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
     from compatbench.studies.layers import analyze_layers
+    from compatbench.studies.retrieval import retrieve
 
 __all__ = ["backbones", "methods", "modules", "suites", "tasks", "transfers"]
 __all__ += ["CompatbenchError", "Compute", "evaluate", "fit", "plan", "port", "predict"]
@@ -45,6 +47,7 @@ __all__ += ["audit_results", "check_methods", "check_pull_request", "check_trans
 __all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
 __all__ += ["fetch_backbones", "fetch_data", "new_task"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
+__all__ += ["port_index", "retrieve"]
 
 # What another room offers as it is, and where; imported when it is asked for.
 _ROOMS = {
@@ -66,6 +69,7 @@ _ROOMS = {
     "pull_results": "sharing.hub",
     "push_module": "sharing.hub",
     "push_results": "sharing.hub",
+    "retrieve": "studies.retrieval",
     "tune": "results.tuning",
 }
 

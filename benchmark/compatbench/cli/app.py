@@ -11,6 +11,7 @@ from compatbench.cli import (
     analyze,
     authoring,
     fetch,
+    indexes,
     inventory,
     modules,
     options,
@@ -82,6 +83,7 @@ PANELS = {
     "For owners: upgrade your model": (
         modules.evaluate,
         modules.port,
+        indexes.retrieve,
         own_data.new_task,
         own_data.advise,
         own_data.predict,

@@ -88,26 +88,59 @@ def port(
     to: Annotated[str, typer.Option(autocompletion=options.complete_backbones)],
     with_: Annotated[str | None, typer.Option("--with", metavar="TRANSFER")] = None,
     methods: str | None = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", autocompletion=options.complete_backbones)
+    ] = None,
+    by: str | None = None,
+    images: Path | None = None,
+    pairs: Annotated[tuple[Path, Path] | None, typer.Option(metavar="OLD.npy NEW.npy")] = None,
+    column: str | None = None,
     out: Path | None = None,
     device: str = "auto",
     offline: bool = False,
 ) -> None:
-    """Write a module for a new model, where 'evaluate' then needs no transfer.
+    """Write a module, or a stored index of image embeddings, for a new model.
 
-    What is written in the joint space's coordinates (keys of a cache, a probe, a residual on class
-    weights) is rotated as the transfer 'words' rotates the model; the rest is unchanged. A module
-    for which that does not give the transfer's own logits is refused.
+    Of a module, what is written in the joint space's coordinates (keys of a cache, a probe, a
+    residual on class weights) is rotated as the transfer 'words' rotates the model; the rest is
+    unchanged, and 'evaluate' then needs no transfer. A module for which that does not give the
+    transfer's own logits is refused.
+
+    Of an index (.npy, .parquet or a flat .faiss), each vector is mapped to the new model's space,
+    block by block, in memory that does not grow with it. Type, order, lengths, ids and other
+    columns stay. For example:
+    compatbench port photos.npy --from vit-b16-openai --to eva02-b16 --by words
 
     Args:
-        module: A module that 'run' wrote to runs/modules/, or 'import' wrote.
+        module: A module that 'run' wrote to runs/modules/, or 'import' wrote; or an index.
         to: The new model, as '--backbone' of 'evaluate'.
         with_: 'words' or 'words+raw', or 'copied', which leaves all as it is; by default words
             where a method acts in the joint space, and copied elsewhere.
         methods: The method's file, if it is not among 'list methods'; it is run as code.
-        out: The module to write; by default MODULE-for-MODEL.safetensors in this folder.
+        from_: Of an index: the model that made it.
+        by: Of an index: 'words' (needs nothing else), 'images', 'low-rank' or 'ridge' (need
+            --images or --pairs), or 'copied'; by default ridge with images and words without.
+        images: Of an index: a folder of images, which both models encode.
+        pairs: Of an index, in place of --images: the vectors of the same images on both models,
+            in the same rows.
+        column: Of a parquet file: the column of the vectors, where there are several.
+        out: The file to write; by default FILE-for-MODEL in this folder.
     """
     from compatbench import api
+    from compatbench.cli.indexes import port_index
+    from compatbench.files.vector_files import is_vector_file
 
+    of_indexes = {"--from": from_, "--by": by, "--images": images, "--pairs": pairs}
+    if is_vector_file(module):
+        given = {"--with": with_, "--methods": methods}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise CompatbenchError(f"{wrong[0]} is of modules, and {module} is an index")
+        if from_ is None:
+            raise CompatbenchError(f"{module} is an index: give the model that made it with --from")
+        port_index(module, from_, to, by, images, pairs, out, column, device)
+        return
+    if wrong := [n for n, value in {**of_indexes, "--column": column}.items() if value is not None]:
+        raise CompatbenchError(f"{wrong[0]} is of indexes (.npy, .parquet, .faiss), not of modules")
     moved = api.port(module, to, transfer=with_, methods=methods, device=device)
     place = re.sub(r"[^\w.-]+", "-", moved.about["source"])
     path = out or Path(f"{module.stem}-for-{place}.safetensors")

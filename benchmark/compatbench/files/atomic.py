@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
@@ -20,12 +23,22 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     machine (never of the process) within about half a minute can undo the write, or leave the
     file empty or incomplete: only for files whose damage is detected.
     """
+    with open_atomic(path, sync=sync) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to, which has its name ``path`` when the block ends, as ``write_atomic``.
+
+    If the block raises, nothing is left of it. An ``OSError`` in the block is one of writing.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                file.write(content)
+                yield file
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())

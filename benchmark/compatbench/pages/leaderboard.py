@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from compatbench.files.kinds import kind_of
 from compatbench.pages import markdown, method_tables, price_tables, tables
 from compatbench.pages.markdown import percent
 from compatbench.pages.ranking import explain_unranked
+from compatbench.pages.retrieval_tables import retrieval_table
 from compatbench.pages.suite_page import MARKS, SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
+from compatbench.results.retrieval import read_retrieval
+from compatbench.results.store import FIGURES, PAGES, RESULTS, RETRIEVAL, check_name
 
 LEADERBOARD = "leaderboard.md"
 SHOWN = 10  # rows of an upgrade; on the leaderboard the floors come on top
@@ -48,7 +50,9 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures)}
+    found = read_retrieval(out / RESULTS / RETRIEVAL)
+    indexes = {suite: retrieval_table(frame) for suite, (frame, _) in found.items()}
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, indexes)}
     for page in (one for suite in pages for one in (suite, *suite.sections)):
         if page.results.all:
             folder = out / RESULTS / check_name(page.name, "suite")
@@ -81,9 +85,17 @@ def write_pages(
     return list(files)
 
 
-def render_leaderboard(suites: Sequence[SuitePage], figures: Collection[str] = ()) -> str:
-    """The whole of ``leaderboard.md``, with those of its figures that exist."""
-    return _render("leaderboard.md.jinja", suites=suites, figures=figures, root="", top=SHOWN)
+def render_leaderboard(
+    suites: Sequence[SuitePage],
+    figures: Collection[str] = (),
+    indexes: Mapping[str, list[str]] = {},
+) -> str:
+    """The whole of ``leaderboard.md``, with those of its figures that exist.
+
+    ``indexes`` has a table of stored indexes by suite.
+    """
+    given = {"suites": suites, "figures": figures, "indexes": indexes}
+    return _render("leaderboard.md.jinja", **given, root="", top=SHOWN)
 
 
 def render_suite(page: SuitePage, figures: Collection[str] = ()) -> str:

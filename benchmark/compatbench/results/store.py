@@ -41,8 +41,8 @@ RESULTS = "results"
 TUNING = "tuning"  # below the folder of a suite
 PAGES = ("README.md", "methods.md")  # there, too: made from its results
 # Below results/, beside a folder for each suite.
-FIGURES, PUBLISHED, REPORT = "figures", "published", "report"
-NO_SUITES = (FIGURES, PUBLISHED, REPORT)
+FIGURES, PUBLISHED, REPORT, RETRIEVAL = "figures", "published", "report", "retrieval"
+NO_SUITES = (FIGURES, PUBLISHED, REPORT, RETRIEVAL)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 

@@ -1,0 +1,143 @@
+"""The commands for stored indexes: ``compatbench retrieve``, and ``port`` of an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from compatbench.cli import options
+from compatbench.cli.output import console, print_frame, print_json_text, say
+from compatbench.errors import CompatbenchError, first_line
+
+if TYPE_CHECKING:
+    from compatbench.engine.index_port import PortedIndex
+
+
+def retrieve(
+    suite: str = "mini",
+    source: str | None = None,
+    target: str | None = None,
+    tasks: str = "all",
+    pairs: str | None = None,
+    seeds: str | None = None,
+    out: Path = Path(),
+    data_root: list[str] | None = None,
+    device: str = "auto",
+    as_json: bool = False,
+    offline: bool = False,
+) -> None:
+    """Measure what a stored index of image embeddings is worth to a new model.
+
+    The test images of a suite's tasks, encoded by the old model, are the galleries; the new
+    model's texts and images are the queries. The index is taken as it is, brought along in
+    every way of 'port', and made anew. Writes results/retrieval/SUITE.csv.
+
+    Args:
+        source: The old model; by default the suite's.
+        target: The new models, a comma list; by default those of the suite.
+        pairs: Numbers of images that maps are fitted on; by default '64,256,1024'.
+        seeds: Of the draws of these images; by default '1,2,3'.
+    """
+    from compatbench import api
+    from compatbench.results.retrieval import POOLED
+    from compatbench.studies.frames import to_json
+    from compatbench.studies.retrieval import PAIRS, SEEDS
+
+    with console.status(""):
+        found = api.retrieve(
+            suite,
+            source,
+            target,
+            tasks=tasks,
+            pairs=_numbers("pairs", pairs) or PAIRS,
+            seeds=_numbers("seeds", seeds) or SEEDS,
+            device=device,
+        )
+    path = found.save(out)
+    if as_json:
+        print_json_text(to_json({"rows": found.frame, "about": found.about}))
+        return
+    pooled = found.frame[found.frame["gallery"] == POOLED]
+    left_out = ["source", "gallery", "images", "asked", "seeds"]
+    print_frame(pooled.drop(columns=left_out).round(1), whole=90)
+    say(escape(f"wrote {path}; over all {pooled['images'].iloc[0]:,} images, in percent"))
+
+
+def port_index(
+    index: Path,
+    source: str,
+    target: str,
+    way: str | None,
+    images: Path | None,
+    pairs: tuple[Path, Path] | None,
+    out: Path | None,
+    column: str | None,
+    device: str,
+) -> None:
+    """What 'port' does with an index."""
+    import numpy as np
+
+    from compatbench import api
+
+    if images is not None and pairs is not None:
+        raise CompatbenchError("--images and --pairs: give one of the two")
+    given: Any = images
+    if pairs is not None:
+        try:
+            given = tuple(np.load(one, mmap_mode="r", allow_pickle=False) for one in pairs)
+        except (OSError, ValueError) as error:
+            raise CompatbenchError(f"--pairs: {first_line(error)}; give two .npy files") from None
+    with console.status("") as status:
+        found = api.port_index(
+            index,
+            source,
+            target,
+            way=way,
+            images=given,
+            out=out,
+            column=column,
+            device=device,
+            progress=status.update,
+        )
+    _print_ported(found)
+
+
+def _print_ported(found: PortedIndex) -> None:
+    """What became of an index, and what to expect of it."""
+    if found.way == "copied":
+        say(escape(f"nothing to write: {found.path} has the new model's width and stays as it is"))
+    else:
+        rate = found.rows / max(found.seconds, 1e-9)
+        say(escape(f"wrote {found.path}: {found.rows:,} × {found.new_width}, {found.dtype}"))
+        say(escape(f"  by {found.way}, {found.images:,} images; {rate:,.0f} vectors/s"))
+        what = "images" if found.images else "words"
+        say(
+            f"  {what} left out of the fit: cosine with the new model's own {found.cosine:.2f}, "
+            f"variance left {found.residual:.2f}"
+        )
+    if not (expected := found.expected):
+        say(
+            "This upgrade was never measured, so there is no recall to expect: try some queries, "
+            "or measure it with 'compatbench retrieve'."
+        )
+        return
+    of = f" with {expected['pairs']:,} images" if expected["pairs"] else ""
+    say(
+        f"Measured{of} in suite '{escape(expected['suite'])}', on {expected['images']:,} images of "
+        "its tasks; yours may differ:"
+    )
+    for queries, own in expected["ported"].items():
+        again = expected["re-encoded"][queries]
+        say(
+            f"  {queries} asked for: Recall@10 {own['recall@10']}, mAP {own['map']}; "
+            f"encoded again {again['recall@10']} and {again['map']}"
+        )
+
+
+def _numbers(name: str, text: str | None) -> tuple[int, ...]:
+    parts: list[Any] = options.split(text) or []
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise CompatbenchError(f"--{name}: '{wrong[0]}' is no number; write such as 64,256")
+    return tuple(map(int, parts))

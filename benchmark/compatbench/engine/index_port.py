@@ -1,0 +1,224 @@
+"""A stored index of image embeddings written anew for another backbone; no image is encoded again.
+
+The few images that a way may need are encoded by both models, to find the map.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.load.names import read_backbone
+from compatbench.data.cache_files import default_cache_folder
+from compatbench.data.cards import backbone_cards
+from compatbench.data.feature_cache import BATCH
+from compatbench.data.images import ImageSource, Sample
+from compatbench.data.sources.layouts import EXTENSIONS
+from compatbench.engine.execute.compute import resolve_device
+from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import open_atomic, write_atomic
+from compatbench.files.vector_files import VectorFile, open_vectors
+from compatbench.transfer.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
+from compatbench.transfer.words import WordFeatures
+
+MOST_IMAGES = 2048  # of a folder that are encoded, evenly over its names
+Progress = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class PortedIndex:
+    """An index in the target's space, and what is known of it; also a JSON file beside it.
+
+    Attributes:
+        path: of the index; of a copied one the index as it was given.
+        source, target, way: the two models, and how the vectors were mapped.
+        images: that the map was fitted on, encoded by both models; 0 for ways that need none.
+        rows, width, new_width, dtype: of the vectors.
+        cosine, residual: how near the map comes to the target (``judge_map``); None if copied.
+        expected: the recall to expect and where it was measured; empty if it never was.
+    """
+
+    path: Path
+    source: str
+    target: str
+    way: str
+    images: int
+    rows: int
+    width: int
+    new_width: int
+    dtype: str
+    cosine: float | None = None
+    residual: float | None = None
+    expected: dict[str, Any] | None = None
+    seconds: float = 0.0  # of reading, mapping and writing
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON values; what differs from run to run is left out."""
+        left_out = ("path", "seconds")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def port_index(
+    path: Path,
+    source: str,
+    target: str,
+    way: str | None = None,
+    images: Path | tuple[NDArray[Any], NDArray[Any]] | None = None,
+    out: Path | None = None,
+    column: str | None = None,
+    device: str = "auto",
+    find_expected: Callable[[str, int], dict[str, Any]] = lambda way, images: {},
+    progress: Progress = lambda line: None,
+) -> PortedIndex:
+    """Writes an index for another backbone, as ``compatbench.port_index`` says.
+
+    ``find_expected`` is given the way and the number of images.
+    """
+    source, target = backbone_cards.resolve(source), backbone_cards.resolve(target)
+    way = way or ("words" if images is None else "ridge")
+    if way not in WAYS:
+        raise CompatbenchError(f"there is no way '{way}'; choose from {', '.join(WAYS)}")
+    if source == target:
+        raise CompatbenchError(f"'{source}' is the old and the new model: there is nothing to port")
+    for name in (source, target):
+        read_backbone(name)
+    if (needed := "images" in WAYS[way]) != (images is not None):
+        fix = "give --images FOLDER, or --pairs OLD.npy NEW.npy" if needed else "leave them out"
+        raise CompatbenchError(f"'{way}' {'needs' if needed else 'takes no'} images: {fix}")
+    index, name = open_vectors(path, column), re.sub(r"[^\w.-]+", "-", target)
+    path_out = out or Path(f"{path.stem}-for-{name}{path.suffix}")
+    if path_out.exists() and way != "copied":
+        raise CompatbenchError(f"{path_out} exists; give another --out, or delete it first")
+    device, loaded = resolve_device(device), list[Backbone]()
+    if way == "copied" or "words" in WAYS[way] or isinstance(images, Path):
+        loaded = [load_backbone(one, device) for one in (source, target)]
+        _check_width(index, loaded[0].embed_dim, source)
+    if way == "copied":
+        if (new_width := loaded[1].embed_dim) != index.width:
+            raise CompatbenchError(
+                f"'{target}' has vectors of width {new_width} and {path} of {index.width}: it "
+                "cannot be used as it is; port it by words"
+            )
+        facts = (path, source, target, way, 0, index.rows, index.width, new_width)
+        return PortedIndex(*facts, index.dtype.name, expected=find_expected(way, 0))
+    words, pairs = _gather(loaded, way, images, progress)
+    found = fit_map(way, words, pairs)
+    _check_width(index, len(found.matrix), source)
+    count, new_width = len(pairs[0]) if pairs else 0, found.matrix.shape[1]
+    facts = (path_out, source, target, way, count, index.rows, index.width, new_width)
+    judged = judge_map(way, words, pairs)
+    expected = find_expected(way, count)
+    ported = PortedIndex(*facts, index.dtype.name, **judged, expected=expected)
+    start = time.perf_counter()
+    stream_index(index, found, path_out, ported.facts, device)
+    return replace(ported, seconds=time.perf_counter() - start)
+
+
+def stream_index(
+    index: VectorFile, found: FeatureMap, out: Path, facts: dict[str, Any], device: str = "cpu"
+) -> None:
+    """Writes the mapped index and its facts beside it; both stand there whole or not at all."""
+    matrix = found.matrix.to(device, torch.float32)
+    bias = None if found.bias is None else found.bias.to(device, torch.float32)
+    mapped = FeatureMap(matrix, bias)
+
+    def change(block: NDArray[Any], first: int) -> NDArray[Any]:
+        vectors = torch.from_numpy(block.astype(np.float32, copy=False)).to(device)
+        lengths = vectors.norm(dim=-1, keepdim=True)
+        if not (finite := lengths.isfinite()).all():
+            row = first + int(finite.flatten().int().argmin())
+            raise CompatbenchError(
+                f"{index.path}: the vector in row {row:,} has a NaN or an infinite number; drop it"
+            )
+        return mapped(vectors, lengths).cpu().numpy()
+
+    with open_atomic(out) as file, torch.inference_mode():
+        index.rewrite(file, matrix.shape[1], change)
+        # First, so that no index ever stands there without its facts.
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        write_atomic(out.with_name(f"{out.name}.json"), f"{text}\n".encode())
+
+
+def _check_width(index: VectorFile, width: int, source: str) -> None:
+    if index.width != width:
+        raise CompatbenchError(
+            f"{index.path} has vectors of width {index.width}, and those of '{source}' have "
+            f"{width}: give --from the model that made them"
+        )
+
+
+def _gather(
+    loaded: Sequence[Backbone],
+    way: str,
+    images: Path | tuple[NDArray[Any], NDArray[Any]] | None,
+    progress: Progress,
+) -> tuple[Pair | None, Pair | None]:
+    """What a way needs: features of the words, and of images in an order that is drawn."""
+    words = pairs = None
+    if "words" in WAYS[way]:
+        found = [WordFeatures(default_cache_folder()).of(one).cpu() for one in loaded]
+        words = found[0], found[1]
+    if isinstance(images, Path):
+        files = list_images(images)
+        found = [encode_files(one, images, files, progress) for one in loaded]
+        pairs = found[0], found[1]
+    elif images is not None:
+        pairs = _read_pairs(images)
+    if pairs is not None:
+        order = torch.randperm(len(pairs[0]), generator=torch.Generator().manual_seed(0))
+        pairs = pairs[0][order], pairs[1][order]
+    return words, pairs
+
+
+def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:
+    source, target = (torch.as_tensor(np.asarray(one, np.float64)) for one in given)
+    shapes = tuple(source.shape), tuple(target.shape)
+    if source.ndim != 2 or target.ndim != 2 or len(source) != len(target):
+        raise CompatbenchError(
+            f"pairs of shapes {shapes[0]} and {shapes[1]}: give two matrices, the vectors of the "
+            "same images in the same rows"
+        )
+    if not (source.isfinite().all() and target.isfinite().all()):
+        raise CompatbenchError("the pairs hold a NaN or an infinite number; drop those rows")
+    return source, target
+
+
+def list_images(folder: Path, most: int = MOST_IMAGES) -> list[str]:
+    """Images below a folder, by name; of more than ``most`` as many, evenly."""
+    if not folder.is_dir():
+        raise CompatbenchError(f"--images: there is no folder {folder}")
+    files = sorted(
+        one.relative_to(folder).as_posix()
+        for one in folder.rglob("*")
+        if one.suffix.lower() in EXTENSIONS and one.is_file()
+    )
+    if not files:
+        raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
+    count = min(most, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+@torch.no_grad()
+def encode_files(
+    backbone: Backbone, folder: Path, files: Sequence[str], progress: Progress
+) -> Tensor:
+    """Features of image files, not normalised, ``[n, e]``."""
+    samples = [Sample(file, 0) for file in files]
+    source, parts = ImageSource(folder, {"test": samples}), []
+    for first in range(0, len(samples), BATCH):
+        progress(f"{backbone.name}: {first:,} of {len(samples):,} images")
+        views = [backbone.preprocess(source.image(one)) for one in samples[first : first + BATCH]]
+        parts.append(backbone.encode_images(torch.stack(views)).cpu())  # type: ignore[arg-type]
+    return torch.cat(parts)

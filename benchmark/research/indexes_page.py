@@ -1,0 +1,150 @@
+"""Writes the figures of docs/indexes.md, and its picture, from results/retrieval/.
+
+compatbench retrieve --suite mini --target TARGETS    # the line is in results/retrieval/mini.json
+python benchmark/research/indexes_page.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from compatbench.files.atomic import write_atomic
+from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE, save_svg, svg_style
+from compatbench.pages.markdown import NOTHING, code, fill_section, percent, table
+from compatbench.pages.retrieval_tables import pooled_rows
+from compatbench.results.retrieval import CEILING, OLD, read_retrieval
+from compatbench.studies.frames import legend_above, new_figure
+
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "indexes.md"
+PICTURE = Path("indexes", "recall.svg")
+KINDS = {"texts": BLUE, "images": ORANGE}
+LABEL = "Mean average precision by way, for each upgrade, asked by texts and by images"
+
+
+def main() -> None:
+    write_atomic(PAGE, fill(PAGE.read_text(encoding="utf-8")).encode())
+    with svg_style():
+        save_svg(draw(read()[0]), PAGE.parent / PICTURE)
+
+
+def read() -> tuple[pd.DataFrame, dict[str, Any]]:
+    return read_retrieval(REPOSITORY / "results" / "retrieval")["mini"]
+
+
+def fill(text: str) -> str:
+    """The page with its sections as the results give them."""
+    frame, about = read()
+    parts = {
+        "picture": f"![{LABEL}]({PICTURE.as_posix()})",
+        "recall": "\n\n".join(map(upgrade_section, split(frame))),
+        "datasets": "\n".join(by_dataset(frame)),
+        "cost": "\n".join(cost_lines(about)),
+        "command": f"```sh\n{about['command']}\npython benchmark/research/indexes_page.py\n```",
+    }
+    for name, content in parts.items():
+        text = fill_section(text, name, content)
+    return text
+
+
+def split(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each upgrade, in the order of the file."""
+    return [of for _, of in frame.groupby(["source", "target"], sort=False)]
+
+
+def name_way(row: Any) -> str:
+    """The way, with the images that its map was fitted on."""
+    return f"{row['way']}, {row['pairs']:,} images" if row["pairs"] else row["way"]
+
+
+def upgrade_section(frame: pd.DataFrame) -> str:
+    """Every way of one upgrade, asked by texts and by images."""
+    by_texts, by_images = (
+        pooled_rows(frame, kind).set_index(["way", "pairs"], drop=False) for kind in KINDS
+    )
+    ceiling = by_texts.loc[CEILING]["map"].iloc[0]
+    rows = []
+    for key, own in by_texts.iterrows():
+        other = by_images.loc[key]
+        shown = [one[name] for one in (own, other) for name in ("recall@1", "recall@10", "map")]
+        share = f"{100 * own['map'] / ceiling:.0f} %"
+        rows.append([name_way(own), *map(percent, shown), share])
+    first = frame.iloc[0]
+    header = ["Way", "R@1", "R@10", "mAP", "R@1, images", "R@10, images", "mAP, images", "Share"]
+    head = f"{code(first['source'])} → {code(first['target'])}:"
+    return "\n".join([head, "", *table(header, rows)])
+
+
+def by_dataset(frame: pd.DataFrame) -> list[str]:
+    """On how many of the single galleries each way is better than what it is compared with."""
+    texts = frame[frame["queries"] == "texts"]
+    keys = ["source", "target", "gallery"]
+    most = texts.sort_values("pairs").drop_duplicates([*keys, "way"], keep="last")
+    wide = most[most["gallery"] != "all"].pivot(index=keys, columns="way", values="map")
+    rows = []
+    for (source, target), of in wide.groupby(level=[0, 1], sort=False):
+        best = of[["words", "ridge"]].max(axis=1)
+        rows.append(
+            [
+                f"{code(source)} → {code(target)}",
+                count(of["words"] > of["copied"]) if "copied" in of else NOTHING,
+                count(of["ridge"] > of["words"]),
+                count(best > of[OLD]),
+                count(of[CEILING] > of[OLD]),
+            ]
+        )
+    header = [
+        "Upgrade",
+        "Words over copied",
+        "Ridge over words",
+        "Better of both over the old model",
+    ]
+    return table([*header, "Encoded again over the old model"], rows)
+
+
+def count(wins: pd.Series) -> str:
+    return f"{int(wins.sum())} of {len(wins)}"
+
+
+def cost_lines(about: dict[str, Any]) -> list[str]:
+    """CPU seconds per million vectors."""
+    seconds = about["cpu_seconds_per_million"]
+    rows = [
+        [f"encode a million images with {code(name)}", f"{one:,.0f}"]
+        for name, one in seconds["encoded"].items()
+    ]
+    rows.append(["map a million vectors, in memory", f"{seconds['mapped']:,.1f}"])
+    return table(["", "CPU seconds"], rows)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """A panel for each upgrade; of ways with images, that with the most."""
+    found = split(frame)
+    figure = new_figure(3.1 * len(found), 3.4)
+    panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, of in zip(panels, found, strict=True):
+        for kind, colour in KINDS.items():
+            shown = pooled_rows(of, kind).sort_values("pairs", kind="stable")
+            shown = shown.drop_duplicates("way", keep="last").set_index("way")
+            order = [way for way in ORDER if way in shown.index]
+            places = [len(ORDER) - ORDER.index(way) for way in order]
+            axes.plot(shown.loc[order, "map"], places, "o", color=colour, label=f"asked by {kind}")
+            for way, style in ((OLD, ":"), (CEILING, "--")):
+                axes.axvline(shown.loc[way, "map"], color=colour, linestyle=style, linewidth=0.8)
+        axes.set_title(f"→ {of['target'].iloc[0]}", fontsize=9, color=INK)
+        axes.set_xlabel("mAP, %")
+        axes.set_xlim(0, None)
+        axes.grid(axis="y", color=GREY, alpha=0.2)
+    panels[0].set_yticks(range(len(ORDER), 0, -1), ORDER)
+    legend_above(figure, panels[0], columns=2)
+    return figure
+
+
+ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
+
+if __name__ == "__main__":
+    main()
