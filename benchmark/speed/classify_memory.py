@@ -1,7 +1,7 @@
 """Prints, as JSON, the most memory in which 50,000 images of 1,000 classes are classified.
 
     python benchmark/speed/classify_memory.py tip_adapter_f
-    python benchmark/speed/classify_memory.py cocoop --images 2000
+    python benchmark/speed/classify_memory.py cocoop --images 256
 
 On random features and weights, of the joint space of ViT-B/16. CoCoOp encodes every class anew for
 each image, so that fewer images are asked of it; what a batch takes does not depend on them.

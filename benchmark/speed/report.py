@@ -59,8 +59,8 @@ its name; a tower with a part that is not understood is refused.
         --benchmark-json=benchmark/speed/results.json
     pytest benchmark/speed/test_harness.py --benchmark-json=benchmark/speed/harness.json
     python benchmark/speed/many.py
-    for method in tip_adapter_f cocoop; do python benchmark/speed/classify_memory.py $method
-    done > benchmark/speed/classify.jsonl
+    python benchmark/speed/classify_memory.py tip_adapter_f > benchmark/speed/classify.jsonl
+    python benchmark/speed/classify_memory.py cocoop --images 256 >> benchmark/speed/classify.jsonl
     python benchmark/speed/trainers.py
     python benchmark/speed/indexes.py --most 10000000
     python benchmark/speed/cells.py OTHER/.venv/bin/python .venv/bin/python  # of two checkouts
