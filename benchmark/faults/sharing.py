@@ -10,7 +10,7 @@ from typing import Any
 
 from commands import finish, planned, results_of, start
 
-from compatbench.data.feature_cache import Images
+from compatbench.data import feature_cache
 from compatbench.engine.worker import Worker
 
 
@@ -46,7 +46,7 @@ def run(suite: Path, folder: Path, undisturbed: Path, processes: int) -> dict[st
 
 def _note_work(log: Path) -> None:
     """Lets this process write down every fit and every encoding; lines do not mix."""
-    fit, encode = Worker.fit, Images.encode
+    fit, encode = Worker.fit, feature_cache.encode
 
     def note(what: str, key: str) -> None:
         with log.open("a") as file:
@@ -56,13 +56,14 @@ def _note_work(log: Path) -> None:
         note("fit", cell.key)
         return fit(self, cell, method)
 
-    def noted_encode(self: Images, *arguments: Any) -> Any:
-        note("encode", "-")
-        return encode(self, *arguments)
+    def noted_encode(entries: Any, *arguments: Any) -> Any:
+        for _ in entries:
+            note("encode", "-")
+        return encode(entries, *arguments)
 
-    patches: dict[type, tuple[str, Any]] = {
+    patches: dict[Any, tuple[str, Any]] = {
         Worker: ("fit", noted_fit),
-        Images: ("encode", noted_encode),
+        feature_cache: ("encode", noted_encode),
     }
-    for cls, (name, function) in patches.items():
-        setattr(cls, name, function)
+    for place, (name, function) in patches.items():
+        setattr(place, name, function)

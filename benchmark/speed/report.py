@@ -65,6 +65,7 @@ its name; a tower with a part that is not understood is refused.
     python benchmark/speed/indexes.py --most 10000000
     python benchmark/speed/cells.py OTHER/.venv/bin/python .venv/bin/python  # of two checkouts
     python benchmark/speed/report.py
+    benchmark/speed/gpu.sh --coop CHECKOUT  # on a GPU; makes this page, too
 
 On an idle machine; it takes about ten minutes and 4 GB. The suites also assert equality
 and the ratios that the project promises.
@@ -74,11 +75,8 @@ and the ratios that the project promises.
 def main() -> None:
     data = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
     cases = {case["name"]: case for case in data["benchmarks"]}
-    page = make_page(
-        data["machine_info"],
-        cases,
-        [*_classified(), *_harness(), *_trainers(), *_mini(), *_indexes()],
-    )
+    more = [*_classified(), *_harness(), *_trainers(), *_mini(), *_indexes(), *_gpus()]
+    page = make_page(data["machine_info"], cases, more)
     (DOCS / "speed.md").write_text(page, encoding="utf-8")
     draw_plot(cases, DOCS / "speed.svg")
 
@@ -319,6 +317,73 @@ def _indexes() -> list[str]:
     return lines + [
         f"| {one['rows']:,} | {one['cpu_seconds']:.1f} | {one['peak_mib']:,} |" for one in rows
     ]
+
+
+def _gpus() -> list[str]:
+    """What GPUs do, a section for each card that was measured."""
+    return [line for card, found in (_read("gpu.json") or {}).items() for line in gpu(card, found)]
+
+
+def gpu(card: str, found: dict[str, Any]) -> list[str]:
+    """The section of one card, whose figures are those of gpu.py."""
+    rates = ", ".join(f"{rate:,.1f} in {name}" for name, rate in found["products"].items())
+    lines = [
+        "",
+        f"## {card}",
+        "",
+        f"torch {found['torch']}, {found['cores']} cores. A square matrix product has, in TFLOP/s: "
+        f"{rates}. ViT-B/16, random weights;",
+        f"*share* is of the rate in bf16. All of it took {found['seconds']:.0f} s.",
+        "",
+        "| encoding in | images at once | images/s | share | peak, GiB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found["encoding"]:
+        lines.append(
+            f"| {row['precision']} | {row['batch']} | {row['images_per_second']:,.0f} "
+            f"| {row['share']:.0%} | {_gib(row['gib'])} |"
+        )
+    files = found["files"]
+    lines += [
+        "",
+        f"From {files['files']:,} JPEG files of 500 × 375 pixels to features on the disk,",
+    ]
+    lines += [f"with {files['decoders']} decoders, in bf16, their start included: "]
+    views = [one for name, one in files.items() if name.startswith("views_")]
+    each = [
+        f"{one['images_per_second']:,.0f} images/s with {one['views']} "
+        f"view{'s' if one['views'] > 1 else ''}"
+        for one in views
+    ]
+    lines[-1] += ", ".join(each) + "."
+    lines += [
+        "",
+        "A step of CoOp, 16 context vectors, 32 images; its authors' code encodes these in it.",
+        "",
+        "| classes | in | compatbench, ms | peak, GiB | authors, ms | peak, GiB | times less |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in found["steps"]:
+        theirs = row.get("authors")
+        times = f"**{theirs / row['seconds']:.1f}**" if isinstance(theirs, float) else ""
+        said = f"{1000 * theirs:.1f}" if isinstance(theirs, float) else theirs or "not timed"
+        lines.append(
+            f"| {row['classes']:,} | {row['precision']} | {1000 * row['seconds']:.1f} "
+            f"| {_gib(row['gib'])} | {said} | {_gib(row.get('authors_gib'))} | {times} |"
+        )
+    worst = sorted(found["logits"].items(), key=lambda one: -one[1])
+    name, most = worst[0]
+    return [
+        *lines,
+        "",
+        f"Logits of {len(worst)} methods after two steps, here and on a processor, differ by "
+        f"{worst[len(worst) // 2][1]:.0e} at the median",
+        f"and by {most:.0e} at most ({name}), in parts of the largest logit.",
+    ]
+
+
+def _gib(size: float | None) -> str:
+    return "" if size is None else f"{size:.2f}"
 
 
 def _read(name: str) -> Any:

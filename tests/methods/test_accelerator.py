@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,10 @@ WAITS |= {"proda": 3}
 def test_methods_keep_to_the_device_and_do_not_wait_for_it_in_every_step() -> None:
     """In a process of its own, since a registered device is there for the whole process."""
     command = [sys.executable, str(Path(__file__).with_name("accelerator.py"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=True, env=environment
+    )
     found: dict[str, Any] = {}
     for line in done.stdout.splitlines():
         found |= {(one := json.loads(line))["method"]: one}

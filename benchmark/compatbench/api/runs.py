@@ -89,7 +89,7 @@ def run(
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as in ``plan``.
-        precision: ``fp32`` or ``bf16``, what the frozen towers compute in.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``, what the frozen towers compute in.
         shots_files: few-shot draws to train on in place of those made here.
         skip_missing: leave out cells whose images or weights are not here.
         shard: the part of the cells that this job of several has to run.

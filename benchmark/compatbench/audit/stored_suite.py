@@ -12,6 +12,7 @@ import pandas as pd
 
 from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.tolerance import Tolerance, choose_tolerance, deciding
+from compatbench.backbone.backbone import PRECISIONS
 from compatbench.data.cards import COPIED, SuiteCard, names_elsewhere
 from compatbench.data.draws import ShotsFiles
 from compatbench.engine.cell import Cell
@@ -156,7 +157,7 @@ def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], list[Finding]
 def _as_recorded(card: SuiteCard, found: MethodResults) -> SuiteCard:
     """The suite at the precision that a method's file says it was run with."""
     _, precision = found.differs.get("precision", ("fp32", card.training.precision))
-    if precision not in ("fp32", "bf16"):
+    if precision not in PRECISIONS:
         return card
     training = card.training.model_copy(update={"precision": precision})
     return card.model_copy(update={"training": training})

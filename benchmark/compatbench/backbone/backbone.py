@@ -18,9 +18,11 @@ from compatbench.backbone.build import build_model, build_tokenizer, examine_tok
 from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
+from compatbench.backbone.peak_bytes import fit_batch
 from compatbench.backbone.text.anatomy import examine
+from compatbench.backbone.text.memory import SHARE, free_memory
 from compatbench.backbone.text.prompts import Prompts, pad_rows
-from compatbench.backbone.text.standard_block import BlockUpdates
+from compatbench.backbone.text.standard_block import HALF, BlockUpdates
 from compatbench.backbone.text.tower import TextTower
 from compatbench.data.cards import BackboneCard
 from compatbench.data.images import Labels
@@ -30,9 +32,16 @@ if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
 # What the frozen towers compute in. A module, its optimiser, features and logits are
-# float32 always.
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# float32 always. ``tf32`` is float32 with products of NVIDIA's tensor cores, which read 10 bits of
+# a number's fraction.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 PART = 512  # texts that are encoded together, where there are many
+BATCH = 64  # images that are encoded together, where nothing says what fits
 
 
 def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
@@ -44,8 +53,9 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         name: of a card, or a name that needs no card, such as ``MODEL/TAG``, ``MODEL@FILE``,
             ``local-dir:FOLDER`` or ``hf:FOLDER``; see ``read_backbone``.
         device: of torch, such as ``cpu`` or ``cuda:0``.
-        precision: ``fp32`` or ``bf16``, of the frozen towers. What leaves them (features,
-            token embeddings) is float32 in both cases.
+        precision: a name of ``PRECISIONS``, of the frozen towers. What leaves them (features,
+            token embeddings) is float32 always. It decides for the whole process whether CUDA
+            computes products in TF32: with ``tf32`` alone.
 
     Raises:
         CompatbenchError: no such backbone or precision, or weights that are missing, damaged,
@@ -55,6 +65,8 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         raise CompatbenchError(
             f"there is no precision '{precision}'; give one of {', '.join(PRECISIONS)}"
         )
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # PyTorch's default is True
     card = read_backbone(name)
     key = weights_key(card)
     model = build_model(card)
@@ -95,6 +107,7 @@ class Backbone:
         self.logit_scale = float(model.logit_scale.exp())  # type: ignore[operator, union-attr]
         self._text_features: dict[tuple[str, ...], Tensor] = {}
         self._text_prompts: dict[tuple[str, ...], Prompts] = {}
+        self._at_once: dict[ImageInput, int] = {}
         self._name_rows: dict[tuple[str, ...], tuple[Tensor, tuple[int, ...]]] = {}
 
     @cached_property
@@ -144,6 +157,19 @@ class Backbone:
         if wanted.kind == "dense":
             return self.image.encode(images, dense=True)
         return self.image.embed(images, wanted.block)
+
+    def images_at_once(self, wanted: ImageInput = FEATURES) -> int:
+        """How many images are best encoded together: with CUDA, by the memory that is free now."""
+        if self.device.type != "cuda":
+            return BATCH
+        if wanted not in self._at_once:
+            size = self.preprocess_settings["size"]
+            sides = (size, size) if isinstance(size, int) else size
+            room = SHARE * free_memory(self.device)
+            self._at_once[wanted] = fit_batch(
+                lambda n: self.encode_images(torch.zeros(n, 3, *sides), wanted), room
+            )
+        return self._at_once[wanted]
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, without start and end."""
@@ -237,8 +263,8 @@ class Backbone:
         return self.text.encode(prompts, weights, block_updates)
 
     def _widen(self, tensor: Tensor) -> Tensor:
-        """Features and embeddings are float32, also those of a bfloat16 tower."""
-        return tensor.float() if self.dtype == torch.bfloat16 else tensor
+        """Features and embeddings are float32, also those of a tower in half precision."""
+        return tensor.float() if self.dtype in HALF else tensor
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:

@@ -181,7 +181,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "help": "Suite whose rows may stand unchecked where its weights or images are not here; "
         "may be repeated."
     },
-    "device": {"help": "Where to compute: auto, cpu, cuda, cuda:1, mps."},
+    "device": {
+        "help": "Where to compute: auto, cpu, cuda, cuda:1, mps; for the cells of a suite also "
+        "cuda:all, which has workers on every card."
+    },
     "data_root": {
         "help": "Folder of all datasets, or of one task's; may be repeated. By default "
         "COMPATBENCH_DATA and COMPATBENCH_DATA_<TASK>.",
@@ -202,6 +205,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "figure": {"help": "Write the figure to this SVG file."},
     "steps": {"help": "Most optimiser steps of a fit.", "min": 1},
     "threads": {"min": 1},
+    "decoders": {"min": 1},
+    "jobs_per_gpu": {"min": 1},
     **{name: {"min": 0} for name in ("cells", "days", "gpus_per_cell", "seed", "tolerance")},
 }
 

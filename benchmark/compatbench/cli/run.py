@@ -39,11 +39,13 @@ def run(
     address: str | None = None,
     gpus_per_cell: float | None = None,
     jobs: int | None = None,
+    jobs_per_gpu: int | None = None,
     threads: int = 1,
+    decoders: int | None = None,
     device: str = "auto",
     memory_budget: str | None = None,
     cache_limit: str | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
     timeout: str | None = None,
     retry: str = "",
     shard: str | None = None,
@@ -64,15 +66,19 @@ def run(
         gpus_per_cell: GPUs of each worker on Ray; with 0.25, four share one. By default 1; none
             with --device cpu.
         jobs: Workers; on Ray, by default all that fit.
+        jobs_per_gpu: Workers on each GPU, in place of --jobs; by default 1.
         threads: Threads of each worker.
+        decoders: Processes, of each worker, that decode images; by default its share of the cores
+            with a GPU, and 1 without.
         memory_budget: Most memory for the activations of each worker's text encoder, and for the
             images that it classifies at once, such as '2G'; by default half of what is free, and
             1 GiB. Less is slower.
         cache_limit: Most disk for image features and tokens, such as '200G': those unused
             longest are deleted, and tokens that do not fit are computed whenever they are needed.
         precision: What the frozen towers compute in, by default what the suite says; modules are
-            always trained in float32. Another precision gives other cells, which replace the
-            first in results/.
+            always trained in float32. 'tf32' is float32 with the short products of NVIDIA's cards,
+            in training, too. Another precision gives other cells, which replace the first in
+            results/.
         timeout: End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding
             of its images does not count. It becomes a failed row, and the others go on.
         retry: Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each
@@ -109,7 +115,9 @@ def run(
                     executor=executor,
                     device=device,
                     jobs=jobs,
+                    jobs_per_gpu=jobs_per_gpu,
                     threads=threads,
+                    decoders=decoders,
                     memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
                     cache_limit=None if cache_limit is None else parse_bytes(cache_limit),
                     timeout=None if timeout is None else options.read_seconds(timeout),
@@ -157,10 +165,10 @@ def plan(
     """
     with console.status("reading the suite and the methods"):
         from compatbench import api
-        from compatbench.engine.execute.compute import resolve_device
         from compatbench.engine.execute.shards import Shard
 
-        place = resolve_device(device)
+        compute = api.Compute(device=device, jobs=jobs)
+        place = compute.list_devices()[0]
         found = api.plan(
             suite,
             methods,
@@ -172,7 +180,7 @@ def plan(
             shots_files=shots_file or (),
             shard=None if shard is None else Shard.parse(shard),
         )
-        workers = api.Compute(device=device, jobs=jobs).count_workers()
+        workers = compute.count_workers()
     columns = dict(found.columns)
     seconds = columns.pop("seconds")
     columns["about"] = [format_seconds(each / workers) if each else "" for each in seconds]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,46 @@ def _checksum(features: Tensor) -> str:
 
     # As bytes, since numpy has no bfloat16.
     return sha256_bytes(features.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+class Unfinished:
+    """Rows of entries that are being encoded, so that a run that was stopped goes on with them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """``paths``: those of the whole entries, which have as many rows each."""
+        self._folders = [path.with_suffix(".parts") for path in paths]
+
+    def read(self) -> list[list[Tensor]]:
+        """The first rows of each entry in parts, as many of each."""
+        found: list[list[Tensor]] = []
+        for folder in self._folders:
+            parts, count = list[Any](), 0
+            while (part := read_entry(folder / f"{count:09}.safetensors")) is not None:
+                parts.append(part)
+                count += len(part)
+            found.append(parts)
+        least = min(sum(map(len, parts)) for parts in found)
+        return [_take(parts, least) for parts in found]
+
+    def write(self, start: int, rows: Sequence[Tensor], about: dict[str, Any]) -> None:
+        """Keeps rows of each entry, from the row ``start`` on."""
+        for folder, part in zip(self._folders, rows, strict=True):
+            write_entry(folder / f"{start:09}.safetensors", part, {**about, "from": start})
+
+    def remove(self) -> None:
+        """Deletes all of them."""
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take(parts: list[Tensor], count: int) -> list[Tensor]:
+    """The first ``count`` rows."""
+    taken: list[Tensor] = []
+    for part in parts:
+        if count > 0:
+            taken.append(part[:count])
+        count -= len(part)
+    return taken
 
 
 @dataclass(frozen=True)

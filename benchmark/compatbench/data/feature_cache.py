@@ -6,11 +6,9 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,23 @@ from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
-from compatbench.data.cache_files import prune_entries, read_entry, write_entry
+from compatbench.data.cache_files import Unfinished, prune_entries, read_entry, write_entry
+from compatbench.data.encoding import (
+    BATCH,
+    ImageEncoder,
+    Images,
+    OnEncoded,
+    encode,
+    views_together,
+)
 from compatbench.data.images import BrokenImages, Sample, View
 from compatbench.data.task import Task
-from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.hashes import sha256_json
 
-BATCH = 64
 PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
-# Threads that read and decode images while an accelerator computes. On a CPU, where the
-# backbone takes longer than any image, more than one would only wait for each other.
-DECODERS = 4
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
-
-ImageEncoder = Any  # a ``compatbench.backbone.Backbone``, of a room above this one
-# Called with the number of images encoded so far, and of all.
-OnEncoded = Callable[[int, int], object]
 
 
 class FeatureCache:
@@ -53,10 +49,15 @@ class FeatureCache:
         folder: Path,
         on_encoded: OnEncoded = lambda done, total: None,
         limit: int | None = None,
+        decoders: int | None = None,
     ) -> None:
-        """``limit``: bytes of all entries; beyond it the longest unused make way."""
+        """``limit``: bytes of all entries; beyond it the longest unused make way.
+
+        ``decoders``: as for ``encode``.
+        """
         self.folder = folder / FOLDER
         self.limit = limit
+        self.decoders = decoders
         self.on_encoded = on_encoded
         self._memory: dict[str, Tensor] = {}
         self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
@@ -73,15 +74,29 @@ class FeatureCache:
 
         Draws that are a large part of the ``split`` that they are from share its features.
         """
+        return self.features_of_views(backbone, task, samples, [view or View()], split)[0]
+
+    def features_of_views(
+        self,
+        backbone: ImageEncoder,
+        task: Task,
+        samples: Sequence[Sample],
+        views: Sequence[View],
+        split: Sequence[Sample] | None = None,
+    ) -> list[Tensor]:
+        """The same under each of several views, for which an image is decoded once."""
         encoded, rows = _cover(samples, split)
-        batch = Images(backbone, task, encoded, view or View())
-        if batch.key not in self._memory:
-            self._memory[batch.key] = self._entry(batch).to(backbone.device)
-            held = sum(tensor.nbytes for tensor in self._memory.values())
-            while held > MOST_IN_MEMORY and len(self._memory) > 1:
-                held -= self._memory.pop(next(iter(self._memory))).nbytes
-        features = self._memory[batch.key]
-        return features if rows is None else features[rows.to(features.device)]
+        wanted = [Images(backbone, task, encoded, view) for view in views]
+        found = {one.key: self._memory[one.key] for one in wanted if one.key in self._memory}
+        missing = list({one.key: one for one in wanted if one.key not in found}.values())
+        row_bytes = backbone.embed_dim * torch.float32.itemsize if missing else 0
+        for one, entry in zip(missing, self._entries(missing, row_bytes), strict=True):
+            found[one.key] = self._memory[one.key] = entry.to(backbone.device)
+        held = sum(tensor.nbytes for tensor in self._memory.values())
+        while held > MOST_IN_MEMORY and len(self._memory) > 1:
+            held -= self._memory.pop(next(iter(self._memory))).nbytes
+        features = [found[one.key] for one in wanted]
+        return features if rows is None else [one[rows.to(one.device)] for one in features]
 
     def tokens(
         self,
@@ -99,78 +114,139 @@ class FeatureCache:
         ``wanted`` is an ``ImageInput``; ``NotTransferable`` if the image tower cannot give it.
         If it has views of its own, they are in place of ``view``.
         """
-        encoded, rows = _cover(samples, split)
-        several = [View(number) for number in range(1 + wanted.views)] if wanted.views else None
-        whole = [
-            Images(backbone, task, encoded, one, wanted) for one in several or [view or View()]
-        ]
-        parts = [
-            [replace(one, samples=encoded[i : i + PART]) for i in range(0, len(encoded), PART)]
-            for one in whole
-        ]
-        rows = torch.arange(len(encoded)) if rows is None else rows
-        if self._is_too_much(parts):
-            return FreshRows(whole, rows, backbone.device, self.on_encoded)
-        stored = [[self._entry(images) for images in one] for one in parts]
-        return StoredRows(stored, rows, backbone.device)
+        return self.tokens_of_views(backbone, task, samples, wanted, [view or View()], split)[0]
 
-    def _is_too_much(self, parts: Sequence[Sequence[Images]]) -> bool:
+    def tokens_of_views(
+        self,
+        backbone: ImageEncoder,
+        task: Task,
+        samples: Sequence[Sample],
+        wanted: Any,
+        views: Sequence[View],
+        split: Sequence[Sample] | None = None,
+    ) -> list[StoredRows]:
+        """The same under each of several views; together for views that ``wanted`` has."""
+        encoded, rows = _cover(samples, split)
+        rows = torch.arange(len(encoded)) if rows is None else rows
+        own = [View(number) for number in range(1 + wanted.views)]
+        groups = [own if wanted.views else [view] for view in views]
+        whole = [
+            [Images(backbone, task, encoded, one, wanted) for one in group] for group in groups
+        ]
+        parts = [  # by part of the images, then as the views
+            [replace(one, samples=encoded[i : i + PART]) for own in whole for one in own]
+            for i in range(0, len(encoded), PART)
+        ]
+        row_bytes = self._row_bytes(parts)
+        if self._is_too_much(parts, row_bytes):
+            return [FreshRows(own, rows, backbone.device, self) for own in whole]
+        stored = [self._entries(part, row_bytes) for part in parts]
+        by_view = [[part[i] for part in stored] for i in range(sum(map(len, whole)))]
+        width = 1 + wanted.views
+        return [
+            StoredRows(by_view[i : i + width], rows, backbone.device)
+            for i in range(0, len(by_view), width)
+        ]
+
+    def encode(self, images: Sequence[Images]) -> list[Tensor]:
+        """The same images under several views, encoded now and not kept."""
+        return encode(images, self.on_encoded, self.decoders)
+
+    def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int:
+        """Bytes of an image in entries of which one is missing, which is computed; else 0."""
+        every = (images for part in parts for images in part)
+        missing = next((one for one in every if not self._path(one).is_file()), None)
+        if missing is None:
+            return 0
+        [first] = self._entries([missing], 1)
+        return first.nbytes // max(len(first), 1)
+
+    def _is_too_much(self, parts: Sequence[Sequence[Images]], row_bytes: int) -> bool:
         """Whether these entries exceed the limit, or take over half of the disk's free room."""
-        every = [images for one in parts for images in one]
+        every = [images for part in parts for images in part]
         missing = [images for images in every if not self._path(images).is_file()]
-        if not missing:
-            return False
-        first = self._entry(missing[0])
-        each = first.nbytes / max(len(first), 1)
-        if self.limit is not None:
-            return each * sum(len(images.samples) for images in every) > self.limit
-        free = shutil.disk_usage(self.folder).free
-        return each * sum(len(images.samples) for images in missing) > FREE_SHARE * free
+        if row_bytes and self.limit is not None:
+            return row_bytes * sum(len(images.samples) for images in every) > self.limit
+        free = shutil.disk_usage(self.folder).free if missing else 0
+        return row_bytes * sum(len(images.samples) for images in missing) > FREE_SHARE * free
 
     def _path(self, images: Images) -> Path:
         return self.folder / images.key[:2] / f"{images.key}.safetensors"
 
-    def _entry(self, images: Images) -> Tensor:
-        """An entry, computed if it is missing; memory-mapped if it was read."""
-        if images.key in self._broken:  # as many images would be encoded again for each method
-            raise self._broken[images.key]
+    def _entries(self, wanted: Sequence[Images], row_bytes: int) -> list[Tensor]:
+        """Entries of the same images under several views, memory-mapped if they were read.
+
+        Those that are missing are computed together, which give ``row_bytes`` for an image.
+        """
+        found: dict[str, Tensor] = {}
+        missing: dict[str, Images] = {}
+        for one in wanted:
+            if one.key in self._broken:  # or images would be encoded again for each method
+                raise self._broken[one.key]
+            if (entry := self._read(one)) is None:
+                missing[one.key] = one
+            else:
+                found[one.key] = entry
+        left = list(missing.values())
+        if left:
+            most = views_together(left[0].backbone, len(left[0].samples), row_bytes)
+            for i in range(0, len(left), most):
+                found |= self._compute(left[i : i + most])
+        return [found[one.key] for one in wanted]
+
+    def _read(self, images: Images) -> Tensor | None:
         path = self._path(images)
         entry = read_entry(path)
-        if entry is not None:
-            if self.limit is not None:
-                with suppress(OSError):  # it has just made way for another
-                    now = time.time_ns()  # the kernel's clock is coarse
-                    os.utime(path, ns=(now, now))
-            return entry
-        if path.is_file():
+        if entry is None and path.is_file():
             what = f"{path} is damaged and is computed again"
             warnings.warn(what, CompatbenchWarning, stacklevel=2)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock")).acquire()
-        except OSError as error:
-            raise CompatbenchError(
-                f"cannot write the feature cache {path.parent}: {error.strerror}; "
-                "set COMPATBENCH_CACHE to a folder that can be written"
-            ) from None
-        with lock:
-            # Another process may have computed it while this one waited.
-            entry = read_entry(path)
-            if entry is None:
-                try:
-                    entry = images.encode(self.on_encoded)
-                except BrokenImages as error:
-                    self._broken[images.key] = error.with_traceback(None)
-                    raise
-                about = {"backbone": images.backbone.name, "task": images.task.name}
-                about |= {"images": len(entry), "view": images.view.number}
-                write_entry(path, entry, about)
-                if images.wanted is not None:
-                    entry = read_entry(path)  # so that the computed tensor can be freed
-                if self.limit is not None:
-                    prune_entries(self.folder.parent, self.limit, None)
-        assert entry is not None
+        if entry is not None and self.limit is not None:
+            with suppress(OSError):  # it has just made way for another
+                now = time.time_ns()  # the kernel's clock is coarse
+                os.utime(path, ns=(now, now))
         return entry
+
+    def _compute(self, wanted: Sequence[Images]) -> dict[str, Tensor]:
+        """Entries by their keys, computed unless another process was faster."""
+        found: dict[str, Tensor] = {}
+        with ExitStack() as locks:
+            # In one order, or two processes could wait for each other.
+            for path in sorted(map(self._path, wanted)):
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    locks.enter_context(FileLock(path.with_suffix(".lock")).acquire())
+                except OSError as error:
+                    raise CompatbenchError(
+                        f"cannot write the feature cache {path.parent}: {error.strerror}; "
+                        "set COMPATBENCH_CACHE to a folder that can be written"
+                    ) from None
+            missing = []
+            for one in wanted:
+                if (entry := read_entry(self._path(one))) is None:
+                    missing.append(one)
+                else:
+                    found[one.key] = entry
+            if not missing:
+                return found
+            unfinished = Unfinished(list(map(self._path, missing)))
+            try:
+                entries = encode(missing, self.on_encoded, self.decoders, unfinished)
+            except BrokenImages as error:
+                unfinished.remove()
+                self._broken |= {one.key: error.with_traceback(None) for one in missing}
+                raise
+            for one, entry in zip(missing, entries, strict=True):
+                path = self._path(one)
+                write_entry(path, entry, one.about)
+                found[one.key] = entry
+                if one.wanted is not None:  # mapped, so that the computed tensor can be freed
+                    mapped = read_entry(path)
+                    assert mapped is not None
+                    found[one.key] = mapped
+            unfinished.remove()
+            if self.limit is not None:
+                prune_entries(self.folder.parent, self.limit, None)
+        return found
 
 
 class StoredRows:
@@ -206,18 +282,16 @@ class FreshRows(StoredRows):
     """Rows that are encoded whenever they are read, for a disk that has no room for them."""
 
     def __init__(
-        self, views: Sequence[Images], rows: Tensor, device: torch.device, on_encoded: OnEncoded
+        self, views: Sequence[Images], rows: Tensor, device: torch.device, cache: FeatureCache
     ) -> None:
         super().__init__((), rows, device)
         self._images = views
-        self._on_encoded = on_encoded
+        self._cache = cache
 
     def __getitem__(self, index: Tensor) -> Tensor:
         chosen = self._rows[index.cpu()].tolist()
-        views = [
-            replace(one, samples=[one.samples[i] for i in chosen]).encode(self._on_encoded)
-            for one in self._images
-        ]
+        samples = [self._images[0].samples[i] for i in chosen]
+        views = self._cache.encode([replace(one, samples=samples) for one in self._images])
         rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
         return rows.to(self._device)
 
@@ -230,60 +304,3 @@ def _cover(
         return samples, None
     places = {sample.id: i for i, sample in enumerate(split)}
     return split, torch.tensor([places[sample.id] for sample in samples], dtype=torch.long)
-
-
-@dataclass(frozen=True)
-class Images:
-    """What one entry holds: images under a view, as features or as ``wanted``."""
-
-    backbone: ImageEncoder
-    task: Task
-    samples: Sequence[Sample]
-    view: View
-    wanted: Any = None
-
-    @cached_property
-    def key(self) -> str:
-        return sha256_json(
-            [
-                self.backbone.weights_key,
-                self.backbone.card.config,
-                self.backbone.preprocess_settings,
-                str(self.backbone.dtype),
-                self.task.source.fingerprint(self.samples),
-                self.view.settings,
-                [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0],
-                ENGINE_VERSION,
-            ]
-        )
-
-    @torch.no_grad()
-    def encode(self, on_encoded: OnEncoded) -> Tensor:
-        """Encodes batch by batch: at most two batches of images are in memory."""
-        if not self.samples:
-            return torch.zeros(0, self.backbone.embed_dim)
-        wanted = [self.wanted] if self.wanted else []
-        parts: list[Tensor] = []
-        done = 0
-        for images in self._batches():
-            parts.append(self.backbone.encode_images(images, *wanted).cpu())
-            done += len(images)
-            on_encoded(done, len(self.samples))
-        return torch.cat(parts)
-
-    def _batches(self) -> Iterator[Tensor]:
-        """Preprocessed batches ``[batch, 3, H, W]``; the next is decoded while one is used."""
-        size = self.backbone.preprocess_settings["size"]
-        side = size if isinstance(size, int) else min(size)
-
-        def load(sample: Sample) -> Tensor:
-            image = self.view.apply(self.task.source.image(sample), sample.id, side)
-            return self.backbone.preprocess(image)
-
-        with ThreadPoolExecutor(1 if self.backbone.device.type == "cpu" else DECODERS) as pool:
-            starts = range(0, len(self.samples), BATCH)
-            chunks = [self.samples[start : start + BATCH] for start in starts]
-            following = [pool.submit(load, sample) for sample in chunks[0]]
-            for chunk in [*chunks[1:], ()]:
-                current, following = following, [pool.submit(load, sample) for sample in chunk]
-                yield torch.stack([future.result() for future in current])

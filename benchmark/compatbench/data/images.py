@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -196,6 +197,12 @@ class ImageSource:
             reason = (str(error) or type(error).__name__).splitlines()[0]
         what = f"cannot be decoded ({reason})" if content else "is empty"
         raise BrokenImages(f"image {self.base / sample.id} {what}; fetch it again")
+
+    def without_lists(self) -> ImageSource:
+        """A copy that knows no sample, which can read images, and is small to send."""
+        found = copy.copy(self)
+        found.samples, found._sizes = {}, {}
+        return found
 
     def find_broken(self) -> list[str]:
         """Decodes every image, side by side; what is wrong with each that cannot be."""

@@ -10,6 +10,7 @@ import torch
 from compatbench.backbone import ImageInput, Labels
 from compatbench.data.task import Task
 from compatbench.engine.carried import Carried
+from compatbench.engine.execute.compute import wait_for
 from compatbench.engine.measure import prompt_diversity
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier
@@ -40,6 +41,7 @@ def attach(
     Raises as ``Transfer.attach``.
     """
     method, module, target, labels = carried.method, carried.module, carried.target, carried.labels
+    wait_for(target.device)
     start = time.perf_counter()
     wanted = transfer.image_input(method, target)
     classifier = transfer.attach(method, module, target, labels, given)
@@ -47,6 +49,7 @@ def attach(
     if diversity:
         found = prompt_diversity(method.contexts(module, target, labels))
         found = None if found is None else round(found, 4)
+    wait_for(target.device)
     seconds = time.perf_counter() - start
     return Attached(classifier, carried, transfer, given, wanted, found, seconds)
 

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from compatbench.backbone.peak_bytes import PeakBytes
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.feature_cache import BATCH, StoredRows
 from compatbench.transfer import OldAnswers
 
 MOST = 2**30  # bytes that a batch may take, unless the memory budget is less
 PROBE = 8  # images whose classification tells what an image takes
-
-
-class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made within it; ``most`` were in use at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = self._now = 0
-        self._held: set[int] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        # What is made of a tensor without a copy takes nothing.
-        given = {id(one.untyped_storage()) for one in tree_leaves((args, kwargs)) if _holds(one)}
-        for one in filter(_holds, tree_leaves(found)):
-            storage = one.untyped_storage()
-            if (name := id(storage)) not in given | self._held:
-                self._held.add(name)
-                self._now += storage.nbytes()
-                self.most = max(self.most, self._now)
-                weakref.finalize(storage, self._free, name, storage.nbytes())
-        return found
-
-    def _free(self, name: int, size: int) -> None:
-        self._held.discard(name)
-        self._now -= size
-
-
-def _holds(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:

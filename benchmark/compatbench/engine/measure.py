@@ -20,6 +20,7 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Sample, Task
 from compatbench.engine.batches import answer_batches
+from compatbench.engine.execute.compute import wait_for
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
@@ -107,6 +108,7 @@ def measure(
     if wanted != FEATURES:
         inputs = cache.tokens(_encoder(backbone), test_set, samples, wanted)
     zero_shot = (features @ backbone.zero_shot(test_set.labels).T).argmax(-1)
+    wait_for(backbone.device)
     start = time.perf_counter()
     width, parts = classes or len(test_set.labels), []
     for count, logits in answer_batches(classifier, inputs, stream, old):

@@ -16,6 +16,7 @@ from torch import nn
 from compatbench.backbone import ImageInput
 from compatbench.backbone.load import read_backbone
 from compatbench.data.cache_files import default_cache_folder
+from compatbench.engine.execute.compute import wait_for
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_json
@@ -127,13 +128,12 @@ def measure_rate(device: str) -> float:
     size, threads = 1024, torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker has
     a = torch.randn(size, size, device=device)
-    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     torch.mm(a, a)
-    wait()
+    wait_for(device)
     start, products = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < 0.05:
         torch.mm(a, a)
-        wait()
+        wait_for(device)
         products += 1
     torch.set_num_threads(threads)
     return 2.0 * size**3 * products / spent

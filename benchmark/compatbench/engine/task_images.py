@@ -65,16 +65,13 @@ class TaskImages:
         task, wanted = self.task, method.image_input(backbone)
 
         def feature_set(split: str, samples: Sequence[Sample], views: list[View]) -> FeatureSet:
-            seen = [self.see(backbone, samples, FEATURES, split, view) for view in views]
+            asked, whole = (backbone, task, samples), task.split(split)
+            plain, *seen = self.cache.features_of_views(*asked, [View(), *views], whole)
             tokens = None
             if wanted != FEATURES:
-                tokens = [self.see(backbone, samples, wanted, split, view) for view in views]
-            return FeatureSet(
-                self.see(backbone, samples, FEATURES, split),  # type: ignore[arg-type]
-                torch.stack(seen),  # type: ignore[arg-type]
-                label_tensor(samples).to(backbone.device),
-                tokens,
-            )
+                tokens = self.cache.tokens_of_views(*asked, wanted, views, whole)
+            targets = label_tensor(samples).to(backbone.device)
+            return FeatureSet(plain, torch.stack(seen), targets, tokens)
 
         if shots == ALL_SHOTS:  # recipes that count in shots need a number
             shots = max(Counter(sample.label for sample in draw.train).values(), default=0)

@@ -27,6 +27,7 @@ from compatbench.engine.execute.compute import (
     PeakMemory,
     Settings,
     resolve_device,
+    wait_for,
 )
 from compatbench.engine.failures import describe_exception, kind_of, next_attempt, note_failure
 from compatbench.engine.keys import data_key, find_teacher
@@ -150,8 +151,10 @@ class Worker:
         rng = torch.Generator().manual_seed(cell.seed)
         if cell.training.mlp_drop:
             backbone = DroppingBackbone(backbone, cell.training.mlp_drop, rng)
+        wait_for(backbone.device)
         start = time.perf_counter()
         module = method.fit(backbone, data, rng).detach()
+        wait_for(backbone.device)
         seconds = time.perf_counter() - start
         record = describe_cell(
             cell.copied,
@@ -243,8 +246,13 @@ def make_worker(settings: Settings) -> Worker:
     compute = settings.compute
     set_memory_budget(compute.memory_budget)
     store = RunStore(settings.store)
-    cache = FeatureCache(settings.cache, limit=compute.cache_limit)
-    return Worker(store, cache, resolve_device(compute.device), compute.threads)
+    cache = FeatureCache(
+        settings.cache, limit=compute.cache_limit, decoders=compute.count_decoders()
+    )
+    device = resolve_device(compute.device)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # or pinned memory would be registered with the first, too
+    return Worker(store, cache, device, compute.threads)
 
 
 def run_cell(worker: Worker, cell: Cell, emit: OnEvent) -> Event:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compatbench.backbone.image.anatomy import EvaAnatomy, examine_image_tower
 from compatbench.backbone.image.weights import CommonNames
 from compatbench.backbone.text.anatomy import check_weights, replace_parameters
-from compatbench.backbone.text.standard_block import BlockUpdates, updates_of
+from compatbench.backbone.text.standard_block import HALF, BlockUpdates, updates_of
 from compatbench.errors import NotTransferable
 
 
@@ -130,7 +130,7 @@ class ImageTower:
         weights: Mapping[str, Tensor] | None = None,
         dense: bool = False,
     ) -> Tensor:
-        """Image features, not normalised, ``[batch, e]``; float32 from a bfloat16 tower.
+        """Image features, not normalised, ``[batch, e]``; float32 from a tower in half precision.
 
         Differentiable in hidden tokens, prompts, weights and what updates use.
 
@@ -174,7 +174,7 @@ class ImageTower:
 
         The rows are those of the image, then those of the prompts, ``[batch, tokens + n, d]``. In
         a tower that pools by attention the norm comes after that, and rows are what is pooled.
-        Arguments are those of ``encode``; both are float32 from a bfloat16 tower.
+        Arguments are those of ``encode``; both are float32 from a tower in half precision.
         """
         tower = self.replace(weights) if weights else self
         x = tower._run(hidden, block, prompts, block_updates, None)
@@ -224,4 +224,4 @@ class ImageTower:
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor

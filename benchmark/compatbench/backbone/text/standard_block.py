@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from compatbench.errors import CompatbenchError, NotTransferable
 
+HALF = (torch.bfloat16, torch.float16)
+"""Precisions of towers whose results become float32."""
+
 _QUICK = 1.702
 
 Part = Literal["q", "k", "v", "attn", "mlp", "block"]
@@ -56,12 +59,12 @@ def updates_of(updates: BlockUpdates | None, depth: int, tower: str) -> list[Upd
 
 
 def apply_update(updates: Updates, part: Part, output: Tensor, given: Tensor) -> Tensor:
-    """A part's output, changed if there is an update of it, which sees a bfloat16 tower's rows
-    in float32."""
+    """A part's output, changed if there is an update of it, which sees rows of a tower in half
+    precision in float32."""
     if part not in updates:
         return output
     dtype = output.dtype
-    if dtype == torch.bfloat16:
+    if dtype in HALF:
         output, given = output.float(), given.float()
     changed = updates[part](output, given)
     if changed.shape != output.shape:

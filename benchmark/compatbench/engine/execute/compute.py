@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,9 @@ _RESET_PEAK = "5"
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "executor": (lambda name: name in ("local", "ray"), "choose from local, ray"),
     "jobs": (lambda count: count >= 1, "give a number of at least 1"),
+    "jobs_per_gpu": (lambda count: count >= 1, "give a number of at least 1"),
     "threads": (lambda count: count >= 1, "give a number of at least 1"),
+    "decoders": (lambda count: count >= 1, "give a number of at least 1"),
     "memory_budget": (lambda size: size > 0, "give a number of bytes above 0"),
     "cache_limit": (lambda size: size > 0, "give a number of bytes above 0"),
     "timeout": (lambda seconds: seconds > 0, "give a number of seconds above 0"),
@@ -42,8 +44,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def available_devices() -> list[str]:
     """The devices that PyTorch can compute on here, such as ``cpu``, ``cuda`` and ``cuda:1``."""
     names = ["cpu"]
-    for kind, module in (("cuda", torch.cuda), ("xpu", torch.xpu)):
-        if module.is_available():
+    registered = torch._C._get_privateuse1_backend_name()  # of a package of its own
+    for kind in ("cuda", "xpu", registered):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
             names += [kind, *(f"{kind}:{number}" for number in range(module.device_count()))]
     return [*names, *(["mps"] if torch.backends.mps.is_available() else [])]
 
@@ -59,15 +63,26 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def wait_for(device: str | torch.device) -> None:
+    """Waits until a device has computed what it was given: only then may a clock be read."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @dataclass(frozen=True)
 class Compute:
     """Where and how cells are run.
 
     Attributes:
         executor: processes on this machine, or workers on a Ray cluster.
-        device: ``auto`` is a GPU if there is one.
+        device: ``auto`` is a GPU if there is one; ``cuda:all`` is all of them, with workers of
+            their own.
         jobs: workers; None is one per core, one on a GPU, and on Ray all that fit.
+        jobs_per_gpu: workers on each GPU, in place of ``jobs``.
         threads: of each worker.
+        decoders: processes, of each worker, that decode images; where there are few images,
+            threads. None is one on processors, whose backbones take longer than any image, and
+            for GPUs the worker's share of the cores.
         memory_budget: bytes for the activations of each worker's text tower, and for the images
             that are classified at once; None is half of what is free, and 1 GiB.
         cache_limit: bytes of the cache of image features; the longest unused make way.
@@ -82,7 +97,9 @@ class Compute:
     executor: Literal["local", "ray"] = "local"
     device: str = "auto"
     jobs: int | None = None
+    jobs_per_gpu: int | None = None
     threads: int = 1
+    decoders: int | None = None
     memory_budget: int | None = None
     cache_limit: int | None = None
     timeout: float | None = None
@@ -95,15 +112,20 @@ class Compute:
             value = getattr(self, name)
             if value is not None and not is_allowed(value):
                 raise CompatbenchError(f"{name} {value!r}: {rule}")
+        if self.jobs is not None and self.jobs_per_gpu is not None:
+            raise CompatbenchError("--jobs and --jobs-per-gpu both count workers; give one")
 
     def check(self) -> None:
         """Finds out whether this machine has what is asked for."""
         if self.executor == "local":
-            resolve_device(self.device)
+            if self.list_devices() == ["cpu"] and self.jobs_per_gpu is not None:
+                raise CompatbenchError("--jobs-per-gpu is for GPUs, and there is none; give --jobs")
             if self.address is not None or self.gpus_per_cell is not None:
                 raise CompatbenchError(
                     "--address and --gpus-per-cell are for '--executor ray'; give that, too"
                 )
+        elif self.jobs_per_gpu is not None:
+            raise CompatbenchError("--jobs-per-gpu is for this machine; on Ray, --gpus-per-cell")
         elif self.device not in ("auto", "cpu", "cuda"):
             raise CompatbenchError(
                 f"--device '{self.device}': Ray gives every worker a device of its own; choose "
@@ -116,11 +138,36 @@ class Compute:
 
     def count_workers(self) -> int:
         """Workers on this machine."""
-        if self.jobs is not None or resolve_device(self.device) != "cpu":
-            return self.jobs or 1
-        if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        if self.jobs is not None:
+            return self.jobs
+        devices = self.list_devices()
+        return _count_cores() if devices == ["cpu"] else len(devices) * (self.jobs_per_gpu or 1)
+
+    def list_devices(self) -> list[str]:
+        """The devices of this machine that workers are spread over."""
+        kind, _, number = self.device.partition(":")
+        here = [name for name in available_devices() if name.startswith(f"{kind}:")]
+        return here if number == "all" and here else [resolve_device(self.device)]
+
+    def count_decoders(self) -> int:
+        """Processes or threads with which a worker decodes images."""
+        if self.decoders is not None:
+            return self.decoders
+        if self.executor == "ray":
+            return self.threads  # the cores that it was given
+        if self.list_devices() == ["cpu"]:
+            return 1
+        return max(_count_cores() // self.count_workers(), 1)
+
+    def on(self, device: str) -> Compute:
+        """What one worker is told, which computes on this device."""
+        return replace(self, device=device, decoders=self.count_decoders())
+
+
+def _count_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def parse_retry(text: str) -> dict[FailureKind, int]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
-import multiprocessing
 import os
 import re
 import signal
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count
-from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue
@@ -35,15 +29,14 @@ from compatbench.engine.execute.scheduler import (
 )
 from compatbench.engine.failures import LAST_FRAMES, count_oom_kills, describe_death
 from compatbench.engine.worker import make_worker, run_cell
+from compatbench.files.processes import end_with_parent, kill, start_process
 from compatbench.files.scratch import scratch_folder
 
-KILL_SECONDS = 10.0  # that a process may take to end when it is killed
 WRITE_SECONDS = 1.0  # that a process may take to write down its frames
 # The signal that makes it do so; None where there are no signals.
 SHOW_FRAMES = getattr(signal, "SIGUSR1", None)
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
-_DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> None:
@@ -57,7 +50,7 @@ def run_cells(cells: Sequence[Cell], settings: Settings, on_event: OnEvent) -> N
         with scratch_folder() as folder:
             ProcessScheduler(cells, settings, on_event, folder).run()
         return
-    worker = make_worker(settings)
+    worker = make_worker(replace(settings, compute=compute.on(compute.list_devices()[0])))
     left = deque(cells)
     held = 0  # cells in a row that other processes run
     while left:
@@ -77,6 +70,7 @@ class WorkerProcess(WorkerHandle):
     process: BaseProcess
     connection: Connection
     frames: Path  # the file of its last frames
+    device: str
     oom_kills: int = 0  # of the system, when its cell began
 
 
@@ -96,9 +90,13 @@ class ProcessScheduler(Scheduler[WorkerProcess]):
 
     def start_worker(self) -> WorkerProcess:
         frames = self._folder / f"{next(self._numbers)}.frames"
-        threads = self.settings.compute.threads
-        process, connection = start_process(threads, serve, self.settings, frames)
-        return WorkerProcess(process=process, connection=connection, frames=frames)
+        compute, used = self.settings.compute, Counter(worker.device for worker in self.workers)
+        device = min(compute.list_devices(), key=used.__getitem__)  # one that has died is replaced
+        settings = replace(self.settings, compute=compute.on(device))
+        process, connection = start_process(
+            compute.threads, serve, settings, frames, daemon=settings.compute.decoders == 1
+        )
+        return WorkerProcess(process=process, connection=connection, frames=frames, device=device)
 
     def start_cell(self, worker: WorkerProcess, cell: Cell) -> None:
         worker.oom_kills = count_oom_kills()
@@ -157,80 +155,3 @@ def serve(connection: Connection, settings: Settings, frames: Path) -> None:
             worker = make_worker(settings)
             while True:
                 report_cell(worker, connection.recv(), connection.send)
-
-
-def start_process(
-    threads: int, target: Callable[..., None], *args: Any
-) -> tuple[BaseProcess, Connection]:
-    """Starts ``target(connection, *args)`` in a process; returns it, and its connection's end."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=target, args=(theirs, *args), daemon=True, name="compatbench-worker"
-    )
-    with _inherited(threads):
-        process.start()
-    theirs.close()
-    return process, ours
-
-
-@contextmanager
-def _inherited(threads: int) -> Iterator[None]:
-    """Starts children with a number of threads, deaf to Ctrl-C, without the caller's main module.
-
-    BLAS reads its thread count when it is loaded, before any of our code runs. A terminal sends
-    Ctrl-C to all processes, and the parent decides: children inherit the mask of signals. A
-    script as main module would run again in every worker, and one from a pipe has no file.
-    """
-    main, before = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
-    has_masks = hasattr(signal, "pthread_sigmask")
-    mask: set[int] = set()
-    if has_masks:
-        # The first start would start it, too, and that ends with an empty mask.
-        resource_tracker.ensure_running()
-        mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
-        if has_masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def kill(process: BaseProcess) -> None:
-    """Kills a process, with those that it has started if it leads a group."""
-    with suppress(AttributeError, ProcessLookupError):  # where there are no groups; it leads none
-        os.killpg(cast(int, process.pid), signal.SIGKILL)
-    process.kill()
-    process.join(KILL_SECONDS)
-
-
-def end_with_parent(*, leads: bool = False) -> None:
-    """Ends this process when its parent dies: a cell that hangs would keep its claim forever.
-
-    Args:
-        leads: makes it lead a group, of those that it starts, which end with it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    leads = leads and hasattr(os, "setsid")
-    if leads:
-        os.setsid()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        if leads:
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
-
-    # On Linux, too: the parent may have died before the call of prctl.
-    threading.Thread(target=watch, daemon=True).start()

@@ -23,7 +23,6 @@ from typing import Any
 from compatbench.engine.cell import Cell
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first
 from compatbench.engine.execute.compute import OnEvent, Settings
-from compatbench.engine.execute.local import end_with_parent, kill, start_process
 from compatbench.engine.execute.ray_workers import (
     LOOK_SECONDS,
     Cluster,
@@ -35,6 +34,7 @@ from compatbench.engine.execute.ray_workers import (
 )
 from compatbench.engine.execute.scheduler import send_warnings
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
+from compatbench.files.processes import end_with_parent, kill, start_process
 from compatbench.files.scratch import scratch_folder
 
 LOST_SECONDS = 10.0  # without an answer until it is lost

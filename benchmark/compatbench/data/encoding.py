@@ -1,0 +1,189 @@
+"""Encodes images with a frozen backbone: each decoded once for all views, a batch at a time.
+
+On a processor a batch is 64 images of one view, always, so that features are the same to the last
+bit. On a GPU it is as many as the memory holds, and half of them wherever it does not; copies to
+the device run beside what is computed there, which is waited for when rows are written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compatbench.data.cache_files import Unfinished
+from compatbench.data.decoding import Decoder
+from compatbench.data.images import Sample, View
+from compatbench.data.task import Task
+from compatbench.engine_version import ENGINE_VERSION
+from compatbench.files.hashes import sha256_json
+
+BATCH = 64
+MOST_DECODED = 256 * 2**20  # bytes of images that a processor's batch may take, with all views
+MOST_ENCODED = 2**30  # bytes of what is encoded together
+KEEP_SECONDS = 60.0  # after which what was encoded is written
+
+ImageEncoder = Any  # a ``compatbench.backbone.Backbone``, of a room above this one
+# Called with the number of images encoded so far, and of all.
+OnEncoded = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What one entry holds: images under a view, as features or as ``wanted``."""
+
+    backbone: ImageEncoder
+    task: Task
+    samples: Sequence[Sample]
+    view: View
+    wanted: Any = None
+
+    @cached_property
+    def key(self) -> str:
+        return sha256_json(
+            [
+                self.backbone.weights_key,
+                self.backbone.card.config,
+                self.backbone.preprocess_settings,
+                _arithmetic(self.backbone),
+                self.task.source.fingerprint(self.samples),
+                self.view.settings,
+                [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0],
+                ENGINE_VERSION,
+            ]
+        )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What an entry says of itself."""
+        about = {"backbone": self.backbone.name, "task": self.task.name}
+        return about | {"images": len(self.samples), "view": self.view.number}
+
+
+def _arithmetic(backbone: ImageEncoder) -> str:
+    """What decides the last digits: precision and, unless it is a processor, kind of device."""
+    words, kind = [str(backbone.dtype)], backbone.device.type
+    if kind != "cpu":
+        words.append(kind)
+    if kind == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        words.append("tf32")
+    return " ".join(words)
+
+
+def views_together(backbone: ImageEncoder, images: int, row_bytes: int) -> int:
+    """Under how many views images are encoded at once, each of which gives ``row_bytes``."""
+    most = MOST_ENCODED // max(images * row_bytes, 1)
+    if backbone.device.type == "cpu":
+        each = 3 * _side(backbone) ** 2 * backbone.dtype.itemsize
+        most = min(most, MOST_DECODED // (BATCH * each))
+    return min(max(most, 1), BATCH)
+
+
+def _side(backbone: ImageEncoder) -> int:
+    size = backbone.preprocess_settings["size"]
+    return size if isinstance(size, int) else min(size)
+
+
+@torch.no_grad()
+def encode(
+    entries: Sequence[Images],
+    on_encoded: OnEncoded,
+    decoders: int | None = None,
+    unfinished: Unfinished | None = None,
+) -> list[Tensor]:
+    """What entries of the same images under several views hold, on the CPU.
+
+    Args:
+        on_encoded: is told of images under each view.
+        decoders: processes or threads; None is one for a processor, and for a GPU one per core.
+        unfinished: where rows are kept meanwhile.
+    """
+    first, views = entries[0], len(entries)
+    backbone, samples = first.backbone, first.samples
+    if not samples:
+        return [torch.zeros(0, backbone.embed_dim) for _ in entries]
+    if on_cpu := backbone.device.type == "cpu":
+        size = at_once = BATCH
+    else:
+        at_once = backbone.images_at_once(*([first.wanted] if first.wanted else []))
+        size = max(at_once // views, 1)
+    kept: list[list[Tensor]] = unfinished.read() if unfinished else [[] for _ in entries]
+    start = done = sum(map(len, kept[0]))
+    if done == len(samples):
+        return [torch.cat(rows) for rows in kept]
+    fresh: list[list[Tensor]] = [[] for _ in entries]
+
+    def keep() -> None:
+        """Waits for the device, and moves what it has encoded."""
+        rows = [torch.cat(own).cpu() for own in fresh]
+        if unfinished and done < len(samples):
+            unfinished.write(start, rows, first.about)
+        for own, part, old in zip(fresh, rows, kept, strict=True):
+            old.append(part)
+            own.clear()
+
+    decoder = Decoder(
+        first.task.source,
+        tuple(one.view for one in entries),
+        backbone.preprocess,
+        _side(backbone),
+        backbone.dtype,
+    )
+    send, last = _Upload(backbone.device), time.monotonic()
+    decoders = decoders or (1 if on_cpu else os.cpu_count() or 1)
+    with closing(decoder.batches(samples[done:], size, decoders)) as batches:
+        for pieces in batches:
+            sent = [send(piece) for piece in pieces]
+            images = sent[0] if len(sent) == 1 else torch.cat(sent, dim=1)
+            count = images.shape[1]
+            rows, at_once = _encode(first, images.flatten(0, 1), count if on_cpu else at_once)
+            for own, part in zip(fresh, rows.split(count), strict=True):
+                own.append(part)
+            done += count
+            on_encoded(views * done, views * len(samples))
+            if time.monotonic() - last > KEEP_SECONDS:
+                keep()
+                start, last = done, time.monotonic()
+    if fresh[0]:
+        keep()
+    return [torch.cat(rows) for rows in kept]
+
+
+def _encode(first: Images, rows: Tensor, at_once: int) -> tuple[Tensor, int]:
+    """Rows ``[n, 3, H, W]`` encoded, and how many at once: fewer, where the memory is short."""
+    wanted = [first.wanted] if first.wanted else []
+    while True:
+        try:
+            parts = [first.backbone.encode_images(one, *wanted) for one in rows.split(at_once)]
+            return (parts[0] if len(parts) == 1 else torch.cat(parts)), at_once
+        except torch.cuda.OutOfMemoryError:
+            at_once = min(at_once, len(rows)) // 2
+            if at_once == 0:
+                raise
+        # Here the error, and what its frames hold, is gone.
+        torch.cuda.empty_cache()
+
+
+class _Upload:
+    """Sends images to a device; to CUDA's by a stream of its own, which nothing waits for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self._stream is None:
+            return images.to(self._device)
+        with torch.cuda.stream(self._stream):
+            sent = images.pin_memory().to(self._device, non_blocking=True)
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        sent.record_stream(computing)
+        return sent

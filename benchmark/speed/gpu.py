@@ -1,0 +1,334 @@
+"""What a GPU does with compatbench: rates, encoding, CoOp's step, memory, logits; in gpu.json.
+
+benchmark/speed/gpu.sh [--coop CHECKOUT]     # everything, in under eight minutes
+python benchmark/speed/gpu.py --device cpu --tiny --out FILE     # the same in seconds, to try it
+
+Times are read when the device has computed what it was given, and are the medians of rounds.
+``--coop`` is a checkout of KaiyangZhou/CoOp, whose own prompt learner, text encoder and CLIP are
+then timed beside ours; of Dassl nothing is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_methods import Places, compare
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from workload import CONTEXT, cross_entropy, labels_of, make_workload, read_names, wrap
+
+from compatbench.backbone import Backbone
+from compatbench.backbone.backbone import PRECISIONS
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import ImageSource, Sample, View
+from compatbench.engine.execute.compute import wait_for
+from compatbench.method.registry import builtin_methods
+
+RESULTS = Path(__file__).parent / "gpu.json"
+HALF = "bf16"  # whose products the card is measured by
+BATCH = 32  # images of a step, as in CoOp
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    product: int  # rows and columns of a matrix
+    seconds: float  # of rounds, for each figure
+    files: int
+    views: int
+    classes: tuple[int, ...]
+    methods: tuple[str, ...] | None = None  # None is all
+
+
+FULL = Size(8192, 2.0, 8192, 8, (47, 1000))
+TINY = Size(128, 0.0, 12, 2, (3, 5), ("zeroshot", "coop", "tip_adapter"))
+
+
+def tiny_model() -> Backbone:
+    """A CLIP that takes milliseconds, with random weights."""
+    from open_clip.model import CLIP
+
+    torch.manual_seed(0)
+    image = dict(image_size=24, patch_size=12, width=64, head_width=64, layers=1)
+    text = dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=2)
+    model: Any = CLIP(32, image, text).eval().requires_grad_(False)  # type: ignore[arg-type]
+    zeros_and_ones = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+    model.visual.preprocess_cfg = dict(size=(24, 24), mode="RGB", **zeros_and_ones)
+    model.visual.preprocess_cfg |= dict(
+        interpolation="bicubic", resize_mode="shortest", fill_color=0
+    )
+    return wrap(model, "tiny")
+
+
+class Bench:
+    """One device, and the figures of it."""
+
+    def __init__(self, device: str, size: Size, coop: Path | None) -> None:
+        self.device, self.size, self.coop = torch.device(device), size, coop
+        self._model = tiny_model() if size is TINY else make_workload().backbone
+        image = torch.zeros(1, 3, *self._model.preprocess_settings["size"], requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            self._model.model.visual(image)  # type: ignore[operator]
+        self.image_flops = counter.get_total_flops()
+
+    @contextmanager
+    def backbone(self, precision: str) -> Iterator[Backbone]:
+        """The model on the device, as ``load_backbone`` would give it."""
+        allowed = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        model: Any = copy.deepcopy(self._model.model)
+        scale = model.logit_scale.detach().clone()
+        model = model.to(self.device, PRECISIONS[precision])
+        model.logit_scale.data = scale.to(self.device)
+        yield Backbone(self._model.card, model, self.device, precision)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def time(self, function: Callable[[], object]) -> tuple[float, float | None]:
+        """Median seconds of a round, and peak GiB on the device where that is known."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        function()
+        wait_for(self.device)
+        rounds: list[float] = []
+        while len(rounds) < 3 or sum(rounds) < self.size.seconds:
+            start = time.perf_counter()
+            function()
+            wait_for(self.device)
+            rounds.append(time.perf_counter() - start)
+        most = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None
+        return median(rounds), most
+
+    def products(self) -> dict[str, float]:
+        """TFLOP/s of a square product in each precision."""
+        found, n = {}, self.size.product
+        for name, dtype in PRECISIONS.items():
+            torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+            a = torch.randn(n, n, device=self.device).to(dtype)
+            seconds, _ = self.time(lambda a=a: torch.mm(a, a))
+            found[name] = 2 * n**3 / seconds / 1e12
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return found
+
+    def encoding(self, rate: float) -> list[dict[str, Any]]:
+        """Images a second that are encoded, which are on the device already."""
+        rows = []
+        for precision in PRECISIONS:
+            with self.backbone(precision) as backbone:
+                batch = backbone.images_at_once()
+                shape = (batch, 3, *backbone.preprocess_settings["size"])
+                images = torch.randn(shape, device=self.device).to(backbone.dtype)
+                seconds, gib = self.time(lambda b=backbone, i=images: b.encode_images(i))
+            speed = batch / seconds
+            row = {"precision": precision, "batch": batch, "images_per_second": speed, "gib": gib}
+            rows.append(row | {"share": speed * self.image_flops / 1e12 / rate})
+        return rows
+
+    def files(self) -> dict[str, Any]:
+        """Images a second from JPEG files to features on the disk, by the feature cache."""
+        found: dict[str, Any] = {"files": self.size.files, "decoders": os.cpu_count()}
+        with tempfile.TemporaryDirectory() as folder, self.backbone(HALF) as backbone:
+            samples = write_images(Path(folder), self.size.files)
+            source = ImageSource(Path(folder), {"test": samples})
+            task: Any = SimpleNamespace(name="files", source=source)
+            cache = FeatureCache(Path(folder) / "cache", decoders=os.cpu_count())
+            for count in (1, self.size.views):
+                views = [View(1 + count + i) for i in range(count)]
+                start = time.perf_counter()
+                cache.features_of_views(backbone, task, samples, views)
+                wait_for(self.device)
+                speed = count * len(samples) / (time.perf_counter() - start)
+                found[f"views_{count}"] = {"views": count, "images_per_second": speed}
+        return found
+
+    def steps(self) -> list[dict[str, Any]]:
+        """A step of CoOp: 16 context vectors, 32 images."""
+        rows = []
+        for classes in self.size.classes:
+            names = read_names("imagenet" if classes > 47 else "dtd")[:classes]
+            for precision in ("fp32", "fp16"):
+                if precision == "fp16" and self.device.type == "cpu":
+                    continue  # CLIP's own code does not compute in it there
+                row: dict[str, Any] = {"classes": classes, "precision": precision}
+                with self.backbone(precision) as backbone:
+                    row["seconds"], row["gib"] = self.time(own_step(backbone, names))
+                    if self.coop is not None:
+                        row |= self._authors_step(backbone, names)
+                rows.append(row)
+        return rows
+
+    def _authors_step(self, backbone: Backbone, names: tuple[str, ...]) -> dict[str, Any]:
+        assert self.coop is not None
+        try:
+            seconds, gib = self.time(authors_step(self.coop, backbone, names))
+        except torch.cuda.OutOfMemoryError:
+            return {"authors": "out of memory"}
+        return {"authors": seconds, "authors_gib": gib}
+
+    def logits(self) -> dict[str, float]:
+        """How far each method's logits on the device are from a processor's."""
+        registry, places = builtin_methods(), Places(self.device)
+        names = self.size.methods or registry.names()
+        return {name: compare(registry.get(name), places) for name in names}
+
+
+def write_images(folder: Path, count: int) -> list[Sample]:
+    """JPEG files of 500 × 375 pixels, as in ImageNet; 64 different ones."""
+    random, contents = np.random.default_rng(0), []
+    for _ in range(min(count, 64)):
+        coarse = random.integers(0, 256, (25, 33, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        image.save(buffer := io.BytesIO(), "jpeg", quality=90)
+        contents.append(buffer.getvalue())
+    samples = [Sample(f"{number}.jpg", 0) for number in range(count)]
+    for number, sample in enumerate(samples):
+        (folder / sample.id).write_bytes(contents[number % len(contents)])
+    return samples
+
+
+def draw(backbone: Backbone, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=generator).to(backbone.device)
+
+
+def own_step(backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
+    """A step by compatbench, whose image features are at hand."""
+    labels = labels_of(names)
+    context = (0.02 * draw(backbone, CONTEXT, backbone.token_width)).requires_grad_()
+    images = draw(backbone, BATCH, backbone.embed_dim)
+    targets = torch.arange(BATCH, device=backbone.device) % len(names)
+    return _step(
+        [context],
+        lambda: cross_entropy(
+            images,
+            backbone.encode_prompts(backbone.prompts(labels, context)),
+            targets,
+            backbone.logit_scale,
+        ),
+    )
+
+
+def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> Callable[[], None]:
+    """A step by CoOp's own code, which encodes its images in every step."""
+    coop, clip = load_authors(checkout)
+    weights = {name: one.detach().clone() for name, one in backbone.model.state_dict().items()}
+    weights.pop("attn_mask", None)
+    settings = SimpleNamespace(
+        N_CTX=CONTEXT, CTX_INIT="", CSC=False, CLASS_TOKEN_POSITION="end", PREC="fp16"
+    )
+    side = backbone.preprocess_settings["size"]
+    config = SimpleNamespace(
+        TRAINER=SimpleNamespace(COOP=settings), INPUT=SimpleNamespace(SIZE=side)
+    )
+    model = clip.build_model({name: one.cpu() for name, one in weights.items()})
+    if backbone.dtype == torch.float32:
+        model.float()
+    with _quiet():
+        custom: nn.Module = coop.CustomCLIP(config, list(names), model).to(backbone.device)
+    for name, parameter in custom.named_parameters():
+        parameter.requires_grad_("prompt_learner" in name)
+    images = draw(backbone, BATCH, 3, *side)
+    targets = torch.arange(BATCH, device=backbone.device) % len(names)
+    learned = [one for one in custom.parameters() if one.requires_grad]
+    return _step(learned, lambda: F.cross_entropy(custom(images), targets))
+
+
+def _step(learned: list[Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
+    optimiser = torch.optim.SGD(learned, lr=0.002)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+
+    return step
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
+def load_authors(checkout: Path) -> tuple[ModuleType, ModuleType]:
+    """CoOp's module and its copy of CLIP; what it takes of Dassl for training has stand-ins."""
+    given: dict[str, dict[str, Any]] = {
+        "dassl": {},
+        "dassl.engine": {
+            "TRAINER_REGISTRY": SimpleNamespace(register=lambda: lambda cls: cls),
+            "TrainerX": object,
+        },
+        "dassl.metrics": {"compute_accuracy": None},
+        "dassl.utils": {"load_pretrained_weights": None, "load_checkpoint": None},
+        "dassl.optim": {"build_optimizer": None, "build_lr_scheduler": None},
+    }
+    for name, values in given.items():
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(values)
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    return importlib.import_module("trainers.coop"), importlib.import_module("clip.model")
+
+
+def measure(device: str, size: Size, coop: Path | None) -> dict[str, Any]:
+    """All figures of a device."""
+    start, bench = time.perf_counter(), Bench(device, size, coop)
+    found: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count()}
+    parts: dict[str, Callable[[], Any]] = {
+        "products": bench.products,
+        "encoding": lambda: bench.encoding(found["products"][HALF]),
+        "files": bench.files,
+        "steps": bench.steps,
+        "logits": bench.logits,
+    }
+    for name, part in parts.items():
+        found[name] = part()
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return found | {"seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="little of everything, to try it")
+    parser.add_argument("--coop", type=Path, help="a checkout of KaiyangZhou/CoOp")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of all cards' figures")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    card = torch.cuda.get_device_name(given.device) if "cuda" in given.device else given.device
+    found = measure(given.device, TINY if given.tiny else FULL, given.coop)
+    cards = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    given.out.write_text(json.dumps(cards | {card: found}, indent=1) + "\n", encoding="utf-8")
+    if given.out == RESULTS:
+        import report
+
+        report.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The logits of a method on a device, compared with those on a processor."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.conformance.method_under_test import MethodUnderTest
+from compatbench.errors import NotTransferable
+from compatbench.method import Method, Module
+
+LIMITS = {"max_steps": 2, "max_iterations": 5}
+
+
+class Places:
+    """Moves what fits and classifiers are given to a device; a backbone once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._moved: dict[str, Backbone] = {}
+
+    def backbone(self, backbone: Backbone) -> Backbone:
+        if backbone.name not in self._moved:
+            model = copy.deepcopy(backbone.model).to(self.device)
+            moved = Backbone(backbone.card, model, self.device, backbone.weights_key)
+            self._moved[backbone.name] = moved
+        return self._moved[backbone.name]
+
+    def move(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to(self.device)
+        if isinstance(value, Backbone):
+            return self.backbone(value)
+        if isinstance(value, Module):
+            return value.to(self.device)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(
+                value, **{f.name: self.move(getattr(value, f.name)) for f in fields(value)}
+            )
+        if isinstance(value, dict):
+            return {name: self.move(one) for name, one in value.items()}
+        return [self.move(one) for one in value] if isinstance(value, list) else value
+
+
+def compare(cls: type[Method], places: Places) -> float:
+    """How far logits after two steps of training differ, in parts of the largest logit.
+
+    The module is fitted on the processor and on the device, and attached where it was fitted, to
+    its source and to the target.
+    """
+    subject = MethodUnderTest(cls)
+    known = LIMITS.keys() & cls.Config.model_fields
+    method = cls(cls.Config.model_validate({name: LIMITS[name] for name in known}))
+    data = subject.draw()
+
+    def fit(backbone: Backbone, given: Any) -> Module:
+        return method.fit(backbone, given, torch.Generator().manual_seed(1)).detach()
+
+    module = fit(subject.source, data)
+    moved = fit(places.backbone(subject.source), places.move(data))
+    worst = 0.0
+    for backbone in (subject.source, subject.target):
+        images, there = subject.inputs(backbone), places.backbone(backbone)
+        with torch.no_grad():
+            try:
+                expected = method.attach(module, backbone, data.labels)(images)
+            except NotTransferable:
+                continue
+            found = method.attach(moved, there, data.labels)(places.move(images)).cpu()
+        worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+    return worst

@@ -1,0 +1,72 @@
+"""Devices: what is here, workers on each of several, and a whole task on a make-believe one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compatbench.engine.execute import compute as module
+from compatbench.engine.execute.compute import Compute
+from compatbench.errors import CompatbenchError
+
+METHODS = ("zeroshot", "tip_adapter", "clip_adapter", "kgcoop", "vpt_shallow")
+
+
+@pytest.fixture
+def _two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
+    monkeypatch.setattr(module, "available_devices", lambda: here)
+    monkeypatch.setattr(module, "_count_cores", lambda: 16)
+
+
+@pytest.mark.usefixtures("_two_cards")
+def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding() -> None:
+    for given, devices, workers, decoders in (
+        (Compute(device="cuda:all"), ["cuda:0", "cuda:1"], 2, 8),
+        (Compute(device="cuda:all", jobs_per_gpu=3), ["cuda:0", "cuda:1"], 6, 2),
+        (Compute(device="cuda:all", jobs=3, decoders=5), ["cuda:0", "cuda:1"], 3, 5),
+        (Compute(device="cuda:1", jobs_per_gpu=2), ["cuda:1"], 2, 8),
+        (Compute(device="auto"), ["cuda"], 1, 16),
+        (Compute(device="cpu"), ["cpu"], 16, 1),
+        (Compute("ray", "cuda", threads=3), ["cuda"], 1, 3),
+    ):
+        assert given.list_devices() == devices
+        assert (given.count_workers(), given.count_decoders()) == (workers, decoders)
+        told = given.on(devices[-1])
+        assert (told.list_devices(), told.count_decoders()) == (devices[-1:], decoders)
+
+
+@pytest.mark.usefixtures("_two_cards")
+def test_wrong_devices_and_numbers_of_workers_are_one_line() -> None:
+    for given, problem in (
+        ({"device": "xpu:all"}, "'xpu:all' cannot be used here"),
+        ({"device": "cpu", "jobs_per_gpu": 2}, "--jobs-per-gpu is for GPUs"),
+        ({"executor": "ray", "jobs_per_gpu": 2}, "on Ray, --gpus-per-cell"),
+        ({"device": "cuda:all", "executor": "ray"}, "'cuda:all': Ray gives every worker"),
+        ({"jobs": 2, "jobs_per_gpu": 2}, "--jobs and --jobs-per-gpu both count workers"),
+        ({"decoders": 0}, "decoders 0: give a number of at least 1"),
+    ):
+        with pytest.raises(CompatbenchError, match=problem):
+            Compute(**given).check()
+
+
+@pytest.mark.slow
+def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None:
+    """In processes of their own, since a registered device is there for the whole process."""
+    here = Path(__file__)
+    environment = {"PYTHONPATH": str(here.parents[1]), "FAKE_CARDS": "2"}
+    environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
+    command = [sys.executable, str(here.with_name("on_accelerator.py")), str(tmp_path), *METHODS]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {}
+    for name in ("processor", "cards"):
+        rows = sorted((tmp_path / name / "results" / "smoke").glob("*.csv"))
+        found[name] = {one.name: one.read_text() for one in rows if ".cost." not in one.name}
+    assert set(found["cards"]) == {f"{name}.csv" for name in METHODS}
+    assert found["cards"] == found["processor"]
+    assert len(list((tmp_path / "cards").glob("worker on fakegpu:*"))) == 2

@@ -1,0 +1,193 @@
+"""A make-believe accelerator: its numbers are on the CPU, behind tensors that say they are not.
+
+What mixes them with tensors of the CPU, or those of two cards, raises, as on GPUs, and what would
+make the host wait is counted. For programs of their own, since a registered device is there for
+the whole process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
+
+from compatbench.engine.execute import local
+
+NAME = "fakegpu"
+CARDS = "FAKE_CARDS"  # the variable of how many there are
+
+
+class _Cards(_DummyBackendModule):
+    def device_count(self) -> int:
+        return int(os.environ.get(CARDS, "1"))
+
+
+_setup_privateuseone_for_python_backend(NAME, _Cards())
+AT = torch.ops.aten
+COPIES = {AT._to_copy.default, AT.copy_.default}
+# Indices on the CPU are sent to the device.
+INDEXED = {AT.index.Tensor, AT.index_put_.default, AT.index_put.default}
+INDEXED |= {AT._index_put_impl_.default}
+SIZED = {AT.nonzero.default, AT.masked_select.default, AT._unique2.default}  # by their values
+
+waits: Counter[str] = Counter()
+generators: dict[int, torch.Generator] = {}  # those of the accelerator, by what they are
+
+
+class DeviceTensor(Tensor):
+    """A tensor of a card; ``numbers`` are on the CPU."""
+
+    numbers: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, card: int = 0) -> DeviceTensor:
+        shape = dict(strides=inner.stride(), storage_offset=inner.storage_offset())
+        kind = dict(dtype=inner.dtype, layout=inner.layout, requires_grad=False)
+        kind["device"] = torch.device(NAME, card)
+        made = Tensor._make_wrapper_subclass(cls, inner.size(), **shape, **kind)  # type: ignore[attr-defined]
+        made.numbers = inner
+        return made
+
+    def __getitem__(self, index: Any) -> Any:
+        # What a list is sent to the device as cannot be made there.
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+
+    def tolist(self) -> Any:
+        waits["number"] += 1
+        return self.numbers.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+class OnDevice(TorchDispatchMode):
+    """Within it, tensors can be made on the accelerator."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        wanted = kwargs.get("device")
+        ours = wanted is not None and torch.device(wanted).type == NAME
+        if ours or any(issubclass(one, DeviceTensor) for one in types):
+            return compute(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def compute(func: Any, args: Any, kwargs: Any) -> Any:
+    """Runs an operation on the numbers, after the checks that a GPU would make."""
+    leaves = tree_leaves((args, kwargs))
+    ours = [one for one in leaves if isinstance(one, DeviceTensor)]
+    theirs = [
+        one for one in leaves if isinstance(one, Tensor) and not isinstance(one, DeviceTensor)
+    ]
+    wanted = kwargs.get("device")
+    here = bool(ours) if wanted is None else torch.device(wanted).type == NAME
+    indices = tree_leaves(args[1]) if func in INDEXED else []
+    mixed = [one for one in theirs if one.dim() and not any(one is i for i in indices)]
+    cards = {one.device.index for one in ours}
+    if wanted is not None and here:
+        cards = {torch.device(wanted).index or 0}
+    if func not in COPIES and (len(cards) > 1 or (ours and mixed)):
+        raise RuntimeError(f"{func} mixes devices")
+    generator = kwargs.get("generator")
+    if generator is not None and generator._cdata not in generators and (here or ours):
+        raise RuntimeError(f"{func} is given a generator of the CPU")
+    _count_waits(func, args, ours, theirs, here)
+    if func is AT.copy_.default:
+        here = isinstance(args[0], DeviceTensor)
+    card = args[0].device.index if func is AT.copy_.default else next(iter(cards), 0)
+    found = func(*tree_map(_to_inner, args), **tree_map(_to_inner, kwargs))
+    known = {id(one.numbers): one for one in ours}
+
+    def wrap(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        if (same := known.get(id(one))) is not None:
+            return same
+        return DeviceTensor(one, card) if here else one
+
+    return tree_map(wrap, found)
+
+
+def _to_inner(one: Any) -> Any:
+    if isinstance(one, torch.device) and one.type == NAME:
+        return torch.device("cpu")
+    return one.numbers if isinstance(one, DeviceTensor) else one
+
+
+def _count_waits(func: Any, args: Any, ours: Any, theirs: Any, here: bool) -> None:
+    if not ours:
+        return
+    if func in INDEXED:
+        waits["index of the CPU"] += bool(theirs)
+        chosen = [one for one in args[1] or () if isinstance(one, Tensor)]
+        sized = func is AT.index.Tensor and any(one.dtype == torch.bool for one in chosen)
+        waits["mask"] += sized
+    waits["number"] += func is AT._local_scalar_dense.default
+    waits["size"] += func in SIZED
+    to_cpu = func is AT._to_copy.default and not here
+    onto_cpu = func is AT.copy_.default and not isinstance(args[0], DeviceTensor)
+    waits["copy to the CPU"] += to_cpu or onto_cpu
+
+
+def _tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+    made = _make(data, *args, **kwargs)
+    on = device is not None and torch.device(device).type == NAME
+    return DeviceTensor(made) if on else made.to(device) if device is not None else made
+
+
+_make, _Generator = torch.tensor, torch.Generator
+
+
+class _KnowsGenerators(type):
+    def __instancecheck__(cls, one: object) -> bool:
+        return isinstance(one, _Generator)
+
+
+class Generator(metaclass=_KnowsGenerators):
+    """Makes the generators of the accelerator, too."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        made = _Generator()
+        if torch.device(device).type == NAME:
+            generators[made._cdata] = made
+        return made
+
+
+@contextmanager
+def constructors() -> Iterator[None]:
+    """Within it, ``torch.tensor`` and generators know the accelerator."""
+    with mock.patch.multiple(torch, tensor=_tensor, Generator=Generator):
+        yield
+
+
+@contextmanager
+def whole_harness() -> Iterator[None]:
+    """Within it, the harness computes on the accelerator what it is asked to."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    with constructors(), OnDevice(), mock.patch.object(local, "serve", serve):
+        yield
+
+
+_serve = local.serve
+
+
+def serve(connection: Any, settings: Any, frames: Path) -> None:
+    """The life of a worker process that knows the accelerator; leaves a note of its card."""
+    (settings.store.parent / f"worker on {settings.compute.device}").touch()
+    with whole_harness():
+        _serve(connection, settings, frames)

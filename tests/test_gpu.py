@@ -1,0 +1,98 @@
+"""On a GPU: features, logits and rows are those of a processor; and what measures one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import compatbench as cb
+from compatbench.backbone import FEATURES, ImageInput, load_backbone
+from compatbench.data.encoding import Images, encode
+from compatbench.data.images import View
+from compatbench.data.task import load_task
+from compatbench.method.registry import builtin_methods
+
+SPEED = Path(__file__).parents[1] / "benchmark" / "speed"
+sys.path.insert(0, str(SPEED))
+
+
+@pytest.fixture
+def _gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu")
+def test_logits_of_every_method_are_those_of_a_processor() -> None:
+    from gpu_methods import Places, compare
+
+    registry, places = builtin_methods(), Places(torch.device("cuda"))
+    far = {name: compare(registry.get(name), places) for name in registry.names()}
+    assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 3)])
+def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
+    task = load_task("mini-weather")
+    samples, found = task.split("test")[:100], []
+    for device, precision in (
+        ("cpu", "fp32"),
+        ("cuda", "fp32"),
+        ("cuda", "bf16"),
+        ("cuda", "fp16"),
+    ):
+        backbone = load_backbone("mini-eva-clip", device, precision)
+        own = None if wanted == FEATURES else wanted
+        entries = [Images(backbone, task, samples, View(i), own) for i in range(2)]
+        found.append(torch.cat(encode(entries, lambda *_: None, 4)).float().flatten(1))
+        if precision == "fp32" and device == "cuda":
+            backbone._at_once[wanted] = 7
+            found.append(torch.cat(encode(entries, lambda *_: None, 4)).float().flatten(1))
+    assert not torch.backends.cudnn.allow_tf32
+    for other, least in zip(found[1:], (1 - 1e-5, 1 - 1e-5, 0.99, 0.999), strict=True):
+        assert float(F.cosine_similarity(found[0], other).min()) > least
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu")
+def test_rows_of_a_task_are_those_of_a_processor_but_for_ties(tmp_path: Path) -> None:
+    """In processes on all cards, with a limit of time, as ``--device cuda:all`` starts them."""
+    rows = []
+    for name, compute in (
+        ("processor", cb.Compute(device="cpu", jobs=1)),
+        ("cards", cb.Compute(device="cuda:all", timeout=300)),
+    ):
+        methods = ["zeroshot", "tip_adapter", "kgcoop", "vpt_shallow"]
+        found = cb.run("smoke", methods, out=tmp_path / name, compute=compute)
+        assert not found.failures
+        rows.append(found.frame.sort_values(["method", "backbone"]))
+    apart = (rows[0]["correct"].to_numpy() - rows[1]["correct"].to_numpy()).tolist()
+    assert max(map(abs, apart)) <= 2
+
+
+@pytest.mark.slow
+def test_the_program_that_measures_a_gpu_runs_on_a_processor(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    environment = os.environ | {"PYTHON": sys.executable, "COMPATBENCH_CACHE": str(tmp_path)}
+    command = [str(SPEED / "gpu.sh"), "--device", "cpu", "--tiny", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    [(card, found)] = json.loads(out.read_text()).items()
+    assert (card, set(found["logits"].values())) == ("cpu", {0.0})
+
+    from report import gpu as section
+
+    page = "\n".join(section(card, found))
+    assert [row["classes"] for row in found["steps"]] == [3, 5]
+    for line in ("## cpu", "| bf16 | 64 | ", "From 12 JPEG files", "| 5 | fp32 | ", "of 3 methods"):
+        assert line in page
