@@ -38,6 +38,7 @@ from workload import CONTEXT, cross_entropy, labels_of, make_workload, read_name
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.backbone import PRECISIONS
+from compatbench.backbone.build import allow_tf32
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import ImageSource, Sample, View
 from compatbench.engine.execute.compute import wait_for
@@ -94,14 +95,13 @@ class Bench:
     @contextmanager
     def backbone(self, precision: str) -> Iterator[Backbone]:
         """The model on the device, as ``load_backbone`` would give it."""
-        allowed = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        allow_tf32(precision == "tf32")
         model: Any = copy.deepcopy(self._model.model)
         scale = model.logit_scale.detach().clone()
         model = model.to(self.device, PRECISIONS[precision])
         model.logit_scale.data = scale.to(self.device)
         yield Backbone(self._model.card, model, self.device, precision)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(False)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -125,11 +125,11 @@ class Bench:
         """TFLOP/s of a square product in each precision."""
         found, n = {}, self.size.product
         for name, dtype in PRECISIONS.items():
-            torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+            allow_tf32(name == "tf32")
             a = torch.randn(n, n, device=self.device).to(dtype)
             seconds, _ = self.time(lambda a=a: torch.mm(a, a))
             found[name] = 2 * n**3 / seconds / 1e12
-        torch.backends.cuda.matmul.allow_tf32 = False
+        allow_tf32(False)
         return found
 
     def encoding(self, rate: float) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 from test_feature_cache import FakeBackbone, FakeTask
 
 from compatbench.backbone import FEATURES, ImageInput
+from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.peak_bytes import MOST, fit_batch
 from compatbench.data import decoding, encoding
 from compatbench.data.cache_files import list_entries
@@ -124,15 +125,15 @@ def test_the_name_of_a_processors_features_is_as_ever_and_devices_have_their_own
 
     found = [key()]
     assert found == [sha256_json(values)]
-    torch.backends.cuda.matmul.allow_tf32 = False
     for device, dtype in (("cuda", torch.float32), ("cuda", torch.float16), ("mps", torch.float32)):
         backbone.device, backbone.dtype = torch.device(device), dtype
         found.append(key())
     backbone.device, backbone.dtype = torch.device("cuda:1"), torch.float32
     assert key() == found[1]
-    torch.backends.cuda.matmul.allow_tf32 = True
+    allow_tf32(True)
     assert len({*found, key()}) == 5
-    torch.backends.cuda.matmul.allow_tf32 = False
+    allow_tf32(False)
+    assert key() == found[1]
 
 
 class Folder(FakeTask):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatbench.backbone.build import build_model, build_tokenizer, examine_tokenizer
+from compatbench.backbone.build import allow_tf32, build_model, build_tokenizer, examine_tokenizer
 from compatbench.backbone.image.tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.load.names import read_backbone
 from compatbench.backbone.load.weights import weights_key
@@ -34,12 +34,7 @@ if TYPE_CHECKING:
 # What the frozen towers compute in. A module, its optimiser, features and logits are
 # float32 always. ``tf32`` is float32 with products of NVIDIA's tensor cores, which read 10 bits of
 # a number's fraction.
-PRECISIONS = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+PRECISIONS = dict(fp32=torch.float32, tf32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 PART = 512  # texts that are encoded together, where there are many
 BATCH = 64  # images that are encoded together, where nothing says what fits
 
@@ -65,8 +60,7 @@ def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Ba
         raise CompatbenchError(
             f"there is no precision '{precision}'; give one of {', '.join(PRECISIONS)}"
         )
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # PyTorch's default is True
+    allow_tf32(precision == "tf32")
     card = read_backbone(name)
     key = weights_key(card)
     model = build_model(card)

@@ -35,6 +35,14 @@ from compatbench.files.project_folders import tasks_folder
 MOST_MERGES = 32 << 20  # bytes, unpacked; CLIP's are 3 MB
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Lets CUDA compute float32 products in TF32, or forbids it, in the whole process."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    with warnings.catch_warnings():  # newer versions name it otherwise
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = allowed  # convolutions; PyTorch's default is True
+
+
 def build_model(card: BackboneCard) -> nn.Module:
     """The card's model with its weights, float32, in evaluation mode, no gradients."""
     if card.provider == "hf":

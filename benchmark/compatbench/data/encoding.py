@@ -72,7 +72,7 @@ def _arithmetic(backbone: ImageEncoder) -> str:
     words, kind = [str(backbone.dtype)], backbone.device.type
     if kind != "cpu":
         words.append(kind)
-    if kind == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+    if kind == "cuda" and torch.get_float32_matmul_precision() != "highest":
         words.append("tf32")
     return " ".join(words)
 
