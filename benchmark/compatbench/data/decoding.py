@@ -69,7 +69,8 @@ class Decoder:
         started = [start_process(1, _serve, alone) for _ in range(count)]
         try:
             for number in range(min(AHEAD * count, len(pieces))):
-                started[number % count][1].send(pieces[number])
+                with suppress(OSError):  # it has died, as is seen below
+                    started[number % count][1].send(pieces[number])
             for number in range(len(pieces)):
                 connection = started[number % count][1]
                 try:
