@@ -1,7 +1,8 @@
 """A make-believe accelerator: its numbers are on the CPU, behind tensors that say they are not.
 
-What mixes them with tensors of the CPU, or those of two cards, raises, as on GPUs, and what would
-make the host wait is counted. For programs of their own, since a registered device is there for
+What mixes them with tensors of the CPU raises, as on a GPU, and so does what asks for another card
+than a worker's own, which PyTorch knows as number 0; what would make the host wait is counted. For
+programs of their own, since a registered device is there for
 the whole process.
 """
 
@@ -43,21 +44,22 @@ INDEXED = {AT.index.Tensor, AT.index_put_.default, AT.index_put.default}
 INDEXED |= {AT._index_put_impl_.default}
 SIZED = {AT.nonzero.default, AT.masked_select.default, AT._unique2.default}  # by their values
 
+own_card = 0  # of this process
 waits: Counter[str] = Counter()
 generators: dict[int, torch.Generator] = {}  # those of the accelerator, by what they are
 
 
 class DeviceTensor(Tensor):
-    """A tensor of a card; ``numbers`` are on the CPU."""
+    """A tensor of the accelerator; ``numbers`` are on the CPU."""
 
     numbers: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor, card: int = 0) -> DeviceTensor:
+    def __new__(cls, inner: Tensor) -> DeviceTensor:
         shape = dict(strides=inner.stride(), storage_offset=inner.storage_offset())
         kind = dict(dtype=inner.dtype, layout=inner.layout, requires_grad=False)
-        kind["device"] = torch.device(NAME, card)
+        kind["device"] = torch.device(NAME, 0)
         made = Tensor._make_wrapper_subclass(cls, inner.size(), **shape, **kind)  # type: ignore[attr-defined]
         made.numbers = inner
         return made
@@ -98,10 +100,9 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     here = bool(ours) if wanted is None else torch.device(wanted).type == NAME
     indices = tree_leaves(args[1]) if func in INDEXED else []
     mixed = [one for one in theirs if one.dim() and not any(one is i for i in indices)]
-    cards = {one.device.index for one in ours}
-    if wanted is not None and here:
-        cards = {torch.device(wanted).index or 0}
-    if func not in COPIES and (len(cards) > 1 or (ours and mixed)):
+    if wanted is not None and here and torch.device(wanted).index not in (None, 0, own_card):
+        raise RuntimeError(f"{func} asks for another card: {wanted}")
+    if ours and func not in COPIES and mixed:
         raise RuntimeError(f"{func} mixes devices")
     generator = kwargs.get("generator")
     if generator is not None and generator._cdata not in generators and (here or ours):
@@ -109,7 +110,6 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     _count_waits(func, args, ours, theirs, here)
     if func is AT.copy_.default:
         here = isinstance(args[0], DeviceTensor)
-    card = args[0].device.index if func is AT.copy_.default else next(iter(cards), 0)
     found = func(*tree_map(_to_inner, args), **tree_map(_to_inner, kwargs))
     known = {id(one.numbers): one for one in ours}
 
@@ -118,7 +118,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
             return one
         if (same := known.get(id(one))) is not None:
             return same
-        return DeviceTensor(one, card) if here else one
+        return DeviceTensor(one) if here else one
 
     return tree_map(wrap, found)
 
@@ -188,6 +188,8 @@ _serve = local.serve
 
 def serve(connection: Any, settings: Any, frames: Path) -> None:
     """The life of a worker process that knows the accelerator; leaves a note of its card."""
+    global own_card
+    own_card = torch.device(settings.compute.device).index or 0
     (settings.store.parent / f"worker on {settings.compute.device}").touch()
     with whole_harness():
         _serve(connection, settings, frames)

@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
-"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py
+[[ " $* " == *" --tiny "* ]] || "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py
 "$python" benchmark/speed/gpu.py "$@"

@@ -170,16 +170,22 @@ def test_processes_decode_in_order_and_an_error_or_a_death_among_them_is_told(
     expected = FeatureCache(tmp_path / "threads").features_of_views(
         backbone, task, task.samples, views
     )
-    cache = FeatureCache(tmp_path / "processes", decoders=2)
-    found = cache.features_of_views(backbone, task, task.samples, views)
-    assert all(map(torch.equal, found, expected))
     task.source = Deadly(folder, {})
     task.source.home = os.getpid()
     cache = FeatureCache(tmp_path / "dead", decoders=2)
     with pytest.warns(CompatbenchWarning, match="decodes images has died"):
         found = cache.features_of_views(backbone, task, task.samples, views)
     assert all(map(torch.equal, found, expected))
-    task.source = ImageSource(folder, {})
-    (folder / task.samples[11].id).write_bytes(b"no image")
-    with pytest.raises(BrokenImages, match="image 11 cannot be decoded"):
-        FeatureCache(tmp_path / "broken", decoders=2).features(backbone, task, task.samples)
+    (folder / task.samples[61].id).write_bytes(b"no image")
+    source, seen = ImageSource(folder, {}), list[torch.Tensor]()
+    decoder = decoding.Decoder(source, tuple(views), backbone.preprocess, 8, torch.float32)
+
+    def collect() -> None:
+        for pieces in decoder.batches(task.samples, 10, 2):
+            seen.extend(pieces)
+
+    with pytest.raises(BrokenImages, match="image 61 cannot be decoded"):
+        collect()
+    assert all(len(piece) == 2 and piece.shape[1] <= 2 for piece in seen)
+    alone = torch.stack([decoder.decode(one) for one in task.samples[:60]], dim=1)
+    assert torch.equal(torch.cat(seen, dim=1), alone)

@@ -14,6 +14,14 @@ from compatbench.engine.execute.compute import Compute
 from compatbench.errors import CompatbenchError
 
 METHODS = ("zeroshot", "tip_adapter", "clip_adapter", "kgcoop", "vpt_shallow")
+SUITE = """
+name: short
+title: Short
+extends: smoke
+publish: false
+shots: [2]
+training: {views: 2, max_steps: 2}
+"""
 
 
 @pytest.fixture
@@ -60,12 +68,13 @@ def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None
     here = Path(__file__)
     environment = {"PYTHONPATH": str(here.parents[1]), "FAKE_CARDS": "2"}
     environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
+    (tmp_path / "short.yaml").write_text(SUITE)
     command = [sys.executable, str(here.with_name("on_accelerator.py")), str(tmp_path), *METHODS]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     assert (done.returncode, done.stderr) == (0, "")
     found = {}
     for name in ("processor", "cards"):
-        rows = sorted((tmp_path / name / "results" / "smoke").glob("*.csv"))
+        rows = sorted((tmp_path / name / "results" / "short").glob("*.csv"))
         found[name] = {one.name: one.read_text() for one in rows if ".cost." not in one.name}
     assert set(found["cards"]) == {f"{name}.csv" for name in METHODS}
     assert found["cards"] == found["processor"]
