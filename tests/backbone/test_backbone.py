@@ -60,13 +60,16 @@ def test_a_wrong_number_of_contexts_is_refused(clip: Backbone, labels: Labels) -
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(CompatbenchError, match="no precision 'fp8'; give one of fp32, bf16"):
+    with pytest.raises(
+        CompatbenchError, match="no precision 'fp8'; give one of fp32, tf32, bf16, fp16"
+    ):
         load_backbone("mini-clip", precision="fp8")
 
 
-@pytest.fixture(scope="module", params=["mini-clip", "mini-eva-clip"])
+@pytest.fixture(scope="module", params=[("mini-clip", "bf16"), ("mini-eva-clip", "fp16")])
 def pair(request: pytest.FixtureRequest) -> tuple[Backbone, Backbone]:
-    return load_backbone(request.param), load_backbone(request.param, precision="bf16")
+    name, precision = request.param
+    return load_backbone(name), load_backbone(name, precision=precision)
 
 
 def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> None:
@@ -83,7 +86,7 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
         assert weight.grad.dtype == torch.float32
     images = low.encode_images(torch.zeros(1, 3, 48, 48))
     hidden = low.encode_images(torch.zeros(1, 3, 48, 48), ImageInput("hidden"))
-    assert hidden.dtype == torch.bfloat16
+    assert hidden.dtype == low.dtype
     prompt = torch.full((2, low.image.width), 0.1, requires_grad=True)
     prompted = low.image.encode(hidden, prompts=[low.image.enter(prompt)])
     prompted.sum().backward()
@@ -91,7 +94,7 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
     learned = [features, context.grad, prompted, prompt.grad]
     for tensor in (*learned, images, low.embed_text("rain"), low.zero_shot(labels)):
         assert tensor.dtype == torch.float32
-    assert low.dtype == torch.bfloat16
+    assert low.dtype in (torch.bfloat16, torch.float16)
     assert low.logit_scale == full.logit_scale
 
 

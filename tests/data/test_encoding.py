@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,46 +148,35 @@ class Folder(FakeTask):
         self.source = ImageSource(folder, {"test": self.samples})
 
 
-class Deadly(ImageSource):
-    """Ends whoever reads it, but for the process that made it."""
-
-    home = 0
-
-    def image(self, sample: Sample) -> Any:
-        if os.getpid() != self.home:
-            os._exit(1)
-        return super().image(sample)
-
-
 @pytest.mark.slow
-def test_processes_decode_in_order_and_an_error_or_a_death_among_them_is_told(
+def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "MANY", 10)
     monkeypatch.setattr(decoding, "PIECE", 4)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    task, backbone = Folder(folder, BATCH + 3), FakeBackbone()
-    views = VIEWS[:2]
-    expected = FeatureCache(tmp_path / "threads").features_of_views(
-        backbone, task, task.samples, views
-    )
-    task.source = Deadly(folder, {})
-    task.source.home = os.getpid()
-    cache = FeatureCache(tmp_path / "dead", decoders=2)
-    with pytest.warns(CompatbenchWarning, match="decodes images has died"):
-        found = cache.features_of_views(backbone, task, task.samples, views)
-    assert all(map(torch.equal, found, expected))
-    (folder / task.samples[61].id).write_bytes(b"no image")
-    source, seen = ImageSource(folder, {}), list[torch.Tensor]()
-    decoder = decoding.Decoder(source, tuple(views), backbone.preprocess, 8, torch.float32)
+    task, backbone, views = Folder(tmp_path, 25), FakeBackbone(), tuple(VIEWS[:2])
+    (tmp_path / task.samples[21].id).write_bytes(b"no image")
+    decoder = decoding.Decoder(task.source, views, backbone.preprocess, 8, torch.float32)
+    expected = torch.stack([decoder.decode(one) for one in task.samples[:20]], dim=1)
 
-    def collect() -> None:
-        for pieces in decoder.batches(task.samples, 10, 2):
+    def collect(samples: list[Sample]) -> torch.Tensor:
+        seen.clear()
+        for pieces in decoder.batches(samples, 10, 2):
             seen.extend(pieces)
+        return torch.cat(seen, dim=1)
 
-    with pytest.raises(BrokenImages, match="image 61 cannot be decoded"):
-        collect()
-    assert all(len(piece) == 2 and piece.shape[1] <= 2 for piece in seen)
-    alone = torch.stack([decoder.decode(one) for one in task.samples[:60]], dim=1)
-    assert torch.equal(torch.cat(seen, dim=1), alone)
+    seen: list[torch.Tensor] = []
+    with pytest.raises(BrokenImages, match="image 21 cannot be decoded"):
+        collect(task.samples)
+    assert {tuple(piece.shape[:2]) for piece in seen} == {(2, 2)}
+    assert torch.equal(torch.cat(seen, dim=1), expected)
+
+    def start_dead(*_: object) -> tuple[Any, Connection]:
+        ours, theirs = Pipe()
+        theirs.close()
+        return SimpleNamespace(), ours
+
+    monkeypatch.setattr(decoding, "start_process", start_dead)
+    monkeypatch.setattr(decoding, "kill", lambda process: None)
+    with pytest.warns(CompatbenchWarning, match="decodes images has died"):
+        assert torch.equal(collect(task.samples[:20]), expected)
