@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import memory_budget
-from compatbench.engine.batches import MOST, PeakBytes, batch_size, run_classifier
+from compatbench.backbone.peak_bytes import PeakBytes
+from compatbench.engine.batches import MOST, batch_size, run_classifier
 
 
 def test_bytes_in_use_are_counted_until_they_are_free() -> None:
