@@ -117,6 +117,7 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (["--suite", "mini", "--out", "trial", "--shots", "3"], "shots: '3' is not one of 16"),
         (["gone.safetensors"], "cannot read module gone.safetensors"),
         (["mine.safetensors", "--suite", "photos-b16-upgrade"], "was fitted on 'mini-clip'; suite"),
+        (["mine.safetensors", "--shots", "4"], "leave out tasks and shots"),
     ]:
         with pytest.raises(cb.CompatbenchError, match=message) as error:
             invoke("advise", *words)

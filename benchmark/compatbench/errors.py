@@ -45,8 +45,9 @@ class NotTransferable(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    lines = (line.strip() for line in str(error).splitlines())
+    """What an error of a library says, in one line; of the system without the path."""
+    text = getattr(error, "strerror", None) or str(error)
+    lines = (line.strip() for line in text.splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
 

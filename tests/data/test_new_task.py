@@ -542,6 +542,9 @@ def test_what_cannot_be_written_leaves_things_as_they_were(
         assert after == before
         cb.new_task("pets", replace=replace)
         assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
+    (work / "list.txt").touch()
+    with pytest.raises(CompatbenchError, match=r"cannot write .*list\.txt is no folder"):
+        cb.new_task("pets", "others", out="list.txt")
     (work / "pets.csv").unlink()
     (work / "pets.csv").mkdir()
     with pytest.raises(CompatbenchError, match="cannot write"):

@@ -80,7 +80,12 @@ def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
             ("evaluate", checkpoint, "--backbone", "mini-clip", "--source", "mini-clip"),
             "give a task",
         ),
-        (("export", "kgcoop", tmp_path / "m", tmp_path / "n"), "cannot read module"),
+        (
+            ("export", "kgcoop", tmp_path / "m", tmp_path / "n"),
+            "cannot read module .*/m: No such file or directory$",
+        ),
+        (("export", "kgcoop", tmp_path, tmp_path / "n"), "is a folder; give a module's file"),
+        (("export", "kgcoop", tmp_path / "m", checkpoint), "exists; give another FILE"),
     ]:
         with pytest.raises(cb.CompatbenchError, match=message):
             invoke(*given)

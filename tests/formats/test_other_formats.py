@@ -416,7 +416,7 @@ def test_rows_of_a_linear_head_are_of_the_classes_beside_them(
         with pytest.raises(CompatbenchError, match=message):
             import_for_test("linear", path)
     write_head(path, **three)
-    with pytest.raises(CompatbenchError, match="'coef' is 3 × 16, but the classes of the task"):
+    with pytest.raises(CompatbenchError, match="'coef' is 3 × 16, but the number of classes of"):
         import_for_test("linear", path)
 
 

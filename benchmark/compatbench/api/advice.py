@@ -40,8 +40,8 @@ def advise(
         module: of ``fit``, or the file of one. It is measured on the targets of the suite,
             untouched and through ``words``; what was run is not looked at.
         upgrade: (source, target), of those of the suite; by default all.
-        tasks: of the suite, likewise; means are over these.
-        shots: by default the most that the suite has.
+        tasks: of the suite, likewise; means are over these. Not with a module.
+        shots: by default the most that the suite has. Not with a module.
         out: the folder of ``results/``.
 
     Returns:
@@ -56,6 +56,11 @@ def advise(
     from compatbench.results.measures import upgrade_pairs
     from compatbench.results.upgrade_case import read_cases
 
+    if module is not None and (tasks != "all" or shots is not None):
+        raise CompatbenchError(
+            "a module is measured on the task and with the shots that it has: leave out tasks and "
+            "shots"
+        )
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:

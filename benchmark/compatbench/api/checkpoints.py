@@ -86,13 +86,11 @@ def export_module(
     Raises:
         CompatbenchError: the format is of another method, or does not hold all of the module.
     """
+    from compatbench.engine.single_module import read_module
     from compatbench.formats.convert import export_checkpoint
-    from compatbench.method import Module, load_module
     from compatbench.sharing.hub import local_module
 
-    found = local_module(module)
-    loaded = found if isinstance(found, Module) else load_module(found)
-    return export_checkpoint(format, loaded, Path(file), dtype)
+    return export_checkpoint(format, read_module(local_module(module)), Path(file), dtype)
 
 
 def formats() -> pd.DataFrame:

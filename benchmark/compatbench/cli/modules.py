@@ -223,6 +223,8 @@ def export(format: str, module: Path, file: Path, dtype: str | None = None) -> N
     """
     from compatbench import api
 
+    if file.is_file():
+        raise CompatbenchError(f"{file} exists; give another FILE, or delete it first")
     found = api.export_module(format, module, file, dtype=dtype)
     for path in found.files:
         say(escape(f"wrote {path}"))

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -275,5 +276,6 @@ def _write(paths: dict[str, Path], rows: str, card: dict[str, Any], suite: dict[
     except OSError as error:
         raise CompatbenchError(f"cannot write {error.filename}: {error.strerror}") from None
     finally:
-        for new in staged.values():
-            new.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # nothing was written
+            for new in staged.values():
+                new.unlink(missing_ok=True)

@@ -264,16 +264,18 @@ def import_for(given: Module | Path, test_set: str | None, source: str, *how: An
     The test set is the task that it was trained for, or a variant of it.
     """
     if not isinstance(given, Path) or test_set is None:
-        lacking = "a task" if isinstance(given, Path) else "the file of one, not a module"
-        raise CompatbenchError(f"a source is given with checkpoints of other code: give {lacking}")
+        lacking = "a task, too" if isinstance(given, Path) else "the file of one, not a module"
+        raise CompatbenchError(
+            f"a source is for a checkpoint of other code: give {lacking}, or leave the source out"
+        )
     kind, settings, classes, device = how
     task = task_cards.read(test_set).parent or test_set
     place = resolve_device(device)
     return import_checkpoint(kind, given, task, source, settings or {}, classes, place)
 
 
-def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
-    """A module, or that of a file, and what it says of its fit."""
+def read_module(given: Module | Path) -> Module:
+    """A module, or that of a file."""
     other = "a checkpoint of other code needs --source and --task, see 'compatbench import --help'"
     if isinstance(given, Path) and given.is_dir():
         raise CompatbenchError(
@@ -281,7 +283,12 @@ def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
         )
     if isinstance(given, Path) and is_archive(given):
         raise CompatbenchError(f"{given} is no module of compatbench; {other}")
-    module = load_module(given) if isinstance(given, Path) else given
+    return load_module(given) if isinstance(given, Path) else given
+
+
+def read_fitted(given: Module | Path) -> tuple[Module, Fitted]:
+    """A module, or that of a file, and what it says of its fit."""
+    module = read_module(given)
     try:
         return module, Fitted.model_validate(module.about)
     except ValidationError as error:

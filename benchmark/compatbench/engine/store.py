@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from compatbench.engine.cell import CellRecord
 from compatbench.engine.measure import Predictions, Where, read_predictions, write_predictions
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
@@ -182,7 +182,8 @@ class RunStore:
         except FileNotFoundError:  # another process has moved it
             return
         except OSError as error:
-            raise CompatbenchError(f"{path} is damaged and cannot be moved: {error}") from None
+            problem = f"is damaged and cannot be moved: {first_line(error)}"
+            raise CompatbenchError(f"{path} {problem}") from None
         warnings.warn(
             f"{path} is damaged ({why}); it was moved to {damaged}",
             CompatbenchWarning,

@@ -53,7 +53,10 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             finally:
                 os.close(folder)
     except OSError as error:
-        raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
+        why = error.strerror or error
+        if isinstance(error, FileExistsError):
+            why = f"{path.parent} is no folder"
+        raise CompatbenchError(f"cannot write {path}: {why}") from None
 
 
 def holds(path: Path, content: bytes) -> bool:

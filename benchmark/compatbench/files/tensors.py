@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes
 from compatbench.files.kinds import require
@@ -63,7 +63,7 @@ def load_tensors(path: Path, schema: str, what: str) -> tuple[dict[str, Tensor],
         about = dict(values["about"])
         intact = _checksum(tensors, schema, about) == values["sha256"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CompatbenchError(f"cannot read {what} {path}: {error}") from None
+        raise CompatbenchError(f"cannot read {what} {path}: {first_line(error)}") from None
     if not intact:
         raise CompatbenchError(f"{path} is damaged: its checksum does not match its content")
     return tensors, about
@@ -79,7 +79,8 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > MOST_HEADER:
-        raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
+        many = f"its header has {size:,} bytes, of {MOST_HEADER:,} at most"
+        raise ValueError(f"{many}; is it a safetensors file?")
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.data.task import task_labels
-from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.errors import CompatbenchError, NotTransferable, first_line
 from compatbench.files.hashes import sha256_file
 from compatbench.formats.class_names import check_class_names
 from compatbench.formats.format import Format, Import
@@ -145,7 +145,7 @@ def choose_classes(
                 lines = Path(classes).read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 what = f"--classes '{classes}': give all, base, new, or a file of names"
-                raise CompatbenchError(f"{what} ({type(error).__name__})") from None
+                raise CompatbenchError(f"{what} ({first_line(error)})") from None
             classes = [line.strip() for line in lines if line.strip()]
         unknown = [name for name in classes if name not in names]
         if unknown or len(set(classes)) < len(classes) or not classes:

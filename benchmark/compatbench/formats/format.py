@@ -29,7 +29,7 @@ _SOURCE = "give the source that it was trained on"
 # By the letters in the shapes of a format; other letters stand for any size.
 SIZES = {
     "C": Size(
-        "classes of the task",
+        "number of classes of the task",
         lambda given: len(given.labels),
         "give the task, or the 'classes', that it was trained for",
     ),

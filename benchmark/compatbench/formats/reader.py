@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except CompatbenchError:
         raise
     except OSError as error:
-        raise CompatbenchError(f"cannot read {path}: {error.strerror or error}") from None
+        raise CompatbenchError(f"cannot read {path}: {first_line(error)}") from None
     except Exception as error:  # a damaged file makes the readers raise errors of any kind
         size = format_bytes(path.stat().st_size)
         what = f"{path} is damaged or incomplete ({size}): {first_line(error)}"

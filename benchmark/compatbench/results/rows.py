@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.shots import Shots, show_shots
 from compatbench.engine.cell import Count, Measurement, TransferName
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_line
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -157,7 +157,7 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
             named = next(reader, [])
             numbered = [(reader.line_num, line) for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CompatbenchError(f"cannot read {path}: {error}") from None
+        raise CompatbenchError(f"cannot read {path}: {first_line(error)}") from None
     if named != [name for name in model.columns if name in named or name not in _OPTIONAL]:
         raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
     long = (i for i, (_, line) in enumerate(numbered) if len(line) > len(named))

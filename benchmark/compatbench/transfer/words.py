@@ -13,7 +13,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, read_entry, write_entry
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.hashes import sha256_json
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier, Method, MethodCard, MethodConfig, Module
@@ -84,7 +84,7 @@ def load_words() -> tuple[str, ...]:
         lines = path.read_text("ascii").splitlines()
     except (OSError, ValueError) as error:
         raise CompatbenchError(
-            f"there is no word list at {path} ({error}); install compatbench again"
+            f"cannot read {path}: {first_line(error)}; install compatbench again"
         ) from None
     return tuple(line for line in lines if not line.startswith("#"))
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_line
 
 # libyaml reads ImageNet's card ten times as fast; not every build of PyYAML has it.
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -111,8 +111,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CompatbenchError(f"cannot read card {path}: {why}") from None
+        raise CompatbenchError(f"cannot read card {path}: {first_line(error)}") from None
     try:
         # An alias can stand for more values than any memory holds.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):

@@ -141,7 +141,7 @@ def _connect(compute: Compute, folder: Path) -> None:
             **own,
         )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        text = (getattr(error, "strerror", "") or first_line(error)).rstrip(".:")
+        text = first_line(error).rstrip(".:")
         if where == "local":
             raise lost_cluster(f"it does not start ({text})") from None
         raise CompatbenchError(
