@@ -16,7 +16,8 @@ from figure_pages import HOSTILE, hostile_page, info, long_page, method, small_p
 from synthetic_results import lines_of, make_method, make_row, refuse, with_more
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning, one_line
-from compatbench.pages.report_site import SOURCES, render_site, report_pages, to_html
+from compatbench.pages.report_site import SOURCES, render_site, report_pages
+from compatbench.pages.site_data import to_html
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.store import write_results
 
@@ -85,9 +86,13 @@ def test_a_suite_shows_its_own_tables_and_methods_without_code_of_its_own() -> N
     assert part["title"] == "By shots"
     assert '<th class="text">Method</th><th>1</th><th>4</th>' in part["html"]
     assert "<img" not in part["html"]
+    files = render_site([long_page()], {"tiny": ["Indexes.", "", "| A |", "| - |", "| 1 |"]})
+    *_, indexes = parse(files["data/tiny.js"])["parts"]
+    assert indexes["title"] == "Stored indexes"
+    assert '<td class="text">1</td>' in indexes["html"]
     _, about = shown["methods"]["m03"]
     assert "compatbench run --suite tiny --methods m03" in about
-    settings = parse(render_site([long_page()])["index.js"])["settings"]
+    settings = parse(files["index.js"])["settings"]
     assert '<a href="https://arxiv.org/abs/2109.01134">Method 03</a>' in "".join(settings)
 
 
@@ -121,6 +126,9 @@ def test_nothing_in_a_result_is_markup() -> None:
     assert shapes[0] == shapes[1]
     assert "<script" not in to_html(HOSTILE[0])
     assert "href" not in to_html("[a](javascript:alert(1))")
+    assert (
+        to_html("[a](../../docs/a.md) [b](https://b.c)") == '<p>a <a href="https://b.c">b</a></p>'
+    )
 
 
 def test_the_page_asks_for_nothing_outside_and_its_policy_forbids_it() -> None:

@@ -17,14 +17,13 @@ from compatbench.files.kinds import kind_of
 from compatbench.pages import markdown, method_tables, price_tables, tables
 from compatbench.pages.markdown import percent
 from compatbench.pages.ranking import explain_unranked
-from compatbench.pages.retrieval_tables import retrieval_table
+from compatbench.pages.retrieval_tables import read_indexes
 from compatbench.pages.suite_page import MARKS, SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.retrieval import read_retrieval
-from compatbench.results.store import FIGURES, PAGES, RESULTS, RETRIEVAL, check_name
+from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
 
 LEADERBOARD = "leaderboard.md"
 SHOWN = 10  # rows of an upgrade; on the leaderboard the floors come on top
@@ -50,9 +49,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage] | None = None) -> dict[Pa
     if not pages:
         raise CompatbenchError(f"{out / RESULTS} holds no results; start with 'compatbench run'")
     figures = {path.stem for path in (out / RESULTS / FIGURES).glob("*.svg")}
-    found = read_retrieval(out / RESULTS / RETRIEVAL)
-    indexes = {suite: retrieval_table(frame) for suite, (frame, _) in found.items()}
-    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, indexes)}
+    rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, read_indexes(out))}
     for page in (one for suite in pages for one in (suite, *suite.sections)):
         if page.results.all:
             folder = out / RESULTS / check_name(page.name, "suite")
@@ -92,7 +89,7 @@ def render_leaderboard(
 ) -> str:
     """The whole of ``leaderboard.md``, with those of its figures that exist.
 
-    ``indexes`` has a table of stored indexes by suite.
+    ``indexes`` is what ``read_indexes`` gives.
     """
     given = {"suites": suites, "figures": figures, "indexes": indexes}
     return _render("leaderboard.md.jinja", **given, root="", top=SHOWN)

@@ -9,13 +9,10 @@ scripts of the folder alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
-
-from markdown_it import MarkdownIt
 
 import compatbench
 from compatbench.data.shots import show_shots
@@ -24,19 +21,15 @@ from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.pages.figures.plan import (
     TITLES,
-    PlannedFigure,
-    figures_of_suite,
-    figures_of_upgrade,
     plan_figures,
 )
 from compatbench.pages.figures.render import compile_figure, is_current, sign_script
 from compatbench.pages.figures.spec_parts import FONT, MARKS
 from compatbench.pages.figures.specs import SPECS
 from compatbench.pages.figures.svg import COLOURS, FAINT, INK, PAPER
-from compatbench.pages.leaderboard import PARTS, extra_parts, render_part
-from compatbench.pages.markdown import NOTHING, link_definitions
-from compatbench.pages.method_tables import about_method, rows_by_method
-from compatbench.pages.ranking import COLUMNS, gap_rows, row_cells
+from compatbench.pages.ranking import COLUMNS
+from compatbench.pages.retrieval_tables import read_indexes
+from compatbench.pages.site_data import MEASURES, Json, describe_suites, to_html
 from compatbench.pages.suite_page import (
     SuitePage,
     published_pages,
@@ -44,23 +37,10 @@ from compatbench.pages.suite_page import (
     suites_with_results,
 )
 from compatbench.pages.templates import read_source, template, write_changed
-from compatbench.results.measures import Measure
-from compatbench.results.ranks import Ranked
 from compatbench.results.rows import write_csv
 from compatbench.results.store import FIGURES, REPORT, RESULTS, check_name, join_provenance
 
 SOURCES = ("site.css", "site.js", "vega.min.js", "vega-interpreter.js", "LICENSE-vega")
-# What columns per dataset can show; of all of these a row has its figures.
-MEASURES: dict[Measure, str] = {
-    "h": "H",
-    "source": "Source",
-    "target": "Target",
-    "gain": "Gain",
-    "negative_flips": "NFR",
-}
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,7 +76,9 @@ def make_report(
     site = require(out / RESULTS / REPORT, "folder")
     planned = plan_figures(pages)
     files = {folder / f"{one.name}.svg": one.render() for one in planned if not one.missing}
-    files |= {site / name: content for name, content in render_site(pages).items()}
+    files |= {
+        site / name: content for name, content in render_site(pages, read_indexes(out)).items()
+    }
     require(site / "data", "folder")
     for path, content in files.items() if check else ():
         old = path.read_bytes() if kind_of(path) == "file" else b""
@@ -110,10 +92,12 @@ def make_report(
     return Report(files, tuple(left_out))
 
 
-def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
-    """Every file of the site by its path; the suites in this order."""
+def render_site(
+    pages: Sequence[SuitePage], indexes: Mapping[str, list[str]] = {}
+) -> dict[str, bytes]:
+    """Every file of the site by its path; the suites in this order, with their ``indexes``."""
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
-    suites = list(zip(pages, _suite_data(pages, settings), strict=True))
+    suites = list(zip(pages, describe_suites(pages, settings), strict=True))
     figures = [one for _, suite in suites for one in _all_figures(suite)]
     signals = {one["kind"]: one["signals"] for one in figures if not one["missing"]}
     specs = {kind: _site_spec(kind, names) for kind, names in signals.items()}
@@ -147,6 +131,9 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
     script = sign_script(_script("index", index), sources)
     files = {"index.html": html.rstrip() + "\n", "index.js": script}
     for page, suite in suites:
+        if page.name in indexes:
+            html = to_html("\n".join(indexes[page.name]))
+            suite["parts"].append({"title": "Stored indexes", "html": html})
         files[f"data/{check_name(page.name, 'suite')}.js"] = _script("suite", suite)
     files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
     return {name: text.encode() for name, text in files.items()}
@@ -165,126 +152,14 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _site_spec(kind: str, signals: Iterable[str]) -> Json:
-    """A compiled specification as wide as its place, on no ground of its own."""
-    spec = compile_figure(kind, signals, "container")
-    return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
-
-
-def _suite_data(pages: Sequence[SuitePage], settings: dict[str, int]) -> list[Json]:
-    """What the site shows of every suite; adds to ``settings``, which it refers to by number.
-
-    A suite that measures the same cells for another purpose repeats no ranking.
-    """
-    found: list[Json] = []
-    seen: set[tuple[Any, ...]] = set()
-    for page in pages:
-        boards: list[Json] = []
-        most_first = sorted(page.expected.shots, reverse=True)
-        for upgrade, shots in product(page.expected.upgrades, most_first):
-            ranked = page.all_ranks(upgrade, shots)
-            rows = [_row(page, row, place) for place, row in enumerate(ranked, 1)]
-            shown = {(upgrade, shots, repr(row["cells"][1:])) for row in rows}
-            if not shown <= seen:
-                boards.append(
-                    {
-                        "upgrade": list(upgrade),
-                        "title": one_line(page.path_title(upgrade)),
-                        "shots": str(show_shots(shots)),
-                        "rows": rows,
-                        "figures": [
-                            _figure(one, [row.title for row in ranked])
-                            for one in figures_of_upgrade(page, upgrade, shots)
-                        ],
-                    }
-                )
-            seen |= shown
-        texts = (page.note, page.likeness, page.legend)
-        found.append(
-            {
-                "title": one_line(page.title),
-                "notes": [one_line(text, 2000) for text in texts if text],
-                "tasks": [one_line(page.task_title(task), 40) for task in page.expected.tasks],
-                "boards": boards,
-                "figures": list(map(_figure, figures_of_suite(page))),
-                "parts": [
-                    {"title": PARTS[name], "html": to_html(render_part(page, name))}
-                    for name in extra_parts(page)
-                ],
-                "methods": {
-                    name: _about(page, rows, settings) for name, rows in rows_by_method(page)
-                },
-                "gaps": _gaps(page),
-            }
-        )
-    return found
-
-
-def _row(page: SuitePage, row: Ranked, place: int) -> Json:
-    return {
-        "method": row.figures["method"],
-        "kind": row.kind,
-        "track": one_line(row.track),
-        # A text that is sorted by itself stands once.
-        "cells": [one.text if one.value == one.text else one for one in row_cells(row, place)],
-        "sets": [
-            [None if (value := row.value(one, task)) is None else round(value, 1) + 0.0
-             for task in page.expected.tasks]
-            for one in MEASURES
-        ],
-    }  # fmt: skip
-
-
-def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
-    """A figure; of its records each name stands once, and a row of the ranking is a number."""
-    values = one.shown.values
-    if titles:
-        places = {title: place for place, title in enumerate(titles)}
-        values = [{"row": places[value["title"]], **value} for value in values]
-    known = ("title", "kind") if titles else ()
-    names = dict.fromkeys(name for value in values for name in value)
-    fields = [name for name in names if name not in known]
-    return {
-        "kind": one.section,
-        "heading": one.heading,
-        "missing": one.missing,
-        "signals": one.shown.signals,
-        "fields": fields,
-        "values": [[value.get(name) for name in fields] for value in values],
-    }
-
-
 def _all_figures(suite: Json) -> list[Json]:
     return [*suite["figures"], *(one for board in suite["boards"] for one in board["figures"])]
 
 
-def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
-    """What is said of a method: the number of what it says in every suite, and the rest."""
-    paragraphs = "\n".join(about_method(page, rows)).split("\n\n")
-    papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
-    same, own = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
-    return [settings.setdefault(to_html(same), len(settings)), to_html(own)]
-
-
-def to_html(markdown: str) -> str:
-    """Markdown of this project's pages as HTML; markup in it is shown as text.
-
-    A cell of text has a class, in place of the style that the policy of the page forbids.
-    """
-    html = _MARKDOWN.render(markdown).replace("\n", "")
-    html = html.replace("<td>", '<td class="text">').replace("<th>", '<th class="text">')
-    return html.replace(' style="text-align:right"', "")
-
-
-def _gaps(page: SuitePage) -> list[list[str]]:
-    """Method, what, rows and reason of all that failed, is missing, or was refused."""
-    found = [[title, kind, count, reason] for title, kind, count, _, reason in gap_rows(page)]
-    for upgrade, shots in product(page.expected.upgrades, page.expected.shots):
-        for row in page.all_ranks(upgrade, shots):
-            if refused := row.figures["refused"]:
-                reason = "; ".join(row.figures["reasons"])
-                found.append([row.title, "not transferable", f"{refused:,}", reason])
-    return [[one_line(text) or NOTHING for text in row] for row in found]
+def _site_spec(kind: str, signals: Iterable[str]) -> Json:
+    """A compiled specification as wide as its place, on no ground of its own."""
+    spec = compile_figure(kind, signals, "container")
+    return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from compatbench.pages.markdown import NOTHING, code, percent, table
-from compatbench.results.retrieval import CEILING, OLD, POOLED
+from compatbench.results.retrieval import CEILING, OLD, POOLED, read_retrieval
+from compatbench.results.store import RESULTS, RETRIEVAL
 
 # Columns: a way, with the most images of those that were measured.
 SHOWN = {
@@ -15,6 +18,18 @@ SHOWN = {
     "ridge": "Ridge",
     CEILING: "Encoded again",
 }
+
+
+ABOUT = """\
+For owners of an index of image embeddings: the old model has encoded the test images of all tasks,
+and the new one asks for them by class name. Mean average precision in percent, with the index as it
+is, brought along by `compatbench port`, and made anew: [docs/indexes.md](docs/indexes.md)."""
+
+
+def read_indexes(out: Path) -> dict[str, list[str]]:
+    """What the results in a folder say of stored indexes, as Markdown, by suite."""
+    found = read_retrieval(out / RESULTS / RETRIEVAL)
+    return {suite: [ABOUT, "", *retrieval_table(frame)] for suite, (frame, _) in found.items()}
 
 
 def pooled_rows(frame: pd.DataFrame, queries: str = "texts") -> pd.DataFrame:
