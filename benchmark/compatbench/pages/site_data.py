@@ -29,8 +29,8 @@ MEASURES: dict[Measure, str] = {
     "negative_flips": "NFR",
 }
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
+_AFTER_BLOCK = re.compile(r"(</?(?:t\w+|[uo]l|li|p|h\d)(?: [^>]*)?>)\n")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
-
 
 Json = dict[str, Any]
 
@@ -131,7 +131,7 @@ def to_html(markdown: str) -> str:
 
     A cell of text has a class, in place of the style that the policy of the page forbids.
     """
-    html = _MARKDOWN.render(markdown).replace("\n", "")
+    html = _AFTER_BLOCK.sub(r"\1", _MARKDOWN.render(markdown))
     html = _LINK_INTO_CLONE.sub(r"\1", html)  # the site is published without the clone
     html = html.replace("<td>", '<td class="text">').replace("<th>", '<th class="text">')
     return html.replace(' style="text-align:right"', "")
