@@ -116,7 +116,8 @@ def test_nothing_in_a_result_is_markup() -> None:
     titles = [row[1] for row in cells(shown["boards"][0])]
     assert {one_line(title, 40) for title in HOSTILE} <= set(titles)
     markup = [text for _, text in shown["methods"].values()]
-    markup += [*parse(files["index.js"])["settings"], *(part["html"] for part in shown["parts"])]
+    settings = parse(files["index.js"])["settings"]
+    markup += ["; ".join(settings), *(part["html"] for part in shown["parts"])]
     found = Tags("".join(markup)).tags
     assert {tag for tag, _ in found} <= {"p", "a", "code", "strong"}
     assert {name for _, attributes in found for name in attributes} <= {"href"}

@@ -28,6 +28,7 @@ MEASURES: dict[Measure, str] = {
     "gain": "Gain",
     "negative_flips": "NFR",
 }
+_LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
 _AFTER_BLOCK = re.compile(r"(</?(?:t\w+|[uo]l|li|p|h\d)(?: [^>]*)?>)\n")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -72,7 +73,10 @@ def describe_suites(pages: Sequence[SuitePage], settings: dict[str, int]) -> lis
                 "boards": boards,
                 "figures": list(map(_figure, figures_of_suite(page))),
                 "parts": [
-                    {"title": PARTS[name], "html": to_html(render_part(page, name))}
+                    {
+                        "title": PARTS[name],
+                        "html": _LINK.sub(r"\1", to_html(render_part(page, name))),
+                    }
                     for name in extra_parts(page)
                 ],
                 "methods": {
@@ -119,11 +123,12 @@ def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
 
 
 def _about(page: SuitePage, rows: Sequence[Ranked], settings: dict[str, int]) -> list[Any]:
-    """What is said of a method: the number of what it says in every suite, and the rest."""
+    """What is said of a method: pieces by their number in ``settings``, and the rest."""
     paragraphs = "\n".join(about_method(page, rows)).split("\n\n")
     papers = "\n".join(link_definitions(row.figures["paper"] for row in rows))
     same, own = ("\n\n".join([*part, papers]) for part in (paragraphs[:2], paragraphs[2:]))
-    return [settings.setdefault(to_html(same), len(settings)), to_html(own)]
+    pieces = to_html(same).split("; ")  # most settings are those of other methods and suites, too
+    return [[settings.setdefault(one, len(settings)) for one in pieces], to_html(own)]
 
 
 def to_html(markdown: str) -> str:
