@@ -341,7 +341,7 @@ function start(index) {
     const [common, own] = suite.methods[name];
     document.title = `compatbench report: ${shown}`;
     at("method-title").textContent = `${shown} in ${suite.title}`;
-    at("about").innerHTML = index.settings[common] + own;
+    at("about").innerHTML = common.map((i) => index.settings[i]).join("; ") + own;
     at("back").href = address({ method: "" });
     const shows = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
     const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
