@@ -308,7 +308,7 @@ def _indexes() -> list[str]:
         f"writes {ported} vectors of width {data['width']} in a second, in float32. The matrix "
         "product alone, with all vectors in",
         f"memory, does {plain}: **{data['ratio']:.2f}** times as many; best of several, in turn. "
-        "Memory does not grow with the index:",
+        "Memory does not grow with the index (here of zeros):",
         "",
         "| vectors | CPU s | peak of the process, MiB |",
         "| ---: | ---: | ---: |",
