@@ -26,7 +26,7 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         return ()
     try:
         info = yaml.safe_load(parts[1]).get("dataset_info")
-        one = info[0] if isinstance(info, list) and len(info) == 1 else info
+        one: Any = info[0] if isinstance(info, list) and len(info) == 1 else info
         for feature in one["features"]:
             if feature["name"] in _LABELS:
                 names = feature["dtype"]["class_label"]["names"]
