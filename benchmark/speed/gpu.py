@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,7 +255,7 @@ def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> 
     return _step(learned, lambda: F.cross_entropy(custom(images), targets))
 
 
-def _step(learned: list[Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
+def _step(learned: Sequence[Tensor], loss: Callable[[], Tensor]) -> Callable[[], None]:
     optimiser = torch.optim.SGD(learned, lr=0.002)
 
     def step() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ class Decoder:
 
     def batches(
         self, samples: Sequence[Sample], size: int, decoders: int
-    ) -> Iterator[list[Tensor]]:
+    ) -> Generator[list[Tensor], None, None]:
         """Batches of ``size`` images in order, each in pieces ``[views, n, 3, H, W]``.
 
         The next ones are decoded while one is used, by ``decoders`` processes or threads.
@@ -57,14 +57,18 @@ class Decoder:
             for batch in pieces:
                 yield [next(decoded) for _ in batch]
 
-    def _in_threads(self, pieces: Sequence[Sequence[Sample]], threads: int) -> Iterator[Tensor]:
+    def _in_threads(
+        self, pieces: Sequence[Sequence[Sample]], threads: int
+    ) -> Generator[Tensor, None, None]:
         with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
             following = [pool.submit(self.decode, sample) for sample in pieces[0]]
             for piece in [*pieces[1:], ()]:
                 current, following = following, [pool.submit(self.decode, one) for one in piece]
                 yield torch.stack([future.result() for future in current], dim=1)
 
-    def _in_processes(self, pieces: Sequence[Sequence[Sample]], count: int) -> Iterator[Tensor]:
+    def _in_processes(
+        self, pieces: Sequence[Sequence[Sample]], count: int
+    ) -> Generator[Tensor, None, None]:
         alone = replace(self, source=self.source.without_lists())
         started = [start_process(1, _serve, alone) for _ in range(count)]
         try:
