@@ -33,14 +33,17 @@ from compatbench.results.bootstrap import mean_interval
 from compatbench.results.store import read_results
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable
-from compatbench.studies.predict import WORDS, measure_moves
+from compatbench.studies.predict import WORDS, measure_moves, measure_tokens
 from compatbench.studies.survival import (
     FILE,
     LEVEL,
     Estimator,
+    Knowledge,
     Voices,
     describe_answers,
+    describe_kinds,
     describe_module,
+    describe_moves,
     scale_of,
     to_json,
 )
@@ -59,6 +62,7 @@ RIVALS = {"agreement": "agreement with the source", "doc": "DoC", "atc": "ATC"}
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
 TITLES = {"images": "ridge, unlabelled images", "models": "ridge, models alone"}
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 def collect_rows(out: Path) -> pd.DataFrame:
@@ -75,11 +79,8 @@ def collect_rows(out: Path) -> pd.DataFrame:
         return {(backbone, test_set): one for (backbone, test_set, _), one in found.items()}
 
     models = cache(load_backbone)
-
-    @cache
-    def moves(source: str, target: str, task: str) -> dict[str, float]:
-        return measure_moves(models(source), models(target), task_labels(task))
-
+    moves = cache(lambda old, new: measure_moves(models(old), models(new)))
+    tokens = cache(lambda t, old, new: measure_tokens(models(old), models(new), task_labels(t)))
     for suite in SUITES:
         frame = read_results(out / "results" / suite).frame
         frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
@@ -102,10 +103,12 @@ def collect_rows(out: Path) -> pd.DataFrame:
             row["gain"] = (one.correct - one.zero_shot_correct) / one.total
             row |= describe_answers(voices, len(task_labels(one.task)))
             row |= _rivals(voices, right[one.key, one.source] / one.total)
-            geometry = moves(one.source, one.backbone, one.task)
-            row |= describe_module(card.places, one.transfer, bool(card.zero_shot_at), geometry)
+            pair = one.source, one.backbone
+            apart = tokens(one.task, *pair)
+            about = card.places, one.transfer, bool(card.zero_shot_at), apart
+            row |= describe_moves(describe_module(*about), moves(*pair))
             rows.append(row)
-    return pd.DataFrame(rows).sort_values(PLACE).round(5)
+    return pd.DataFrame(rows).sort_values(PLACE).round(4)
 
 
 def _rivals(voices: Voices, accuracy: float) -> dict[str, float]:
@@ -126,11 +129,19 @@ def _rivals(voices: Voices, accuracy: float) -> dict[str, float]:
     }
 
 
-def feature_names(rows: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    """The features of each estimator: those of the answers stand before the rivals."""
-    names = [name for name in rows if name not in (*PLACE, "gain")]
-    first = names.index("agreement")
-    return {"images": tuple(names[:first]), "models": tuple(names[first + len(RIVALS) :])}
+def read_rows(path: Path = ROWS) -> pd.DataFrame:
+    """The rows that are committed, with the features that are products of others."""
+    rows = pd.read_csv(path)
+    return rows.assign(**describe_kinds(rows, rows))
+
+
+def feature_names(rows: pd.DataFrame) -> dict[Knowledge, tuple[str, ...]]:
+    """The features of each estimator; in the rows those of answers stand before the module's."""
+    names = [name for name in rows if name not in (*PLACE, "gain", *RIVALS)]
+    models = names.index("text-input")
+    kinds = [name for name in names if name.startswith("differ ")]
+    own = [name for name in names[models:] if name not in kinds]
+    return {"images": (*names[:models], *kinds), "models": tuple(own)}
 
 
 def fit_ridge(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> Estimator:
@@ -143,7 +154,7 @@ def fit_ridge(rows: pd.DataFrame, features: Sequence[str], floor: float | None) 
     return Estimator(tuple(features), weights, float(ridge.intercept_), 0.0, floor)
 
 
-def split_rows(rows: pd.DataFrame, by: str) -> Iterator[tuple[Array, Array]]:
+def split_rows(rows: pd.DataFrame, by: str) -> Iterator[tuple[Mask, Mask]]:
     """What is judged, and what it is judged by, ``[rows]`` each: all ``by`` but one, in turn.
 
     Without a target ``model``, nothing is known of it as a source either.
@@ -314,7 +325,7 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
     return SurvivalReport(table, pd.DataFrame(scores), pd.DataFrame(policies))
 
 
-def fit_shipped(rows: pd.DataFrame) -> dict[str, Estimator]:
+def fit_shipped(rows: pd.DataFrame) -> dict[Knowledge, Estimator]:
     """The estimators of all rows, with widths from those without an upgrade."""
     found = {}
     for name, features in feature_names(rows).items():
@@ -341,7 +352,7 @@ def collect(out: Path) -> None:
 def fit() -> None:
     """Fit, judge, and write the estimators and docs/predict.md from the rows."""
     content = ROWS.read_bytes()
-    rows = pd.read_csv(ROWS)
+    rows = read_rows()
     provenance = {
         "rows": sha256_bytes(content),
         "suites": {suite: int((rows["suite"] == suite).sum()) for suite in rows["suite"].unique()},

@@ -18,6 +18,7 @@ from predict_page import (
     follow,
     judge,
     leave_out,
+    read_rows,
     split_rows,
 )
 
@@ -42,7 +43,7 @@ def rows() -> pd.DataFrame:
     frame["sides"] = frame["differ"] * rng.uniform(-1, 1, len(frame))
     frame["gain"] = 0.5 * frame["sides"] + 0.05 * frame["differ"] * rng.normal(size=len(frame))
     frame["agreement"] = frame["doc"] = frame["atc"] = frame["sides"]
-    return frame.assign(stranger=rng.normal(size=len(frame)))
+    return frame.assign(**{"text-input": rng.normal(size=len(frame))})
 
 
 def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(rows) -> None:
@@ -75,7 +76,7 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
 def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
     written = json.loads(SHIPPED.read_text())
     assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())
-    fitted = fit_shipped(pd.read_csv(ROWS))
+    fitted = fit_shipped(read_rows())
     for name, one in read_estimators().items():
         assert one.features == fitted[name].features
         assert one.weights == pytest.approx(fitted[name].weights, rel=1e-3)

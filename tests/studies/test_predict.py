@@ -16,7 +16,9 @@ from compatbench.studies.survival import (
     Estimator,
     Voices,
     describe_answers,
+    describe_kinds,
     describe_module,
+    describe_moves,
     to_json,
 )
 
@@ -60,7 +62,6 @@ def test_features_are_counts_of_images_where_the_module_changes_the_answer() -> 
         if b == b0:
             continue
         expected["sides_source"] += ((a == b) - (a == b0)) / 60
-        expected["sides_zero_shot"] += ((a0 == b) - (a0 == b0)) / 60
         expected["sides_confident"] += s * ((a == b) - (a == b0)) / 60
         expected["alone"] += (b not in (a, a0)) / 60
         expected["sure"] += t / 60
@@ -73,13 +74,19 @@ def test_features_are_counts_of_images_where_the_module_changes_the_answer() -> 
 
 
 def test_a_module_of_the_joint_space_sees_its_move_copied_and_what_is_left_through_words() -> None:
-    geometry = {"words": 0.9, "residual": 0.2, "tokens": 0.1, "images": 1.0, "stranger": 0.0}
-    copied, words = (
-        describe_module(("classifier",), way, False, geometry) for way in ("copied", "words")
-    )
+    moves = {"words": 0.9, "residual": 0.2, "images": 1.0}
+    probes = [describe_module(("classifier",), way, False, 0.1) for way in ("copied", "words")]
+    copied, words = (describe_moves(one, moves) for one in probes)
     assert (copied["bound moved"], words["bound moved"]) == (0.9, 0.2)
-    prompts = describe_module(("text-input",), "copied", True, geometry)
-    assert (prompts["text-input moved"], prompts["classifier moved"]) == (0.1, 0.0)
+    assert (copied["bound through words"], words["bound through words"]) == (0, 1)
+    prompts = describe_moves(describe_module(("text-input",), "copied", True, 0.9), moves)
+    assert (prompts["text-input stranger"], prompts["classifier moved"]) == (1, 0)
+    kinds = describe_kinds({"differ": 0.5}, probes[1])
+    assert {name for name, value in kinds.items() if value == 0.5} == {
+        "differ classifier",
+        "differ words",
+        "differ bound",
+    }
 
 
 def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,17 @@ from compatbench.engine.single_module import (
     read_fitted,
 )
 from compatbench.errors import CompatbenchError
-from compatbench.method import MethodCard, Module
+from compatbench.method import Module
+from compatbench.method.registry import builtin_methods
 from compatbench.studies.embeddings import mean_tokens
 from compatbench.studies.similarity import mean_cosine
 from compatbench.studies.survival import (
     Gain,
     Voices,
     describe_answers,
+    describe_kinds,
     describe_module,
+    describe_moves,
     read_estimators,
 )
 from compatbench.transfer import COPIED
@@ -117,52 +120,52 @@ def predict_module(
             f"{path} needs no prediction on '{backbone}': it is the same there as on its source"
         )
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
+    models = [load_backbone(name, resolve_device(device)) for name in (fitted.source, backbone)]
+    old, new = models
+    tokens, about = measure_tokens(old, new, labels_of(fitted)), method.card
+    kinds = [describe_module(about.places, way, bool(about.zero_shot_at), tokens) for way in ways]
     if images is None:
-        models = [load_backbone(name, resolve_device(device)) for name in (fitted.source, backbone)]
-        labels = labels_of(fitted)
-        geometry = measure_moves(*models, labels, given if isinstance(given, Path) else None)
-        found = [expect_of_models(method.card, way, geometry) for way in ways]
+        moves = measure_moves(old, new, given if isinstance(given, Path) else None)
+        blind = read_estimators()["models"]
+        found = [
+            Outlook(way, blind.predict(describe_moves(kind, moves)))
+            for way, kind in zip(ways, kinds, strict=True)
+        ]
         return Prediction(fitted, backbone, 0, tuple(found))
     task = open_images(fitted, images)
-    zero_shot = answer_zero_shot(fitted.source, backbone, task, device)
+    zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
     evaluate = partial(evaluate_module, methods=methods, device=device)
-    classes = len(task.labels)
-    found = [expect(evaluate(given, backbone, task, way), *zero_shot, classes) for way in ways]
+    found = [
+        expect(evaluate(given, backbone, task, way), zero_shot, kind, classes)
+        for way, kind in zip(ways, kinds, strict=True)
+    ]
     return Prediction(fitted, backbone, len(task.split("test")), tuple(found))
 
 
-def expect_of_models(card: MethodCard, transfer: str, geometry: Mapping[str, float]) -> Outlook:
-    """What the models and the place of a method's modules tell."""
-    row = describe_module(card.places, transfer, bool(card.zero_shot_at), geometry)
-    return Outlook(transfer, read_estimators()["models"].predict(row))
-
-
-def expect(found: Evaluation, old: Predictions, new: Predictions, classes: int) -> Outlook:
+def expect(
+    found: Evaluation, zero_shot: Sequence[Predictions], kind: Mapping[str, float], classes: int
+) -> Outlook:
     """What the answers in an evaluation tell; no label is looked at.
 
-    ``old`` and ``new`` are the answers of the source's and the target's zero-shot; the task has so
-    many ``classes``.
+    ``zero_shot`` are the answers of source and target without the module, ``kind`` is what
+    ``describe_module`` says of it; the task has so many ``classes``.
     """
     if found.target is None:
         return Outlook(found.transfer, None, found.reason)
     if found.source is None:
         raise CompatbenchError(f"'{found.fitted.source}' is not here; its answers are needed")
+    old, new = zero_shot
     voices = Voices(found.source.predictions, old, found.target.predictions, new)
     row = describe_answers(voices, classes)
+    row |= describe_kinds(row, kind)
     return Outlook(found.transfer, read_estimators()["images"].predict(row))
 
 
-def answer_zero_shot(
-    source: str, target: str, task: Task, device: str
-) -> tuple[Predictions, Predictions]:
-    """What the zero-shot of two backbones answers for a task's test images."""
-    cache, found = FeatureCache(default_cache_folder()), []
-    for name in (source, target):
-        backbone = load_backbone(name, resolve_device(device))
-        features = F.normalize(read_features(backbone, task, cache), dim=-1)
-        texts = backbone.zero_shot(task.labels)
-        found.append(predict(backbone.logit_scale * features @ texts.T))
-    return found[0], found[1]
+def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
+    """What a backbone's own zero-shot answers for a task's test images."""
+    features = read_features(backbone, task, FeatureCache(default_cache_folder()))
+    texts = backbone.zero_shot(task.labels)
+    return predict(backbone.logit_scale * F.normalize(features, dim=-1) @ texts.T)
 
 
 def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
@@ -170,13 +173,18 @@ def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
 
     On its own source, and where it cannot be attached, a module is left as it is.
     """
-    if found.target is None or found.backbone == found.fitted.source:
+    fitted = found.fitted
+    if found.target is None or found.backbone == fitted.source:
         return found
     task = load_task(found.test_set)
-    if found.fitted.classes is not None:
-        task = restrict_task(task, found.fitted.classes)
-    zero_shot = answer_zero_shot(found.fitted.source, found.backbone, task, device)
-    gain = expect(found, *zero_shot, len(task.labels)).gain
+    if fitted.classes is not None:
+        task = restrict_task(task, fitted.classes)
+    names = fitted.source, found.backbone
+    old, new = (load_backbone(name, resolve_device(device)) for name in names)
+    card, tokens = builtin_methods().get(fitted.method).card, measure_tokens(old, new, task.labels)
+    kind = describe_module(card.places, found.transfer, bool(card.zero_shot_at), tokens)
+    zero_shot = [answer_zero_shot(one, task) for one in (old, new)]
+    gain = expect(found, zero_shot, kind, len(task.labels)).gain
     assert gain is not None
     if gain.value > 0:
         return replace(found, gate=f"keeps the module: {show_gain(gain)} expected")
@@ -214,12 +222,18 @@ def open_images(fitted: Fitted, folder: Path) -> Task:
 
 
 @torch.no_grad()
-def measure_moves(
-    source: Backbone, target: Backbone, labels: Labels, module: Path | None = None
-) -> dict[str, float]:
-    """How far the target has moved from the source, as ``describe_module`` takes it.
+def measure_tokens(source: Backbone, target: Backbone, labels: Labels) -> float:
+    """1 less the mean cosine of class names' token embeddings; 1 where the widths differ."""
+    return 1 - (mean_cosine(*(mean_tokens(one, labels) for one in (source, target))) or 0.0)
 
-    Of models whose sizes differ, a cosine is not defined and counts as 0. The source's word
+
+@torch.no_grad()
+def measure_moves(
+    source: Backbone, target: Backbone, module: Path | None = None
+) -> dict[str, float]:
+    """How far the target has moved from the source, as ``describe_moves`` takes it.
+
+    Of joint spaces whose sizes differ, a cosine is not defined and counts as 0. The source's word
     features beside a module's file are used, if they are there.
     """
     cached = WordFeatures(default_cache_folder())
@@ -227,19 +241,8 @@ def measure_moves(
     old = (cached.of(source) if old is None else old).cpu()
     new = cached.of(target).cpu()
     rotation = find_rotation(old, new)
-    tokens = mean_cosine(*(mean_tokens(one, labels) for one in (source, target)))
     return {
         "words": 1 - (mean_cosine(old, new) or 0.0),
         "residual": 0.0 if rotation is None else rotation.residual,
-        "tokens": 1 - (tokens or 0.0),
         "images": float(source.card.config != target.card.config),
-        "stranger": float(_root(source) != _root(target)),
     }
-
-
-def _root(backbone: Backbone) -> str:
-    """The card that a backbone's text tower goes back to."""
-    card = backbone.card
-    while card.text_from is not None:
-        card = backbone_cards.read(card.text_from)
-    return card.name

@@ -33,6 +33,9 @@ Knowledge = Literal["models", "images"]
 Array = NDArray[np.float64]
 LEVEL = 0.9  # of the intervals
 FILE = "survival.json"
+PLACES = ("text-input", "text-layers", "image-layers", "feature", "classifier")
+KINDS = (*PLACES, "words", "bound", "stranger")
+STRANGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,9 @@ def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
 
     Shares of the images:
         ``differ``: d; ``sides_source``: where the source, with the module, answers as the target
-        does with it, less where it answers as the target's zero-shot; ``sides_zero_shot``: the same
-        of the source's zero-shot; ``sides_confident``: as ``sides_source``, each image weighted by
-        the source's confidence; ``alone``: where the answers differ and the target with the
-        module is alone with its own.
+        does with it, less where it answers as the target's zero-shot; ``sides_confident``: the
+        same, each image weighted by the source's confidence; ``alone``: where the answers differ
+        and the target with the module is alone with its own.
     Mean confidences where the answers differ, times d:
         ``sure`` of the target, ``sure_zero`` of its zero-shot, ``sure_source`` and
         ``sure_source_zero`` of the source.
@@ -81,7 +83,6 @@ def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
     return {
         "differ": d,
         "sides_source": sides(old),
-        "sides_zero_shot": sides(old_zero),
         "sides_confident": sides(old, sure[0]),
         "alone": float((differ & (new != old) & (new != old_zero)).mean()),
         "sure": float((sure[2] * differ).mean()),
@@ -98,34 +99,38 @@ def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
 
 
 def describe_module(
-    places: Sequence[str], transfer: str, starts_at_zero_shot: bool, geometry: Mapping[str, float]
+    places: Sequence[str], transfer: str, starts_at_zero_shot: bool, tokens: float
 ) -> dict[str, float]:
-    """Features of a module, of its way to the target, and of how far its places have moved there.
+    """What a module is, and whether the target is a stranger to its source, 1 or 0 each.
+
+    ``tokens`` is 1 less the mean cosine of class names' token embeddings: near 0 for models that
+    share an initialisation of the text tower, near 1 for strangers.
+    """
+    found = {place: float(place in places) for place in PLACES}
+    found["words"] = float(transfer != COPIED)
+    # It takes the joint space as it is, such as a probe, and is no change of zero-shot.
+    found["bound"] = float(not JOINT_SPACE.isdisjoint(places) and not starts_at_zero_shot)
+    return found | {"stranger": float(tokens > STRANGE)}
+
+
+def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -> dict[str, float]:
+    """Features of a module with how far its places have moved.
 
     ``geometry``: ``words``: 1 less the mean cosine of word features of source and target;
-    ``residual``: what the best rotation leaves of them; ``tokens``: 1 less the mean cosine of the
-    token embeddings of class names; ``images``: 1 if the image towers are of other parts;
-    ``stranger``: 1 if the models share no initialisation.
+    ``residual``: what the best rotation leaves of them; ``images``: 1 if the image towers are of
+    other parts.
     """
-    joint = not JOINT_SPACE.isdisjoint(places)
-    moved = {
-        "text-input": geometry["tokens"],
-        "text-layers": geometry["tokens"],
-        "image-layers": geometry["images"],
-        "feature": geometry["words" if transfer == COPIED else "residual"],
-        "classifier": geometry["words" if transfer == COPIED else "residual"],
-    }
-    words = float(transfer != COPIED)
-    found = {"stranger": geometry["stranger"], "words": words}
-    for place, change in moved.items():
-        found[place] = float(place in places)
-        found[f"{place} moved"] = change * (place in places)
-        found[f"{place} stranger"] = geometry["stranger"] * (place in places)
-    bound = joint and not starts_at_zero_shot
-    found["bound to the space"] = float(bound)
-    found["bound moved"] = bound * moved["classifier"]
-    found["bound through words"] = bound * words
-    return found
+    joint = geometry["residual" if module["words"] else "words"]
+    moved = {"image-layers": geometry["images"]}
+    moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
+    found = {f"{place} moved": module[place] * change for place, change in moved.items()}
+    found |= {f"{place} stranger": module[place] * module["stranger"] for place in PLACES}
+    return dict(module) | found | {"bound through words": module["bound"] * module["words"]}
+
+
+def describe_kinds(answers: Mapping[str, Any], module: Mapping[str, Any]) -> dict[str, Any]:
+    """The share d of the answers for each kind of module; also of whole columns."""
+    return {f"differ {name}": answers["differ"] * module[name] for name in KINDS}
 
 
 @dataclass(frozen=True)
