@@ -49,7 +49,7 @@ def describe_suites(pages: Sequence[SuitePage], settings: dict[str, int]) -> lis
         for upgrade, shots in product(page.expected.upgrades, most_first):
             ranked = page.all_ranks(upgrade, shots)
             rows = [_row(page, row, place) for place, row in enumerate(ranked, 1)]
-            shown = {(upgrade, shots, repr(row["cells"][1:])) for row in rows}
+            shown = {(upgrade, shots, repr(row[3][1:])) for row in rows}
             if not shown <= seen:
                 boards.append(
                     {
@@ -88,19 +88,16 @@ def describe_suites(pages: Sequence[SuitePage], settings: dict[str, int]) -> lis
     return found
 
 
-def _row(page: SuitePage, row: Ranked, place: int) -> Json:
-    return {
-        "method": row.figures["method"],
-        "kind": row.kind,
-        "track": one_line(row.track),
-        # A text that is sorted by itself stands once.
-        "cells": [one.text if one.value == one.text else one for one in row_cells(row, place)],
-        "sets": [
-            [None if (value := row.value(one, task)) is None else round(value, 1) + 0.0
-             for task in page.expected.tasks]
-            for one in MEASURES
-        ],
-    }  # fmt: skip
+def _row(page: SuitePage, row: Ranked, place: int) -> list[Any]:
+    """Name and kind of a method, its transfer, what columns show, and ``MEASURES`` by dataset."""
+    # A text that is sorted by itself stands once.
+    cells = [one.text if one.value == one.text else one for one in row_cells(row, place)]
+    sets = [
+        [None if (value := row.value(one, task)) is None else round(value, 1) + 0.0
+         for task in page.expected.tasks]
+        for one in MEASURES
+    ]  # fmt: skip
+    return [row.figures["method"], row.kind, one_line(row.track), cells, sets]
 
 
 def _figure(one: PlannedFigure, titles: Sequence[str] = ()) -> Json:
