@@ -8,6 +8,9 @@ const compatbench = {
   },
   // data/<suite>.js
   set suite(value) {
+    for (const board of value.boards) {
+      board.rows = board.rows.map(([method, kind, track, cells, sets]) => ({ method, kind, track, cells, sets }));
+    }
     compatbench.loaded = value;
   },
 };
