@@ -122,7 +122,7 @@ def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
         ({"image-layers"}, source.image.width, backbone.image.width),
     ]
     gone = {old for where, old, new in sizes if where & places and old != new}
-    return [name for name, tensor in tested.module.tensors.items() if gone & {*tensor.shape}]
+    return [name for name, tensor in tested.fitted.tensors.items() if gone & {*tensor.shape}]
 
 
 @check
@@ -146,6 +146,14 @@ def turned_space(tested: MethodUnderTest) -> None:
         f"through words on a rotated source, logits differ by up to {gap:.2g} of the largest; "
         "ask the backbone for features, not its model",
     )
+
+
+def prepare() -> None:
+    """Builds the models, and encodes what the checks of every method ask for."""
+    models = synthetic_models()
+    for backbone in (models.source, models.target):
+        backbone.zero_shot_ensemble(LABELS)
+    _rotated_source()
 
 
 @cache

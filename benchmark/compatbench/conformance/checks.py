@@ -34,7 +34,7 @@ Check = Callable[[MethodUnderTest], "str | None"]
 Status = Literal["pass", "fail", "skip"]
 CHECKS: dict[str, Check] = {}
 # What the fork server makes once, and what its children are asked.
-PRELOAD = "compatbench.conformance.models:synthetic_models"
+PRELOAD = "compatbench.conformance.attach_checks:prepare"
 LOADER = "compatbench.conformance.models:find_model"
 IN_SERVER = "compatbench.conformance:run_in_server"
 RESTORE = "compatbench.conformance:restore_in_server"
@@ -262,7 +262,7 @@ def _run(name: str, tested: MethodUnderTest) -> tuple[Status, str]:
     excuse = tested.card.excused.get(name)
     try:
         if name not in WITHOUT_MODULE:
-            _ = tested.module
+            _ = tested.fitted
     except ProcessEnded:
         raise
     except Exception:

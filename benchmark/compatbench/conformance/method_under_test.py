@@ -46,9 +46,10 @@ LABELS = Labels(
     descriptions=tuple(map(_describe, ("dog", "hippopotamus", "red apple", "xylophone", "tree"))),
 )
 
-# Names of settings that limit the steps of a fit, lowered so that it takes well under a second;
-# what the checks look at does not need a fit to converge.
-STEP_LIMITS = {"max_steps": 3, "max_iterations": 20}
+# Of optimiser steps, so that a fit takes well under a second; what the checks look at does not
+# need one to converge. Fewer where they only look whether a draw can be learned from.
+STEPS, FEW_STEPS = 3, 2
+MAX_ITERATIONS = 20  # of a solver
 
 
 class MethodUnderTest:
@@ -63,10 +64,11 @@ class MethodUnderTest:
         self.models = synthetic_models()
         self.source, self.target = self.models.source, self.models.target
 
-    def build(self) -> Method:
+    def build(self, steps: int = STEPS) -> Method:
         """The method with its published settings, but few optimiser steps."""
         fields = self.cls.Config.model_fields
-        limits = {name: limit for name, limit in STEP_LIMITS.items() if name in fields}
+        limits = {"max_steps": steps, "max_iterations": MAX_ITERATIONS}
+        limits = {name: limit for name, limit in limits.items() if name in fields}
         return self.cls(self.cls.Config.model_validate(limits))
 
     def draw(
@@ -125,22 +127,32 @@ class MethodUnderTest:
 
     def inputs(self, backbone: Backbone) -> Tensor:
         """What the method's classifiers take for the unseen images on a backbone."""
-        return _encode(backbone, unseen_images(), self.build().image_input(backbone))
+        wanted = self.build().image_input(backbone)
+        key, kept = (backbone.name, backbone.weights_key, wanted), self.models.unseen
+        if key not in kept:
+            kept[key] = _encode(backbone, unseen_images(), wanted)
+        return kept[key].clone()
 
     @torch.enable_grad()
-    def fit(self, data: FewShotData | None = None, seed: int = 1) -> Module:
+    def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
         """A module from a new instance of the method, by default of three shots."""
         rng = torch.Generator().manual_seed(seed)
-        return self.build().fit(self.source, data or self.draw(), rng).detach()
+        return self.build(steps).fit(self.source, data or self.draw(), rng).detach()
 
     @property
     def module(self) -> Module:
         """A copy of the module of three shots and seed 1."""
-        return self._module.detach()
+        return self.fitted.detach()
 
     @cached_property
-    def _module(self) -> Module:
+    def fitted(self) -> Module:
+        """The module of three shots and seed 1, to be looked at only."""
         return self.fit()
+
+    @cached_property
+    def fitted_otherwise(self) -> Module:
+        """The module of three other shots and another seed, to be looked at only."""
+        return self.fit(self.draw(seed=1), seed=2)
 
     @torch.no_grad()
     def attach(

@@ -34,8 +34,9 @@ class SyntheticModels:
 
     def __init__(self) -> None:
         every_size = dict(token_width=64, embed_dim=24, image_width=64)
-        # Synthetic images as the source encodes them, kept for the next method.
+        # Synthetic images as backbones encode them, kept for the next method.
         self.features: dict[Hashable, FeatureSet] = {}
+        self.unseen: dict[Hashable, Tensor] = {}
         self.source = build_clip("synthetic-clip", seed=1)
         # With the source's sizes and other weights.
         self.target = build_eva_clip("synthetic-eva-clip", seed=2)
@@ -47,7 +48,10 @@ class SyntheticModels:
             "every size": build_eva_clip("stranger", seed=6, **every_size),
         }
         self.backbones = [self.source, self.target, *self.others.values()]
+        for one in self.backbones:
+            one.text_features(("a",))  # remembered, also by processes that are forked
         self._originals = {one.name: copy.deepcopy(_tensors(one)) for one in self.backbones}
+        self._kept = {one.name: _keep(one) for one in self.backbones}
 
     @property
     def names(self) -> list[str]:
@@ -62,13 +66,16 @@ class SyntheticModels:
     def restore(self, *backbones: Backbone) -> None:
         """Puts backbones, by default all of them, back as they were made."""
         for backbone in backbones or self.backbones:
-            for parameter in backbone.model.parameters():
-                parameter.requires_grad_(False).grad = None
-            if changed := self.changed(backbone):
-                for name in changed:
-                    _tensors(backbone)[name].copy_(self._originals[backbone.name][name])
+            changed = False
+            for owner, name, tensor, original in self._kept[backbone.name]:
+                tensor.requires_grad_(False).grad = None
+                if owner.get(name) is not tensor or not torch.equal(tensor, original):
+                    owner[name], changed = tensor, True
+                    tensor.data.copy_(original)
+            if changed:
                 forget_texts(backbone)
                 self.features.clear()
+                self.unseen.clear()
 
 
 @cache
@@ -86,6 +93,20 @@ def _tensors(backbone: Backbone) -> dict[str, Tensor]:
     """All parameters and buffers, with the causal mask, which no file holds."""
     both = [*backbone.model.named_parameters(), *backbone.model.named_buffers()]
     return {name: tensor.detach() for name, tensor in both}
+
+
+def _keep(backbone: Backbone) -> list[tuple[dict[str, Any], str, Tensor, Tensor]]:
+    """Each parameter and buffer: the dictionary that holds it, its name there, and a copy.
+
+    To walk through these takes a fraction of the time of ``named_parameters``.
+    """
+    return [
+        (owner, name, tensor, tensor.detach().clone())
+        for part in backbone.model.modules()
+        for owner in (vars(part)["_parameters"], vars(part)["_buffers"])
+        for name, tensor in owner.items()
+        if tensor is not None
+    ]
 
 
 def forget_texts(backbone: Backbone) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import importlib
 import os
 import shutil
@@ -63,6 +64,7 @@ def main(preload: str = "") -> None:
     if preload:
         import_libraries()
         _find(preload)()
+        gc.freeze()  # a collection in a fork would look through all of that, and copy its memory
     processes: dict[int, int] = {}
     for number in count(1):
         while True:
