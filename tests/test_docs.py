@@ -25,7 +25,8 @@ DOCS = REPOSITORY / "docs"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"(?ms)^```{language}(?: [\w-]+)?\n(.*?)^```", text)
 
 
 COMMANDS = sorted(

@@ -14,7 +14,7 @@ class CompatbenchError(Exception):
 
 
 class BackboneError(CompatbenchError):
-    """A backbone that cannot be had as it was asked for: the problem, and what to do about it."""
+    """A backbone that cannot be loaded as asked: the problem, and what to do about it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
@@ -29,7 +29,7 @@ class MissingWeights(BackboneError):
 
 
 class CompatbenchWarning(UserWarning):
-    """Something was repaired or left out; the run goes on."""
+    """Something was repaired or left out; the run continues."""
 
 
 class NotTransferable(Exception):

@@ -2,7 +2,7 @@
 
 python benchmark/faults/fuzz.py [--files 1000] [--seed 0] [--kind "task card"]
 
-A spoilt file must be refused in one line (``CompatbenchError``), or read as something that
+A damaged file must be refused in one line (``CompatbenchError``), or read as something that
 could have been written; a file with a checksum must be refused or read as what it was. Another
 exception, several lines, or more than a few seconds are failures, and are kept in failures/.
 """
@@ -31,7 +31,7 @@ MOST_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A spoilt file that was not refused as it should be."""
+    """A damaged file that was not refused as it should be."""
 
     kind: str
     how: str
@@ -40,7 +40,7 @@ class Failure:
 
 
 def try_once(target: Target, content: bytes, expected: object, folder: Path) -> tuple[str, str]:
-    """Reads one spoilt file.
+    """Reads one damaged file.
 
     Returns:
         ``refused``, ``read`` or ``failed``, and the reason of a failure or refusal.

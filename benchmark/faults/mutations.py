@@ -142,7 +142,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def mutate(rng: random.Random, content: bytes) -> tuple[bytes, str]:
-    """A spoilt copy, and the names of what was done to it."""
+    """A damaged copy, and the names of what was done to it."""
     done = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         mutation = rng.choice(MUTATIONS)

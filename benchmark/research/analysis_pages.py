@@ -1,7 +1,7 @@
 """Writes the generated sections of docs/analysis.md and docs/alignment.md, and their figures.
 
 python benchmark/research/analysis_pages.py docs/analysis.md
-python benchmark/research/analysis_pages.py docs/alignment.md --only turned
+python benchmark/research/analysis_pages.py docs/alignment.md --only rotated
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SECTIONS = {
     "claims": "",
     "readings": "",
     "gauge": "",
-    "turned": "Accuracy on the target against the angle of the turn",
+    "rotated": "Accuracy on the target against the angle of the rotation",
     "gains": "Target accuracy of modules copied and through words",
     "sizes": "",
     "words": "",
@@ -106,7 +106,7 @@ def _sections(
             for one in analyze_claims(f"{suite.name}-ablation", out)
         ],
         "gauge": lambda: [analyze_gauge(*p, **options) for p in study_gains(suite, out).gains],
-        "turned": lambda: [stress(*first)],
+        "rotated": lambda: [stress(*first)],
         "gains": lambda: [study_gains(suite, out)],
         "sizes": lambda: [stress(*pair, sizes=SIZES) for pair in pairs],
         "words": lambda: [stress(*pair, words=True) for pair in pairs],

@@ -28,7 +28,7 @@ from compatbench.transfer.rotation import fit_rotation
 from compatbench.transfer.words import WordFeatures
 
 LEADING = 0.9  # of the variance of the words, by the directions whose angles are taken
-MAPS = {"none": "as it is", "words": "turned by words", "images": "turned by images"}
+MAPS = {"none": "as it is", "words": "rotated by words", "images": "rotated by images"}
 # What the map and one scale leave of differences, and more.
 FIGURES = {
     "word_residual": "what is left of the words' differences",
@@ -42,14 +42,14 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class GaugeReport(StudyReport):
-    """Two joint spaces held against each other.
+    """Two joint spaces, compared.
 
     Attributes:
-        sizes: of the joint spaces, source and target; ``rank``: directions that the words tell.
-        turn: median angle, in degrees, by which the words say that the space has turned; None
+        sizes: of the joint spaces, source and target; ``rank``: directions that words give.
+        angle: median angle, in degrees, of the rotation found from words; None
             where the sizes differ.
         agreement: of the rotations found from words and from images, trace(R_wᵀ R_i) / min(e): 1
-            if they are one, about 0 if they have nothing to do with each other.
+            if they are the same, about 0 if they are unrelated.
         source_gap, target_gap: distance of the mean image and the mean word of one model.
         maps: one row for each ``map`` between the spaces: ``none`` (as a copied module sees the
             target), and the rotations found from ``words`` and from ``images``, the latter for
@@ -63,7 +63,7 @@ class GaugeReport(StudyReport):
     words: int
     images: int
     rank: int
-    turn: float | None
+    angle: float | None
     agreement: float
     source_gap: float
     target_gap: float
@@ -77,16 +77,18 @@ class GaugeReport(StudyReport):
             for name, title in FIGURES.items()
         ]
         sizes = " and ".join(map(str, dict.fromkeys(self.sizes)))
-        turned = ""
-        if self.turn is not None:
-            turned = f"; by them the space has turned by {self.turn:.0f}° (median over its planes)"
+        rotated = ""
+        if self.angle is not None:
+            rotated = (
+                f"; by them the space was rotated by {self.angle:.0f}° (median over its planes)"
+            )
         notes = [
             f"{self.words:,} words and {self.images:,} test images; {sizes} directions, of which "
-            f"the words determine {self.rank}{turned}.",
-            "The turn found from words and the one found from images agree to "
+            f"the words determine {self.rank}{rotated}.",
+            "The rotation found from words and the one found from images agree to "
             f"{self.agreement:.2f} (1: the same; 0: unrelated).",
             f"Modality gap: {self.source_gap:.2f} on the source, {self.target_gap:.2f} on the "
-            "target; no turn changes it.",
+            "target; no rotation changes it.",
         ]
         head = f"{code(self.source)} → {code(self.target)}:"
         return [TextTable(["", *[MAPS[one["map"]] for one in maps]], rows, head, notes)]
@@ -125,24 +127,24 @@ def measure_gauge(
     by_words, by_images = (fit_rotation(a, b) for a, b in (texts, images))
     sizes = texts[0].shape[1], texts[1].shape[1]
     rotations = {"words": by_words.rotation, "images": by_images.rotation}
-    turn = None
+    angle = None
     if sizes[0] == sizes[1]:
         rotations = {"none": torch.eye(sizes[0]).double(), **rotations}
         angles = torch.linalg.eigvals(by_words.rotation).angle().abs()
-        turn = math.degrees(float(angles.median()))
+        angle = math.degrees(float(angles.median()))
     maps = []
     for name, rotation in rotations.items():
         # In the source's coordinates, as a module sees the target.
-        turned, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
+        rotated, pictures = texts[1] @ rotation.T, images[1] @ rotation.T
         maps.append(
             {
                 "map": name,
-                "word_residual": scaled_residual(texts[0], turned),
+                "word_residual": scaled_residual(texts[0], rotated),
                 "image_residual": scaled_residual(images[0], pictures),
-                "word_cosine": mean_cosine(texts[0], turned),
+                "word_cosine": mean_cosine(texts[0], rotated),
                 "image_cosine": mean_cosine(images[0], pictures),
                 "image_distance": float((images[0].mean(0) - pictures.mean(0)).norm()),
-                "angle": float(principal_angles(texts[0], turned, LEADING).mean()),
+                "angle": float(principal_angles(texts[0], rotated, LEADING).mean()),
             }
         )
     return GaugeReport(
@@ -153,7 +155,7 @@ def measure_gauge(
         words=len(texts[0]),
         images=len(images[0]),
         rank=by_words.rank,
-        turn=turn,
+        angle=angle,
         agreement=float((by_words.rotation * by_images.rotation).sum()) / min(sizes),
         source_gap=modality_gap(images[0], texts[0]),
         target_gap=modality_gap(images[1], texts[1]),

@@ -33,24 +33,24 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 HEAD = """\
 # Methods
 
-Made by `python benchmark/research/methods_page.py`. What is carried, derived and
-needed was measured: each method was fitted and attached on small random models, and its
-sizes were taken on a random model with the widths and depths of ViT-B/16.
+Made by `python benchmark/research/methods_page.py`. The page is measured, not
+written by hand: each method was fitted and attached on small random models, and its sizes were
+taken on a random model with the widths and depths of ViT-B/16.
 
-## What travels
+## What a module contains
 
-A module holds what was learned and what it keeps beside; the rest is asked of the backbone at
-hand. Where source and target differ in a size under *must be equal*, the result is *not
-transferable*. C is the number of classes, N that of training images.
+A module contains what was learned and what it stores in addition; the rest is computed from the
+backbone that it is attached to. If source and target differ in a size under *must be equal*, the
+result is *not transferable*. C is the number of classes, N that of training images.
 """
 COST = """\
 
-## What it takes
+## What a method needs
 
 Trained parameters at the sizes of ViT-B/16, the published recipe (the default; a suite says
 where it differs), the module at which the method is the zero-shot classifier, which
-`compatbench check` tries, and what the method is given besides a few labelled images, class names
-and templates. Methods that are given all test images are ranked apart.
+`compatbench check` tries, and what the method is given in addition to a few labelled images, class
+names and templates. Methods that are given all test images are ranked separately.
 """
 # What a method may ask of a backbone, in words.
 ASKED = {

@@ -28,12 +28,13 @@ HEAD = """\
 # Recipes
 
 Made by `python benchmark/research/recipes_page.py`. How each method's authors run it at 16 images
-per class of all classes, on ViT-B/16 where they tell models apart, how suite `paper` runs it, and
-the reason for each difference that is left. Published settings were read in the files named.
+per class of all classes (on ViT-B/16, if their settings depend on the model), how suite `paper`
+runs it, and the reason for each remaining difference. Published settings were read in the files
+named.
 
-One difference is everywhere and not repeated: most authors compute in half precision, and learn
-vectors in it, which rounds away updates below 1/2048 of a value. Here what is learned is float32,
-and a suite's `precision` is that of the frozen towers.
+One difference applies to all methods and is not repeated: most authors compute in half precision,
+and learn vectors in it, which rounds away updates below 1/2048 of a value. Here what is
+learned is float32, and a suite's `precision` is that of the frozen towers.
 
 ## Deviations
 

@@ -28,8 +28,8 @@ OWN = "rosetta"
 BESIDE = ("proker", "tip_adapter", "tip_adapter_f", "taskres", "gda", "contcoop", "zeroshot")
 PARTS = {
     "rosetta": "Rosetta",
-    "rosetta_copied": "not turned: the module copied as it is",
-    "rosetta_rotated": "turned about the origin, not the words' means",
+    "rosetta_copied": "not rotated: the module copied as it is",
+    "rosetta_rotated": "rotated about the origin, not the words' means",
     "rosetta_undamped": "without ρ",
     "rosetta_few_words": "250 words, not 2,000",
     "rosetta_labels": "Tip-Adapter's values, labels not solved for",

@@ -1,7 +1,7 @@
-"""Stress tests of a joint space: turned by growing angles, and made narrower.
+"""Stress tests of a joint space: rotated by growing angles, and made narrower.
 
-Neither changes what the target knows. Turned, its zero-shot classifier gives the same answers;
-made narrower along its principal directions, it keeps most of them.
+Neither changes what the target knows. After a rotation its zero-shot classifier gives the same
+answers; made narrower along its principal directions, it keeps most of them.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ RANDOM = "random"
 THROUGH_WORDS = " (words)"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000")
 CHANGES = {
-    "turned": "accuracy on the target by the largest angle of its turn, mean ± std over turns",
+    "rotated": "accuracy on the target by the largest angle of its rotation, "
+    "mean ± std over rotations",
     "sizes": "accuracy on the target by the size of its narrowed joint space",
-    "words": "accuracy on the target by the words of which the turn was found",
+    "words": "accuracy on the target by the words from which the rotation was found",
 }
 
 
@@ -61,13 +62,13 @@ class StressReport(StudyReport):
     """Methods, copied and by ``words``, on a changed target; in percent, mean over tasks.
 
     Attributes:
-        kind: ``turned``, ``sizes`` (the target narrowed) or ``words`` (the rotation is found from
+        kind: ``rotated``, ``sizes`` (the target narrowed) or ``words`` (the rotation is found from
             parts of the word list).
         points: one row for each ``method`` (with `` (words)`` if its modules were attached
             through words) and ``change`` (largest angle or ``random``, size, or words): mean and
-            standard deviation, over turns and seeds, of ``source``, and of ``target`` and ``h``
+            standard deviation, over rotations and seeds, of ``source``, and of ``target`` and ``h``
             if the method is transferable, or else the ``reason``; ``zero_shot`` of the changed
-            target; ``flipped``, the most zero-shot answers that one of the turns changed.
+            target; ``flipped``, the most zero-shot answers that one of the rotations changed.
     """
 
     source: str
@@ -85,12 +86,12 @@ class StressReport(StudyReport):
             row = rows.setdefault(name, [name, percent(one["source"])])
             row.append(frames.spread(one, "target"))
         notes = []
-        if self.kind == "turned":
+        if self.kind == "rotated":
             flipped = max(one["flipped"] for one in points)
-            notes.append(f"Zero-shot answers that any turn has changed, by rounding: {flipped}.")
+            notes.append(f"Zero-shot answers that a rotation changed, by rounding: {flipped}.")
         if reason := next((one["reason"] for one in points if one["reason"]), ""):
             notes.append(f"{NOTHING}: not transferable; {reason}, and so on.")
-        unit = "°" if self.kind == "turned" else ""
+        unit = "°" if self.kind == "rotated" else ""
         header = ["", "source", *[name if name == RANDOM else name + unit for name in zero_shot]]
         head = f"{code(self.source)} → {code(self.target)}, {CHANGES[self.kind]}:"
         mark = {0: lambda name: name if name == "zero-shot" else code(name)}
@@ -113,7 +114,7 @@ class StressReport(StudyReport):
                     frames.plot_means(axes, changes, own, "target", **style)
             axes.set_title("words" if suffix else "copied")
             angles = RANDOM in zero_shot
-            axes.set_xlabel("largest angle of the turn, degrees" if angles else "change")
+            axes.set_xlabel("largest angle of the rotation, degrees" if angles else "change")
         panels[0].set_ylabel("accuracy on the target, %")
         panels[0].set_ylim(bottom=0)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
@@ -142,7 +143,7 @@ def analyze_stress(
     *,
     tasks: Names | None = None,
     angles: Sequence[float | None] = ANGLES,
-    turns: int = 3,
+    rotations: int = 3,
     sizes: Sequence[int] | None = None,
     words: bool = False,
     shots: int | None = None,
@@ -157,7 +158,7 @@ def analyze_stress(
     Args:
         source, target: the old and the new model, names of ``backbones()``.
         angles: largest angles of the rotations, in degrees; None is any rotation.
-        turns: random rotations of each angle.
+        rotations: random rotations of each angle.
         sizes: narrower joint spaces, in place of rotations.
         words: use parts of the word list, in place of rotations.
         tasks, shots, seeds, options: as in ``analyze_depth``.
@@ -177,7 +178,7 @@ def analyze_stress(
     if words:
         return test.report("words", test.by_words())
     if sizes is None:
-        return test.report("turned", test.turned(angles, turns))
+        return test.report("rotated", test.rotated(angles, rotations))
     return test.report("sizes", test.narrowed(sizes))
 
 
@@ -185,7 +186,7 @@ def random_rotation(size: int, angle: float | None, seed: int) -> Tensor:
     """An orthogonal matrix exp(θ A) ``[e, e]``, float64.
 
     A is a random antisymmetric matrix whose largest angle is 1, so that θ is the largest angle
-    of the turn, in degrees; None gives a matrix drawn uniformly from all orthogonal ones.
+    of the rotation, in degrees; None gives a matrix drawn uniformly from all orthogonal ones.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(size, size, generator=generator, dtype=torch.float64)
@@ -220,10 +221,10 @@ class StressTest:
         self._tasks = {fit.cell.task: load_task(fit.cell.task) for fit in self.fits}
         self._on_source = [self._accuracy(fit, None, self.source) for fit in self.fits]
 
-    def turned(self, angles: Sequence[float | None], turns: int) -> Iterator[Change]:
+    def rotated(self, angles: Sequence[float | None], rotations: int) -> Iterator[Change]:
         """The target rotated by each angle, in degrees."""
         for angle in angles:
-            matrices = [random_rotation(self.target.embed_dim, angle, i) for i in range(turns)]
+            matrices = [random_rotation(self.target.embed_dim, angle, i) for i in range(rotations)]
             name = RANDOM if angle is None else f"{angle:g}"
             yield Change(name, [RotatedBackbone(self.target, matrix) for matrix in matrices])
 
@@ -254,15 +255,15 @@ class StressTest:
         for change in changes:
             answers = [self._zero_shot(target) for target in change.targets]
             shared: Row = {"zero_shot": answers[0][1], "flipped": None}
-            if kind == "turned":
+            if kind == "rotated":
                 shared["flipped"] = max(int((plain != found).sum()) for found, _ in answers)
             for name, card in cards.items():
                 for suffix in ("", THROUGH_WORDS) if find_transfer("words").serves(card) else ("",):
                     found = self._measure(name, change, by_words=bool(suffix))
                     point = {"method": name + suffix, "change": change.name}
-                    point |= frames.seed_means(found.query("turn == 0"), "source")
+                    point |= frames.seed_means(found.query("rotation == 0"), "source")
                     for column in ("target", "h"):
-                        point |= frames.seed_means(found, column, "turn")
+                        point |= frames.seed_means(found, column, "rotation")
                     reason = next(filter(None, found["reason"]), "")
                     points.append(point | shared | {"reason": reason})
         return StressReport(self.source.name, self.target.name, kind, pd.DataFrame(points))
@@ -270,13 +271,13 @@ class StressTest:
     def _measure(self, name: str, change: Change, *, by_words: bool) -> pd.DataFrame:
         """Accuracies of one method's modules, in percent; or why they cannot be attached."""
         rows = []
-        for turn, backbone in enumerate(change.targets):
+        for rotation, backbone in enumerate(change.targets):
             words: WordPair | None = None
             if by_words:
                 part = slice(None) if change.words is None else list(change.words)
-                turned = backbone.rotate(self.words.of(self.target))
+                rotated = backbone.rotate(self.words.of(self.target))
                 own = self.words.of(self.source)[part]
-                words = WordPair(own, F.normalize(turned, dim=-1)[part])
+                words = WordPair(own, F.normalize(rotated, dim=-1)[part])
             for fit, source in zip(self.fits, self._on_source, strict=True):
                 if fit.cell.name != name:
                     continue
@@ -285,7 +286,7 @@ class StressTest:
                     target = self._accuracy(fit, words, backbone)
                 except NotTransferable as why:
                     reason = why.reason
-                row: Row = {"turn": turn, "task": fit.cell.task, "seed": fit.cell.seed}
+                row: Row = {"rotation": rotation, "task": fit.cell.task, "seed": fit.cell.seed}
                 row |= {"source": source, "target": target, "h": harmonic_mean(source, target)}
                 rows.append(row | {"reason": reason})
         return pd.DataFrame(rows)

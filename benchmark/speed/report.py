@@ -25,7 +25,7 @@ HEAD = """# Speed
 
 <!-- Made by benchmark/speed/report.py from benchmark/speed/results.json. Do not edit. -->
 
-{machine}. Every row is two ways to compute the same numbers, timed in one run: as
+{machine}. Every row compares two ways to compute the same numbers, timed in one run: as
 open_clip and CoOp do it (77 tokens for every class), and as compatbench does it. Times are
 CPU seconds of the best round. *Error* is the largest difference of features and gradients,
 in parts of the largest value, in float32.
@@ -36,7 +36,7 @@ Model: open_clip's `ViT-B-16`, random weights; {context} context tokens; real cl
 HOW = """
 ## Why it is exact
 
-A causal text tower that is pooled at the end-of-text token never looks past it, and what
+A causal text tower that is pooled at the end-of-text token never attends to what follows, and what
 comes before a class's own tokens is the same for all classes. So
 * padding after the end of text is not computed;
 * start-of-text and context run once, and every class's own tokens attend to their keys and
@@ -47,13 +47,13 @@ comes before a class's own tokens is the same for all classes. So
 * in the last block only the end-of-text rows go through the MLP;
 * classes go in chunks that stay in the processor's cache. What does not fit the memory
   budget (`set_memory_budget`; by default half of what is free) is computed again in the
-  backward pass. The chunks are the same either way, so the budget does not change a bit.
+  backward pass. The chunks are the same either way, so the budget does not change the result.
 
-Other towers (SigLIP, CLIPA, MobileCLIP-S, CoCa) look at their padding, and are run whole,
-through open_clip's own blocks. Which way a tower goes is read from its parts, never from
-its name; a tower with a part that is not understood is refused.
+Other towers (SigLIP, CLIPA, MobileCLIP-S, CoCa) attend to their padding, so they are run whole,
+through open_clip's own blocks. The path of a tower is chosen by its parts, never by
+its name; a tower with an unknown part is an error.
 
-## Do it again
+## Reproduce the measurements
 
     pytest benchmark/speed/test_text.py benchmark/speed/test_memory.py \\
         --benchmark-json=benchmark/speed/results.json
@@ -89,7 +89,7 @@ def make_page(machine: dict[str, Any], cases: dict[str, Any], more: list[str]) -
         f"its own rate in a 1024 × 1024 matrix product is {machine['matmul_gflops']} GFLOP/s"
     )
     lines = [HEAD.format(machine=name, context=16)]
-    lines += ["| | classes | plain, s | compatbench, s | times less | error |"]
+    lines += ["| | classes | plain, s | compatbench, s | speed-up | error |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
     lines += [_row(title, case) for title, case in _titled(cases)]
     lines += ["", "![CPU seconds against the number of classes](speed.svg)", ""]
@@ -146,7 +146,7 @@ def _memory(facts: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        f"The model alone takes {facts['loaded_gib']:.2f} GiB. Both passes give the same bits.",
+        f"The model alone takes {facts['loaded_gib']:.2f} GiB. Both give the same bits.",
     ]
     return lines
 
@@ -199,7 +199,7 @@ def _harness() -> list[str]:
         f"{1000 * cases['test_empty_cell']['stats']['min']:.0f} ms, its",
         "evaluation on two backbones and its record included.",
         "",
-        "Finished cells, their figures made up, are planned, stored, read back and reported:",
+        "Finished cells with synthetic figures are planned, stored, read back and reported:",
         "",
         "| cells | methods | plan, s | store, s | read, s | report, s | all, s |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -221,7 +221,7 @@ def _many() -> list[str]:
         "",
         f"Whole commands, on {data['processor']}: `leaderboard` of {data['methods']} methods on "
         f"{data['tasks']} tasks, and the others",
-        f"over {data['cells']:,} finished cells. *Aim* is what they should take.",
+        f"over {data['cells']:,} finished cells. *Aim* is the limit that they should keep.",
         "",
         "| command | CPU s | aim | peak memory, MB | aim |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -243,12 +243,12 @@ def _trainers() -> list[str]:
     lines += [
         f"{data['processor']}, CPU seconds of one thread for one fit on `{data['task']}`: "
         f"{data['classes']} classes, a context of {data['context']}",
-        "tokens. *As trainers do it*: every step encodes its images, and every class at the whole "
+        "tokens. *Usual trainer*: every step encodes its images, and every class at the whole "
         "context, through",
         "open_clip's own text transformer; what CoOp on Dassl does. Draw, recipe and steps are the "
         "same.",
         "",
-        "| method | as trainers do it, s | compatbench, s | times less | right of "
+        "| method | usual trainer, s | compatbench, s | speed-up | right of "
         f"{next(iter(fits.values()))['images']} test images |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
@@ -275,11 +275,11 @@ def _mini() -> list[str]:
         f"A step of a fit on `{data['task']}`, in CPU time of one thread, before attention by plan "
         "and kept memory",
         "and with them: the best of "
-        f"{data['pairs']} of each, taken in turn on a machine in use; *times less* is the median "
+        f"{data['pairs']} of each, alternating, on a machine in use; *speed-up* is the median "
         "over pairs.",
         "Steps are products of matrices for two thirds, and those are as many as before.",
         "",
-        "| method | before, ms | after, ms | times less |",
+        "| method | before, ms | after, ms | speed-up |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, step in data["steps"].items():

@@ -352,7 +352,7 @@ def test_files_that_ship_and_files_that_hide_code_are_not_taken(clone: Clone) ->
         "methods/linked.py: is a link; put what it leads to in its place",
         "methods/more.pyc: methods are Python files, and nothing else belongs there",
         "tasks/weights.safetensors: ships with the project, and a change cannot be judged by its "
-        "own files; whoever owns the project takes it over",
+        "own files; the project's owner has to add it",
     ]
 
 

@@ -66,3 +66,15 @@ def test_every_python_that_is_promised_is_tested() -> None:
     promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)
     matrix = read(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"] == promised
+
+
+def test_the_pages_are_built_by_what_the_extra_has() -> None:
+    setup = (GITHUB.parent / "setup.cfg").read_text()
+    [extra] = re.findall(r"(?m)^docs =\n((?:    .*\n)+)", setup)
+    [install] = [
+        step["run"]
+        for step in steps(GITHUB / "workflows" / "pages.yml")
+        if "pip" in step.get("run", "")
+    ]
+    assert re.findall(r"'([^']+)'", install.split("#")[0]) == extra.split()
+    assert set(extra.split()) <= set(re.findall(r"(?m)^dev =\n((?:    .*\n)+)", setup)[0].split())

@@ -95,7 +95,7 @@ def test_unsorted_validation_images_are_told(pets: Path) -> None:
     ("old", "new", "message"),
     [
         ("train/cat", "train/lion", "has no folder 'cat', class 'cat' of 'pets'"),
-        ("val/cat", "test/lion", "has a folder 'lion' that is no class of 'pets'"),
+        ("val/cat", "test/lion", "has a folder 'lion' that is not a class of 'pets'"),
         ("test", "tests", "test is missing"),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_later_run_goes_on_unless_the_server_has_another_file(
         server.breaks = [4000, 0]
         (problem,) = fetch().problems
         assert "broke off" in problem
-        assert "goes on from there" in problem
+        assert "continues from there" in problem
         assert server.asked[-2] == start, run
         assert lies_in(tmp_path / "data") == {"shapes.zip.part", "shapes.zip.part.tag"}
     # If-Range has the server send all of its new file; no mixture of both.

@@ -117,10 +117,10 @@ def test_what_is_no_draw_of_the_task_is_one_clear_line(
     assert "neither a draw of CoOp's" in message([1, 2])
     assert "neither a draw of CoOp's" in message({"train": [3]})
     assert "without path ('_impath')" in message({"train": [Datum(5, 0)]})  # type: ignore[arg-type]
-    assert "'/x/y.jpg' is no image to draw from" in message({"train": [Datum("/x/y.jpg", 0)]})
+    assert "'/x/y.jpg' is not an image to draw from" in message({"train": [Datum("/x/y.jpg", 0)]})
     assert "has label 46, here 0" in message({"train": [Datum(train[0]._impath, 46)]})
     assert "lists an image twice" in message({"train": [train[0], Datum(train[0]._impath, 1)]})
-    assert "is no image to draw from" in message({"train": train, "val": train})
+    assert "is not an image to draw from" in message({"train": train, "val": train})
     file = write({})
     file.write_bytes(b"\x80\x04garbage")
     listed = file.with_name("shot_2-seed_1_train.jsonl")

@@ -437,7 +437,7 @@ BAD: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "path that leaves": (
         spoil_list("path,label\n../x.png,a\n"),
         {},
-        "csv:2: '../x.png' is no path",
+        "csv:2: '../x.png' is not a path",
     ),
     "path that is not there": (spoil_list("path,label\nx.png,a\n"), {}, "csv:2: there is no file"),
     "row without a label": (spoil_list(f"path,label\n{IBEX}/0.png,\n"), {}, "csv:2: label ''"),
@@ -575,7 +575,7 @@ def test_a_list_is_never_replaced_by_itself(work: Path) -> None:
     [
         ("path,label,split", "path,label", r"pets.csv:2: 3 fields|pets.csv:1: its columns must be"),
         (f"{IBEX}/", "../x/", r"pets.csv:\d+: path .* leaves the dataset's folder"),
-        (f",{IBEX},", ",lion,", r"pets.csv:\d+: label 'lion' is no class of 'pets'"),
+        (f",{IBEX},", ",lion,", r"pets.csv:\d+: label 'lion' is not a class of 'pets'"),
         (",train", ",trained", r"pets.csv:\d+: split 'trained' is none of"),
     ],
 )

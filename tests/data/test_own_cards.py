@@ -170,7 +170,7 @@ def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -
     (cards / "notes.yaml").write_text("a: b\n")
     for given, message in (
         (cards / "none", "there is no folder or file"),
-        (cards / "notes.yaml", "is no card of a task, backbone or suite"),
+        (cards / "notes.yaml", "is not a card of a task, backbone or suite"),
     ):
         with pytest.raises(CompatbenchError, match=f"^--cards '{given}': .*{message}"):
             invoke("list", "tasks", "--cards", given)

@@ -80,7 +80,7 @@ def test_images_are_read_where_they_lie_in_the_order_of_the_shards(folder: Path)
 
 
 def special(name: str, kind: bytes) -> Callable[[Path], None]:
-    """Writes a shard of one member that is no plain file."""
+    """Writes a shard of one member that is not a plain file."""
 
     def write(path: Path) -> None:
         with tarfile.open(path, "w") as tar:
@@ -108,9 +108,9 @@ def text(name: str, content: str) -> Callable[[Path], object]:
         (lambda path: path.write_bytes(path.read_bytes()[:1700]), "0.tar cannot be read"),
         (Path.unlink, "0.tar is missing"),
         (lambda path: path.write_bytes(gzip.compress(path.read_bytes())), "cannot be read"),
-        (shard(*images(1)[:1]), "'s0000000' is no image with a label"),
-        (shard(*images(1)[1:]), "'s0000000' is no image with a label"),
-        (shard(*images(-1)), "'s0000000' is no image with a label"),
+        (shard(*images(1)[:1]), "'s0000000' is not an image with a label"),
+        (shard(*images(1)[1:]), "'s0000000' is not an image with a label"),
+        (shard(*images(-1)), "'s0000000' is not an image with a label"),
         (shard(("a.cls", b"x" * 99)), "0.tar cannot be read: .*invalid literal"),
         (shard(("a\nb.cls", b"1")), "is not a plain file"),
         (text("test/nshards.txt", "9" * 5000), "it holds the number of shards"),

@@ -50,7 +50,9 @@ def test_what_no_turn_expresses_is_refused() -> None:
         tested = MethodUnderTest(builtin_methods().get(name))
         r = fit_rotation(encode_words(tested.source, WORDS), encode_words(target, WORDS)).rotation
         given = (tested.module, target, LABELS, r, tested.inputs(target))
-        with pytest.raises(NotTransferable, match="no turn of its tensors has the same classifier"):
+        with pytest.raises(
+            NotTransferable, match="no rotation of its tensors gives the same classifier"
+        ):
             turn_module(tested.build(), *given)
 
 

@@ -127,7 +127,7 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
         ("retrained+0", "'retrained[+]0': shots: Input should be greater than 0"),
         ("retrained+04", "write 'retrained[+]4'"),
         ("retrained+500", "500 labels per class cannot be drawn from 'mini-weather', which has"),
-        ("words+4", "'4' is no setting of 'words', which has raw"),
+        ("words+4", "'4' is not a setting of 'words', which has raw"),
     ],
 )
 def test_settings_that_cannot_be_had_are_refused(label: str, words: str) -> None:

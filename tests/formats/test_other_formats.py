@@ -407,8 +407,8 @@ def test_rows_of_a_linear_head_are_of_the_classes_beside_them(
     again = import_for_test("linear", write_head(path, **three, classes=names))
     assert again.fingerprint == module.fingerprint
     for classes, message in [
-        ([9, 0, 1], "has '9', which is no class of the task in 'classes'"),
-        (["dog", "cow", "tree"], "has 'cow', which is no class"),
+        ([9, 0, 1], "has '9', which is not a class of the task in 'classes'"),
+        (["dog", "cow", "tree"], "has 'cow', which is not a class"),
         ([1, 1, 0], "has a class twice in 'classes'"),
         ([1, 0], "has 3 rows and 2 'classes'"),
     ]:

@@ -56,8 +56,8 @@ CALL = b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R."
 MEMO = b"\x80\x02}r\xff\xff\xff\xff."
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is no checkpoint: it does not begin as one"),
-    "text": (b"a text", "is no checkpoint"),
+    "empty": (b"", "is not a checkpoint: it does not begin as one"),
+    "text": (b"a text", "is not a checkpoint"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "run 'git lfs pull'"),
     "half": (saved(WEIGHTS)[:-60], "is damaged or incomplete .*its end is missing; fetch it again"),
     "call": (packed(CALL), "it asks for builtins.eval; nothing in it was run"),

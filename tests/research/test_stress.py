@@ -36,7 +36,7 @@ def _few_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeCache:
-    """Features that stand for the test images, the same for all backbones but for their turn."""
+    """Features that stand for the test images, the same for all backbones but rotated."""
 
     def __init__(self, source: Backbone, rotation: Tensor) -> None:
         generator = torch.Generator().manual_seed(3)
@@ -51,7 +51,7 @@ class FakeCache:
         return self._features if own else self._features @ self._rotation.T
 
 
-def test_a_turn_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -> None:
+def test_a_rotation_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -> None:
     for angle in (0.0, 30.0, 90.0, 179.0):
         matrix = random_rotation(12, angle, seed=1)
         assert torch.allclose(matrix @ matrix.T, torch.eye(12).double(), atol=1e-12)
@@ -60,7 +60,7 @@ def test_a_turn_is_orthogonal_and_its_largest_angle_is_the_one_asked_for() -> No
         assert torch.equal(matrix, random_rotation(12, angle, seed=1))
 
 
-def test_random_turns_favour_no_direction() -> None:
+def test_random_rotations_favour_no_direction() -> None:
     entries = torch.stack([random_rotation(4, None, seed) for seed in range(500)])
     assert torch.allclose(entries[0] @ entries[0].T, torch.eye(4).double(), atol=1e-12)
     # A uniformly random unit vector has mean 0 and variance 1/e in each coordinate.
@@ -68,7 +68,7 @@ def test_random_turns_favour_no_direction() -> None:
     assert torch.allclose(entries.var(0), torch.full((4, 4), 0.25).double(), atol=0.06)
 
 
-def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
+def test_a_rotated_model_is_seen_to_be_rotated_and_nothing_else() -> None:
     source = synthetic_models().source
     rotation = random_rotation(EMBED_DIM, 60.0, seed=4).float()
     target = rotate_clip(source, rotation)
@@ -77,7 +77,7 @@ def test_a_turned_model_is_seen_to_be_turned_and_nothing_else() -> None:
     maps = report.maps.set_index("map")
     assert list(maps.index) == ["none", "words", "images"]
     angles = torch.linalg.eigvals(rotation).angle().abs().rad2deg()
-    assert report.turn == pytest.approx(float(angles.median()), abs=0.1)
+    assert report.angle == pytest.approx(float(angles.median()), abs=0.1)
     assert report.agreement == pytest.approx(1, abs=1e-3)
     assert report.source_gap == pytest.approx(report.target_gap, abs=1e-4)
     for name in ("words", "images"):
@@ -94,7 +94,7 @@ def test_models_of_other_sizes_have_no_figures_as_they_are() -> None:
     cache: Any = FakeCache(source, torch.eye(target.embed_dim, EMBED_DIM))
     report = measure_gauge(source, target, [TASK], cache, WordFeatures(None))
     assert list(report.maps["map"]) == ["words", "images"]
-    assert report.turn is None
+    assert report.angle is None
     assert report.sizes == (EMBED_DIM, target.embed_dim)
 
 
@@ -126,14 +126,14 @@ def targets(points: pd.DataFrame, method: str) -> list[float]:
 
 def test_a_copied_probe_falls_with_the_angle_and_through_words_it_does_not() -> None:
     test = stress_test("linear_probe", "coop")
-    points = test.report("turned", test.turned([0.0, 90.0, None], turns=3)).points
-    unturned, *copied = targets(points, "linear_probe")
-    assert unturned > 90
-    assert all(value < unturned - 20 for value in copied)
-    assert all(abs(value - unturned) <= 0.5 for value in targets(points, "linear_probe (words)"))
+    points = test.report("rotated", test.rotated([0.0, 90.0, None], rotations=3)).points
+    unrotated, *copied = targets(points, "linear_probe")
+    assert unrotated > 90
+    assert all(value < unrotated - 20 for value in copied)
+    assert all(abs(value - unrotated) <= 0.5 for value in targets(points, "linear_probe (words)"))
     probe = points[points["method"] == "linear_probe (words)"].iloc[-1]
-    assert (probe["change"], probe["h"]) == ("random", pytest.approx(unturned, abs=0.5))
-    # No turn changes zero-shot, nor prompts.
+    assert (probe["change"], probe["h"]) == ("random", pytest.approx(unrotated, abs=0.5))
+    # No rotation changes zero-shot, nor prompts.
     assert set(points["flipped"]) == {0}
     assert points["zero_shot"].nunique() == len(set(targets(points, "coop"))) == 1
     assert "coop (words)" not in set(points["method"])
@@ -157,7 +157,7 @@ def test_a_narrowed_target_is_out_of_reach_but_through_words() -> None:
         test.report("sizes", test.narrowed([EMBED_DIM]))
 
 
-def test_parts_of_the_word_list_find_the_same_turn_of_a_turned_model(
+def test_parts_of_the_word_list_find_the_same_rotation_of_a_rotated_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stress.load_words", lambda: load_words()[::40])

@@ -117,7 +117,7 @@ def test_a_file_of_a_dataset_is_a_plain_one(
     write_layout(tmp_path, layout)
     (tmp_path / place).unlink()
     make(tmp_path / place)
-    refused(lambda: read_layout(tmp_path, layout), "it is no plain file")
+    refused(lambda: read_layout(tmp_path, layout), "it is not a plain file")
 
 
 BACKBONE = "name: mine\ntitle: Mine\nconfig: ViT-B-32\nlicence: MIT\npath: {}\n"
@@ -169,7 +169,7 @@ def test_a_file_beside_a_card_is_found_from_anywhere(
 
 def test_nothing_of_a_file_that_is_no_checkpoint_is_shown(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
-    refused(lambda: read_tensors(tmp_path / "secret"), "is no checkpoint")
+    refused(lambda: read_tensors(tmp_path / "secret"), "is not a checkpoint")
 
 
 BAD_NAMES = ["", "../x", "a/b", "a b", "a\nb", "é", "x" * 101, None, 5, "all", "!x", "*", "=x"]

@@ -23,7 +23,7 @@ def import_module(
     classes: str | Sequence[str] | None = None,
     device: str = "auto",
 ) -> Module:
-    """Turns a checkpoint of other code into a module; nothing in the file is run.
+    """Converts a checkpoint of other code to a module; nothing in the file is run.
 
     The file's own token embeddings or text features, where it holds any, tell whether the classes
     and the source are the right ones; if not, it is refused.

@@ -84,7 +84,7 @@ def run(
 ) -> Results:
     """Runs what is missing of a suite, and writes ``results/`` and ``leaderboard.md``.
 
-    Finished cells are never run again: stop at any time, and the same call goes on. Several
+    Finished cells are never run again: stop at any time, and the same call continues. Several
     processes may share a folder.
 
     Args:
@@ -217,7 +217,7 @@ def port(
 ) -> Module:
     """A module written for another backbone, where it needs no transfer; nothing is trained.
 
-    What is written in the joint space's coordinates is turned by the rotation of the transfer
+    What is written in the joint space's coordinates is rotated as by the transfer
     ``words``, which moves no means, so that tensors can express it; all else stays as it is.
 
     Args:
@@ -230,8 +230,8 @@ def port(
         The module, whose ``about`` has the new source and what it was ``ported`` from.
 
     Raises:
-        CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no turn of
-            its tensors gives the logits that it has through the transfer.
+        CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
+            of its tensors gives the logits that it has through the transfer.
     """
     from compatbench.engine.port import port_module
     from compatbench.sharing.hub import local_module

@@ -197,7 +197,7 @@ def _check_files(change: Change) -> Iterator[str]:
             yield f"{name}: methods are Python files, and nothing else belongs there"
         elif top == "tasks" and suffix not in (".yaml", ".py", ".md"):
             what = "ships with the project, and a change cannot be judged by its own files"
-            yield f"{name}: {what}; whoever owns the project takes it over"
+            yield f"{name}: {what}; the project's owner has to add it"
 
 
 def sort_change(change: Change, registry: ConfinedRegistry) -> Touched:

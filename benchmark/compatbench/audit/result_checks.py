@@ -68,7 +68,7 @@ def check_provenance(suite: StoredSuite) -> Iterator[Finding]:
             yield Finding(file, problem, 0, field)
         for value in values:
             if name != "processor" and not _VERSION.fullmatch(value):
-                yield Finding(file, f"is no version: {_show(value)}", 0, field)
+                yield Finding(file, f"is not a version: {_show(value)}", 0, field)
 
 
 def _show(value: Any) -> str:

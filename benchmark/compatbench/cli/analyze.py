@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="analyze",
     no_args_is_help=True,
-    help="Look into an upgrade: which layers have moved, at which depth a module survives, "
+    help="Analyse an upgrade: which layers have moved, at which depth a module survives, "
     "and how the class embeddings have moved.",
 )
 
@@ -95,8 +95,8 @@ def layers(
 
     Args:
         task: Tasks whose class names and images are used; by default all of the suite.
-        images: Test images, evenly from all tasks.
-        seed: Of the draw of images.
+        images: Number of test images, the same share from every task.
+        seed: Seed of the draw of images.
     """
     report = api.analyze_layers(tasks=task, images=images, seed=seed, **given)
     return Shown(report, report.rows)
@@ -115,9 +115,9 @@ def depth(
 ) -> Shown:
     """Fit the same small module at each depth of the text tower, and carry it over.
 
-    A bias, and a low-rank map, are inserted before the first block, behind each block, and
-    behind the last norm; each is fitted on the source and attached untouched to the target.
-    Finished fits are kept, and not run again.
+    A bias, and a low-rank map, are inserted before the first block, after each block, and after the
+    last norm; each is fitted on the source and attached untouched to the target. Finished fits are
+    kept and not run again.
 
     Args:
         task: Tasks that modules are fitted on: names, globs, comma lists.
@@ -155,7 +155,7 @@ def claims(
 ) -> None:
     """Compare the founding paper's claims with results: supported, contradicted or undecided.
 
-    Each claim comes with the data that it is judged by, the size of the effect, and a bootstrap
+    Each claim is shown with its data, the size of the effect, and a bootstrap
     interval over datasets, which decides the verdict. A missing cell gives no mean.
 
     Args:

@@ -28,10 +28,10 @@ _TEMPLATE = Path(__file__).with_name("new_method.py.txt")
 def new_method(name: str) -> None:
     """Write a commented method file that works as it is, to start from.
 
-    It goes to methods/ in a checkout, and to this folder elsewhere.
+    It is written to methods/ in a checkout, and to the current folder elsewhere.
 
     Args:
-        name: Such as 'my_method'.
+        name: The method's name, such as 'my_method'.
     """
     from compatbench.method.registry import builtin_methods
 
@@ -87,14 +87,14 @@ def are_transfers(wanted: str) -> bool:
 def check(methods: str, only: str = "all") -> None:
     """Check that a method, or a transfer, follows the rules, on tiny models; exit with 1 if not.
 
-    Fits are cut to a few steps, so that a method takes seconds on one core. One method gets a
-    table of its checks; of several, each gets a line, and their failures are listed at the end.
+    Fits are cut to a few steps, so that a method takes seconds on one core. For one method the
+    output is a table of its checks; for several, one line each, and their failures at the end.
 
     Args:
         methods: What to check: a name, a glob, 'all', a comma list with exclusions, or the path
             of a method file ('./mine.py'), which is run as code. Names of transfers (see 'list
             transfers'), or the file of one, are checked by the rules of transfers.
-        only: Checks to try: names, globs, exclusions.
+        only: Checks to run: names, globs, exclusions.
     """
     import pandas as pd
 
@@ -140,13 +140,13 @@ def tune(
     """Choose a method's rate and steps for a suite, on training images of development tasks.
 
     The suite's card says which tasks, rates and steps ('tuning'): the same for every method. Each
-    setting is fitted on three quarters of a few-shot draw and tested on the last, on the source
-    alone; no test image and no target takes part. The best setting is chosen; but the recipe's own
-    stays where the gain over it is no larger than the standard error of that gain.
+    setting is fitted on three quarters of a few-shot draw and tested on the remaining quarter, on
+    the source model; no test image and no target is used. The best setting is chosen, unless its
+    gain over the recipe's own is no larger than the standard error of that gain.
 
-    The first line says how long it takes. Stop at any time, and the same command goes on. The last
-    lines are for the suite's file. What was compared is written to results/<suite>/tuning/ and
-    belongs to the method's pull request: without it, the leaderboard marks the method as not tuned.
+    The first line says how long it takes. Stop at any time; the same command continues. The last
+    lines are for the suite's file. A record is written to results/<suite>/tuning/; add it to the
+    method's pull request, or the leaderboard marks the method as not tuned.
     """
     import yaml
 

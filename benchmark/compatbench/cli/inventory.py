@@ -42,7 +42,7 @@ def doctor(
     device: str = "auto",
     trust_pickle: bool = False,
 ) -> None:
-    """Check whether a suite can run here, and say what to do where it cannot.
+    """Check whether a suite can run here, and say how to fix what is missing.
 
     Shows, for every dataset, what was found, what is missing and how to fix it; for every
     backbone, its weights, activation, preprocessing and sizes; and the machine. Works offline and
@@ -147,19 +147,19 @@ def export_shots(
     read: Annotated[Path | None, typer.Option("--from", dir_okay=False)] = None,
     data_root: list[str] | None = None,
 ) -> None:
-    """Export the few-shot draw of a task, shots and seed: CoOp's, made again from the split.
+    """Export a few-shot draw, computed from the task's split as CoOp's code does.
 
     The file lists each image's path and label, and the hash of the split that they were drawn
-    from. 'compatbench run --shots-file FILE' trains on the images of a file, so that two labs
-    use the same ones even where their folders would give other draws.
+    from. 'compatbench run --shots-file FILE' trains on the images of a file, so that two labs use
+    the same ones even if their folders would give other draws.
 
     Args:
         task: The task to draw from.
         shots: Images of every class.
         seed: Seed of the draw.
-        out: File to write; by default the terminal.
+        out: File to write; by default the draw is printed.
         compare: Another lab's file: is it the same draw?
-        read: In place of drawing, read what other code drew: CoOp's shot_K-seed_S.pkl, in which
+        read: Instead of drawing, read a draw of other code: CoOp's shot_K-seed_S.pkl, in which
             nothing is run, or 2SFS's shot_K-seed_S_train.jsonl with its _val.jsonl.
     """
     from compatbench.data.draws import draw_shots, export_draw

@@ -54,11 +54,10 @@ def evaluate(
             leaves beside its modules, 'words' does not need the source model.
         source: Of a checkpoint of other code: the model that it was trained on. --task is then
             the task that it was trained for, or a variant.
-        format: Of such a checkpoint: its format, as for 'import'.
-        set_: Of such a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be
-            repeated.
-        classes: Of such a checkpoint: the classes that it knows, as for 'import'.
-        gate: Attach the new model's zero-shot in the module's place where 'predict' expects harm,
+        format: Of a checkpoint: its format, as for 'import'.
+        set_: Of a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be repeated.
+        classes: Of a checkpoint: the classes that it knows, as for 'import'.
+        gate: Use the new model's zero-shot in place of the module where 'predict' expects harm,
             from the test images without their labels.
     """
     from compatbench import api
@@ -101,10 +100,10 @@ def port(
 ) -> None:
     """Write a module, or a stored index of image embeddings, for a new model.
 
-    Of a module, what is written in the joint space's coordinates (keys of a cache, a probe, a
-    residual on class weights) is rotated as the transfer 'words' rotates the model; the rest is
-    unchanged, and 'evaluate' then needs no transfer. A module for which that does not give the
-    transfer's own logits is refused.
+    In a module, tensors in the joint space's coordinates (keys of a cache, a probe, a residual on
+    class weights) are rotated as the transfer 'words' rotates the model; the others are unchanged,
+    and 'evaluate' then needs no transfer. It is an error if the result does not give the transfer's
+    logits.
 
     Of an index (.npy, .parquet or a flat .faiss), each vector is mapped to the new model's space,
     block by block, in memory that does not grow with it. Type, order, lengths, ids and other
@@ -114,8 +113,8 @@ def port(
     Args:
         module: A module that 'run' wrote to runs/modules/, or 'import' wrote; or an index.
         to: The new model, as '--backbone' of 'evaluate'.
-        with_: 'words' or 'words+raw', or 'copied', which leaves all as it is; by default words
-            where a method acts in the joint space, and copied elsewhere.
+        with_: 'words', 'words+raw', or 'copied', which changes nothing; by default words for
+            methods that act in the joint space, and copied for others.
         methods: The method's file, if it is not among 'list methods'; it is run as code.
         from_: Of an index: the model that made it.
         by: Of an index: 'words' (needs nothing else), 'images', 'low-rank' or 'ridge' (need
@@ -163,24 +162,24 @@ def import_(
     device: str = "auto",
     offline: bool = False,
 ) -> None:
-    """Turn a checkpoint of other code into a module that 'evaluate' takes.
+    """Convert a checkpoint of other code to a module that 'evaluate' takes.
 
-    Nothing in the file is run. Its own token embeddings, where it holds any, show whether task and
-    source are the right ones. Without arguments it lists the formats. For example:
+    Nothing in the file is run. If it has token embeddings, they are used to verify task and source.
+    Without arguments the command lists the formats. For example:
     compatbench import coop output/seed1 --task dtd --source vit-b16-openai
 
     Args:
-        format: A format, 'auto' (what the contents are recognised as), or the path of a format
+        format: A format, 'auto' (recognised by the contents), or the path of a format
             file ('./mine.py'), which is run as code.
         file: The checkpoint, or the folder that its authors' code made.
         task: The task that it was trained for; its images need not be here.
         source: The model that it was trained on (see 'compatbench list backbones').
         set_: A setting that the file does not hold, such as 'alpha=1'; may be repeated.
-        classes: If it knows some of the task's classes alone: 'base' or 'new', the halves of
-            base-to-new generalisation, or a file of names. 'all' lets prompts that were trained
-            on the first classes serve all.
+        classes: If it knows only some of the task's classes: 'base' or 'new', the halves of
+            base-to-new generalisation, or a file of names. 'all' uses prompts that were trained on
+            the first classes for all classes.
         out: The module to write; by default FORMAT-TASK.safetensors in this folder.
-        inspect: Show what this file holds, its format, and what would have to be given.
+        inspect: Show the contents of this file, its format, and the settings that it needs.
     """
     from compatbench import api
 

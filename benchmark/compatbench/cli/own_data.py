@@ -41,8 +41,9 @@ def new_task(
 
     Reads class folders (with or without train/, val/ and test/ around them), a CSV with the
     columns path,label and perhaps split, tar shards of a webdataset, or parquet files of the
-    Hub's kind. The images stay where they are; nothing of them is copied. Two cards and a list
-    of the images are written, or nothing if something is wrong. The last lines say what to run.
+    Hub's kind. The images stay where they are; nothing of them is copied. Two cards and a list of
+    the images are written; nothing is written if there is an error. The last lines show the next
+    commands.
 
     Args:
         folder: The folder of the images; or a CSV, tar or parquet file.
@@ -115,8 +116,8 @@ def advise(
 
     From the measurements in results/, for every upgrade and method: keep a module untouched if
     it gains over zero-shot and no way without images is clearly better; port it by that way, such
-    as 'words', if it is; or else retrain it, if that was measured and gains, or use zero-shot. With
-    95 % intervals, and what they rest on.
+    as 'words', if it is; or else retrain it, if that was measured and gains, or use zero-shot. All
+    figures have 95 % intervals.
 
     Args:
         module: A module's file, of 'run' or 'import', to measure untouched and by 'words' on
@@ -125,7 +126,7 @@ def advise(
         methods: Methods with results: names, globs, exclusions; with MODULE, its method's file.
         shots: By default the most that the suite has.
         upgrade: One of the suite's upgrades; by default all.
-        out: The folder of results/, as for 'run'.
+        out: The folder that has results/, as for 'run'.
     """
     from compatbench import api
 

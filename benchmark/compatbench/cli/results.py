@@ -15,9 +15,9 @@ from compatbench.errors import CompatbenchError
 def report(out: Path = Path(), check: bool = False) -> None:
     """Make the site results/report/ and results/figures/ from results/, byte for byte.
 
-    Open results/report/index.html in a browser, or put the folder on any server; it asks for
-    nothing outside of it. Nothing is trained and no weights are needed. A figure for which there
-    are no results is left out.
+    Open results/report/index.html in a browser, or put the folder on any server; it makes no
+    request outside of it. Nothing is trained and no weights are needed. A figure without results is
+    left out.
 
     Args:
         check: Write nothing; fail if a file of the site or a figure is not up to date.
@@ -68,22 +68,22 @@ def audit(
     offline: bool = False,
     trust_pickle: bool = False,
 ) -> None:
-    """Check whether results are what this checkout makes; exit with 1 if a number is not.
+    """Check whether this checkout reproduces the results; exit with 1 if not.
 
     Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
-    leaderboard.md must agree with each other and with what is computed here. Then some cells are
-    run again from nothing, enough to find forged ones with the probability that is printed. A
-    number that is forged or stale is named with its file, line and field. Nothing is written but
-    the feature cache.
+    leaderboard.md must agree with each other and with what is computed here. Then randomly drawn
+    cells are run again from scratch, enough to find forged ones with the probability that is
+    printed. A forged or outdated number is reported with its file, line and field. Only the feature
+    cache is written.
 
     Args:
-        suite: Suite to look at: a name, or the YAML file of one that is not installed; may be
+        suite: Suite to audit: a name, or the YAML file of one that is not installed; may be
             repeated. By default every folder.
         cells: Cells to run again, drawn at random, in place of --forged and --power.
         cold: Encode all images again, as if the feature cache were empty.
         seed: Seed of the draw; by default a new one, which is printed.
         tolerance: Images by which a count may differ when it is computed again; by default none
-            for results of this processor; docs/security.md has the test of others.
+            for results of this processor; docs/security.md has the rule for others.
         zero_shot: Compute zero-shot again: quick, where the images' features are cached.
         methods: Files of methods that are not among 'list methods' ('./mine.py'), which are run
             as code.

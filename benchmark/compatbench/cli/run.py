@@ -54,12 +54,12 @@ def run(
 ) -> None:
     """Run a suite and write results/ and leaderboard.md.
 
-    Finished cells are never run again: stop at any time, and the same command goes on. The first
-    seed of all methods comes first, so that there is a full ranking early. Several
-    runs may share a folder, on one machine or on many: each cell is run by one of them.
+    Finished cells are never run again: stop at any time, and the same command continues. The first
+    seed of all methods is run first, so that a full ranking is there early. Several runs may share
+    a folder, on one machine or on many: each cell is run by one of them.
 
     Args:
-        skip_missing: Run what is here, and leave out cells whose images or weights are not.
+        skip_missing: Leave out cells whose images or weights are missing, and run the others.
         executor: Where cells run: in processes on this machine, or on a Ray cluster.
         address: The Ray cluster, HOST:PORT; 'auto' is the one that this machine belongs to. By
             default RAY_ADDRESS, or this machine alone.
@@ -75,12 +75,12 @@ def run(
             1 GiB. Less is slower.
         cache_limit: Most disk for image features and tokens, such as '200G': those unused
             longest are deleted, and tokens that do not fit are computed whenever they are needed.
-        precision: What the frozen towers compute in, by default what the suite says; modules are
-            always trained in float32. 'tf32' is float32 with the short products of NVIDIA's cards,
-            in training, too. Another precision gives other cells, which replace the first in
-            results/.
+        precision: Number format of the frozen towers, by default the suite's; modules are always
+            trained in float32. 'tf32' is float32 with the short products of NVIDIA's cards, in
+            training, too. Another precision gives separate cells, which replace the previous rows
+            in results/.
         timeout: End an attempt at a cell that takes longer, such as '90s' or '10m'; the encoding
-            of its images does not count. It becomes a failed row, and the others go on.
+            of its images does not count. It becomes a failed row, and the other cells continue.
         retry: Try a cell again after these failures: 'oom', 'killed', 'timeout', 'error', each
             once or as often as it says: 'oom,killed:3'.
     """

@@ -28,7 +28,7 @@ def push(
         what: A module's file, or a folder results/SUITE.
         to: hf://OWNER/NAME for a module, hf://datasets/OWNER/NAME for results.
         yes: Send it without asking.
-        private: Make the repository a private one, if it has to be made.
+        private: If the repository is new, make it private.
         licence: The licence that you give the module, as the hub names it, such as 'mit'.
         out: The folder of results/, from which the README has the module's accuracies.
     """
@@ -47,7 +47,7 @@ def push(
 def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
     """Fetch a module, or results, from the Hugging Face Hub.
 
-    To evaluate a module, it need not be fetched: 'evaluate', 'port', 'advise' and 'export' take its
+    A module need not be fetched to be evaluated: 'evaluate', 'port', 'advise' and 'export' take its
     address in place of a file.
 
     Args:

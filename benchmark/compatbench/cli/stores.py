@@ -79,7 +79,7 @@ def show_run(key: str, out: Path = Path()) -> None:
 def verify_runs(out: Path = Path()) -> None:
     """Compare every file with its checksum and its name; exit with 1 if one is not right.
 
-    Nothing is moved. A run sets such a file aside when it needs it, and makes it again.
+    Nothing is moved. When a run needs such a file, it sets it aside and makes it again.
     """
     from compatbench.engine.store_check import find_files, find_problems, open_store
 
@@ -103,10 +103,10 @@ def gc(
     processes go as well.
 
     Args:
-        delete: Delete; without, only say what would go.
-        days: Leave what is younger.
+        delete: Delete the files; without this, only list them.
+        days: Keep files that are younger than this.
         suite: YAML file of a further suite; may be repeated.
-        shots_file: File with a draw that is wanted; may be repeated.
+        shots_file: File with a draw to keep; may be repeated.
     """
     from compatbench.data.cards import suite_cards
     from compatbench.data.draws import read_draws

@@ -114,7 +114,7 @@ def _fetch(name: str, agree: bool, keep: bool, tell: Tell, progress: Tell) -> Fe
                 except CompatbenchError as error:
                     problems.append(str(error))
     except Timeout:
-        problems.append(f"task '{name}': another fetch is at work on it; wait for its end")
+        problems.append(f"task '{name}': another fetch is running; wait until it ends")
     except CompatbenchError as error:
         problems.append(str(error))
     except OSError as error:

@@ -1,9 +1,8 @@
 """Reads the few-shot draws that other code has kept: CoOp's pickles, and the lists of 2SFS.
 
-CoOp and its heirs: ``split_fewshot/shot_K-seed_S.pkl``, a pickle of ``{"train": ..., "val": ...}``,
-lists of Dassl's ``Datum``. 2SFS: ``shot_K-seed_S_train.jsonl`` and ``..._val.jsonl``, on each line
-the attributes of one as JSON.
-"""
+CoOp and its successors: ``split_fewshot/shot_K-seed_S.pkl``, a pickle of ``{"train": ..., "val":
+...}``, lists of Dassl's ``Datum``. 2SFS: ``shot_K-seed_S_train.jsonl`` and ``..._val.jsonl``, on
+each line the attributes of one as JSON."""
 
 from __future__ import annotations
 
@@ -79,7 +78,7 @@ def _read(path: Path) -> dict[Any, Sequence[Mapping[str, Any]]]:
     except CompatbenchError as error:
         if str(path) in str(error):
             raise
-        raise CompatbenchError(f"{path} is no draw: {error}") from None
+        raise CompatbenchError(f"{path} is not a draw: {error}") from None
     # A pickle that is none can raise anything.
     except Exception as error:
         what = f"{path} is neither a draw of CoOp's (.pkl) nor one of 2SFS's (..._train.jsonl)"
@@ -99,5 +98,6 @@ def _find(path: Path, item: Mapping[str, Any], ids: set[str], task: str) -> tupl
     parts = place.replace("\\", "/").split("/")
     ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
     if (found := next((end for end in ends if end in ids), None)) is None:
-        raise CompatbenchError(f"{path}: '{one_line(place)}' is no image to draw from of '{task}'")
+        what = f"'{one_line(place)}' is not an image to draw from of '{task}'"
+        raise CompatbenchError(f"{path}: {what}")
     return found, label

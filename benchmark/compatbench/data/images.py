@@ -245,7 +245,7 @@ def size_of(path: Path) -> int:
     except OSError as error:
         raise unreadable(path, error) from None
     if not stat.S_ISREG(found.st_mode):
-        raise unreadable(path, ValueError("it is no plain file"))
+        raise unreadable(path, ValueError("it is not a plain file"))
     return found.st_size
 
 

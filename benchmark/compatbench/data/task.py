@@ -239,7 +239,7 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
     folders = owner.folders or owner.classes
     if unknown := [folder for folder in card.subset if folder not in folders]:
         raise CompatbenchError(
-            f"task '{card.name}': field 'subset': '{unknown[0]}' is no class of '{owner.name}'"
+            f"task '{card.name}': field 'subset': '{unknown[0]}' is not a class of '{owner.name}'"
         )
     kept = tuple(folders.index(folder) for folder in card.subset) or tuple(range(len(folders)))
     names = tuple(owner.names[label] for label in kept)

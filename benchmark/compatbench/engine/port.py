@@ -119,7 +119,8 @@ def turn_module(
             best, least = turned, error
     if not least <= CLOSE * float(wanted.abs().max()):
         raise NotTransferable(
-            "no turn of its tensors has the same classifier; 'evaluate --transfer' can carry it"
+            "no rotation of its tensors gives the same classifier; 'evaluate --transfer' can carry "
+            "it"
         )
     return best
 

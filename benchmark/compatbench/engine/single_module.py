@@ -282,7 +282,7 @@ def read_module(given: Module | Path) -> Module:
             f"{given} is a folder; give a module's file, *.safetensors, in it; {other}"
         )
     if isinstance(given, Path) and is_archive(given):
-        raise CompatbenchError(f"{given} is no module of compatbench; {other}")
+        raise CompatbenchError(f"{given} is not a module of compatbench; {other}")
     return load_module(given) if isinstance(given, Path) else given
 
 

@@ -63,7 +63,7 @@ def download(
             if not left:
                 have = format_bytes(_size(part))
                 what = f"{url} broke off, {have} are here: {error}"
-                raise CompatbenchError(f"{what}; the same command goes on from there") from None
+                raise CompatbenchError(f"{what}; the same command continues from there") from None
             time.sleep(PAUSE)
         except OSError as error:
             raise cannot_write(part, error) from None

@@ -149,7 +149,7 @@ def choose_classes(
             classes = [line.strip() for line in lines if line.strip()]
         unknown = [name for name in classes if name not in names]
         if unknown or len(set(classes)) < len(classes) or not classes:
-            what = f"'{unknown[0]}' is no class of '{task}'" if unknown else "a name is there twice"
+            what = f"'{unknown[0]}' is not a class of '{task}'" if unknown else "a name is repeated"
             raise CompatbenchError(f"--classes: {what if classes else 'there is no name in it'}")
         kept = [names.index(name) for name in classes]
     return replace(labels, names=tuple(names[label] for label in kept)), kept

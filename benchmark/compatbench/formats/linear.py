@@ -72,7 +72,7 @@ class Linear(Format):
         labels = [names.index(one) if one in names else one for one in found]
         wrong = [one for one in labels if one not in range(len(names))]
         if wrong or len(set(labels)) < len(labels):
-            what = f"'{wrong[0]}', which is no class of the task" if wrong else "a class twice"
+            what = f"'{wrong[0]}', which is not a class of the task" if wrong else "a class twice"
             raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
         return [int(one) for one in labels]
 

@@ -121,7 +121,7 @@ def _read(path: Path) -> Any:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if not start.startswith((b"PK", b"\x80")):
         raise CompatbenchError(
-            f"{path} is no checkpoint: it does not begin as one; give a file of torch.save, "
+            f"{path} is not a checkpoint: it does not begin as one; give a file of torch.save, "
             "safetensors or npz"
         )
     if start.startswith(b"\x80"):

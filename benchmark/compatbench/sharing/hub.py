@@ -49,7 +49,7 @@ def read_address(given: str | Path, kind: Literal["model", "dataset"] | None = N
         wanted = {"model": "hf://OWNER/NAME", "dataset": "hf://datasets/OWNER/NAME"}
         place = wanted[kind] if kind else " or ".join(wanted.values())
         thing = {"model": "a module", "dataset": "results"}.get(kind or "", "a module or results")
-        raise CompatbenchError(f"'{given}' is no place of {thing} on the hub; write {place}")
+        raise CompatbenchError(f"'{given}' is not a place of {thing} on the hub; write {place}")
     return found
 
 

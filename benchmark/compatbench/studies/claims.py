@@ -1,15 +1,15 @@
 """The paper's claims (arXiv:2412.20895), each compared with a suite's results.
 
-What the claims leave open is fixed here, before any result is looked at:
+Definitions that the claims leave open, fixed before any result was looked at:
 
 * A method *does well* if it gains on the source over the source's zero-shot; its module
   *fails* if it loses on the target against the target's. *Many* is a third or more.
 * *Shallow* and *deep* are those of the method's card. Both methods and datasets are samples.
 * The baselines of a reported gain are the prompt methods that the paper names.
-* An interval of 95 % decides. Where kinds of methods are compared, it must do so without any
-  one of the methods, too. Methods without a complete set of cells have no mean and take
-  no part; modules that cannot be attached have no accuracy, and are counted.
-* The paper claims nothing of methods of this project, which came after it; they take no part.
+* An interval of 95 % decides. Where kinds of methods are compared, the verdict must not depend
+  on a single method. Methods without a complete set of cells have no mean and are left out;
+  modules that cannot be attached have no accuracy, and are counted.
+* Methods of this project came after the paper, which claims nothing about them; they are left out.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ClaimsReport(StudyReport):
         findings: one row for each thing that a claim says: number of the ``claim``; what it
             ``says``, as a sentence that can be wrong; the ``data`` it was computed from; the
             ``effect`` with its interval and ``unit``, if the results give one; the ``verdict`` by
-            the interval; ``why``: what is missing, or what to bear in mind.
+            the interval; ``why``: what is missing, or what limits the verdict.
     """
 
     suite: str
@@ -117,7 +117,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
 
 
 def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:
-    """Every claim that results can bear on, for one upgrade."""
+    """Every claim that results can test, for one upgrade."""
     evidence = Evidence(page, upgrade, shots)
     claims = many_fail, depth_decides, contcoop_is_best, gains_as_reported, holds_elsewhere
     findings = [
@@ -260,15 +260,15 @@ def contcoop_is_best(evidence: Evidence) -> Iterator[Row]:
         place = 1 + sum(one > _value(evidence.readings[reading], "h") for one in h.values())
         own, theirs = evidence.scores([reading, best], "h")
         data = (
-            f"against {methods[best].info.title}, the best of {len(h)}; {title} is number "
+            f"against {methods[best].info.title}, the best of {len(h)}; {title} has rank "
             f"{place}; {evidence.tasks}"
         )
-        why = "the best of many is picked by these same results, which favours it"
+        why = "the best of many is chosen by these same results, which favours it"
         yield _finding(says, data, mean_interval(own - theirs), why=why, unit="points of H")
 
 
 def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
-    """Claim 4: ContCoOp gains what is reported."""
+    """Claim 4: ContCoOp gains as much as reported."""
     for measure, (reported, title) in REPORTED.items():
         says = (
             f"ContCoOp gains {reported:+.2f} points of {title} or more over CoOp, CoCoOp and KgCoOp"
@@ -297,8 +297,8 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
     families = set(parents.values())
     data = f"{len(parents)} variants of {_count(families, 'task')}, {evidence.seeds}"
     shared = (
-        "variants of one task share one module, so the interval tells of other variants, not of "
-        "other tasks"
+        "variants of one task share one module, so the interval covers other variants, not other "
+        "tasks"
     )
     sentences: dict[Measure, tuple[str, Sequence[str], str]] = {
         "gain": ("ContCoOp beats the target's zero-shot", NAMED[:1], "points"),

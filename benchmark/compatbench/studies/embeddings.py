@@ -80,7 +80,7 @@ class EmbeddingsReport(StudyReport):
                 ]
                 for one in records(summarize_predictions(self.predictions))
             ]
-            header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods off 0"]
+            header = ["Figure", "ρ with the mean loss", "95 % interval", "Methods excluding 0"]
             tables.append(TextTable(header, rows))
         return tables
 

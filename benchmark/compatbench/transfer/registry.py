@@ -44,7 +44,7 @@ class TransferRegistry(Registry[Transfer]):
             else:
                 what = [*known, *["a number of images per class"] * takes_shots]
                 raise CompatbenchError(
-                    f"transfer '{label}': '{setting}' is no setting of '{name}', which has "
+                    f"transfer '{label}': '{setting}' is not a setting of '{name}', which has "
                     f"{' and '.join(what) or 'none'}"
                 )
         if (written := "+".join([name, *order])) != label:

@@ -81,7 +81,7 @@ def _read(path: Path) -> object:
     if start.startswith(b"\x80"):
         return _read_pickle(path)
     raise BackboneError(
-        f"{path} is no checkpoint: it does not begin as one",
+        f"{path} is not a checkpoint: it does not begin as one",
         "give a .safetensors file, or a .pt or .bin file of PyTorch",
     )
 

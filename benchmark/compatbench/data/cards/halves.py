@@ -55,8 +55,8 @@ def halve_card(card: TaskCard, half: Half) -> TaskCard:
         raise CompatbenchError(f"{whose}: it has {found}, and each half needs {LEAST} or more")
     if not any(letter.isalpha() for name in names for letter in name):
         raise CompatbenchError(
-            f"{whose}: its classes have numbers for names, which say nothing of a new class; write "
-            "their names in the card's 'classes'"
+            f"{whose}: its classes have numbers for names, which say nothing about a new class; "
+            "write their names in the card's 'classes'"
         )
     kept = half_labels(number, half)
 

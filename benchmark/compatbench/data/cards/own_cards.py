@@ -37,7 +37,7 @@ def own_cards() -> list[OwnCard]:
     """The cards of ``$COMPATBENCH_CARDS`` and of the current folder, each file once.
 
     Raises:
-        CompatbenchError: a folder or file that is named is not there, or a file is no card.
+        CompatbenchError: a folder or file that is named is not there, or a file is not a card.
     """
     found: dict[str, OwnCard] = {}
     for place in own_places():
@@ -57,8 +57,8 @@ def why_no_card(path: Path) -> str:
     if not path.exists():
         return f"there is no folder or file {path}"
     return (
-        f"{path} is no card of a task, backbone or suite, which has its fields 'name', 'title' and "
-        "so on, each at the start of a line"
+        f"{path} is not a card of a task, backbone or suite, which has its fields 'name', 'title' "
+        "and so on, each at the start of a line"
     )
 
 

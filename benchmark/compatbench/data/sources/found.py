@@ -170,11 +170,11 @@ def _read_list(path: Path) -> Found:
         image = str(PurePosixPath(image))
         if image.startswith("/") or ".." in PurePosixPath(image).parts or "\\" in image:
             raise CompatbenchError(
-                f"{where}: {image!r} is no path below the list's folder, {path.parent}; make it "
+                f"{where}: {image!r} is not a path below the list's folder, {path.parent}; make it "
                 "one, or put the list there"
             )
         if not label or not label.isprintable() or not image.isprintable():
-            raise CompatbenchError(f"{where}: label {label!r} of {image!r} is no class's name")
+            raise CompatbenchError(f"{where}: label {label!r} of {image!r} is not a class's name")
         if not inside(path.parent, image).is_file():
             raise CompatbenchError(f"{where}: there is no file {path.parent / image}")
         if (before := seen.setdefault(image, line)) != line:
@@ -230,7 +230,7 @@ def _find_rows(folder: Path, files: Sequence[str]) -> Found:
         for number, label in enumerate(labels):
             if label is None or label == -1 or not str(label).isprintable():
                 raise CompatbenchError(
-                    f"{folder / name}: label {label!r} of row {number} is no class's name"
+                    f"{folder / name}: label {label!r} of row {number} is not a class's name"
                 )
             rows.append(Row(f"{name}/{number}", str(label), _split_of(name)))
     return found

@@ -73,7 +73,8 @@ def _list_split(folder: Path, base: Path, place: str, classes: Classes) -> list[
             what = f"class '{title}' of '{classes.task}'"
             raise BrokenImages(f"{root} has no folder '{name}', {what}")
     if extra := sorted(found - set(classes.folders)):
-        raise BrokenImages(f"{root} has a folder '{extra[0]}' that is no class of '{classes.task}'")
+        what = f"a folder '{extra[0]}' that is not a class of '{classes.task}'"
+        raise BrokenImages(f"{root} has {what}")
     return [
         Sample(f"{place}/{name}/{image}", label)
         for label, name in enumerate(classes.folders)
@@ -205,7 +206,7 @@ def read_shard(folder: Path, name: str) -> Iterator[Member]:
         raise unreadable(path, error) from None
     for stem in images.keys() | labels.keys():
         if stem not in images or labels.get(stem, -1) < 0:
-            raise CompatbenchError(f"{path}: {stem!r} is no image with a label")
+            raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
     for stem, (start, size) in images.items():
         yield Member(f"{name}/{stem}", labels[stem], path, start, size)
 

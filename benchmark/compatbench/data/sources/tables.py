@@ -74,7 +74,7 @@ def read_table(folder: Path, path: Path, classes: Classes) -> ImageSource:
 
     Raises:
         CompatbenchError: a broken table, a path that leaves the folder, or a broken shard.
-        WrongClasses: a label that is no class.
+        WrongClasses: a label that is not a class.
     """
     rows = []
     for line, values in read_csv(path):
@@ -88,7 +88,7 @@ def read_table(folder: Path, path: Path, classes: Classes) -> ImageSource:
         if row.split not in SPLITS:
             raise CompatbenchError(f"{path}:{line}: split {row.split!r} is none of {SPLITS}")
         if row.label not in classes.folders:
-            what = f"label {row.label!r} is no class of '{classes.task}'"
+            what = f"label {row.label!r} is not a class of '{classes.task}'"
             raise WrongClasses(f"{path}:{line}: {what}")
         rows.append(row)
     return open_table(folder, rows, classes.folders, path)
@@ -116,7 +116,7 @@ def read_parquet(folder: Path, card: ParquetSource, classes: Classes) -> ImageSo
             known = dict(enumerate(classes.folders)) | {one: one for one in classes.folders}
             for number, label in enumerate(labels):
                 if label not in known:
-                    what = f"label {label!r} is no class of '{classes.task}'"
+                    what = f"label {label!r} is not a class of '{classes.task}'"
                     raise WrongClasses(f"{path}: row {number}: {what}")
                 rows.append(Row(f"{name}/{number}", known[label], split))
     return open_table(folder, rows, classes.folders)
@@ -140,7 +140,7 @@ def open_table(
             sample: Sample = type(one)(image, label, one.shard, one.start, one.size)
         elif place.endswith(PARQUET):
             if not re.fullmatch("[0-9]{1,12}", inner):
-                raise CompatbenchError(f"{path}: {image!r} is no row of a parquet file")
+                raise CompatbenchError(f"{path}: {image!r} is not a row of a parquet file")
             sample = ParquetRow(image, label, inside(folder, place), int(inner))
         else:
             sample = Sample(image, label)

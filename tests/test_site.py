@@ -1,0 +1,69 @@
+"""Links of all Markdown files lead somewhere; docs/ builds as a site that needs no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
+PLACES = ("*.md", "docs/**/*.md", "results/**/*.md", "tasks/**/*.md", ".github/*.md")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    found: list[str] = []
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+    for heading in re.findall(r"(?m)^#{1,6} +(.*?) *$", text):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", shown).replace(" ", "-")
+        again = sum(slug == re.sub(r"-\d+$", "", one) for one in found)
+        found.append(f"{slug}-{again}" if again else slug)
+    return {*found}
+
+
+def test_every_link_leads_somewhere() -> None:
+    broken, seen = [], 0
+    for page in sorted({path for place in PLACES for path in REPOSITORY.glob(place)}):
+        text = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(<?([^)>\s]+)>?\)", text):
+            if re.match(r"\w+:|\.\./\.\./actions/", target):  # another site, a page of GitHub
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            seen += 1
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                broken.append(f"{page.relative_to(REPOSITORY)}: {target}")
+    assert broken == []
+    assert seen > 200
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package)
+    site = tmp_path / "site"
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", DOCS, site]
+    server = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "owner/name"}
+    environment = os.environ | server
+    done = subprocess.run(build, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    front = (site / "README.html").read_text(encoding="utf-8")
+    pages = [page.relative_to(DOCS).with_suffix(".html") for page in DOCS.rglob("*.md")]
+    for page in pages:
+        assert page.name == "README.html" or f'href="{page.as_posix()}"' in front  # the sidebar
+        html = (site / page).read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|link|iframe|source)\b[^>]*>", html)
+        assert not [tag for tag in loaded if re.search(r"""(?:src|href)=["'](?:\w+:)?//""", tag)]
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import )[\"']?(?:\w+:)?//", style.read_text("utf-8"))
+    assert 'href="https://github.com/owner/name/blob/main/leaderboard.md"' in front
+    headings = re.findall(r"(?m)^## (.*)$", (DOCS / "README.md").read_text(encoding="utf-8"))
+    assert re.findall(r'class="caption-text">([^<]*)<', front) == headings
+    assert "README.html" in (site / "index.html").read_text(encoding="utf-8")
+    assert (site / "searchindex.js").is_file()  # a script, so that search works from a folder
