@@ -18,7 +18,12 @@ from compatbench.conformance import other_process
 from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.conformance.models import synthetic_models
 from compatbench.data.cards import select_names
-from compatbench.engine.confined.child import Child, MethodFailed, ProcessEnded
+from compatbench.engine.confined.child import (
+    Child,
+    MethodFailed,
+    ProcessEnded,
+    find_fork_server,
+)
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry
 from compatbench.engine.execute.compute import Compute
 from compatbench.errors import CompatbenchError, one_line
@@ -124,6 +129,9 @@ def check_methods(
                 progress(outcome)
         return found
 
+    find_fork_server({}, PRELOAD)  # they begin while the models are built here
+    if "other-process" in checks:
+        find_fork_server(other_process.ENVIRONMENT, other_process.PREPARE)
     synthetic_models()  # before threads ask for them
     # The methods compute in processes of their own, so threads keep all cores busy.
     pool = ThreadPoolExecutor(Compute().count_workers())
