@@ -25,6 +25,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.pages.markdown import fill_section
 from compatbench.results.measures import upgrade_pairs
 from compatbench.studies.claims import analyze_claims
+from compatbench.studies.classes import analyze_classes
 from compatbench.studies.depth import analyze_depth
 from compatbench.studies.embeddings import analyze_embeddings
 from compatbench.studies.frames import StudyReport
@@ -41,6 +42,7 @@ SECTIONS = {
     "embeddings": "Rank correlations of the figures with the loss",
     "claims": "",
     "readings": "",
+    "classes": "Accuracy on base against new classes, before and after an upgrade",
     "gauge": "",
     "rotated": "Accuracy on the target against the angle of the rotation",
     "gains": "Target accuracy of modules copied and through words",
@@ -104,6 +106,9 @@ def _sections(
         "readings": lambda: [
             replace(one, findings=one.findings.query("claim == 3"))
             for one in analyze_claims(f"{suite.name}-ablation", out)
+        ],
+        "classes": lambda: [
+            analyze_classes(f"{suite.name}-{name}", out) for name in ("base-to-new", "cross")
         ],
         "gauge": lambda: [analyze_gauge(*p, **options) for p in study_gains(suite, out).gains],
         "rotated": lambda: [stress(*first)],

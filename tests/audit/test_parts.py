@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,10 +18,13 @@ import compatbench as cb
 from compatbench.audit.audit import check_pages
 from compatbench.audit.findings import Finding, summarise
 from compatbench.audit.rerun import compare_costs
+from compatbench.audit.result_checks import check_totals
 from compatbench.audit.sample import Draw, Sampled, SampleSize, draw_cells, find_power, round_robin
 from compatbench.audit.tolerance import EPSILON, choose_tolerance, find_drift
 from compatbench.data.cards import TrainingCard, suite_cards
+from compatbench.data.task import load_task
 from compatbench.engine.cell import Cell, provenance
+from compatbench.engine.missing import Missing
 from compatbench.errors import CompatbenchError
 
 from .conftest import set_field
@@ -166,6 +171,21 @@ def test_costs_are_held_against_those_of_a_rerun(
     again = pd.DataFrame([honest | place | {field: here}]).set_index(["backbone", "test_set"])
     findings = list(compare_costs(costs, again[list(honest)].astype(float)))
     assert [one.field for one in findings] == [field] * found
+
+
+def test_totals_of_a_half_are_those_of_its_classes() -> None:
+    count = len(load_task("mini-food.new").split("test"))
+    sets = {"mini-food": 277, "mini-food.new": count, "mini-food.base": count + 5, "food.new": 1}
+    lines = {"test_set": [*sets], "file": "f.csv", "line": [2, 3, 4, 5]}
+    rows = pd.DataFrame(lines | {"total": pd.array([*sets.values()], dtype="Int64")})
+    suite: Any = SimpleNamespace(rows=rows, missing=Missing())
+    found = {(one.line, one.field): one.problem for one in check_totals(suite)}
+    assert found == {
+        (5, "test_set"): "there is no such test set",
+        (4, "total"): "is not the number of test images of mini-food.base",
+    }
+    away: Any = SimpleNamespace(rows=rows[1:3], missing=Missing({}, {"mini-food.base": "gone"}))
+    assert check_totals(away) == []
 
 
 def test_a_finding_is_one_line_and_many_of_one_kind_are_counted() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from compatbench.results.tuning import tune
     from compatbench.sharing.hub import pull_module, pull_results, push_module, push_results
     from compatbench.studies.claims import analyze_claims
+    from compatbench.studies.classes import analyze_classes
     from compatbench.studies.depth import analyze_depth
     from compatbench.studies.embeddings import analyze_embeddings
     from compatbench.studies.layers import analyze_layers
@@ -44,7 +45,7 @@ __all__ += ["results", "run"]
 __all__ += ["advise", "export_module", "formats", "import_module", "inspect_checkpoint"]
 __all__ += ["pull_module", "pull_results", "push_module", "push_results"]
 __all__ += ["audit_results", "check_methods", "check_pull_request", "check_transfers", "diagnose"]
-__all__ += ["analyze_claims", "analyze_depth", "analyze_embeddings"]
+__all__ += ["analyze_claims", "analyze_classes", "analyze_depth", "analyze_embeddings"]
 __all__ += ["fetch_backbones", "fetch_data", "new_task"]
 __all__ += ["analyze_layers", "leaderboard", "plan_tuning", "report", "tune"]
 __all__ += ["port_index", "retrieve"]
@@ -53,6 +54,7 @@ __all__ += ["port_index", "retrieve"]
 _ROOMS = {
     "Compute": "engine.execute.compute",
     "analyze_claims": "studies.claims",
+    "analyze_classes": "studies.classes",
     "analyze_depth": "studies.depth",
     "analyze_embeddings": "studies.embeddings",
     "analyze_layers": "studies.layers",

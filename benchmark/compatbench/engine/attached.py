@@ -10,13 +10,12 @@ import torch
 from compatbench.backbone import ImageInput, Labels
 from compatbench.data.task import Task
 from compatbench.engine.carried import Carried
+from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.engine.execute.compute import wait_for
 from compatbench.engine.measure import prompt_diversity
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier
 from compatbench.transfer import Transfer, TransferData
-
-NOT_APPLICABLE = "not applicable"  # the reason of such a row begins so
 
 
 @dataclass(frozen=True)

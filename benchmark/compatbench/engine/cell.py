@@ -26,6 +26,8 @@ from compatbench.data.shots import Shots, count_shots
 SCHEMA = 3
 PACKAGES = ("compatbench", "torch", "open_clip_torch", "timm", "numpy", "scikit-learn")
 
+# So begins the reason of a row of classes that the module knows nothing of.
+NOT_APPLICABLE = "not applicable"
 FailureKind = Literal["error", "oom", "killed", "timeout"]
 Status = Literal["ok", "not transferable", "failed"]
 # Numbers are kept in columns of 64-bit integers.

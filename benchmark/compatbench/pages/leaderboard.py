@@ -14,7 +14,7 @@ from typing import Any
 from compatbench.data.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
-from compatbench.pages import markdown, method_tables, price_tables, tables
+from compatbench.pages import class_tables, markdown, method_tables, price_tables, tables
 from compatbench.pages.markdown import percent
 from compatbench.pages.ranking import explain_unranked
 from compatbench.pages.retrieval_tables import read_indexes
@@ -36,6 +36,7 @@ PARTS = {
     "retained": "Compared with retraining",
     "groups": "By kind of upgrade",
     "price": "The price of an upgrade",
+    "classes": "Known and other classes",
 }
 SECTION = "leaderboard"  # between these markers the README has its table
 
@@ -112,7 +113,7 @@ def render_methods(page: SuitePage) -> str:
 
 def _render(name: str, **context: Any) -> str:
     text = template(name, autoescape=False, **_FILTERS).render(
-        tables=vars(tables) | vars(price_tables) | vars(method_tables),
+        tables=vars(tables) | vars(price_tables) | vars(method_tables) | vars(class_tables),
         PARTS=PARTS,
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
@@ -141,6 +142,7 @@ def extra_parts(page: SuitePage) -> list[str]:
         "retained": page.expected.retrained,
         "groups": page.groups,
         "price": price_tables.has_prices(page),
+        "classes": class_tables.has_other_classes(page),
     }
     return [name for name in PARTS if there[name]]
 

@@ -196,6 +196,7 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
     expected = Expected(
         *(ranked, suite.shots, suite.seeds, upgrades, variants, suite.retrained, development),
         unranked=suite.unranked,
+        protocol=suite.protocol,
     )
     return SuitePage(
         name=suite.name,

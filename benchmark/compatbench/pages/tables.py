@@ -236,7 +236,9 @@ def task_table(page: SuitePage) -> Table:
     for task in page.expected.measured_tasks:
         own = "development task" if task in page.expected.development else "task"
         for name in (task, *page.expected.variants.get(task, ())):
-            kind = own if name == task else f"variant of {escape(page.task_title(task))}"
+            shared = page.expected.protocol == "few-shot"
+            kind = f"variant of {escape(page.task_title(task))}" if shared else "other classes"
+            kind = own if name == task else kind
             licence = page.tasks[name].licence if name in page.tasks else ""
             rows.append([escape(page.task_title(name)), md.code(name), kind, escape(licence)])
     return table(["Test set", "Name", "Kind", "Licence"], rows, left=range(4))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compatbench.data.cards.schemas import Protocol
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.store import MethodInfo, MethodResults
 
@@ -55,6 +56,8 @@ class Expected:
     retrained: bool = False  # whether modules are also fitted on every target
     development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
     unranked: Mapping[str, str] = field(default_factory=dict)  # methods by name, with the reason
+    # What 'variants' are: of a protocol, test sets with classes of their own.
+    protocol: Protocol = "few-shot"
 
     @property
     def measured_tasks(self) -> tuple[str, ...]:

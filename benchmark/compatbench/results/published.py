@@ -55,13 +55,15 @@ def compare_published(
     figures = read_published()
     wanted = (figures["protocol"] == PROTOCOL) & (figures["backbone"] == source)
     figures = figures.loc[wanted & (figures["shots"].isna() | (figures["shots"] == shots))]
+    # Beside figures of few-shot classification; a protocol's other test sets are none.
+    variants = expected.variants if expected.protocol == "few-shot" else {}
     rows = []
     for method, results_of in sorted(results.methods.items()):
         own = figures.loc[figures["method"] == method]
         if own.empty:
             continue
         for task in expected.tasks:
-            for test_set in (task, *expected.variants.get(task, ())):
+            for test_set in (task, *variants.get(task, ())):
                 same, where = own.loc[own["test_set"] == test_set], (task, test_set)
                 if same.empty:
                     continue

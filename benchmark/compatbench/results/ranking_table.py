@@ -11,6 +11,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
+from compatbench.results.four_ways import four_ways_frame, measure_four_ways
 from compatbench.results.measures import Expected, Measure, Upgrade
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
@@ -108,6 +109,27 @@ class Results:
             means = {task: exact(one.mean(measure, task)) for task in one.tasks}
             rows[one.info.name] = means | {"mean": exact(one.mean(measure))}
         return pd.DataFrame.from_dict(rows, "index", dtype="float64").rename_axis("method")
+
+    def classes(
+        self, source: str, target: str, shots: int | None = None, transfer: str = COPIED
+    ) -> pd.DataFrame:
+        """Own and other classes on one upgrade, a row per method; see ``four_ways_frame``.
+
+        Raises:
+            CompatbenchError: the suite has no protocol with other classes, or as ``ranked``.
+        """
+        shots = max(self.expected.shots) if shots is None else shots
+        if self.expected.protocol == "few-shot":
+            raise CompatbenchError(
+                f"suite '{self.suite.name}' tests no other classes than those trained on; take one "
+                "with a 'protocol', such as mini-base-to-new"
+            )
+        self._check("upgrades", [(source, target)], self.expected.upgrades)
+        self._check("shots", [shots], self.expected.shots)
+        self._check("transfers", [transfer], self.suite.transfers)
+        methods = self.suite.of(transfer).values()
+        found = measure_four_ways(methods, self.expected, (source, target), shots)
+        return four_ways_frame(found)
 
     def published(self, source: str, shots: int | None = None) -> pd.DataFrame:
         """What was measured on a source beside published figures; see ``compare_published``.

@@ -1,0 +1,116 @@
+"""Own and other classes, before and after an upgrade: the tables of a suite with a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compatbench.engine.cell import NOT_APPLICABLE
+from compatbench.pages import markdown as md
+from compatbench.pages.markdown import percent, signed, table
+from compatbench.pages.suite_page import SuitePage
+from compatbench.results.bootstrap import Interval
+from compatbench.results.four_ways import MODELS, Classes, FourWays, measure_four_ways
+from compatbench.results.measures import Figures, Upgrade
+
+# What a protocol calls the classes that modules were trained on, and the others.
+NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
+
+
+def has_other_classes(page: SuitePage) -> bool:
+    """Whether modules are tested on classes that they were not fitted for."""
+    return page.expected.protocol != "few-shot"
+
+
+def classes_table(
+    page: SuitePage, upgrade: Upgrade, shots: int, top: int | None = None
+) -> list[str]:
+    """The four accuracies of every method, and their harmonic means; of the first ``top``."""
+    found = _found(page, upgrade, shots)
+    own, other = NAMES[page.expected.protocol]
+    rows = []
+    for one in found if top is None else found[:top]:
+        rows.append(
+            [
+                md.linked(one.info.title, one.info.paper),
+                _accuracies(one, "own"),
+                _other(one, _accuracies(one, "other")),
+                _other(one, _both(one.over_classes("source"), one.over_classes("target"))),
+                percent(_value(one.over_models("own"))),
+                _other(one, percent(_value(one.over_models("other")))),
+                _other(one, percent(_value(one.four))),
+                _other(one, md.bounds(one.four)),
+            ]
+        )
+    header = ["Method", own, other, f"H of {own.lower()} and {other.lower()}", f"H, {own.lower()}"]
+    return table([*header, f"H, {other.lower()}", "Four-way H", "95 %"], rows)
+
+
+def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
+    """Gains over zero-shot on both kinds of classes, what is forgotten, and negative flips."""
+    own, other = NAMES[page.expected.protocol]
+    rows = [
+        [
+            md.linked(one.info.title, one.info.paper),
+            _gains(one, "own"),
+            _other(one, _gains(one, "other")),
+            _other(one, signed(_value(one.forgotten))),
+            _other(one, md.bounds(one.forgotten, signed)),
+            percent(_value(one.mean(one.flips["own"]))),
+            _other(one, percent(_value(one.mean(one.flips["other"])))),
+        ]
+        for one in _found(page, upgrade, shots)
+        if one.info.learns
+    ]
+    header = ["Method", f"Gain, {own.lower()}", f"Gain, {other.lower()}", "Forgotten", "95 %"]
+    return table([*header, f"NFR, {own.lower()}", f"NFR, {other.lower()}"], rows)
+
+
+def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
+    """How many methods apply to other classes, and what is best; empty without results."""
+    found = _found(page, upgrade, shots)
+    complete = [one for one in found if one.state == "complete" and one.info.learns]
+    refused = [one for one in found if one.state == "not applicable"]
+    if not complete:
+        return ""
+    best, floors = complete[0], [one for one in found if one.info.depth == "none" and one.four]
+    helped = [one for one in complete if (_mean(one, one.gain("other", "target")) or 0) > 0]
+    floor = f", of zero-shot: {percent(_value(floors[0].four))}" if floors else ""
+    return (
+        f"Methods that apply to other classes: {len(complete)}; that know their own only: "
+        f"{len(refused)}. Best of all four ways: {md.escape(best.info.title)} "
+        f"({percent(_value(best.four))}{floor}). Above the target's zero-shot on other classes: "
+        f"{len(helped)} of {len(complete)}."
+    )
+
+
+def _found(page: SuitePage, upgrade: Upgrade, shots: int) -> Sequence[FourWays]:
+    """Without methods that see all test images before they answer, which are ranked apart."""
+    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
+    return measure_four_ways(methods, page.expected, upgrade, shots)
+
+
+def _value(interval: Interval | None) -> float | None:
+    return None if interval is None else interval.value
+
+
+def _mean(one: FourWays, figures: Figures) -> float | None:
+    return _value(one.mean(figures))
+
+
+def _accuracies(one: FourWays, classes: Classes) -> str:
+    """Accuracy on source and target: ``61.9 → 56.8``."""
+    return " → ".join(percent(_mean(one, one.accuracy(classes, model))) for model in MODELS)
+
+
+def _gains(one: FourWays, classes: Classes) -> str:
+    """Gain over zero-shot on source and target: ``+4.3 → -1.2``."""
+    return " → ".join(signed(_mean(one, one.gain(classes, model))) for model in MODELS)
+
+
+def _both(source: Interval | None, target: Interval | None) -> str:
+    return f"{percent(_value(source))} → {percent(_value(target))}"
+
+
+def _other(one: FourWays, text: str) -> str:
+    """A figure of other classes, which some modules know nothing of."""
+    return "n/a" if one.reasons["other"].startswith(NOT_APPLICABLE) else text
