@@ -64,13 +64,13 @@ def name_way(row: Any) -> str:
 def upgrade_section(frame: pd.DataFrame) -> str:
     """Every way of one upgrade, asked by texts and by images."""
     by_texts, by_images = (
-        pooled_rows(frame, kind).set_index(["way", "pairs"], drop=False) for kind in KINDS
+        {(row["way"], row["pairs"]): row for row in pooled_rows(frame, kind).to_dict("records")}
+        for kind in KINDS
     )
-    ceiling = by_texts.loc[CEILING]["map"].iloc[0]
-    rows = []
-    for key, own in by_texts.iterrows():
-        other = by_images.loc[key]
-        shown = [one[name] for one in (own, other) for name in ("recall@1", "recall@10", "map")]
+    ceiling, rows = by_texts[CEILING, 0]["map"], []
+    for key, own in by_texts.items():
+        both = own, by_images[key]
+        shown = [float(one[name]) for one in both for name in ("recall@1", "recall@10", "map")]
         share = f"{100 * own['map'] / ceiling:.0f} %"
         rows.append([name_way(own), *map(percent, shown), share])
     first = frame.iloc[0]
@@ -81,10 +81,10 @@ def upgrade_section(frame: pd.DataFrame) -> str:
 
 def by_dataset(frame: pd.DataFrame) -> list[str]:
     """On how many of the single galleries each way is better than what it is compared with."""
-    texts = frame[frame["queries"] == "texts"]
+    texts = frame.loc[frame["queries"] == "texts"]
     keys = ["source", "target", "gallery"]
-    most = texts.sort_values("pairs").drop_duplicates([*keys, "way"], keep="last")
-    wide = most[most["gallery"] != "all"].pivot(index=keys, columns="way", values="map")
+    most = texts.sort_values(by="pairs").drop_duplicates([*keys, "way"], keep="last")
+    wide = most.loc[most["gallery"] != "all"].pivot(index=keys, columns="way", values="map")
     rows = []
     for (source, target), of in wide.groupby(level=[0, 1], sort=False):
         best = of[["words", "ridge"]].max(axis=1)

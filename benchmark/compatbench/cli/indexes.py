@@ -59,7 +59,7 @@ def retrieve(
     if as_json:
         print_json_text(to_json({"rows": found.frame, "about": found.about}))
         return
-    pooled = found.frame[found.frame["gallery"] == POOLED]
+    pooled = found.frame.loc[found.frame["gallery"] == POOLED]
     left_out = ["source", "gallery", "images", "asked", "seeds"]
     print_frame(pooled.drop(columns=left_out).round(1), whole=90)
     say(escape(f"wrote {path}; over all {pooled['images'].iloc[0]:,} images, in percent"))

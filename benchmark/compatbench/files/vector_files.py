@@ -12,6 +12,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -154,8 +155,7 @@ class ParquetVectors(VectorFile):
 
     def _vectors(self, lists: Any, first: int) -> NDArray[Any]:
         """The lists of a batch as ``[n, width]``; each must be whole."""
-        import pyarrow.compute as pc
-
+        pc: Any = import_module("pyarrow.compute")  # whose functions no type checker sees
         lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
         if (wrong := np.flatnonzero(lengths != self.width)).size:
             found = lengths[wrong[0]]

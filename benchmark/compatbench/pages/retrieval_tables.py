@@ -34,7 +34,7 @@ def read_indexes(out: Path) -> dict[str, list[str]]:
 
 def pooled_rows(frame: pd.DataFrame, queries: str = "texts") -> pd.DataFrame:
     """The rows of the gallery of all test sets, for one kind of queries."""
-    return frame[(frame["gallery"] == POOLED) & (frame["queries"] == queries)]
+    return frame.loc[(frame["gallery"] == POOLED) & (frame["queries"] == queries)]
 
 
 def retrieval_table(frame: pd.DataFrame) -> list[str]:
@@ -45,7 +45,8 @@ def retrieval_table(frame: pd.DataFrame) -> list[str]:
         .drop_duplicates(["source", "target", "way"], keep="last")
     )
     rows = []
-    for upgrade, of in found.groupby(["source", "target"], sort=False):
-        figures = of.set_index("way")["map"].to_dict()
-        rows.append([" → ".join(map(code, upgrade))] + [percent(figures.get(way)) for way in SHOWN])
+    for _, of in found.groupby(["source", "target"], sort=False):
+        first, figures = of.iloc[0], dict(zip(of["way"], of["map"], strict=True))
+        upgrade = f"{code(first['source'])} → {code(first['target'])}"
+        rows.append([upgrade, *(percent(figures.get(way)) for way in SHOWN)])
     return table(["Upgrade", *SHOWN.values()], rows) if rows else [NOTHING]

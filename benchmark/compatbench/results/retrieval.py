@@ -57,16 +57,16 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
     """
     for folder in _folders():
         for suite, (frame, _) in read_retrieval(folder).items():
-            of = frame[(frame["source"] == source) & (frame["target"] == target)]
-            of = of[of["gallery"] == POOLED]
-            own = of[of["way"] == way]
+            of = frame.loc[(frame["source"] == source) & (frame["target"] == target)]
+            of = of.loc[of["gallery"] == POOLED]
+            own = of.loc[of["way"] == way]
             if not own.empty:
-                below = own[own["pairs"] <= pairs]
+                below = own.loc[own["pairs"] <= pairs]
                 nearest = own["pairs"].min() if below.empty else below["pairs"].max()
-                own = own[own["pairs"] == nearest]
+                own = own.loc[own["pairs"] == nearest]
                 expected: dict[str, Any] = {"suite": suite, "images": int(own["images"].iloc[0])}
                 expected["pairs"] = int(nearest)
-                for name, rows in (("ported", own), (CEILING, of[of["way"] == CEILING])):
+                for name, rows in (("ported", own), (CEILING, of.loc[of["way"] == CEILING])):
                     expected[name] = {
                         row["queries"]: {one: round(row[one], 1) for one in FIGURES}
                         for row in rows.to_dict("records")
