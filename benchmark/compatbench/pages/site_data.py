@@ -136,7 +136,8 @@ def to_html(markdown: str) -> str:
     html = _AFTER_BLOCK.sub(r"\1", _MARKDOWN.render(markdown))
     html = _LINK_INTO_CLONE.sub(r"\1", html)  # the site is published without the clone
     html = html.replace("<td>", '<td class="text">').replace("<th>", '<th class="text">')
-    return html.replace(' style="text-align:right"', "")
+    html = html.replace(' style="text-align:right"', "")
+    return re.sub(r"</t[dhr]>", "", html)  # HTML does without
 
 
 def _gaps(page: SuitePage) -> list[list[str]]:
