@@ -18,6 +18,7 @@ from synthetic_results import (
 )
 
 from compatbench.errors import CompatbenchError
+from compatbench.pages.figures.plan import plan_figures
 from compatbench.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.pages.suite_page import SuitePage, TaskFacts
 from compatbench.results.bootstrap import draw_resamples
@@ -130,3 +131,15 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     assert "Known and other classes" not in render_suite(replace(page, expected=plain))
     with pytest.raises(CompatbenchError, match="tests no other classes than those trained on"):
         Results(page.results, plain).classes(*UPGRADE)
+
+
+def test_the_picture_leads_from_the_source_to_the_target() -> None:
+    page = page_of(of(ZEROSHOT), of(COOP), of(PROBE, applies=False))
+    [planned] = [one for one in plan_figures([page]) if one.section == "classes"]
+    values = {one["title"]: one for one in planned.shown.values}
+    assert PROBE.title not in values  # it knows its own classes only
+    cells = [right for seed in RIGHT.values() for right in seed]
+    base, new, base_after, new_after = (mean(c[i] for c in cells) for i in range(4))
+    shown = [*values[COOP.title]["own"], *values[COOP.title]["other"]]
+    assert shown == pytest.approx([base, base_after, new, new_after], abs=0.005)
+    assert f"{COOP.title}: own classes {base:.1f} → {base_after:.1f}" in planned.render().decode()

@@ -13,6 +13,8 @@ from compatbench.pages.figures.spec_parts import (
     expression,
     field,
     kind_of_method,
+    names,
+    points,
 )
 from compatbench.pages.figures.svg import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY
 
@@ -129,6 +131,46 @@ def decay() -> Spec:
                     "color": colour,
                 },
             },
+        ],
+    }
+
+
+def classes() -> Spec:
+    """Accuracy on other classes against that on own ones: from the source to the target."""
+    x, y = (
+        field(name, title=f"accuracy on {title}, %", scale={"zero": False})
+        for name, title in (("x1", "the classes trained on"), ("y1", "other classes"))
+    )
+    colour = kind_of_method("color")
+    ends = calculate(x0="datum.own[0]", y0="datum.other[0]", x1="datum.own[1]", y1="datum.other[1]")
+    both = "format(datum.{0}[0], '.1f') + ' → ' + format(datum.{0}[1], '.1f')"
+    tip = (
+        f"datum.title + ': own classes ' + {both.format('own')} + ', others ' + "
+        f"{both.format('other')}"
+    )
+    end = points(tip, x=x, y=y)
+    named = names(x=x, y=y)
+    return {
+        "height": 380,
+        "data": ROWS,
+        "transform": [*ends, *calculate(name="datum.title")],
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.7, "aria": False},
+                "encoding": {
+                    "x": {**x, "field": "x0"},
+                    "y": {**y, "field": "y0"},
+                    "x2": {"field": "x1"},
+                    "y2": {"field": "y1"},
+                    "color": colour,
+                },
+            },
+            {
+                "mark": {"type": "point", "size": 18, "filled": False, "aria": False},
+                "encoding": {"x": {**x, "field": "x0"}, "y": {**y, "field": "y0"}, "color": colour},
+            },
+            end,
+            named,
         ],
     }
 

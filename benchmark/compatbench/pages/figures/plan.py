@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from compatbench.data.shots import count_shots
 from compatbench.errors import one_line
+from compatbench.pages.class_tables import has_other_classes
 from compatbench.pages.figures.render import render_svg_figure
 from compatbench.pages.figures.spec_parts import Shown
 from compatbench.pages.figures.values import (
+    class_values,
     cost_values,
     matrix_values,
     path_values,
@@ -32,6 +34,7 @@ TITLES = {
     "shots": "More images",
     "decay": "Along a path of upgrades",
     "price": "Accuracy against labels",
+    "classes": "Known and other classes",
 }
 _INCOMPLETE = "no method has all of its cells yet"
 _MOST = 50  # methods of a transfer in a figure; more could not be read
@@ -112,7 +115,7 @@ def _best(rows: Sequence[Ranked]) -> list[Ranked]:
 
 
 def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
-    """The figures of several rankings together: along shots, along paths, against labels."""
+    """The figures of several rankings together: along shots or paths, and so on."""
     upgrades = [one_line(page.path_title(upgrade)) for upgrade in page.expected.upgrades]
     if len(page.expected.shots) > 1:
         shown = [shots_values(page, upgrade) for upgrade in page.expected.upgrades]
@@ -126,6 +129,9 @@ def figures_of_suite(page: SuitePage) -> Iterator[PlannedFigure]:
     if has_prices(page):
         shown = [price_values(page, upgrade) for upgrade in page.expected.upgrades]
         yield from _planned(page, "price", upgrades, shown)
+    if has_other_classes(page):
+        shown = [class_values(page, upgrade) for upgrade in page.expected.upgrades]
+        yield from _planned(page, "classes", upgrades, shown)
 
 
 def _planned(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compatbench.pages.figures.curve_specs import decay, price, shots
+from compatbench.pages.figures.curve_specs import classes, decay, price, shots
 from compatbench.pages.figures.spec_parts import (
     ALL_NAMED,
     ROWS,
@@ -223,4 +223,5 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "shots": shots,
     "decay": decay,
     "price": price,
+    "classes": classes,
 }

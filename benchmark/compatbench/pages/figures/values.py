@@ -17,6 +17,7 @@ from compatbench.data.shots import show_shots
 from compatbench.errors import one_line
 from compatbench.pages.figures.spec_parts import Shown
 from compatbench.pages.suite_page import SuitePage
+from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
 from compatbench.results.measures import Upgrade, follow_path
 from compatbench.results.price import (
     access_of,
@@ -203,6 +204,22 @@ def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
             values.append(_record(row, gains=gains, models=models))
     values.sort(key=lambda one: (-one["gains"][-1], one["title"]))
     return Shown(values, {"foot": _FOOT})
+
+
+def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
+    """Accuracies on own and on other classes, source then target, of the methods that have all."""
+    shots, values = max(page.expected.shots), []
+    rows = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}
+    methods = page.results.methods.values()
+    for one in measure_four_ways(methods, page.expected, upgrade, shots):
+        if one.state == "complete" and one.info.name in rows:
+            means = {
+                classes: [_two(mean and mean.value) for mean in
+                          (one.mean(one.accuracy(classes, model)) for model in MODELS)]
+                for classes in CLASSES
+            }  # fmt: skip
+            values.append(_record(rows[one.info.name], **means))
+    return Shown(values, {})
 
 
 def price_values(page: SuitePage, upgrade: Upgrade) -> Shown:
