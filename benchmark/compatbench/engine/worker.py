@@ -217,7 +217,6 @@ class Worker:
                 if isinstance(own, Attached) and not shares_classes(test_set, task):
                     others = test_set.labels_for(method.card.needs)
                     found = _attempt(partial(attach_to_others, own, others))
-                figures = found
                 if isinstance(found, Attached):
                     measured = self._classify(found, test_set)
                     answers[backbone.name, name, data] = measured.predictions
@@ -225,6 +224,8 @@ class Worker:
                     figures = _count(measured, None if backbone.name == cell.source else before)
                     figures["prompt_diversity"] = found.diversity
                     figures["seconds"] = round(found.seconds + measured.seconds, 4)
+                else:
+                    figures = found
             except Exception as error:
                 if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
                     raise

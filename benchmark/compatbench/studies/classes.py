@@ -70,7 +70,7 @@ class ClassesReport(StudyReport):
         figure = frames.new_figure(3.6 * len(upgrades), 3.9)
         panels = figure.subplots(1, len(upgrades), sharex=True, sharey=True, squeeze=False)[0]
         for axes, upgrade in zip(panels, upgrades, strict=True):
-            _draw_arrows(axes, records(self.methods[self.methods["upgrade"] == upgrade]))
+            _draw_arrows(axes, records(self.methods.query("upgrade == @upgrade")))
             axes.set_title(upgrade.partition(" → ")[2], fontsize=9)
             axes.set_xlabel("own classes, accuracy in %")
         panels[0].set_ylabel("other classes, accuracy in %")

@@ -24,7 +24,10 @@ def half_name(task: str, half: Half) -> str:
 def split_half(name: str) -> tuple[str, Half | None]:
     """The name of the task that a name is a half of, and which; None of a whole task."""
     task, _, end = name.rpartition(".")
-    return next(((task, half) for half in HALVES if task and end == half), (name, None))
+    for half in HALVES:
+        if task and end == half:
+            return task, half
+    return name, None
 
 
 def whole_name(name: str) -> str:
