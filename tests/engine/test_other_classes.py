@@ -44,6 +44,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
         assert {one.status for one in record.records} == {"ok"}
         assert len(found) == 4
         module = worker.store.read_module(worker.store.read(cell.fit_key))  # type: ignore[arg-type]
+        assert module is not None
         answers = {}
         for name in cell.backbones:
             backbone = load_backbone(name)
