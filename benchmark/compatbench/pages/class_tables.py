@@ -66,7 +66,7 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]
 
 
 def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
-    """How many methods apply to other classes, and what is best; empty without results."""
+    """How many methods apply to other classes, the best one and the best floor; or nothing."""
     found = _found(page, upgrade, shots)
     complete = [one for one in found if one.state == "complete" and one.info.learns]
     refused = [one for one in found if one.state == "not applicable"]
@@ -74,7 +74,9 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         return ""
     best, floors = complete[0], [one for one in found if one.info.depth == "none" and one.four]
     helped = [one for one in complete if (_mean(one, one.gain("other", "target")) or 0) > 0]
-    floor = f", of zero-shot: {percent(_value(floors[0].four))}" if floors else ""
+    floor = "".join(
+        f"; {md.escape(one.info.title)}: {percent(_value(one.four))}" for one in floors[:1]
+    )
     return (
         f"Methods that apply to other classes: {len(complete)}; that know their own only: "
         f"{len(refused)}. Best of all four ways: {md.escape(best.info.title)} "
