@@ -145,7 +145,7 @@ PLAIN: dict[str, Forgery] = {
     ),
     "a version that is none": Forgery(
         f.replace(ABOUT, r'"numpy": \[[^\]]*\]', '"numpy": ["newest"]'),
-        "taskres.json: 'provenance.numpy': is no version: newest",
+        "taskres.json: 'provenance.numpy': is not a version: newest",
     ),
     "weights that ship, one byte more": Forgery(
         f.append(f"tasks/{f.WEIGHTS}"), f"mini-eva-clip {DAMAGED}"

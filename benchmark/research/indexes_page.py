@@ -44,7 +44,7 @@ def fill(text: str) -> str:
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
         "cost": "\n".join(cost_lines(about)),
-        "command": f"```sh\n{about['command']}\npython benchmark/research/indexes_page.py\n```",
+        "command": f"```sh slow\n{about['command']}\npython benchmark/research/indexes_page.py\n```",
     }
     for name, content in parts.items():
         text = fill_section(text, name, content)

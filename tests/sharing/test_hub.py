@@ -161,8 +161,10 @@ def test_what_cannot_be_had_or_sent_is_one_line(hub: Hub, monkeypatch: pytest.Mo
     told("the repository holds no module.safetensors", "pull", "hf://me/empty")
     told("hf://me/bad: cannot read module .*module.safetensors", "pull", "hf://me/bad")
     told("holds no results: no results/SUITE", "pull", "hf://datasets/me/empty")
-    told("no place of a module or results on the hub; write hf://OWNER", "pull", "me/it")
-    told("no place of a module on the hub; write hf://OWNER/NAME", *push[:2], "hf://datasets/a/b")
+    told("not a place of a module or results on the hub; write hf://OWNER", "pull", "me/it")
+    told(
+        "not a place of a module on the hub; write hf://OWNER/NAME", *push[:2], "hf://datasets/a/b"
+    )
     told("cannot read module damaged.safetensors", "push", "damaged.safetensors", "hf://me/it")
     told("gone holds no results|cannot read module gone", "push", "gone", "hf://me/it")
     told(
