@@ -19,6 +19,7 @@ from compatbench.pages.retrieval_tables import pooled_rows
 from compatbench.results.retrieval import CEILING, OLD, read_retrieval
 from compatbench.studies.frames import legend_above, new_figure
 
+COMMAND = "python benchmark/research/indexes_page.py"
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "indexes.md"
 PICTURE = Path("indexes", "recall.svg")
@@ -44,7 +45,7 @@ def fill(text: str) -> str:
         "recall": "\n\n".join(map(upgrade_section, split(frame))),
         "datasets": "\n".join(by_dataset(frame)),
         "cost": "\n".join(cost_lines(about)),
-        "command": f"```sh slow\n{about['command']}\npython benchmark/research/indexes_page.py\n```",
+        "command": f"```sh slow\n{about['command']}\n{COMMAND}\n```",
     }
     for name, content in parts.items():
         text = fill_section(text, name, content)
