@@ -177,6 +177,10 @@ def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_tol
         return SimpleNamespace(), ours
 
     monkeypatch.setattr(decoding, "start_process", start_dead)
-    monkeypatch.setattr(decoding, "kill", lambda process: None)
+    ended: list[object] = []
+    monkeypatch.setattr(decoding, "kill", ended.append)
+    pieces = decoder.batches(task.samples[:20], 10, 2)
     with pytest.warns(CompatbenchWarning, match="decodes images has died"):
-        assert torch.equal(collect(task.samples[:20]), expected)
+        seen = next(pieces)
+    assert len(ended) == 2  # before threads go on
+    assert torch.equal(torch.cat([*seen, *next(pieces)], dim=1), expected)

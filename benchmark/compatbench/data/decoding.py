@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import torch
 from PIL import Image
@@ -70,8 +71,10 @@ class Decoder:
         self, pieces: Sequence[Sequence[Sample]], count: int
     ) -> Generator[Tensor, None, None]:
         alone = replace(self, source=self.source.without_lists())
-        started = [start_process(1, _serve, alone) for _ in range(count)]
+        started: list[tuple[BaseProcess, Connection]] = []
         try:
+            for _ in range(count):
+                started.append(start_process(1, _serve, alone))
             for number in range(min(AHEAD * count, len(pieces))):
                 with suppress(OSError):  # it has died, as is seen below
                     started[number % count][1].send(pieces[number])
@@ -88,15 +91,22 @@ class Decoder:
                         CompatbenchWarning,
                         stacklevel=2,
                     )
+                    _end(started)  # for they hold the memory that is short
                     yield from self._in_threads(pieces[number:], count)
                     return
                 if isinstance(found, Exception):
                     raise found
                 yield found
         finally:
-            for process, connection in started:
-                kill(process)
-                connection.close()
+            _end(started)
+
+
+def _end(started: list[tuple[BaseProcess, Connection]]) -> None:
+    """Kills processes, and forgets them."""
+    while started:
+        process, connection = started.pop()
+        kill(process)
+        connection.close()
 
 
 def _serve(connection: Connection, decoder: Decoder) -> None:
@@ -104,7 +114,8 @@ def _serve(connection: Connection, decoder: Decoder) -> None:
     end_with_parent()
     torch.set_num_threads(1)
     found: Tensor | Exception
-    with suppress(EOFError, OSError):
+    # The parent is gone; or there is no room in /dev/shm for what is sent, and the parent goes on.
+    with suppress(EOFError, OSError, RuntimeError):
         while True:
             samples = connection.recv()
             try:
