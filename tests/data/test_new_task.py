@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from data.trees import picture
 import compatbench as cb
 from compatbench.data import dataset_folders
 from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.images import BrokenImages
 from compatbench.data.new_task import NewTask
+from compatbench.data.sources import parquet
 from compatbench.data.sources.organize import natural
 from compatbench.data.task import inspect_task, load_task
 from compatbench.errors import CompatbenchError
@@ -253,6 +256,24 @@ def test_names_of_parquet_s_labels_are_those_of_the_hub_s_page(work: Path) -> No
     assert cb.new_task("pets", replace=True).task.names == ("ibex", "fox")
     (work / "pets" / "README.md").write_text("---\n: [\n---\n")
     assert cb.new_task("pets", replace=True).task.names == ("0", "1")
+
+
+def test_parquet_rows_are_read_once_for_all_threads_and_one_without_image_is_broken(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(path := work / "0.parquet", [0, 1] * 6)
+    opened, really = list[Path](), parquet.open_parquet
+    monkeypatch.setattr(parquet, "open_parquet", lambda path: opened.append(path) or really(path))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: parquet.read_parquet_image(path, i // 9), range(9 * 6)))
+    assert found == [parquet.read_parquet_image(path, i // 9) for i in range(9 * 6)]
+    assert len(opened) == 1 + 2  # its description, and two groups of three rows
+    with pytest.raises(BrokenImages, match="has 12 rows, and none of number 12"):
+        parquet.read_parquet_image(path, 12)
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"image": [b"x", None], "label": [0, 1]}), path := work / "1.parquet")
+    with pytest.raises(BrokenImages, match="row 1 holds no image"):
+        parquet.read_parquet_image(path, 1)
 
 
 def test_parquet_without_pyarrow_is_one_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

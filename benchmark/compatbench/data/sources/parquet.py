@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
 
-from compatbench.data.images import MOST_BYTES, read_bytes, size_of, unreadable
+from compatbench.data.images import MOST_BYTES, BrokenImages, read_bytes, size_of, unreadable
 from compatbench.errors import CompatbenchError, first_line
 
+_READING = Lock()  # or several threads would read the same group, each into memory of its own
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")  # names of the column
 
 
@@ -84,10 +86,12 @@ def read_parquet_labels(path: Path) -> tuple[list[str | int | None], tuple[str, 
 
 
 def read_parquet_image(path: Path, number: int) -> bytes:
-    """The bytes of the image in a row."""
-    group, first = _find_group(path, number)
-    if (content := _read_group(path, group)[number - first]) is None:
-        raise CompatbenchError(f"{path}: row {number} holds no image, but at most its address")
+    """The bytes of the image in a row; ``BrokenImages`` if there is none."""
+    with _READING:
+        group, first = _find_group(path, number)
+        content = _read_group(path, group)[number - first]
+    if content is None:
+        raise BrokenImages(f"{path}: row {number} holds no image, but at most its address")
     return content
 
 
@@ -104,10 +108,10 @@ def _find_group(path: Path, number: int) -> tuple[int, int]:
         if number < first + size:
             return group, first
         first += size
-    raise CompatbenchError(f"{path} has {first} rows, and none of number {number}")
+    raise BrokenImages(f"{path} has {first} rows, and none of number {number}")
 
 
-@lru_cache(maxsize=1)  # images are read in their order
+@lru_cache(maxsize=2)  # images are read in their order, by threads on both sides of a border
 def _read_group(path: Path, group: int) -> list[bytes | None]:
     file = open_parquet(path)
     if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
