@@ -90,6 +90,9 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
     crossed = select_matrix(suite_cards.read("mini-cross"), builtin_methods(), ["coop"])
     assert crossed.tasks == ("mini-objects",)
     assert "mini-objects" not in suite_variants(crossed.suite, "mini-objects")
+    alone = crossed.suite.model_copy(update={"tasks": ("mini-objects",)})
+    with pytest.raises(CompatbenchError, match="tests modules of 'mini-objects' on other tasks; "):
+        select_matrix(alone, builtin_methods(), ["coop"])
 
 
 SUITE = "name: own\ntitle: Own\nextends: mini\n"

@@ -112,6 +112,9 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     part = of(COOP)
     part = replace(part, rows=part.rows.iloc[:-1])
     assert measure_four_ways([part], EXPECTED, UPGRADE, 4)[0].state == "incomplete"
+    other = of(COOP, applies=False)
+    other = replace(other, rows=other.rows.replace(NOT_APPLICABLE, "no descriptions"))
+    assert measure_four_ways([other], EXPECTED, UPGRADE, 4)[0].state == "not transferable"
     page = page_of(*methods)
     frame = Results(page.results, page.expected).classes(*UPGRADE).set_index("method")
     assert frame.loc["coop", "own_source"] == pytest.approx(

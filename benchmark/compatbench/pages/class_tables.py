@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import percent, signed, table
@@ -21,11 +19,17 @@ def has_other_classes(page: SuitePage) -> bool:
     return page.expected.protocol != "few-shot"
 
 
+def measure_page(page: SuitePage, upgrade: Upgrade, shots: int) -> list[FourWays]:
+    """Every method four ways, but those that see all test images first, which are ranked apart."""
+    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
+    return measure_four_ways(methods, page.expected, upgrade, shots)
+
+
 def classes_table(
     page: SuitePage, upgrade: Upgrade, shots: int, top: int | None = None
 ) -> list[str]:
     """The four accuracies of every method, and their harmonic means; of the first ``top``."""
-    found = _found(page, upgrade, shots)
+    found = measure_page(page, upgrade, shots)
     own, other = NAMES[page.expected.protocol]
     rows = []
     for one in found if top is None else found[:top]:
@@ -58,7 +62,7 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]
             percent(_value(one.mean(one.flips["own"]))),
             _other(one, percent(_value(one.mean(one.flips["other"])))),
         ]
-        for one in _found(page, upgrade, shots)
+        for one in measure_page(page, upgrade, shots)
         if one.info.learns
     ]
     header = ["Method", f"Gain, {own.lower()}", f"Gain, {other.lower()}", "Forgotten", "95 %"]
@@ -67,7 +71,7 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]
 
 def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     """How many methods apply to other classes, the best one and the best floor; or nothing."""
-    found = _found(page, upgrade, shots)
+    found = measure_page(page, upgrade, shots)
     complete = [one for one in found if one.state == "complete" and one.info.learns]
     refused = [one for one in found if one.state == "not applicable"]
     if not complete:
@@ -83,12 +87,6 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         f"({percent(_value(best.four))}{floor}). Above the target's zero-shot on other classes: "
         f"{len(helped)} of {len(complete)}."
     )
-
-
-def _found(page: SuitePage, upgrade: Upgrade, shots: int) -> Sequence[FourWays]:
-    """Without methods that see all test images before they answer, which are ranked apart."""
-    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
-    return measure_four_ways(methods, page.expected, upgrade, shots)
 
 
 def _value(interval: Interval | None) -> float | None:

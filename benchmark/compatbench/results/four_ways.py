@@ -14,6 +14,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from compatbench.data.cards.schemas import Protocol
+from compatbench.engine.cell import NOT_APPLICABLE
+from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.bootstrap import (
     Interval,
@@ -61,10 +64,9 @@ class FourWays:
     @cached_property
     def state(self) -> State:
         """``not applicable`` if other classes mean nothing to it, and it has figures of its own."""
-        if self.reasons["own"]:
-            return "not transferable"
-        if self.reasons["other"]:
-            return "not applicable"
+        if self.reasons["own"] or self.reasons["other"]:
+            alone = not self.reasons["own"] and self.reasons["other"].startswith(NOT_APPLICABLE)
+            return "not applicable" if alone else "not transferable"
         return "incomplete" if self.four is None else "complete"
 
     def over_classes(self, model: Model) -> Interval | None:
@@ -116,6 +118,15 @@ def _by_pair(figures: Figures) -> Figures:
 def list_pairs(expected: Expected) -> tuple[tuple[str, str], ...]:
     """The pairs of a task that modules are trained on and a test set of other classes."""
     return tuple((task, name) for task in expected.tasks for name in expected.variants[task])
+
+
+def require_other_classes(suite: str, protocol: Protocol) -> None:
+    """CompatbenchError for a suite without a protocol."""
+    if protocol == "few-shot":
+        raise CompatbenchError(
+            f"suite '{suite}' tests no other classes than those trained on; take one with a "
+            "'protocol', such as mini-base-to-new"
+        )
 
 
 def measure_four_ways(

@@ -11,7 +11,11 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.results.four_ways import four_ways_frame, measure_four_ways
+from compatbench.results.four_ways import (
+    four_ways_frame,
+    measure_four_ways,
+    require_other_classes,
+)
 from compatbench.results.measures import Expected, Measure, Upgrade
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
@@ -119,11 +123,7 @@ class Results:
             CompatbenchError: the suite has no protocol with other classes, or as ``ranked``.
         """
         shots = max(self.expected.shots) if shots is None else shots
-        if self.expected.protocol == "few-shot":
-            raise CompatbenchError(
-                f"suite '{self.suite.name}' tests no other classes than those trained on; take one "
-                "with a 'protocol', such as mini-base-to-new"
-            )
+        require_other_classes(self.suite.name, self.expected.protocol)
         self._check("upgrades", [(source, target)], self.expected.upgrades)
         self._check("shots", [shots], self.expected.shots)
         self._check("transfers", [transfer], self.suite.transfers)

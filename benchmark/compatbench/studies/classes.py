@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard
-from compatbench.errors import CompatbenchError
+from compatbench.pages.class_tables import measure_page
 from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE
-from compatbench.pages.suite_page import SuitePage, read_suite_page
+from compatbench.pages.suite_page import read_suite_page
 from compatbench.results.bootstrap import Array, crossed_interval
-from compatbench.results.four_ways import CLASSES, MODELS, FourWays, measure_four_ways
-from compatbench.results.measures import Upgrade
+from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.studies import frames
 from compatbench.studies.frames import Row, StudyReport, TextTable, records
 from compatbench.studies.study import read_suite
@@ -110,15 +109,11 @@ def analyze_classes(
         CompatbenchError: a suite without a protocol.
     """
     card = read_suite(suite)
-    if card.protocol == "few-shot":
-        raise CompatbenchError(
-            f"suite '{card.name}' tests no other classes than those trained on; take one with a "
-            "'protocol', such as mini-base-to-new"
-        )
+    require_other_classes(card.name, card.protocol)
     page = read_suite_page(card, Path(out))
     kinds, methods = list[Row](), list[Row]()
     for upgrade in page.expected.upgrades if page.results.methods else ():
-        found = _measure(page, upgrade)
+        found = measure_page(page, upgrade, max(page.expected.shots))
         title = page.path_title(upgrade)
         complete = [one for one in found if one.state == "complete"]
         methods += [_accuracies(one, title) for one in complete]
@@ -134,11 +129,6 @@ def analyze_classes(
         if min(map(len, both)) >= LEAST:
             kinds.append(_compare(title, *both))
     return ClassesReport(pd.DataFrame(kinds), pd.DataFrame(methods), card.name)
-
-
-def _measure(page: SuitePage, upgrade: Upgrade) -> list[FourWays]:
-    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
-    return measure_four_ways(methods, page.expected, upgrade, max(page.expected.shots))
 
 
 def _accuracies(one: FourWays, upgrade: str) -> Row:

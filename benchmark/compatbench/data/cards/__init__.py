@@ -186,7 +186,13 @@ def suite_variants(suite: SuiteCard, task: str) -> tuple[str, ...]:
     if suite.protocol == "base-to-new":
         return (half_name(whole_name(task), "new"),)
     if suite.protocol == "cross-dataset":
-        return tuple(name for name in _select_tasks(suite.tasks) if name != task)
+        others = tuple(name for name in _select_tasks(suite.tasks) if name != task)
+        if not others:
+            raise CompatbenchError(
+                f"suite '{suite.name}': protocol 'cross-dataset' tests modules of '{task}' on "
+                "other tasks; name some in 'tasks'"
+            )
+        return others
     if not suite.variants:
         return ()
     parents = _parents()
