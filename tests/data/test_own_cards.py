@@ -104,6 +104,16 @@ def test_own_cards_are_found_besides_the_built_in_ones(
     assert inspect_task("pets").folder == cards / "my pets"
 
 
+def test_a_task_with_the_name_of_a_half_is_one_line(
+    cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
+    (cards / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
+    for read in (task_cards.read, load_task):
+        with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
+            read("pets.new")
+
+
 def test_an_option_may_name_a_folder_in_the_current_one(
     cards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

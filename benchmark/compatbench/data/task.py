@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import RootModel
 
 from compatbench.data.cards import TaskCard, task_cards, whole_name
-from compatbench.data.cards.halves import half_labels, split_half
+from compatbench.data.cards.halves import half_labels
+from compatbench.data.cards.names import split_half
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images import (
     CLASS_NAMES,
@@ -202,7 +203,7 @@ def task_labels(name: str) -> Labels:
 def _load(name: str, cards: tuple[object, ...], places: tuple[str | None, ...]) -> Task:
     card = task_cards.read(name)
     whole, half = split_half(name)
-    if half is not None and name not in task_cards.names():
+    if half is not None:
         task = load_task(whole)
         kept = half_labels(len(task.labels), half)
         own = restrict_task(task, kept)

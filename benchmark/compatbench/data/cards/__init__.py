@@ -12,8 +12,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from compatbench.data.cards.halves import half_name, halve_card, split_half, whole_name
-from compatbench.data.cards.names import BackboneName, ConfigName, Name, select_names, unknown_name
+from compatbench.data.cards.halves import halve_card
+from compatbench.data.cards.names import (
+    BackboneName,
+    ConfigName,
+    Name,
+    half_name,
+    select_names,
+    split_half,
+    unknown_name,
+    whole_name,
+)
 from compatbench.data.cards.own_cards import ENDINGS, look_at, own_cards, why_no_card
 from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
 from compatbench.data.cards.yaml_file import CardModel, check_place, read_card

@@ -6,33 +6,11 @@ own, under the task's name with ``.base`` or ``.new`` behind it; it has no card 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
+from compatbench.data.cards.names import Half, half_name
 from compatbench.data.cards.schemas import TaskCard
 from compatbench.errors import CompatbenchError
 
-Half = Literal["base", "new"]
-HALVES: tuple[Half, ...] = get_args(Half)
 LEAST = 2  # classes of a half: of one class every answer is right
-
-
-def half_name(task: str, half: Half) -> str:
-    """The name of a half of a task."""
-    return f"{task}.{half}"
-
-
-def split_half(name: str) -> tuple[str, Half | None]:
-    """The name of the task that a name is a half of, and which; None of a whole task."""
-    task, _, end = name.rpartition(".")
-    for half in HALVES:
-        if task and end == half:
-            return task, half
-    return name, None
-
-
-def whole_name(name: str) -> str:
-    """The name of the task that a name is a half of, or the name itself."""
-    return split_half(name)[0]
 
 
 def half_labels(classes: int, half: Half) -> range:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import StringConstraints
 
@@ -35,6 +35,27 @@ _NO_CARD = rf"{NAME}(/{NAME})?(@{_PATH})?|(local-dir|hf):{_PATH}"
 BackboneName = Annotated[
     str, StringConstraints(pattern=rf"^({_NO_CARD}|[^\s\x00-\x1f@:][^\x00-\x1f@:]*\.ya?ml)$")
 ]
+Half = Literal["base", "new"]  # of a task's classes, see ``halves``
+HALVES: tuple[Half, ...] = get_args(Half)
+
+
+def half_name(task: str, half: Half) -> str:
+    """The name of a half of a task."""
+    return f"{task}.{half}"
+
+
+def split_half(name: str) -> tuple[str, Half | None]:
+    """The name of the task that a name is a half of, and which; None of a whole task."""
+    task, _, end = name.rpartition(".")
+    for half in HALVES:
+        if task and end == half:
+            return task, half
+    return name, None
+
+
+def whole_name(name: str) -> str:
+    """The name of the task that a name is a half of, or the name itself."""
+    return split_half(name)[0]
 
 
 def select_names(wanted: str | Iterable[str], known: Sequence[str], kind: str) -> list[str]:

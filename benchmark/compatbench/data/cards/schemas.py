@@ -19,7 +19,14 @@ from pydantic import (
 )
 
 from compatbench.data.cards.downloads import Download
-from compatbench.data.cards.names import BackboneName, ConfigName, Link, Name, RelativePath
+from compatbench.data.cards.names import (
+    BackboneName,
+    ConfigName,
+    Link,
+    Name,
+    RelativePath,
+    split_half,
+)
 from compatbench.data.cards.sources import ClassFoldersSource, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
@@ -73,6 +80,13 @@ class TaskCard(CardModel):
     downloads: tuple[Download, ...] = ()  # files that images and split come from
     mirrors: tuple[Link, ...] = ()  # where else the same images are had
     dead_links: tuple[Link, ...] = ()  # addresses that are known not to work
+
+    @field_validator("name")
+    @classmethod
+    def _is_of_a_whole_task(cls, name: str) -> str:
+        if (half := split_half(name)[1]) is not None:
+            raise ValueError(f"'{name}' would be the {half} classes of a task; choose another")
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> TaskCard:
