@@ -92,7 +92,7 @@ def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None 
         message = {
             "missing": f"field '{field}' is missing; add it",
             "extra_forbidden": f"field '{field}' is not known; remove it or correct its name",
-        }.get(first["type"], f"field '{field}': {first['msg']}")
+        }.get(first["type"], f"field '{field}': {first['msg'].removeprefix('Value error, ')}")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise CompatbenchError(f"{path}:{line}: {message}{more}") from None
 
