@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from compatbench.files.atomic import write_atomic
 from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE, save_svg, svg_style
 from compatbench.pages.markdown import NOTHING, code, fill_section, percent, table
-from compatbench.pages.retrieval_tables import pooled_rows
-from compatbench.results.retrieval import CEILING, OLD, read_retrieval
+from compatbench.pages.retrieval_tables import most_images, pooled_rows
+from compatbench.results.retrieval import CEILING, OLD, POOLED, read_retrieval
 from compatbench.studies.frames import legend_above, new_figure
 
 COMMAND = "python benchmark/research/indexes_page.py"
@@ -82,10 +82,9 @@ def upgrade_section(frame: pd.DataFrame) -> str:
 
 def by_dataset(frame: pd.DataFrame) -> list[str]:
     """On how many of the single galleries each way is better than what it is compared with."""
-    texts = frame.loc[frame["queries"] == "texts"]
+    single = frame.loc[(frame["queries"] == "texts") & (frame["gallery"] != POOLED)]
     keys = ["source", "target", "gallery"]
-    most = texts.sort_values(by="pairs").drop_duplicates([*keys, "way"], keep="last")
-    wide = most.loc[most["gallery"] != "all"].pivot(index=keys, columns="way", values="map")
+    wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
     for (source, target), of in wide.groupby(level=[0, 1], sort=False):
         best = of[["words", "ridge"]].max(axis=1)
@@ -129,8 +128,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
     for axes, of in zip(panels, found, strict=True):
         for kind, colour in KINDS.items():
-            shown = pooled_rows(of, kind).sort_values("pairs", kind="stable")
-            shown = shown.drop_duplicates("way", keep="last").set_index("way")
+            shown = most_images(pooled_rows(of, kind)).set_index("way")
             order = [way for way in ORDER if way in shown.index]
             places = [len(ORDER) - ORDER.index(way) for way in order]
             axes.plot(shown.loc[order, "map"], places, "o", color=colour, label=f"asked by {kind}")

@@ -179,6 +179,7 @@ def test_lists_that_are_no_vectors_are_named_by_their_row(tmp_path: Path) -> Non
 
     rows = {
         "short": ([[1.0, 2.0], [3.0]], "a vector of width 1 in row 1, and width 2"),
+        "empty": ([None, [1.0, 2.0]], "nothing in row 0"),
         "null": ([[1.0, 2.0], None], "nothing in row 1"),
         "gap": ([[1.0, 2.0], [3.0, None]], "with gaps in row 1"),
     }

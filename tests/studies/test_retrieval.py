@@ -81,6 +81,8 @@ def test_a_gallery_of_one_task_is_all_and_pairs_are_drawn(measured, tmp_path: Pa
     again, about = read_retrieval(path.parent)["mini"]
     pd.testing.assert_frame_equal(again, measured.frame, rtol=0, atol=1e-4)
     assert about == json.loads(json.dumps(measured.about))
+    command = "compatbench retrieve --suite mini --source mini-clip --target mini-eva-clip"
+    assert about["command"] == f"{command} --tasks mini-arrows --pairs 8"
     assert min(about["cpu_seconds_per_million"]["encoded"].values()) > 0
 
 
@@ -126,6 +128,7 @@ def test_wrong_questions_are_refused() -> None:
     for changes, message in (
         ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
         ({"pairs": [3]}, "numbers of at least 8"),
+        ({"pairs": [10**6]}, "training images; give"),
         ({"tasks": "mini-nothing"}, "mini-nothing"),
         ({"suite": "nothing"}, "nothing"),
     ):

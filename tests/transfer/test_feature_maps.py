@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compatbench.errors import CompatbenchError
 from compatbench.transfer.feature_maps import WAYS, FeatureMap, fit_map, judge_map
+from compatbench.transfer.registry import builtin_transfers
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:
@@ -90,6 +91,15 @@ def test_too_few_images_are_refused() -> None:
     for way in ("images", "low-rank", "ridge"):
         with pytest.raises(CompatbenchError, match="7 images are too few for"):
             fit_map(way, WORDS, (SOURCE[:7], TARGET[:7]))
+
+
+def test_the_fewest_images_are_enough_to_judge_a_map_too() -> None:
+    for way in ("images", "low-rank", "ridge"):
+        assert judge_map(way, WORDS, (SOURCE[:8], TARGET[:8]))["residual"] > 0
+
+
+def test_no_file_of_the_folder_is_taken_for_a_broken_transfer() -> None:
+    assert builtin_transfers().broken == {}
 
 
 def test_float32_is_computed_in_float32() -> None:

@@ -58,10 +58,10 @@ def port_index(
         source,
         target,
         way,
-        images if images is None or isinstance(images, tuple) else Path(images),
+        Path(images) if isinstance(images, str) else images,
         None if out is None else Path(out),
         column,
         device,
-        lambda way, pairs: find_expected(source, target, way, pairs),
+        find_expected,
         progress,
     )

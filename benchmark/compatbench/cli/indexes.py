@@ -32,7 +32,8 @@ def retrieve(
 
     The test images of a suite's tasks, encoded by the old model, are the galleries; the new
     model's texts and images are the queries. The index is taken as it is, brought along in
-    every way of 'port', and made anew. Writes results/retrieval/SUITE.csv.
+    every way of 'port', and made anew. Writes results/retrieval/SUITE.csv, in place of one that
+    is there.
 
     Args:
         source: The old model; by default the suite's.
@@ -87,7 +88,7 @@ def port_index(
     if pairs is not None:
         try:
             given = tuple(np.load(one, mmap_mode="r", allow_pickle=False) for one in pairs)
-        except (OSError, ValueError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise CompatbenchError(f"--pairs: {first_line(error)}; give two .npy files") from None
     with console.status("") as status:
         found = api.port_index(
@@ -111,8 +112,10 @@ def _print_ported(found: PortedIndex) -> None:
     else:
         rate = found.rows / max(found.seconds, 1e-9)
         say(escape(f"wrote {found.path}: {found.rows:,} × {found.new_width}, {found.dtype}"))
-        say(escape(f"  by {found.way}, {found.images:,} images; {rate:,.0f} vectors/s"))
-        what = "images" if found.images else "words"
+        what, of = "words", ""
+        if found.images:
+            what, of = "images", f" of {found.images:,} images"
+        say(escape(f"  by {found.way}{of}; {rate:,.0f} vectors/s"))
         say(
             f"  {what} left out of the fit: cosine with the new model's own {found.cosine:.2f}, "
             f"variance left {found.residual:.2f}"

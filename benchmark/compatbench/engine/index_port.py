@@ -24,7 +24,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.data.feature_cache import BATCH
 from compatbench.data.images import ImageSource, Sample
-from compatbench.data.sources.layouts import EXTENSIONS
+from compatbench.data.sources.layouts import list_images
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic, write_atomic
@@ -79,12 +79,12 @@ def port_index(
     out: Path | None = None,
     column: str | None = None,
     device: str = "auto",
-    find_expected: Callable[[str, int], dict[str, Any]] = lambda way, images: {},
+    find_expected: Callable[[str, str, str, int], dict[str, Any]] = lambda *upgrade: {},
     progress: Progress = lambda line: None,
 ) -> PortedIndex:
     """Writes an index for another backbone, as ``compatbench.port_index`` says.
 
-    ``find_expected`` is given the way and the number of images.
+    ``find_expected`` is given the names of both models, the way and the number of images.
     """
     source, target = backbone_cards.resolve(source), backbone_cards.resolve(target)
     way = way or ("words" if images is None else "ridge")
@@ -112,14 +112,15 @@ def port_index(
                 "cannot be used as it is; port it by words"
             )
         facts = (path, source, target, way, 0, index.rows, index.width, new_width)
-        return PortedIndex(*facts, index.dtype.name, expected=find_expected(way, 0))
+        return PortedIndex(*facts, index.dtype.name, expected=find_expected(source, target, way, 0))
     words, pairs = _gather(loaded, way, images, progress)
+    if pairs is not None:
+        _check_pairs(pairs, index, [one.embed_dim for one in loaded])
     found = fit_map(way, words, pairs)
-    _check_width(index, len(found.matrix), source)
     count, new_width = len(pairs[0]) if pairs else 0, found.matrix.shape[1]
     facts = (path_out, source, target, way, count, index.rows, index.width, new_width)
     judged = judge_map(way, words, pairs)
-    expected = find_expected(way, count)
+    expected = find_expected(source, target, way, count)
     ported = PortedIndex(*facts, index.dtype.name, **judged, expected=expected)
     start = time.perf_counter()
     stream_index(index, found, path_out, ported.facts, device)
@@ -159,6 +160,17 @@ def _check_width(index: VectorFile, width: int, source: str) -> None:
         )
 
 
+def _check_pairs(pairs: Pair, index: VectorFile, widths: Sequence[int]) -> None:
+    """``widths`` are those of both models; of models that are not loaded none are known."""
+    wanted = [(str(index.path), index.width), *(("the new model", one) for one in widths[1:])]
+    for one, (what, width) in zip(pairs, wanted, strict=False):
+        if one.shape[1] != width:
+            raise CompatbenchError(
+                f"pairs of width {one.shape[1]}, where the vectors of {what} have {width}: give "
+                "those of these two models, the old one's first"
+            )
+
+
 def _gather(
     loaded: Sequence[Backbone],
     way: str,
@@ -171,7 +183,7 @@ def _gather(
         found = [WordFeatures(default_cache_folder()).of(one).cpu() for one in loaded]
         words = found[0], found[1]
     if isinstance(images, Path):
-        files = list_images(images)
+        files = list_images(images, MOST_IMAGES)
         found = [encode_files(one, images, files, progress) for one in loaded]
         pairs = found[0], found[1]
     elif images is not None:
@@ -183,7 +195,10 @@ def _gather(
 
 
 def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:
-    source, target = (torch.as_tensor(np.asarray(one, np.float64)) for one in given)
+    try:
+        source, target = (torch.as_tensor(np.asarray(one, np.float64)) for one in given)
+    except (TypeError, ValueError):
+        raise CompatbenchError("pairs: give two matrices of numbers, such as two .npy") from None
     shapes = tuple(source.shape), tuple(target.shape)
     if source.ndim != 2 or target.ndim != 2 or len(source) != len(target):
         raise CompatbenchError(
@@ -193,21 +208,6 @@ def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:
     if not (source.isfinite().all() and target.isfinite().all()):
         raise CompatbenchError("the pairs hold a NaN or an infinite number; drop those rows")
     return source, target
-
-
-def list_images(folder: Path, most: int = MOST_IMAGES) -> list[str]:
-    """Images below a folder, by name; of more than ``most`` as many, evenly."""
-    if not folder.is_dir():
-        raise CompatbenchError(f"--images: there is no folder {folder}")
-    files = sorted(
-        one.relative_to(folder).as_posix()
-        for one in folder.rglob("*")
-        if one.suffix.lower() in EXTENSIONS and one.is_file()
-    )
-    if not files:
-        raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
-    count = min(most, len(files))
-    return [files[i * len(files) // count] for i in range(count)]
 
 
 @torch.no_grad()

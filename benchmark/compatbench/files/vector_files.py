@@ -11,6 +11,7 @@ import shutil
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -147,11 +148,8 @@ class ParquetVectors(VectorFile):
                 first += len(batch)
 
     def _batches(self, source: Any) -> Iterator[Any]:
-        pa, _ = _pyarrow()
-        try:
+        with _reading(self.path):
             yield from source.iter_batches(self.per_block)
-        except (pa.ArrowException, OSError) as error:
-            raise CompatbenchError(f"cannot read {self.path}: {first_line(error)}") from None
 
     def _vectors(self, lists: Any, first: int) -> NDArray[Any]:
         """The lists of a batch as ``[n, width]``; each must be whole."""
@@ -276,17 +274,26 @@ def _read_parquet(path: Path, column: str | None) -> ParquetVectors:
     dtype, rows = np.dtype(kinds[chosen].value_type.to_pandas_dtype()), source.metadata.num_rows
     width = getattr(kinds[chosen], "list_size", 0)
     if rows and not width:
-        [first] = next(source.iter_batches(1, columns=[chosen])).column(0).to_pylist()
-        width = len(first or ())
+        with _reading(path):
+            [first] = next(source.iter_batches(1, columns=[chosen])).column(0).to_pylist()
+        if not (width := len(first or ())):
+            raise CompatbenchError(f"{path}: column '{chosen}' has nothing in row 0; drop the row")
     return ParquetVectors(path, rows, width, dtype, chosen)
 
 
 def _open_parquet(path: Path) -> Any:
-    pa, pq = _pyarrow()
-    try:
+    _, pq = _pyarrow()
+    with _reading(path):
         # With a buffer a row group is read in parts.
         return pq.ParquetFile(path, buffer_size=1 << 20)
-    except pa.ArrowException as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    pa, _ = _pyarrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
         raise CompatbenchError(f"cannot read the index {path}: {first_line(error)}") from None
 
 

@@ -18,8 +18,6 @@ SHOWN = {
     "ridge": "Ridge",
     CEILING: "Encoded again",
 }
-
-
 ABOUT = """\
 For owners of an index of image embeddings: the old model has encoded the test images of all tasks,
 and the new one asks for them by class name. Mean average precision in percent, with the index as it
@@ -37,15 +35,16 @@ def pooled_rows(frame: pd.DataFrame, queries: str = "texts") -> pd.DataFrame:
     return frame.loc[(frame["gallery"] == POOLED) & (frame["queries"] == queries)]
 
 
+def most_images(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each way once for each upgrade, gallery and kind of queries, with the most images."""
+    key = ["source", "target", "gallery", "queries", "way"]
+    return frame.sort_values("pairs", kind="stable").drop_duplicates(key, keep="last")
+
+
 def retrieval_table(frame: pd.DataFrame) -> list[str]:
     """Mean average precision of the new model's texts by upgrade and way, in percent."""
-    found = (
-        pooled_rows(frame)
-        .sort_values("pairs")
-        .drop_duplicates(["source", "target", "way"], keep="last")
-    )
     rows = []
-    for _, of in found.groupby(["source", "target"], sort=False):
+    for _, of in most_images(pooled_rows(frame)).groupby(["source", "target"], sort=False):
         first, figures = of.iloc[0], dict(zip(of["way"], of["map"], strict=True))
         upgrade = f"{code(first['source'])} → {code(first['target'])}"
         rows.append([upgrade, *(percent(figures.get(way)) for way in SHOWN)])

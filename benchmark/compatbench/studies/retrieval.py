@@ -7,7 +7,6 @@ captions, so texts are class names in the task's first template.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from compatbench.data.encoding import Images
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import Sample, View
 from compatbench.data.task import Task, load_task
+from compatbench.engine.cell import provenance
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.results.measures import upgrade_pairs
@@ -100,7 +100,11 @@ def retrieve(
     if not pairs or min(pairs) < LEAST_PAIRS or not seeds:
         raise CompatbenchError(f"--pairs: give numbers of at least {LEAST_PAIRS}, and a seed")
     chosen = select_names(tasks, suite_tasks(card), f"task of suite '{card.name}'")
-    study = _Galleries([load_task(name) for name in chosen], sorted(pairs), tuple(seeds))
+    study = _Galleries([load_task(name) for name in chosen], sorted(set(pairs)), tuple(seeds))
+    if (most := sum(len(task.split("train")) for task in study.tasks)) < max(pairs):
+        raise CompatbenchError(
+            f"--pairs {max(pairs)}: the tasks have {most:,} training images; give {most} or less"
+        )
     old, rows = study.see(load_backbone(source, device)), []
     costs = {source: old.cost}
     for name in targets:
@@ -108,9 +112,9 @@ def retrieve(
         costs[name] = new.cost
         rows += [{"source": source, "target": name, **row} for row in study.compare(old, new)]
     about = {
-        "command": _command(card, source, targets),
+        "command": _command(card, source, targets, tasks, pairs, seeds),
         "cpu_seconds_per_million": {"encoded": costs, "mapped": _time_map(old.images.shape[1])},
-        "processor": platform.processor() or platform.machine(),
+        "processor": provenance()["processor"],
         "tasks": list(chosen),
     }
     return Retrieval(card.name, pd.DataFrame(rows, columns=pd.Index(COLUMNS)), about)
@@ -265,7 +269,19 @@ def _time_map(width: int) -> float:
     return round(1e6 * (time.process_time() - start) / TIMED_VECTORS, 2)
 
 
-def _command(card: SuiteCard, source: str, targets: Sequence[str]) -> str:
-    return (
-        f"compatbench retrieve --suite {card.name} --source {source} --target {','.join(targets)}"
-    )
+def _command(
+    card: SuiteCard,
+    source: str,
+    targets: Sequence[str],
+    tasks: str | Sequence[str],
+    pairs: Sequence[int],
+    seeds: Sequence[int],
+) -> str:
+    """The command line that measures the same; options at their defaults are left out."""
+    chosen = tasks if isinstance(tasks, str) else ",".join(tasks)
+    given = {"target": ",".join(targets)} | ({} if chosen == "all" else {"tasks": chosen})
+    for name, values, usual in (("pairs", pairs, PAIRS), ("seeds", seeds, SEEDS)):
+        if tuple(values) != usual:
+            given[name] = ",".join(map(str, values))
+    options = " ".join(f"--{name} {value}" for name, value in given.items())
+    return f"compatbench retrieve --suite {card.name} --source {source} {options}"

@@ -64,6 +64,15 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
     Raises:
         CompatbenchError: too few images.
     """
+    if images is not None and len(images[0]) < LEAST_PAIRS:
+        raise CompatbenchError(
+            f"{len(images[0])} images are too few for '{way}': give {LEAST_PAIRS} or more, and "
+            "better some hundreds; 'words' needs none"
+        )
+    return _fit(way, words, images)
+
+
+def _fit(way: str, words: Pair | None, images: Pair | None) -> FeatureMap:
     if way == "copied":
         raise ValueError("a copied index has no map")
     if "images" not in WAYS[way]:
@@ -71,11 +80,6 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
         return FeatureMap(fit_rotation(*words).rotation)
     assert images is not None
     source, target = paired(*images)
-    if len(source) < LEAST_PAIRS:
-        raise CompatbenchError(
-            f"{len(source)} images are too few for '{way}': give {LEAST_PAIRS} or more, and better "
-            "some hundreds; 'words' needs none"
-        )
     if way == "images":
         return FeatureMap(find_turn(source, target))
     if way == "low-rank":
@@ -100,7 +104,7 @@ def judge_map(way: str, words: Pair | None = None, images: Pair | None = None) -
     source, target = paired(*judged)
     held = max(1, len(source) // 4)
     rest = source[held:], target[held:]
-    found = fit_map(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
+    found = _fit(way, *((words, rest) if "images" in WAYS[way] else (rest, images)))
     mapped, target = F.normalize(found(source[:held]), dim=-1), target[:held]
     left = (mapped - target).square().sum() / (target - target.mean(0)).square().sum()
     return {"cosine": float((mapped * target).sum(-1).mean()), "residual": float(left)}

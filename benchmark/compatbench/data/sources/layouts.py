@@ -83,6 +83,25 @@ def _list_split(folder: Path, base: Path, place: str, classes: Classes) -> list[
     ]
 
 
+def list_images(folder: Path, most: int | None = None) -> list[str]:
+    """Images of ``--images``, at any depth, sorted; of more than ``most`` as many, evenly.
+
+    Raises:
+        CompatbenchError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise CompatbenchError(f"--images: there is no folder {folder}")
+    files = sorted(
+        one.relative_to(folder).as_posix()
+        for one in folder.rglob("*")
+        if one.suffix.lower() in EXTENSIONS and not one.name.startswith(".") and one.is_file()
+    )
+    if not files:
+        raise CompatbenchError(f"--images: {folder} holds no image ({', '.join(EXTENSIONS)})")
+    count = min(most or len(files), len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
 def _list_folder(folder: Path) -> list[str]:
     """What is not hidden, sorted by code point, which no language setting changes."""
     try:
