@@ -12,6 +12,10 @@ from command_line import output_of
 import compatbench as cb
 from compatbench.data.task import load_task
 from compatbench.engine.measure import Predictions
+from compatbench.engine.single_module import read_fitted
+from compatbench.errors import CompatbenchWarning, NotTransferable
+from compatbench.method.registry import builtin_methods
+from compatbench.studies.predict import open_images
 from compatbench.studies.survival import (
     Estimator,
     Voices,
@@ -111,7 +115,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
         cb.fit("simpleshot", "mini-weather", OLD, shots=4).save(folder / "old.safetensors")
         task = load_task("mini-weather")
         (folder / "photos" / "more").mkdir(parents=True)
-        for i, sample in enumerate(task.split("test")[::3]):
+        for i, sample in enumerate(task.split("test")[::2]):
             place = folder / "photos" / ("more" if i % 2 else "") / f"{i}.png"
             task.source.image(sample).save(place)
         yield folder
@@ -142,10 +146,40 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
 def test_mistakes_are_one_line(saved: Path, tmp_path: Path) -> None:
     module = saved / "old.safetensors"
     for images, to, says in (
-        (saved / "nothing", NEW, "is no folder"),
+        (saved / "nothing", NEW, "there is no folder"),
         (tmp_path, NEW, "holds no image"),
         (None, OLD, "needs no prediction on 'mini-clip'"),
         (None, "mini-evaclip", "did you mean mini-eva-clip"),
     ):
         with pytest.raises(cb.CompatbenchError, match=says):
             cb.predict(module, to, images=images)
+    with pytest.raises(cb.CompatbenchError, match=r"--gate judges the transfers.*such as 'ridge'"):
+        cb.evaluate(module, NEW, transfer="ridge", gate=True)
+
+
+def test_images_of_a_folder_are_its_own_and_few_are_said_to_be(saved: Path, tmp_path: Path) -> None:
+    _, fitted = read_fitted(saved / "old.safetensors")
+    task = open_images(fitted, saved / "photos")
+    found = sorted((saved / "photos").rglob("*.png"))
+    assert sorted(Path(task.source.base, one.id) for one in task.split("test")) == found
+    # Of equal names and sizes in two folders, the cache must not take one for the other.
+    keys = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(found[0].read_bytes())
+        with pytest.warns(CompatbenchWarning, match=f"{name} holds 1 images.* too narrow"):
+            task = open_images(fitted, tmp_path / name)
+        keys.append(task.source.fingerprint(task.split("test")))
+    assert keys[0] != keys[1]
+
+
+def test_a_module_that_cannot_be_attached_gains_nothing(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NotTransferable("it has no such tower")
+
+    monkeypatch.setattr(builtin_methods().get("simpleshot"), "attach", refuse)
+    found = cb.predict(saved / "old.safetensors", NEW)
+    assert {(one.gain, one.reason) for one in found.ways} == {(None, "it has no such tower")}
+    assert found.advice == "fall back to zero-shot"

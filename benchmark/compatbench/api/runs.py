@@ -187,7 +187,8 @@ def evaluate(
         source: of a checkpoint of other code, which is imported on the way: what it was trained
             on. ``task`` is then the task that it was trained for, or a variant.
         format, settings, classes: of such a checkpoint, as for ``import_module``.
-        gate: attach zero-shot where ``predict`` expects harm, from test images without labels.
+        gate: attach zero-shot where ``predict`` expects harm, from test images without labels;
+            for the transfers ``copied`` and ``words``.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -198,8 +199,10 @@ def evaluate(
     """
     from compatbench.engine.single_module import evaluate_module, import_for
     from compatbench.sharing.hub import local_module
-    from compatbench.studies.predict import gate_evaluation
+    from compatbench.studies.predict import gate_evaluation, require_gate
 
+    if gate:
+        require_gate(transfer)
     given = local_module(module)
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)

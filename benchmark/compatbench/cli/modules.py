@@ -58,7 +58,8 @@ def evaluate(
         set_: Of a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be repeated.
         classes: Of a checkpoint: the classes that it knows, as for 'import'.
         gate: Use the new model's zero-shot in place of the module where 'predict' expects harm,
-            from the test images without their labels.
+            from the test images without their labels. Not for other transfers than 'copied' and
+            'words'.
     """
     from compatbench import api
 

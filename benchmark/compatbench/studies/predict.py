@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import ImageSource, Labels, Sample
-from compatbench.data.sources.layouts import EXTENSIONS
+from compatbench.data.sources.layouts import list_images
 from compatbench.data.task import Task, load_task, restrict_task, task_labels
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.measure import Predictions, predict, read_features
@@ -27,8 +28,8 @@ from compatbench.engine.single_module import (
     evaluate_module,
     read_fitted,
 )
-from compatbench.errors import CompatbenchError
-from compatbench.method import Module
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.method import Method, MethodCard, Module
 from compatbench.method.registry import builtin_methods
 from compatbench.studies.embeddings import mean_tokens
 from compatbench.studies.similarity import mean_cosine
@@ -41,11 +42,13 @@ from compatbench.studies.survival import (
     describe_moves,
     read_estimators,
 )
-from compatbench.transfer import COPIED
+from compatbench.transfer import COPIED, TransferData, WordPair
 from compatbench.transfer.registry import find_transfer
 from compatbench.transfer.words import WordFeatures, find_rotation, find_words
 
 WORDS = "words"
+FEW = 100  # images; with less there is a warning
+Models = tuple[Backbone, Backbone]  # source and target
 ADVICE = {COPIED: "copy", WORDS: "port by words", "": "fall back to zero-shot"}
 
 
@@ -113,24 +116,22 @@ def predict_module(
     """Predicts a module's gain on a backbone, as ``compatbench.predict`` says."""
     backbone = backbone_cards.resolve(backbone)
     path = given if isinstance(given, Path) else Path("the module")
-    _, fitted = read_fitted(given)
+    module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
     if backbone == fitted.source or method.card.depth == "none":
         raise CompatbenchError(
             f"{path} needs no prediction on '{backbone}': it is the same there as on its source"
         )
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
-    models = [load_backbone(name, resolve_device(device)) for name in (fitted.source, backbone)]
-    old, new = models
-    tokens, about = measure_tokens(old, new, labels_of(fitted)), method.card
-    kinds = [describe_module(about.places, way, bool(about.zero_shot_at), tokens) for way in ways]
+    models = load_both(fitted, backbone, device)
+    kinds = [describe_kind(method.card, way, models, labels_of(fitted)) for way in ways]
     if images is None:
-        moves = measure_moves(old, new, given if isinstance(given, Path) else None)
-        blind = read_estimators()["models"]
-        found = [
-            Outlook(way, blind.predict(describe_moves(kind, moves)))
-            for way, kind in zip(ways, kinds, strict=True)
-        ]
+        moves = measure_moves(*models, given if isinstance(given, Path) else None)
+        blind, found = read_estimators()["models"], []
+        for way, kind in zip(ways, kinds, strict=True):
+            why = find_obstacle(method, module, way, models, fitted)
+            gain = None if why else blind.predict(describe_moves(kind, moves))
+            found.append(Outlook(way, gain, why))
         return Prediction(fitted, backbone, 0, tuple(found))
     task = open_images(fitted, images)
     zero_shot, classes = [answer_zero_shot(one, task) for one in models], len(task.labels)
@@ -140,6 +141,35 @@ def predict_module(
         for way, kind in zip(ways, kinds, strict=True)
     ]
     return Prediction(fitted, backbone, len(task.split("test")), tuple(found))
+
+
+def load_both(fitted: Fitted, backbone: str, device: str) -> Models:
+    """A module's source, and the backbone that it shall reach."""
+    device = resolve_device(device)
+    return load_backbone(fitted.source, device), load_backbone(backbone, device)
+
+
+def describe_kind(card: MethodCard, way: str, models: Models, labels: Labels) -> dict[str, float]:
+    """What ``describe_module`` says of a method's module for these classes."""
+    tokens = measure_tokens(*models, labels)
+    return describe_module(card.places, way, bool(card.zero_shot_at), tokens)
+
+
+@torch.no_grad()
+def find_obstacle(method: Method, module: Module, way: str, models: Models, fitted: Fitted) -> str:
+    """Why a module cannot be attached to the target; empty if it can."""
+    words, transfer = WordFeatures(default_cache_folder()), find_transfer(way)
+    new, given = models[-1], dict[str, Any]()
+    if way == WORDS:
+        given["words"] = WordPair(*map(words.of, models))
+    try:
+        transfer.image_input(method, new)
+        data = TransferData(transfer, **given)
+        labels = open_task(fitted, ImageSource(Path(), {})).labels_for(method.card.needs)
+        transfer.attach(method, module.to(new.device), new, labels, data)
+    except NotTransferable as why:
+        return why.reason
+    return ""
 
 
 def expect(
@@ -168,6 +198,15 @@ def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
     return predict(backbone.logit_scale * F.normalize(features, dim=-1) @ texts.T)
 
 
+def require_gate(transfer: str) -> None:
+    """Refuses a transfer that the estimator was not fitted on."""
+    if transfer not in (COPIED, WORDS):
+        raise CompatbenchError(
+            f"--gate judges the transfers '{COPIED}' and '{WORDS}', and none such as '{transfer}': "
+            "take one of the two, or leave --gate out"
+        )
+
+
 def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
     """The evaluation, with the target's zero-shot in the module's place where harm is expected.
 
@@ -179,11 +218,10 @@ def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
     task = load_task(found.test_set)
     if fitted.classes is not None:
         task = restrict_task(task, fitted.classes)
-    names = fitted.source, found.backbone
-    old, new = (load_backbone(name, resolve_device(device)) for name in names)
-    card, tokens = builtin_methods().get(fitted.method).card, measure_tokens(old, new, task.labels)
-    kind = describe_module(card.places, found.transfer, bool(card.zero_shot_at), tokens)
-    zero_shot = [answer_zero_shot(one, task) for one in (old, new)]
+    models = load_both(fitted, found.backbone, device)
+    card = builtin_methods().get(fitted.method).card
+    kind = describe_kind(card, found.transfer, models, task.labels)
+    zero_shot = [answer_zero_shot(one, task) for one in models]
     gain = expect(found, zero_shot, kind, len(task.labels)).gain
     assert gain is not None
     if gain.value > 0:
@@ -210,15 +248,26 @@ def labels_of(fitted: Fitted) -> Labels:
 
 def open_images(fitted: Fitted, folder: Path) -> Task:
     """The images in a folder, at any depth, as the unlabelled test images of a module's task."""
-    if not folder.is_dir():
-        raise CompatbenchError(f"--images '{folder}' is no folder")
-    files = [one for one in sorted(folder.rglob("*")) if one.suffix.lower() in EXTENSIONS]
-    if not files:
-        raise CompatbenchError(f"--images '{folder}' holds no image ({', '.join(EXTENSIONS)})")
-    samples = [Sample(one.relative_to(folder).as_posix(), -1) for one in files]
-    counts = {"counts": {"test": len(files)}, "least_per_class": {}}
-    card = task_cards.read(fitted.task).model_copy(update=counts)
-    return Task(card, labels_of(fitted), ImageSource(folder, {"test": samples}))
+    base = folder.resolve()
+    # The cache knows images by name and size, so the folder is a part of the name.
+    inner = base.relative_to(base.anchor)
+    samples = [Sample((inner / name).as_posix(), -1) for name in list_images(folder)]
+    if len(samples) < FEW:
+        warnings.warn(
+            f"{folder} holds {len(samples)} images; intervals are for some 250, and with less "
+            f"than {FEW} they are too narrow",
+            CompatbenchWarning,
+            stacklevel=2,
+        )
+    return open_task(fitted, ImageSource(Path(base.anchor), {"test": samples}, base))
+
+
+def open_task(fitted: Fitted, source: ImageSource) -> Task:
+    """A module's task, of the classes that it knows, with other images."""
+    counts = {split: len(samples) for split, samples in source.samples.items()}
+    card = task_cards.read(fitted.task)
+    changes = {"counts": counts, "least_per_class": {}}
+    return Task(card.model_copy(update=changes), labels_of(fitted), source)
 
 
 @torch.no_grad()
