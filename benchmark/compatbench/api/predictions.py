@@ -25,12 +25,14 @@ def predict(
     Args:
         module, methods: as for ``evaluate``.
         backbone: the new model.
-        images: a folder of images of the module's task, at any depth, without labels; a hundred
-            or more. Without it, the models and the place of the module are all that is known.
+        images: a folder of images of the module's task, at any depth, without labels; with less
+            than a hundred there is a warning. Without it, the models and the place of the module
+            are all that is known.
 
     Returns:
         A prediction: ``ways`` has the gain with a 90 % interval, copied and through ``words``
-        where that serves the method; ``advice`` says what to do; ``as_dict()`` has it all.
+        where that serves the method, and the reason where it cannot be attached; ``advice`` says
+        what to do; ``as_dict()`` has it all.
 
     Raises:
         CompatbenchError: as ``evaluate``; or a folder without images.

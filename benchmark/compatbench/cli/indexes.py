@@ -141,6 +141,8 @@ def _print_ported(found: PortedIndex) -> None:
 
 def _numbers(name: str, text: str | None) -> tuple[int, ...]:
     parts: list[Any] = options.split(text) or []
-    if wrong := [part for part in parts if not part.isdecimal()]:
-        raise CompatbenchError(f"--{name}: '{wrong[0]}' is no number; write such as 64,256")
+    if wrong := [part for part in parts if not part.isdecimal() or len(part) > 9]:
+        raise CompatbenchError(
+            f"--{name}: '{wrong[0]}' is no number below a billion; write such as 64,256"
+        )
     return tuple(map(int, parts))
