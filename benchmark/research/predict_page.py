@@ -6,7 +6,7 @@ python benchmark/research/predict_page.py fit               # from the rows that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -179,22 +179,25 @@ def leave_out(
 
 
 def width_of(rows: pd.DataFrame, features: Sequence[str], floor: float | None) -> float:
-    """Half an interval, for a unit of scale: the 90 % quantile of residuals, upgrades left out."""
+    """Half an interval, for a unit of scale: the 90 % quantile of residuals, upgrades left out.
+
+    With n residuals, the ⌈0.9 (n + 1)⌉-th smallest.
+    """
     residuals = np.abs(rows["gain"] - leave_out(rows, features, floor)) / scale_of(rows, floor)
-    rank = min(np.ceil(LEVEL * (len(residuals) + 1)) / len(residuals), 1.0)
-    return float(np.quantile(residuals, rank, method="higher"))
+    rank = min(int(np.ceil(LEVEL * (len(residuals) + 1))), len(residuals))
+    return float(np.sort(residuals)[rank - 1])
 
 
-def coverage(
+def find_held(
     rows: pd.DataFrame, features: Sequence[str], floor: float | None, by: str = "upgrade"
-) -> float:
-    """The share of gains in intervals whose model and width are of the other rows alone."""
+) -> Mask:
+    """Which gains lie in intervals whose model and width are of other rows alone, ``[rows]``."""
     held = np.zeros(len(rows), dtype=bool)
     for own, rest in split_rows(rows, by):
         half = width_of(rows[rest], features, floor) * scale_of(rows[own], floor)
         gains = fit_ridge(rows[rest], features, floor).estimate(rows[own])
         held[own] = np.abs(rows.loc[own, "gain"] - gains) <= half + 1e-12
-    return float(held.mean())
+    return held
 
 
 def upgrade_of(rows: pd.DataFrame) -> pd.Series:
@@ -216,8 +219,9 @@ class SurvivalReport(StudyReport):
     """How well gains are predicted without the upgrade, or the method, that is judged.
 
     Attributes:
-        rows: as ``collect_rows`` gives them, with the columns ``images`` and ``models``: gains
-            estimated without the row's upgrade.
+        table: as ``collect_rows`` gives it, with the columns ``images`` and ``models``: gains
+            estimated without the row's upgrade; and ``held``, whether the gain is in the interval
+            of ``images``.
         scores: a row for each estimate.
         accuracy: gains over zero-shot by upgrade, a column for each policy.
     """
@@ -238,9 +242,15 @@ class SurvivalReport(StudyReport):
             for one in frames.records(self.scores)
         ]
         head = (
-            f"{len(self.table):,} modules on {upgrade_of(self.table).nunique()} upgrades, of which "
-            f"{100 * (self.table['gain'] < 0).mean():.0f} % harm; {self.table['method'].nunique()} "
-            "methods. Errors in points, intervals in percent."
+            f"{len(self.table):,} gains of modules, copied or through words, on "
+            f"{upgrade_of(self.table).nunique()} upgrades, of which "
+            f"{100 * (self.table['gain'] < 0).mean():.0f} % are losses; "
+            f"{self.table['method'].nunique()} methods. Errors in points, intervals in percent."
+        )
+        apart = (
+            "With images, upgrades left out, single upgrades have an AUROC of "
+            f"{self._range(_rank_harm, 2)}; intervals hold in "
+            f"{self._range(lambda of: 100 * of['held'].mean(), 0)} % of their gains."
         )
         policies = []
         for name in self.accuracy:
@@ -251,13 +261,19 @@ class SurvivalReport(StudyReport):
                 cells.append("" if same else _interval(gains - 100 * self.accuracy[rival]))
             policies.append(cells)
         return [
-            TextTable(header, rows, head, left=(0, 1)),
+            TextTable(header, rows, head, left=(0, 1), notes=(apart,)),
             TextTable(
                 ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"],
                 policies,
                 "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):",
+                notes=("Upgrades share models, so these intervals are rather too narrow.",),
             ),
         ]
+
+    def _range(self, measure: Callable[[pd.DataFrame], float], digits: int) -> str:
+        """The least and the most of a figure over upgrades."""
+        found = [measure(of) for _, of in self.table.groupby(upgrade_of(self.table))]
+        return f"{min(found):.{digits}f} to {max(found):.{digits}f}"
 
     def draw(self) -> Figure:
         figure = frames.new_figure(9, 4.2)
@@ -285,6 +301,10 @@ class SurvivalReport(StudyReport):
         return figure
 
 
+def _rank_harm(rows: pd.DataFrame) -> float:
+    return float(roc_auc_score(rows["gain"] < 0, -rows["images"]))
+
+
 def _interval(values: pd.Series) -> str:
     found = mean_interval(values)
     return f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
@@ -306,9 +326,11 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
         floor = FLOOR if name == "images" else None
         for by in ("upgrade", "method", "model"):
             estimates = leave_out(rows, features, floor, by)
-            score(TITLES[name], estimates, by, coverage(rows, features, floor, by))
+            held = find_held(rows, features, floor, by)
+            score(TITLES[name], estimates, by, held.mean())
             if by == "upgrade":
-                table = table.assign(**{name: estimates})
+                own = {name: estimates} | ({"held": held} if name == "images" else {})
+                table = table.assign(**own)
     for name, title in RIVALS.items():
         score(title, rows[name].to_numpy())
     ways, copied = table["gain"].to_numpy(), table[table["transfer"] == COPIED]

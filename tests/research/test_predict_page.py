@@ -12,7 +12,7 @@ from predict_page import (
     FLOOR,
     ROWS,
     SHIPPED,
-    coverage,
+    find_held,
     fit_ridge,
     fit_shipped,
     follow,
@@ -20,6 +20,7 @@ from predict_page import (
     leave_out,
     read_rows,
     split_rows,
+    width_of,
 )
 
 from compatbench.files.hashes import sha256_bytes
@@ -53,7 +54,10 @@ def test_the_fit_is_the_weighted_ridge_and_intervals_hold_where_rows_are_alike(r
     z = x / sizes
     naive = np.linalg.solve(z.T @ (weights[:, None] * z) + ALPHA * np.eye(2), z.T @ (weights * y))
     assert found.weights == pytest.approx(naive / sizes, abs=1e-9)
-    assert 0.85 <= coverage(rows, ("differ", "sides"), FLOOR) <= 0.95
+    left = np.abs(y - leave_out(rows, ("differ", "sides"), FLOOR)) * weights
+    # The ⌈0.9 · 361⌉-th of 360.
+    assert width_of(rows, ("differ", "sides"), FLOOR) == pytest.approx(np.sort(left)[324], abs=1e-9)
+    assert 0.85 <= find_held(rows, ("differ", "sides"), FLOOR).mean() <= 0.95
 
 
 def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) -> None:
@@ -62,8 +66,10 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     estimates = leave_out(turned, ("differ", "sides"), FLOOR)
     own = (turned["target"] == "b0").to_numpy()
     assert np.corrcoef(estimates[own], turned["gain"][own])[0, 1] < -0.9
-    scores = judge(rows).scores.set_index(["title", "without"])["auroc"]
+    report = judge(rows)
+    scores = report.scores.set_index(["title", "without"])["auroc"]
     assert scores["ridge, unlabelled images", "method"] > 0.9
+    assert "single upgrades have an AUROC of 0." in report.markdown()
     assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
     [(own, rest), *_] = split_rows(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
     assert not (own & rest).any()

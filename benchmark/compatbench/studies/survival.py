@@ -9,8 +9,8 @@ images for which the answers differ, d, and its residuals are taken relative to 
 Answers that agree as evidence of accuracy: Baek et al., *Agreement-on-the-Line*
 (arXiv:2206.13089); Jiang et al. (arXiv:2106.13799); confidences: Guillory et al., *Difference of
 Confidences* (arXiv:2107.03315); Garg et al., *Average Thresholded Confidence* (arXiv:2201.04234).
-Intervals: residuals of models fitted without an upgrade, as in Barber et al., *Jackknife+*
-(arXiv:1905.02928).
+Intervals: the jackknife, as Barber et al. (arXiv:1905.02928) describe it beside their jackknife+,
+with an upgrade left out at a time; of rows that share models it has no guarantee, and is measured.
 """
 
 from __future__ import annotations

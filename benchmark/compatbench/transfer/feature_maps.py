@@ -64,7 +64,7 @@ def fit_map(way: str, words: Pair | None = None, images: Pair | None = None) -> 
     Raises:
         CompatbenchError: too few images.
     """
-    if images is not None and len(images[0]) < LEAST_PAIRS:
+    if "images" in WAYS[way] and images is not None and len(images[0]) < LEAST_PAIRS:
         raise CompatbenchError(
             f"{len(images[0])} images are too few for '{way}': give {LEAST_PAIRS} or more, and "
             "better some hundreds; 'words' needs none"
