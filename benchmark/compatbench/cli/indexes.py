@@ -114,7 +114,7 @@ def _print_ported(found: PortedIndex) -> None:
         say(escape(f"wrote {found.path}: {found.rows:,} × {found.new_width}, {found.dtype}"))
         what, of = "words", ""
         if found.images:
-            what, of = "images", f" of {found.images:,} images"
+            what, of = "images", f", {found.images:,} images"
         say(escape(f"  by {found.way}{of}; {rate:,.0f} vectors/s"))
         say(
             f"  {what} left out of the fit: cosine with the new model's own {found.cosine:.2f}, "
