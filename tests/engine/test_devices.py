@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from compatbench.backbone.build import allow_tf32
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.engine.execute import compute as module
 from compatbench.engine.execute.compute import Compute
+from compatbench.engine.store import RunStore
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 
 METHODS = ("zeroshot", "tip_adapter", "clip_adapter", "kgcoop", "vpt_shallow")
@@ -60,6 +65,24 @@ def test_wrong_devices_and_numbers_of_workers_are_one_line() -> None:
     ):
         with pytest.raises(CompatbenchError, match=problem):
             Compute(**given).check()
+
+
+def test_a_backbone_at_hand_computes_in_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(name: str, device: str, precision: str) -> object:
+        loaded.append(precision)
+        allow_tf32(precision == "tf32")
+        return object()
+
+    monkeypatch.setattr("compatbench.engine.worker.load_backbone", load)
+    worker = Worker(RunStore(tmp_path), FeatureCache(tmp_path))
+    for precision, found in (("tf32", "high"), ("fp32", "highest")) * 2:
+        worker._load("mini-clip", precision)
+        assert torch.get_float32_matmul_precision() == found
+    assert loaded == ["tf32", "fp32"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from compatbench.backbone import Backbone, DroppingBackbone, load_backbone
+from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
@@ -68,7 +69,7 @@ class Worker:
         self.threads = threads
         self._memory = PeakMemory(device)
         self._attempt = 1
-        self._load = lru_cache(maxsize=4)(partial(load_backbone, device=device))
+        self._keep = lru_cache(maxsize=4)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
     def run(self, cell: Cell, on_record: Callable[[Record], object] = lambda _: None) -> CellRecord:
@@ -89,6 +90,11 @@ class Worker:
             if isinstance(error, CompatbenchError) and not isinstance(error, BrokenImages):
                 raise
             return note_failure(self.store, cell, describe_exception(error), self._memory.read())
+
+    def _load(self, name: str, precision: str) -> Backbone:
+        """A backbone with the weights at hand, or loaded now."""
+        allow_tf32(precision == "tf32")  # since it was loaded, another cell may have set it
+        return self._keep(name, precision=precision)
 
     def _complete(self, record: CellRecord) -> CellRecord:
         """A record with the attempt's number, its kind of failure and its peak memory."""
@@ -113,7 +119,7 @@ class Worker:
         missing = PlannedCell(cell, done).missing
         answers = self.store.read_predictions(cell.key) if missing else {}
         for name in dict.fromkeys(backbone for backbone, _ in missing):
-            backbone = self._load(name, precision=cell.training.precision)
+            backbone = self._load(name, cell.training.precision)
             test_sets = [test_set for backbone, test_set in missing if backbone == name]
             measured = self._measure(cell, method, module, backbone, test_sets, answers)
             self.store.write_predictions(cell.key, answers)
@@ -146,7 +152,7 @@ class Worker:
 
     def fit(self, cell: Cell, method: Method) -> tuple[CellRecord, Module]:
         """A new module and the record of its fit, image features excluded; stores neither."""
-        backbone = self._load(cell.source, precision=cell.training.precision)
+        backbone = self._load(cell.source, cell.training.precision)
         data = self.few_shot_data(cell, backbone, method)
         rng = torch.Generator().manual_seed(cell.seed)
         if cell.training.mlp_drop:
@@ -178,7 +184,7 @@ class Worker:
 
     def _teacher(self, cell: Cell, method: Method) -> Backbone | None:
         name = find_teacher(method.card, cell.config)
-        return None if name is None else self._load(name, precision=cell.training.precision)
+        return None if name is None else self._load(name, cell.training.precision)
 
     def _images(self, cell: Cell) -> TaskImages:
         return TaskImages(load_task(cell.task), cell.training, cell.seed, self.cache)
@@ -194,7 +200,7 @@ class Worker:
     ) -> list[Record]:
         """The records of a module on one backbone; what it answers is added to ``answers``."""
         task, records = load_task(cell.task), []
-        source = self._load(cell.source, precision=cell.training.precision)
+        source = self._load(cell.source, cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
         label = COPIED if backbone.name == cell.source else cell.transfer
         transfer = find_transfer(label, cell.transfer_plugin)
