@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data.conftest import load_again
 from data.trees import picture
 
 import compatbench as cb
+from compatbench.data import task as task_module
 from compatbench.data.cards import (
     backbone_cards,
     names_elsewhere,
@@ -19,6 +21,7 @@ from compatbench.data.cards import (
     task_cards,
 )
 from compatbench.data.task import inspect_task, load_task
+from compatbench.engine import keys
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import in_clone, tasks_folder
 
@@ -112,6 +115,27 @@ def test_a_task_with_the_name_of_a_half_is_one_line(
     for read in (task_cards.read, load_task):
         with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
             read("pets.new")
+
+
+def test_own_descriptions_are_in_the_key_of_a_test_set(
+    cards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of another task may be given them, whose key knows nothing of them."""
+
+    def key(texts: dict[str, list[str]] | None) -> str:
+        described = "descriptions: {file: texts.json, source: us, licence: none}\n"
+        (cards / "pets.yaml").write_text(TASK + described * (texts is not None))
+        (cards / "texts.json").write_text(json.dumps(texts))
+        for known in (task_module._load, keys._hash_data, keys._hash_test_set):
+            known.cache_clear()
+        return keys.data_key("mini-clip", "pets")
+
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
+    texts = {"cat": ["it purrs"], "dog": ["it barks"]}
+    plain = key(None)
+    assert plain == key({"cat": ["it purrs"]})  # of no use, as a method that needs them says
+    assert len({plain, key(texts), key(texts | {"dog": ["it howls"]})}) == 3
+    assert key(texts) == key(texts | {"elk": ["it bells"]})
 
 
 def test_an_option_may_name_a_folder_in_the_current_one(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load import is_planning, read_backbone, weights_key
-from compatbench.data.cards import TrainingCard
+from compatbench.data.cards import TrainingCard, task_cards, whole_name
 from compatbench.data.draws import draw_first, draw_shots, load_test_set
 from compatbench.data.shots import MOST_VALIDATION_SHOTS
-from compatbench.data.task import load_task
+from compatbench.data.task import Task, load_task
 from compatbench.engine_version import ENGINE_VERSION
+from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method, MethodCard
 from compatbench.transfer import COPIED
@@ -21,7 +22,7 @@ from compatbench.transfer.words import words_hash
 
 
 def data_key(backbone: str, test_set: str) -> str:
-    """Hash of a backbone's weights and of a test set's images and labels.
+    """Hash of a backbone's weights and of a test set's images, labels and own descriptions.
 
     The weights are found, and fetched where that is allowed, but no model is loaded.
     """
@@ -125,7 +126,21 @@ def _hash_data(backbone: str, test_set: str, planning: bool) -> str:
 @cache
 def _hash_test_set(name: str) -> str:
     task = load_test_set(name)
-    return task.fingerprint(task.split("test"))
+    images, texts = task.fingerprint(task.split("test")), _own_texts(task)
+    return sha256_json([images, texts]) if texts else images
+
+
+def _own_texts(task: Task) -> tuple[tuple[str, ...], ...]:
+    """The descriptions of a task of one's own, which modules of another task may be given.
+
+    Those of built-in tasks are the project's, whose versions stand for them, as for its code.
+    """
+    if task_cards.own_folder(whole_name(task.parent or task.name)) is None:
+        return ()
+    try:
+        return task.labels_for({"descriptions"}).descriptions
+    except CompatbenchError:  # which a method that needs them raises
+        return ()
 
 
 @cache
