@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -29,6 +30,23 @@ class Attached:
     wanted: ImageInput  # what it takes for an image
     diversity: float | None  # of the prompts, as ``prompt_diversity``
     seconds: float  # of attaching, wall clock
+
+    @cached_property
+    def keeps_classes(self) -> str:
+        """Why the module serves no other classes: it keeps something of each of its own; or empty.
+
+        It is asked, for such a module refuses fewer classes. That methods do so is a rule of the
+        conformance kit (``class_subset``). Without the question, a module would serve as many
+        other classes as its own, under their names.
+        """
+        carried, labels = self.carried, self.carried.labels
+        rest = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
+        try:
+            with torch.no_grad():
+                carried.method.attach(carried.module, carried.target, rest)
+        except NotTransferable as error:
+            return error.reason
+        return ""
 
 
 @torch.no_grad()
@@ -64,27 +82,13 @@ def attach_to_others(own: Attached, labels: Labels) -> Attached:
         raise NotTransferable(
             f"{NOT_APPLICABLE}: the transfer '{name}' is given images of the module's classes alone"
         )
-    _require_any_classes(own.carried)
-    carried, diversity = replace(own.carried, labels=labels), own.diversity is not None
-    return attach(carried, own.transfer, own.given, diversity)
-
-
-@torch.no_grad()
-def _require_any_classes(carried: Carried) -> None:
-    """Refuses a module that keeps something of each class: it refuses fewer of them itself.
-
-    That methods do so is a rule of the conformance kit (``class_subset``). Without the question, a
-    module would serve as many other classes as its own, under their names.
-    """
-    labels = carried.labels
-    rest = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
-    try:
-        carried.method.attach(carried.module, carried.target, rest)
-    except NotTransferable as error:
+    if own.keeps_classes:
         raise NotTransferable(
             f"{NOT_APPLICABLE}: the module knows the classes it was fitted for and no others "
-            f"({error.reason})"
-        ) from None
+            f"({own.keeps_classes})"
+        )
+    carried, diversity = replace(own.carried, labels=labels), own.diversity is not None
+    return attach(carried, own.transfer, own.given, diversity)
 
 
 def shares_classes(test_set: Task, task: Task) -> bool:
