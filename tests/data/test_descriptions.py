@@ -17,6 +17,7 @@ from compatbench.data.images import Labels
 from compatbench.data.task import load_task, read_descriptions
 from compatbench.engine.keys import identify
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import MethodCard
 
@@ -88,6 +89,12 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     load_task.__globals__["_load"].cache_clear()
     assert identify("plain.1", READER, "mini-food") != before
     assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
+
+
+def test_committed_rows_of_other_classes_are_of_these_texts() -> None:
+    """With others, measure mini-base-to-new and mini-cross anew: no key of a test set has them."""
+    found = sha256_bytes((tasks_folder() / "descriptions" / "mini.json").read_bytes())
+    assert found == "ce1497f419f4e5829a638155ac4744d5d94adc740d0aae23d6e39f76fc6eb23a"
 
 
 def test_a_variant_has_its_parent_s() -> None:

@@ -133,7 +133,7 @@ def _hash_test_set(name: str) -> str:
 def _own_texts(task: Task) -> tuple[tuple[str, ...], ...]:
     """The descriptions of a task of one's own, which modules of another task may be given.
 
-    Those of built-in tasks are the project's, whose versions stand for them, as for its code.
+    Those of built-in tasks are the project's: a test holds the rows that were measured with them.
     """
     if task_cards.own_folder(whole_name(task.parent or task.name)) is None:
         return ()
