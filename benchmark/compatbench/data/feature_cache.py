@@ -238,11 +238,9 @@ class FeatureCache:
             for one, entry in zip(missing, entries, strict=True):
                 path = self._path(one)
                 write_entry(path, entry, one.about)
-                found[one.key] = entry
-                if one.wanted is not None:  # mapped, so that the computed tensor can be freed
-                    mapped = read_entry(path)
-                    assert mapped is not None
-                    found[one.key] = mapped
+                # Mapped, so that the computed tensor can be freed; unless it has just made way.
+                mapped = None if one.wanted is None else read_entry(path)
+                found[one.key] = entry if mapped is None else mapped
             unfinished.remove()
             if self.limit is not None:
                 prune_entries(self.folder.parent, self.limit, None)
