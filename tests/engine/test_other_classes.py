@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import compatbench as cb
-from compatbench.backbone import load_backbone
+from compatbench.backbone import Labels, load_backbone
 from compatbench.data.cards import suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
+from compatbench.engine.attached import Attached
+from compatbench.engine.carried import Carried
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker, build_method
+from compatbench.errors import NotTransferable
 from compatbench.method.registry import builtin_methods
 
 
@@ -84,6 +89,25 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(
     assert [*sets] == ["mini-objects", "mini-signs"]
     assert all(one.correct == one.zero_shot_correct for one in sets.values())
     assert sets["mini-signs"].total == len(load_task("mini-signs").split("test"))
+
+
+def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> None:
+    @dataclass
+    class Narrow:
+        least: int
+
+        def attach(self, module: object, backbone: str, labels: Labels) -> None:
+            if backbone != "source":
+                raise NotTransferable("another width")
+            if len(labels) < self.least:
+                raise NotTransferable("fewer classes")
+
+    labels: Any = Labels(("cat", "dog", "elk"), ("{}",), "{}")
+    given: Any = (None, "source", "target", labels, None)
+    nothing: Any = (None,) * 5
+    for least, why in ((0, ""), (3, "fewer classes")):
+        carried = Carried(Narrow(least), *given)  # type: ignore[arg-type]
+        assert Attached(nothing[0], carried, *nothing[1:], 0.0).keeps_classes == why
 
 
 def test_a_user_fits_a_half(cache: FeatureCache) -> None:

@@ -35,15 +35,16 @@ class Attached:
     def keeps_classes(self) -> str:
         """Why the module serves no other classes: it keeps something of each of its own; or empty.
 
-        It is asked, for such a module refuses fewer classes. That methods do so is a rule of the
-        conformance kit (``class_subset``). Without the question, a module would serve as many
-        other classes as its own, under their names.
+        It is asked on its source, which it fits without a transfer: such a module refuses fewer
+        classes. That methods do so is a rule of the conformance kit (``class_subset``). Without
+        the question, a module would serve as many other classes as its own, under their names.
         """
         carried, labels = self.carried, self.carried.labels
         rest = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
         try:
             with torch.no_grad():
-                carried.method.attach(carried.module, carried.target, rest)
+                on = carried.source or carried.target
+                carried.method.attach(carried.module, on, rest)
         except NotTransferable as error:
             return error.reason
         return ""
