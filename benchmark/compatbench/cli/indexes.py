@@ -120,6 +120,8 @@ def _print_ported(found: PortedIndex) -> None:
             f"  {what} left out of the fit: cosine with the new model's own {found.cosine:.2f}, "
             f"variance left {found.residual:.2f}"
         )
+        if found.residual is not None and found.residual >= 1:
+            say(f"  [yellow]no better than a constant[/]: too few {what}, or of other models")
     if not (expected := found.expected):
         say(
             "This upgrade was never measured, so there is no recall to expect: try some queries, "

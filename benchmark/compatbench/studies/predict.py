@@ -213,8 +213,10 @@ def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
     On its own source, and where it cannot be attached, a module is left as it is.
     """
     fitted = found.fitted
-    if found.target is None or found.backbone == fitted.source:
+    if found.target is None:
         return found
+    if found.backbone == fitted.source:
+        return replace(found, gate=f"is not used: '{found.backbone}' is the module's own source")
     task = load_task(found.test_set)
     if fitted.classes is not None:
         task = restrict_task(task, fitted.classes)
