@@ -11,7 +11,8 @@ from figure_pages import hostile_page, info, long_page, method, small_page
 from synthetic_results import UPGRADE, make_page, with_more
 
 from compatbench.pages.figures.plan import plan_figures
-from compatbench.pages.figures.render import is_current
+from compatbench.pages.figures.render import is_current, render_svg_figure
+from compatbench.pages.figures.spec_parts import Shown
 from compatbench.pages.figures.values import (
     cost_values,
     named_methods,
@@ -112,6 +113,17 @@ def test_every_kind_is_drawn_with_all_its_marks_and_texts_stay_texts() -> None:
     hostile = next(one for one in plan_figures([hostile_page()]) if one.section == "ranks")
     tags = {one.tag.rpartition("}")[2] for one in ElementTree.fromstring(hostile.render()).iter()}
     assert tags <= {"svg", "rect", "g", "path", "text", "tspan", "line", "defs", "clipPath"}
+
+
+@pytest.mark.slow
+def test_small_gains_keep_their_sign() -> None:
+    gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
+    record = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
+    svg = render_svg_figure("matrix", Shown([record], {"sets": [*gains]}), "gains")
+    texts = [one.text for one in ElementTree.fromstring(svg).iter() if one.text]
+    assert [one for one in texts if one not in ("One", *gains) and one.strip()] == [
+        *("−0.6", "0.0", "0.0", "+0.6", "–", "−10.0")
+    ]
 
 
 def rows_of(page: SuitePage) -> dict[str, Ranked]:

@@ -137,11 +137,11 @@ def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     page = open_page()
     status = page.get_by_role("status")
     marks = page.locator("#ranks svg .mark-symbol [aria-roledescription=point]")
-    assert status.inner_text() == "15 of 15 methods"
+    assert status.inner_text() == "15 of 15 rows"
     draw_all(page)
     assert marks.count() == 14  # all but the transferred one
     page.get_by_label("Method contains", exact=True).fill("METHOD 1")
-    assert status.inner_text() == "2 of 15 methods"
+    assert status.inner_text() == "2 of 15 rows"
     draw_all(page)
     assert marks.count() == 2
     described = marks.evaluate_all("all => all.map(e => e.ariaLabel)")
@@ -156,7 +156,7 @@ def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     draw_all(page)
     assert page.locator("#scatter svg .mark-symbol [aria-roledescription=point]").count() == 1
     page.get_by_label("Method contains", exact=True).fill("no such method")
-    assert status.inner_text() == "0 of 15 methods"
+    assert status.inner_text() == "0 of 15 rows"
 
 
 def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:

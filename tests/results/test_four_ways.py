@@ -126,7 +126,7 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     text = render_suite(page)
     assert "## Known and other classes" in text
     assert "## Style shift" not in text
-    assert "Methods that apply to other classes: 1; that know their own only: 1." in text
+    assert "Methods that apply to other classes: 1; to their own classes only: 1." in text
     [line] = [line for line in text.splitlines() if "Linear probe" in line and "n/a" in line][:1]
     assert line.count("n/a") == 5
     assert "### Known and other classes: Tiny suite" in render_leaderboard([page])

@@ -82,8 +82,8 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         f"; {md.escape(one.info.title)}: {percent(_value(one.four))}" for one in floors[:1]
     )
     return (
-        f"Methods that apply to other classes: {len(complete)}; that know their own only: "
-        f"{len(refused)}. Best of all four ways: {md.escape(best.info.title)} "
+        f"Methods that apply to other classes: {len(complete)}; to their own classes only: "
+        f"{len(refused)}. Best four-way H: {md.escape(best.info.title)} "
         f"({percent(_value(best.four))}{floor}). Above the target's zero-shot on other classes: "
         f"{len(helped)} of {len(complete)}."
     )
@@ -112,5 +112,5 @@ def _both(source: Interval | None, target: Interval | None) -> str:
 
 
 def _other(one: FourWays, text: str) -> str:
-    """A figure of other classes, which some modules know nothing of."""
+    """A figure of other classes, to which some modules do not apply."""
     return "n/a" if one.reasons["other"].startswith(NOT_APPLICABLE) else text

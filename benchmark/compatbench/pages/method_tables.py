@@ -58,7 +58,7 @@ def about_method(page: SuitePage, rows: Sequence[Ranked]) -> list[str]:
         f"Changed by this suite: {'; '.join(changed)}." if changed else "",
         f"Costs: fit {times[0]}, evaluation {times[1]}, {format_parameters(rows[0])} parameters, "
         f"module {module}, peak memory {memory}.",
-        f"Again: {md.code(page.run_command(one.info.name))}",
+        f"To reproduce: {md.code(page.run_command(one.info.name))}",
     ]
     return "\n\n".join(filter(None, lines)).split("\n")
 

@@ -108,7 +108,7 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
         if one.target is not None and one.gain is not None and one.gain.sign > 0
     ]
     return text + (
-        f" With more, these do best; again what each is worth in labels per class:\n{''.join(more)}"
+        f" With more access, these do best, with their worth in labels per class:\n{''.join(more)}"
         if more
         else ""
     )

@@ -12,16 +12,17 @@ from compatbench.results.store import RESULTS, RETRIEVAL
 
 # Columns: a way, with the most images of those that were measured.
 SHOWN = {
-    OLD: "Old model asks",
+    OLD: "Old model",
     "copied": "Copied",
     "words": "Words",
     "ridge": "Ridge",
     CEILING: "Encoded again",
 }
 ABOUT = """\
-For owners of an index of image embeddings: the old model has encoded the test images of all tasks,
-and the new one asks for them by class name. Mean average precision in percent, with the index as it
-is, brought along by `compatbench port`, and made anew: [docs/indexes.md](docs/indexes.md)."""
+For owners of an index of image embeddings: mean average precision in percent when class names
+search the test images of all tasks. First the old model in its own index, then the new model in the
+same index: copied unchanged, ported by `compatbench port` (*words* needs no image, *ridge* has the
+most unlabelled images that were tried), or encoded again. [docs/indexes.md](docs/indexes.md)"""
 
 
 def read_indexes(out: Path) -> dict[str, list[str]]:

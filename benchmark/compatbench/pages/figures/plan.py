@@ -34,7 +34,7 @@ TITLES = {
     "shots": "More images",
     "decay": "Along a path of upgrades",
     "price": "Accuracy against labels",
-    "classes": "Known and other classes",
+    "classes": "Known against other classes",
 }
 _INCOMPLETE = "no method has all of its cells yet"
 _MOST = 50  # methods of a transfer in a figure; more could not be read
@@ -89,8 +89,15 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
     complete = [row for row in rows if row.value("h") is not None]
     plain = [row for row in complete if not row.transfer]
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
-    if len(every := page.all_ranks(upgrade, shots)) > len(rows):
-        heading += f", the {_MOST} best by each transfer and zero-shot, out of {len(every)}"
+    every = page.all_ranks(upgrade, shots)
+    finished = [row for row in every if row.value("h") is not None]
+
+    def of(shown: Sequence[Ranked], found: Sequence[Ranked]) -> str:
+        left_out = f", the {_MOST} best by each transfer and zero-shot, out of {len(found)}"
+        return heading + left_out * (len(found) > len(shown))
+
+    alone = of(plain, [row for row in finished if not row.transfer])
+    scatter = scatter_values(complete) if plain else _NOTHING
     missing = "" if plain else _INCOMPLETE
     ranked, too_few = rank_values(page.ranks(upgrade, shots), _MOST), ""
     if ranked is None:
@@ -99,14 +106,14 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
             f"{len(plain)} and {len(page.expected.tasks)}"
         )
     planned = (
-        ("scatter", scatter_values(complete) if plain else _NOTHING, missing),
-        ("matrix", matrix_values(page, rows), ""),
-        ("ranks", ranked or _NOTHING, too_few),
-        ("size", cost_values(plain, "parameters") if plain else _NOTHING, missing),
-        ("time", cost_values(plain, "fit_seconds") if plain else _NOTHING, missing),
+        ("scatter", of(complete, finished), scatter, missing),
+        ("matrix", of(rows, every), matrix_values(page, rows), ""),
+        ("ranks", alone, ranked or _NOTHING, too_few),
+        ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing),
+        ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing),
     )
-    for section, shown, why_not in planned:
-        yield PlannedFigure(page.name, section, number, heading, shown, why_not)
+    for section, title, shown, why_not in planned:
+        yield PlannedFigure(page.name, section, number, title, shown, why_not)
 
 
 def _best(rows: Sequence[Ranked]) -> list[Ranked]:

@@ -96,9 +96,10 @@ def scatter() -> Spec:
 def matrix() -> Spec:
     """Gain over the target's zero-shot by method and dataset: blue helps, red harms."""
     narrow = "bandwidth('x') < 30"
-    zero = f"abs(datum.gain) < ({narrow} ? 0.5 : 0.05)"
-    signed = f"format(datum.gain, ({zero} ? '' : '+') + ({narrow} ? '.0f' : '.1f'))"
-    text = f"datum.gain === null ? '–' : replace({signed}, '−0', '0')"
+    # A gain that rounds to zero has no sign.
+    zero = f"abs(datum.gain) < ({narrow} ? 0.5 : 0.05) ? ({narrow} ? '0' : '0.0')"
+    signed = f"format(datum.gain, {narrow} ? '+.0f' : '+.1f')"
+    text = f"datum.gain === null ? '–' : {zero} : {signed}"
     axis = {"title": None, "domain": False, "ticks": False, "labelOverlap": False}
     up = {**axis, "orient": "top", "labelAngle": -45, "labelLimit": 110}
     side = {**axis, "labelLimit": expression("narrow ? 96 : 200")}
