@@ -182,7 +182,7 @@ function start(index) {
     table(at("board"), heads, rows.map((row) => line(row, all)));
     const shots = `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
     at("board-caption").textContent = `${suite.title}: ${board.title}, ${shots}`;
-    at("board-status").textContent = `${rows.length} of ${board.rows.length} methods`;
+    at("board-status").textContent = `${rows.length} of ${board.rows.length} rows`;
     const [first, ...more] = suite.notes.map((text) => element("p", { class: "note" }, text));
     const rest = more.length ? [element("details", {}, element("summary", {}, "More about these figures"), ...more)] : [];
     at("notes").replaceChildren(...(first ? [first, ...rest] : []));
