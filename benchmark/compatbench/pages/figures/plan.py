@@ -85,18 +85,19 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
 def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterator[PlannedFigure]:
     """The figures of one ranking."""
     transfers, number = page.results.transfers, page.expected.upgrades.index(upgrade) + 1
-    rows = [one for name in transfers for one in _best(page.ranks(upgrade, shots, name))]
-    complete = [row for row in rows if row.value("h") is not None]
+    ranks = [page.ranks(upgrade, shots, name) for name in transfers]
+    rows = [one for ranked in ranks for one in _best(ranked)]
+    finished = [[row for row in ranked if row.value("h") is not None] for ranked in ranks]
+    complete = [one for ranked in finished for one in _best(ranked)]
     plain = [row for row in complete if not row.transfer]
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
-    every = page.all_ranks(upgrade, shots)
-    finished = [row for row in every if row.value("h") is not None]
 
-    def of(shown: Sequence[Ranked], found: Sequence[Ranked]) -> str:
-        left_out = f", the {_MOST} best by each transfer and zero-shot, out of {len(found)}"
-        return heading + left_out * (len(found) > len(shown))
+    def of(shown: Sequence[Ranked], found: Sequence[Sequence[Ranked]]) -> str:
+        count = sum(map(len, found))
+        left_out = f", the {_MOST} best by each transfer and zero-shot, out of {count}"
+        return heading + left_out * (count > len(shown))
 
-    alone = of(plain, [row for row in finished if not row.transfer])
+    alone = of(plain, finished[:1])
     scatter = scatter_values(complete) if plain else _NOTHING
     missing = "" if plain else _INCOMPLETE
     ranked, too_few = rank_values(page.ranks(upgrade, shots), _MOST), ""
@@ -107,7 +108,7 @@ def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> Iterato
         )
     planned = (
         ("scatter", of(complete, finished), scatter, missing),
-        ("matrix", of(rows, every), matrix_values(page, rows), ""),
+        ("matrix", of(rows, ranks), matrix_values(page, rows), ""),
         ("ranks", alone, ranked or _NOTHING, too_few),
         ("size", alone, cost_values(plain, "parameters") if plain else _NOTHING, missing),
         ("time", alone, cost_values(plain, "fit_seconds") if plain else _NOTHING, missing),

@@ -20,6 +20,8 @@ from compatbench.pages.figures.svg import FAINT, GREY, INK, PAPER
 
 _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(rb" from ([0-9a-f]{64}) by vl-convert (\S+) (?:-->|\*/)\n\Z")
+# Vega writes every digit of a coordinate. Texts and labels keep theirs: 0.001 is not 0.
+_MANY_DIGITS = re.compile(r'(aria-label="[^"]*"|>[^<]+<)|-?\d+\.\d{3,}')
 _CONFIG: Spec = {
     "font": FONT,
     "axis": {
@@ -57,8 +59,7 @@ def render_svg_figure(kind: str, shown: Shown, label: str) -> bytes:
     spec["background"] = PAPER
     svg = vl_convert.vega_to_svg(spec)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    # Vega writes every digit of a coordinate.
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{round(float(number[0]), 2):g}", svg)
+    svg = _MANY_DIGITS.sub(lambda one: one[1] or f"{round(float(one[0]), 2):g}", svg)
     return f"{svg}\n<!-- drawn {_signature([SPECS[kind](), *shown])} -->\n".encode()
 
 
@@ -99,7 +100,8 @@ def compile_figure(kind: str, signals: Iterable[str], width: int | str) -> Spec:
     names = ["narrow", "columns", "kinds", *signals]
     spec |= {"config": _CONFIG, "params": [{"name": name, "value": None} for name in names]}
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
-    _place_names(vega["marks"])
+    # The front of a cost leaves a point to the right, and comes from below.
+    _place_names(vega["marks"], "top-left" if kind in ("size", "time") else "top-right")
     if "layout" in vega:
         vega["layout"]["columns"] = {"signal": "columns"}
         for data in vega["data"]:
@@ -119,14 +121,19 @@ def fill(vega: Spec, shown: Shown) -> None:
     next(one for one in vega["data"] if one["name"] == "rows")["values"] = shown.values
 
 
-def _place_names(marks: list[dict[str, Any]]) -> None:
-    """Lets Vega's ``label`` transform place names, which Vega-Lite does not offer."""
+def _place_names(marks: list[dict[str, Any]], first: str) -> None:
+    """Lets Vega's ``label`` transform place names, which Vega-Lite does not offer.
+
+    Args:
+        first: the side of a mark that is tried first.
+    """
     symbols = [mark["name"] for mark in marks if mark["type"] == "symbol"]
     for mark in marks:
         if mark.get("name") == "names_marks":
             for given in ("align", "baseline"):
                 mark["encode"]["update"].pop(given, None)
             around = ["top-right", "right", "top", "top-left", "left", "bottom-right", "bottom"]
+            around.sort(key=lambda side: side != first)
             mark["transform"] = [
                 {
                     "type": "label",

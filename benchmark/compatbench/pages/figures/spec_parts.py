@@ -29,7 +29,7 @@ MARKS: dict[Kind, tuple[str, str, str]] = {
 }
 WIDTH = 480  # pixels of a figure in a file; in the report it is as wide as its place
 PANEL, COLUMNS = 105, 4  # pixels of a small panel, and how many stand side by side in a file
-FONT = "Liberation Sans"
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is what vl-convert measures
 _KIND_NAMES = "{" + ", ".join(f"'{kind}': '{name}'" for kind, (*_, name) in MARKS.items()) + "}"
 ROWS = {"name": "rows"}
 ALL_NAMED = 15  # so few records all have their names

@@ -210,7 +210,7 @@ def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
     """Accuracies on own and on other classes, source then target, of the methods that have all."""
     shots, values = max(page.expected.shots), []
     rows = {row.standing.info.name: row for row in page.ranks(upgrade, shots)}
-    methods = page.results.methods.values()
+    methods = [one for one in page.results.methods.values() if not one.info.sees_tests]
     for one in measure_four_ways(methods, page.expected, upgrade, shots):
         if one.state == "complete" and one.info.name in rows:
             means = {
