@@ -131,7 +131,7 @@ def test_short_times_keep_their_digits() -> None:
     page = make_page(*(method(info(f"m{i}"), 50 + i, 50, seconds=0.0012) for i in range(3)))
     svg = next(one for one in plan_figures([page]) if one.section == "time").render().decode()
     assert ">0.001<" in svg
-    assert "0.0012 s\"" in svg
+    assert '0.0012 s"' in svg
 
 
 def rows_of(page: SuitePage) -> dict[str, Ranked]:
