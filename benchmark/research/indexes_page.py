@@ -86,11 +86,12 @@ def by_dataset(frame: pd.DataFrame) -> list[str]:
     keys = ["source", "target", "gallery"]
     wide = most_images(single).pivot(index=keys, columns="way", values="map")
     rows = []
-    for (source, target), of in wide.groupby(level=[0, 1], sort=False):
+    for _, of in wide.groupby(level=[0, 1], sort=False):
+        first = of.reset_index().iloc[0]
         best = of[["words", "ridge"]].max(axis=1)
         rows.append(
             [
-                f"{code(source)} → {code(target)}",
+                f"{code(first['source'])} → {code(first['target'])}",
                 count(of["words"] > of["copied"]) if "copied" in of else NOTHING,
                 count(of["ridge"] > of["words"]),
                 count(best > of[OLD]),
