@@ -14,6 +14,7 @@ from data.conftest import load_again
 from formats.dassl_files import buffers, drawer, save_dassl
 
 from compatbench.backbone import load_backbone
+from compatbench.errors import CompatbenchWarning
 from compatbench.method import load_module
 from compatbench.method.registry import builtin_methods
 
@@ -93,7 +94,8 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [module, *_] = [one for one, about in modules.items() if wanted.items() <= about.items()]
     shutil.copy(module, "MODULE.safetensors")
     walk("transfers.md")
-    walk("predict.md", FOLDER="photos")
+    with pytest.warns(CompatbenchWarning, match="photos holds 60 images"):
+        walk("predict.md", FOLDER="photos")
     cell = next(Path("runs/cells").glob("*/*.json")).stem
     walk("reliability.md", **{"3f2a": cell})  # the beginning of any cell's key
     shutil.copytree(DOCS.parent / "results" / "mini", "results/mini")
