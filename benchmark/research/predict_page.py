@@ -1,132 +1,50 @@
 """Fits and judges what ``compatbench predict`` predicts with, and writes docs/predict.md.
 
-python benchmark/research/predict_page.py collect FOLDER    # which has results/ and runs/
-python benchmark/research/predict_page.py fit               # from the rows that are committed
+python benchmark/research/predict_page.py    # from the rows that predict_rows.py has collected
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from predict_rows import PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from compatbench.backbone import load_backbone
 from compatbench.data.cards import COPIED
-from compatbench.data.task import task_labels
-from compatbench.engine.measure import Predictions, read_predictions
-from compatbench.engine.store import RunStore
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
-from compatbench.method.registry import builtin_methods
 from compatbench.pages.figures.svg import BLUE, GREY, RED
 from compatbench.pages.markdown import fill_section
 from compatbench.results.bootstrap import mean_interval
-from compatbench.results.store import read_results
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable
-from compatbench.studies.predict import WORDS, measure_moves, measure_tokens
+from compatbench.studies.predict import WORDS
 from compatbench.studies.survival import (
     FILE,
     LEVEL,
     Estimator,
     Knowledge,
-    Voices,
-    describe_answers,
     describe_kinds,
-    describe_module,
-    describe_moves,
     scale_of,
     to_json,
 )
 
 HERE = Path(__file__).parent
-ROWS = HERE / "results" / "survival.csv"
 PAGE = HERE.parents[1] / "docs" / "predict.md"
 SHIPPED = HERE.parent / "compatbench" / "studies" / FILE
-SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")
-SEED = 1  # of each suite one seed, so that none outweighs the others
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
-# What stands in a row beside the features.
-PLACE = ["suite", "method", "transfer", "task", "source", "target"]
-RIVALS = {"agreement": "agreement with the source", "doc": "DoC", "atc": "ATC"}
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
 TITLES = {"images": "ridge, unlabelled images", "models": "ridge, models alone"}
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-
-def collect_rows(out: Path) -> pd.DataFrame:
-    """A row for each module on each target, by each way: its gain and its features.
-
-    Predictions are of the test images; of their labels only the counts of right answers are used:
-    the target's in the ``gain``, the source's in ATC, a rival.
-    """
-    store, rows, seen = RunStore(out / "runs"), [], set()
-
-    @cache
-    def answers(key: str) -> dict[tuple[str, str], Predictions]:
-        found = read_predictions(store.predictions_path(key), key)
-        return {(backbone, test_set): one for (backbone, test_set, _), one in found.items()}
-
-    models = cache(load_backbone)
-    moves = cache(lambda old, new: measure_moves(models(old), models(new)))
-    tokens = cache(lambda t, old, new: measure_tokens(models(old), models(new), task_labels(t)))
-    for suite in SUITES:
-        frame = read_results(out / "results" / suite).frame
-        frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
-        frame = frame[frame["transfer"].isin([COPIED, WORDS])]
-        right = frame.set_index(["key", "backbone"])["correct"]
-        zero_shot = {}
-        for one in frame[frame["method"] == "zeroshot"].itertuples():
-            zero_shot[one.backbone, one.task] = answers(one.key)[one.backbone, one.task]
-        moved = frame[(frame["backbone"] != frame["source"]) & (frame["seed"] == SEED)]
-        for one in moved.itertuples():
-            card = builtin_methods().get(one.method).card
-            source, target = (one.source, one.task), (one.backbone, one.task)
-            if card.depth == "none" or (one.key, one.backbone) in seen:
-                continue
-            seen.add((one.key, one.backbone))
-            own = answers(one.key)
-            voices = Voices(own[source], zero_shot[source], own[target], zero_shot[target])
-            place = (suite, one.method, one.transfer, one.task, one.source, one.backbone)
-            row = dict(zip(PLACE, place, strict=True))
-            row["gain"] = (one.correct - one.zero_shot_correct) / one.total
-            row |= describe_answers(voices, len(task_labels(one.task)))
-            row |= _rivals(voices, right[one.key, one.source] / one.total)
-            pair = one.source, one.backbone
-            apart = tokens(one.task, *pair)
-            about = card.places, one.transfer, bool(card.zero_shot_at), apart
-            row |= describe_moves(describe_module(*about), moves(*pair))
-            rows.append(row)
-    return pd.DataFrame(rows).sort_values(PLACE).round(4)
-
-
-def _rivals(voices: Voices, accuracy: float) -> dict[str, float]:
-    """The gain as label-free estimates of accuracy tell it, of the module less zero-shot.
-
-    ATC's threshold is that which so many of the source's confidences exceed as answers are right.
-    """
-    threshold = voices.source.confidence.double().quantile(1 - accuracy)
-    sure, sure_zero = voices.target.confidence, voices.target_zero_shot.confidence
-    old = voices.source.classes
-    agree = [
-        (old == one.classes).double().mean() for one in (voices.target, voices.target_zero_shot)
-    ]
-    return {
-        "agreement": float(agree[0] - agree[1]),
-        "doc": float(sure.mean() - sure_zero.mean()),
-        "atc": float((sure > threshold).double().mean() - (sure_zero > threshold).double().mean()),
-    }
 
 
 def read_rows(path: Path = ROWS) -> pd.DataFrame:
@@ -359,18 +277,6 @@ def fit_shipped(rows: pd.DataFrame) -> dict[Knowledge, Estimator]:
     return found
 
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command()
-def collect(out: Path) -> None:
-    """Write the rows of the suites' results and predictions in a folder."""
-    rows = collect_rows(out)
-    write_atomic(ROWS, rows.to_csv(index=False, lineterminator="\n").encode())
-    print(f"wrote {len(rows)} rows to {ROWS}")
-
-
-@app.command()
 def fit() -> None:
     """Fit, judge, and write the estimators and docs/predict.md from the rows."""
     content = ROWS.read_bytes()
@@ -393,4 +299,4 @@ def fit() -> None:
 
 
 if __name__ == "__main__":
-    app()
+    fit()

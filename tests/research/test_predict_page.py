@@ -10,7 +10,6 @@ import pytest
 from predict_page import (
     ALPHA,
     FLOOR,
-    ROWS,
     SHIPPED,
     find_held,
     fit_ridge,
@@ -22,6 +21,7 @@ from predict_page import (
     split_rows,
     width_of,
 )
+from predict_rows import ROWS
 
 from compatbench.files.hashes import sha256_bytes
 from compatbench.studies.survival import read_estimators

@@ -18,7 +18,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.studies.predict import open_images
 from compatbench.studies.survival import (
     Estimator,
-    Voices,
+    FourAnswers,
     describe_answers,
     describe_kinds,
     describe_module,
@@ -29,9 +29,9 @@ from compatbench.studies.survival import (
 OLD, NEW = "mini-clip", "mini-eva-clip-anew"
 
 
-def draw_voices(seed: int, images: int = 60, classes: int = 4) -> Voices:
+def draw_answers(seed: int, images: int = 60, classes: int = 4) -> FourAnswers:
     generator = torch.Generator().manual_seed(seed)
-    return Voices(
+    return FourAnswers(
         *(
             Predictions(
                 torch.randint(classes, (images,), generator=generator).int(),
@@ -43,17 +43,17 @@ def draw_voices(seed: int, images: int = 60, classes: int = 4) -> Voices:
 
 
 def test_features_are_counts_of_images_where_the_module_changes_the_answer() -> None:
-    voices = draw_voices(1)
+    four = draw_answers(1)
     old, old_zero, new, new_zero = (
         [*zip(one.classes.tolist(), one.confidence.double().tolist(), strict=True)]
-        for one in (voices.source, voices.source_zero_shot, voices.target, voices.target_zero_shot)
+        for one in (four.source, four.source_zero_shot, four.target, four.target_zero_shot)
     )
     shares = [
         [sum(a == c for a, _ in one) / 60 for c in range(5)]
         for one in (old, old_zero, new, new_zero)
     ]
     d = sum(b != b0 for (b, _), (b0, _) in zip(new, new_zero, strict=True)) / 60
-    expected = dict.fromkeys(describe_answers(voices, 5), 0.0) | {
+    expected = dict.fromkeys(describe_answers(four, 5), 0.0) | {
         "differ": d,
         "uneven": d * sum(abs(x - 1 / 5) for x in shares[2]) / 2,
         "uneven_zero": d * sum(abs(x - 1 / 5) for x in shares[3]) / 2,
@@ -72,8 +72,8 @@ def test_features_are_counts_of_images_where_the_module_changes_the_answer() -> 
         expected["sure_zero"] += t0 / 60
         expected["sure_source"] += s / 60
         expected["sure_source_zero"] += s0 / 60
-    assert describe_answers(voices, 5) == pytest.approx(expected, abs=1e-9)
-    same = Voices(voices.source, voices.source_zero_shot, voices.target, voices.target)
+    assert describe_answers(four, 5) == pytest.approx(expected, abs=1e-9)
+    same = FourAnswers(four.source, four.source_zero_shot, four.target, four.target)
     assert set(describe_answers(same, 5).values()) == {0.0}  # what changes no answer gains nothing
 
 
@@ -84,7 +84,7 @@ def test_a_module_of_the_joint_space_sees_its_move_copied_and_what_is_left_throu
     assert (copied["bound moved"], words["bound moved"]) == (0.9, 0.2)
     assert (copied["bound through words"], words["bound through words"]) == (0, 1)
     prompts = describe_moves(describe_module(("text-input",), "copied", True, 0.9), moves)
-    assert (prompts["text-input stranger"], prompts["classifier moved"]) == (1, 0)
+    assert (prompts["text-input unrelated"], prompts["classifier moved"]) == (1, 0)
     kinds = describe_kinds({"differ": 0.5}, probes[1])
     assert {name for name, value in kinds.items() if value == 0.5} == {
         "differ classifier",
@@ -100,7 +100,7 @@ def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -
     assert gain.value == pytest.approx(-0.5 * 0.2 + 2 * 0.06)
     assert gain.high == pytest.approx(0.2)  # 0.02 + 1.5 · 0.22 is more than can be gained
     assert one.predict({"differ": 0.2, "sides": 1}).value == 0.2
-    models = Estimator(("stranger",), (-0.3,), 0.1, 0.05, None).predict({"stranger": 1.0})
+    models = Estimator(("unrelated",), (-0.3,), 0.1, 0.05, None).predict({"unrelated": 1.0})
     assert (models.low, models.value, models.high) == pytest.approx((-0.25, -0.2, -0.15))
     written = json.loads(to_json({"images": one}, {}))["estimators"]["images"]
     assert written["weights"] == [-0.5, 2.0]

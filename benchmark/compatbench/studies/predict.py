@@ -34,8 +34,8 @@ from compatbench.method.registry import builtin_methods
 from compatbench.studies.embeddings import mean_tokens
 from compatbench.studies.similarity import mean_cosine
 from compatbench.studies.survival import (
+    FourAnswers,
     Gain,
-    Voices,
     describe_answers,
     describe_kinds,
     describe_module,
@@ -185,8 +185,8 @@ def expect(
     if found.source is None:
         raise CompatbenchError(f"'{found.fitted.source}' is not here; its answers are needed")
     old, new = zero_shot
-    voices = Voices(found.source.predictions, old, found.target.predictions, new)
-    row = describe_answers(voices, classes)
+    four = FourAnswers(found.source.predictions, old, found.target.predictions, new)
+    row = describe_answers(four, classes)
     row |= describe_kinds(row, kind)
     return Outlook(found.transfer, read_estimators()["images"].predict(row))
 

@@ -1,10 +1,10 @@
 """What a module will gain on a new model, estimated without a label of the new model's images.
 
 Two regressions of the gain over the target's zero-shot, in shares of the images. One knows the
-models and the place of the module alone. The other knows what four voices answer for unlabelled
-images: source and target, each with the module and zero-shot. Where the target answers with the
-module as it does without, nothing can be gained or lost; so all its features are shares of the
-images for which the answers differ, d, and its residuals are taken relative to d.
+models and the place of the module alone. The other knows what four classifiers answer for
+unlabelled images: source and target, each with the module and zero-shot. Where the target answers
+with the module as it does without, nothing can be gained or lost; so all its features are shares
+of the images for which the answers differ, d, and its residuals are taken relative to d.
 
 Answers that agree as evidence of accuracy: Baek et al., *Agreement-on-the-Line*
 (arXiv:2206.13089); Jiang et al. (arXiv:2106.13799); confidences: Guillory et al., *Difference of
@@ -34,12 +34,12 @@ Array = NDArray[np.float64]
 LEVEL = 0.9  # of the intervals
 FILE = "survival.json"
 PLACES = ("text-input", "text-layers", "image-layers", "feature", "classifier")
-KINDS = (*PLACES, "words", "bound", "stranger")
-STRANGE = 0.5
+KINDS = (*PLACES, "words", "bound", "unrelated")
+UNRELATED = 0.5
 
 
 @dataclass(frozen=True)
-class Voices:
+class FourAnswers:
     """What source and target answer for the same images, with the module and zero-shot."""
 
     source: Predictions
@@ -48,7 +48,7 @@ class Voices:
     target_zero_shot: Predictions
 
 
-def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
+def describe_answers(four: FourAnswers, classes: int) -> dict[str, float]:
     """Features of the answers, each at most d, the share for which the target's two answers differ.
 
     Shares of the images:
@@ -67,8 +67,8 @@ def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
         confidence of the target's zero-shot.
     """
     names = ("source", "source_zero_shot", "target", "target_zero_shot")
-    answers = [getattr(voices, name).classes.numpy() for name in names]
-    sure = [getattr(voices, name).confidence.double().numpy() for name in names]
+    answers = [getattr(four, name).classes.numpy() for name in names]
+    sure = [getattr(four, name).confidence.double().numpy() for name in names]
     old, old_zero, new, new_zero = answers
     differ = new != new_zero
     d = float(differ.mean())
@@ -101,16 +101,16 @@ def describe_answers(voices: Voices, classes: int) -> dict[str, float]:
 def describe_module(
     places: Sequence[str], transfer: str, starts_at_zero_shot: bool, tokens: float
 ) -> dict[str, float]:
-    """What a module is, and whether the target is a stranger to its source, 1 or 0 each.
+    """What a module is, and whether the target is unrelated to its source, 1 or 0 each.
 
     ``tokens`` is 1 less the mean cosine of class names' token embeddings: near 0 for models that
-    share an initialisation of the text tower, near 1 for strangers.
+    share an initialisation of the text tower, near 1 for unrelated models.
     """
     found = {place: float(place in places) for place in PLACES}
     found["words"] = float(transfer != COPIED)
     # It takes the joint space as it is, such as a probe, and is no change of zero-shot.
     found["bound"] = float(not JOINT_SPACE.isdisjoint(places) and not starts_at_zero_shot)
-    return found | {"stranger": float(tokens > STRANGE)}
+    return found | {"unrelated": float(tokens > UNRELATED)}
 
 
 def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -> dict[str, float]:
@@ -124,7 +124,7 @@ def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -
     moved = {"image-layers": geometry["images"]}
     moved |= dict.fromkeys(("feature", "classifier", "bound"), joint)
     found = {f"{place} moved": module[place] * change for place, change in moved.items()}
-    found |= {f"{place} stranger": module[place] * module["stranger"] for place in PLACES}
+    found |= {f"{place} unrelated": module[place] * module["unrelated"] for place in PLACES}
     return dict(module) | found | {"bound through words": module["bound"] * module["words"]}
 
 
