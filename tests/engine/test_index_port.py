@@ -138,7 +138,7 @@ def test_options_of_the_other_kind_of_file_are_refused(index: Path, tmp_path: Pa
     for arguments, message in (
         ((index,), "is an index: give the model that made it with --from"),
         ((index, "--from", SOURCE, "--with", "words"), "--with is of modules"),
-        (("old.safetensors", "--from", SOURCE), "--from is of indexes"),
+        (("old.safetensors", "--from", SOURCE), "--from is for indexes"),
         ((index, "--from", SOURCE, "--images", ".", "--pairs", "a", "b"), "give one of the two"),
         ((index, "--from", SOURCE, "--pairs", "a.npy", "b.npy"), "give two .npy files"),
     ):

@@ -140,7 +140,7 @@ def port(
         port_index(module, from_, to, by, images, pairs, out, column, device)
         return
     if wrong := [n for n, value in {**of_indexes, "--column": column}.items() if value is not None]:
-        raise CompatbenchError(f"{wrong[0]} is of indexes (.npy, .parquet, .faiss), not of modules")
+        raise CompatbenchError(f"{wrong[0]} is for indexes (.npy, .parquet, .faiss), not modules")
     moved = api.port(module, to, transfer=with_, methods=methods, device=device)
     place = re.sub(r"[^\w.-]+", "-", moved.about["source"])
     path = out or Path(f"{module.stem}-for-{place}.safetensors")

@@ -202,8 +202,8 @@ def require_gate(transfer: str) -> None:
     """Refuses a transfer that the estimator was not fitted on."""
     if transfer not in (COPIED, WORDS):
         raise CompatbenchError(
-            f"--gate judges the transfers '{COPIED}' and '{WORDS}', and none such as '{transfer}': "
-            "take one of the two, or leave --gate out"
+            f"--gate works with the transfers '{COPIED}' and '{WORDS}', not with '{transfer}'; "
+            "choose one of the two, or leave --gate out"
         )
 
 
