@@ -26,11 +26,12 @@ from compatbench.data.draws import ShotsFile
 from compatbench.data.images import Classes, read_json
 from compatbench.data.sources.layouts import read_split, read_webdataset
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.measure import Predictions, read_predictions, write_predictions
+from compatbench.engine.measure import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module
+from compatbench.method.predictions import Predictions
 from compatbench.results.rows import Cost, Row, read_csv, to_frame, write_csv
 from compatbench.results.store import MethodInfo, MethodResults, read_method, write_results
 

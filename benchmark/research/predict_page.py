@@ -25,20 +25,21 @@ from compatbench.pages.markdown import fill_section
 from compatbench.results.bootstrap import mean_interval
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable
-from compatbench.studies.predict import WORDS
-from compatbench.studies.survival import (
+from compatbench.transfer.survival import (
     FILE,
     LEVEL,
+    WORDS,
     Estimator,
     Knowledge,
     describe_kinds,
+    name_upgrade,
     scale_of,
     to_json,
 )
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "predict.md"
-SHIPPED = HERE.parent / "compatbench" / "studies" / FILE
+SHIPPED = HERE.parent / "compatbench" / "transfer" / FILE
 ALPHA = 30.0  # the ridge's, for standardised features
 FLOOR = 0.02  # added to d for the scale of a residual
 SCORES = ("title", "without", "error", "auroc", "auroc_large", "held")
@@ -119,7 +120,7 @@ def find_held(
 
 
 def upgrade_of(rows: pd.DataFrame) -> pd.Series:
-    return rows["source"] + " → " + rows["target"]
+    return name_upgrade(rows["source"], rows["target"])
 
 
 def follow(rows: pd.DataFrame, estimates: Array) -> pd.Series:
@@ -265,15 +266,20 @@ def judge(rows: pd.DataFrame) -> SurvivalReport:
     return SurvivalReport(table, pd.DataFrame(scores), pd.DataFrame(policies))
 
 
-def fit_shipped(rows: pd.DataFrame) -> dict[Knowledge, Estimator]:
-    """The estimators of all rows, with widths from those without an upgrade."""
-    found = {}
+def fit_shipped(rows: pd.DataFrame) -> dict[tuple[Knowledge, str], Estimator]:
+    """The estimators of all rows, and of those without an upgrade, for each upgrade.
+
+    Widths are from estimators without one more upgrade.
+    """
+    found, upgrades = {}, upgrade_of(rows)
     for name, features in feature_names(rows).items():
         floor = FLOOR if name == "images" else None
-        width = width_of(rows, features, floor)
-        one = fit_ridge(rows, features, floor)
-        weights = tuple(float(f"{value:.6g}") for value in one.weights)
-        found[name] = Estimator(one.features, weights, round(one.intercept, 6), width, floor)
+        for left_out in ("", *sorted(upgrades.unique())):
+            seen = rows[upgrades != left_out]
+            one, width = fit_ridge(seen, features, floor), width_of(seen, features, floor)
+            weights = tuple(float(f"{value:.6g}") for value in one.weights)
+            intercept = round(one.intercept, 6)
+            found[name, left_out] = Estimator(features, weights, intercept, round(width, 6), floor)
     return found
 
 

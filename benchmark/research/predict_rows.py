@@ -14,17 +14,20 @@ import typer
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import COPIED
 from compatbench.data.task import task_labels
-from compatbench.engine.measure import Predictions, read_predictions
+from compatbench.engine.measure import read_predictions
 from compatbench.engine.store import RunStore
 from compatbench.files.atomic import write_atomic
+from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.results.store import read_results
-from compatbench.studies.predict import WORDS, measure_moves, measure_tokens
-from compatbench.studies.survival import (
+from compatbench.studies.predict import measure_moves
+from compatbench.transfer.survival import (
+    WORDS,
     FourAnswers,
     describe_answers,
     describe_module,
     describe_moves,
+    measure_tokens,
 )
 
 ROWS = Path(__file__).parent / "results" / "survival.csv"

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.engine.cell import CellRecord, Record
-from compatbench.engine.measure import predict, read_predictions, write_predictions
+from compatbench.engine.measure import read_predictions, write_predictions
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
+from compatbench.method.predictions import predict
 
 from .conftest import SMOKE, Run
 

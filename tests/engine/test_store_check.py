@@ -16,7 +16,6 @@ from compatbench.data.cards import suite_cards
 from compatbench.engine.cell import Cell, describe_cell
 from compatbench.engine.execute.compute import PeakMemory
 from compatbench.engine.failures import Failure, note_failure
-from compatbench.engine.measure import predict
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.store_check import (
@@ -29,6 +28,7 @@ from compatbench.engine.store_check import (
 )
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
+from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
 from compatbench.transfer.words import save_words
 

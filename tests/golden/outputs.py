@@ -28,10 +28,11 @@ from compatbench.conformance.models import IMAGE_SIZE, build_clip, build_eva_cli
 from compatbench.data.draws import draw_shots
 from compatbench.data.images import Labels, View
 from compatbench.data.task import load_task
-from compatbench.engine.measure import calibration_error, count_flips, predict
+from compatbench.engine.measure import calibration_error, count_flips
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.method import FeatureSet, FewShotData, Method, NotTransferable, Teacher
 from compatbench.method.identity import method_identity
+from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
 
 FILE = Path(__file__).with_name("golden.json")

@@ -24,7 +24,7 @@ from predict_page import (
 from predict_rows import ROWS
 
 from compatbench.files.hashes import sha256_bytes
-from compatbench.studies.survival import read_estimators
+from compatbench.transfer.survival import read_estimators
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,7 @@ def test_the_estimators_that_ship_are_those_of_the_committed_rows() -> None:
     written = json.loads(SHIPPED.read_text())
     assert written["provenance"]["rows"] == sha256_bytes(ROWS.read_bytes())
     fitted = fit_shipped(read_rows())
+    assert read_estimators().keys() == fitted.keys()
     for name, one in read_estimators().items():
         assert one.features == fitted[name].features
         assert one.weights == pytest.approx(fitted[name].weights, rel=1e-3)

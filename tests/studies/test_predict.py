@@ -11,12 +11,12 @@ from command_line import output_of
 
 import compatbench as cb
 from compatbench.data.task import load_task
-from compatbench.engine.measure import Predictions
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchWarning, NotTransferable
+from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.studies.predict import open_images
-from compatbench.studies.survival import (
+from compatbench.transfer.survival import (
     Estimator,
     FourAnswers,
     describe_answers,
@@ -102,8 +102,14 @@ def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -
     assert one.predict({"differ": 0.2, "sides": 1}).value == 0.2
     models = Estimator(("unrelated",), (-0.3,), 0.1, 0.05, None).predict({"unrelated": 1.0})
     assert (models.low, models.value, models.high) == pytest.approx((-0.25, -0.2, -0.15))
-    written = json.loads(to_json({"images": one}, {}))["estimators"]["images"]
-    assert written["weights"] == [-0.5, 2.0]
+    written = json.loads(to_json({("images", ""): one, ("images", "a → b"): one}, {"by": "us"}))
+    assert written == {
+        "provenance": {"by": "us"},
+        "features": {"images": ["differ", "sides"]},
+        "estimators": [
+            ["images", left_out, [-0.5, 2.0], 0.0, 1.5, 0.02] for left_out in ("", "a → b")
+        ],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +145,7 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
     assert open_gate.target is not None
     assert gated.target is not None
     assert open_gate.target.gain < 0 == gated.target.gain
-    assert gated.gate.startswith("falls back to zero-shot: -")
+    assert gated.note.startswith("The gate falls back to zero-shot: -")
     assert "The gate falls back" in output_of("evaluate", module, "--backbone", NEW, "--gate")
 
 

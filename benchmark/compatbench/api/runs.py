@@ -187,8 +187,8 @@ def evaluate(
         source: of a checkpoint of other code, which is imported on the way: what it was trained
             on. ``task`` is then the task that it was trained for, or a variant.
         format, settings, classes: of such a checkpoint, as for ``import_module``.
-        gate: attach zero-shot where ``predict`` expects harm, from test images without labels;
-            for the transfers ``copied`` and ``words``.
+        gate: attach zero-shot where ``predict`` expects harm, from the task's training images
+            without labels: the transfer ``gated``, or with ``words`` ``gated-words``.
 
     Returns:
         Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
@@ -199,15 +199,14 @@ def evaluate(
     """
     from compatbench.engine.single_module import evaluate_module, import_for
     from compatbench.sharing.hub import local_module
-    from compatbench.studies.predict import gate_evaluation, require_gate
+    from compatbench.transfer.gated import gate_transfer
 
     if gate:
-        require_gate(transfer)
+        transfer = gate_transfer(transfer)
     given = local_module(module)
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
-    found = evaluate_module(given, backbone, task, transfer, methods, device)
-    return gate_evaluation(found, device) if gate else found
+    return evaluate_module(given, backbone, task, transfer, methods, device)
 
 
 def port(

@@ -152,6 +152,19 @@ class Backbone:
             return self.image.encode(images, dense=True)
         return self.image.embed(images, wanted.block)
 
+    @torch.no_grad()
+    def finish_images(self, inputs: Tensor, wanted: ImageInput) -> Tensor:
+        """Image features ``[batch, e]`` of what ``encode_images(images, wanted)`` gives."""
+        if wanted.views or wanted.kind == "dense":
+            inputs = inputs[:, 0]
+        if wanted.in_joint_space:
+            return inputs
+        if wanted.kind == "pooled":
+            return self.image.project(inputs)
+        if wanted.kind == "pixels":
+            return self.encode_images(inputs)
+        return self.image.encode(inputs, block=wanted.block)
+
     def images_at_once(self, wanted: ImageInput = FEATURES) -> int:
         """How many images are best encoded together: with CUDA, by the memory that is free now."""
         if self.device.type != "cuda":

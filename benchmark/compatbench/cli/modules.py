@@ -58,8 +58,8 @@ def evaluate(
         set_: Of a checkpoint: a setting that it does not hold, such as 'alpha=1'; may be repeated.
         classes: Of a checkpoint: the classes that it knows, as for 'import'.
         gate: Use the new model's zero-shot in place of the module where 'predict' expects harm,
-            from the test images without their labels. Not for other transfers than 'copied' and
-            'words'.
+            from the task's training images without their labels: the transfer 'gated', or with
+            'words' 'gated-words'.
     """
     from compatbench import api
 
@@ -270,8 +270,8 @@ def _print_evaluation(found: Evaluation) -> None:
         ("gain", *(signed(side and side.gain) for side in sides)),
     ]
     print_table(columns, rows, right=columns[1:])
-    if found.gate:
-        say(escape(f"The gate {found.gate}."))
+    if found.note:
+        say(escape(f"{found.note}."))
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(found.reason)}")
         return

@@ -169,7 +169,6 @@ def predict(
         methods: The method's file, if it is not among 'list methods'; it is run as code.
     """
     from compatbench import api
-    from compatbench.studies.predict import show_gain
 
     found = api.predict(module, to, images=images, methods=methods, device=device)
     if as_json:
@@ -178,6 +177,6 @@ def predict(
     known = f"{found.images:,} images without labels" if found.images else "the models alone"
     fitted = found.fitted
     say(escape(f"{fitted.method}, {fitted.task}: {fitted.source} → {found.backbone}, from {known}"))
-    rows = [(one.transfer, show_gain(one.gain) if one.gain else one.reason) for one in found.ways]
+    rows = [(one.transfer, str(one.gain or one.reason)) for one in found.ways]
     print_table(["way", "gain over zero-shot, points (90 %)"], rows)
     say(f"Advice: {found.advice}. Fitted on miniature models; see docs/predict.md.")

@@ -24,6 +24,7 @@ from compatbench.engine.execute.compute import wait_for
 from compatbench.errors import CompatbenchError
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.method import Classifier
+from compatbench.method.predictions import Predictions, predict
 from compatbench.transfer import OldAnswers
 from compatbench.transfer.rotation import RotatedBackbone
 
@@ -32,16 +33,6 @@ BINS = 15
 
 # backbone, test set, and the hash of the backbone's weights and of the images
 Where = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A module's answers on one backbone and one test set."""
-
-    classes: Tensor  # predicted, int32 [images]
-    # Their softmax probabilities, float32 [images]. Logits are taken as the classifier gives
-    # them, scaled by the backbone's own logit scale.
-    confidence: Tensor
 
 
 @dataclass(frozen=True)
@@ -140,13 +131,6 @@ def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Te
 
 def _encoder(backbone: Backbone) -> Backbone:
     return backbone.unrotated if isinstance(backbone, RotatedBackbone) else backbone
-
-
-def predict(logits: Tensor) -> Predictions:
-    """The answers that logits ``[images, classes]`` give."""
-    # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
-    classes = logits.argmax(-1).int().cpu()
-    return Predictions(classes, logits.float().softmax(-1).amax(-1).cpu())
 
 
 def count_flips(before: Predictions, after: Predictions, targets: Tensor) -> dict[str, int]:

@@ -96,7 +96,7 @@ class Evaluation:
     target: Measured | None  # None if the module cannot be attached there
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
-    gate: str = ""  # what a gate did, and what it expected of the module; empty without one
+    note: str = ""  # what the transfer says of its classifier, as the gate does of its decision
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -153,7 +153,7 @@ class Evaluation:
             "test_set": self.test_set,
             "images": self.images,
             "transfer": self.transfer,
-            "gate": self.gate,
+            "note": self.note,
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
             "reason": self.reason,
@@ -225,7 +225,7 @@ def evaluate_module(
                 raise
             source_backbone = None
 
-    def measure_on(on: Backbone, how: Transfer) -> Measured:
+    def measure_on(on: Backbone, how: Transfer) -> tuple[Measured, str]:
         moved = module.to(on.device)
         name = find_teacher(method.card, fitted.config) if "labels" in how.card.access else None
         teacher = None if name is None else load_backbone(name, device)
@@ -237,25 +237,26 @@ def evaluate_module(
         if "old model" in how.card.access:
             old = carried.old_answers(task, task.split("test"))
         wanted = how.image_input(method, on)
-        return measure(classifier, on, task, cache, wanted, len(labels), carried.stream, old)
+        found = measure(classifier, on, task, cache, wanted, len(labels), carried.stream, old)
+        return found, getattr(classifier, "note", "")
 
     source = target = None
-    reason = ""
+    reason = note = ""
     try:
         if source_backbone is not None:
-            source = measure_on(source_backbone, find_transfer(COPIED))
+            source, _ = measure_on(source_backbone, find_transfer(COPIED))
     except NotTransferable as why:
         raise CompatbenchError(
             f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
             f"they are now: {why.reason}"
         ) from None
     try:
-        target = measure_on(
+        target, note = measure_on(
             target_backbone, way if backbone != fitted.source else find_transfer(COPIED)
         )
     except NotTransferable as why:
         reason = why.reason
-    return Evaluation(fitted, backbone, task.name, source, target, reason, transfer)
+    return Evaluation(fitted, backbone, task.name, source, target, reason, transfer, note)
 
 
 def import_for(given: Module | Path, test_set: str | None, source: str, *how: Any) -> Module:

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from compatbench.engine.cell import CellRecord
-from compatbench.engine.measure import Predictions, Where, read_predictions, write_predictions
+from compatbench.engine.measure import Where, read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.method import Module, load_module
+from compatbench.method.predictions import Predictions
 
 ContentT = TypeVar("ContentT")
 

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from typing_extensions import Unpack
 
 from compatbench.backbone import Backbone
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.images import Labels
 from compatbench.data.task import Task
 from compatbench.pages.figures.svg import BLUE, GREY, SKY
 from compatbench.pages.markdown import code
@@ -26,6 +24,7 @@ from compatbench.studies.frames import StudyReport, TextTable, records
 from compatbench.studies.similarity import linear_cka, mean_cosine, modality_gap, neighbour_overlap
 from compatbench.studies.study import Names, Study, StudyOptions
 from compatbench.transfer.rotation import fit_rotation
+from compatbench.transfer.survival import mean_tokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,14 +163,6 @@ def measure_geometry(
         row[f"{name}_neighbours"] = neighbour_overlap(old, new, NEIGHBOURS)
     before, after = map(modality_gap, images, texts)
     return row | {"source_gap": before, "target_gap": after, "gap_change": after - before}
-
-
-def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
-    """The mean token embedding of each class name, ``[C, D]``."""
-    rows, lengths = backbone.name_tokens(labels)
-    counts = torch.tensor(lengths, device=rows.device)
-    inside = torch.arange(rows.shape[1], device=rows.device) < counts[:, None]
-    return ((rows * inside[..., None]).sum(1) / counts[:, None]).cpu()
 
 
 def predict_losses(page: SuitePage, geometry: pd.DataFrame, upgrade: Upgrade) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from compatbench.data.cards import backbone_cards, task_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import ImageSource, Labels, Sample
 from compatbench.data.sources.layouts import list_images
-from compatbench.data.task import Task, load_task, restrict_task, task_labels
+from compatbench.data.task import Task, task_labels
 from compatbench.engine.execute.compute import resolve_device
-from compatbench.engine.measure import Predictions, predict, read_features
+from compatbench.engine.measure import read_features
 from compatbench.engine.single_module import (
     Evaluation,
     Fitted,
@@ -29,24 +29,23 @@ from compatbench.engine.single_module import (
     read_fitted,
 )
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
-from compatbench.method import Method, MethodCard, Module
-from compatbench.method.registry import builtin_methods
-from compatbench.studies.embeddings import mean_tokens
+from compatbench.method import Method, Module
+from compatbench.method.predictions import Predictions, predict
 from compatbench.studies.similarity import mean_cosine
-from compatbench.studies.survival import (
+from compatbench.transfer import COPIED, TransferData, WordPair
+from compatbench.transfer.registry import find_transfer
+from compatbench.transfer.survival import (
+    WORDS,
     FourAnswers,
     Gain,
     describe_answers,
     describe_kinds,
-    describe_module,
+    describe_method,
     describe_moves,
-    read_estimators,
+    find_estimator,
 )
-from compatbench.transfer import COPIED, TransferData, WordPair
-from compatbench.transfer.registry import find_transfer
 from compatbench.transfer.words import WordFeatures, find_rotation, find_words
 
-WORDS = "words"
 FEW = 100  # images; with less there is a warning
 Models = tuple[Backbone, Backbone]  # source and target
 ADVICE = {COPIED: "copy", WORDS: "port by words", "": "fall back to zero-shot"}
@@ -124,10 +123,11 @@ def predict_module(
         )
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
     models = load_both(fitted, backbone, device)
-    kinds = [describe_kind(method.card, way, models, labels_of(fitted)) for way in ways]
+    labels, upgrade = labels_of(fitted), (fitted.source, backbone)
+    kinds = [describe_method(method.card, way, *models, labels) for way in ways]
     if images is None:
         moves = measure_moves(*models, given if isinstance(given, Path) else None)
-        blind, found = read_estimators()["models"], []
+        blind, found = find_estimator("models", *upgrade), []
         for way, kind in zip(ways, kinds, strict=True):
             why = find_obstacle(method, module, way, models, fitted)
             gain = None if why else blind.predict(describe_moves(kind, moves))
@@ -147,12 +147,6 @@ def load_both(fitted: Fitted, backbone: str, device: str) -> Models:
     """A module's source, and the backbone that it shall reach."""
     device = resolve_device(device)
     return load_backbone(fitted.source, device), load_backbone(backbone, device)
-
-
-def describe_kind(card: MethodCard, way: str, models: Models, labels: Labels) -> dict[str, float]:
-    """What ``describe_module`` says of a method's module for these classes."""
-    tokens = measure_tokens(*models, labels)
-    return describe_module(card.places, way, bool(card.zero_shot_at), tokens)
 
 
 @torch.no_grad()
@@ -188,7 +182,9 @@ def expect(
     four = FourAnswers(found.source.predictions, old, found.target.predictions, new)
     row = describe_answers(four, classes)
     row |= describe_kinds(row, kind)
-    return Outlook(found.transfer, read_estimators()["images"].predict(row))
+    return Outlook(
+        found.transfer, find_estimator("images", found.fitted.source, found.backbone).predict(row)
+    )
 
 
 def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
@@ -196,48 +192,6 @@ def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
     features = read_features(backbone, task, FeatureCache(default_cache_folder()))
     texts = backbone.zero_shot(task.labels)
     return predict(backbone.logit_scale * F.normalize(features, dim=-1) @ texts.T)
-
-
-def require_gate(transfer: str) -> None:
-    """Refuses a transfer that the estimator was not fitted on."""
-    if transfer not in (COPIED, WORDS):
-        raise CompatbenchError(
-            f"--gate works with the transfers '{COPIED}' and '{WORDS}', not with '{transfer}'; "
-            "choose one of the two, or leave --gate out"
-        )
-
-
-def gate_evaluation(found: Evaluation, device: str = "auto") -> Evaluation:
-    """The evaluation, with the target's zero-shot in the module's place where harm is expected.
-
-    On its own source, and where it cannot be attached, a module is left as it is.
-    """
-    fitted = found.fitted
-    if found.target is None:
-        return found
-    if found.backbone == fitted.source:
-        return replace(found, gate=f"is not used: '{found.backbone}' is the module's own source")
-    task = load_task(found.test_set)
-    if fitted.classes is not None:
-        task = restrict_task(task, fitted.classes)
-    models = load_both(fitted, found.backbone, device)
-    card = builtin_methods().get(fitted.method).card
-    kind = describe_kind(card, found.transfer, models, task.labels)
-    zero_shot = [answer_zero_shot(one, task) for one in models]
-    gain = expect(found, zero_shot, kind, len(task.labels)).gain
-    assert gain is not None
-    if gain.value > 0:
-        return replace(found, gate=f"keeps the module: {show_gain(gain)} expected")
-    says = f"falls back to zero-shot: {show_gain(gain)} expected"
-    return replace(found, gate=says, target=replace(found.target, predictions=zero_shot[1]))
-
-
-def show_gain(gain: Gain) -> str:
-    """In points, with the interval: ``+1.2 (-0.3 to +2.5)``."""
-    value, low, high = (
-        f"{round(100 * x, 1) + 0.0:+.1f}" for x in (gain.value, gain.low, gain.high)
-    )
-    return f"{value} ({low} to {high})"
 
 
 def labels_of(fitted: Fitted) -> Labels:
@@ -270,12 +224,6 @@ def open_task(fitted: Fitted, source: ImageSource) -> Task:
     card = task_cards.read(fitted.task)
     changes = {"counts": counts, "least_per_class": {}}
     return Task(card.model_copy(update=changes), labels_of(fitted), source)
-
-
-@torch.no_grad()
-def measure_tokens(source: Backbone, target: Backbone, labels: Labels) -> float:
-    """1 less the mean cosine of class names' token embeddings; 1 where the widths differ."""
-    return 1 - (mean_cosine(*(mean_tokens(one, labels) for one in (source, target))) or 0.0)
 
 
 @torch.no_grad()

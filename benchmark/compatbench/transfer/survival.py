@@ -17,22 +17,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from compatbench.engine.measure import Predictions
-from compatbench.transfer import COPIED, JOINT_SPACE
+from compatbench.backbone import Backbone, Labels
+from compatbench.data.cards import COPIED
+from compatbench.method import MethodCard
+from compatbench.method.predictions import Predictions
+from compatbench.transfer.transfer import JOINT_SPACE
 
 Knowledge = Literal["models", "images"]
 Array = NDArray[np.float64]
 LEVEL = 0.9  # of the intervals
 FILE = "survival.json"
+WORDS = "words"
 PLACES = ("text-input", "text-layers", "image-layers", "feature", "classifier")
 KINDS = (*PLACES, "words", "bound", "unrelated")
 UNRELATED = 0.5
@@ -113,6 +120,29 @@ def describe_module(
     return found | {"unrelated": float(tokens > UNRELATED)}
 
 
+def describe_method(
+    card: MethodCard, transfer: str, source: Backbone, target: Backbone, labels: Labels
+) -> dict[str, float]:
+    """What ``describe_module`` says of a method's module for these classes."""
+    tokens = measure_tokens(source, target, labels)
+    return describe_module(card.places, transfer, bool(card.zero_shot_at), tokens)
+
+
+@torch.no_grad()
+def measure_tokens(source: Backbone, target: Backbone, labels: Labels) -> float:
+    """1 less the mean cosine of class names' token embeddings; 1 where the widths differ."""
+    old, new = (mean_tokens(one, labels).double() for one in (source, target))
+    return 1.0 if old.shape != new.shape else 1 - float(F.cosine_similarity(old, new).mean())
+
+
+def mean_tokens(backbone: Backbone, labels: Labels) -> Tensor:
+    """The mean token embedding of each class name, ``[C, D]``."""
+    rows, lengths = backbone.name_tokens(labels)
+    counts = torch.tensor(lengths, device=rows.device)
+    inside = torch.arange(rows.shape[1], device=rows.device) < counts[:, None]
+    return ((rows * inside[..., None]).sum(1) / counts[:, None]).cpu()
+
+
 def describe_moves(module: Mapping[str, float], geometry: Mapping[str, float]) -> dict[str, float]:
     """Features of a module with how far its places have moved.
 
@@ -140,6 +170,11 @@ class Gain:
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """In points, with the interval: ``+1.2 (-0.3 to +2.5)``."""
+        shown = [f"{round(100 * x, 1) + 0.0:+.1f}" for x in (self.value, self.low, self.high)]
+        return "{} ({} to {})".format(*shown)
 
 
 @dataclass(frozen=True)
@@ -179,17 +214,39 @@ def scale_of(rows: pd.DataFrame, floor: float | None) -> Array:
 
 
 @lru_cache(maxsize=1)
-def read_estimators() -> dict[Knowledge, Estimator]:
-    """The estimators that ship with compatbench; how they were fitted stands in the file."""
-    text = resources.files("compatbench.studies").joinpath(FILE).read_text("utf-8")
-    found = json.loads(text)["estimators"]
+def read_estimators() -> dict[tuple[Knowledge, str], Estimator]:
+    """The estimators that ship with compatbench, by what they know and the upgrade left out.
+
+    Of all upgrades is that which leaves out none (``""``). How they were fitted is in the file.
+    """
+    text = resources.files("compatbench.transfer").joinpath(FILE).read_text("utf-8")
+    found = json.loads(text)
+    features = {name: tuple(values) for name, values in found["features"].items()}
     return {
-        name: Estimator(**{**values, "features": tuple(values["features"])})
-        for name, values in found.items()
+        (name, left_out): Estimator(features[name], tuple(weights), intercept, width, floor)
+        for name, left_out, weights, intercept, width, floor in found["estimators"]
     }
 
 
-def to_json(estimators: Mapping[Knowledge, Estimator], provenance: Mapping[str, Any]) -> str:
-    """The file that ``read_estimators`` reads."""
-    found = {name: asdict(one) for name, one in estimators.items()}
-    return json.dumps({"provenance": provenance, "estimators": found}, indent=1) + "\n"
+def find_estimator(knows: Knowledge, source: str, target: str) -> Estimator:
+    """The estimator for an upgrade, which has not seen gains of this upgrade itself."""
+    found = read_estimators()
+    return found.get((knows, name_upgrade(source, target)), found[knows, ""])
+
+
+def name_upgrade(source: Any, target: Any) -> Any:
+    """The name of an upgrade in the estimators' file; also of whole columns."""
+    return source + " → " + target
+
+
+def to_json(
+    estimators: Mapping[tuple[Knowledge, str], Estimator], provenance: Mapping[str, Any]
+) -> str:
+    """The file that ``read_estimators`` reads, an estimator in each line."""
+    features = {name: one.features for (name, left_out), one in estimators.items() if not left_out}
+    rows = [
+        json.dumps([*key, one.weights, one.intercept, one.width, one.floor], ensure_ascii=False)
+        for key, one in estimators.items()
+    ]
+    head = json.dumps({"provenance": provenance, "features": features}, indent=1)
+    return head.removesuffix("\n}") + ',\n "estimators": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"

@@ -1,0 +1,24 @@
+"""What a classifier answers for images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A module's answers on one backbone and one test set."""
+
+    classes: Tensor  # predicted, int32 [images]
+    # Their softmax probabilities, float32 [images]. Logits are taken as the classifier gives
+    # them, scaled by the backbone's own logit scale.
+    confidence: Tensor
+
+
+def predict(logits: Tensor) -> Predictions:
+    """The answers that logits ``[images, classes]`` give."""
+    # The largest logit decides, as for the accuracy: probabilities may round to equal ones.
+    classes = logits.argmax(-1).int().cpu()
+    return Predictions(classes, logits.float().softmax(-1).amax(-1).cpu())

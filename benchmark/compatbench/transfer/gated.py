@@ -1,0 +1,102 @@
+"""The module where it is expected to help, and the target's zero-shot where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone, Labels
+from compatbench.data.cards import COPIED
+from compatbench.errors import CompatbenchError
+from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.method.predictions import predict
+from compatbench.transfer.copied import Copied
+from compatbench.transfer.survival import (
+    WORDS,
+    FourAnswers,
+    Gain,
+    describe_answers,
+    describe_kinds,
+    describe_method,
+    find_estimator,
+)
+from compatbench.transfer.transfer import Transfer, TransferCard, TransferData
+
+BATCH = 64
+
+
+class Gated(Transfer):
+    """z = z_t(θ) if its expected gain over zero-shot is above 0, otherwise zero-shot itself.
+
+    The gain is that of ``compatbench predict``, from the answers of both models, each with the
+    module and zero-shot, for the task's training images without labels; for an upgrade that the
+    estimator was fitted on, by one that was fitted without it.
+    """
+
+    card = TransferCard(
+        name="gated",
+        title="Gated",
+        paper="",
+        access={"unlabelled", "source weights"},
+        summary="The module is copied if it is expected to help; otherwise zero-shot replaces it.",
+    )
+    way: type[Transfer] = Copied
+
+    def serves(self, method: MethodCard) -> bool:
+        return method.depth != "none" and self.way().serves(method)
+
+    def attach(
+        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
+    ) -> Classifier:
+        way, images = self.way(), data.unlabelled
+        classify = way.attach(method, module, target, labels, data)
+        texts, wanted = target.zero_shot(labels), self.image_input(method, target)
+
+        def zero_shot(features: Tensor) -> Tensor:
+            return target.logit_scale * F.normalize(features, dim=-1) @ texts.T
+
+        at_once = len(images.target) if "stream" in method.card.needs else BATCH
+        rows = torch.arange(len(images.target), device=images.target.device)
+        new = torch.cat([classify(images.inputs[part]) for part in rows.split(at_once)])
+        logits = (images.old.logits, images.old.zero_shot, new, zero_shot(images.target))
+        row = describe_answers(FourAnswers(*map(predict, logits)), len(labels))
+        kind = describe_method(method.card, way.card.name, data.source, target, labels)
+        estimator = find_estimator("images", data.source.name, target.name)
+        gain = estimator.predict(row | describe_kinds(row, kind))
+        return GatedClassifier(
+            gain, classify, lambda inputs: zero_shot(target.finish_images(inputs, wanted))
+        )
+
+
+@dataclass(frozen=True)
+class GatedClassifier:
+    """A classifier of two, chosen by the gain that is expected of the first."""
+
+    expected: Gain
+    module: Classifier
+    zero_shot: Callable[[Tensor], Tensor]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return (self.module if self.expected.value > 0 else self.zero_shot)(inputs)
+
+    @property
+    def note(self) -> str:
+        """What was chosen, and what is expected of the module."""
+        kept = self.expected.value > 0
+        what = "keeps the module" if kept else "falls back to zero-shot"
+        return f"The gate {what}: {self.expected} expected"
+
+
+def gate_transfer(transfer: str) -> str:
+    """The name of a transfer behind a gate; ``CompatbenchError`` if there is none."""
+    gated = {COPIED: Gated.card.name, WORDS: f"{Gated.card.name}-words"}
+    if transfer not in gated:
+        raise CompatbenchError(
+            f"--gate works with the transfers '{COPIED}' and '{WORDS}', not with '{transfer}'; "
+            "choose one of the two, or leave --gate out"
+        )
+    return gated[transfer]
