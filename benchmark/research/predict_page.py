@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from predict_rows import PLACE, RIVALS, ROWS
+from predict_rows import GATED, PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
@@ -56,7 +56,7 @@ def read_rows(path: Path = ROWS) -> pd.DataFrame:
 
 def feature_names(rows: pd.DataFrame) -> dict[Knowledge, tuple[str, ...]]:
     """The features of each estimator; in the rows those of answers stand before the module's."""
-    names = [name for name in rows if name not in (*PLACE, "gain", *RIVALS)]
+    names = [name for name in rows if name not in (*PLACE, "gain", "gated", *RIVALS)]
     models = names.index("text-input")
     kinds = [name for name in names if name.startswith("differ ")]
     own = [name for name in names[models:] if name not in kinds]
@@ -179,13 +179,20 @@ class SurvivalReport(StudyReport):
                 same = name == rival
                 cells.append("" if same else _interval(gains - 100 * self.accuracy[rival]))
             policies.append(cells)
+        gates = [
+            f"Measured as the transfer {GATED[way]} ({', '.join(ran['suite'].unique())}), from "
+            f"training images without labels: {_interval(by_upgrade(ran, 'gated'))} over "
+            f"zero-shot, and {_interval(by_upgrade(ran, 'gated') - by_upgrade(ran, 'gain'))} "
+            "beside the same modules without the gate."
+            for way, ran in self.table.dropna(subset="gated").groupby("transfer")
+        ]
         return [
             TextTable(header, rows, head, left=(0, 1), notes=(apart,)),
             TextTable(
                 ["Policy", "Gain over zero-shot", "Beside always copy", "Beside never copy"],
                 policies,
                 "Means over upgrades in points, with 95 % intervals (bootstrap over upgrades):",
-                notes=("Upgrades share models, so these intervals are rather too narrow.",),
+                notes=("Upgrades share models, so these intervals are rather too narrow.", *gates),
             ),
         ]
 
@@ -222,6 +229,11 @@ class SurvivalReport(StudyReport):
 
 def _rank_harm(rows: pd.DataFrame) -> float:
     return float(roc_auc_score(rows["gain"] < 0, -rows["images"]))
+
+
+def by_upgrade(rows: pd.DataFrame, column: str) -> pd.Series:
+    """The mean of a column over the modules of each upgrade, in points."""
+    return 100 * rows.groupby(upgrade_of(rows))[column].mean()
 
 
 def _interval(values: pd.Series) -> str:

@@ -35,11 +35,14 @@ SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")
 SEED = 1  # of each suite one seed, so that none outweighs the others
 # What stands in a row beside the features.
 PLACE = ["suite", "method", "transfer", "task", "source", "target"]
+GATED = {COPIED: "gated", WORDS: "gated-words"}  # transfers behind the gate
 RIVALS = {"agreement": "agreement with the source", "doc": "DoC", "atc": "ATC"}
 
 
 def collect_rows(out: Path) -> pd.DataFrame:
     """A row for each module on each target, by each way: its gain and its features.
+
+    ``gated`` is the gain of the same way behind the gate, where a suite has measured it.
 
     Predictions are of the test images; of their labels only the counts of right answers are used:
     the target's in the ``gain``, the source's in ATC, a rival.
@@ -57,6 +60,9 @@ def collect_rows(out: Path) -> pd.DataFrame:
     for suite in SUITES:
         frame = read_results(out / "results" / suite).frame
         frame = frame[(frame["test_set"] == frame["task"]) & (frame["status"] == "ok")]
+        gates = frame[frame["transfer"].isin(GATED.values()) & (frame["seed"] == SEED)]
+        gates = gates.set_index(["transfer", "method", "task", "source", "backbone"])
+        gated_gains = ((gates["correct"] - gates["zero_shot_correct"]) / gates["total"]).to_dict()
         frame = frame[frame["transfer"].isin([COPIED, WORDS])]
         right = frame.set_index(["key", "backbone"])["correct"]
         zero_shot = {}
@@ -74,6 +80,8 @@ def collect_rows(out: Path) -> pd.DataFrame:
             place = (suite, one.method, one.transfer, one.task, one.source, one.backbone)
             row = dict(zip(PLACE, place, strict=True))
             row["gain"] = (one.correct - one.zero_shot_correct) / one.total
+            way = GATED[one.transfer], one.method, one.task, one.source, one.backbone
+            row["gated"] = gated_gains.get(way)
             row |= describe_answers(four, len(task_labels(one.task)))
             row |= _rivals(four, right[one.key, one.source] / one.total)
             pair = one.source, one.backbone

@@ -43,6 +43,7 @@ def rows() -> pd.DataFrame:
     frame["differ"] = rng.uniform(0.1, 0.6, len(frame))
     frame["sides"] = frame["differ"] * rng.uniform(-1, 1, len(frame))
     frame["gain"] = 0.5 * frame["sides"] + 0.05 * frame["differ"] * rng.normal(size=len(frame))
+    frame["gated"] = frame["gain"].clip(lower=0).where(frame["method"] == "x")
     frame["agreement"] = frame["doc"] = frame["atc"] = frame["sides"]
     return frame.assign(**{"text-input": rng.normal(size=len(frame))})
 
@@ -70,6 +71,10 @@ def test_what_is_judged_is_not_in_the_fit_and_advice_takes_the_best_way(rows) ->
     scores = report.scores.set_index(["title", "without"])["auroc"]
     assert scores["ridge, unlabelled images", "method"] > 0.9
     assert "single upgrades have an AUROC of 0." in report.markdown()
+    measured = 100 * rows.loc[rows["method"] == "x", "gated"].mean()
+    assert f"transfer gated (s), from training images without labels: +{measured:.1f} (" in (
+        report.markdown()
+    )
     assert abs(scores["ridge, models alone", "model"] - 0.5) < 0.1  # of noise
     [(own, rest), *_] = split_rows(rows.assign(source=["b0", "a"] * (len(rows) // 2)), "model")
     assert not (own & rest).any()
