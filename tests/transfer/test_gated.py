@@ -44,7 +44,8 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
         own = method.attach(module, target, LABELS)(inputs)
     unlabelled = Unlabelled(*features, inputs, OldAnswers(old, zero_shot[0]))
     data = TransferData(transfer, unlabelled=unlabelled, source=source)
-    four = FourAnswers(*map(predict, (old, zero_shot[0], own, zero_shot[1])))
+    answers = [predict(logits) for logits in (old, zero_shot[0], own, zero_shot[1])]
+    four = FourAnswers(answers[0], answers[1], answers[2], answers[3])
     expected = describe_answers(four, len(LABELS))
     assert expected["differ"] > 0
     for weight, logits, says in (
