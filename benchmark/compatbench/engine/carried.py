@@ -1,21 +1,26 @@
-"""A module on its way to another backbone: what its transfer is given, and nothing else."""
+"""A module on its way to another backbone: what its transfer is given, and what is attached."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from compatbench.backbone import FEATURES, Backbone, Labels
+from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.data.draws import draw_first
 from compatbench.data.images import Sample
 from compatbench.data.task import Task
 from compatbench.engine.batches import run_classifier
+from compatbench.engine.cell import NOT_APPLICABLE
+from compatbench.engine.execute.compute import wait_for
+from compatbench.engine.measure import Measured, measure, prompt_diversity
 from compatbench.engine.task_images import TaskImages
+from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, Module
 from compatbench.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
 from compatbench.transfer.words import WordFeatures
@@ -96,3 +101,80 @@ class Carried:
         old = self.old_answers(images.task, pool, "train")
         assert self.source is not None
         return Unlabelled(*seen, inputs, old, self.source.logit_scale)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def attach(self, transfer: Transfer, given: TransferData, diversity: bool = False) -> Attached:
+        """The module through a transfer, by default without its ``diversity``.
+
+        Raises as ``Transfer.attach``.
+        """
+        method, module, target, labels = self.method, self.module, self.target, self.labels
+        wait_for(target.device)
+        start = time.perf_counter()
+        wanted = transfer.image_input(method, target)
+        classifier = transfer.attach(method, module, target, labels, given)
+        found = None
+        if diversity:
+            found = prompt_diversity(method.contexts(module, target, labels))
+            found = None if found is None else round(found, 4)
+        wait_for(target.device)
+        seconds = time.perf_counter() - start
+        return Attached(classifier, self, transfer, given, wanted, found, seconds)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A classifier, and what it was made of."""
+
+    classifier: Classifier
+    carried: Carried  # with the labels that it was attached to
+    transfer: Transfer
+    given: TransferData
+    wanted: ImageInput  # what it takes for an image
+    diversity: float | None  # of the prompts, as ``prompt_diversity``
+    seconds: float  # of attaching, wall clock
+
+    @cached_property
+    def keeps_classes(self) -> str:
+        """Why the module serves no other classes: it keeps something of each of its own; or empty.
+
+        It is asked on its source, which it fits without a transfer: such a module refuses fewer
+        classes. That methods do so is a rule of the conformance kit (``class_subset``). Without
+        the question, a module would serve as many other classes as its own, under their names.
+        """
+        carried, labels = self.carried, self.carried.labels
+        rest = replace(labels, names=labels.names[1:], descriptions=labels.descriptions[1:])
+        try:
+            with torch.no_grad():
+                on = carried.source or carried.target
+                carried.method.attach(carried.module, on, rest)
+        except NotTransferable as error:
+            return error.reason
+        return ""
+
+    def to_others(self, labels: Labels) -> Attached:
+        """The same module attached to other classes than those it was fitted for.
+
+        Raises:
+            NotTransferable: it keeps something of each class, or the transfer needs images of its
+                own.
+        """
+        why = ""
+        if "unlabelled" in self.transfer.card.access:
+            name = self.transfer.card.name
+            why = f"the transfer '{name}' is given images of the module's classes alone"
+        elif self.keeps_classes:
+            why = "the module knows the classes it was fitted for and no others "
+            why += f"({self.keeps_classes})"
+        if why:
+            raise NotTransferable(f"{NOT_APPLICABLE}: {why}")
+        carried = replace(self.carried, labels=labels)
+        return carried.attach(self.transfer, self.given, self.diversity is not None)
+
+    def measure(self, test_set: Task) -> Measured:
+        """Classifies a test set; raises as ``measure``."""
+        carried, old = self.carried, None
+        if "old model" in self.transfer.card.access:
+            old = carried.old_answers(test_set, test_set.split("test"))
+        how = (self.wanted, len(carried.labels), carried.stream, old)
+        return measure(self.classifier, carried.target, test_set, carried.images.cache, *how)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.backbone import Backbone, load_backbone
@@ -18,7 +17,7 @@ from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.carried import Carried
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.keys import find_teacher
-from compatbench.engine.measure import Measured, count_flips, measure
+from compatbench.engine.measure import Measured, count_flips
 from compatbench.engine.method_settings import read_settings
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore, fit_description
@@ -231,14 +230,8 @@ def evaluate_module(
         teacher = None if name is None else load_backbone(name, device)
         carried = Carried(method, moved, source_backbone, on, labels, images, teacher)
         given = carried.data(how, WordFeatures(cache.folder.parent), words)
-        with torch.no_grad():
-            classifier = how.attach(method, moved, on, labels, given)
-        old = None
-        if "old model" in how.card.access:
-            old = carried.old_answers(task, task.split("test"))
-        wanted = how.image_input(method, on)
-        found = measure(classifier, on, task, cache, wanted, len(labels), carried.stream, old)
-        return found, getattr(classifier, "note", "")
+        attached = carried.attach(how, given)
+        return attached.measure(task), getattr(attached.classifier, "note", "")
 
     source = target = None
     reason = note = ""

@@ -18,9 +18,8 @@ from compatbench.backbone.text.memory import set_memory_budget
 from compatbench.data.draws import draw_shots, load_test_set
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import BrokenImages
-from compatbench.data.task import Task, load_task
-from compatbench.engine.attached import Attached, attach, attach_to_others, shares_classes
-from compatbench.engine.carried import Carried
+from compatbench.data.task import load_task
+from compatbench.engine.carried import Attached, Carried
 from compatbench.engine.cell import Cell, CellRecord, Record, describe_cell
 from compatbench.engine.execute.compute import (
     Event,
@@ -38,7 +37,6 @@ from compatbench.engine.measure import (
     Where,
     calibration_error,
     count_flips,
-    measure,
 )
 from compatbench.engine.plan import PlannedCell
 from compatbench.engine.store import RunStore
@@ -213,18 +211,19 @@ class Worker:
             given = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
                 save_words(self.store.folder / "modules", source, self._words.of(source))
-            return attach(carried, transfer, given, diversity=cell.transfer == COPIED)
+            return carried.attach(transfer, given, diversity=cell.transfer == COPIED)
 
         own = _attempt(attach_own)
         for name in test_sets:
             data = data_key(backbone.name, name)
             try:
                 test_set, found = load_test_set(name), own
-                if isinstance(own, Attached) and not shares_classes(test_set, task):
+                # A variant has its task's classes, or some of them.
+                if isinstance(own, Attached) and task.name not in (test_set.name, test_set.parent):
                     others = test_set.labels_for(method.card.needs)
-                    found = _attempt(partial(attach_to_others, own, others))
+                    found = _attempt(partial(own.to_others, others))
                 if isinstance(found, Attached):
-                    measured = self._classify(found, test_set)
+                    measured = found.measure(test_set)
                     answers[backbone.name, name, data] = measured.predictions
                     before = answers.get((cell.source, name, data_key(cell.source, name)))
                     figures = _count(measured, None if backbone.name == cell.source else before)
@@ -239,13 +238,6 @@ class Worker:
             where = {"backbone": backbone.name, "test_set": name, "data": data}
             records.append(Record.model_validate(where | figures))
         return records
-
-    def _classify(self, attached: Attached, test_set: Task) -> Measured:
-        carried, old = attached.carried, None
-        if "old model" in attached.transfer.card.access:
-            old = carried.old_answers(test_set, test_set.split("test"))
-        how = (attached.wanted, len(carried.labels), carried.stream, old)
-        return measure(attached.classifier, carried.target, test_set, self.cache, *how)
 
 
 def make_worker(settings: Settings) -> Worker:
