@@ -13,11 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from compatbench.api.advice import advise
-from compatbench.api.checkpoints import export_module, formats, import_module, inspect_checkpoint
-from compatbench.api.indexes import port_index
-from compatbench.api.listings import backbones, methods, modules, suites, tasks, transfers
-from compatbench.api.predictions import predict
-from compatbench.api.runs import evaluate, fit, leaderboard, plan, port, report, results, run
+from compatbench.api.listings import backbones, formats, methods, modules, suites, tasks, transfers
+from compatbench.api.own_modules import (
+    evaluate,
+    export_module,
+    fit,
+    import_module,
+    port,
+    port_index,
+    predict,
+)
+from compatbench.api.runs import leaderboard, plan, report, results, run
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from compatbench.doctor import diagnose
     from compatbench.engine.execute.compute import Compute
     from compatbench.engine.tuning import plan_tuning
+    from compatbench.formats.convert import inspect_checkpoint
     from compatbench.results.tuning import tune
     from compatbench.sharing.hub import pull_module, pull_results, push_module, push_results
     from compatbench.studies.claims import analyze_claims
@@ -65,6 +72,7 @@ _ROOMS = {
     "diagnose": "doctor",
     "fetch_backbones": "backbone.load.fetch_weights",
     "fetch_data": "data.fetch_datasets",
+    "inspect_checkpoint": "formats.convert",
     "new_task": "data.new_task",
     "plan_tuning": "engine.tuning",
     "pull_module": "sharing.hub",

@@ -102,6 +102,22 @@ def transfers() -> pd.DataFrame:
     return _frame(rows, *names)
 
 
+def formats() -> pd.DataFrame:
+    """The formats: name, method of the modules, settings that have to be given, and of what code.
+
+    A format that cannot be loaded is left out, with a warning.
+    """
+    from inspect import getdoc
+
+    from compatbench.formats.registry import formats
+
+    rows = []
+    for name, one in sorted(formats().items()):
+        code = (getdoc(one) or "").partition("\n")[0].replace("``", "")
+        rows.append((name, one.method, ", ".join(one.needs), code))
+    return _frame(rows, "name", "method", "settings to give", "code")
+
+
 def modules(methods: Names = "all", out: str | Path = ".") -> pd.DataFrame:
     """The modules in ``runs/``: method, task, source, shots, seed, file.
 

@@ -1,8 +1,8 @@
-"""Running suites and looking at their results; fitting and evaluating single modules."""
+"""Planning and running suites, and looking at their results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from compatbench.engine.execute.compute import Compute, Event
     from compatbench.engine.execute.shards import Shard
     from compatbench.engine.plan import Plan
-    from compatbench.engine.single_module import Evaluation
-    from compatbench.method import Module
     from compatbench.pages.report_site import Report
     from compatbench.results.ranking_table import Results
 
@@ -127,119 +125,6 @@ def run(
     whole = replace(whole, expected=replace(whole.expected, seeds=found.suite.seeds))
     part = whole.restrict(asked.tasks, asked.seeds, asked.shots)
     return replace(part, failures=failures)
-
-
-def fit(
-    method: str,
-    task: str,
-    source: str,
-    *,
-    shots: int = 16,
-    seed: int = 1,
-    config: Mapping[str, object] | None = None,
-    views: int = 1,
-    device: str = "auto",
-) -> Module:
-    """Fits one module; nothing is stored but image features in the cache.
-
-    Args:
-        method: a name of ``methods()``, or the path of a method file.
-        task, source: names of ``tasks()`` and ``backbones()``, or MODEL/TAG of open_clip.
-        shots: images of every class.
-        config: settings that differ from the method's published recipe.
-        views: augmented views of each training image; 1 is the plain view alone.
-
-    Returns:
-        The module, which knows how it was fitted (``module.about``) and can be given to
-        ``evaluate``, or written with ``module.save(path, module.about)``.
-
-    Raises:
-        CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
-    """
-    from compatbench.engine.single_module import fit_module
-
-    return fit_module(method, task, source, shots, seed, dict(config or {}), views, device)
-
-
-def evaluate(
-    module: Module | str | Path,
-    backbone: str,
-    task: str | None = None,
-    *,
-    transfer: str = "copied",
-    methods: str | None = None,
-    device: str = "auto",
-    source: str | None = None,
-    format: str = "auto",
-    settings: Mapping[str, object] | None = None,
-    classes: str | Sequence[str] | None = None,
-    gate: bool = False,
-) -> Evaluation:
-    """A module on a backbone and on its source, beside zero-shot; nothing is trained.
-
-    Args:
-        module: of ``fit``, the file of one, as ``run`` leaves it in ``runs/modules/``, or
-            ``hf://OWNER/NAME``.
-        backbone: the new model.
-        task: the module's task by default, or a variant of it.
-        transfer: how the module reaches the backbone, a name of ``transfers()``.
-        methods: the method's file, if it is not among ``methods()``.
-        source: of a checkpoint of other code, which is imported on the way: what it was trained
-            on. ``task`` is then the task that it was trained for, or a variant.
-        format, settings, classes: of such a checkpoint, as for ``import_module``.
-        gate: attach zero-shot where ``predict`` expects harm, from the task's training images
-            without labels: the transfer ``gated``, or with ``words`` ``gated-words``.
-
-    Returns:
-        Accuracies, zero-shot, gain, H, flips and a verdict; ``as_dict()`` has them by name.
-
-    Raises:
-        CompatbenchError: a damaged module, an unknown name, or a task that the module was not
-            fitted for.
-    """
-    from compatbench.engine.single_module import evaluate_module, import_for
-    from compatbench.sharing.hub import local_module
-    from compatbench.transfer.gated import gate_transfer
-
-    if gate:
-        transfer = gate_transfer(transfer)
-    given = local_module(module)
-    if source is not None:
-        given = import_for(given, task, source, format, settings, classes, device)
-    return evaluate_module(given, backbone, task, transfer, methods, device)
-
-
-def port(
-    module: Module | str | Path,
-    backbone: str,
-    *,
-    transfer: str | None = None,
-    methods: str | None = None,
-    device: str = "auto",
-) -> Module:
-    """A module written for another backbone, where it needs no transfer; nothing is trained.
-
-    What is written in the joint space's coordinates is rotated as by the transfer
-    ``words``, which moves no means, so that tensors can express it; all else stays as it is.
-
-    Args:
-        module, methods: as for ``evaluate``.
-        backbone: the new model.
-        transfer: ``words``, ``words+raw`` or ``copied``; by default words where the method acts in
-            the joint space, and copied elsewhere.
-
-    Returns:
-        The module, whose ``about`` has the new source and what it was ``ported`` from.
-
-    Raises:
-        CompatbenchError: as ``evaluate``; or the module does not fit the backbone, or no rotation
-            of its tensors gives the logits that it has through the transfer.
-    """
-    from compatbench.engine.port import port_module
-    from compatbench.sharing.hub import local_module
-
-    given = local_module(module)
-    return port_module(given, backbone, transfer, methods, device)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:

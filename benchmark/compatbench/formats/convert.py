@@ -43,13 +43,17 @@ class Inspection:
     needs: Mapping[str, str]
 
 
-def inspect_checkpoint(path: Path) -> Inspection:
-    """Reads a file without a source; it need not be of a known format."""
-    file = read_checkpoint(path)
-    names = tuple(recognise(file))
-    tensors = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in file.tensors.items()}
+def inspect_checkpoint(file: str | Path) -> Inspection:
+    """What a checkpoint holds, and of which format it is; it need not be of a known one.
+
+    Raises:
+        CompatbenchError: a damaged file, or one that holds more than tensors.
+    """
+    read = read_checkpoint(Path(file))
+    names = tuple(recognise(read))
+    tensors = {name: (tuple(t.shape), str(t.dtype)[6:]) for name, t in read.tensors.items()}
     needs = {name: why for one in names for name, why in formats()[one].needs.items()}
-    return Inspection(file.path, names, tensors, file.values, needs)
+    return Inspection(read.path, names, tensors, read.values, needs)
 
 
 def import_checkpoint(
