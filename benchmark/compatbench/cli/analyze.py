@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from compatbench import api
 from compatbench.cli import options
-from compatbench.cli.output import console, error_console, plain_table, print_json_text, say
+from compatbench.cli.output import console, error_console, plain_table, print_json, say
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _analysis(study: Callable[..., Shown]) -> None:
             shown = study(on_start=progress.start_plan, on_event=progress.on_event, **given)
         report = shown.report
         if as_json:
-            _print_json(shown.json)
+            print_json(shown.json)
         elif as_csv:
             joined = report.rows.map(lambda x: " ".join(map(str, x)) if type(x) is tuple else x)
             print(joined.to_csv(index=False, lineterminator="\n"), end="")
@@ -163,17 +163,11 @@ def claims(
     """
     reports = api.analyze_claims(suite, out)
     if as_json:
-        _print_json(reports)
+        print_json(reports)
     elif markdown:
         print("\n\n".join(report.markdown() for report in reports))
     else:
         _print_tables([table for report in reports for table in report.tables()])
-
-
-def _print_json(data: Any) -> None:
-    from compatbench.studies.frames import to_json
-
-    print_json_text(to_json(data))
 
 
 def _print_tables(tables: Sequence[TextTable]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import console, print_frame, print_json_text, say
+from compatbench.cli.output import console, print_frame, print_json, say
 from compatbench.errors import CompatbenchError, first_line
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def retrieve(
     """
     from compatbench import api
     from compatbench.results.retrieval import POOLED
-    from compatbench.studies.frames import to_json
     from compatbench.studies.retrieval import PAIRS, SEEDS
 
     with console.status(""):
@@ -58,7 +57,7 @@ def retrieve(
         )
     path = found.save(out)
     if as_json:
-        print_json_text(to_json({"rows": found.frame, "about": found.about}))
+        print_json({"rows": found.frame, "about": found.about})
         return
     pooled = found.frame.loc[found.frame["gallery"] == POOLED]
     left_out = ["source", "gallery", "images", "asked", "seeds"]

@@ -11,7 +11,14 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli import options
-from compatbench.cli.output import print_facts, print_frame, print_json, print_table, say
+from compatbench.cli.output import (
+    print_facts,
+    print_frame,
+    print_json,
+    print_table,
+    say,
+    write_module,
+)
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
@@ -144,10 +151,7 @@ def port(
     moved = api.port(module, to, transfer=with_, methods=methods, device=device)
     place = re.sub(r"[^\w.-]+", "-", moved.about["source"])
     path = out or Path(f"{module.stem}-for-{place}.safetensors")
-    if path.exists():
-        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
-    moved.save(path)
-    say(escape(f"wrote {path}, with {moved.about['ported']['transfer']}: {moved!r}"))
+    write_module(moved, path, f", with {moved.about['ported']['transfer']}")
     say(escape(f"  compatbench evaluate {path} --backbone {to}"))
 
 
@@ -203,10 +207,7 @@ def import_(
     )
     imported = module.about["imported"]
     path = out or Path(f"{imported['format']}-{task}.safetensors")
-    if path.exists():
-        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
-    module.save(path)
-    say(escape(f"wrote {path}: {module!r}"))
+    write_module(module, path)
     print_facts({k: v for k, v in imported.items() if k != "sha256"})
     say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -13,10 +15,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from compatbench.errors import printable
+from compatbench.errors import CompatbenchError, printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from compatbench.method import Module
 
 
 class SafeConsole(Console):
@@ -39,13 +43,27 @@ def say(text: str, to: Console = console, style: str = "") -> None:
 
 
 def print_json(data: Any) -> None:
-    """Prints JSON; not through the console, which would wrap and colour it."""
-    print_json_text(json.dumps(data, indent=1, ensure_ascii=False))
+    """Prints JSON, of frames and reports, too; the console would wrap and colour it."""
+
+    def plain(value: Any) -> Any:
+        from compatbench.studies.frames import records
+
+        return asdict(value) if is_dataclass(value) else records(value)  # type: ignore[arg-type]
+
+    print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=plain))
 
 
 def print_json_text(text: str) -> None:
     """Prints JSON with escapes for what a terminal would obey."""
     print(printable(text, lambda character: json.dumps(character)[1:-1]))
+
+
+def write_module(module: Module, path: Path, way: str = "") -> None:
+    """Writes a module's file, where nothing stands yet, and says in which way it was made."""
+    if path.exists():
+        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
+    module.save(path)
+    say(escape(f"wrote {path}{way}: {module!r}"))
 
 
 def plain_table() -> Table:

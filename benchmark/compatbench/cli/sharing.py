@@ -7,8 +7,7 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from compatbench.cli.output import say
-from compatbench.errors import CompatbenchError
+from compatbench.cli.output import say, write_module
 
 
 def push(
@@ -64,9 +63,5 @@ def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
             say(escape(f"wrote {folder}"))
         return
     path = out or Path(f"{place.repository.rpartition('/')[2]}.safetensors")
-    if path.exists():
-        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
-    module = api.pull_module(address)
-    module.save(path)
-    say(escape(f"wrote {path}: {module!r}"))
+    write_module(api.pull_module(address), path)
     say(escape(f"  compatbench evaluate {path} --backbone NEW_MODEL"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,15 +88,6 @@ def records(frame: pd.DataFrame) -> list[Row]:
     """The rows of a frame as dictionaries; what is missing is None."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
-
-
-def to_json(data: Any) -> str:
-    """Frames and reports, and what holds them, as JSON."""
-
-    def plain(value: Any) -> Any:
-        return records(value) if isinstance(value, pd.DataFrame) else asdict(value)
-
-    return json.dumps(data, indent=1, ensure_ascii=False, default=plain)
 
 
 def mean_columns(name: str, mean: Mean | None) -> Row:
