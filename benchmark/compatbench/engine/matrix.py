@@ -154,14 +154,30 @@ class Matrix:
         tested = cache(lambda task: tuple(t for t in tests(task) if t not in missing.test_sets))
         for place in self.places:
             choice, task, shots, seed, backbones = place
+            card, (config, training) = choice.method.card, choice.settings[task]
+            cell = Cell(
+                key="",
+                fit_key="",
+                method=card.name,
+                config=config,
+                task=task,
+                shots=shots,
+                seed=seed,
+                backbones=backbones,
+                test_sets=tests(task),
+                training=training,
+                plugin=choice.plugin,
+                shots_file=(draws or {}).get((task, shots, seed)) if card.learns else None,
+                config_name=choice.name if choice.name != card.name else "",
+                transfer=choice.transfer,
+                transfer_plugin=plugin_of(choice.transfer),
+            )
             if place.is_missing(missing):
                 if broken is not None and task in missing.broken:
-                    broken.append(self._break(place, missing.test_sets[task]))
+                    broken.append(_break(cell, missing.test_sets[task]))
                 continue
-            card, (config, training) = choice.method.card, choice.settings[task]
-            file = (draws or {}).get((task, shots, seed)) if card.learns else None
             try:
-                data = fit_key(backbones[0], task, shots, seed, file, training.val_shots)
+                data = fit_key(backbones[0], task, shots, seed, cell.shots_file, training.val_shots)
                 # Equal keys, equal modules.
                 code, settings = identity(choice, task), change(choice, task)
                 fitted = module_key(code, settings, data, shots, seed, training)
@@ -169,42 +185,21 @@ class Matrix:
             except BrokenImages as error:
                 if broken is None:
                     raise
-                broken.append(self._break(place, str(error)))
+                broken.append(_break(cell, str(error)))
                 continue
-            cells.append(
-                Cell(
-                    key=key,
-                    fit_key=fitted,
-                    method=card.name,
-                    config=config,
-                    task=task,
-                    shots=shots,
-                    seed=seed,
-                    backbones=reached(backbones),
-                    test_sets=tested(task),
-                    training=training,
-                    plugin=choice.plugin,
-                    shots_file=file,
-                    config_name=choice.name if choice.name != card.name else "",
-                    transfer=choice.transfer,
-                    transfer_plugin=plugin_of(choice.transfer),
-                )
-            )
+            here = {"backbones": reached(backbones), "test_sets": tested(task)}
+            cells.append(replace(cell, key=key, fit_key=fitted, **here))
             for name in tests(task):
                 if broken is not None and name in missing.broken:
                     one = replace(cells[-1], test_sets=(name,))
                     broken.append(BrokenCell(one, missing.test_sets[name]))
         return cells
 
-    def _break(self, place: Place, why: str) -> BrokenCell:
-        choice, task, shots, seed, backbones = place
-        key = sha256_json(["broken images", choice.name, *place[1:], why])  # of no result
-        tests = self.tests(task)
-        card, (config, training) = choice.method.card, choice.settings[task]
-        named = choice.name if choice.name != card.name else ""
-        about = (config, task, shots, seed, backbones, tests, training)
-        cell = Cell(key, key, card.name, *about, config_name=named, transfer=choice.transfer)
-        return BrokenCell(cell, why)
+
+def _break(cell: Cell, why: str) -> BrokenCell:
+    about = [cell.name, cell.task, cell.shots, cell.seed, cell.backbones, why]
+    key = sha256_json(["broken images", *about])  # of no result
+    return BrokenCell(replace(cell, key=key, fit_key=key), why)
 
 
 def select_matrix(
