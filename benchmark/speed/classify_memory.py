@@ -18,7 +18,7 @@ from imagenet_memory import peak_gib
 
 from compatbench.conformance.models import build_clip
 from compatbench.data.images import Labels
-from compatbench.engine.batches import answer_batches
+from compatbench.engine.measure import answer_batches
 from compatbench.method import FeatureSet, FewShotData
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods

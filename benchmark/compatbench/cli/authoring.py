@@ -6,19 +6,16 @@ import keyword
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.markup import escape
 from rich.text import Text
 
 from compatbench.cli.output import console, print_frame, say
-from compatbench.cli.run import say_plan, stoppable
+from compatbench.cli.run import stoppable
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
-
-if TYPE_CHECKING:
-    from compatbench.engine.plan import Plan
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
@@ -155,14 +152,13 @@ def tune(
         from compatbench.cli.progress import RunProgress
 
         with RunProgress(console) as progress:
-
-            def on_start(plan: Plan, workers: int) -> None:
-                say_plan(plan, workers)
-                progress.start_plan(plan, workers)
-
-            compute, on_event = api.Compute(device=device, jobs=jobs), progress.on_event
             found = api.tune(
-                methods, suite, out=out, compute=compute, on_start=on_start, on_event=on_event
+                methods,
+                suite,
+                out=out,
+                compute=api.Compute(device=device, jobs=jobs),
+                on_start=progress.announce_plan,
+                on_event=progress.on_event,
             )
         entries: dict[str, Any] = {}
         for one in found:

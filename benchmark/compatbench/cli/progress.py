@@ -57,6 +57,11 @@ class RunProgress(Progress):
         )
         self._cells = self.add_task("reading the suite and the methods", total=None, rest="")
 
+    def announce_plan(self, plan: Plan, workers: int) -> None:
+        """Says what is planned, and begins to show it."""
+        say_plan(plan, workers)
+        self.start_plan(plan, workers)
+
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begins to show the cells of a plan, and the ranking of its suite."""
         self.plan, self._workers = plan, max(workers, 1)
@@ -163,3 +168,28 @@ def restriction_of(plan: Plan) -> dict[str, Any]:
         "methods": {choice.name for choice in matrix.choices},
         "transfers": {choice.transfer for choice in matrix.choices},
     }
+
+
+def say_plan(plan: Plan, workers: int) -> None:
+    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
+    for name, why in plan.matrix.registry.broken.items():
+        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
+    for name, why in plan.missing.test_sets.items():
+        if name not in plan.missing.broken:
+            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
+    for name, why in dict.fromkeys((one.cell.test_sets[0], one.why) for one in plan.broken):
+        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
+    for name, why in plan.missing.backbones.items():
+        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
+    left, mine, total = len(plan.to_do), len(plan.mine), plan.total
+    done, what = mine - left, ""
+    if plan.shard is not None:
+        what = f" of {len(plan.planned):,} in this shard"
+    parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
+    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
+    if total > mine:
+        parts.append(f"{total - mine:,} without images or weights")
+    if workers and done < total:
+        many = f"{workers} worker{'s' if workers > 1 else ''}"
+        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
+    say(", ".join(parts))

@@ -94,11 +94,6 @@ def run(
         from compatbench.pages.suite_page import read_suite_page
 
         with RunProgress(console, out) as progress:
-
-            def on_start(plan: Plan, workers: int) -> None:
-                say_plan(plan, workers)
-                progress.start_plan(plan, workers)
-
             results = api.run(
                 suite,
                 methods,
@@ -125,7 +120,7 @@ def run(
                     address=address,
                     gpus_per_cell=gpus_per_cell,
                 ),
-                on_start=on_start,
+                on_start=progress.announce_plan,
                 on_event=progress.on_event,
             )
         plan = progress.plan
@@ -165,6 +160,7 @@ def plan(
     """
     with console.status("reading the suite and the methods"):
         from compatbench import api
+        from compatbench.cli.progress import say_plan
         from compatbench.engine.execute.shards import Shard
 
         compute = api.Compute(device=device, jobs=jobs)
@@ -231,31 +227,6 @@ def _print_costs(plan: Plan, device: str) -> None:
     if costs.unknown:
         names = ", ".join(costs.unknown)
         say(f"not counted: {names}, whose sizes are known when they are loaded")
-
-
-def say_plan(plan: Plan, workers: int) -> None:
-    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
-    for name, why in plan.matrix.registry.broken.items():
-        say(f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}")
-    for name, why in plan.missing.test_sets.items():
-        if name not in plan.missing.broken:
-            say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}")
-    for name, why in dict.fromkeys((one.cell.test_sets[0], one.why) for one in plan.broken):
-        say(f"[red]broken[/] images of {escape(name)}: {escape(why)}")
-    for name, why in plan.missing.backbones.items():
-        say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}")
-    left, mine, total = len(plan.to_do), len(plan.mine), plan.total
-    done, what = mine - left, ""
-    if plan.shard is not None:
-        what = f" of {len(plan.planned):,} in this shard"
-    parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
-    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
-    if total > mine:
-        parts.append(f"{total - mine:,} without images or weights")
-    if workers and done < total:
-        many = f"{workers} worker{'s' if workers > 1 else ''}"
-        parts.append(f"about {format_seconds(plan.seconds / workers)} with {many}")
-    say(", ".join(parts))
 
 
 @contextmanager

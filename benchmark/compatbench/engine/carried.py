@@ -15,10 +15,9 @@ from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.data.draws import draw_first
 from compatbench.data.images import Sample
 from compatbench.data.task import Task
-from compatbench.engine.batches import run_classifier
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.engine.execute.compute import wait_for
-from compatbench.engine.measure import Measured, measure, prompt_diversity
+from compatbench.engine.measure import Measured, measure, prompt_diversity, run_classifier
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, Method, Module

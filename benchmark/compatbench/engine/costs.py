@@ -20,9 +20,9 @@ from compatbench.backbone.text.memory import current_budget
 from compatbench.data.cards import COPIED, TaskCard, task_cards
 from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images import View
-from compatbench.engine.batches import MOST
 from compatbench.engine.cell import Cell
 from compatbench.engine.matrix import Matrix, MethodChoice, Place
+from compatbench.engine.measure import MOST
 from compatbench.engine.missing import fit_backbones, suite_backbones
 from compatbench.engine.model_size import FLOAT, ModelSize, measure_model
 from compatbench.method.trained import TrainedMethod

@@ -99,3 +99,12 @@ def end_with_parent(*, leads: bool = False) -> None:
 
     # On Linux, too: the parent may have died before the call of prctl.
     threading.Thread(target=watch, daemon=True).start()
+
+
+def silence(*streams: int) -> None:
+    """What is written to these streams (1, 2), or read from them (0), goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    if nowhere not in streams:  # as it is, where one of them was closed
+        os.close(nowhere)

@@ -34,6 +34,7 @@ from compatbench.engine.confined.sandbox import Sandbox
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
 from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.files.processes import silence
 from compatbench.files.project_folders import use_folders
 from compatbench.files.scratch import PREFIX
 from compatbench.method import Classifier, FeatureSet, FewShotData, Method, Module, Teacher
@@ -98,7 +99,7 @@ def _find(function: str) -> Callable[..., Any]:
 def alone(_: str = "") -> None:
     """Serves the standard streams, where nothing can be forked."""
     reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    _silence()
+    silence(0, 1, 2)
     with tempfile.TemporaryDirectory() as own:
         MethodServer(Path(own)).serve(reader, writer)
 
@@ -124,19 +125,12 @@ def _own_folder(pid: int) -> Path:
     return Path(tempfile.gettempdir()) / str(pid)
 
 
-def _silence() -> None:
-    """What is printed goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nowhere, number)
-
-
 def _serve(connection: int) -> None:
     """Serves a connection, which is all that the new process keeps, and ends it."""
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        _silence()
+        silence(0, 1, 2)
         os.dup2(connection, 3)
         os.closerange(4, 1 << 16)
         own = _own_folder(os.getpid())

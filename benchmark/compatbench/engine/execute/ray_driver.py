@@ -9,7 +9,6 @@ cell's key names versions of the code, so every node must run the driver's.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 import warnings
@@ -34,7 +33,7 @@ from compatbench.engine.execute.ray_workers import (
 )
 from compatbench.engine.execute.scheduler import send_warnings
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
-from compatbench.files.processes import end_with_parent, kill, start_process
+from compatbench.files.processes import end_with_parent, kill, silence, start_process
 from compatbench.files.scratch import scratch_folder
 
 LOST_SECONDS = 10.0  # without an answer until it is lost
@@ -103,9 +102,7 @@ def _follow(connection: Connection, on_start: Callable[[int], object], on_event:
 def _drive(connection: Connection, *task: Any) -> None:
     """The life of the driver's process: messages out, None last."""
     end_with_parent(leads=True)
-    with open(os.devnull, "w") as nowhere:  # Ray writes pages when it loses a cluster
-        for stream in (1, 2):
-            os.dup2(nowhere.fileno(), stream)
+    silence(1, 2)  # Ray writes pages when it loses a cluster
     warnings.simplefilter("always", CompatbenchWarning)
     send_warnings(connection.send)
     last: CompatbenchError | None = None
