@@ -10,7 +10,6 @@ import compatbench
 from compatbench.cli import (
     analyze,
     authoring,
-    fetch,
     indexes,
     inventory,
     modules,
@@ -92,7 +91,7 @@ PANELS = {
         sharing.push,
         sharing.pull,
         inventory.doctor,
-        fetch.data_app,
+        inventory.data_app,
         stores.runs_app,
         stores.cache_app,
     ),
