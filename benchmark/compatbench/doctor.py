@@ -35,7 +35,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.dataset_folders import VARIABLE
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.task import Task, TaskReport, inspect_task, load_task
+from compatbench.data.task import Task, TaskReport, inspect_task, load_task, task_labels
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
 from compatbench.files.sizes import format_bytes
@@ -263,7 +263,8 @@ def diagnose(
         cache = FeatureCache(default_cache_folder())
         for model in (one.name for one in found.backbones if verify and one.state == "found"):
             backbone = load_backbone(model, place)
-            for name in (one.name for one in found.tasks if one.state == "found"):
+            here = [one.name for one in found.tasks if one.state == "found"]
+            for name in (name for name in here if len(task_labels(name))):
                 progress(f"{name} on {model}")
                 found.comparisons += compare_zero_shot(backbone, load_task(name), cache)
         found.machine = describe_machine(Path(out))

@@ -16,7 +16,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE, save_svg, svg_style
 from compatbench.pages.markdown import NOTHING, code, fill_section, percent, table
 from compatbench.pages.retrieval_tables import most_images, pooled_rows
-from compatbench.results.retrieval import CEILING, OLD, POOLED, read_retrieval
+from compatbench.results.retrieval import CEILING, OLD, ORDER, POOLED, read_retrieval
 from compatbench.studies.frames import legend_above, new_figure
 
 COMMAND = "python benchmark/research/indexes_page.py"
@@ -143,8 +143,6 @@ def draw(frame: pd.DataFrame) -> Figure:
     legend_above(figure, panels[0], columns=2)
     return figure
 
-
-ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
 
 if __name__ == "__main__":
     main()

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compatbench as cb
+from compatbench.audit.retrieval_checks import check_file, measure_again
+from compatbench.engine.galleries import rank_gallery
+from compatbench.engine.gallery_rows import FIGURES, KEY, POOLED
 from compatbench.errors import CompatbenchError
-from compatbench.results.retrieval import FIGURES, POOLED, find_expected, read_retrieval
-from compatbench.studies.retrieval import rank_gallery
+from compatbench.results.retrieval import find_expected, read_retrieval, write_retrieval
 
 COMMITTED = Path(__file__).parents[2] / "results" / "retrieval"
-KEY = ["source", "target", "gallery", "queries", "way", "pairs"]
 
 
 def naive(
@@ -54,10 +55,15 @@ def test_figures_are_their_definitions(size: int, count: int, kinds: int, own: b
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def measured(cache: Path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("compatbench.studies.retrieval.TIMED", 16)
+        patch.setenv("COMPATBENCH_CACHE", str(cache))
+        patch.setattr("compatbench.engine.galleries.TIMED", 16)
         return cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", pairs=[8])
 
 
@@ -84,6 +90,68 @@ def test_a_gallery_of_one_task_is_all_and_pairs_are_drawn(measured, tmp_path: Pa
     command = "compatbench retrieve --suite mini --source mini-clip --target mini-eva-clip"
     assert about["command"] == f"{command} --tasks mini-arrows --pairs 8"
     assert min(about["cpu_seconds_per_million"]["encoded"].values()) > 0
+
+
+def test_an_audit_measures_a_gallery_again(measured, cache: Path, tmp_path: Path) -> None:
+    path = measured.save(tmp_path)
+    assert [*check_file(path)] == []
+    found, note = measure_again(path, 1, cache, "cpu")
+    assert (found, "mini-eva-clip was measured again on mini-arrows" in note) == ([], True)
+    forged = measured.frame.assign(map=measured.frame["map"] * 1.5 % 100)
+    path = write_retrieval(tmp_path / "forged", "mini", forged, measured.about)
+    assert [*check_file(path)] == []
+    assert {one.field for one in measure_again(path, 1, cache, "cpu")[0]} == {"map"}
+
+
+def test_rows_of_several_commands_stand_side_by_side(tmp_path: Path) -> None:
+    frame, about = read_retrieval(COMMITTED)["mini"]
+    parts = [of for _, of in frame.groupby("target", sort=False)]
+    few = parts[0].loc[parts[0]["gallery"] != "mini-food"]
+    few.loc[few["gallery"] == POOLED, ["images", "map"]] = 1, 0
+    fresh = parts[1].assign(map=1)
+    texts = set()
+    for number, order in enumerate(([parts[0], few, fresh], [fresh, parts[0], few])):
+        for i, part in enumerate(order):
+            facts = about | {"command": f"retrieve {len(part)} {part['target'].iloc[0]}"}
+            facts["cpu_seconds_per_million"] = {"encoded": {"a": i % 2}, "mapped": 0}
+            path = write_retrieval(tmp_path / str(number), "mini", part, facts)
+        texts.add(path.read_bytes())
+    assert len(texts) == 1
+    rows, facts = read_retrieval(path.parent)["mini"]
+    wanted = pd.concat([parts[0], fresh]).set_index([*KEY])
+    # A smaller pooled gallery does not take the place of the whole one.
+    pd.testing.assert_frame_equal(rows.set_index([*KEY]).sort_index(), wanted.sort_index())
+    assert facts["command"].count("\n") == 2
+    assert facts["cpu_seconds_per_million"]["encoded"] == {"a": 0}
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(CompatbenchError, match=r"mini\.json holds no facts of 'compatbench retri"):
+        write_retrieval(tmp_path / "1", "mini", fresh, about)
+
+
+def test_what_cannot_be_is_found_by_an_audit(tmp_path: Path) -> None:
+    frame, about = read_retrieval(COMMITTED)["mini"]
+    assert [*check_file(COMMITTED / "mini.csv")] == []
+    for number, (changes, line, field) in enumerate(
+        (
+            ({"way": "turned"}, 3, "way"),
+            ({"pairs": 64}, 2, "way"),
+            ({"recall@1": 99.0}, 3, "recall@1"),
+            ({"recall@10": float("nan")}, 3, "recall@1"),
+            ({"recall@5": 71.5}, 3, "recall@5"),
+            ({"asked": 0}, 3, "asked"),
+            ({"images": 5, "gallery": POOLED}, 3, "images"),
+        )
+    ):
+        path = write_retrieval(tmp_path / str(number), "mini", frame, about)
+        lines = pd.read_csv(path)
+        lines.loc[line - 2, [*changes]] = [*changes.values()]
+        lines.to_csv(path, index=False, float_format="%.4f")
+        assert field in {one.field for one in check_file(path)}, changes
+    path.write_text(path.read_text() + "x\n")
+    assert [*check_file(path)]
+    path.with_suffix(".json").unlink()
+    [found] = check_file(path)
+    assert "cannot be read" in found.problem
 
 
 def test_what_is_committed_shows_what_it_must() -> None:

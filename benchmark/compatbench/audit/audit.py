@@ -15,6 +15,7 @@ import pandas as pd
 from compatbench.audit.findings import Finding, compare_file
 from compatbench.audit.rerun import check_again
 from compatbench.audit.result_checks import check_equal_keys, check_suite, recount_zero_shot
+from compatbench.audit.retrieval_checks import check_file, measure_again
 from compatbench.audit.sample import Draw, Sampled, SampleSize, draw_cells, list_cells, round_robin
 from compatbench.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.audit.tolerance import find_drift
@@ -30,7 +31,15 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.scratch import scratch_folder
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
-from compatbench.results.store import FIGURES, NO_SUITES, PAGES, REPORT, RESULTS, split_results
+from compatbench.results.store import (
+    FIGURES,
+    NO_SUITES,
+    PAGES,
+    REPORT,
+    RESULTS,
+    RETRIEVAL,
+    split_results,
+)
 
 
 @dataclass
@@ -87,7 +96,8 @@ def audit_results(
     """Finds out whether results are what this installation makes.
 
     Every file is read. Keys and data of every row are computed again, and all counts, costs,
-    settings and pages must agree with each other. Then some cells are run again from nothing:
+    settings and pages must agree with each other; so must the figures of stored indexes, of which
+    one gallery is measured again unless no cell is. Then some cells are run again from nothing:
     drawn at random, and so many that a share of forged ones is found with a given probability.
     Methods run in processes of their own, which are given no label of a test image. Nothing is
     written but the feature cache.
@@ -137,7 +147,8 @@ def audit_results(
     audit = Audit([card.name for card in cards], seed, unknown)
     stored: dict[str, StoredSuite] = {}
     with scratch_folder() as place:
-        features = FeatureCache(place if cold else default_cache_folder())
+        cache = place if cold else default_cache_folder()
+        features = FeatureCache(cache)
         for card in cards:
             progress(f"{card.name}: files, keys, counts")
             suite = read_stored_suite(out / RESULTS / card.name, card, registry, shots, tolerance)
@@ -160,14 +171,30 @@ def audit_results(
         progress("leaderboard.md, report, figures")
         audit.findings += check_pages(out, cards, stored)
         audit.findings += check_equal_keys(list(stored.values())) if stored else ()
+        again = cells != 0
+        _check_indexes(audit, out / RESULTS / RETRIEVAL, suites, cache if again else None, device)
         audit.draws = draw_cells(list_cells(stored), size, seed, only, new, each)
-        again = [one.seconds for draw in audit.draws for one in draw.wanted]
-        progress(f"cells to run again: {len(again)}; by their files, fits of {sum(again):,.0f} s")
+        fits = [one.seconds for draw in audit.draws for one in draw.wanted]
+        progress(f"cells to run again: {len(fits)}; by their files, fits of {sum(fits):,.0f} s")
         store, build = RunStore(place / "runs"), confined_builder(registry, device)
         worker = Worker(store, features, device, build=build)  # which fits once for all suites
         _run_again(audit, stored, size, worker, progress)
     audit.notes = list(dict.fromkeys(audit.notes))
     return audit
+
+
+def _check_indexes(
+    audit: Audit, folder: Path, suites: Sequence[str] | None, cache: Path | None, device: str
+) -> None:
+    """What is wrong with the results of stored indexes; with a cache, some are measured again."""
+    for path in sorted(folder.glob("*.csv")):
+        if suites and path.stem not in audit.suites:
+            continue
+        audit.findings += (found := list(check_file(path)))
+        if cache is not None and not found:
+            wrong, note = measure_again(path, audit.seed, cache, device)
+            audit.findings += wrong
+            audit.notes.append(note)
 
 
 def _run_again(

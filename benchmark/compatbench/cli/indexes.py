@@ -31,14 +31,15 @@ def retrieve(
     """Measure what a stored index of image embeddings is worth to a new model.
 
     The test images of a suite's tasks, encoded by the old model, are the galleries; the new
-    model's texts and images are the queries. The index is taken as it is, brought along in
-    every way of 'port', and made anew. Writes results/retrieval/SUITE.csv, in place of one that
-    is there.
+    model's class names, images and, where a task has them, captions are the queries. The index is
+    taken as it is, brought along in every way of 'port', and made anew. Adds the rows to
+    results/retrieval/SUITE.csv, in place of older ones of the same upgrade, gallery and way.
 
     Args:
         source: The old model; by default the suite's.
         target: The new models, a comma list; by default those of the suite.
-        pairs: Numbers of images that maps are fitted on; by default '64,256,1024'.
+        pairs: Numbers of images that maps are fitted on; by default '64,256,1024'; '0' leaves
+            out the ways that need any, for tasks without training images.
         seeds: Of the draws of these images; by default '1,2,3'.
     """
     from compatbench import api
@@ -62,7 +63,7 @@ def retrieve(
     pooled = found.frame.loc[found.frame["gallery"] == POOLED]
     left_out = ["source", "gallery", "images", "asked", "seeds"]
     print_frame(pooled.drop(columns=left_out).round(1), whole=90)
-    say(escape(f"wrote {path}; over all {pooled['images'].iloc[0]:,} images, in percent"))
+    say(escape(f"wrote {path}; over all {pooled['images'].max():,} images, in percent"))
 
 
 def port_index(

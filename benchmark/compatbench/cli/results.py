@@ -73,8 +73,9 @@ def audit(
     Keys and data of every row are computed again; totals, zero-shot, flips, costs, settings and
     leaderboard.md must agree with each other and with what is computed here. Then randomly drawn
     cells are run again from scratch, enough to find forged ones with the probability that is
-    printed. A forged or outdated number is reported with its file, line and field. Only the feature
-    cache is written.
+    printed. A forged or outdated number is reported with its file, line and field. Of stored
+    indexes (results/retrieval/) one gallery is measured again, unless --cells is 0. Only the
+    feature cache is written.
 
     Args:
         suite: Suite to audit: a name, or the YAML file of one that is not installed; may be

@@ -113,7 +113,7 @@ class Sample:
     """One image of a task: an identity that never changes, and its label."""
 
     id: str
-    label: int
+    label: int  # -1 in a task without classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ class Member(Sample):
     shard: Path
     start: int
     size: int
+    text: tuple[int, int] | None = None  # likewise, of the captions beside it
 
 
 class ImageSource:

@@ -12,8 +12,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import RootModel
-
 from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.halves import half_labels
 from compatbench.data.cards.names import split_half
@@ -28,12 +26,17 @@ from compatbench.data.images import (
     Sample,
     WrongClasses,
     inside,
-    read_json,
 )
 from compatbench.data.sources.drawings import Drawings
 from compatbench.data.sources.layouts import READERS
 from compatbench.data.sources.parquet import hub_class_names
 from compatbench.data.sources.tables import read_parquet, read_table
+from compatbench.data.sources.texts import (
+    Captions,
+    read_captioned,
+    read_captions,
+    read_descriptions,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
@@ -97,6 +100,16 @@ class Task:
         """The number of training images of the largest class; more shots draw no more."""
         return max(Counter(s.label for s in self.split("train")).values(), default=0)
 
+    def find_captions(self) -> Captions:
+        """Texts by the identity of a test image; none where the card names no file of them."""
+        if self.part is not None:
+            whole, own = self.part.whole.find_captions(), {one.id for one in self.split("test")}
+            return {image: texts for image, texts in whole.items() if image in own}
+        if self.card.captions is None:
+            return {}
+        known = {one.id for samples in self.source.samples.values() for one in samples}
+        return read_captions(_folder(self.card), self.card.captions, self.split("test"), known)
+
     def split(self, name: str) -> Sequence[Sample]:
         """The samples of ``train``, ``val`` or ``test``; what a draw takes images from.
 
@@ -128,7 +141,7 @@ class Task:
             counts = Counter(sample.label for sample in samples)
             if (found := len(samples)) != (expected := self.card.counts.get(split, 0)):
                 yield f"{split} has {found} images, its card counts {expected}"
-            if max(counts, default=0) >= len(self.labels):
+            if max(counts, default=-1) >= len(self.labels):
                 yield f"label {max(counts)} occurs, but there are {len(self.labels)} classes"
             least = self.card.least_per_class.get(split, 0)
             for label, name in enumerate(self.labels.names):
@@ -136,35 +149,20 @@ class Task:
                     yield f"{split} has {found} images of '{name}', its card says {least} at least"
 
 
-def read_descriptions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The texts of each class, in the file's order, without empty ones and repeats.
-
-    Names are the same whatever joins and capitalises their words.
-    """
-
-    def plain(name: str) -> str:
-        return " ".join(name.replace("_", " ").casefold().split())
-
-    found = read_json(path, RootModel[dict[str, tuple[str, ...]]]).root
-    texts, rows = {plain(name): listed for name, listed in found.items()}, []
-    for name in names:
-        row = (" ".join(text.split()) for text in texts.get(plain(name), ()))
-        rows.append(tuple(dict.fromkeys(filter(None, row))))
-        if not rows[-1]:
-            raise CompatbenchError(f"{path} has no text of the class '{name}'; add one")
-    return tuple(rows)
-
-
-def load_task(name: str) -> Task:
+def load_task(name: str, bare: bool = False) -> Task:
     """The task, variant, or half of a task, of this name.
 
-    Images that are not as its card says are an error.
+    Images that are not as its card says are an error, and so are no classes, if not ``bare``.
     """
     name = task_cards.resolve(name)
     whole = whole_name(name)
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
     own = task_cards.own()
-    return _load(name, (tasks_folder(), own.get(name), own.get(whole)), places)
+    task = _load(name, (tasks_folder(), own.get(name), own.get(whole)), places)
+    if not bare and not len(task.labels):
+        what = f"task '{name}' has captions and no classes; it is for 'compatbench retrieve' alone"
+        raise CompatbenchError(f"{what}: choose other tasks, or add 'classes' to its card")
+    return task
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
@@ -218,13 +216,22 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     source = card.source
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
-    folder = find_dataset(card.name, source.folder)
+    folder = _folder(card)
+    if source.kind == "captioned":
+        return read_captioned(folder, source, card.captions or "")
     if source.kind == "table":
         home = task_cards.own_folder(card.name) or tasks_folder()
         return read_table(folder, inside(home, source.file), classes)
     if source.kind == "parquet":
         return read_parquet(folder, source, classes)
     return READERS[source.kind](folder, source, classes)
+
+
+def _folder(card: TaskCard) -> Path:
+    """Where the dataset is; of drawings, where the card is."""
+    if card.source.kind == "drawings":
+        return task_cards.own_folder(card.name) or tasks_folder()
+    return find_dataset(card.name, card.source.folder)
 
 
 def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] | None]:
@@ -247,7 +254,8 @@ def _describe_classes(card: TaskCard) -> tuple[Labels, Classes, tuple[int, ...] 
     ids = tuple(folders[label] for label in kept)
     on_disk = tuple(map(str, kept)) if _is_numbered(card) else ids
     classes = Classes(card.name, names, ids, on_disk)
-    labels = Labels(names, owner.templates, owner.teacher_template or owner.templates[0])
+    first = next(iter(owner.templates), "")
+    labels = Labels(names, owner.templates, owner.teacher_template or first)
     return labels, classes, kept if card.subset else None
 
 
@@ -312,9 +320,9 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
         # Numbers mean something only with a list of the names beside them.
         unnamed = card.source.kind in ("webdataset", "parquet") or _is_numbered(card)
         class_order = not unnamed or _tells_names(folder) or None
-        if card.source.kind in ("coop-split", "fgvc", "table"):
+        if card.source.kind in ("coop-split", "fgvc", "table", "captioned"):
             source.check_files()
-        Task(card, labels, source, parent_labels)
+        Task(card, labels, source, parent_labels).find_captions()
         broken = source.find_broken() if deep else ()
         if broken:
             images = sum(map(len, source.samples.values()))

@@ -43,10 +43,15 @@ def most_images(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def retrieval_table(frame: pd.DataFrame) -> list[str]:
-    """Mean average precision of the new model's texts by upgrade and way, in percent."""
+    """Mean average precision of the new model's texts by upgrade and way, in percent.
+
+    Where captions were asked for, too, they have rows of their own.
+    """
     rows = []
-    for _, of in most_images(pooled_rows(frame)).groupby(["source", "target"], sort=False):
-        first, figures = of.iloc[0], dict(zip(of["way"], of["map"], strict=True))
-        upgrade = f"{code(first['source'])} → {code(first['target'])}"
-        rows.append([upgrade, *(percent(figures.get(way)) for way in SHOWN)])
+    for queries, by in {"texts": "", "captions": ", by captions"}.items():
+        pooled = most_images(pooled_rows(frame, queries))
+        for _, of in pooled.groupby(["source", "target"], sort=False):
+            first, figures = of.iloc[0], dict(zip(of["way"], of["map"], strict=True))
+            upgrade = f"{code(first['source'])} → {code(first['target'])}{by}"
+            rows.append([upgrade, *(percent(figures.get(way)) for way in SHOWN)])
     return table(["Upgrade", *SHOWN.values()], rows) if rows else [NOTHING]

@@ -10,42 +10,91 @@ from typing import Any
 import pandas as pd
 
 import compatbench
+from compatbench.engine.gallery_rows import (
+    CEILING,
+    COLUMNS,
+    FIGURES,
+    KEY,
+    OLD,
+    POOLED,
+    QUERIES,
+)
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require
 from compatbench.results.store import RESULTS, RETRIEVAL, check_name
 
-FIGURES = ("recall@1", "recall@5", "recall@10", "map")  # in percent
-COLUMNS = ("source", "target", "gallery", "queries", "images", "asked", "way", "pairs", "seeds")
-COLUMNS += FIGURES
-POOLED = "all"  # the gallery of all test sets
-OLD, CEILING = "old model", "re-encoded"  # beside the ways: no upgrade, and all of its work
+# The order of the ways in a file, and in pictures.
+ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
 
 
 def write_retrieval(out: Path, suite: str, frame: pd.DataFrame, about: dict[str, Any]) -> Path:
-    """Writes the rows and facts of one suite, and gives the path of the rows."""
+    """Adds rows and facts to those of a suite, and gives the path of the rows.
+
+    A row takes the place of an older one of the same upgrade, gallery, queries, way and pairs,
+    but a gallery of fewer images never that of more: ``--tasks`` may leave out some of the pooled
+    one. The same rows give the same bytes, in whatever order they came.
+    """
     path = out / RESULTS / RETRIEVAL / f"{check_name(suite, 'suite')}.csv"
-    facts = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomic(path.with_suffix(".json"), f"{facts}\n".encode())
-    text = frame.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-    write_atomic(path, text.encode())
+    if require(path).exists():
+        old, facts = read_file(path)
+        frame = pd.concat([old[[*COLUMNS]], frame], ignore_index=True)
+        about = _join_facts(path, facts, about)
+    frame = frame.sort_values("images", kind="stable").drop_duplicates(KEY, keep="last")
+    for end, text in {".json": show_facts(about), ".csv": show_rows(frame)}.items():
+        write_atomic(path.with_suffix(end), text.encode())
     return path
+
+
+def show_rows(frame: pd.DataFrame) -> str:
+    """Rows as a file has them: sorted by upgrade, way, pairs, gallery and queries."""
+    last = frame.assign(
+        way=frame["way"].map({way: number for number, way in enumerate(ORDER)}),
+        queries=frame["queries"].map({name: number for number, name in enumerate(QUERIES)}),
+        pooled=frame["gallery"] == POOLED,
+    )
+    order = ["source", "target", "way", "pairs", "pooled", "gallery", "queries"]
+    rows = frame.loc[last.sort_values(order, kind="stable").index]
+    return rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+
+def show_facts(about: dict[str, Any]) -> str:
+    return json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _join_facts(path: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The commands in lines, all tasks and processors; of costs the newer ones."""
+    cost = "cpu_seconds_per_million"
+    try:
+        encoded = old[cost]["encoded"] | new[cost]["encoded"]
+        return {
+            "command": "\n".join(sorted({*old["command"].splitlines(), new["command"]})),
+            cost: {"encoded": encoded, "mapped": new[cost]["mapped"]},
+            "processor": ", ".join(sorted({*old["processor"].split(", "), new["processor"]})),
+            "tasks": sorted({*old["tasks"], *new["tasks"]}),
+        }
+    except (LookupError, TypeError, AttributeError):
+        facts = f"{path.with_suffix('.json')} holds no facts of 'compatbench retrieve'"
+        raise CompatbenchError(f"{facts}; delete it and {path.name}, or use --out") from None
 
 
 def read_retrieval(folder: Path) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
     """Rows and facts by suite, of a folder ``results/retrieval``; none, if it does not exist."""
-    found = {}
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            frame = pd.read_csv(path)
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise CompatbenchError(f"{path} cannot be read: {first_line(error)}") from None
-        if missing := [name for name in COLUMNS if name not in frame]:
-            raise CompatbenchError(
-                f"{path}: there is no column '{missing[0]}'; run 'compatbench retrieve' again"
-            )
-        found[path.stem] = frame, about
-    return found
+    return {path.stem: read_file(path) for path in sorted(folder.glob("*.csv"))}
+
+
+def read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of one suite, and the facts of the JSON beside them."""
+    try:
+        frame = pd.read_csv(path)
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CompatbenchError(f"{path} cannot be read: {first_line(error)}") from None
+    if missing := [name for name in COLUMNS if name not in frame]:
+        raise CompatbenchError(
+            f"{path}: there is no column '{missing[0]}'; run 'compatbench retrieve' again"
+        )
+    return frame, about
 
 
 def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, Any]:

@@ -197,7 +197,8 @@ def _split_of(path: str) -> str:
 def _find_members(folder: Path, shards: Sequence[str]) -> Found:
     """Tar shards in which an image ``x.jpg`` has its label, a number, in ``x.cls``."""
     if (kind := inside(folder, TYPE)).exists() and (said := " ".join(read_lines(kind))):
-        raise CompatbenchError(f"{kind} says '{said}'; a task needs one class for every image")
+        what = "a task needs one class for every image, or a card with captions (docs/cards.md)"
+        raise CompatbenchError(f"{kind} says '{said}'; {what}")
     rows = [
         Row(one.id, str(one.label), _split_of(shard))
         for shard in sorted(shards, key=_by_number)

@@ -193,16 +193,16 @@ def read_webdataset(folder: Path, card: WebdatasetSource, classes: Classes) -> I
             text = " ".join(read_lines(listing))
             if not re.fullmatch("[0-9]{1,9}", text):
                 raise CompatbenchError(f"{listing}: it holds the number of shards")
-            shards = (read_shard(folder, f"{place}/{number}.tar") for number in range(int(text)))
-            samples[split] = [member for shard in shards for member in shard]
+            names, labelled = (f"{place}/{n}.tar" for n in range(int(text))), bool(classes.names)
+            samples[split] = [one for name in names for one in read_shard(folder, name, labelled)]
     return ImageSource(folder, samples)
 
 
-def read_shard(folder: Path, name: str) -> Iterator[Member]:
+def read_shard(folder: Path, name: str, labelled: bool = True) -> Iterator[Member]:
     """The images of one shard, in its order; their identities begin with its name."""
     path = inside(folder, name)
     total = size_of(path)
-    images: dict[str, tuple[int, int]] = {}
+    places: dict[str, dict[str, tuple[int, int]]] = {"image": {}, "txt": {}}
     labels: dict[str, int] = {}
     try:
         # "r:" takes plain tars only: a compressed one would have to be unpacked.
@@ -212,7 +212,7 @@ def read_shard(folder: Path, name: str) -> Iterator[Member]:
                 if not 0 <= member.size <= total - member.offset_data or member.issparse():
                     raise ValueError(f"{member.name!r} is not as large as it says")
                 stem, _, extension = member.name.rpartition(".")
-                if extension not in ("webp", "png", "jpg", "jpeg", "cls"):
+                if extension not in ("webp", "png", "jpg", "jpeg", "cls", "txt"):
                     continue
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is None or not member.name.isprintable():
@@ -220,14 +220,17 @@ def read_shard(folder: Path, name: str) -> Iterator[Member]:
                 if extension == "cls":
                     labels[stem] = int(file.read(LABEL_BYTES))
                 else:
-                    images[stem] = member.offset_data, member.size
+                    kind = "txt" if extension == "txt" else "image"
+                    places[kind][stem] = member.offset_data, member.size
     except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
         raise unreadable(path, error) from None
+    images = places["image"]
     for stem in images.keys() | labels.keys():
-        if stem not in images or labels.get(stem, -1) < 0:
+        if stem not in images or labels.get(stem, -1 if labelled else 0) < 0:
             raise CompatbenchError(f"{path}: {stem!r} is not an image with a label")
     for stem, (start, size) in images.items():
-        yield Member(f"{name}/{stem}", labels[stem], path, start, size)
+        label = labels[stem] if labelled else -1
+        yield Member(f"{name}/{stem}", label, path, start, size, places["txt"].get(stem))
 
 
 READERS: dict[str, Callable[..., ImageSource]] = {

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -126,7 +126,7 @@ def open_table(
     folder: Path, rows: Iterable[Row], labels: Sequence[str], path: Path | None = None
 ) -> ImageSource:
     """The images of rows; ``path`` is the table's, for errors."""
-    numbers = {label: number for number, label in enumerate(labels)}
+    numbers = {label: number for number, label in enumerate(labels)} or {"": -1}
     samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     members: dict[str, dict[str, Any]] = {}
     for image, name, split in rows:
@@ -134,10 +134,10 @@ def open_table(
         label = numbers[name]
         if place.endswith(TAR):
             if place not in members:
-                members[place] = {one.id: one for one in read_shard(folder, place)}
+                members[place] = {one.id: one for one in read_shard(folder, place, bool(labels))}
             if (one := members[place].get(image)) is None:
                 raise CompatbenchError(f"{folder / place} has no image {inner!r}, see {path}")
-            sample: Sample = type(one)(image, label, one.shard, one.start, one.size)
+            sample: Sample = replace(one, label=label)
         elif place.endswith(PARQUET):
             if not re.fullmatch("[0-9]{1,12}", inner):
                 raise CompatbenchError(f"{path}: {image!r} is not a row of a parquet file")

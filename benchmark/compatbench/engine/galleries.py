@@ -1,0 +1,239 @@
+"""Retrieval over galleries of an old model: the questions, and what of them is found.
+
+A gallery is what the source made of test images. Queries are the target's: *texts*, class names in
+the task's first template, and *images*, for which an image is relevant if its class has the
+query's name; and *captions*, where a task has them, for which only the caption's image is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compatbench.backbone import Backbone
+from compatbench.data.encoding import Images
+from compatbench.data.feature_cache import FeatureCache
+from compatbench.data.images import Sample, View
+from compatbench.data.task import Task
+from compatbench.engine.gallery_rows import CEILING, FIGURES, OLD, POOLED
+from compatbench.transfer.feature_maps import WAYS, FeatureMap, Pair, fit_map
+from compatbench.transfer.words import WordFeatures
+
+# Queries of a gallery, evenly over it: images, and captions, of which none is left out of the
+# usual test sets (COCO's has 25,010).
+MOST_QUERIES = {"images": 2000, "captions": 30_000}
+BLOCK = 256  # queries that are ranked together
+TIMED = 256  # images that are encoded to say what encoding costs
+TIMED_VECTORS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a model makes of the tasks; features are normalised, in double precision."""
+
+    images: Tensor  # test images of all tasks, ``[N, e]``
+    texts: Tensor  # classes of all tasks, ``[C, e]``
+    captions: Tensor  # of test images of all tasks, ``[K, e]``
+    pool: Tensor  # the training images that pairs are drawn from, ``[P, e]``
+    words: Tensor  # ``[V, e]``
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a gallery; rows are those of ``Seen``."""
+
+    gallery: str  # a task's name, or ``POOLED``
+    queries: str  # of ``QUERIES``
+    images: Tensor  # rows of the gallery's images, ``[n]``
+    kinds: Tensor  # what each image is: its class, or for captions itself, ``[n]``
+    asking: Tensor  # rows of the queries, ``[q]``
+    wanted: Tensor  # the kind of image that each asks for, ``[q]``
+    itself: Tensor | None = None  # the place of each query in the gallery, ``[q]``
+
+
+@dataclass(frozen=True)
+class Galleries:
+    """The test images of tasks, each task's and all together.
+
+    Attributes:
+        pairs: numbers of images that maps are fitted on, drawn from the training images.
+        seeds: of these draws.
+    """
+
+    tasks: Sequence[Task]
+    pairs: Sequence[int] = ()
+    seeds: Sequence[int] = ()
+
+    @cached_property
+    def captions(self) -> list[tuple[int, str]]:
+        """Every caption, with the row of its image among those of all tasks."""
+        found, row = [], 0
+        for task in self.tasks:
+            texts = task.find_captions()
+            for sample in task.split("test"):
+                found += [(row, text) for text in texts.get(sample.id, ())]
+                row += 1
+        return found
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All that is asked, gallery by gallery."""
+        tasks = list(enumerate(self.tasks))
+        tests = [(i, task, one) for i, task in tasks for one in task.split("test")]
+        names = [(i, name.casefold()) for i, task in tasks for name in task.labels.names]
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(name for _, name in names))}
+
+        def kind_of(task: Task, sample: Sample) -> int:
+            return -1 if sample.label < 0 else numbers[task.labels.names[sample.label].casefold()]
+
+        owners = torch.tensor([i for i, _, _ in tests])
+        kinds = torch.tensor([kind_of(task, one) for _, task, one in tests])
+        text_owners = torch.tensor([i for i, _ in names], dtype=torch.long)
+        text_kinds = torch.tensor([numbers[name] for _, name in names], dtype=torch.long)
+        homes = torch.tensor([row for row, _ in self.captions], dtype=torch.long)
+        captioned = torch.isin(owners, owners[homes])
+        found = []
+        for number, name in enumerate([*(task.name for task in self.tasks), POOLED]):
+            whole = number == len(self.tasks)
+            here, texts, captions = (
+                torch.ones_like(one, dtype=torch.bool) if whole else one == number
+                for one in (owners, text_owners, owners[homes])
+            )
+            labelled = _rows(here & (kinds >= 0))
+            if len(labelled):
+                own, asking = kinds[labelled], _rows(texts)
+                found.append(Question(name, "texts", labelled, own, asking, text_kinds[asking]))
+                asked = _thin(torch.arange(len(labelled)), "images")
+                asking, wanted = labelled[asked], own[asked]
+                found.append(Question(name, "images", labelled, own, asking, wanted, asked))
+            if captions.any():
+                images, asking = _rows(here & captioned), _thin(_rows(captions), "captions")
+                found.append(Question(name, "captions", images, images, asking, homes[asking]))
+        return found
+
+    @cached_property
+    def pool(self) -> list[tuple[Task, list[Sample]]]:
+        """Training images of all tasks, four times as many as the most pairs, by task."""
+        every = [(task, sample) for task in self.tasks for sample in task.split("train")]
+        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+        drawn = [every[i] for i in order[: 4 * max(self.pairs, default=0)].tolist()]
+        return [(task, [one for of, one in drawn if of is task]) for task in self.tasks]
+
+    def see(self, backbone: Backbone, folder: Path) -> Seen:
+        """Encodes what is asked of a model; images and words through the cache in a folder."""
+        cache, words = FeatureCache(folder), WordFeatures(folder)
+
+        def encode(task: Task, samples: Sequence[Sample], split: str) -> Tensor:
+            return cache.features(backbone, task, samples, split=task.split(split)).cpu()
+
+        def join(parts: Sequence[Tensor]) -> Tensor:
+            whole = torch.cat([*parts]) if parts else torch.empty(0, backbone.embed_dim)
+            return F.normalize(whole.cpu().double(), dim=-1)
+
+        labels = [task.labels for task in self.tasks if len(task.labels)]
+        captions = backbone.shorten([text for _, text in self.captions])
+        return Seen(
+            images=join([encode(task, task.split("test"), "test") for task in self.tasks]),
+            texts=join([backbone.zero_shot(one) for one in labels]),
+            captions=join([backbone.encode_texts(captions)] if captions else []),
+            pool=join([encode(task, own, "train") for task, own in self.pool if own]),
+            words=words.of(backbone).cpu().double(),
+        )
+
+    def time_encoding(self, backbone: Backbone, folder: Path) -> float:
+        """CPU seconds to encode a million images."""
+        first = self.tasks[0]
+        timed = Images(backbone, first, first.split("test")[:TIMED], View())
+        start = time.process_time()
+        FeatureCache(folder).encode([timed])
+        return round(1e6 * (time.process_time() - start) / len(timed.samples), 1)
+
+    def compare(self, old: Seen, new: Seen) -> list[dict[str, Any]]:
+        """The rows of one upgrade, without the names of its models."""
+        rows = self._measure(OLD, old.images, old)
+        if old.images.shape == new.images.shape:
+            rows += self._measure("copied", old.images, new)
+        words = old.words, new.words
+        rows += self._measure("words", fit_map("words", words)(old.images), new)
+        for way in (way for way, needs in WAYS.items() if "images" in needs):
+            for count in self.pairs:
+                measured = [
+                    self._measure(way, self._fit(way, old, new, count, seed)(old.images), new)
+                    for seed in self.seeds
+                ]
+                for same in zip(*measured, strict=True):
+                    means = {name: sum(row[name] for row in same) / len(same) for name in FIGURES}
+                    rows.append({**same[0], **means, "pairs": count, "seeds": len(same)})
+        return rows + self._measure(CEILING, new.images, new)
+
+    def _fit(self, way: str, old: Seen, new: Seen, count: int, seed: int) -> FeatureMap:
+        order = torch.randperm(len(old.pool), generator=torch.Generator().manual_seed(seed))
+        rows = order[:count]
+        images: Pair = old.pool[rows], new.pool[rows]
+        return fit_map(way, (old.words, new.words), images)
+
+    def _measure(self, way: str, gallery: Tensor, new: Seen) -> list[dict[str, Any]]:
+        """Every question, put by the model of the queries."""
+        rows = []
+        for one in self.questions:
+            asking = getattr(new, one.queries)[one.asking]
+            found = rank_gallery(asking, gallery[one.images], one.wanted, one.kinds, one.itself)
+            row = {"gallery": one.gallery, "queries": one.queries, "images": len(one.images)}
+            row |= {"asked": len(found), "way": way, "pairs": 0, "seeds": 1}
+            rows.append(row | dict(zip(FIGURES, (100 * found.mean(0)).tolist(), strict=True)))
+        return rows
+
+
+def _rows(mask: Tensor) -> Tensor:
+    return mask.nonzero().flatten()
+
+
+def _thin(rows: Tensor, queries: str) -> Tensor:
+    return rows[:: -(-len(rows) // MOST_QUERIES[queries])]
+
+
+def rank_gallery(
+    queries: Tensor, gallery: Tensor, asked: Tensor, classes: Tensor, itself: Tensor | None = None
+) -> Tensor:
+    """Recall at 1, 5 and 10 and the average precision of each query, 0 to 1, ``[q, 4]``.
+
+    A query without any relevant image is left out.
+
+    Args:
+        queries, gallery: normalised features ``[Q, e]`` and ``[n, e]``.
+        asked, classes: the class of each, ``[Q]`` and ``[n]``.
+        itself: the place of each query in the gallery, where it is not looked for, ``[Q]``.
+    """
+    found, places = [], torch.arange(1, len(gallery) + 1, dtype=torch.float64)
+    for rows in torch.arange(len(queries)).split(BLOCK):
+        similar = queries[rows] @ gallery.T
+        relevant = asked[rows, None] == classes
+        if itself is not None:
+            own = itself[rows, None]
+            similar.scatter_(1, own, -torch.inf)
+            relevant.scatter_(1, own, False)
+        some = relevant.any(1)
+        order = similar[some].argsort(dim=1, descending=True, stable=True)
+        hits = relevant[some].gather(1, order)
+        precision = hits.cumsum(1) / places
+        average = (precision * hits).sum(1) / hits.sum(1)
+        recall = [hits[:, :k].any(1).double() for k in (1, 5, 10)]
+        found.append(torch.stack([*recall, average], dim=1))
+    return torch.cat(found)
+
+
+def time_map(width: int) -> float:
+    """CPU seconds to map a million vectors of this width, in float32."""
+    vectors, found = torch.randn(TIMED_VECTORS, width), FeatureMap(torch.eye(width))
+    start = time.process_time()
+    for block in vectors.split(4096):
+        found(block)
+    return round(1e6 * (time.process_time() - start) / TIMED_VECTORS, 2)
