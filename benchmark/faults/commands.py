@@ -21,6 +21,7 @@ from compatbench.cli import main
 from compatbench.data.cards import suite_cards
 from compatbench.engine.execute import local
 from compatbench.engine.plan import CellState, make_plan
+from compatbench.engine.store import RunStore
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
 
@@ -153,11 +154,5 @@ def results_of(suite: Path, out: Path, times: Path | None = None) -> dict[str, b
 
 def finished_in(suite: Path, out: Path) -> dict[str, int]:
     """Keys of finished cells, and when their records were written."""
-    runs = out / "runs"
-    return {
-        item.cell.key: (runs / "cells" / item.cell.key[:2] / f"{item.cell.key}.json")
-        .stat()
-        .st_mtime_ns
-        for item in planned(suite, out)
-        if item.done
-    }
+    store, done = RunStore(out / "runs"), [i.cell.key for i in planned(suite, out) if i.done]
+    return {key: store.cell_path(key).stat().st_mtime_ns for key in done}

@@ -28,7 +28,11 @@ def run(out: Path, cache: Path, files: int, values: int) -> dict[str, Any]:
     """
     begin = time.monotonic()
     kinds = {
-        "records": (out / "runs" / "cells", ".json", _reads_record),
+        "records": (
+            out / "runs" / "cells",
+            ".json",
+            _reads(lambda path: unseal(path.read_bytes()), ValueError),
+        ),
         "modules": (out / "runs" / "modules", ".safetensors", _reads(load_module)),
         "predictions": (
             out / "runs" / "predictions",
@@ -83,21 +87,15 @@ def _try(path: Path, content: bytes, place: int, value: int, reads: Callable[[Pa
             file.write(content[place : place + 1])
 
 
-def _reads_record(path: Path) -> bool:
-    try:
-        unseal(path.read_bytes())
-    except ValueError:
-        return False
-    return True
-
-
-def _reads(read: Callable[[Path], object]) -> Callable[[Path], bool]:
+def _reads(
+    read: Callable[[Path], object], refusal: type[Exception] = CompatbenchError
+) -> Callable[[Path], bool]:
     def reads(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 read(path)
-            except CompatbenchError:
+            except refusal:
                 return False
         return True
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,10 @@ def run(suite: Path, folder: Path, undisturbed: Path, steps: int) -> dict[str, A
             if mounted:
                 _mount(out, f"remount,size={(step + 1) * 64}k")
             limit = 2**12 + step * 2**9
+            bound = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
             log.unlink(missing_ok=True)
-            code = finish(
-                start(suite, out, "--jobs", "1", before=_limiter(None if mounted else limit))
-            )
+            options = {} if mounted else {"before": bound}
+            code = finish(start(suite, out, "--jobs", "1", **options))
             stopped += code != 0
             unclear += code != 0 and not _is_clear(log.read_text())
             store = RunStore(out / "runs")
@@ -73,12 +72,6 @@ def _mount(folder: Path, options: str) -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
-
-
-def _limiter(limit: int | None) -> Callable[[], object]:
-    if limit is None:
-        return lambda: os.environ.setdefault("COMPATBENCH_CACHE", "")
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def _is_clear(log: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 
@@ -101,22 +102,13 @@ class Project:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """With its own cards, and a cache beside the folder."""
-        wanted = {
-            "COMPATBENCH_TASKS": str(self.folder / "tasks"),
-            "COMPATBENCH_CACHE": str(self.cache),
-        }
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        _forget_keys()
-        try:
-            yield
-        finally:
+        tasks, cache = str(self.folder / "tasks"), str(self.cache)
+        with patch.dict(os.environ, COMPATBENCH_TASKS=tasks, COMPATBENCH_CACHE=cache):
             _forget_keys()
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            try:
+                yield
+            finally:
+                _forget_keys()
 
     def publish(self) -> None:
         """Makes the pages of the results as they are."""

@@ -33,7 +33,7 @@ AGREES: dict[str, Forgery] = {
         f.one_more(WIDE, 3), f"wide/simpleshot.csv:3: 'correct': {AGAIN}", SIMPLE
     ),
     "fewer flips both ways": Forgery(
-        f.fewer_flips, f"taskres.csv:3: 'negative_flips': {AGAIN}", TASKRES
+        f.fewer_flips(), f"taskres.csv:3: 'negative_flips': {AGAIN}", TASKRES
     ),
     "fewer errors that differ": Forgery(
         f.add(ROWS, "inconsistent_errors", -1, 3), f"'inconsistent_errors': {AGAIN}", TASKRES

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -76,8 +75,8 @@ def fuzz(target: Target, files: int, seed: int) -> tuple[Counter[str], list[Fail
     rng = random.Random(f"{seed} {target.kind}")
     counts: Counter[str] = Counter()
     failures = []
-    work = Path(tempfile.mkdtemp(prefix="compatbench-fuzz-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="compatbench-fuzz-") as place:
+        work = Path(place)
         (work / "good").mkdir()
         good = target.good(work / "good")
         (work / "first").mkdir()
@@ -85,15 +84,11 @@ def fuzz(target: Target, files: int, seed: int) -> tuple[Counter[str], list[Fail
         expected = target.read(work / "first" / target.name)
         for _ in range(files):
             content, how = mutate(rng, good)
-            folder = work / "try"
-            folder.mkdir()
-            status, why = try_once(target, content, expected, folder)
-            shutil.rmtree(folder)
+            with tempfile.TemporaryDirectory(dir=work) as folder:
+                status, why = try_once(target, content, expected, Path(folder))
             counts[status] += 1
             if status == "failed":
                 failures.append(Failure(target.kind, how, why, content))
-    finally:
-        shutil.rmtree(work)
     return counts, failures
 
 

@@ -61,9 +61,4 @@ def _note_work(log: Path) -> None:
             note("encode", "-")
         return encode(entries, *arguments)
 
-    patches: dict[Any, tuple[str, Any]] = {
-        Worker: ("fit", noted_fit),
-        feature_cache: ("encode", noted_encode),
-    }
-    for place, (name, function) in patches.items():
-        setattr(place, name, function)
+    Worker.fit, feature_cache.encode = noted_fit, noted_encode  # type: ignore[method-assign]

@@ -100,18 +100,18 @@ def _record() -> CellRecord:
 
 
 def _good_record(folder: Path) -> bytes:
-    RunStore(folder / "runs").write(_record())
-    return (folder / "runs" / "cells" / KEY[:2] / f"{KEY}.json").read_bytes()
+    (store := RunStore(folder / "runs")).write(_record())
+    return store.cell_path(KEY).read_bytes()
 
 
 def _read_record(file: Path) -> CellRecord | None:
-    path = file.parent / "runs" / "cells" / KEY[:2] / f"{KEY}.json"
+    path = (store := RunStore(file.parent / "runs")).cell_path(KEY)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file.read_bytes())
     with warnings.catch_warnings():
         # That it was set aside is what the warning says.
         warnings.simplefilter("ignore", CompatbenchWarning)
-        return RunStore(file.parent / "runs").read(KEY)
+        return store.read(KEY)
 
 
 def _saved(save: Callable[[Path], object]) -> Callable[[Path], bytes]:
@@ -129,25 +129,13 @@ def _csv(lines: list[Row] | list[Cost]) -> bytes:
 MODULE = Module({"context": torch.tensor([[1.5, -2.0]])}, {"labels": torch.tensor([0, 1])})
 ABOUT = {"method": "tôy", "config": {"lr": 1e-05, "large": 1e16}}
 ANSWERS = {("b", "t", DATA): Predictions(torch.tensor([1, 0]).int(), torch.tensor([0.5, 0.75]))}
-FEATURES = torch.arange(6.0).reshape(2, 3)
+FEATURES = torch.arange(6.0).reshape(2, 3), {"backbone": "b", "task": "t"}
 STATE = {f"layer{n}.weight": torch.full((2, 2), float(n)) for n in range(4)}
-
-
-def _save_module(path: Path) -> None:
-    MODULE.save(path, ABOUT)
 
 
 def _read_module(file: Path) -> Any:
     module = load_module(file)
     return {name: tensor.tolist() for name, tensor in module.tensors.items()}, module.about
-
-
-def _save_predictions(path: Path) -> None:
-    write_predictions(path, ANSWERS, KEY)
-
-
-def _save_entry(path: Path) -> None:
-    write_entry(path, FEATURES, {"backbone": "b", "task": "t"})
 
 
 def _read_predictions(file: Path) -> Any:
@@ -172,10 +160,6 @@ class _Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
-
-
-def _save_script(path: Path) -> None:
-    torch.jit.save(torch.jit.script(_Linear()), path)
 
 
 def _shots(_: Path) -> bytes:
@@ -219,12 +203,25 @@ TARGETS = (
     Target("costs", "c.csv", lambda _: _csv(_costs()), lambda file: read_csv(file, Cost)),
     Target("settings", "coop.json", _about, _read_about),
     Target("record", "record.json", _good_record, _read_record, sealed=True),
-    Target("module", "m", _saved(_save_module), _read_module, sealed=True),
-    Target("predictions", "p", _saved(_save_predictions), _read_predictions, sealed=True),
-    Target("features", "f", _saved(_save_entry), _read_entry, sealed=True),
+    Target("module", "m", _saved(partial(MODULE.save, about=ABOUT)), _read_module, sealed=True),
+    Target(
+        "predictions",
+        "p",
+        _saved(lambda path: write_predictions(path, ANSWERS, KEY)),
+        _read_predictions,
+        sealed=True,
+    ),
+    Target(
+        "features", "f", _saved(lambda path: write_entry(path, *FEATURES)), _read_entry, sealed=True
+    ),
     Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
     Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
-    Target("TorchScript archive", "s.pt", _saved(_save_script), read_tensors),
+    Target(
+        "TorchScript archive",
+        "s.pt",
+        _saved(lambda path: torch.jit.save(torch.jit.script(_Linear()), path)),
+        read_tensors,
+    ),
     Target("shots file", "shots.json", _shots, lambda file: read_json(file, ShotsFile)),
     Target("split file", "split.json", _split, read_split),
     Target("shard", "0.tar", _shard, _read_shard),
