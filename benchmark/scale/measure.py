@@ -7,7 +7,6 @@ Seconds are wall clock on one core of a processor. Nothing is run here.
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from compatbench.data.cards import suite_cards, task_cards
 from compatbench.engine.model_size import ModelSize, measure_model
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
+from compatbench.results.store import read_method
 from compatbench.transfer import COPIED
 
 HERE = Path(__file__).parent
@@ -70,43 +70,26 @@ def _size(name: str) -> ModelSize:
 
 
 def _method(name: str) -> dict[str, float]:
-    suite = suite_cards.read("mini")
-    kind = read_kind(suite, name)
-    seconds: dict[str, tuple[float, float]] = {}
-    with (MINI / f"{name}.cost.csv").open() as file:
-        for row in csv.DictReader(file):
-            before = seconds.get(row["key"], (0.0, 0.0))[1]
-            evaluate = before + float(row["evaluate_seconds"])
-            seconds[row["key"]] = float(row["fit_seconds"]), evaluate
-    fits, evaluations, work_fit, work_evaluate = [], [], [], []
-    cells: dict[str, dict[str, Any]] = {}
-    with (MINI / f"{name}.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["transfer"] != COPIED:
-                continue  # shares the fit of a copied cell
-            cell = cells.setdefault(row["key"], {**row, "backbones": [], "tests": {}})
-            if row["backbone"] not in cell["backbones"]:
-                cell["backbones"].append(row["backbone"])
-            cell["tests"][row["test_set"]] = int(row["total"])
-    for key, cell in cells.items():
-        work = count_work(
+    kind, rows = read_kind(suite_cards.read("mini"), name), read_method(MINI, name).table
+    # Others than copied cells share the fit of one.
+    cells = [cell for _, cell in rows[rows["transfer"] == COPIED].groupby("key", sort=False)]
+    work = [
+        count_work(
             kind,
-            task_cards.read(cell["task"]),
-            int(cell["shots"]),
-            [_size(backbone) for backbone in cell["backbones"]],
-            list(cell["tests"].values()),
+            task_cards.read(cell["task"].iloc[0]),
+            int(cell["shots"].iloc[0]),
+            [_size(backbone) for backbone in cell["backbone"].unique()],
+            cell.drop_duplicates("test_set")["total"].tolist(),
         )
-        fits.append(seconds[key][0])
-        evaluations.append(seconds[key][1])
-        work_fit.append(work.fit)
-        work_evaluate.append(work.evaluate)
+        for cell in cells
+    ]
     return {
-        "cells": len(fits),
-        "fit_seconds": round(mean(fits), 4),
-        "evaluate_seconds": round(mean(evaluations), 4),
-        "fit_work": round(mean(work_fit)),
-        "evaluate_work": round(mean(work_evaluate)),
-        "module_bytes": round(mean(int(cell["module_bytes"]) for cell in cells.values())),
+        "cells": len(cells),
+        "fit_seconds": round(mean(float(cell["fit_seconds"].iloc[0]) for cell in cells), 4),
+        "evaluate_seconds": round(mean(float(cell["evaluate_seconds"].sum()) for cell in cells), 4),
+        "fit_work": round(mean(one.fit for one in work)),
+        "evaluate_work": round(mean(one.evaluate for one in work)),
+        "module_bytes": round(mean(int(cell["module_bytes"].iloc[0]) for cell in cells)),
     }
 
 

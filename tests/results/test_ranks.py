@@ -29,7 +29,6 @@ from compatbench.results.measures import Expected, Standing, compute_standing
 from compatbench.results.ranks import (
     Ranked,
     critical_difference,
-    rank_cliques,
     rank_datasets,
     rank_methods,
     rank_test,
@@ -207,12 +206,3 @@ def test_ranks_are_shared_out_whatever_the_scores_and_their_order(
 def test_methods_that_never_differ_are_never_told_apart() -> None:
     found = rank_test(np.full((4, 6), 50.0))
     assert (found.statistic, found.p_value) == (0.0, 1.0)
-    assert rank_cliques(found.ranks, found.critical_difference) == [[0, 1, 2, 3]]
-
-
-def test_cliques_are_the_largest_and_overlap() -> None:
-    assert rank_cliques([1.0, 2.2, 3.0, 5.0], difference=1.5) == [[0, 1], [1, 2]]
-    assert rank_cliques([1.0, 1.5, 2.0], difference=1.5) == [[0, 1, 2]]
-    assert rank_cliques([1.0, 2.0, 3.0], difference=0.5) == []
-    # As near as the difference is apart, as Nemenyi has it.
-    assert rank_cliques([1.0, 2.0], difference=1.0) == []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 import pandas as pd
 import torch
@@ -18,12 +18,7 @@ from compatbench.conformance import other_process
 from compatbench.conformance.method_under_test import MethodUnderTest
 from compatbench.conformance.models import synthetic_models
 from compatbench.data.cards import select_names
-from compatbench.engine.confined.child import (
-    Child,
-    MethodFailed,
-    ProcessEnded,
-    find_fork_server,
-)
+from compatbench.engine.confined.child import Child, MethodFailed, ProcessEnded, find_fork_server
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry
 from compatbench.engine.execute.compute import Compute
 from compatbench.errors import CompatbenchError, one_line
@@ -33,11 +28,10 @@ from compatbench.method.refusals import forget_refusal, remember_refusal
 if TYPE_CHECKING:
     from compatbench.engine.confined.server import MethodServer
 
-# Tries a rule on a method; what it returns is a remark on a pass.
-Check = Callable[[MethodUnderTest], "str | None"]
-
+# Tries a rule on a method, or on a transfer; what it returns is a remark on a pass.
+Check = Callable[[Any], "str | None"]
+CheckT = TypeVar("CheckT", bound=Check)
 Status = Literal["pass", "fail", "skip"]
-CHECKS: dict[str, Check] = {}
 # What the fork server makes once, and what its children are asked.
 PRELOAD = "compatbench.conformance.attach_checks:prepare"
 LOADER = "compatbench.conformance.models:find_model"
@@ -73,10 +67,21 @@ class Outcome:
     seconds: float = 0.0
 
 
-def check(function: Check) -> Check:
-    """Registers a check under its function's name; its docstring's first line is the rule."""
-    CHECKS[function.__name__.replace("_", "-")] = function
-    return function
+class Checks(dict[str, Check]):
+    """Checks by name, in the order in which they were added."""
+
+    def add(self, function: CheckT) -> CheckT:
+        """Adds a check under its function's name; its docstring's first line is the rule."""
+        self[function.__name__.replace("_", "-")] = function
+        return function
+
+    def rule(self, name: str) -> str:
+        """One line that says what must hold."""
+        return (self[name].__doc__ or "").splitlines()[0]
+
+
+CHECKS = Checks()
+check = CHECKS.add
 
 
 def require(holds: object, otherwise: str) -> None:
@@ -144,6 +149,11 @@ def check_methods(
     if methods == "all":
         for name, why in registry.broken.items():
             outcomes.append(Outcome(name, "load", "fail", "the file can be loaded", why))
+    return outcomes_frame(outcomes)
+
+
+def outcomes_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Outcomes as rows."""
     return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
 
 
@@ -167,15 +177,11 @@ def run_checks(method: type[Method], *names: str) -> Iterator[Outcome]:
             start, (status, reason) = time.perf_counter(), _run(name, tested)
             tested.models.restore(tested.source, tested.target)
             seconds = time.perf_counter() - start
-            yield Outcome(tested.card.name, name, status, _rule(name), reason, seconds)
+            yield Outcome(tested.card.name, name, status, CHECKS.rule(name), reason, seconds)
     finally:
         torch.set_num_threads(threads)
         # The synthetic models serve the next method, too.
         tested.models.restore()
-
-
-def _rule(name: str) -> str:
-    return (CHECKS[name].__doc__ or "").splitlines()[0]
 
 
 def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator[Outcome]:
@@ -197,9 +203,10 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
                 status, reason = _run(check, tested)
             child.ask("call", {"function": RESTORE, "values": {}})
             seconds = time.perf_counter() - start
-            yield Outcome(name, check, status, _rule(check), one_line(reason, 600), seconds)
+            rule, reason = CHECKS.rule(check), one_line(reason, 600)
+            yield Outcome(name, check, status, rule, reason, seconds)
     except (CompatbenchError, MethodFailed, KeyError) as error:
-        rule = _rule(check) if check else "the method can be loaded"
+        rule = CHECKS.rule(check) if check else "the method can be loaded"
         yield Outcome(name, check or "load", "fail", rule, one_line(str(error), 600))
     finally:
         if child is not None:

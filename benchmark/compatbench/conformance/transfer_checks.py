@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,14 @@ import torch
 from torch import Tensor
 
 from compatbench.backbone import FEATURES
-from compatbench.conformance.checks import CheckFailed, Outcome, describe_error, require
+from compatbench.conformance.checks import (
+    CheckFailed,
+    Checks,
+    Outcome,
+    describe_error,
+    outcomes_frame,
+    require,
+)
 from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, unseen_images
 from compatbench.data.cards import select_names
 from compatbench.errors import CompatbenchError, NotTransferable, one_line
@@ -28,15 +34,8 @@ WORDS = load_words()[::40]
 METHODS = 3  # that a transfer is tried with, of as many different places
 SHOTS = 2
 
-# Tries a rule on a transfer.
-Check = Callable[["TransferUnderTest"], None]
-CHECKS: dict[str, Check] = {}
-
-
-def check(function: Check) -> Check:
-    """Registers a check under its function's name; its docstring's first line is the rule."""
-    CHECKS[function.__name__.replace("_", "-")] = function
-    return function
+CHECKS = Checks()
+check = CHECKS.add
 
 
 class TransferUnderTest:
@@ -75,7 +74,8 @@ class TransferUnderTest:
         target, labels = tested.target, tested.draw().labels
         wanted = transfer.image_input(method, target)
         classify = transfer.attach(method, tested.module, target, labels, given)
-        old = [_old(tested)] if "old model" in transfer.card.access else []
+        needed = "old model" in transfer.card.access
+        old = [_answers(tested.logits(tested.source))] if needed else []
         return classify(target.encode_images(unseen_images(), wanted), *old)
 
 
@@ -85,8 +85,7 @@ def fitted(name: str) -> MethodUnderTest:
     return MethodUnderTest(builtin_methods().get(name))
 
 
-def _old(tested: MethodUnderTest) -> OldAnswers:
-    logits = tested.logits(tested.source)
+def _answers(logits: Tensor) -> OldAnswers:
     return OldAnswers(logits, torch.zeros_like(logits))
 
 
@@ -102,8 +101,7 @@ def _give(transfer: Transfer, tested: MethodUnderTest) -> TransferData:
         wanted = transfer.image_input(tested.build(), tested.target)
         inputs = new.plain if wanted == FEATURES else new.inputs(torch.arange(len(new)))
         logits = tested.attach(tested.source)(old.inputs(torch.arange(len(old))))
-        answers = OldAnswers(logits, torch.zeros_like(logits))
-        given["unlabelled"] = Unlabelled(old.plain, new.plain, inputs, answers)
+        given["unlabelled"] = Unlabelled(old.plain, new.plain, inputs, _answers(logits))
     if "labels" in access:
         given["labels"] = on_target.draw(shots=transfer.config.shots)
     if "source weights" in access:
@@ -185,8 +183,8 @@ def check_transfers(
                 status, reason = "fail", str(error) if told else describe_error(error)
             for subject in tested.methods()[:1]:
                 subject.models.restore()
-            seconds, rule = time.perf_counter() - start, (CHECKS[number].__doc__ or "").strip()
+            seconds, rule = time.perf_counter() - start, CHECKS.rule(number)
             outcome = Outcome(name, number, status, rule, one_line(reason, 600), seconds)  # type: ignore[arg-type]
             outcomes.append(outcome)
             progress(outcome)
-    return pd.DataFrame(outcomes, columns=[field.name for field in fields(Outcome)])
+    return outcomes_frame(outcomes)

@@ -48,11 +48,7 @@ def _rows(samples: Sequence[Sample]) -> list[tuple[str, int]]:
 
 @lru_cache(maxsize=256)
 def draw_shots(
-    task: Task,
-    shots: int,
-    seed: int,
-    file: Path | None = None,
-    most: int = MOST_VALIDATION_SHOTS,
+    task: Task, shots: int, seed: int, file: Path | None = None, most: int = MOST_VALIDATION_SHOTS
 ) -> Draw:
     """The draw of a task, shots and seed: CoOp's, or the one in a file.
 

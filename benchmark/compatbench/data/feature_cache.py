@@ -18,14 +18,7 @@ from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
 from compatbench.data.cache_files import Unfinished, prune_entries, read_entry, write_entry
-from compatbench.data.encoding import (
-    BATCH,
-    ImageEncoder,
-    Images,
-    OnEncoded,
-    encode,
-    views_together,
-)
+from compatbench.data.encoding import BATCH, ImageEncoder, Images, OnEncoded, encode, views_together
 from compatbench.data.images import BrokenImages, Sample, View
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, CompatbenchWarning

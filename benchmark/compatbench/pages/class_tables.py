@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import percent, signed, table
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.four_ways import MODELS, Classes, FourWays, measure_four_ways
-from compatbench.results.measures import Figures, Upgrade
+from compatbench.results.measures import Upgrade
+from compatbench.results.ranks import exact
 
 # What a protocol calls the classes that modules were trained on, and the others.
 NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
@@ -38,10 +41,10 @@ def classes_table(
                 md.linked(one.info.title, one.info.paper),
                 _accuracies(one, "own"),
                 _other(one, _accuracies(one, "other")),
-                _other(one, _both(one.over_classes("source"), one.over_classes("target"))),
-                percent(_value(one.over_models("own"))),
-                _other(one, percent(_value(one.over_models("other")))),
-                _other(one, percent(_value(one.four))),
+                _other(one, _arrow(map(one.over_classes, MODELS))),
+                percent(exact(one.over_models("own"))),
+                _other(one, percent(exact(one.over_models("other")))),
+                _other(one, percent(exact(one.four))),
                 _other(one, md.bounds(one.four)),
             ]
         )
@@ -57,10 +60,10 @@ def forgetting_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]
             md.linked(one.info.title, one.info.paper),
             _gains(one, "own"),
             _other(one, _gains(one, "other")),
-            _other(one, signed(_value(one.forgotten))),
+            _other(one, signed(exact(one.forgotten))),
             _other(one, md.bounds(one.forgotten, signed)),
-            percent(_value(one.mean(one.flips["own"]))),
-            _other(one, percent(_value(one.mean(one.flips["other"])))),
+            percent(exact(one.mean(one.flips["own"]))),
+            _other(one, percent(exact(one.mean(one.flips["other"])))),
         ]
         for one in measure_page(page, upgrade, shots)
         if one.info.learns
@@ -77,38 +80,30 @@ def classes_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
     if not complete:
         return ""
     best, floors = complete[0], [one for one in found if one.info.depth == "none" and one.four]
-    helped = [one for one in complete if (_mean(one, one.gain("other", "target")) or 0) > 0]
+    helped = [one for one in complete if (exact(one.mean(one.gain["other", "target"])) or 0) > 0]
     floor = "".join(
-        f"; {md.escape(one.info.title)}: {percent(_value(one.four))}" for one in floors[:1]
+        f"; {md.escape(one.info.title)}: {percent(exact(one.four))}" for one in floors[:1]
     )
     return (
         f"Methods that apply to other classes: {len(complete)}; to their own classes only: "
         f"{len(refused)}. Best four-way H: {md.escape(best.info.title)} "
-        f"({percent(_value(best.four))}{floor}). Above the target's zero-shot on other classes: "
+        f"({percent(exact(best.four))}{floor}). Above the target's zero-shot on other classes: "
         f"{len(helped)} of {len(complete)}."
     )
 
 
-def _value(interval: Interval | None) -> float | None:
-    return None if interval is None else interval.value
-
-
-def _mean(one: FourWays, figures: Figures) -> float | None:
-    return _value(one.mean(figures))
-
-
 def _accuracies(one: FourWays, classes: Classes) -> str:
     """Accuracy on source and target: ``61.9 → 56.8``."""
-    return " → ".join(percent(_mean(one, one.accuracy(classes, model))) for model in MODELS)
+    return _arrow(one.mean(one.accuracy[classes, model]) for model in MODELS)
 
 
 def _gains(one: FourWays, classes: Classes) -> str:
     """Gain over zero-shot on source and target: ``+4.3 → -1.2``."""
-    return " → ".join(signed(_mean(one, one.gain(classes, model))) for model in MODELS)
+    return _arrow((one.mean(one.gain[classes, model]) for model in MODELS), signed)
 
 
-def _both(source: Interval | None, target: Interval | None) -> str:
-    return f"{percent(_value(source))} → {percent(_value(target))}"
+def _arrow(means: Iterable[Interval | None], show: Callable[[float | None], str] = percent) -> str:
+    return " → ".join(show(exact(mean)) for mean in means)
 
 
 def _other(one: FourWays, text: str) -> str:

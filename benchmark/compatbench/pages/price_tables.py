@@ -43,18 +43,8 @@ def price_table(page: SuitePage, upgrade: Upgrade, shots: int, method: str) -> l
                 share,
             ]
         )
-    header = [
-        "Way",
-        "Access",
-        "Target",
-        "95 %",
-        "Gain",
-        "Time",
-        "Worth",
-        "95 % of worth",
-        "Datasets",
-    ]
-    return table(header, rows, left=(0, 1))
+    header = ["Way", "Access", "Target", "95 %", "Gain", "Time"]
+    return table([*header, "Worth", "95 % of worth", "Datasets"], rows, left=(0, 1))
 
 
 def worth_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:

@@ -12,15 +12,7 @@ from rich.text import Text
 
 from compatbench.data.shots import count_shots
 from compatbench.errors import one_line
-from compatbench.pages.markdown import (
-    NOTHING,
-    bounds,
-    duration,
-    is_best,
-    percent,
-    signed,
-    spread,
-)
+from compatbench.pages.markdown import NOTHING, bounds, duration, is_best, percent, signed, spread
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Measure

@@ -19,10 +19,7 @@ from compatbench.data.shots import show_shots
 from compatbench.errors import CompatbenchError, one_line
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
-from compatbench.pages.figures.plan import (
-    TITLES,
-    plan_figures,
-)
+from compatbench.pages.figures.plan import TITLES, plan_figures
 from compatbench.pages.figures.render import compile_figure, is_current, sign_script
 from compatbench.pages.figures.spec_parts import FONT, MARKS
 from compatbench.pages.figures.specs import SPECS

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from compatbench.data.cards import (
     COPIED,
@@ -32,7 +32,6 @@ from compatbench.results.store import (
 )
 from compatbench.results.tuning import is_tuned
 
-T = TypeVar("T", int, str)
 # What stands after the title of a method, and what it means.
 MARKS = {
     "†": "not tuned: rate and steps are not as 'compatbench tune' has chosen them.",
@@ -102,14 +101,7 @@ class SuitePage:
             if (methods is None or one.info.name in methods)
             and (transfers is None or one.transfer in transfers)
         )
-        expected = replace(
-            self.expected,
-            tasks=_asked(tasks, self.expected.tasks),
-            seeds=_asked(seeds, self.expected.seeds),
-            shots=_asked(shots, self.expected.shots),
-        )
-        if tasks is not None:  # means are over what was asked for
-            expected = replace(expected, development=())
+        expected = self.expected.restrict(tasks, seeds, shots)
         results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
 
@@ -171,14 +163,6 @@ class SuitePage:
     def path_title(self, path: Sequence[str]) -> str:
         """The backbones of an upgrade or a path by their titles."""
         return " → ".join(map(self.backbone_title, path))
-
-
-def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
-    """What is wanted: in the suite's order, then what the suite does not have."""
-    if wanted is None:
-        return every
-    known = [item for item in every if item in wanted]
-    return (*known, *(item for item in wanted if item not in every))
 
 
 def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:

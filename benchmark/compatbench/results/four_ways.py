@@ -24,7 +24,14 @@ from compatbench.results.bootstrap import (
     mean_interval,
     percentile_interval,
 )
-from compatbench.results.measures import Expected, Figures, Measure, Upgrade, compute_standing
+from compatbench.results.measures import (
+    Expected,
+    Figures,
+    Measure,
+    Standing,
+    Upgrade,
+    compute_standing,
+)
 from compatbench.results.store import MethodInfo, MethodResults
 
 Classes = Literal["own", "other"]
@@ -32,10 +39,6 @@ Model = Literal["source", "target"]
 CLASSES: tuple[Classes, ...] = ("own", "other")
 MODELS: tuple[Model, ...] = ("source", "target")
 State = Literal["complete", "not applicable", "not transferable", "incomplete"]
-_ROWS: dict[str, tuple[Measure, Measure]] = {
-    "accuracy": ("source", "target"),
-    "gain": ("source_gain", "gain"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +52,10 @@ class FourWays:
     info: MethodInfo
     upgrade: Upgrade
     pairs: tuple[tuple[str, str], ...]  # the test set of own classes, and that of others
-    tables: dict[tuple[str, Classes, Model], Figures]  # accuracies and gains over zero-shot
+    accuracy: dict[tuple[Classes, Model], Figures]  # top-1
+    gain: dict[tuple[Classes, Model], Figures]  # over the model's zero-shot among these classes
     flips: dict[Classes, Figures]  # negative ones, share of the test images
     reasons: dict[Classes, str]  # why modules cannot be attached, if some cannot
-
-    def accuracy(self, classes: Classes, model: Model) -> Figures:
-        """Top-1 accuracy, ``[seeds, pairs]``."""
-        return self.tables["accuracy", classes, model]
-
-    def gain(self, classes: Classes, model: Model) -> Figures:
-        """Accuracy over the model's own zero-shot among the same classes, ``[seeds, pairs]``."""
-        return self.tables["gain", classes, model]
 
     @cached_property
     def state(self) -> State:
@@ -74,7 +70,7 @@ class FourWays:
 
         As papers report it, of the means over datasets and seeds.
         """
-        both = [_by_pair(self.accuracy(one, model)) for one in CLASSES]
+        both = [_by_pair(self.accuracy[one, model]) for one in CLASSES]
         if any(np.isnan(one).any() for one in both):
             return None
         value = float(harmonic_mean(*(one.mean() for one in both)))
@@ -85,12 +81,12 @@ class FourWays:
 
     def over_models(self, classes: Classes) -> Interval | None:
         """H of source and target, per dataset and seed, then averaged: this project's H."""
-        return self.mean(harmonic_mean(*(self.accuracy(classes, one) for one in MODELS)))
+        return self.mean(harmonic_mean(*(self.accuracy[classes, one] for one in MODELS)))
 
     @cached_property
     def four(self) -> Interval | None:
         """The harmonic mean of all four accuracies, per dataset and seed, then averaged."""
-        table = np.stack([self.accuracy(c, m) for c in CLASSES for m in MODELS])
+        table = np.stack([self.accuracy[c, m] for c in CLASSES for m in MODELS])
         low = table.min(axis=0)
         with np.errstate(divide="ignore"):
             means = np.where(low == 0, 0.0, 4 / (1 / table).sum(axis=0))
@@ -102,7 +98,7 @@ class FourWays:
 
         (gain on the source − gain on the target) on other classes, less the same on own ones.
         """
-        lost = {one: self.gain(one, "source") - self.gain(one, "target") for one in CLASSES}
+        lost = {one: self.gain[one, "source"] - self.gain[one, "target"] for one in CLASSES}
         return self.mean(lost["other"] - lost["own"])
 
     def mean(self, figures: Figures) -> Interval | None:
@@ -144,7 +140,8 @@ def measure_four_ways(
 
 def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots: int) -> FourWays:
     pairs = list_pairs(expected)
-    tables: dict[tuple[str, Classes, Model], Figures] = {}
+    accuracy: dict[tuple[Classes, Model], Figures] = {}
+    gain: dict[tuple[Classes, Model], Figures] = {}
     flips: dict[Classes, Figures] = {}
     reasons: dict[Classes, str] = {}
     for number, classes in enumerate(CLASSES):
@@ -152,13 +149,17 @@ def _measure(results: MethodResults, expected: Expected, upgrade: Upgrade, shots
             compute_standing(results, expected, upgrade, shots, (task, (task, other)[number]))
             for task, other in pairs
         ]
-        for name, measures in _ROWS.items():
-            for model, measure in zip(MODELS, measures, strict=True):
-                tables[name, classes, model] = np.hstack([one.figures(measure) for one in ones])
-        flips[classes] = np.hstack([one.figures("negative_flips") for one in ones])
+        accuracy |= {(classes, model): _join(ones, model) for model in MODELS}
+        gain[classes, "source"] = _join(ones, "source_gain")
+        gain[classes, "target"] = _join(ones, "gain")
+        flips[classes] = _join(ones, "negative_flips")
         refused = (str(reason) for one in ones for reason in one.both("reason")[one.refusals])
         reasons[classes] = next(refused, "")
-    return FourWays(results.info, upgrade, pairs, tables, flips, reasons)
+    return FourWays(results.info, upgrade, pairs, accuracy, gain, flips, reasons)
+
+
+def _join(ones: Iterable[Standing], measure: Measure) -> Figures:
+    return np.hstack([one.figures(measure) for one in ones])
 
 
 def four_ways_frame(found: Iterable[FourWays]) -> pd.DataFrame:
@@ -174,8 +175,8 @@ def four_ways_frame(found: Iterable[FourWays]) -> pd.DataFrame:
         figures: dict[str, Interval | None] = {}
         for classes in CLASSES:
             for model in MODELS:
-                figures[f"{classes}_{model}"] = one.mean(one.accuracy(classes, model))
-                figures[f"{classes}_{model}_gain"] = one.mean(one.gain(classes, model))
+                figures[f"{classes}_{model}"] = one.mean(one.accuracy[classes, model])
+                figures[f"{classes}_{model}_gain"] = one.mean(one.gain[classes, model])
             figures[f"h_{classes}"] = one.over_models(classes)
             figures[f"{classes}_negative_flips"] = one.mean(one.flips[classes])
         figures |= {f"h_{model}": one.over_classes(model) for model in MODELS}

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-import compatbench
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.project_folders import other_folder
 from compatbench.results.measures import Expected, Standing, compute_standing
-from compatbench.results.store import PUBLISHED, RESULTS, SuiteResults
+from compatbench.results.store import PUBLISHED, SuiteResults, shipped_folder
 
 PROTOCOL = "all classes"
 COLUMNS = ["method", "task", "test_set", "shots", "measured", "measured_std", "published"]
@@ -25,10 +24,7 @@ COLUMNS += ["low", "high", "difference", "chance", "verdict", "sources"]
 
 def read_published() -> pd.DataFrame:
     """Every published figure: ``accuracy`` in percent, and the other columns of the files."""
-    package = Path(compatbench.__path__[0])
-    installed = package / PUBLISHED
-    folder = installed if installed.is_dir() else package.parents[1] / RESULTS / PUBLISHED
-    return _read_folder(other_folder(PUBLISHED) or folder)
+    return _read_folder(other_folder(PUBLISHED) or shipped_folder(PUBLISHED))
 
 
 @cache

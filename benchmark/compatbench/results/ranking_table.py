@@ -11,15 +11,11 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.results.four_ways import (
-    four_ways_frame,
-    measure_four_ways,
-    require_other_classes,
-)
+from compatbench.results.four_ways import four_ways_frame, measure_four_ways, require_other_classes
 from compatbench.results.measures import Expected, Measure, Upgrade
 from compatbench.results.published import compare_published
 from compatbench.results.ranks import Ranked, exact, rank_upgrades
-from compatbench.results.store import SuiteResults
+from compatbench.results.store import MethodResults, SuiteResults
 
 if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
@@ -64,14 +60,14 @@ class Results:
         Raises:
             CompatbenchError: a value that the suite does not have, and that was not measured.
         """
-        asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
-        narrowed = {name: tuple(values) for name, values in asked.items() if values is not None}
-        for name, values in narrowed.items():
-            column = {"tasks": "task", "seeds": "seed", "shots": "shots"}[name]
-            self._check(name, values, {*getattr(self.expected, name), *self.frame[column]})
-        if "tasks" in narrowed:
-            narrowed["development"] = ()
-        return replace(self, expected=replace(self.expected, **narrowed))
+        for name, column, values in (
+            ("tasks", "task", tasks),
+            ("seeds", "seed", seeds),
+            ("shots", "shots", shots),
+        ):
+            asked = () if values is None else values
+            self._check(name, asked, {*getattr(self.expected, name), *self.frame[column]})
+        return replace(self, expected=self.expected.restrict(tasks, seeds, shots))
 
     def ranked(
         self, upgrade: Upgrade, shots: int | None = None, transfer: str = COPIED
@@ -81,11 +77,7 @@ class Results:
         Raises:
             CompatbenchError: an upgrade, a number of shots or a transfer that is not here.
         """
-        shots = max(self.expected.shots) if shots is None else shots
-        self._check("upgrades", [upgrade], self.expected.upgrades)
-        self._check("shots", [shots], self.expected.shots)
-        self._check("transfers", [transfer], self.suite.transfers)
-        methods = self.suite.of(transfer).values()
+        methods, shots = self._choose(upgrade, shots, transfer)
         return rank_upgrades(methods, self.expected, (upgrade,), shots)
 
     def ranking(
@@ -122,12 +114,8 @@ class Results:
         Raises:
             CompatbenchError: the suite has no protocol with other classes, or as ``ranked``.
         """
-        shots = max(self.expected.shots) if shots is None else shots
         require_other_classes(self.suite.name, self.expected.protocol)
-        self._check("upgrades", [(source, target)], self.expected.upgrades)
-        self._check("shots", [shots], self.expected.shots)
-        self._check("transfers", [transfer], self.suite.transfers)
-        methods = self.suite.of(transfer).values()
+        methods, shots = self._choose((source, target), shots, transfer)
         found = measure_four_ways(methods, self.expected, (source, target), shots)
         return four_ways_frame(found)
 
@@ -137,14 +125,27 @@ class Results:
         Raises:
             CompatbenchError: a source or a number of shots that is not here.
         """
-        shots = max(self.expected.shots) if shots is None else shots
         self._check("sources", [source], [upgrade[0] for upgrade in self.expected.upgrades])
-        self._check("shots", [shots], self.expected.shots)
+        shots = self._count_shots(shots)
         return compare_published(self.suite, self.expected, source, shots)
 
     def gaps(self) -> pd.DataFrame:
         """Every failed or missing measurement that the suite asks for; see ``find_gaps``."""
         return find_gaps(self.suite, self.expected)
+
+    def _choose(
+        self, upgrade: Upgrade, shots: int | None, transfer: str
+    ) -> tuple[Iterable[MethodResults], int]:
+        """The methods of a transfer, and the shots: by default the most."""
+        self._check("upgrades", [upgrade], self.expected.upgrades)
+        shots = self._count_shots(shots)
+        self._check("transfers", [transfer], self.suite.transfers)
+        return self.suite.of(transfer).values(), shots
+
+    def _count_shots(self, shots: int | None) -> int:
+        shots = max(self.expected.shots) if shots is None else shots
+        self._check("shots", [shots], self.expected.shots)
+        return shots
 
     def _check(self, kind: str, wanted: Iterable[Any], known: Collection[Any]) -> None:
         for value in wanted:

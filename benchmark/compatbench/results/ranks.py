@@ -17,7 +17,12 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.errors import one_line
-from compatbench.results.bootstrap import dataset_means, mean_interval, measure_interval
+from compatbench.results.bootstrap import (
+    Interval,
+    dataset_means,
+    mean_interval,
+    measure_interval,
+)
 from compatbench.results.measures import (
     Expected,
     Figures,
@@ -128,7 +133,7 @@ class Ranked:
         }
 
 
-def exact(mean: Mean | None) -> float | None:
+def exact(mean: Mean | Interval | None) -> float | None:
     """The value of a mean, if there is one."""
     return None if mean is None else mean.value
 
@@ -258,17 +263,3 @@ def critical_difference(methods: int, datasets: int, alpha: float = ALPHA) -> fl
 
     quantile = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
     return quantile * math.sqrt(methods * (methods + 1) / (6 * datasets))
-
-
-def rank_cliques(ranks: Sequence[float], difference: float) -> list[list[int]]:
-    """The largest groups of two or more methods whose ranks differ by less than ``difference``.
-
-    These are the bars of a critical-difference diagram of ``ranks``, from best to worst; they may
-    overlap.
-    """
-    cliques: list[list[int]] = []
-    for start, first in enumerate(ranks):
-        end = start + sum(rank - first < difference for rank in ranks[start:])
-        if end - start > 1 and (not cliques or end > cliques[-1][-1] + 1):
-            cliques.append([*range(start, end)])
-    return cliques

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import compatbench
 from compatbench.engine.gallery_rows import (
     CEILING,
     COLUMNS,
@@ -22,7 +20,7 @@ from compatbench.engine.gallery_rows import (
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
-from compatbench.results.store import RESULTS, RETRIEVAL, check_name
+from compatbench.results.store import RESULTS, RETRIEVAL, check_name, shipped_folder
 
 # The order of the ways in a file, and in pictures.
 ORDER = (OLD, "copied", "words", "images", "low-rank", "ridge", CEILING)
@@ -104,7 +102,7 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
     the least. Results in this folder come before those that the project has. Empty if the
     upgrade was never measured: figures of other models are no figures of these.
     """
-    for folder in _folders():
+    for folder in (Path(RESULTS, RETRIEVAL), shipped_folder(RETRIEVAL)):
         for suite, (frame, _) in read_retrieval(folder).items():
             of = frame.loc[(frame["source"] == source) & (frame["target"] == target)]
             of = of.loc[of["gallery"] == POOLED]
@@ -122,10 +120,3 @@ def find_expected(source: str, target: str, way: str, pairs: int) -> dict[str, A
                     }
                 return expected
     return {}
-
-
-def _folders() -> Iterator[Path]:
-    yield Path(RESULTS, RETRIEVAL)
-    package = Path(compatbench.__path__[0])
-    installed = package / RETRIEVAL
-    yield installed if installed.is_dir() else package.parents[1] / RESULTS / RETRIEVAL

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import compatbench
 from compatbench.data.cards import COPIED, ConfigName
 from compatbench.data.needs import Need
 from compatbench.errors import CompatbenchError
@@ -171,6 +172,14 @@ def check_name(name: str, what: str) -> str:
         return name
     raise CompatbenchError(
         f"{what} {name!r} must consist of letters, digits, '_', '.', '+' and '-'"
+    )
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder of ``results/`` as it is installed, or of the clone that is run."""
+    package = Path(compatbench.__path__[0])
+    return (
+        installed if (installed := package / name).is_dir() else package.parents[1] / RESULTS / name
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from compatbench.data.cards import SuiteCard
 from compatbench.pages.class_tables import measure_page
 from compatbench.pages.figures.svg import BLUE, GREY, INK, ORANGE
 from compatbench.pages.suite_page import read_suite_page
-from compatbench.results.bootstrap import Array, crossed_interval
+from compatbench.results.bootstrap import Array, Interval, crossed_interval
 from compatbench.results.four_ways import CLASSES, MODELS, FourWays, require_other_classes
 from compatbench.studies import frames
 from compatbench.studies.frames import Row, StudyReport, TextTable, records
@@ -115,19 +115,15 @@ def analyze_classes(
     for upgrade in page.expected.upgrades if page.results.methods else ():
         found = measure_page(page, upgrade, max(page.expected.shots))
         title = page.path_title(upgrade)
-        complete = [one for one in found if one.state == "complete"]
-        methods += [_accuracies(one, title) for one in complete]
+        methods += [_accuracies(one, title) for one in found if one.state == "complete"]
+        both = dict[str, Sequence[FourWays]]()
         for depth in ("shallow", "deep"):
             same = [one for one in found if one.info.depth == depth and one.info.learns]
-            able = [one for one in same if one.state == "complete"]
+            able = both[depth] = [one for one in same if one.state == "complete"]
             about: Row = {"upgrade": title, "depth": depth, "apply": f"{len(able)} of {len(same)}"}
             kinds.append(about | _losses(able))
-        both = [
-            [one for one in complete if one.info.depth == depth and one.info.learns]
-            for depth in ("shallow", "deep")
-        ]
-        if min(map(len, both)) >= LEAST:
-            kinds.append(_compare(title, *both))
+        if min(map(len, both.values())) >= LEAST:
+            kinds.append(_compare(title, **both))
     return ClassesReport(pd.DataFrame(kinds), pd.DataFrame(methods), card.name)
 
 
@@ -135,7 +131,7 @@ def _accuracies(one: FourWays, upgrade: str) -> Row:
     row: Row = {"upgrade": upgrade, "method": one.info.name, "depth": one.info.depth}
     for classes in CLASSES:
         for model in MODELS:
-            row[f"{classes}_{model}"] = float(one.accuracy(classes, model).mean())  # type: ignore[arg-type]
+            row[f"{classes}_{model}"] = float(one.accuracy[classes, model].mean())  # type: ignore[arg-type]
     return row
 
 
@@ -144,7 +140,7 @@ def _lost(methods: Sequence[FourWays]) -> dict[str, Array]:
     lost = {
         f"{classes}_lost": np.array(
             [
-                (one.gain(classes, "source") - one.gain(classes, "target")).mean(axis=0)
+                (one.gain[classes, "source"] - one.gain[classes, "target"]).mean(axis=0)
                 for one in methods
             ]
         )
@@ -159,23 +155,27 @@ def _losses(methods: Sequence[FourWays]) -> Row:
         for name in LOSSES:
             nothing |= frames.interval_columns(name, None)
         return nothing
-    row, sign = Row(), 0
-    for name, table in _lost(methods).items():
-        interval = crossed_interval([table], lambda one: float(one.mean()))
-        row |= frames.interval_columns(name, interval)
-        sign = interval.sign  # of what is forgotten, the last
-    return row | {"verdict": {1: "more on others", -1: "less on others", 0: "not decided"}[sign]}
+    found = {
+        name: crossed_interval([table], lambda one: float(one.mean()))
+        for name, table in _lost(methods).items()
+    }
+    return _decide(found, "more on others", "less on others")
 
 
 def _compare(upgrade: str, shallow: Sequence[FourWays], deep: Sequence[FourWays]) -> Row:
     """Deep methods' losses less those of shallow ones."""
-    row: Row = {"upgrade": upgrade, "depth": "deep − shallow", "apply": ""}
     one, other = _lost(deep), _lost(shallow)
-    sign = 0
-    for name in one:
-        tables = [one[name], other[name]]
-        interval = crossed_interval(tables, lambda a, b: float(a.mean() - b.mean()))
+    found = {
+        name: crossed_interval([one[name], other[name]], lambda a, b: float(a.mean() - b.mean()))
+        for name in one
+    }
+    row: Row = {"upgrade": upgrade, "depth": "deep − shallow", "apply": ""}
+    return row | _decide(found, "deep forget more", "shallow forget more")
+
+
+def _decide(found: Mapping[str, Interval], more: str, less: str) -> Row:
+    """The intervals of the losses, and in words what that of what is forgotten says."""
+    row = Row()
+    for name, interval in found.items():
         row |= frames.interval_columns(name, interval)
-        sign = interval.sign
-    words = {1: "deep forget more", -1: "shallow forget more", 0: "not decided"}
-    return row | {"verdict": words[sign]}
+    return row | {"verdict": {1: more, -1: less, 0: "not decided"}[found["forgotten"].sign]}

@@ -106,12 +106,7 @@ def decay() -> Spec:
             },
             {
                 "mark": thin,
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "detail": {"field": "title"},
-                    "color": colour,
-                },
+                "encoding": {"x": x, "y": y, "detail": {"field": "title"}, "color": colour},
             },
             {
                 "mark": {"type": "point", "size": 12, "filled": True, "opacity": 0.6},
@@ -125,11 +120,7 @@ def decay() -> Spec:
             },
             {
                 "mark": {"type": "line", "strokeWidth": 3, "aria": False},
-                "encoding": {
-                    "x": x,
-                    "y": {**y, "aggregate": "median"},
-                    "color": colour,
-                },
+                "encoding": {"x": x, "y": {**y, "aggregate": "median"}, "color": colour},
             },
         ],
     }

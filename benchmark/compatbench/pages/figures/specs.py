@@ -108,10 +108,7 @@ def matrix() -> Spec:
     return {
         "height": {"step": 16},
         "data": ROWS,
-        "transform": [
-            *calculate(set="sets"),
-            {"flatten": ["gains", "set"], "as": ["gain", "set"]},
-        ],
+        "transform": [*calculate(set="sets"), {"flatten": ["gains", "set"], "as": ["gain", "set"]}],
         "encoding": {
             "x": {"field": "set", "type": "nominal", "sort": None, "axis": up},
             "y": {"field": "title", "type": "nominal", "sort": None, "axis": side},
@@ -197,10 +194,7 @@ def _cost(title: str, unit: str) -> Spec:
                 "encoding": {"x": x, "y": y, "order": {"field": "cost"}},
             },
             marks,
-            {
-                **names(x=x, y=y),
-                "transform": calculate(name=f"{front} ? datum.title : ''"),
-            },
+            {**names(x=x, y=y), "transform": calculate(name=f"{front} ? datum.title : ''")},
         ],
     }
 

@@ -19,13 +19,7 @@ from compatbench.pages.figures.spec_parts import Shown
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
 from compatbench.results.measures import Upgrade, follow_path
-from compatbench.results.price import (
-    access_of,
-    count_labels,
-    describe_access,
-    find_way,
-    price_ways,
-)
+from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
 from compatbench.results.ranks import Ranked, rank_datasets, round_mean
 
 Record = dict[str, Any]
@@ -215,7 +209,7 @@ def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
         if one.state == "complete" and one.info.name in rows:
             means = {
                 classes: [_two(mean and mean.value) for mean in
-                          (one.mean(one.accuracy(classes, model)) for model in MODELS)]
+                          (one.mean(one.accuracy[classes, model]) for model in MODELS)]
                 for classes in CLASSES
             }  # fmt: skip
             values.append(_record(rows[one.info.name], **means))
