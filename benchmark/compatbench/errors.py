@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class CompatbenchError(Exception):
@@ -51,11 +55,22 @@ def first_line(error: Exception) -> str:
     return next((line for line in lines if line), type(error).__name__)
 
 
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The dotted field, empty if it is the whole, and the message of the first problem."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+
+
 def printable(text: str, instead: Callable[[str], str] = lambda _: "\ufffd") -> str:
     """The text, its lines kept, with a mark for each character that a terminal obeys or hides."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else instead(c) for c in text)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 task`` or ``7 tasks``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str, longest: int = 200) -> str:

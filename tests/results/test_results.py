@@ -122,7 +122,7 @@ def test_a_cost_file_names_peak_memory_only_where_it_was_measured(tmp_path: Path
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ok,50", "ok,101", "coop.csv:3: 'row': Value error, more images are right"),
+        ("ok,50", "ok,101", "coop.csv:3: 'row': more images are right"),
         ("ok,50,100", "failed,50,100", "no counts"),
         ("ok,50", "ok,-1", "'correct'"),
         ("coop,copied,cats,cats", "coop,copied,../cats,cats", "'task'"),

@@ -258,10 +258,13 @@ class StoredRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """The rows of an index ``[n]``, ``[n, ...]``."""
-        chosen = self._rows[index.cpu()].tolist()
-        views = [torch.stack([one[i // PART][i % PART] for i in chosen]) for one in self._views]
+        views = self._read(self._rows[index.cpu()].tolist())
         rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
         return rows.to(self._device)
+
+    def _read(self, chosen: Sequence[int]) -> list[Tensor]:
+        """Rows of the entries, by view."""
+        return [torch.stack([one[i // PART][i % PART] for i in chosen]) for one in self._views]
 
     def batches(self) -> Iterator[Tensor]:
         """All rows in order, a batch at a time."""
@@ -279,12 +282,9 @@ class FreshRows(StoredRows):
         self._images = views
         self._cache = cache
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        chosen = self._rows[index.cpu()].tolist()
+    def _read(self, chosen: Sequence[int]) -> list[Tensor]:
         samples = [self._images[0].samples[i] for i in chosen]
-        views = self._cache.encode([replace(one, samples=samples) for one in self._images])
-        rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
-        return rows.to(self._device)
+        return self._cache.encode([replace(one, samples=samples) for one in self._images])
 
 
 def _cover(

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from compatbench.data.draws import Draw, ShotsFile, find_drawn
 from compatbench.data.images import read_bytes
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError, first_line, one_line
+from compatbench.errors import CompatbenchError, first_line, first_problem, one_line
 
 _NAME = re.compile(r"shot_(\d+)-seed_(\d+)")
 _LIST = "_train.jsonl"
@@ -60,8 +60,7 @@ def read_foreign_draw(path: Path, task: Task, shots: int, seed: int) -> Draw:
             format=1, task=task.name, shots=shots, seed=seed, train=rows["train"], val=rows["val"]
         )
     except ValidationError as error:  # an image of two labels, or in both splits
-        what = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise CompatbenchError(f"{path}: {what}") from None
+        raise CompatbenchError(f"{path}: {first_problem(error)[1]}") from None
     return find_drawn(path, file, task)
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from compatbench.data.rand_augment import rand_augment
 from compatbench.engine_version import ENGINE_VERSION
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_problem
 from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.files.sizes import format_bytes
 
@@ -276,10 +276,9 @@ def read_json(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(read_bytes(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = f"field {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise CompatbenchError(f"{path}: {field}{message}") from None
+        field, message = first_problem(error)
+        where = f"{path}: field {field!r}" if field else f"{path}"
+        raise CompatbenchError(f"{where}: {message}") from None
 
 
 @dataclass(frozen=True)

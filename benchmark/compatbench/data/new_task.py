@@ -23,7 +23,7 @@ from compatbench.data.sources.found import find_images
 from compatbench.data.sources.organize import choose_shots, name_classes, natural, split_rows
 from compatbench.data.sources.tables import open_table, write_csv
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_problem
 from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import add_own_place
 
@@ -233,9 +233,8 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
     try:
         return model.model_validate(values, context=path.parent)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CompatbenchError(f"{path} cannot be made: field '{field}': {first['msg']}") from None
+        field, message = first_problem(error)
+        raise CompatbenchError(f"{path} cannot be made: field '{field}': {message}") from None
 
 
 def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from compatbench.backbone import Labels, load_backbone
+from compatbench.data.cards.halves import half_labels
 from compatbench.data.task import task_labels
-from compatbench.errors import CompatbenchError, NotTransferable, first_line
+from compatbench.errors import CompatbenchError, NotTransferable, first_line, first_problem
 from compatbench.files.hashes import sha256_file
 from compatbench.formats.class_names import check_class_names
 from compatbench.formats.format import Format, Import
@@ -138,11 +139,11 @@ def choose_classes(
     ``base`` and ``new`` are the halves of base-to-new generalisation (CoOp's
     ``SUBSAMPLE_CLASSES``); others are named one by one, or in a file with a name on each line.
     """
-    names, middle = labels.names, -(-len(labels) // 2)
+    names = labels.names
     if classes in (None, "all"):
         return labels, None
     if classes in ("base", "new"):
-        kept = [*range(middle)] if classes == "base" else [*range(middle, len(names))]
+        kept = [*half_labels(len(names), classes)]
     else:
         if isinstance(classes, str):
             try:
@@ -174,10 +175,9 @@ def _build(chosen: Format, config: Mapping[str, Any], path: Path) -> Method:
     try:
         settings: BaseModel = cls.Config.model_validate(config)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        unknown = first["type"] == "extra_forbidden"
-        problem = f"'{chosen.method}' has no such setting" if unknown else first["msg"]
+        name, problem = first_problem(error)
+        if error.errors()[0]["type"] == "extra_forbidden":
+            problem = f"'{chosen.method}' has no such setting"
         raise CompatbenchError(f"{path}: setting '{name}': {problem}") from None
     return cls(settings)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.data.shots import count_shots, show_shots
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, count
 from compatbench.files.kinds import kind_of
 from compatbench.pages import class_tables, markdown, method_tables, price_tables, tables
 from compatbench.pages.markdown import percent
@@ -147,18 +147,13 @@ def extra_parts(page: SuitePage) -> list[str]:
     return [name for name in PARTS if there[name]]
 
 
-def count(items: Collection[Any], noun: str) -> str:
-    """``1 task`` or ``7 tasks``."""
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
-
-
 # Text goes into Markdown through "md", "code" or "summary" only.
 _FILTERS = {
     "md": markdown.escape,
     "code": markdown.code,
     "summary": markdown.escape_summary,
     "backbone": lambda name, page: page.backbone_title(name),
-    "count": count,
+    "count": lambda items, noun: count(len(items), noun),
     "shots": lambda count: str(show_shots(count)),
     "count_shots": count_shots,
     "slug": markdown.slug,
@@ -231,10 +226,10 @@ def _summary(page: SuitePage) -> str:
     upgrade, shots = page.expected.upgrades[0], max(page.expected.shots)
     rows = [row for row in page.ranks(upgrade, shots) if not row.sees_tests]
     lines = tables.ranking_table(rows, SHOWN - 1, floors=1, columns=SHORT)
+    tasks, seeds = count(len(page.expected.tasks), "task"), count(len(page.expected.seeds), "seed")
     text = "\n".join(
         [
-            f"{_arrow(page, upgrade)}: {count_shots(shots)}, {count(page.expected.tasks, 'task')}, "
-            f"{count(page.expected.seeds, 'seed')}, top-1 in percent"
+            f"{_arrow(page, upgrade)}: {count_shots(shots)}, {tasks}, {seeds}, top-1 in percent"
             f"{page.mark and f' ({page.mark})'}.",
             *("", *lines, ""),
             " ".join(f"{mark} {what}" for mark, what in MARKS.items() if mark in "".join(lines)),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from compatbench.errors import CompatbenchError, one_line
+from compatbench.files.sizes import format_bytes
 
 if TYPE_CHECKING:
     from compatbench.results.bootstrap import Interval
@@ -121,6 +122,11 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NOTHING
     return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
+
+
+def size(number: float | None) -> str:
+    """``32.0 KiB``."""
+    return NOTHING if number is None else format_bytes(number)
 
 
 def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compatbench.files.sizes import format_bytes
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import NOTHING, escape, percent, signed, table
 from compatbench.pages.ranking import format_parameters
@@ -39,15 +38,9 @@ def rows_by_method(page: SuitePage) -> list[tuple[str, list[Ranked]]]:
 def about_method(page: SuitePage, rows: Sequence[Ranked]) -> list[str]:
     """Title, kind, settings, costs, and the command that measures it again."""
     one, figures = rows[0].standing, rows[0].figures
-    changed = [
-        f"{md.code(name)}: {show_setting(before)} → {show_setting(after)}"
-        for name, (before, after) in sorted(one.results.differs.items())
-    ]
+    changed = [_change(name, *both) for name, both in sorted(one.results.differs.items())]
     times = [md.duration(figures[f"{name}_seconds"]) for name in ("fit", "evaluate")]
-    module, memory = (
-        NOTHING if figures[name] is None else format_bytes(figures[name])
-        for name in ("module_bytes", "peak_memory")
-    )
+    module, memory = (md.size(figures[name]) for name in ("module_bytes", "peak_memory"))
     settings = [
         f"{md.code(name)}: {show_setting(value)}" for name, value in _flat(one.results.config)
     ]
@@ -116,11 +109,15 @@ def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> list[str]:
 def _changed_settings(config: MethodResults, base: MethodResults) -> str:
     """``attention: self → prompts``, for every setting that differs."""
     parts = [
-        f"{md.code(name)}: {show_setting(base.config.get(name))} → {show_setting(setting)}"
+        _change(name, base.config.get(name), setting)
         for name, setting in sorted(config.config.items())
         if setting != base.config.get(name)
     ]
     return "; ".join(parts) or NOTHING
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    return f"{md.code(name)}: {show_setting(before)} → {show_setting(after)}"
 
 
 def _diversity(standing: Standing) -> str:

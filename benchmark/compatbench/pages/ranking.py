@@ -17,7 +17,7 @@ from compatbench.pages.suite_page import SuitePage
 from compatbench.results.bootstrap import Interval
 from compatbench.results.measures import Measure
 from compatbench.results.ranking_table import find_gaps
-from compatbench.results.ranks import Ranked, round_mean
+from compatbench.results.ranks import Ranked, exact, rounded
 
 _SPREAD_WIDTH = 76  # a narrower terminal shows means without their spread
 
@@ -82,7 +82,7 @@ def row_cells(row: Ranked, place: int | None = None) -> list[Cell]:
         "negative_flips": percent(row.value("negative_flips")),
     }
     figures: list[Measure] = ["source", "target", "h", "gain", "negative_flips"]
-    values = {name: round_mean(mean(name), 3) for name in figures}
+    values = {name: rounded(exact(mean(name)), 3) for name in figures}
     values["95 %"] = interval and round(interval.low, 3)
     return [
         Cell(rank, place),

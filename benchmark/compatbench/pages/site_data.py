@@ -18,7 +18,7 @@ from compatbench.pages.method_tables import about_method, rows_by_method
 from compatbench.pages.ranking import gap_rows, row_cells
 from compatbench.pages.suite_page import SuitePage
 from compatbench.results.measures import Measure
-from compatbench.results.ranks import Ranked
+from compatbench.results.ranks import Ranked, rounded
 
 # What columns per dataset can show; of all of these a row has its figures.
 MEASURES: dict[Measure, str] = {
@@ -92,11 +92,8 @@ def _row(page: SuitePage, row: Ranked, place: int) -> list[Any]:
     """Name and kind of a method, its transfer, what columns show, and ``MEASURES`` by dataset."""
     # A text that is sorted by itself stands once.
     cells = [one.text if one.value == one.text else one for one in row_cells(row, place)]
-    sets = [
-        [None if (value := row.value(one, task)) is None else round(value, 1) + 0.0
-         for task in page.expected.tasks]
-        for one in MEASURES
-    ]  # fmt: skip
+    tasks = page.expected.tasks
+    sets = [[rounded(row.value(one, task), 1) for task in tasks] for one in MEASURES]
     return [row.figures["method"], row.kind, one_line(row.track), cells, sets]
 
 

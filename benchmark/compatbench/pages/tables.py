@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Literal
 
 from compatbench.data.shots import show_shots
-from compatbench.files.sizes import format_bytes
 from compatbench.pages import markdown as md
 from compatbench.pages.markdown import NOTHING, escape, percent, signed, table
 from compatbench.pages.ranking import COLUMNS, format_parameters, gap_rows, row_cells
@@ -211,10 +210,7 @@ def cost_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     rows = []
     for row in page.all_ranks(upgrade, shots):
         one = row.figures
-        module, memory = (
-            NOTHING if one[name] is None else format_bytes(one[name])
-            for name in ("module_bytes", "peak_memory")
-        )
+        module, memory = (md.size(one[name]) for name in ("module_bytes", "peak_memory"))
         times = [md.duration(one[name]) for name in ("fit_seconds", "evaluate_seconds")]
         method = _method(row.standing.info, row.transfer)
         name = f"[{md.code(one['method'])}](methods.md#{md.slug(one['method'])})"

@@ -23,6 +23,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.shots import count_shots
+from compatbench.errors import count
 from compatbench.results.bootstrap import Interval
 from compatbench.results.price import break_even, count_labels, describe_prices, format_prices
 from compatbench.results.upgrade_case import FEWEST_TASKS, OLD, ZERO_SHOT, Case
@@ -197,9 +198,6 @@ def _range(row: Mapping[str, Any], name: str, form: str = ".1f") -> str:
 
 def _basis(cases: Sequence[Case]) -> str:
     """What all verdicts rest on."""
-
-    def count(number: int, what: str) -> str:
-        return f"{number:,} {what}{'s' * (number != 1)}"
 
     def basis(case: Case) -> str:
         tasks, seeds = count(len(case.tasks), "task"), len(case.accuracy[case.ways[0]])

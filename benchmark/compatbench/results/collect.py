@@ -38,9 +38,7 @@ from compatbench.results.store import (
 
 def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
     """The rows of a cell; a failed fit gives one failed row for every backbone and test set."""
-    fit = {name: getattr(cell, name) for name in ("transfer", "task", "source", "shots", "seed")}
-    fit |= {"method": cell.name, "key": cell.key}
-    fit |= {"parameters": record.parameters, "module_bytes": record.module_bytes}
+    fit = _place(cell) | {"parameters": record.parameters, "module_bytes": record.module_bytes}
     measured = {(r.backbone, r.test_set, r.data): r for r in record.records}
     failure = {"status": "failed", "reason": record.error}
     rows = []
@@ -58,13 +56,17 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
 def _failed(broken: BrokenCell) -> list[Row]:
     """The rows of what cannot be measured; what broken images are has no hash."""
     cell, why = broken
-    fit = {name: getattr(cell, name) for name in ("transfer", "task", "source", "shots", "seed")}
-    fit |= {"method": cell.name, "key": cell.key, "status": "failed"}
-    fit |= {"reason": f"{BrokenImages.__name__}: {why}"}
+    fit = _place(cell) | {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
     return [
         Row(**fit, backbone=b, test_set=t, data=sha256_json([b, t, why]))
         for b, t in product(cell.backbones, cell.test_sets)
     ]
+
+
+def _place(cell: Cell) -> dict[str, Any]:
+    """What rows say of the cell that they are of."""
+    names = ("transfer", "task", "source", "shots", "seed", "key")
+    return {"method": cell.name, **{name: getattr(cell, name) for name in names}}
 
 
 def costs_of(record: CellRecord) -> list[Cost]:

@@ -82,7 +82,7 @@ class Ranked:
 
     def value(self, measure: Measure, task: str | None = None) -> float | None:
         """A mean, of all tasks or of one, with four decimals: none depends on the last digit."""
-        return round_mean(self.standing.mean(measure, task))
+        return rounded(exact(self.standing.mean(measure, task)), 4)
 
     @cached_property
     def figures(self) -> dict[str, Any]:
@@ -138,9 +138,10 @@ def exact(mean: Mean | Interval | None) -> float | None:
     return None if mean is None else mean.value
 
 
-def round_mean(mean: Mean | None, digits: int = 4) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """A figure without more digits than these, if there is one."""
     # Adding 0 makes -0.0 the 0 that it is.
-    return None if mean is None else round(mean.value, digits) + 0.0
+    return None if value is None else round(value, digits) + 0.0
 
 
 def rank_methods(standings: Sequence[Standing]) -> list[Ranked]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from compatbench.data.cards import COPIED, BackboneName, ConfigName, Name
 from compatbench.data.shots import Shots, show_shots
 from compatbench.engine.cell import Count, Measurement, TransferName
-from compatbench.errors import CompatbenchError, first_line
+from compatbench.errors import CompatbenchError, first_line, first_problem
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -185,7 +185,7 @@ def read_csv(path: Path, model: Line) -> pd.DataFrame:
             try:
                 Row.check(values)
             except ValueError as error:
-                problems.append((i, "row", f"Value error, {error}"))
+                problems.append((i, "row", str(error)))
                 break
     if problems:
         i, name, message = min(problems)
@@ -201,9 +201,3 @@ def _describe_columns(model: Line) -> dict[str, tuple[Any, TypeAdapter[list[Any]
         field, kind = model.model_fields[name], TypeAdapter(list[hints[name]])  # type: ignore[misc]
         found[name] = ("" if field.is_required() else field.default, kind)
     return found
-
-
-def first_problem(error: ValidationError) -> tuple[str, str]:
-    """The dotted field, empty if it is the whole, and the message of the first problem."""
-    first = error.errors()[0]
-    return ".".join(map(str, first["loc"])), first["msg"]

@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from compatbench.data.cards import BackboneName, ConfigName, Name
 from compatbench.data.shots import Seed, Shots
 from compatbench.engine.cell import Cell, Count, Record, provenance
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, first_problem
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require
-from compatbench.results.rows import first_problem
 from compatbench.results.store import RESULTS, TUNING
 
 if TYPE_CHECKING:

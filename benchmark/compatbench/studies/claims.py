@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, count
 from compatbench.pages.suite_page import SuitePage, read_suite_page
 from compatbench.results.bootstrap import (
     Array,
@@ -146,11 +146,11 @@ class Evidence:
         self.methods = {n: one for n, one in learning.items() if n not in page.configs}
         bases = {name: page.configs.get(name, name) for name in learning}
         self.readings = {n: one for n, one in learning.items() if bases[n] == CONTCOOP}
-        self.seeds = _count(page.expected.seeds, "seed")
-        self.tasks = f"{_count(page.expected.tasks, 'task')}, {self.seeds}"
+        self.seeds = count(len(page.expected.seeds), "seed")
+        self.tasks = f"{count(len(page.expected.tasks), 'task')}, {self.seeds}"
         refused = [one.info.depth for one in self.ranked if one.state == "not transferable"]
         kinds = f"{refused.count('shallow')} shallow, {refused.count('deep')} deep"
-        what = f"{_count(refused, 'method')} whose modules cannot be attached ({kinds})"
+        what = f"{count(len(refused), 'method')} whose modules cannot be attached ({kinds})"
         self.not_counted = f"not counted: {what}" if refused else ""
 
     def of_depth(self, depth: str) -> list[str]:
@@ -295,7 +295,7 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
         if all(one.state == "complete" for one in found):
             complete[name] = found
     families = set(parents.values())
-    data = f"{len(parents)} variants of {_count(families, 'task')}, {evidence.seeds}"
+    data = f"{len(parents)} variants of {count(len(families), 'task')}, {evidence.seeds}"
     shared = (
         "variants of one task share one module, so the interval covers other variants, not other "
         "tasks"
@@ -340,7 +340,3 @@ def _value(standing: Standing, measure: Measure) -> float:
     mean = standing.mean(measure)
     assert mean is not None
     return mean.value
-
-
-def _count(items: Sequence | set, what: str) -> str:
-    return f"{len(items)} {what}{'s' if len(items) > 1 else ''}"

@@ -40,16 +40,13 @@ def halve_card(card: TaskCard, half: Half) -> TaskCard:
             "write their names in the card's 'classes'"
         )
     kept = half_labels(number, half)
-
-    def take(values: tuple[str, ...]) -> tuple[str, ...]:
-        return values[kept.start : kept.stop]
-
+    own = slice(kept.start, kept.stop)
     shares = {name: max(round(n * len(kept) / number), 1) for name, n in card.counts.items()}
     changes = {
         "name": half_name(card.name, half),
         "title": f"{card.title}, {half} classes",
-        "classes": take(card.classes),
-        "folders": take(card.folders),
+        "classes": card.classes[own],
+        "folders": card.folders[own],
         "namesakes": (),
         "counts": shares,
     }

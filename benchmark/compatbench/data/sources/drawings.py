@@ -57,7 +57,7 @@ class Drawings(ImageSource):
             samples[row["split"]].append(drawing)
         for sheet in sorted({one.sheet for part in samples.values() for one in part}):
             name = f"drawings/{sheet}.webp"
-            _read_sheet(self._folder / name, self._hash(name))
+            _read(self._folder / name, self._hash(name))
         super().__init__(self._folder, samples)
 
     def fingerprint(self, samples: Sequence[Drawing]) -> str:
@@ -91,15 +91,11 @@ class Drawings(ImageSource):
 
 @lru_cache(maxsize=64)
 def _decode_sheet(path: Path, sha256: str) -> np.ndarray:
-    with Image.open(io.BytesIO(_read_sheet(path, sha256))) as image:
+    with Image.open(io.BytesIO(_read(path, sha256))) as image:
         return np.asarray(image.convert("RGBA"))
 
 
 @cache
-def _read_sheet(path: Path, sha256: str) -> bytes:
-    return _read(path, sha256)
-
-
 def _read(path: Path, sha256: str) -> bytes:
     """The content of a file whose hash is in the manifest."""
     if sha256_bytes(content := read_bytes(path)) != sha256:

@@ -11,7 +11,7 @@ from compatbench.data.images import CLASS_NAMES, inside, read_lines
 from compatbench.data.sources.layouts import EXTENSIONS, read_shard
 from compatbench.data.sources.parquet import hub_class_names, read_parquet_labels
 from compatbench.data.sources.tables import PARQUET, TAR, Row, read_csv
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, count
 
 LISTS = (".csv", ".tsv")
 # Beside CLIP_benchmark's shards: prompts with {c} for the class, and what the dataset is for.
@@ -208,7 +208,7 @@ def _find_members(folder: Path, shards: Sequence[str]) -> Found:
     titles = read_lines(names) if names.exists() else []
     if titles and rows and (most := max(int(row.label) for row in rows)) >= len(titles):
         raise CompatbenchError(f"{names} has {len(titles)} names, but label {most} occurs")
-    found = Found(_count(shards, "tar shard"), folder, rows)
+    found = Found(count(len(shards), "tar shard"), folder, rows)
     found.names = {str(label): title for label, title in enumerate(titles)}
     if (prompts := inside(folder, TEMPLATES)).exists():
         lines = [line.replace("{c}", "{}") for line in read_lines(prompts)]
@@ -220,7 +220,7 @@ def _find_members(folder: Path, shards: Sequence[str]) -> Found:
 def _find_rows(folder: Path, files: Sequence[str]) -> Found:
     """Parquet files of the Hub's kind: ``image`` with ``bytes``, and ``label``."""
     rows: list[Row] = []
-    found = Found(_count(files, "parquet file"), folder, rows)
+    found = Found(count(len(files), "parquet file"), folder, rows)
     told = hub_class_names(folder)
     for name in sorted(files):
         labels, titles = read_parquet_labels(inside(folder, name))
@@ -235,10 +235,6 @@ def _find_rows(folder: Path, files: Sequence[str]) -> Found:
                 )
             rows.append(Row(f"{name}/{number}", str(label), _split_of(name)))
     return found
-
-
-def _count(files: Sequence[str], what: str) -> str:
-    return f"{len(files):,} {what}{'s' if len(files) > 1 else ''}"
 
 
 def _by_number(shard: str) -> tuple[str, int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from compatbench.pages.suite_page import SuitePage
 from compatbench.results.four_ways import CLASSES, MODELS, measure_four_ways
 from compatbench.results.measures import Upgrade, follow_path
 from compatbench.results.price import access_of, count_labels, describe_access, find_way, price_ways
-from compatbench.results.ranks import Ranked, rank_datasets, round_mean
+from compatbench.results.ranks import Ranked, exact, rank_datasets, rounded
 
 Record = dict[str, Any]
 
@@ -30,14 +31,11 @@ FOUNDING_PAPER = "arXiv:2412.20895"
 # that lost everything would press all others into a corner.
 _FAR = 6.0
 _FOOT = -25.0  # points of gain; a line ends there
+_two = partial(rounded, digits=2)
 
 
 def _record(row: Ranked, **more: Any) -> Record:
     return {"title": row.title, "kind": row.kind, **more}
-
-
-def _two(value: float | None) -> float | None:
-    return None if value is None else round(value, 2) + 0.0
 
 
 def scatter_values(rows: Sequence[Ranked]) -> Shown:
@@ -110,14 +108,10 @@ def matrix_values(page: SuitePage, rows: Sequence[Ranked]) -> Shown:
     tasks = page.expected.tasks
     sets = [*(one_line(page.task_title(task), 24) for task in tasks), "Mean"]
     values = [
-        _record(row, gains=[_one(row.value("gain", task)) for task in (*tasks, None)])
+        _record(row, gains=[rounded(row.value("gain", task), 1) for task in (*tasks, None)])
         for row in rows
     ]
     return Shown(values, {"sets": sets})
-
-
-def _one(value: float | None) -> float | None:
-    return None if value is None else round(value, 1) + 0.0
 
 
 def rank_values(rows: Sequence[Ranked], most: int) -> Shown | None:
@@ -193,7 +187,7 @@ def path_values(page: SuitePage, path: Sequence[str]) -> Shown:
         if row.kind == "floor":  # it is the line at 0
             continue
         means = follow_path(row.standing.results, page.expected, path, shots)["gain"]
-        gains = [gain for mean in means if (gain := round_mean(mean, 2)) is not None]
+        gains = [gain for mean in means if (gain := _two(exact(mean))) is not None]
         if len(gains) == len(path):
             values.append(_record(row, gains=gains, models=models))
     values.sort(key=lambda one: (-one["gains"][-1], one["title"]))
@@ -208,7 +202,7 @@ def class_values(page: SuitePage, upgrade: Upgrade) -> Shown:
     for one in measure_four_ways(methods, page.expected, upgrade, shots):
         if one.state == "complete" and one.info.name in rows:
             means = {
-                classes: [_two(mean and mean.value) for mean in
+                classes: [_two(exact(mean)) for mean in
                           (one.mean(one.accuracy[classes, model]) for model in MODELS)]
                 for classes in CLASSES
             }  # fmt: skip
