@@ -206,33 +206,18 @@ def _limits(costs: Costs) -> Iterable[tuple[str, ...]]:
     read = sum(job.read_bytes for job in jobs)
     writes = sum(job.writes for job in jobs)
     loads = max(sum(site.weight_bytes[name] for name in job.backbones) for job in jobs)
-    yield _limit(
-        "the longest chain",
-        chain,
-        work,
-        f"{job.method}, {job.task}, {job.source}, {job.shots} shots: weights, features, cell",
-    )
-    yield _limit("the longest cell", longest.seconds, work, "no cell is divided")
-    yield _limit("encoding", encode, work, f"no entry is divided: {entry}")
-    yield _limit(
-        "reading features and tokens",
-        read / site.shared_rate,
-        work,
-        f"{_size(read)} at {_size(site.shared_rate)} a second",
-    )
-    yield _limit(
-        "writing records",
-        writes / site.write_rate,
-        work,
-        f"{writes:,} files at {site.write_rate:g} a second",
-    )
-    yield _limit(
-        "loading weights", loads / site.worker_rate, work, f"{_size(loads)} of the largest group"
-    )
-
-
-def _limit(what: str, seconds: float, work: float, how: str) -> tuple[str, ...]:
-    return what, f"{seconds / HOUR:.3g}", f"{work / seconds:,.0f} GPUs", how
+    slowest = f"{job.method}, {job.task}, {job.source}, {job.shots} shots"
+    reading = f"{_size(read)} at {_size(site.shared_rate)} a second"
+    writing = f"{writes:,} files at {site.write_rate:g} a second"
+    for what, seconds, how in (
+        ("the longest chain", chain, f"{slowest}: weights, features, cell"),
+        ("the longest cell", longest.seconds, "no cell is divided"),
+        ("encoding", encode, f"no entry is divided: {entry}"),
+        ("reading features and tokens", read / site.shared_rate, reading),
+        ("writing records", writes / site.write_rate, writing),
+        ("loading weights", loads / site.worker_rate, f"{_size(loads)} of the largest group"),
+    ):
+        yield what, f"{seconds / HOUR:.3g}", f"{work / seconds:,.0f} GPUs", how
 
 
 def _chain(costs: Costs, job: Job) -> float:

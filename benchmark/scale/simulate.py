@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from operator import attrgetter
 
 from compatbench.engine.costs import BACKBONES_AT_HAND
 from compatbench.engine.execute.cell_queue import CellQueue, longest_first
@@ -91,8 +92,7 @@ class Outcome:
         return max(self.workers * self.makespan - sum(self.spent.values()), 0.0)
 
 
-def _seconds(job: Job) -> float:
-    return job.seconds
+_seconds = attrgetter("seconds")
 
 
 class _Server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compatbench.errors import NotTransferable
 from compatbench.formats.dassl import write_torch
-from compatbench.formats.format import Converted, Format, Import
+from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
@@ -123,9 +123,7 @@ class CLIPLoRA(Format):
                 raise given.error(f"names the position '{position}', which is not known")
             yield from ((tower, block) for block in range(*ranges[position]))
 
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         weights: dict[str, dict[str, Any]] = {}
         layers: dict[tuple[str, int], str] = {}
         for tower, block, part, a, b in split_updates(module, dtype):

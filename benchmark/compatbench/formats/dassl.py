@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from compatbench.files.atomic import write_atomic
-from compatbench.formats.format import Converted, Format, Import
+from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
@@ -66,9 +66,7 @@ class Dassl(Format):
     def _more(self, part: Part) -> Iterator[str]:
         return (part.more.format(number) for number in range(self.first, 1000))
 
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         kind, state = getattr(torch, dtype), {}
         for name, part in self.parts.items():
             rows = module[name] if part.more else [module[name]]

@@ -16,6 +16,8 @@ from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
+Config = Mapping[str, Any]  # settings of a method
+
 
 class Size(NamedTuple):
     """A size that a backbone or a task decides."""
@@ -156,9 +158,7 @@ class Format(ABC):
     def read(self, given: Import) -> Converted:
         """The module of a file; what does not fit is a ``CompatbenchError``."""
 
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         """Writes a module as the authors' code does, and returns the files.
 
         Args:

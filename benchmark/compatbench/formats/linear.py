@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from torch import Tensor
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.formats.dassl import write_torch
-from compatbench.formats.format import Converted, Format, Import
+from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
@@ -76,9 +74,7 @@ class Linear(Format):
             raise given.error(f"has {what} in '{key}'; give the task that it was trained for")
         return [int(one) for one in labels]
 
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         kind = getattr(torch, dtype)
         pair = [t.detach().cpu().to(kind).contiguous() for t in self._tensors(module)]
         named = dict(zip(("weight", "bias"), pair, strict=False))

@@ -12,7 +12,7 @@ from typing import Any
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.atomic import write_atomic
 from compatbench.formats.clip_lora import Update, config_of, split_updates, stack_updates
-from compatbench.formats.format import Converted, Format, Import
+from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
@@ -82,9 +82,7 @@ class PEFT(Format):
         rank = max(len(one.a) for one in updates)
         return Converted(module, config_of(module, scales[0] * math.sqrt(rank)))
 
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         from safetensors.torch import save
 
         tensors = {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from compatbench.formats.dassl import write_torch
-from compatbench.formats.format import Converted, Format, Import
+from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
 from compatbench.method import Module
 
@@ -39,14 +38,9 @@ class TipAdapter(Format):
         stored = {"values": given.take("", "N C", values)}
         config = {name: float(given.settings[name]) for name in self.needs}
         stored |= {name: torch.tensor(value).to(keys) for name, value in config.items()}
-        return Converted(self._module(keys, stored), config)
+        return Converted(Module(stored={"keys": keys, **stored}), config)
 
-    def _module(self, keys: torch.Tensor, stored: dict[str, torch.Tensor]) -> Module:
-        return Module(stored={"keys": keys, **stored})
-
-    def write(
-        self, module: Module, config: Mapping[str, Any], path: Path, dtype: str
-    ) -> list[Path]:
+    def write(self, module: Module, config: Config, path: Path, dtype: str) -> list[Path]:
         kind = getattr(torch, dtype)
         keys, values = (module[name].detach().cpu().to(kind) for name in ("keys", "values"))
         shots = len(keys) // values.shape[1]
@@ -65,9 +59,8 @@ class TipAdapterF(TipAdapter):
     name = method = "tip_adapter_f"
     start, sizes = "best_F_", "N e"
 
-    def _module(self, keys: torch.Tensor, stored: dict[str, torch.Tensor]) -> Module:
-        return Module({"keys": keys}, stored)
-
     def read(self, given: Import) -> Converted:
         given.notes.append("the authors' code chooses its epoch on the test set")
-        return super().read(given)
+        converted = super().read(given)
+        stored = dict(converted.module.stored)
+        return converted._replace(module=Module({"keys": stored.pop("keys")}, stored))

@@ -9,7 +9,6 @@ times and calibration errors are floats, and all else is text.
 from __future__ import annotations
 
 import csv
-import io
 from collections import namedtuple
 from collections.abc import Iterable
 from functools import cache
@@ -135,15 +134,10 @@ def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
 def write_csv(frame: pd.DataFrame) -> str:
     """Rows or costs as CSV text: the same lines give the same bytes."""
     empty = [name for name in _OPTIONAL if name in frame and frame[name].isna().all()]
-    columns = {name: frame[name].tolist() for name in frame if name not in empty}
-    for name, values in columns.items():
-        # What is missing is NA or NaN, which is not itself.
-        columns[name] = ["" if one is pd.NA or one != one else one for one in values]
-    if "shots" in columns:
-        columns["shots"] = list(map(show_shots, columns["shots"]))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
-    return text.getvalue()
+    frame = frame.drop(columns=empty)
+    if "shots" in frame:
+        frame = frame.assign(shots=frame["shots"].map(show_shots).astype(object))
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: Path, model: Line) -> pd.DataFrame:
