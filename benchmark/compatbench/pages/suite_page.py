@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compatbench.data.cards import (
     COPIED,
@@ -88,20 +88,18 @@ class SuitePage:
 
     def restrict(
         self,
-        tasks: Collection[str] | None = None,
-        seeds: Collection[int] | None = None,
-        shots: Collection[int] | None = None,
         methods: Collection[str] | None = None,
         transfers: Collection[str] | None = None,
+        **asked: Sequence[Any] | None,
     ) -> SuitePage:
-        """The page of what is asked for, in the suite or beside it: means are over exactly that."""
+        """The page of some methods and transfers, and of what ``Expected.restrict`` is asked."""
         kept = tuple(
             one
             for one in self.results.all
             if (methods is None or one.info.name in methods)
             and (transfers is None or one.transfer in transfers)
         )
-        expected = self.expected.restrict(tasks, seeds, shots)
+        expected = self.expected.restrict(**asked)
         results, whole = replace(self.results, all=kept), self.whole or self.expected
         return replace(self, expected=expected, results=results, whole=whole)
 

@@ -6,12 +6,12 @@ and seed, averaged over datasets, and then over seeds. All figures are in percen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import fsum, isnan, nan
 from statistics import stdev
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,6 @@ from compatbench.data.cards.schemas import Protocol
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.store import MethodInfo, MethodResults
 
-T = TypeVar("T", int, str)
 Side = Literal["source", "target"]
 State = Literal["complete", "not ranked", "not transferable", "incomplete", "refused"]
 Measure = Literal[
@@ -67,30 +66,18 @@ class Expected:
 
     def restrict(
         self,
-        tasks: Collection[str] | None = None,
-        seeds: Collection[int] | None = None,
-        shots: Collection[int] | None = None,
+        tasks: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        shots: Sequence[int] | None = None,
     ) -> Expected:
-        """What is asked for of it, in its order, and beside it: means are over exactly that."""
-        found = replace(
-            self,
-            tasks=_asked(tasks, self.tasks),
-            seeds=_asked(seeds, self.seeds),
-            shots=_asked(shots, self.shots),
-        )
-        return found if tasks is None else replace(found, development=())
+        """What is asked for, of the suite or beside it: means are over exactly that."""
+        asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
+        parts = {name: tuple(values) for name, values in asked.items() if values is not None}
+        return replace(self, **parts, **({} if tasks is None else {"development": ()}))
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
         """The seeds a method is run for: one only, if it learns nothing."""
         return self.seeds if info.learns else self.seeds[:1]
-
-
-def _asked(wanted: Collection[T] | None, every: tuple[T, ...]) -> tuple[T, ...]:
-    """What is wanted: in the suite's order, then what the suite does not have."""
-    if wanted is None:
-        return every
-    known = [item for item in every if item in wanted]
-    return (*known, *(item for item in wanted if item not in every))
 
 
 @dataclass(frozen=True)
