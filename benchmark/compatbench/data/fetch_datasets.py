@@ -20,7 +20,7 @@ from compatbench.data.cards import (
     task_cards,
     whole_name,
 )
-from compatbench.data.cards.downloads import Download
+from compatbench.data.cards.sources import Download
 from compatbench.data.dataset_folders import dataset_folder, find_dataset
 from compatbench.data.task import TaskReport, inspect_task
 from compatbench.errors import CompatbenchError

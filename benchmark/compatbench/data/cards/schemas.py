@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from compatbench.data.cards.downloads import Download
 from compatbench.data.cards.names import (
     BackboneName,
     ConfigName,
@@ -28,7 +27,7 @@ from compatbench.data.cards.names import (
     RelativePath,
     split_half,
 )
-from compatbench.data.cards.sources import ClassFoldersSource, Source
+from compatbench.data.cards.sources import ClassFoldersSource, Download, Source
 from compatbench.data.cards.yaml_file import CardModel, check_place
 from compatbench.data.images import View
 from compatbench.data.shots import MOST_VALIDATION_SHOTS, Seed, Shots
