@@ -41,7 +41,9 @@ from compatbench.transfer.words import WordFeatures, load_words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Largest angles of the rotations, in degrees, and how many of each; None is any rotation.
 ANGLES: tuple[float | None, ...] = (0, 45, 90, 135, 180, None)
+ROTATIONS = 3
 FEWER = (16, 4, 1)  # every so many words of the list
 MOST_TOKENS = 2  # of a word that a tokenizer knows well
 
@@ -141,12 +143,8 @@ def analyze_stress(
     target: str,
     methods: Names,
     *,
-    tasks: Names | None = None,
-    angles: Sequence[float | None] = ANGLES,
-    rotations: int = 3,
     sizes: Sequence[int] | None = None,
     words: bool = False,
-    shots: int | None = None,
     seeds: Sequence[int] | None = None,
     **options: Unpack[StudyOptions],
 ) -> StressReport:
@@ -157,11 +155,9 @@ def analyze_stress(
 
     Args:
         source, target: the old and the new model, names of ``backbones()``.
-        angles: largest angles of the rotations, in degrees; None is any rotation.
-        rotations: random rotations of each angle.
         sizes: narrower joint spaces, in place of rotations.
         words: use parts of the word list, in place of rotations.
-        tasks, shots, seeds, options: as in ``analyze_depth``.
+        seeds, options: as in ``analyze_depth``.
 
     Returns:
         A report: ``points`` has a row for each method, transfer and change.
@@ -170,7 +166,7 @@ def analyze_stress(
         CompatbenchError: an unknown name, a size that is not smaller, or a fit that failed.
     """
     study = Study(source, target, **options)
-    matrix = study.matrix(builtin_methods(), methods, tasks, shots, seeds)
+    matrix = study.matrix(builtin_methods(), methods, None, None, seeds)
     # What the target makes of a module is measured here, after it was changed.
     cells = [replace(cell, backbones=(source,)) for cell in matrix.cells()]
     fits = study.fit(matrix, cells, RunStore(Path(study.out) / "runs"))
@@ -178,7 +174,7 @@ def analyze_stress(
     if words:
         return test.report("words", test.by_words())
     if sizes is None:
-        return test.report("rotated", test.rotated(angles, rotations))
+        return test.report("rotated", test.rotated(ANGLES, ROTATIONS))
     return test.report("sizes", test.narrowed(sizes))
 
 

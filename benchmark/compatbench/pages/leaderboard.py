@@ -96,14 +96,9 @@ def render_leaderboard(
     return _render("leaderboard.md.jinja", **given, root="", top=SHOWN)
 
 
-def render_suite(page: SuitePage, figures: Collection[str] = ()) -> str:
-    """``results/<suite>/README.md``: every table of one suite."""
-    return _render("suite.md.jinja", page=page, figures=figures, root="../../")
-
-
-def render_part(page: SuitePage, name: str) -> str:
-    """One of ``PARTS`` of a suite alone, without figures."""
-    return _render("suite.md.jinja", page=page, figures=(), root="../../", only=name)
+def render_suite(page: SuitePage, figures: Collection[str] = (), **only: str) -> str:
+    """``results/<suite>/README.md``: every table of one suite; or ``only`` one of ``PARTS``."""
+    return _render("suite.md.jinja", page=page, figures=figures, root="../../", **only)
 
 
 def render_methods(page: SuitePage) -> str:

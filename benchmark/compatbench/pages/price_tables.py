@@ -107,7 +107,6 @@ def price_answer(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
 def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, tuple[Price, str]]:
     """The most accurate way of each access that has a worth, with the method's linked title."""
     best: dict[str, tuple[Price, str]] = {}
-    ways: dict[str, str] = {}
     for info in (one.info for one in page.results.methods.values() if one.info.learns):
         for price in price_ways(page.results, page.expected, info.name, upgrade, shots):
             if find_way(price.transfer) is None or price.worth is None or price.target is None:
@@ -116,8 +115,7 @@ def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, 
             known = best[access][0].target if access in best else None
             if known is None or price.target.value > known.value:
                 best[access] = price, md.linked(info.title, info.paper)
-                ways[access] = price.transfer
-    return {access: best[access] for access in sorted(best, key=lambda one: _by_access(ways[one]))}
+    return dict(sorted(best.items(), key=lambda one: _by_access(one[1][0].transfer)))
 
 
 def show_worth(page: SuitePage, worth: Interval | None) -> str:

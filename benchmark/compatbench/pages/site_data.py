@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from compatbench.data.shots import show_shots
 from compatbench.errors import one_line
 from compatbench.pages.figures.plan import PlannedFigure, figures_of_suite, figures_of_upgrade
-from compatbench.pages.leaderboard import PARTS, extra_parts, render_part
+from compatbench.pages.leaderboard import PARTS, extra_parts, render_suite
 from compatbench.pages.markdown import NOTHING, link_definitions
 from compatbench.pages.method_tables import about_method, rows_by_method
 from compatbench.pages.ranking import gap_rows, row_cells
@@ -75,7 +75,7 @@ def describe_suites(pages: Sequence[SuitePage], settings: dict[str, int]) -> lis
                 "parts": [
                     {
                         "title": PARTS[name],
-                        "html": _LINK.sub(r"\1", to_html(render_part(page, name))),
+                        "html": _LINK.sub(r"\1", to_html(render_suite(page, only=name))),
                     }
                     for name in extra_parts(page)
                 ],

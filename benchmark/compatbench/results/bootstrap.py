@@ -51,11 +51,11 @@ class Interval:
 
 
 @lru_cache(maxsize=16)
-def draw_resamples(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> NDArray[np.intp]:
-    """Indices of ``count`` units drawn with replacement, ``[resamples, count]``, read-only."""
+def draw_resamples(count: int, seed: int = SEED) -> NDArray[np.intp]:
+    """Indices of ``count`` units drawn with replacement, ``[RESAMPLES, count]``, read-only."""
     # The raw stream is the same in every version of numpy; Generator's draws need not be.
-    raw = np.random.PCG64(seed).random_raw(resamples * count)
-    drawn = (raw % np.uint64(count)).astype(np.intp).reshape(resamples, -1)
+    raw = np.random.PCG64(seed).random_raw(RESAMPLES * count)
+    drawn = (raw % np.uint64(count)).astype(np.intp).reshape(RESAMPLES, -1)
     drawn.flags.writeable = False
     return drawn
 

@@ -61,11 +61,11 @@ def kind_of_method(channel: str) -> Spec:
     return {"field": "kind", "scale": scale, "legend": shown}
 
 
-def points(tip: str, size: int = 45, **encoding: Spec) -> Spec:
+def points(tip: str, **encoding: Spec) -> Spec:
     """A mark per record; ``tip`` is what a screen reader and the report say of it."""
     return {
         "transform": calculate(tip=tip),
-        "mark": {"type": "point", "filled": True, "size": size, "opacity": 1},
+        "mark": {"type": "point", "filled": True, "size": 45, "opacity": 1},
         "encoding": {
             "color": kind_of_method("color"),
             "shape": kind_of_method("shape"),

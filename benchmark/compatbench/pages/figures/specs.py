@@ -7,6 +7,7 @@ file (``render.py``) and the report, which filters the records.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from compatbench.pages.figures.curve_specs import classes, decay, price, shots
 from compatbench.pages.figures.spec_parts import (
@@ -199,22 +200,12 @@ def _cost(title: str, unit: str) -> Spec:
     }
 
 
-def size() -> Spec:
-    """H against the parameters of the module."""
-    return _cost("parameters of the module", "")
-
-
-def time() -> Spec:
-    """H against the time of a fit."""
-    return _cost("seconds of one fit", " s")
-
-
 SPECS: dict[str, Callable[[], Spec]] = {
     "scatter": scatter,
     "matrix": matrix,
     "ranks": ranks,
-    "size": size,
-    "time": time,
+    "size": partial(_cost, "parameters of the module", ""),
+    "time": partial(_cost, "seconds of one fit", " s"),
     "shots": shots,
     "decay": decay,
     "price": price,
