@@ -115,7 +115,8 @@ def _best_by_access(page: SuitePage, upgrade: Upgrade, shots: int) -> dict[str, 
             known = best[access][0].target if access in best else None
             if known is None or price.target.value > known.value:
                 best[access] = price, md.linked(info.title, info.paper)
-    return dict(sorted(best.items(), key=lambda one: _by_access(one[1][0].transfer)))
+    places = {access: _by_access(price.transfer) for access, (price, _) in best.items()}
+    return {access: best[access] for access in sorted(best, key=places.__getitem__)}
 
 
 def show_worth(page: SuitePage, worth: Interval | None) -> str:

@@ -72,8 +72,9 @@ class Expected:
     ) -> Expected:
         """What is asked for, of the suite or beside it: means are over exactly that."""
         asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
+        asked["development"] = None if tasks is None else ()
         parts = {name: tuple(values) for name, values in asked.items() if values is not None}
-        return replace(self, **parts, **({} if tasks is None else {"development": ()}))
+        return replace(self, **parts)
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
         """The seeds a method is run for: one only, if it learns nothing."""

@@ -177,9 +177,8 @@ def check_name(name: str, what: str) -> str:
 def shipped_folder(name: str) -> Path:
     """A folder of ``results/`` as it is installed, or of the clone that is run."""
     package = Path(compatbench.__path__[0])
-    return (
-        installed if (installed := package / name).is_dir() else package.parents[1] / RESULTS / name
-    )
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / RESULTS / name
 
 
 def result_folders(out: Path) -> list[Path]:
