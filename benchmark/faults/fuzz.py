@@ -9,7 +9,6 @@ exception, several lines, or more than a few seconds are failures, and are kept 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -19,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from mutations import mutate
 from targets import TARGETS, Target
 
@@ -92,17 +92,13 @@ def fuzz(target: Target, files: int, seed: int) -> tuple[Counter[str], list[Fail
     return counts, failures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--files", type=int, default=1000, help="of each kind")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", help="one kind alone; nothing is noted")
-    options = parser.parse_args()
+def main(files: int = 1000, seed: int = 0, kind: str | None = None) -> None:
+    """Spoil so many files of each kind, or of one alone, of which nothing is noted."""
     found: dict[str, dict[str, int]] = {}
     bad: list[Failure] = []
     for target in TARGETS:
-        if options.kind in (None, target.kind):
-            counts, failures = fuzz(target, options.files, options.seed)
+        if kind in (None, target.kind):
+            counts, failures = fuzz(target, files, seed)
             bad += failures
             found[target.kind] = {name: counts[name] for name in ("refused", "read", "failed")}
             print(f"{target.kind}: {found[target.kind]}", flush=True)
@@ -111,11 +107,11 @@ def main() -> None:
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(failure.content)
         print(f"{place}: {failure.how}: {failure.why}", file=sys.stderr)
-    if options.kind is None:
-        about = {"seed": options.seed, "files_of_each_kind": options.files, "kinds": found}
+    if kind is None:
+        about = {"seed": seed, "files_of_each_kind": files, "kinds": found}
         RESULTS.write_text(json.dumps(about, indent=1) + "\n")
     sys.exit(1 if bad else 0)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
