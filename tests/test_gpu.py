@@ -92,7 +92,7 @@ def test_the_program_that_measures_a_gpu_runs_on_a_processor(
     assert (card, set(found["logits"].values())) == ("cpu", {0.0})
 
     monkeypatch.syspath_prepend(str(SPEED))  # of what it imports
-    page = "\n".join(runpy.run_path(str(SPEED / "report.py"))["gpu"](card, found))
+    page = runpy.run_path(str(SPEED / "report.py"))["gpu"](card, found)
     assert [row["classes"] for row in found["steps"]] == [3, 5]
     for line in ("## cpu", "| bf16 | 64 | ", "From 12 JPEG files", "| 5 | fp32 | ", "of 3 methods"):
         assert line in page

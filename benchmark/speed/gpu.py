@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,7 +34,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from workload import CONTEXT, cross_entropy, labels_of, make_workload, read_names, wrap
+from workload import CONTEXT, cross_entropy, labels_of, make_small, make_workload, read_names
 
 from compatbench.backbone import Backbone
 from compatbench.backbone.backbone import PRECISIONS
@@ -65,28 +65,13 @@ FULL = Size(8192, 2.0, 8192, 8, (47, 1000))
 TINY = Size(128, 0.0, 12, 2, (3, 5), ("zeroshot", "coop", "tip_adapter"))
 
 
-def tiny_model() -> Backbone:
-    """A CLIP that takes milliseconds, with random weights."""
-    from open_clip.model import CLIP
-
-    torch.manual_seed(0)
-    image = dict(image_size=24, patch_size=12, width=64, head_width=64, layers=1)
-    text = dict(context_length=77, vocab_size=49408, width=64, heads=1, layers=2)
-    model: Any = CLIP(32, image, text).eval().requires_grad_(False)  # type: ignore[arg-type]
-    zeros_and_ones = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
-    model.visual.preprocess_cfg = dict(size=(24, 24), mode="RGB", **zeros_and_ones)
-    model.visual.preprocess_cfg |= dict(
-        interpolation="bicubic", resize_mode="shortest", fill_color=0
-    )
-    return wrap(model, "tiny")
-
-
 class Bench:
     """One device, and the figures of it."""
 
     def __init__(self, device: str, size: Size, coop: Path | None) -> None:
         self.device, self.size, self.coop = torch.device(device), size, coop
-        self._model = tiny_model() if size is TINY else make_workload().backbone
+        workload = make_small("tiny", 32, 64, 1, 2) if size is TINY else make_workload()
+        self._model = workload.backbone
         image = torch.zeros(1, 3, *self._model.preprocess_settings["size"], requires_grad=True)
         with FlopCounterMode(display=False) as counter:
             self._model.model.visual(image)  # type: ignore[operator]
@@ -245,7 +230,7 @@ def authors_step(checkout: Path, backbone: Backbone, names: tuple[str, ...]) -> 
     model = clip.build_model({name: one.cpu() for name, one in weights.items()})
     if backbone.dtype == torch.float32:
         model.float()
-    with _quiet():
+    with redirect_stdout(io.StringIO()):
         custom: nn.Module = coop.CustomCLIP(config, list(names), model).to(backbone.device)
     for name, parameter in custom.named_parameters():
         parameter.requires_grad_("prompt_learner" in name)
@@ -264,15 +249,6 @@ def _step(learned: Sequence[Tensor], loss: Callable[[], Tensor]) -> Callable[[],
         optimiser.step()
 
     return step
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    before, sys.stdout = sys.stdout, io.StringIO()
-    try:
-        yield
-    finally:
-        sys.stdout = before
 
 
 def load_authors(checkout: Path) -> tuple[ModuleType, ModuleType]:

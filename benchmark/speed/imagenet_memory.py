@@ -7,13 +7,11 @@ its peak is not that of the other one.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from workload import CONTEXT, make_workload, matmul_rate, read_names
+from workload import CONTEXT, make_workload, matmul_rate, read_names, time_plain
 
 from compatbench.backbone import memory_budget
 
@@ -25,15 +23,6 @@ def peak_gib() -> float:
     # Not getrusage: its peak is that of the parent until this program was started.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-
-
-def best_of(function: Callable[[], object]) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def main() -> None:
@@ -51,7 +40,7 @@ def main() -> None:
         with memory_budget(budget):
             passes[kind] = run()
             result[f"{kind}_peak_gib"] = peak_gib()
-            result[f"{kind}_seconds"] = best_of(run)
+            result[f"{kind}_seconds"] = time_plain(run, ROUNDS)[0]
             rates.append(matmul_rate())
             # Products of the linear layers alone; attention's own are not counted.
             with FlopCounterMode(display=False) as counter:

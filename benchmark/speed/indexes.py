@@ -7,7 +7,6 @@ python benchmark/speed/indexes.py --most 10000000      # with ten million vector
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import typer
+from imagenet_memory import peak_gib
 from workload import matmul_rate
 
 from compatbench.engine.cell import provenance
@@ -84,8 +84,7 @@ def port(path: Path) -> dict[str, float]:
     stream_index(open_vectors(path), FeatureMap(turn), out, {})
     seconds = time.process_time() - start
     out.unlink()
-    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return {"cpu_seconds": round(seconds, 3), "peak_mib": round(int(peak) / 1024)}
+    return {"cpu_seconds": round(seconds, 3), "peak_mib": round(1024 * peak_gib())}
 
 
 if __name__ == "__main__":

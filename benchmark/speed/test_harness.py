@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cells import METHODS  # any that learn would do: nothing is fitted
+from many import finish
 from rich.console import Console
 from workload import time_plain
 
@@ -17,8 +21,6 @@ from compatbench.data.cache_files import list_entries
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
-from compatbench.engine.cell import Cell, Record, describe_cell
-from compatbench.engine.keys import data_key
 from compatbench.engine.matrix import select_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, plan, plan_cells
@@ -33,24 +35,7 @@ from compatbench.results.collect import collect_results
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
 TASKS = 12
-# Ten closed forms and probes that learn; which they are does not matter, nothing is fitted.
-METHODS = [
-    "gda",
-    "tip_adapter",
-    "taskres",
-    "linear_probe",
-    "clip_adapter",
-    "simpleshot",
-    "lfa",
-    "wise_ft",
-    "zs_lp",
-    "coop",
-]
 MANY = 10_000
-
-
-def measure_once(benchmark: Any, function: Callable[[], Any]) -> Any:
-    return benchmark.pedantic(function, rounds=1, iterations=1)
 
 
 @pytest.mark.parametrize("state", ["cold", "warm", "damaged"])
@@ -73,10 +58,8 @@ def test_feature_cache(benchmark: Any, tmp_path: Path, state: str) -> None:
 
     expected = read()
     setups = {"cold": remove, "warm": lambda: None, "damaged": damage}
-    if state == "damaged":
-        with pytest.warns(CompatbenchWarning, match="damaged"):
-            found = benchmark.pedantic(read, setup=setups[state], rounds=5)
-    else:
+    warned = pytest.warns(CompatbenchWarning, match="damaged")
+    with warned if state == "damaged" else nullcontext():
         found = benchmark.pedantic(read, setup=setups[state], rounds=5)
     assert torch.equal(found, expected)
     benchmark.extra_info.update(images=len(samples), state=state)
@@ -106,26 +89,6 @@ def make_suite(cells: int, methods: int) -> SuiteCard:
     return suite_cards.read("mini").model_copy(update=changes)
 
 
-def finish(cell: Cell) -> Any:
-    """A finished cell's record, with figures that differ from cell to cell."""
-    records = []
-    for i, backbone in enumerate(cell.backbones):
-        correct = 50 + (int(cell.key[:4], 16) + 7 * i) % 50
-        records.append(
-            Record(
-                backbone=backbone,
-                test_set=cell.task,
-                data=data_key(backbone, cell.task),
-                status="ok",
-                correct=correct,
-                total=100,
-                zero_shot_correct=50 + i,
-                seconds=0.1,
-            )
-        )
-    return describe_cell(cell, "ok", fit_seconds=1.0, parameters=1, records=tuple(records))
-
-
 def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
     """CPU seconds to plan, store and report so many finished cells."""
     suite, registry, names = make_suite(cells, methods), builtin_methods(), METHODS[:methods]
@@ -137,7 +100,7 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
 
     planned = timed("plan", lambda: plan_cells(suite, registry, names))
     assert len(planned) == cells
-    records = [finish(cell) for cell in planned]
+    records = [finish(cell, defaultdict(lambda: 50)) for cell in planned]
     timed("store", lambda: [store.write(record) for record in records])
     items = timed("read", lambda: plan(planned, store))
     assert all(item.done for item in items)
@@ -158,7 +121,7 @@ def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:
 )
 def test_finished_cells(benchmark: Any, tmp_path: Path, cells: int, methods: int) -> None:
     run_all(tmp_path / "warm", 80, 2)  # cards, tasks and code are read once
-    parts = measure_once(benchmark, lambda: run_all(tmp_path / "all", cells, methods))
+    parts = benchmark.pedantic(lambda: run_all(tmp_path / "all", cells, methods), rounds=1)
     total = sum(parts.values())
     benchmark.extra_info.update(cells=cells, methods=methods, cpu_seconds=total, parts=parts)
     assert total < 5

@@ -136,13 +136,8 @@ def main() -> None:
                 "images": total,
             }
             print(cell.method, found[cell.method], flush=True)
-    classes = len(load_task(TASK).labels.names)
-    facts = {
-        "task": TASK,
-        "classes": classes,
-        "context": context,
-        "processor": provenance()["processor"],
-    }
+    facts = dict(task=TASK, classes=len(load_task(TASK).labels.names), context=context)
+    facts["processor"] = provenance()["processor"]
     RESULTS.write_text(json.dumps(facts | {"fits": found}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -36,20 +36,24 @@ def make_workload() -> Workload:
     return Workload(wrap(model.eval().requires_grad_(False), "ViT-B-16"))
 
 
+def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -> Workload:
+    """A CLIP whose text tower has these sizes, behind an image tower of one block."""
+    from open_clip.model import CLIP
+
+    torch.manual_seed(0)
+    image: Any = dict(image_size=24, patch_size=12, width=64, head_width=64, layers=1)
+    text: Any = dict(context_length=77, vocab_size=49408, width=width, heads=heads, layers=layers)
+    model: Any = CLIP(embed_dim, image, text).eval().requires_grad_(False)
+    settings = dict(size=(24, 24), mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3, fill_color=0)
+    settings |= dict(interpolation="bicubic", resize_mode="shortest")
+    model.visual.preprocess_cfg = settings
+    return Workload(wrap(model, name))
+
+
 def wrap(model: Any, name: str) -> Backbone:
-    card = BackboneCard.model_validate(
-        {
-            "name": name,
-            "title": name,
-            "config": name,
-            "weights": "none",
-            "sha256": "0" * 64,
-            "tokenizer": None,
-            "lineage": "",
-            "licence": "none",
-        }
-    )
-    return Backbone(card, model, torch.device("cpu"))
+    facts = dict(name=name, title=name, config=name, weights="none", sha256="0" * 64)
+    facts |= dict(tokenizer=None, lineage="", licence="none")
+    return Backbone(BackboneCard.model_validate(facts), model, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,5 @@ def time_plain(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
 def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
     """Floating-point operations per second of a square float32 matrix product, at best."""
     a, b = torch.randn(2, size, size)
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.process_time()
-        torch.mm(a, b)
-        best = min(best, time.process_time() - start)
-    return 2 * size**3 / best
+    seconds, _ = time_plain(lambda: torch.mm(a, b), rounds)
+    return 2 * size**3 / seconds
