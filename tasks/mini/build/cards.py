@@ -25,32 +25,26 @@ def write_cards(tasks: list[Task]) -> None:
     for task in tasks:
         for split in task.splits:
             used |= set(split.rows.set)
-            card = _card(task, split) if split.name == task.spec.name else _variant(task, split)
-            text = yaml.safe_dump(
-                card, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
-            )
+            card, options = _card(task, split), dict(width=100, default_flow_style=None)
+            text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, **options)
             (TASKS_FOLDER / f"mini-{split.name}.yaml").write_text(text, encoding="utf-8")
     _write_licences([name for name in icon_sets() if name in used])
 
 
 def _card(task: Task, split: Split) -> dict[str, Any]:
+    """The card of a task, or of a variant, which has classes and texts from its parent."""
+    spec, name = task.spec, f"mini-{split.name}"
+    if split.name != spec.name:
+        variant = spec.variants[split.name.removeprefix(f"{spec.name}-")]
+        parent = {"parent": f"mini-{spec.name}"}
+        return {"name": name, "title": variant.title, **parent, **_common(split)}
     return {
-        "name": f"mini-{split.name}",
-        "title": task.spec.title,
-        "suite_note": task.spec.note,
+        "name": name,
+        "title": spec.title,
+        "suite_note": spec.note,
         "classes": task.classes,
-        "templates": list(task.spec.templates),
+        "templates": list(spec.templates),
         "descriptions": DESCRIPTIONS,
-        **_common(split),
-    }
-
-
-def _variant(task: Task, split: Split) -> dict[str, Any]:
-    key = split.name.removeprefix(f"{task.spec.name}-")
-    return {
-        "name": f"mini-{split.name}",
-        "title": task.spec.variants[key].title,
-        "parent": f"mini-{task.spec.name}",
         **_common(split),
     }
 

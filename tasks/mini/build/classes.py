@@ -10,13 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from .corpus import pretraining_table
 from .names import slug, table_path
-from .render import drawings_path
+from .render import load_drawings
 from .sets import BUILD_FOLDER, names_with_role
 
 #: Sets whose family is not the first word of their name.
@@ -134,18 +133,10 @@ class Finder:
         table = table[table.role == "held-out"].copy()
         known = (table.label != "") | ~table.emoji
         table = table[known].reset_index(drop=True)
-        table["digest"] = self._digests(work, table)
+        # Of the pixels, to tell copies.
+        table["digest"] = [zlib.crc32(one.tobytes()) for one in load_drawings(work, table)]
         self._table = table
         self._pretraining = pretraining_table(work, "source").concept.value_counts()
-
-    @staticmethod
-    def _digests(work: Path, table: pd.DataFrame) -> pd.Series:
-        """A hash of each drawing's pixels, to tell copies."""
-        digests = pd.Series(0, index=table.index, dtype="int64")
-        for name, rows in table.groupby("set", sort=False):
-            pixels = np.load(drawings_path(work, name), mmap_mode="r")
-            digests[rows.index] = [zlib.crc32(pixels[row].tobytes()) for row in rows.row]
-        return digests
 
     def find(self, spec: TaskSpec, name: str) -> ClassDrawings:
         """The drawings of one class of a task."""

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from rich.progress import track
 
-from ..painting import paint
-from .progress import track
-from .reading import read_card, read_split, sheet, split_names
-from .sets import TASKS_FOLDER, icon_sets
+from .reading import painted, read_card, read_split, split_names
+from .sets import TASKS_FOLDER
 
 PICTURES_FOLDER = TASKS_FOLDER.parent / "docs" / "mini-suite"
 COLUMNS = 8
@@ -53,9 +52,5 @@ def write_contact_sheet(name: str, path: Path) -> None:
 def images_of(rows, split: str, label: int) -> np.ndarray:
     """The first images of a class side by side, white where there are fewer."""
     chosen = rows[(rows.split == split) & (rows.label == label)].iloc[:EACH]
-    images = [
-        np.asarray(paint(sheet(row.set)[row.tile], icon_sets()[row.set].monochrome, row.paint))
-        for row in chosen.itertuples()
-    ]
     blank = np.full((48, 48, 3), 255, np.uint8)
-    return np.concatenate([*images, *[blank] * (EACH - len(images))], axis=1)
+    return np.concatenate([*painted(chosen), *[blank] * (EACH - len(chosen))], axis=1)

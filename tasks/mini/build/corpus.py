@@ -11,7 +11,7 @@ import torch
 
 from .captions import CaptionWriter
 from .names import table_path
-from .render import drawings_path
+from .render import load_drawings
 from .sets import Role, icon_sets
 
 MIN_DRAWINGS_PER_CONCEPT = 3
@@ -60,13 +60,9 @@ def pretraining_table(work: Path, *roles: Role) -> pd.DataFrame:
 def load_corpus(work: Path, *roles: Role) -> Corpus:
     """Loads drawings, names and weights of the pre-training corpus of the given roles."""
     table = pretraining_table(work, *roles)
-    parts = [
-        np.load(drawings_path(work, name), mmap_mode="r")[rows.row.to_numpy()]
-        for name, rows in table.groupby("set", sort=False)
-    ]
     monochrome = table.set.map({s.name: s.monochrome for s in icon_sets().values()})
     return Corpus(
-        drawings=torch.from_numpy(np.concatenate(parts)),
+        drawings=torch.from_numpy(load_drawings(work, table)),
         monochrome=torch.from_numpy(monochrome.to_numpy(bool, copy=True)),
         concepts=torch.from_numpy(pd.factorize(table.concept)[0].astype(np.int64)),
         weights=_weights(table),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .corpus import pretraining_table
 from .reading import sheet
-from .render import drawings_path
+from .render import load_drawings
 from .sets import Role
 
 #: Correlation of the grey pixels from which two drawings count as nearly the same.
@@ -46,12 +46,7 @@ def split_fingerprints(rows: pd.DataFrame) -> torch.Tensor:
 
 def pretraining_fingerprints(work: Path, *roles: Role) -> torch.Tensor:
     """Fingerprints of a pre-training corpus."""
-    table = pretraining_table(work, *roles)
-    parts = [
-        fingerprints(np.load(drawings_path(work, name), mmap_mode="r")[rows.row.to_numpy()])
-        for name, rows in table.groupby("set", sort=False)
-    ]
-    return torch.cat(parts)
+    return fingerprints(load_drawings(work, pretraining_table(work, *roles)))
 
 
 def share_nearly_same(drawings: torch.Tensor, others: torch.Tensor) -> float:

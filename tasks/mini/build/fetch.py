@@ -10,12 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .progress import track
+from rich.progress import track
+
 from .sets import Package, emoji_names, icon_sets
-
-
-class WrongArchive(RuntimeError):
-    """An archive is not the one that sets.yaml names."""
 
 
 def archives_folder(work: Path) -> Path:
@@ -29,7 +26,7 @@ def fetch(work: Path) -> None:
         work: The working folder.
 
     Raises:
-        WrongArchive: An archive has another hash than sets.yaml says.
+        ValueError: An archive has another hash than sets.yaml says.
     """
     folder = archives_folder(work)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +46,7 @@ def fetch(work: Path) -> None:
 def _check(path: Path, package: Package) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != package.sha256:
-        raise WrongArchive(
+        raise ValueError(
             f"{path} has sha256 {found}, but sets.yaml says {package.sha256}. "
             "Delete the file and fetch again; if it stays, the registry serves another archive."
         )

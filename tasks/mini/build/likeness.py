@@ -141,7 +141,7 @@ def rank_agreement(source: pd.DataFrame) -> dict[str, str]:
 
     The interval is a bootstrap over tasks.
     """
-    table = task_means(source)
+    table = mean_accuracy(source, "task")
     methods = [name for name in PUBLISHED if name in table.index and name != "zeroshot"]
     published = pd.Series(PUBLISHED)[methods]
     accuracy, resamples = table.loc[methods].to_numpy(), draw_resamples(table.shape[1])
@@ -159,7 +159,7 @@ def rank_agreement(source: pd.DataFrame) -> dict[str, str]:
 
 def probe_gain(source: pd.DataFrame) -> dict[str, str]:
     """The linear probe's gain over zero-shot."""
-    means = task_means(source).mean(axis=1)
+    means = mean_accuracy(source, "task").mean(axis=1)
     gain = means["linear_probe"] - means["zeroshot"]
     return fact(
         "gain of the linear probe",
@@ -172,7 +172,7 @@ def probe_gain(source: pd.DataFrame) -> dict[str, str]:
 
 def prompts_and_probe(source: pd.DataFrame) -> dict[str, str]:
     """CoOp's gain over zero-shot as a share of the linear probe's."""
-    means = task_means(source).mean(axis=1)
+    means = mean_accuracy(source, "task").mean(axis=1)
     gains = means[["coop", "linear_probe"]] - means["zeroshot"]
     share = gains["coop"] / gains["linear_probe"]
     return fact(
@@ -186,7 +186,7 @@ def prompts_and_probe(source: pd.DataFrame) -> dict[str, str]:
 
 def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
     """Methods whose accuracy on the source is below zero-shot by more than chance."""
-    table = task_means(source)
+    table = mean_accuracy(source, "task")
     gains = table.drop(index="zeroshot") - table.loc["zeroshot"]
     below = [name for name in gains.index if mean_interval(gains.loc[name]).sign < 0]
     return fact(
@@ -201,7 +201,9 @@ def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
 def after_the_upgrade(rows: pd.DataFrame) -> list[dict[str, str]]:
     """What the founding paper (arXiv:2412.20895) reports of copied modules, in signs alone."""
     plain = rows[(rows.test_set == rows.task) & (rows.backbone != rows.source)]
-    means = {target: task_means(one).mean(axis=1) for target, one in plain.groupby("backbone")}
+    means = {
+        target: mean_accuracy(one, "task").mean(axis=1) for target, one in plain.groupby("backbone")
+    }
     facts = []
     for method, title, sign in (("coop", "CoOp", -1), ("contcoop", "ContCoOp", 1)):
         gains = {name: one[method] - one["zeroshot"] for name, one in means.items()}
@@ -221,7 +223,7 @@ def after_the_upgrade(rows: pd.DataFrame) -> list[dict[str, str]]:
 def spread_over_seeds(source: pd.DataFrame) -> dict[str, str]:
     """The largest deviation over seeds of a method's mean over tasks."""
     learned = source[source.method.isin(source[source.seed > source.seed.min()].method)]
-    spread = method_means(learned).std(axis=1, ddof=1).sort_values()
+    spread = mean_accuracy(learned, "seed").std(axis=1, ddof=1).sort_values()
     return fact(
         "agreement of seeds",
         "seeds agree within a point or so on the mean",
@@ -231,21 +233,15 @@ def spread_over_seeds(source: pd.DataFrame) -> dict[str, str]:
     )
 
 
-def method_means(source: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy over tasks, ``[methods, seeds]``, of the cells with 16 shots."""
+def mean_accuracy(source: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Mean accuracy of the cells with 16 shots, ``[methods, values of the column]``."""
     rows = source[(source.shots == SHOTS) | (source.method == "zeroshot")]
-    return rows.groupby(["method", "seed"]).accuracy.mean().unstack()
-
-
-def task_means(source: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy over seeds, ``[methods, tasks]``, of the cells with 16 shots."""
-    rows = source[(source.shots == SHOTS) | (source.method == "zeroshot")]
-    return rows.groupby(["method", "task"]).accuracy.mean().unstack()
+    return rows.groupby(["method", column]).accuracy.mean().unstack()
 
 
 def methods_table(source: pd.DataFrame) -> str:
     """Published averages and the mini suite's, side by side."""
-    means = method_means(source).mean(axis=1)
+    means = mean_accuracy(source, "seed").mean(axis=1)
     table = pd.DataFrame({"ViT-B/16, published": PUBLISHED, "mini-clip": means}).dropna()
     table = table.sort_values("ViT-B/16, published")
     return to_markdown(table.rename_axis("method").reset_index())

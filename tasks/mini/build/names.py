@@ -16,34 +16,9 @@ from .sets import IconSet, icon_sets
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 _TONE_AT_END = re.compile(r"-(medium-light|medium-dark|light|medium|dark)(-skin-tone)?$")
-_STYLE_WORDS = frozenset(
-    [
-        "outline",
-        "outlined",
-        "filled",
-        "fill",
-        "bold",
-        "duotone",
-        "light",
-        "thin",
-        "line",
-        "linear",
-        "broken",
-        "rounded",
-        "round",
-        "sharp",
-        "solid",
-        "regular",
-        "24px",
-        "remix",
-        "twotone",
-        "color",
-        "freehand",
-        "free",
-        "flat",
-        "duo",
-        "f",
-    ]
+_STYLE_WORD = re.compile(
+    r"\d+|24px|f|fill(ed)?|lin(e|ear)|outlined?|round(ed)?|solid|sharp|regular|bold|light|thin|broken"
+    r"|duo(tone)?|twotone|flat|color|free(hand)?|remix"
 )
 _STYLE_NAMES = {"fill": "filled", "line": "outline", "linear": "outline", "outlined": "outline"}
 
@@ -57,12 +32,10 @@ def slug(text: str) -> str:
 
 @dataclass
 class Emoji:
-    """One emoji: its label without skin tone, its tags, its group numbers."""
+    """One emoji: its label without skin tone, its tags, its tone, 0 for none."""
 
     label: str
-    tags: tuple[str, ...]
-    group: int
-    subgroup: int
+    tags: tuple[str, ...] = ()
     tone: int = 0
 
 
@@ -110,7 +83,7 @@ class EmojiIndex:
         emoji = next((self.by_slug[c] for c in candidates if c in self.by_slug), None)
         if emoji is None and icon_set == "fxemoji":
             emoji = self.by_letters.get(name.replace("-", ""))
-        return emoji and Emoji(emoji.label, emoji.tags, emoji.group, emoji.subgroup, tone)
+        return emoji and Emoji(emoji.label, emoji.tags, tone)
 
 
 def _code(hexcode: str) -> str:
@@ -118,8 +91,7 @@ def _code(hexcode: str) -> str:
 
 
 def _emoji(row: dict[str, Any], tone: int = 0) -> Emoji:
-    tags = tuple(row.get("tags", ()))
-    return Emoji(row["label"], tags, row.get("group", -1), row.get("subgroup", -1), tone)
+    return Emoji(row["label"], tuple(row.get("tags", ())), tone)
 
 
 def split_style(name: str) -> tuple[str, str]:
@@ -129,7 +101,7 @@ def split_style(name: str) -> tuple[str, str]:
         ``("camera-off", "outline")`` for ``camera-off-outline``.
     """
     words, style = name.split("-"), []
-    while len(words) > 1 and (words[-1] in _STYLE_WORDS or words[-1].isdigit()):
+    while len(words) > 1 and _STYLE_WORD.fullmatch(words[-1]):
         word = words.pop()
         if not word.isdigit() and word not in ("free", "24px"):
             style.append(_STYLE_NAMES.get(word, word))
@@ -142,8 +114,7 @@ def read_names(work: Path, icon_set: IconSet, index: EmojiIndex) -> pd.DataFrame
     Returns:
         One row per drawing, in the order of the rendered array: ``set``, ``row``,
         ``name``, ``concept`` (slug), ``label`` (emoji only, else empty), ``tags``
-        (joined by ``|``), ``subgroup`` and ``tone`` (-1 and 0 where there is none),
-        ``style``.
+        (joined by ``|``), ``tone`` (0 where there is none), ``style``.
     """
     names = pd.read_csv(names_path(work, icon_set.name), keep_default_na=False)["name"].tolist()
     codes: dict[str, str] = {}
@@ -165,7 +136,6 @@ def read_names(work: Path, icon_set: IconSet, index: EmojiIndex) -> pd.DataFrame
                 "concept": slug(emoji.label) if emoji else concept,
                 "label": emoji.label if emoji else "",
                 "tags": "|".join(emoji.tags) if emoji else "",
-                "subgroup": emoji.subgroup if emoji else -1,
                 "tone": emoji.tone if emoji else 0,
                 "style": "" if icon_set.is_emoji else style,
             }

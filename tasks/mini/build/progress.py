@@ -1,9 +1,6 @@
-"""Progress bars with an estimate of the time left."""
+"""A progress bar with an estimate of the time left."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -13,8 +10,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-
-T = TypeVar("T")
 
 
 def bar() -> Progress:
@@ -27,12 +22,3 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-
-
-def track(items: Sequence[T], name: str) -> Iterable[T]:
-    """Goes through the items and shows how far it got."""
-    with bar() as progress:
-        task = progress.add_task(name, total=len(items), note="")
-        for item in items:
-            yield item
-            progress.advance(task)

@@ -40,11 +40,17 @@ def read_card(name: str) -> dict:
     return card
 
 
-def read_images(rows: pd.DataFrame) -> torch.Tensor:
-    """Finishes the drawings of some rows to normalised images, float [N, 3, 48, 48]."""
-    images = [
+def painted(rows: pd.DataFrame) -> list[np.ndarray]:
+    """The finished images of some rows, each uint8 [48, 48, 3]."""
+    return [
         np.asarray(paint(sheet(row.set)[row.tile], icon_sets()[row.set].monochrome, row.paint))
         for row in rows.itertuples()
     ]
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return normalise(pixels)
+
+
+def read_test(name: str) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """A task's card, and its test split: normalised images, float [N, 3, 48, 48], labels [N]."""
+    card, rows = read_card(name), read_split(name)
+    rows = rows[rows.split == "test"]
+    pixels = torch.from_numpy(np.stack(painted(rows))).permute(0, 3, 1, 2).float() / 255
+    return card, normalise(pixels), torch.tensor(rows.label.to_numpy())

@@ -53,6 +53,15 @@ def drawings_path(work: Path, icon_set: str) -> Path:
     return work / "drawings" / f"{icon_set}.npy"
 
 
+def load_drawings(work: Path, table: pd.DataFrame) -> np.ndarray:
+    """The drawings of a table's rows (``set``, ``row``), uint8 [rows, 48, 48, 4]."""
+    found = np.empty((len(table), SIZE, SIZE, 4), np.uint8)
+    for name, places in table.groupby("set", sort=False).indices.items():
+        drawings = np.load(drawings_path(work, str(name)), mmap_mode="r")
+        found[places] = drawings[table.row.to_numpy()[places]]
+    return found
+
+
 def names_path(work: Path, icon_set: str) -> Path:
     """Where the table with the names of a set's drawings is kept."""
     return work / "drawings" / f"{icon_set}.csv"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from rich.progress import track
 
-from . import duplicates, probes, towers
-from .progress import track
-from .reading import read_card, read_images, read_split, split_names
+from compatbench.backbone.image.tower import ImageTower
+
+from . import duplicates, towers
+from .reading import read_card, read_split, read_test, split_names
 from .sets import BUILD_FOLDER, MINI_FOLDER
+from .tokenizer import load_tokenizer
 
 FIGURES_PATH = BUILD_FOLDER / "figures.md"
 SHOTS = 16
@@ -26,11 +31,11 @@ def report(work: Path) -> None:
     models = {name: towers.load(name, path) for name, path in paths.items() if path.is_file()}
     pair = {name: models[name] for name in (towers.SOURCE, towers.TARGET)}
     names = split_names()
-    zero_shot = [zero_shot_rows(name, models) for name in track(names, "zero-shot")]
+    accuracies = [zero_shot_rows(name, models) for name in track(names, "zero-shot")]
     tables = {
         "Drawings": [drawings_row(name) for name in names],
-        "Zero-shot accuracy, first template, %": [row for row, _ in zero_shot],
-        "Zero-shot accuracy, ensemble of the templates, %": [row for _, row in zero_shot],
+        "Zero-shot accuracy, first template, %": [row for row, _ in accuracies],
+        "Zero-shot accuracy, ensemble of the templates, %": [row for _, row in accuracies],
         "Zero-shot accuracy of the patches, %": [
             patches_row(name, pair) for name in track(_parents(names), "patches")
         ],
@@ -78,17 +83,14 @@ def zero_shot_rows(
     name: str, models: dict[str, towers.Model]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Zero-shot accuracies of all models on a task's test split: one template, and the ensemble."""
-    card, rows = read_card(name), read_split(name)
-    rows = rows[rows.split == "test"]
-    labels = torch.tensor(rows.label.to_numpy())
-    images = read_images(rows)
+    card, images, labels = read_test(name)
     single: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
     ensemble = dict(single)
     for model_name, model in models.items():
-        features = probes.image_features(model, images)
+        features = image_features(model, images)
         for row, templates in ((single, card["templates"][:1]), (ensemble, card["templates"])):
-            weights = probes.zero_shot(model, card["classes"], templates)
-            row[model_name] = probes.accuracy(features @ weights.T, labels)
+            weights = zero_shot(model, card["classes"], templates)
+            row[model_name] = accuracy(features @ weights.T, labels)
     return single, ensemble
 
 
@@ -98,19 +100,49 @@ def patches_row(name: str, models: dict[str, towers.Model]) -> dict[str, object]
     ``patch`` is the share of patches whose nearest class text is the image's; ``mean`` takes
     the mean cosine over an image's patches.
     """
-    card, rows = read_card(name), read_split(name)
-    rows = rows[rows.split == "test"]
-    labels = torch.tensor(rows.label.to_numpy())
-    images = read_images(rows)
+    card, images, labels = read_test(name)
     row: dict[str, object] = {"task": name, "chance": 100 / len(card["classes"])}
     for role, model in models.items():
-        weights = probes.zero_shot(model, card["classes"], card["templates"][:1])
-        cosines = probes.patch_features(model, images) @ weights.T
+        weights = zero_shot(model, card["classes"], card["templates"][:1])
+        cosines = patch_features(model, images) @ weights.T
         each = labels.repeat_interleave(cosines.shape[1])
-        row[role] = probes.accuracy(probes.image_features(model, images) @ weights.T, labels)
-        row[f"{role}, patch"] = probes.accuracy(cosines.flatten(0, 1), each)
-        row[f"{role}, mean"] = probes.accuracy(cosines.mean(1), labels)
+        row[role] = accuracy(image_features(model, images) @ weights.T, labels)
+        row[f"{role}, patch"] = accuracy(cosines.flatten(0, 1), each)
+        row[f"{role}, mean"] = accuracy(cosines.mean(1), labels)
     return row
+
+
+# Classifiers without the harness, but for its patches: a check of both.
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Top-1 accuracy in percent of logits [N, C] against labels [N]."""
+    return (logits.argmax(1) == labels).float().mean().item() * 100
+
+
+@torch.no_grad()
+def image_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
+    """Unit features, float [N, dim], of normalised images, float [N, 3, 48, 48]."""
+    return torch.cat([towers.encode_images(model, part) for part in images.split(256)])
+
+
+@torch.no_grad()
+def patch_features(model: towers.Model, images: torch.Tensor) -> torch.Tensor:
+    """Unit features of the patches, float [N, patches, dim], projected as the class token is."""
+    tower = ImageTower(model.visual, "mini")
+    parts = [tower.encode(tower.embed(part), dense=True)[:, 1:] for part in images.split(256)]
+    return F.normalize(torch.cat(parts).float(), dim=-1)
+
+
+@torch.no_grad()
+def zero_shot(
+    model: towers.Model, classes: Sequence[str], templates: Sequence[str]
+) -> torch.Tensor:
+    """Class weights, float [C, dim]: unit means of the templates' unit text features."""
+    tokenizer = load_tokenizer()
+    features = [
+        towers.encode_text(model, tokenizer([template.format(c) for c in classes]))
+        for template in templates
+    ]
+    return F.normalize(torch.stack(features).mean(0), dim=-1)
 
 
 def near_copies(work: Path, names: list[str]) -> list[dict[str, object]]:
@@ -121,8 +153,7 @@ def near_copies(work: Path, names: list[str]) -> list[dict[str, object]]:
     for name in track(names, "near-copies"):
         rows = read_split(name)
         test = duplicates.split_fingerprints(rows[rows.split == "test"])
-        parent = read_card(name).get("parent", f"mini-{name}").removeprefix("mini-")
-        pool = read_split(parent)
+        pool = read_split(read_card(name).get("parent", name).removeprefix("mini-"))
         pool = duplicates.split_fingerprints(pool[pool.split != "test"])
         result.append(
             {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from PIL import Image
+from rich.progress import track
 
-from .progress import track
 from .render import SIZE, drawings_path
 from .sets import MINI_FOLDER, icon_sets
 

@@ -25,40 +25,32 @@ OTHER = Recipe(seed=3, steps=1200)
 
 def train_source(work: Path) -> None:
     """Trains the source model from random weights on the source sets."""
-    path = towers.trained_path(work, towers.SOURCE)
-    if path.exists():
-        return
-    torch.manual_seed(FIRST.seed)
-    model = towers.create(towers.SOURCE).train()
-    corpus = load_corpus(work, *towers.PRETRAINING[towers.SOURCE])
-    first = contrast(path.parent, "first", model, corpus, FIRST)
-    second = contrast(path.parent, "second", model, corpus, SECOND)
-    towers.save(model, path)
-    write_facts(towers.facts_path(work, towers.SOURCE), first=first, second=second)
+    _train(work, towers.SOURCE, first=FIRST, second=SECOND)
 
 
 def train_next(work: Path) -> None:
     """Goes on with the source model's training on its sets and a few more."""
-    path = towers.trained_path(work, towers.NEXT)
-    if path.exists():
-        return
-    torch.manual_seed(NEXT.seed)
-    model = towers.load(towers.SOURCE, towers.trained_path(work, towers.SOURCE))
-    model.requires_grad_(True).train()
-    corpus = load_corpus(work, *towers.PRETRAINING[towers.NEXT])
-    stage = contrast(path.parent, "contrastive", model, corpus, NEXT)
-    towers.save(model, path)
-    write_facts(towers.facts_path(work, towers.NEXT), contrastive=stage)
+    _train(work, towers.NEXT, contrastive=NEXT)
 
 
 def train_other(work: Path) -> None:
     """Trains a CLIP of the source's sizes from another start, on the target's own sets."""
-    path = towers.trained_path(work, towers.OTHER)
+    _train(work, towers.OTHER, contrastive=OTHER)
+
+
+def _train(work: Path, name: str, **rounds: Recipe) -> None:
+    path = towers.trained_path(work, name)
     if path.exists():
         return
-    torch.manual_seed(OTHER.seed)
-    model = towers.create(towers.OTHER).train()
-    corpus = load_corpus(work, *towers.PRETRAINING[towers.OTHER])
-    stage = contrast(path.parent, "contrastive", model, corpus, OTHER)
+    torch.manual_seed(next(iter(rounds.values())).seed)
+    if name == towers.NEXT:
+        model = towers.load(towers.SOURCE, towers.trained_path(work, towers.SOURCE))
+    else:
+        model = towers.create(name)
+    model.requires_grad_(True).train()
+    corpus = load_corpus(work, *towers.PRETRAINING[name])
+    stages = {
+        one: contrast(path.parent, one, model, corpus, recipe) for one, recipe in rounds.items()
+    }
     towers.save(model, path)
-    write_facts(towers.facts_path(work, towers.OTHER), contrastive=stage)
+    write_facts(towers.facts_path(work, name), **stages)

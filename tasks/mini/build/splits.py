@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from . import duplicates
 from .classes import ClassDrawings, Finder, TaskSpec, family, fixed_number, limits
-from .render import drawings_path
+from .render import load_drawings
 
 #: A test split with fewer drawings than this per class gets two paints of each.
 FEW_TEST_DRAWINGS = 6
@@ -128,10 +128,7 @@ def _deal(
 
 def _joined(work: Path, table: pd.DataFrame) -> np.ndarray:
     """Numbers of the groups that stay on one side: equal designs, or nearly the same pixels."""
-    tiles = np.zeros((len(table), 48, 48, 4), np.uint8)
-    for name, rows in table.groupby("set", sort=False):
-        tiles[rows.index] = np.load(drawings_path(work, name), mmap_mode="r")[rows.row.to_numpy()]
-    prints = duplicates.fingerprints(tiles)
+    prints = duplicates.fingerprints(load_drawings(work, table))
     near = (prints @ prints.T > duplicates.NEARLY_SAME).nonzero().numpy()
     design = pd.factorize(table.design)[0]
     first = pd.Series(range(len(table))).groupby(design).transform("first")

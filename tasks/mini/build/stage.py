@@ -99,23 +99,13 @@ class Stage:
                 self.progress.seconds = before + time.monotonic() - started
                 if self.progress.step % REPORT_EVERY == 0:
                     loss, figure = (sums / REPORT_EVERY).round(4).tolist()
-                    self._record(loss, figure)
-                    progress.console.print(self._line())
-                    progress.update(task, note=f"loss {loss:.3f}")
+                    row = {"step": self.progress.step, "loss": loss, "figure": figure}
+                    self.progress.history.append(row)
+                    self._save()
+                    progress.update(task, note=f"loss {loss:.3f}  figure {figure:.3f}")
                     sums[:] = 0
                 progress.advance(task)
         self._save()
-
-    def _record(self, loss: float, figure: float) -> None:
-        row = {"step": self.progress.step, "loss": loss, "figure": figure}
-        self.progress.history.append(row)
-        self._save()
-
-    def _line(self) -> str:
-        row, done = self.progress.history[-1], self.progress.step * BATCH
-        speed = f"{done / self.progress.seconds:.0f} images/s"
-        figures = f"loss {row['loss']:.3f}  figure {row['figure']:.3f}"
-        return f"{time.strftime('%H:%M:%S')}  step {row['step']}  {figures}  {speed}"
 
     def _save(self) -> None:
         state = {

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compatbench.backbone.text.anatomy import text_tower
+
 from . import towers
 from .corpus import Corpus, load_corpus
 from .stage import BATCH, Stage, write_facts
@@ -95,7 +97,7 @@ def _train(work: Path, name: str, recipe: Recipe) -> None:
 
 def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
     """Copies the source's text tower, projection and temperature into the target."""
-    own, other = towers.text_tower(model), towers.text_tower(teacher)
+    own, other = text_tower(model), text_tower(teacher)
     for part in ("token_embedding", "transformer", "ln_final"):
         getattr(own, part).load_state_dict(getattr(other, part).state_dict())
     with torch.no_grad():
@@ -107,7 +109,7 @@ def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
 def forget_projections(model: towers.Model, seed: int) -> None:
     """Sets both projections into the joint space to random weights."""
     torch.manual_seed(seed)
-    projection = towers.text_tower(model).text_projection
+    projection = text_tower(model).text_projection
     nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
     model.visual.trunk.head.reset_parameters()
 
@@ -119,13 +121,8 @@ def distil(work: Path, model: towers.Model, teacher: towers.Model, corpus: Corpu
     parameters = [p for p in predictor.parameters() if p.requires_grad]
     group = {"params": parameters, "peak": DISTILLATION.rate}
     optimiser = torch.optim.AdamW([group], betas=(0.9, 0.98), weight_decay=0.05)
-    stage = Stage(
-        "distillation",
-        work / "distilled",
-        DISTILLATION.steps,
-        {"predictor": predictor},
-        [optimiser],
-    )
+    trained = {"predictor": predictor}
+    stage = Stage("distillation", work / "distilled", DISTILLATION.steps, trained, [optimiser])
     patches = model.visual.trunk.patch_embed.num_patches
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.progress import track
+
 from .cards import write_cards
 from .classes import Finder, task_specs
-from .progress import track
 from .sheets import write_sheets
 from .splits import Task, make_task
 

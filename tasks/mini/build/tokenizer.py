@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import gzip
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -86,7 +86,7 @@ def learn_merges(counts: Mapping[str, int], merges: int) -> list[Pair]:
     places: dict[Pair, set[int]] = collections.defaultdict(set)
 
     def count_pairs(index: int, sign: int) -> None:
-        for pair in _pairs(words[index]):
+        for pair in itertools.pairwise(words[index]):
             pairs[pair] += sign * weights[index]
             (places[pair].add if sign > 0 else places[pair].discard)(index)
 
@@ -102,10 +102,6 @@ def learn_merges(counts: Mapping[str, int], merges: int) -> list[Pair]:
             count_pairs(index, +1)
         del pairs[best]
     return learned
-
-
-def _pairs(word: Word) -> Iterable[Pair]:
-    return itertools.pairwise(word)
 
 
 def _join(word: Word, pair: Pair) -> Word:

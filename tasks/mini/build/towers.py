@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from compatbench.backbone.mini import register_mini_towers
+from compatbench.backbone.text.anatomy import text_tower
 
 from .sets import TASKS_FOLDER, Role
 
@@ -58,11 +59,6 @@ def save(model: Model, path: Path) -> None:
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, path)
 
 
-def text_tower(model: Model) -> Any:
-    """The module with the text encoder's parts: a CLIP holds them itself."""
-    return model.text if hasattr(model, "text") else model
-
-
 def text_parameters(model: Model) -> dict[int, torch.nn.Parameter]:
     """The text encoder's parameters by id."""
     tower = text_tower(model)
@@ -72,32 +68,17 @@ def text_parameters(model: Model) -> dict[int, torch.nn.Parameter]:
     return {id(p): p for p in parameters}
 
 
-def encode_embeddings(model: Model, embeddings: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
-    """Encodes token embeddings.
-
-    Args:
-        model: A model.
-        embeddings: float [B, L, width], L at most the context length.
-        eot: int64 [B], where the end-of-text token stands.
-
-    Returns:
-        Unit features, float [B, dim].
-    """
-    tower = text_tower(model)
-    length = embeddings.shape[1]
-    hidden = embeddings + tower.positional_embedding[:length]
-    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
-    pooled = tower.ln_final(hidden)[torch.arange(len(hidden)), eot] @ tower.text_projection
-    return F.normalize(pooled.float(), dim=-1)
-
-
 def encode_text(model: Model, tokens: torch.Tensor) -> torch.Tensor:
     """Encodes tokens, int64 [B, L], to unit features, float [B, dim].
 
     The text encoder is causal and EOT has the highest id, so columns past the
     longest EOT may be cut off.
     """
-    return encode_embeddings(model, text_tower(model).token_embedding(tokens), tokens.argmax(-1))
+    tower, length = text_tower(model), tokens.shape[1]
+    hidden = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+    ends = torch.arange(len(hidden)), tokens.argmax(-1)
+    return F.normalize((tower.ln_final(hidden)[ends] @ tower.text_projection).float(), dim=-1)
 
 
 def encode_images(model: Model, images: torch.Tensor) -> torch.Tensor:

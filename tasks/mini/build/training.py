@@ -137,8 +137,8 @@ def contrastive_step(
         gradients of all parameters are set.
     """
     encoded = [
-        workers.submit(_encode_images, model, batch.images),
-        workers.submit(_encode_texts, model, batch.tokens),
+        workers.submit(_encode, encode_images, model, batch.images),
+        workers.submit(_encode, _encode_texts, model, batch.tokens),
     ]
     features = [future.result() for future in encoded]
     images, texts = (f.detach().requires_grad_() for f in features)
@@ -154,18 +154,16 @@ def contrastive_step(
     return loss.detach(), (logits.argmax(1) == own).float().mean()
 
 
-def _encode_images(model: Model, images: torch.Tensor) -> torch.Tensor:
+def _encode(
+    encode: Callable[[Model, torch.Tensor], torch.Tensor], model: Model, batch: torch.Tensor
+) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        return encode_images(model, images)
+        return encode(model, batch)
 
 
 def _encode_texts(model: Model, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        groups = tokens.split(TEXT_GROUPS)
-        lengths = [int(group.argmax(-1).max()) + 1 for group in groups]
-        return torch.cat(
-            [encode_text(model, g[:, :n]) for g, n in zip(groups, lengths, strict=True)]
-        )
+    groups = tokens.split(TEXT_GROUPS)
+    return torch.cat([encode_text(model, g[:, : int(g.argmax(-1).max()) + 1]) for g in groups])
 
 
 def contrast(folder: Path, name: str, model: Model, corpus: Corpus, recipe: Recipe) -> Stage:
