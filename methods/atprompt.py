@@ -59,11 +59,8 @@ class ATPrompt(TrainedMethod):
         config = self.config
         context = draw_context(backbone, config.context_length, None, self.card.name, rng)
         shape = len(config.attributes), config.attribute_length, backbone.token_width
-        tensors = {
-            "context": context,
-            "attribute_context": 0.01 * torch.randn(shape, generator=rng),
-        }
-        return Module(trained={name: t.to(backbone.device) for name, t in tensors.items()})
+        attributes = 0.01 * torch.randn(shape, generator=rng)
+        return Module({"context": context, "attribute_context": attributes}).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         prompts = backbone.prompts(labels, self.contexts(module, backbone, labels))

@@ -44,13 +44,9 @@ class BitFit(TrainedMethod):
     config: Config
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        return Module(
-            trained={
-                name: torch.zeros(weight.shape, device=backbone.device)
-                for name, weight in backbone.text.weights.items()
-                if name.endswith("bias")
-            }
-        )
+        weights = backbone.text.weights
+        biases = {n: torch.zeros(t.shape) for n, t in weights.items() if n.endswith("bias")}
+        return Module(biases).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> CosineClassifier:
         weights = shift_weights(backbone.text.weights, module.trained)

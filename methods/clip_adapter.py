@@ -50,8 +50,8 @@ class CLIPAdapter(TrainedMethod):
         size = backbone.embed_dim
         hidden = size // self.config.reduction
         down = draw_linear((hidden, size), size, rng)
-        trained = {"down": down, "up": draw_linear((size, hidden), hidden, rng)}
-        return Module(trained={name: t.to(backbone.device) for name, t in trained.items()})
+        up = draw_linear((size, hidden), hidden, rng)
+        return Module({"down": down, "up": up}).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         down = require_shape(module, "down", backbone.embed_dim, "image features of size")

@@ -91,7 +91,7 @@ class CLIPLoRA(TrainedMethod):
                 shape = tower.depth, len(PROJECTIONS), self.config.rank, tower.width
                 a = draw_linear(shape, tower.width, rng)
                 trained |= {f"{kind}_a": a, f"{kind}_b": torch.zeros_like(a.mT)}
-        return Module({name: tensor.to(backbone.device) for name, tensor in trained.items()})
+        return Module(trained).to(backbone.device)
 
     def epochs(self, shots: int, per_epoch: int) -> int:
         return math.ceil(self.config.steps_per_shot * shots / per_epoch)

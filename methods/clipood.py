@@ -115,5 +115,5 @@ class ShiftedClassifier(CosineClassifier):
         self._tower = backbone.image
         self._weights = shift_tower(module, backbone, "image")
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return super().__call__(self._tower.encode(images, weights=self._weights))
+    def encode(self, images: Tensor) -> Tensor:
+        return self._tower.encode(images, weights=self._weights)

@@ -96,7 +96,7 @@ class ContCoOp(TrainedMethod):
             if config.biases and layer != "key":
                 bound = size**-0.5
                 tensors[f"{layer}_bias"] = bound * (2 * torch.rand(width, generator=rng) - 1)
-        return Module(trained={name: t.to(backbone.device) for name, t in tensors.items()})
+        return Module(tensors).to(backbone.device)
 
     def _draw(self, inputs: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
         if self.config.initialisation == "linear":
@@ -119,10 +119,8 @@ class ContCoOp(TrainedMethod):
         elif self.config.attention == "self":
             rows = torch.cat([prompts.expand(len(labels), -1, -1), names], dim=1)
             hidden = F.pad(hidden, (len(prompts), 0))
-        parts = [
-            _linear(module, layer, x)
-            for layer, x in (("query", prompts), ("key", rows), ("value", rows))
-        ]
+        given = {"query": prompts, "key": rows, "value": rows}
+        parts = [_linear(module, layer, x) for layer, x in given.items()]
         heads = []
         for query, key, value in zip(*(x.chunk(self.config.heads, -1) for x in parts), strict=True):
             scores = query @ key.mT / math.sqrt(query.shape[-1])
@@ -151,9 +149,8 @@ class ContCoOp(TrainedMethod):
         return names[:, None], hidden[:, :1]
 
     def loss(self, classifier: CosineClassifier, batch: Batch) -> Tensor:
-        return super().loss(classifier, batch) + self.config.weight * teacher_distance(
-            classifier, batch
-        )
+        distance = teacher_distance(classifier, batch)
+        return super().loss(classifier, batch) + self.config.weight * distance
 
 
 def _linear(module: Module, layer: str, x: Tensor) -> Tensor:

@@ -56,11 +56,9 @@ class CoPrompt(MaPLe):
         size = backbone.embed_dim
         hidden = size // self.config.reduction
         for tower in ("image", "text"):
-            down = draw_linear((hidden, size), size, rng)
-            up = draw_linear((size, hidden), hidden, rng)
-            module.trained[f"{tower}_down"] = down.to(backbone.device)
-            module.trained[f"{tower}_up"] = up.to(backbone.device)
-        return module
+            module.trained[f"{tower}_down"] = draw_linear((hidden, size), size, rng)
+            module.trained[f"{tower}_up"] = draw_linear((size, hidden), hidden, rng)
+        return module.to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> AdaptedClassifier:
         require_shape(module, "image_down", backbone.embed_dim, "image features of size")

@@ -60,16 +60,10 @@ class DePT(CoOp):
         prompts = super().init(backbone, data, rng).trained
         size, classes = backbone.embed_dim, len(data.labels)
         head = draw_linear((classes, size + 1), size, rng)
-        tensors = (
-            torch.ones(size),
-            torch.zeros(size),
-            torch.ones(size),
-            torch.zeros(size),
-            head[:, :size].contiguous(),
-            head[:, size].contiguous(),
-        )
-        named = zip(HEAD, tensors, strict=True)
-        return Module(prompts | {name: tensor.to(backbone.device) for name, tensor in named})
+        ones, zeros = torch.ones(size), torch.zeros(size)
+        tensors = (ones, zeros, ones, zeros, head[:, :size], head[:, size])
+        own = dict(zip(HEAD, tensors, strict=True))
+        return Module(prompts | own).to(backbone.device).detach()
 
     def rate_factor(self, name: str) -> float:
         return self.config.head_rate if name in HEAD else 1.0
@@ -83,7 +77,7 @@ class DePT(CoOp):
 
     def loss(self, classifier: DecoupledClassifier, batch: Batch) -> Tensor:
         images, targets, weight = batch.features, batch.targets, self.config.weight
-        entropy = F.cross_entropy(classifier.similarities(images), targets)
+        entropy = F.cross_entropy(classifier.classify(images), targets)
         texts = classifier.of_texts(targets)
         logits = torch.cat([texts, classifier.of_images(images)])
         decoupled = F.cross_entropy(logits, targets.repeat(2))
@@ -100,12 +94,8 @@ class DecoupledClassifier(CosineClassifier):
         self._weight = weight
 
     def __call__(self, features: Tensor) -> Tensor:
-        similarities = self.similarities(features)
+        similarities = self.classify(features)  # p
         return (1 - self._weight) * similarities + self._weight * self.of_images(features)
-
-    def similarities(self, features: Tensor) -> Tensor:
-        """p, ``[batch, classes]``."""
-        return super().__call__(features)
 
     def of_images(self, features: Tensor) -> Tensor:
         """q of images, ``[batch, classes]``."""

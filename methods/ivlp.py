@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, MethodCard, Module
 from compatbench.method.trained import Recipe
@@ -44,6 +43,3 @@ class IVLP(TwoTowersPrompted):
         text = self.draw_text_prompts(backbone, text_depth, config.text_length, rng)
         image = draw_image_prompts(backbone, config.image_depth, config.image_length, rng)
         return Module(trained={"text_prompts": text, "image_prompts": image})
-
-    def image_prompts(self, module: Module) -> Tensor:
-        return module["image_prompts"]

@@ -58,10 +58,8 @@ class LFA(Method):
         text = zero_shot(backbone, data.labels, self.config.templates)
         views = F.normalize(data.train.views, dim=-1)
         rotation = procrustes(views.flatten(0, 1), text[data.train.targets.repeat(len(views))])
-        module = Module(
-            trained={"rotation": rotation},
-            stored={"beta": torch.tensor(self.config.beta, device=backbone.device)},
-        )
+        beta = torch.tensor(self.config.beta, device=backbone.device)
+        module = Module({"rotation": rotation}, {"beta": beta})
         return search_number(self, module, "beta", sorted(self.config.grid), backbone, data)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:

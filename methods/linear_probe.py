@@ -50,9 +50,7 @@ class LinearProbe(Method):
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         weight, bias = self._solve(data.train, self._search(data), len(data.labels))
-        return Module(
-            trained={"weight": weight.to(backbone.device), "bias": bias.to(backbone.device)}
-        )
+        return Module({"weight": weight, "bias": bias}).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weight = require_shape(module, "weight", backbone.embed_dim, "image features of size")

@@ -45,13 +45,8 @@ class MaPLe(TwoTowersPrompted):
         sizes = depth, backbone.image.width
         weight = torch.rand(*sizes, backbone.token_width, generator=rng) * 2 * bound - bound
         bias = torch.rand(*sizes, generator=rng) * 2 * bound - bound
-        return Module(
-            trained={
-                "text_prompts": text,
-                "coupling_weight": weight.to(text),
-                "coupling_bias": bias.to(text),
-            }
-        )
+        trained = {"text_prompts": text, "coupling_weight": weight, "coupling_bias": bias}
+        return Module(trained).to(backbone.device)
 
     def image_prompts(self, module: Module) -> Tensor:
         prompts, weight = module["text_prompts"], module["coupling_weight"]

@@ -84,20 +84,18 @@ class MMRL(TrainedMethod):
         require_shape(module, "projection", backbone.embed_dim, "image features of size")
         blocks = late_blocks(backbone, 5)
         require_shape(module, "text", len(blocks), "a number of blocks with tokens of", dim=0)
-        text, image = (
-            module["tokens"] @ module[kind].mT + module[f"{kind}_bias"]
-            for kind in ("text", "image")
-        )
+        tokens = module["tokens"]
+        text = tokens @ module["text"].mT + module["text_bias"]
+        image = tokens @ module["image"].mT + module["image_bias"]
         prompts = backbone.text_prompts(labels.fill())
         inserted = Inserted(blocks.start, text.unbind())
         texts = backbone.encode_prompts(dataclasses.replace(prompts, inserted=inserted))
         return TwoAnswers(texts, backbone, image, module["projection"], self.config.share)
 
     def loss(self, classifier: TwoAnswers, batch: Batch) -> Tensor:
-        features, others = classifier.encode(batch.inputs)
-        first, second = (
-            F.cross_entropy(classifier.classify(each), batch.targets) for each in (features, others)
-        )
+        features, others = classifier.encode_both(batch.inputs)
+        first = F.cross_entropy(classifier.classify(features), batch.targets)
+        second = F.cross_entropy(classifier.classify(others), batch.targets)
         share, frozen = self.config.share, batch.backbone.zero_shot(batch.labels)
         away = 2 - F.cosine_similarity(features, batch.features).mean()
         away = away - F.cosine_similarity(classifier.weights, frozen).mean()
@@ -120,17 +118,13 @@ class TwoAnswers(CosineClassifier):
         self._tower, self._block = backbone.image, late_blocks(backbone, 5).start
         self._prompts, self._projection, self._share = prompts, projection, share
 
-    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_both(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Features f, and those of the learned tokens, both ``[batch, e]``, not normalised."""
         prompts = self._prompts.unbind()
         pooled, rows = self._tower.encode_rows(tokens, block=self._block, prompts=prompts)
         learned = rows[:, -len(prompts[0]) :].mean(1)
         return self._tower.project(pooled), learned @ self._projection
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of image features."""
-        return super().__call__(features)
-
     def __call__(self, tokens: Tensor) -> Tensor:
-        first, second = map(self.classify, self.encode(tokens))
+        first, second = map(self.classify, self.encode_both(tokens))
         return self._share * first + (1 - self._share) * second

@@ -84,9 +84,5 @@ class ProLIP(TrainedMethod):
         shift_weights({"proj": tower.weights["proj"]}, {"proj": change}, "image")
         text = zero_shot(backbone, labels, self.config.templates)
         compare = CosineClassifier(text, backbone.logit_scale)
-
-        def classify(rows: Tensor) -> Tensor:
-            # Not through changed weights, which have the tower's precision.
-            return compare(tower.project(rows) + rows @ change)
-
-        return classify
+        # Not through changed weights, which have the tower's precision.
+        return lambda rows: compare(tower.project(rows) + rows @ change)

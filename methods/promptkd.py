@@ -124,7 +124,7 @@ class Student(CosineClassifier):
         self._prompts = [backbone.image.enter(first), *deep]
         self._module, self._tower, self._learning = module, backbone.image, learning
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor) -> Tensor:
         own, features = self._module, self._tower.encode(tokens, prompts=self._prompts)
         hidden = F.batch_norm(
             F.linear(features, own["down"], own["down_bias"]),
@@ -134,4 +134,4 @@ class Student(CosineClassifier):
             own["shift"],
             training=self._learning,
         )
-        return super().__call__(F.linear(F.relu(hidden), own["up"], own["up_bias"]))
+        return F.linear(F.relu(hidden), own["up"], own["up_bias"])

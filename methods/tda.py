@@ -63,7 +63,7 @@ class TDA(Method):
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         names = ("alpha", "beta", "negative_alpha", "negative_beta")
         numbers = {name: torch.tensor(getattr(self.config, name)) for name in names}
-        return Module(stored={name: one.to(backbone.device) for name, one in numbers.items()})
+        return Module(stored=numbers).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         config, text = self.config, zero_shot(backbone, labels, self.config.templates)
@@ -76,9 +76,8 @@ class TDA(Method):
             entropies = torch.special.entr(p).sum(-1)
             (low, high), (least, most) = config.doubtful, config.excluded
             doubts = entropies / math.log2(max(len(text), 2))
-            sure, unsure = (
-                Cache(text, size) for size in (config.capacity, config.negative_capacity)
-            )
+            sure = Cache(text, config.capacity)
+            unsure = Cache(text, config.negative_capacity)
             for i, guess in enumerate(logits.argmax(-1).tolist()):
                 given = guess, float(entropies[i]), features[i]
                 sure.offer(*given, F.one_hot(torch.tensor(guess), len(text)))

@@ -56,12 +56,10 @@ class TransCLIP(Method):
     config: Config
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        weights = {
-            "gaussians": self.config.gaussians,
-            "neighbours": 1 / (2 * self.config.nearest),
-        }
-        make = torch.tensor
-        return Module(stored={name: make(x).to(backbone.device) for name, x in weights.items()})
+        gaussians = torch.tensor(self.config.gaussians)
+        neighbours = torch.tensor(1 / (2 * self.config.nearest))
+        stored = {"gaussians": gaussians, "neighbours": neighbours}
+        return Module(stored=stored).to(backbone.device)
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         config, text = self.config, zero_shot(backbone, labels, self.config.templates)

@@ -112,8 +112,5 @@ class TunedTowers(CosineClassifier):
         self.image_weights = shift_weights(self.image.weights, image, "image")
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Image features, not normalised, ``[batch, e]`` of tokens ``[batch, tokens, d]``."""
+        """Of tokens ``[batch, tokens, d]``."""
         return self.image.encode(tokens, weights=self.image_weights)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return super().__call__(self.encode(tokens))

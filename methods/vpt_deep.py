@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from compatbench.method import Backbone, FewShotData, Labels, MethodCard, Module
 from compatbench.method.trained import Recipe
@@ -41,9 +40,6 @@ class VPTDeep(ImagePrompted):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         prompts = draw_image_prompts(backbone, self.config.depth, self.config.length, rng)
         return Module(trained={"image_prompts": prompts})
-
-    def image_prompts(self, module: Module) -> Tensor:
-        return module["image_prompts"]
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> PromptedClassifier:
         text = backbone.zero_shot(labels, self.config.template)

@@ -62,9 +62,8 @@ class WiSEFT(TrainedMethod):
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         text = zero_shot(backbone, data.labels, self.config.templates)
-        return Module(
-            trained={"weight": torch.zeros_like(text), "bias": torch.zeros_like(text[:, 0])}
-        )
+        weight, bias = torch.zeros_like(text), torch.zeros_like(text[:, 0])
+        return Module({"weight": weight, "bias": bias})
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         tuned = super().fit(backbone, data, rng)

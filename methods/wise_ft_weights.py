@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from compatbench.method import (
     PIXELS,
@@ -65,8 +64,4 @@ class WiSEFTWeights(WiSEFT):
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
         weights = shift_tower(module, backbone, "image")
         classify = super().attach(module, backbone, labels)
-
-        def encode_and_classify(images: Tensor) -> Tensor:
-            return classify(backbone.image.encode(images, weights=weights))
-
-        return encode_and_classify
+        return lambda images: classify(backbone.image.encode(images, weights=weights))

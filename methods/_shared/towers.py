@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -39,9 +38,9 @@ class ImagePrompted(TrainedMethod):
 
     config: Config
 
-    @abstractmethod
     def image_prompts(self, module: Module) -> Tensor:
         """Prompts of the first blocks of the image tower, ``[J, n, d]``."""
+        return module["image_prompts"]
 
     def image_input(self, backbone: Backbone) -> ImageInput:
         return ImageInput("hidden", block=0)
@@ -80,15 +79,8 @@ class PromptedClassifier(CosineClassifier):
         self._prompts = prompts
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Image features, not normalised, ``[batch, e]`` of tokens ``[batch, tokens, d]``."""
+        """Of tokens ``[batch, tokens, d]``."""
         return self._tower.encode(tokens, prompts=self._prompts)
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of image features."""
-        return super().__call__(features)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return self.classify(self.encode(tokens))
 
 
 class TwoTowersPrompted(ImagePrompted):

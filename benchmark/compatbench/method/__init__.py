@@ -191,15 +191,26 @@ def load_module(path: Path) -> Module:
 
 
 class CosineClassifier:
-    """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩."""
+    """Scaled cosine similarity to one weight per class: z = s · ⟨f̂, ŵ_c⟩.
+
+    A subclass whose inputs are no features gives ``encode``.
+    """
 
     def __init__(self, weights: Tensor, scale: float | Tensor) -> None:
         """``weights`` are ``[C, e]``, kept normalised; ``scale`` is the factor s."""
         self.weights = F.normalize(weights, dim=-1)
         self.scale = scale
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Image features of the inputs, not normalised, ``[batch, e]``."""
+        return inputs
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``[batch, classes]`` of image features ``[batch, e]``."""
         return self.scale * F.normalize(features, dim=-1) @ self.weights.T
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.classify(self.encode(inputs))
 
 
 class Method(ABC):
