@@ -18,18 +18,7 @@ from compatbench.backbone.text.standard_block import BlockUpdates
 from compatbench.data.images import Labels
 
 __all__ = [
-    "DENSE",
-    "FEATURES",
-    "PIXELS",
-    "POOLED",
-    "Backbone",
-    "BlockUpdates",
-    "DroppingBackbone",
-    "ImageInput",
-    "ImageTower",
-    "Labels",
-    "Prompts",
-    "load_backbone",
-    "memory_budget",
+    "DENSE", "FEATURES", "PIXELS", "POOLED", "Backbone", "BlockUpdates", "DroppingBackbone",
+    "ImageInput", "ImageTower", "Labels", "Prompts", "load_backbone", "memory_budget",
     "set_memory_budget",
-]
+]  # fmt: skip

@@ -17,15 +17,16 @@ from compatbench.backbone.hf import build_hf_model, load_hf_tokenizer
 from compatbench.backbone.load.checkpoint import fit_tensors, is_openai, read_tensors
 from compatbench.backbone.load.names import (
     QUICK,
+    check_recognised,
     model_config,
     model_names,
     open_clip_name,
     preprocessing,
     quiet,
+    recognise,
     uses_quick_gelu,
     wrong_activation,
 )
-from compatbench.backbone.load.releases import check_recognised, recognise
 from compatbench.backbone.load.weights import hash_weights, hub_cache, locate_weights
 from compatbench.backbone.mini import register_mini_towers
 from compatbench.data.cards import BackboneCard

@@ -6,14 +6,13 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, MethodConfig, Module
-from compatbench.transfer.mapped import attach_mapped, linear
+from compatbench.method import MethodConfig
+from compatbench.transfer.mapped import Map, MappedTransfer, linear
 from compatbench.transfer.rotation import fit_rotation
-from compatbench.transfer.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
+from compatbench.transfer.transfer import JOINT_SPACE, TransferCard, TransferData
 
 
-class Anchors(Transfer):
+class Anchors(MappedTransfer):
     """The module sees the source's features that have the target's similarities to the words.
 
     Moschella et al., *Relative Representations Enable Zero-Shot Latent Space Communication*,
@@ -37,13 +36,11 @@ class Anchors(Transfer):
     class Config(MethodConfig):
         damping: NonNegativeFloat = 1.0
 
-    def attach(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, own = (one.double() for one in data.words)
         matrix = read_back(source, own, self.config.damping)
         rotation = fit_rotation(*data.words).rotation.to(own)
-        return attach_mapped(method, module, target, labels, rotation, linear(matrix))
+        return rotation, linear(matrix)
 
 
 def read_back(source: Tensor, target: Tensor, damping: float) -> Tensor:

@@ -8,13 +8,12 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, MethodConfig, Module
-from compatbench.transfer.mapped import Map, attach_mapped, linear, paired
-from compatbench.transfer.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
+from compatbench.method import MethodConfig
+from compatbench.transfer.mapped import Map, MappedTransfer, linear, paired
+from compatbench.transfer.transfer import JOINT_SPACE, TransferCard, TransferData
 
 
-class Images(Transfer):
+class Images(MappedTransfer):
     """The module sees g(f), with g fitted so that g(f_t) ≈ f_s for the same images.
 
     Vejendla, *Drift-Adapter*, in its three forms: an orthogonal turn (Procrustes); with
@@ -42,17 +41,15 @@ class Images(Transfer):
         steps: NonNegativeInt = 100
         lr: PositiveFloat = 1e-3
 
-    def attach(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, own = paired(data.unlabelled.source, data.unlabelled.target)
         rotation, config = find_turn(source, own), self.config
-        seen = linear(rotation.T)
         if config.form == "affine":
-            seen = linear(*find_affine(source, own, rotation, config.rank, config.damping))
-        elif config.form == "mlp":
-            seen = fit_net(source, own, rotation, config, data.generator())
-        return attach_mapped(method, module, target, labels, rotation, seen)
+            affine = find_affine(source, own, rotation, config.rank, config.damping)
+            return rotation, linear(*affine)
+        if config.form == "mlp":
+            return rotation, fit_net(source, own, rotation, config, data.generator())
+        return rotation, linear(rotation.T)
 
 
 def find_turn(source: Tensor, target: Tensor) -> Tensor:

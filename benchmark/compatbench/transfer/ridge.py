@@ -6,14 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, MethodConfig, Module
-from compatbench.transfer.mapped import attach_mapped, linear, paired
+from compatbench.method import MethodConfig
+from compatbench.transfer.mapped import Map, MappedTransfer, linear, paired
 from compatbench.transfer.rotation import fit_rotation
-from compatbench.transfer.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
+from compatbench.transfer.transfer import JOINT_SPACE, TransferCard, TransferData
 
 
-class Ridge(Transfer):
+class Ridge(MappedTransfer):
     """M = (F_tᵀF_t + nλI)⁻¹(F_tᵀF_s + nλRᵀ), and the module sees f_t M.
 
     R is the turn that words give, F are the normalised features of unlabelled images: λ → ∞ is
@@ -34,15 +33,13 @@ class Ridge(Transfer):
     class Config(MethodConfig):
         dampings: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0), min_length=1)
 
-    def attach(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, own = paired(data.unlabelled.source, data.unlabelled.target)
         rotation = fit_rotation(*data.words).rotation.to(own)
         # The images come in an order that the seed draws.
         best = choose_damping(source, own, rotation.T, self.config.dampings)
         matrix = find_ridge(source, own, rotation.T, best)
-        return attach_mapped(method, module, target, labels, rotation, linear(matrix))
+        return rotation, linear(matrix)
 
 
 def choose_damping(

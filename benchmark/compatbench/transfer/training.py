@@ -14,14 +14,12 @@ from compatbench.method.trained import Batch, TrainedMethod
 # The share of the method's own epochs, 1 / so many, that a module which is not new is trained for.
 PART = 10
 
-ModuleLoss = Callable[[Module, Batch], Tensor]
-
 
 @torch.enable_grad()
 def go_on_training(
-    method: Method,
+    method: TrainedMethod,
     module: Module,
-    loss: ModuleLoss,
+    loss: Callable[[Module, Batch], Tensor],
     target: Backbone,
     data: FewShotData,
     rng: torch.Generator,
@@ -33,15 +31,14 @@ def go_on_training(
     warm-up. With ``unlabelled``, batches are of ``data.unlabelled``.
 
     Raises:
-        NotTransferable: the method is not trained by gradient descent, or the module does not
-            fit the target as it is.
+        NotTransferable: the module does not fit the target as it is.
     """
-    own = trainable(method)
     images = data.unlabelled if unlabelled else data.train
     assert images is not None
-    epochs = -(-own.plan_steps(data.shots, len(images))[0] // PART)
-    recipe = own.config.recipe.model_copy(update={"warmup_epochs": 0, "epochs": epochs})
-    return own.train(module.detach(), loss, target, data, rng, recipe=recipe, unlabelled=unlabelled)
+    epochs = -(-method.plan_steps(data.shots, len(images))[0] // PART)
+    recipe = method.config.recipe.model_copy(update={"warmup_epochs": 0, "epochs": epochs})
+    start = module.detach()
+    return method.train(start, loss, target, data, rng, recipe=recipe, unlabelled=unlabelled)
 
 
 def trainable(method: Method) -> TrainedMethod:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from compatbench.backbone import Backbone, Labels
-from compatbench.method import Classifier, Method, Module
-from compatbench.transfer.mapped import attach_mapped, linear, paired
+from torch import Tensor
+
+from compatbench.transfer.mapped import Map, MappedTransfer, linear, paired
 from compatbench.transfer.rotation import fit_rotation
-from compatbench.transfer.transfer import JOINT_SPACE, Transfer, TransferCard, TransferData
+from compatbench.transfer.transfer import JOINT_SPACE, TransferCard, TransferData
 
 
-class WordsMean(Transfer):
+class WordsMean(MappedTransfer):
     """The module sees (f_t - μ_t) Rᵀ + μ_s.
 
     R is the turn of the transfer ``words``, from texts less their mean; μ are the means of the
@@ -27,10 +27,8 @@ class WordsMean(Transfer):
         takes=JOINT_SPACE,
     )
 
-    def attach(
-        self, method: Method, module: Module, target: Backbone, labels: Labels, data: TransferData
-    ) -> Classifier:
+    def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, own = paired(data.unlabelled.source, data.unlabelled.target)
         rotation = fit_rotation(*data.words).rotation.to(own)
         shift = source.mean(0) - own.mean(0) @ rotation.T
-        return attach_mapped(method, module, target, labels, rotation, linear(rotation.T, shift))
+        return rotation, linear(rotation.T, shift)

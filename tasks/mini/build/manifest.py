@@ -14,12 +14,8 @@ from .sets import MINI_FOLDER, icon_sets, names_with_role
 
 MANIFEST_PATH = MINI_FOLDER / "manifest.json"
 PATTERNS = (
-    "*.safetensors",
-    "tokenizer.txt.gz",
-    "painting.py",
-    "drawings/*",
-    "splits/*",
-    "configs/*",
+    *("*.safetensors", "tokenizer.txt.gz", "painting.py"),
+    *("drawings/*", "splits/*", "configs/*"),
 )
 
 
@@ -44,8 +40,9 @@ def write_manifest(work: Path) -> None:
     shipped = [name for name in towers.CONFIGS if (MINI_FOLDER / f"{name}.safetensors").exists()]
     before = json.loads(MANIFEST_PATH.read_text(encoding="utf-8"))["models"]
     facts = {n: json.loads(towers.facts_path(work, n).read_text(encoding="utf-8")) for n in trained}
+    files = sorted(path for pattern in PATTERNS for path in MINI_FOLDER.glob(pattern))
     manifest = {
-        "files": {path.relative_to(MINI_FOLDER).as_posix(): _file(path) for path in _files()},
+        "files": {path.relative_to(MINI_FOLDER).as_posix(): _file(path) for path in files},
         "held_out_sets": names_with_role("held-out"),
         "models": {name: facts.get(name) or before[name] for name in shipped},
         "pretraining": {name: names_with_role(*towers.PRETRAINING[name]) for name in shipped},
@@ -53,10 +50,6 @@ def write_manifest(work: Path) -> None:
     }
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
     MANIFEST_PATH.write_text(text + "\n", encoding="utf-8")
-
-
-def _files() -> list[Path]:
-    return sorted(path for pattern in PATTERNS for path in MINI_FOLDER.glob(pattern))
 
 
 def _file(path: Path) -> dict[str, Any]:

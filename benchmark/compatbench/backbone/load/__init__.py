@@ -13,11 +13,6 @@ from compatbench.backbone.load.weights import (
 )
 
 __all__ = [
-    "WEIGHTS_FOLDER",
-    "is_offline",
-    "is_planning",
-    "locate_weights",
-    "planning",
-    "read_backbone",
+    "WEIGHTS_FOLDER", "is_offline", "is_planning", "locate_weights", "planning", "read_backbone",
     "weights_key",
-]
+]  # fmt: skip

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from compatbench.files.project_folders import tasks_folder
 LOCAL_DIR = "local-dir:"
 QUICK = "-quickgelu"
 _HUGGING_FACE = "hf:"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DIGITS = 8  # of the hash, in the names of open_clip's files
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KINDS_OF_NAMES = (
     "name a card ('compatbench list backbones'), MODEL/TAG of open_clip, MODEL@FILE or "
@@ -182,6 +185,58 @@ def wrong_activation(card: BackboneCard, weights: str, quick: bool) -> BackboneE
         f"'{config}' computes {kinds[1]}",
         fix,
     )
+
+
+@dataclass(frozen=True)
+class Release:
+    """Published weights, by open_clip's names."""
+
+    model: str  # the architecture, without the mark of its activation
+    tag: str
+    quick_gelu: bool
+
+    def __str__(self) -> str:
+        return f"{self.model}{QUICK if self.quick_gelu else ''}/{self.tag}"
+
+
+def published_hash(url: str) -> str:
+    """The SHA-256 that a download address holds; empty if it holds none.
+
+    OpenAI's addresses have all 64 digits, those of open_clip's own releases the first 8.
+    """
+    found = url.split("/")[-2] if "openaipublic" in url else Path(url).stem.split("-")[-1]
+    short = "/open_clip/releases/" in url and len(found) == _DIGITS
+    return found if short or _SHA256.fullmatch(found) else ""
+
+
+def recognise(digest: str) -> Release | None:
+    """The release that a weights file is, whatever it is called; None if its SHA-256 is not known.
+
+    Known are the hashes in download addresses and those on the built-in cards.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained
+
+    cards = cards_by_release(tasks_folder())
+    for model, tag in list_pretrained():
+        facts = get_pretrained_cfg(model, tag)
+        card = cards.get((model, tag))
+        hashes = {published_hash(facts.get("url", "")), *(card.hashes.values() if card else ())}
+        if hashes & {digest, digest[:_DIGITS]}:
+            return Release(model.removesuffix(QUICK), tag, bool(facts.get("quick_gelu", False)))
+    return None
+
+
+def check_recognised(card: BackboneCard, path: Path, release: Release) -> None:
+    """Refuses the weights of one release under the name, or with the activation, of another."""
+    if release.quick_gelu != uses_quick_gelu(card):
+        raise wrong_activation(
+            card, f"the weights {path}, which are {release},", release.quick_gelu
+        )
+    if card.tag not in (None, release.tag):
+        raise BackboneError(
+            f"backbone '{card.name}': the weights {path} are {release}, not '{card.tag}'",
+            f"name them so ({release}@FILE), or give the file of '{card.tag}'",
+        )
 
 
 def preprocessing(card: BackboneCard) -> dict[str, Any] | None:

@@ -16,8 +16,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from compatbench.backbone.load.names import check_release, preprocessing, release_facts
-from compatbench.backbone.load.releases import published_hash
+from compatbench.backbone.load.names import (
+    check_release,
+    preprocessing,
+    published_hash,
+    release_facts,
+)
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
