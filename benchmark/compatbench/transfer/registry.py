@@ -15,7 +15,10 @@ from compatbench.method.registry import Registry
 from compatbench.transfer.transfer import Transfer, TransferCard
 
 # Files here that serve transfers and define none.
-HELPERS = ("__init__", "feature_maps", "mapped", "registry", "rotation", "training", "transfer")
+HELPERS = (
+    *("__init__", "feature_maps", "mapped", "registry", "rotation", "survival", "training"),
+    "transfer",
+)
 
 
 class TransferRegistry(Registry[Transfer]):
