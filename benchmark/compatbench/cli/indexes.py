@@ -12,6 +12,8 @@ from compatbench.cli.output import console, print_frame, print_json, say
 from compatbench.errors import CompatbenchError, first_line
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from compatbench.engine.index_port import PortedIndex
 
 
@@ -66,46 +68,18 @@ def retrieve(
     say(escape(f"wrote {path}; over all {pooled['images'].max():,} images, in percent"))
 
 
-def port_index(
-    index: Path,
-    source: str,
-    target: str,
-    way: str | None,
-    images: Path | None,
-    pairs: tuple[Path, Path] | None,
-    out: Path | None,
-    column: str | None,
-    device: str,
-) -> None:
-    """What 'port' does with an index."""
+def load_pairs(pairs: tuple[Path, Path]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The vectors of the same images on both models."""
     import numpy as np
 
-    from compatbench import api
-
-    if images is not None and pairs is not None:
-        raise CompatbenchError("--images and --pairs: give one of the two")
-    given: Any = images
-    if pairs is not None:
-        try:
-            given = tuple(np.load(one, mmap_mode="r", allow_pickle=False) for one in pairs)
-        except (EOFError, OSError, ValueError) as error:
-            raise CompatbenchError(f"--pairs: {first_line(error)}; give two .npy files") from None
-    with console.status("") as status:
-        found = api.port_index(
-            index,
-            source,
-            target,
-            way=way,
-            images=given,
-            out=out,
-            column=column,
-            device=device,
-            progress=status.update,
-        )
-    _print_ported(found)
+    try:
+        old, new = (np.load(one, mmap_mode="r", allow_pickle=False) for one in pairs)
+    except (EOFError, OSError, ValueError) as error:
+        raise CompatbenchError(f"--pairs: {first_line(error)}; give two .npy files") from None
+    return old, new
 
 
-def _print_ported(found: PortedIndex) -> None:
+def print_ported(found: PortedIndex) -> None:
     """What became of an index, and what to expect of it."""
     if found.way == "copied":
         say(escape(f"nothing to write: {found.path} has the new model's width and stays as it is"))

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from compatbench.cli import options
 from compatbench.cli.output import (
+    console,
     print_facts,
     print_frame,
     print_json,
@@ -134,7 +135,7 @@ def port(
         out: The file to write; by default FILE-for-MODEL in this folder.
     """
     from compatbench import api
-    from compatbench.cli.indexes import port_index
+    from compatbench.cli.indexes import load_pairs, print_ported
     from compatbench.files.vector_files import is_vector_file
 
     of_indexes = {"--from": from_, "--by": by, "--images": images, "--pairs": pairs}
@@ -144,7 +145,21 @@ def port(
             raise CompatbenchError(f"{wrong[0]} is of modules, and {module} is an index")
         if from_ is None:
             raise CompatbenchError(f"{module} is an index: give the model that made it with --from")
-        port_index(module, from_, to, by, images, pairs, out, column, device)
+        if images is not None and pairs is not None:
+            raise CompatbenchError("--images and --pairs: give one of the two")
+        with console.status("") as status:
+            ported = api.port_index(
+                module,
+                from_,
+                to,
+                way=by,
+                images=images if pairs is None else load_pairs(pairs),
+                out=out,
+                column=column,
+                device=device,
+                progress=status.update,
+            )
+        print_ported(ported)
         return
     if wrong := [n for n, value in {**of_indexes, "--column": column}.items() if value is not None]:
         raise CompatbenchError(f"{wrong[0]} is for indexes (.npy, .parquet, .faiss), not modules")
