@@ -75,8 +75,16 @@ def _template(name: str) -> Template:
         keep_trailing_newline=True,
     )
     environment.filters["number"] = format
+    environment.filters["task"] = _task
     environment.filters["gib"] = lambda size: "" if size is None else f"{size:.2f}"
     return environment.get_template(name)
+
+
+def _task(name: str) -> str:
+    """The task that was measured on, which may no longer be one."""
+    from compatbench.data.cards import task_cards
+
+    return f"`{name}`" + ("" if name in task_cards.names() else ", a task of an earlier mini suite")
 
 
 def _by_name(data: dict[str, Any]) -> dict[str, Any]:
