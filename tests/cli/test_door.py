@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from command_line import invoke
 from engine.conftest import write_methods
 
+from compatbench.cli import main
 from compatbench.cli.authoring import fill_template, find_checkout
 from compatbench.errors import CompatbenchError
 from compatbench.method import load_module
@@ -40,6 +42,15 @@ def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     paths = runs.glob("runs/modules/*/*.safetensors")
     return next(path for path in paths if load_module(path).about["method"] == "taskres")
+
+
+def test_what_the_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["compatbench", "push", "x" * 300, "hf://me/mine"])
+    with pytest.raises(SystemExit, match="2"), warnings.catch_warnings():
+        main()
+    assert capsys.readouterr().err == f"compatbench: cannot use {'x' * 300}: File name too long\n"
 
 
 def test_check_lists_the_failures_of_several_methods_and_exits_with_1(

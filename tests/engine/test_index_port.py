@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import output_of
+from command_line import invoke, output_of
 from PIL import Image
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
+from compatbench.engine import index_port
 from compatbench.errors import CompatbenchError
 from compatbench.files import vector_files
 from compatbench.transfer import words
@@ -116,6 +118,10 @@ def test_an_index_of_the_same_width_may_stay_as_it_is(index: Path, tmp_path: Pat
         ({"images": (np.ones((9, 2)),) * 2, "way": "images"}, "width 2, .* photos.npy have 128"),
         ({"images": (np.ones((9, WIDTH)), np.ones((9, 2)))}, "width 2, .* new model have 128"),
         ({"images": (np.array(["a"]),) * 2}, "give two matrices of numbers"),
+        ({"index": "."}, "is a folder"),
+        ({"column": "id"}, "--column is for parquet files"),
+        ({"out": "o.parquet"}, "let its name end in .npy"),
+        ({"out": "o" * 300}, "File name too long"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(
@@ -133,14 +139,27 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_port_that_is_ended_leaves_nothing(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(index_port, "write_atomic", lambda *_: signal.raise_signal(signal.SIGTERM))
+    result = invoke("port", index, "--from", SOURCE, "--to", TARGET)
+    assert (result.exit_code, "no index was written" in result.output) == (130, True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_options_of_the_other_kind_of_file_are_refused(index: Path, tmp_path: Path) -> None:
     (tmp_path / "old.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
     for arguments, message in (
         ((index,), "is an index: give the model that made it with --from"),
-        ((index, "--from", SOURCE, "--with", "words"), "--with is of modules"),
+        ((index, "--from", SOURCE, "--with", "words"), "--with is for modules"),
         (("old.safetensors", "--from", SOURCE), "--from is for indexes"),
         ((index, "--from", SOURCE, "--images", ".", "--pairs", "a", "b"), "give one of the two"),
-        ((index, "--from", SOURCE, "--pairs", "a.npy", "b.npy"), "give two .npy files"),
+        (
+            (index, "--from", SOURCE, "--pairs", "a.npy", "b.npy"),
+            "cannot read a.npy: .*; give a .npy",
+        ),
     ):
         with pytest.raises(CompatbenchError, match=message):
             output_of("port", *arguments, "--to", TARGET)

@@ -80,6 +80,7 @@ def test_what_is_lacking_is_told(checkpoint: Path, tmp_path: Path) -> None:
             ("evaluate", checkpoint, "--backbone", "mini-clip", "--source", "mini-clip"),
             "give a task",
         ),
+        (("evaluate", "m", "--backbone", "mini-clip", "--set", "alpha=1"), "give the source"),
         (
             ("export", "kgcoop", tmp_path / "m", tmp_path / "n"),
             "cannot read module .*/m: No such file or directory$",

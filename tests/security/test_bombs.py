@@ -78,7 +78,7 @@ CHECKPOINTS = {
     "lzma": (lambda: packed(zipfile.ZIP_LZMA), "is compressed"),
     "overlap": (lambda: packed(zipfile.ZIP_STORED, twice=True), "its parts overlap"),
     "names": (lambda: names(500_000), "its header has [0-9,]+ bytes, of"),
-    "declared header": (lambda: (2**40).to_bytes(8, "little") + b"{}", "its header has"),
+    "declared header": (lambda: (2**40).to_bytes(8, "little") + b"{}", "it is no safetensors file"),
 }
 
 

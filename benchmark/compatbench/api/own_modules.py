@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compatbench.errors import CompatbenchError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -38,7 +40,7 @@ def fit(
 
     Returns:
         The module, which knows how it was fitted (``module.about``) and can be given to
-        ``evaluate``, or written with ``module.save(path, module.about)``.
+        ``evaluate``, or written with ``module.save(path)``.
 
     Raises:
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
@@ -91,6 +93,11 @@ def evaluate(
     if gate:
         transfer = gate_transfer(transfer)
     given = local_module(module)
+    if source is None and (settings or classes or format != "auto"):
+        raise CompatbenchError(
+            "settings, classes and format are those of a checkpoint of other code: give the source "
+            "that it was trained on, too, or leave them out"
+        )
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
     return evaluate_module(given, backbone, task, transfer, methods, device)
@@ -215,8 +222,8 @@ def export_module(
         format: a name of ``formats()``.
         module: of ``import_module`` or ``fit``, or the file of one.
         file: to write; of formats with several files, the folder.
-        dtype: ``float16`` or ``float32``; by default that of the file that it was imported
-            from, or what the format's own code uses.
+        dtype: ``float16``, ``bfloat16`` or ``float32``; by default that of the file that it was
+            imported from, or what the format's own code uses.
 
     Returns:
         The ``files``, and the settings that they do not hold (``not_stored``), such as α and β of

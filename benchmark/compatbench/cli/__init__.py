@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -9,6 +10,9 @@ import sys
 import warnings
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning, printable
+
+# What a system may answer wherever a path is looked at. Another ``OSError`` is a mistake here.
+_OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
 def main() -> None:
@@ -31,6 +35,11 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left; that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in _OF_THE_SYSTEM or error.filename is None:
+            raise
+        _print_error(f"cannot use {error.filename}: {error.strerror}")
+        sys.exit(2)
 
 
 def _print_error(text: str) -> None:

@@ -16,6 +16,7 @@ from compatbench.cli.output import console, print_frame, say
 from compatbench.cli.run import stoppable
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require_new
 
 STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 WORDS = {"pass": "passed", "fail": "failed", "skip": "skipped"}
@@ -45,8 +46,7 @@ def new_method(name: str) -> None:
             f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
         )
     path = (checkout / "methods" if checkout else Path()) / f"{name}.py"
-    if path.exists():
-        raise CompatbenchError(f"{path} exists; choose another name, or delete it first")
+    require_new(path, "choose another name")
     write_atomic(path, fill_template(name).encode())
     wanted = name if checkout else f"./{path}"
     shown = path.relative_to(checkout) if checkout else path

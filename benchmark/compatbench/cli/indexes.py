@@ -10,6 +10,7 @@ from rich.markup import escape
 from compatbench.cli import options
 from compatbench.cli.output import console, print_frame, print_json, say
 from compatbench.errors import CompatbenchError, first_line
+from compatbench.files.kinds import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,8 +35,9 @@ def retrieve(
 
     The test images of a suite's tasks, encoded by the old model, are the galleries; the new
     model's class names, images and, where a task has them, captions are the queries. The index is
-    taken as it is, brought along in every way of 'port', and made anew. Adds the rows to
-    results/retrieval/SUITE.csv, in place of older ones of the same upgrade, gallery and way.
+    measured as it is, ported in every way that 'port' has, and with all images encoded again. Adds
+    the rows to results/retrieval/SUITE.csv, in place of older ones of the same upgrade, gallery
+    and way.
 
     Args:
         source: The old model; by default the suite's.
@@ -70,13 +72,18 @@ def retrieve(
 
 def load_pairs(pairs: tuple[Path, Path]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The vectors of the same images on both models."""
-    import numpy as np
+    old, new = map(_load_matrix, pairs)
+    return old, new
+
+
+def _load_matrix(path: Path) -> NDArray[Any]:
+    from numpy.lib.format import open_memmap
 
     try:
-        old, new = (np.load(one, mmap_mode="r", allow_pickle=False) for one in pairs)
-    except (EOFError, OSError, ValueError) as error:
-        raise CompatbenchError(f"--pairs: {first_line(error)}; give two .npy files") from None
-    return old, new
+        return open_memmap(require(path, follow=True), mode="r")
+    except (OSError, ValueError) as error:
+        why = first_line(error) if isinstance(error, OSError) else "it is no .npy file of numbers"
+        raise CompatbenchError(f"--pairs: cannot read {path}: {why}; give a .npy") from None
 
 
 def print_ported(found: PortedIndex) -> None:

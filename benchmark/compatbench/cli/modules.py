@@ -20,7 +20,9 @@ from compatbench.cli.output import (
     say,
     write_module,
 )
+from compatbench.cli.run import stoppable
 from compatbench.errors import CompatbenchError
+from compatbench.files.kinds import kind_of, require_new
 
 if TYPE_CHECKING:
     from compatbench.engine.single_module import Evaluation
@@ -51,8 +53,8 @@ def evaluate(
     that were right before and are wrong now.
 
     Args:
-        module: A module that 'run' wrote to runs/modules/; or with --source, a checkpoint of
-            other code, as for 'import'.
+        module: A module that 'run' wrote to runs/modules/, or hf://OWNER/NAME; or with --source,
+            a checkpoint of other code, as for 'import'.
         backbone: The new model: a name of 'list backbones', or MODEL/TAG of open_clip,
             MODEL@FILE, local-dir:FOLDER, hf:FOLDER.
         task: The test set: the module's task, which is the default, or a variant of it.
@@ -120,7 +122,8 @@ def port(
     compatbench port photos.npy --from vit-b16-openai --to eva02-b16 --by words
 
     Args:
-        module: A module that 'run' wrote to runs/modules/, or 'import' wrote; or an index.
+        module: A module that 'run' wrote to runs/modules/, or 'import' wrote, or
+            hf://OWNER/NAME; or an index.
         to: The new model, as '--backbone' of 'evaluate'.
         with_: 'words', 'words+raw', or 'copied', which changes nothing; by default words for
             methods that act in the joint space, and copied for others.
@@ -142,12 +145,12 @@ def port(
     if is_vector_file(module):
         given = {"--with": with_, "--methods": methods}
         if wrong := [name for name, value in given.items() if value is not None]:
-            raise CompatbenchError(f"{wrong[0]} is of modules, and {module} is an index")
+            raise CompatbenchError(f"{wrong[0]} is for modules, and {module} is an index")
         if from_ is None:
             raise CompatbenchError(f"{module} is an index: give the model that made it with --from")
         if images is not None and pairs is not None:
             raise CompatbenchError("--images and --pairs: give one of the two")
-        with console.status("") as status:
+        with stoppable("no index was written"), console.status("") as status:
             ported = api.port_index(
                 module,
                 from_,
@@ -162,7 +165,9 @@ def port(
         print_ported(ported)
         return
     if wrong := [n for n, value in {**of_indexes, "--column": column}.items() if value is not None]:
-        raise CompatbenchError(f"{wrong[0]} is for indexes (.npy, .parquet, .faiss), not modules")
+        raise CompatbenchError(
+            f"{wrong[0]} is for indexes, and {module} is none (.npy, .parquet, flat .faiss)"
+        )
     moved = api.port(module, to, transfer=with_, methods=methods, device=device)
     place = re.sub(r"[^\w.-]+", "-", moved.about["source"])
     path = out or Path(f"{module.stem}-for-{place}.safetensors")
@@ -234,13 +239,13 @@ def export(format: str, module: Path, file: Path, dtype: str | None = None) -> N
         format: The format; 'compatbench import' lists them.
         module: A module that 'run' wrote to runs/modules/, or 'import' wrote.
         file: The file to write; for formats of several files, the folder.
-        dtype: 'float16' or 'float32'; by default that of the file it was imported from, or what
-            the format's own code uses.
+        dtype: 'float16', 'bfloat16' or 'float32'; by default that of the file it was imported
+            from, or what the format's own code uses.
     """
     from compatbench import api
 
-    if file.is_file():
-        raise CompatbenchError(f"{file} exists; give another FILE, or delete it first")
+    if kind_of(file, follow=True) != "folder":
+        require_new(file, "give another FILE")
     found = api.export_module(format, module, file, dtype=dtype)
     for path in found.files:
         say(escape(f"wrote {path}"))

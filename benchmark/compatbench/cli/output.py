@@ -15,7 +15,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from compatbench.errors import CompatbenchError, printable
+from compatbench.errors import printable
+from compatbench.files.kinds import require_new
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,9 +61,7 @@ def print_json_text(text: str) -> None:
 
 def write_module(module: Module, path: Path, way: str = "") -> None:
     """Writes a module's file, where nothing stands yet, and says in which way it was made."""
-    if path.exists():
-        raise CompatbenchError(f"{path} exists; give another --out, or delete it first")
-    module.save(path)
+    module.save(require_new(path))
     say(escape(f"wrote {path}{way}: {module!r}"))
 
 

@@ -230,8 +230,13 @@ def _print_costs(plan: Plan, device: str) -> None:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it."""
+def stoppable(
+    outcome: str = "finished cells are kept, and the same command continues:\n  {command}",
+) -> Iterator[None]:
+    """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it.
+
+    ``outcome`` says what is left of its work.
+    """
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {stop: signal.getsignal(stop) for stop in stops}
     for stop, handler in before.items():
@@ -241,11 +246,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["compatbench", *sys.argv[1:]])
-        print(
-            "\ncompatbench: stopped; finished cells are kept, and the same command continues:\n"
-            f"  {command}",
-            file=sys.stderr,
-        )
+        print(f"\ncompatbench: stopped; {outcome.format(command=command)}", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
     finally:
         for stop, handler in before.items():

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from compatbench.cli.output import say, write_module
+from compatbench.errors import CompatbenchError
 
 
 def push(
@@ -34,6 +35,8 @@ def push(
     from compatbench import api
 
     if what.is_dir():
+        if licence is not None:
+            raise CompatbenchError("--licence is for modules; leave it out for results")
         upload = api.push_results(what, to, private=private)
     else:
         upload = api.push_module(what, to, licence=licence, private=private, out=out)
@@ -46,8 +49,8 @@ def push(
 def pull(address: str, out: Path | None = None, offline: bool = False) -> None:
     """Fetch a module, or results, from the Hugging Face Hub.
 
-    A module need not be fetched to be evaluated: 'evaluate', 'port', 'advise' and 'export' take its
-    address in place of a file.
+    A module need not be fetched to be evaluated: 'evaluate', 'predict', 'port', 'advise' and
+    'export' take its address in place of a file.
 
     Args:
         address: hf://OWNER/NAME of a module, hf://datasets/OWNER/NAME of results.

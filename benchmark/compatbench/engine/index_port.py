@@ -28,7 +28,8 @@ from compatbench.data.sources.layouts import list_images
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic, write_atomic
-from compatbench.files.vector_files import VectorFile, open_vectors
+from compatbench.files.kinds import require_new
+from compatbench.files.vector_files import SUFFIXES, VectorFile, open_vectors
 from compatbench.transfer.feature_maps import WAYS, FeatureMap, Pair, fit_map, judge_map
 from compatbench.transfer.words import WordFeatures
 
@@ -99,8 +100,13 @@ def port_index(
         raise CompatbenchError(f"'{way}' {'needs' if needed else 'takes no'} images: {fix}")
     index, name = open_vectors(path, column), re.sub(r"[^\w.-]+", "-", target)
     path_out = out or Path(f"{path.stem}-for-{name}{path.suffix}")
-    if path_out.exists() and way != "copied":
-        raise CompatbenchError(f"{path_out} exists; give another --out, or delete it first")
+    if way != "copied":
+        require_new(path_out)
+    if path_out.suffix in SUFFIXES and path_out.suffix != path.suffix in SUFFIXES:
+        raise CompatbenchError(
+            f"{path_out}: the ported index is of the kind of {path}; let its name end in "
+            f"{path.suffix}"
+        )
     device, loaded = resolve_device(device), list[Backbone]()
     if way == "copied" or "words" in WAYS[way] or isinstance(images, Path):
         loaded = [load_backbone(one, device) for one in (source, target)]

@@ -42,6 +42,16 @@ def require(
     return path
 
 
+def require_new(path: Path, other: str = "give another --out") -> Path:
+    """The path, if nothing stands there, not even a link that leads nowhere; else an error.
+
+    ``other`` is what the user can do, beside deleting what is there.
+    """
+    if kind_of(path):
+        raise CompatbenchError(f"{path} exists; {other}, or delete it first")
+    return path
+
+
 def delete_paths(paths: Iterable[Path]) -> None:
     """Deletes files, links (not what they lead to) and folders with all that is in them."""
     for path in paths:

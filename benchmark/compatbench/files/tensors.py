@@ -78,9 +78,10 @@ def check_header(path: Path) -> None:
     """A ``ValueError`` refuses a safetensors file with a header that would take long to read."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
+    if size > path.stat().st_size:
+        raise ValueError("it is no safetensors file, or cut short")
     if size > MOST_HEADER:
-        many = f"its header has {size:,} bytes, of {MOST_HEADER:,} at most"
-        raise ValueError(f"{many}; is it a safetensors file?")
+        raise ValueError(f"its header has {size:,} bytes, of {MOST_HEADER:,} at most")
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError, first_line
-from compatbench.files.kinds import require
+from compatbench.files.kinds import kind_of, require
 
 # Bytes of the float32 vectors of a block, which stays in the processor's cache; a row group of a
 # parquet file is as many blocks.
@@ -175,7 +175,7 @@ class ParquetVectors(VectorFile):
 def is_vector_file(path: Path) -> bool:
     """Whether it is an index by its first bytes, or by its name where it cannot be read."""
     try:
-        with require(path, follow=True).open("rb") as file:
+        with _require(path).open("rb") as file:
             first = file.read(4)
     except OSError:
         first = b""
@@ -190,8 +190,12 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
             vectors of a type that is none of ``DTYPES``.
     """
     try:
-        with require(path, follow=True).open("rb") as file:
-            kind = MAGIC.get(file.read(4), "faiss")
+        with _require(path).open("rb") as file:
+            kind = MAGIC.get(first := file.read(4), "faiss")
+            if not first:
+                raise CompatbenchError(f"{path} is empty; copy it again")
+            if column is not None and kind != "parquet":
+                raise CompatbenchError(f"--column is for parquet files, and {path} is none")
             file.seek(0)
             if kind == "parquet":
                 found: VectorFile = _read_parquet(path, column)
@@ -202,6 +206,12 @@ def open_vectors(path: Path, column: str | None = None) -> VectorFile:
     if not found.rows or not found.width:
         raise CompatbenchError(f"{path} holds no vectors")
     return found
+
+
+def _require(path: Path) -> Path:
+    if kind_of(path, follow=True) == "folder":
+        raise CompatbenchError(f"{path} is a folder; give a file in it, an index or a module")
+    return require(path, follow=True)
 
 
 def _read_npy(path: Path, file: BinaryIO) -> RawVectors:
@@ -215,7 +225,8 @@ def _read_npy(path: Path, file: BinaryIO) -> RawVectors:
         order = ", stored by column" if by_columns else ""
         raise CompatbenchError(
             f"{path} holds {dtype} of shape {shape}{order}; an index is a matrix of {DTYPES[0]} "
-            f"to {DTYPES[-1]}, a vector in each row: save numpy.ascontiguousarray of it"
+            f"to {DTYPES[-1]}, a vector in each row: save it as "
+            "numpy.ascontiguousarray(VECTORS, 'float32')"
         )
 
     def header(width: int) -> bytes:
@@ -235,8 +246,8 @@ def _read_faiss(path: Path, file: BinaryIO) -> RawVectors:
             if (kind := file.read(4)) not in (*_FLAT, *_WITH_IDS):
                 raise CompatbenchError(
                     f"{path} is no .npy, parquet or flat Faiss index (it begins with {kind!r}); "
-                    "other indexes of Faiss do not hold the vectors themselves: save the vectors "
-                    "that it was built from as .npy, port them, and build it again"
+                    "of other indexes port the vectors that they were built from, saved as .npy, "
+                    "and build them again"
                 )
             values = _FAISS.unpack(file.read(_FAISS.size))
             levels.append((kind, values, file.read(4 if values[-1] > 1 else 0)))
@@ -294,7 +305,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise CompatbenchError(f"cannot read the index {path}: {first_line(error)}") from None
+        what = f"cannot read the index {path}: {first_line(error).rstrip('.')}"
+        raise CompatbenchError(f"{what}; is it whole? Copy it again") from None
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from compatbench.errors import CompatbenchError, first_line
 from compatbench.files.atomic import write_atomic
+from compatbench.files.kinds import require_new
 from compatbench.formats.clip_lora import Update, config_of, split_updates, stack_updates
 from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
@@ -103,6 +104,8 @@ class PEFT(Format):
             "inference_mode": True,
         }
         files = [path / "adapter_model.safetensors", path / "adapter_config.json"]
+        for one in files:
+            require_new(one, "give another folder")
         write_atomic(files[0], save(tensors, {"format": "pt"}))
         write_atomic(files[1], json.dumps(settings, indent=2).encode())
         return files

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from compatbench.files.kinds import require_new
 from compatbench.formats.dassl import write_torch
 from compatbench.formats.format import Config, Converted, Format, Import
 from compatbench.formats.reader import Checkpoint
@@ -48,6 +49,8 @@ class TipAdapter(Format):
         if self.start not in files:
             files[self.start] = torch.nn.Parameter(keys)
         paths = {path / f"{start}{shots}shots.pt": tensor for start, tensor in files.items()}
+        for name in paths:
+            require_new(name, "give another folder")
         for name, tensor in paths.items():
             write_torch(name, tensor)
         return [*paths]

@@ -118,9 +118,10 @@ def predict_module(
     module, fitted = read_fitted(given)
     method = build_method_of(fitted, methods, path)
     if backbone == fitted.source or method.card.depth == "none":
-        raise CompatbenchError(
-            f"{path} needs no prediction on '{backbone}': it is the same there as on its source"
-        )
+        why = "that is its own source"
+        if backbone != fitted.source:
+            why = f"a module of '{fitted.method}' holds nothing that was learned"
+        raise CompatbenchError(f"{path} needs no prediction on '{backbone}': {why}")
     ways = [COPIED, WORDS] if find_transfer(WORDS).serves(method.card) else [COPIED]
     models = load_both(fitted, backbone, device)
     labels, upgrade = labels_of(fitted), (fitted.source, backbone)
