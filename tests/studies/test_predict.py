@@ -145,7 +145,7 @@ def test_harm_is_foreseen_and_the_gate_falls_back(saved: Path) -> None:
     assert open_gate.target is not None
     assert gated.target is not None
     assert open_gate.target.gain < 0 == gated.target.gain
-    assert gated.note.startswith("The gate falls back to zero-shot: -")
+    assert gated.note.startswith("The gate falls back to zero-shot: a gain of -")
     assert "The gate falls back" in output_of("evaluate", module, "--backbone", NEW, "--gate")
 
 

@@ -49,8 +49,8 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
     expected = describe_answers(four, len(LABELS))
     assert expected["differ"] > 0
     for weight, logits, says in (
-        (1.0, own, f"keeps the module: +{100 * expected['differ']:.1f}"),
-        (-1.0, zero_shot[1], f"falls back to zero-shot: -{100 * expected['differ']:.1f}"),
+        (1.0, own, f"keeps the module: a gain of +{100 * expected['differ']:.1f}"),
+        (-1.0, zero_shot[1], f"falls back to zero-shot: a gain of -{100 * expected['differ']:.1f}"),
     ):
         asked = []
 

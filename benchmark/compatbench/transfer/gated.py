@@ -88,7 +88,7 @@ class GatedClassifier:
         """What was chosen, and what is expected of the module."""
         kept = self.expected.value > 0
         what = "keeps the module" if kept else "falls back to zero-shot"
-        return f"The gate {what}: {self.expected} expected"
+        return f"The gate {what}: a gain of {self.expected} points is expected"
 
 
 def gate_transfer(transfer: str) -> str:
