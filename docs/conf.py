@@ -2,7 +2,7 @@
 
 The pages are plain Markdown that GitHub shows, too. The sidebar is made from the headings and links
 of docs/README.md, so a new page is linked there and nowhere else. The built pages make no request
-to any network. Why Sphinx with MyST: Material for MkDocs receives critical fixes alone, no features.
+to any network. Why Sphinx with MyST: Material for MkDocs gets critical fixes only.
 """
 
 from __future__ import annotations
