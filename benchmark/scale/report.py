@@ -9,7 +9,7 @@ python benchmark/scale/report.py --gpu-rate 4e13 --mean-life 36000 --out /tmp
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -23,12 +23,13 @@ from simulate import Job, Outcome, simulate
 
 from compatbench.data.cards import suite_cards, suite_tasks, suite_variants
 from compatbench.files.atomic import write_atomic
+from compatbench.pages.templates import template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = Path(__file__).parent / "page.md"
+PAGE = Path(__file__).parent / "page.md.jinja"
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LIVES = (200.0, 500.0, 1000.0, float("inf"))  # hours
 LIVES_GPUS = 64
@@ -67,121 +68,47 @@ def typical_run(costs: Costs, gpus: int, mean_life: float | None = None) -> Outc
 def make_page(
     measured: Measured, assumed: Assumptions, costs: Costs, outcomes: Sequence[Outcome]
 ) -> str:
-    """The page, from its text and the tables."""
-    suite = suite_cards.read(SUITE)
-    tasks, methods = len(suite_tasks(suite)), len(measured.methods)
-    draws = len(suite.shots) * len(suite.seeds)
-    upgrades = len(suite.upgrades)
-    jobs = costs.jobs
-    records = sum(len(job.backbones) * (1 + len(suite_variants(suite, job.task))) for job in jobs)
-    text = PAGE.read_text(encoding="utf-8")
-    values = {
-        "combinations": f"{methods * tasks * draws * upgrades:,}",
-        "product": f"{methods} methods × {tasks} tasks × {len(suite.seeds)} seeds × "
-        f"{len(suite.shots)} shots × {upgrades} upgrades",
-        "cells": f"{len(jobs):,}",
-        "upgrades": "\n".join(f"* {' → '.join(upgrade)}" for upgrade in suite.upgrades),
-        "totals": _table(("", "", "how"), _totals(costs, records)),
-        "processor": measured.processor,
-        "core_gflops": f"{measured.core_flops / 1e9:g}",
-        "store_us": f"{measured.store_seconds_per_cell * 1e6:.0f}",
-        "methods": _table(
-            ("method", "fit, s", "evaluation, s", "GPU-hours", "longest, h"),
-            _methods(measured, jobs),
+    """The page, from its text and the figures."""
+    suite, jobs = suite_cards.read(SUITE), costs.jobs
+    options = [
+        (f"--{name.replace('_', '-')}", getattr(assumed, name), unit, why)
+        for name, _, unit, why in Assumptions.table()
+    ]
+    page = template(
+        str(PAGE), autoescape=False, show=format, size=_size, hours=_hours, days=_days
+    ).render(
+        measured=measured,
+        costs=costs,
+        outcomes=outcomes,
+        suite=suite,
+        tasks=len(suite_tasks(suite)),
+        records=sum(
+            len(job.backbones) * (1 + len(suite_variants(suite, job.task))) for job in jobs
         ),
-        "plan": _table(("", "`plan`", "the run", "times"), _plan()),
-        "assumptions": _table(("option", "value", "", "what is assumed"), _assumptions(assumed)),
-        "schedule": _table(
-            ("GPUs", "days", "times faster", "efficiency", *_SHARES, "deaths"),
-            _schedule(costs, outcomes),
-        ),
-        "limits": _table(("what", "hours, at least", "binds above", "how"), _limits(costs)),
-        "lives": _table(
-            ("mean life of a worker", "days", "cell-hours lost", "deaths"), _lives(costs)
-        ),
-        "knee": str(_knee(costs, outcomes)),
-        "lives_gpus": str(LIVES_GPUS),
-        "six": ", ".join(f"`{name}`" for name in real_run.METHODS),
-        "modules": _size(real_run.read()["used"]["modules"]),
-        "all": _size(real_run.read()["used"]["all"]),
-        "alone": f"{_encode_alone(costs) / HOUR:,.0f}",
-        "shared": f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
-    }
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
-    return text
-
-
-_SHARES = ("compute", "encode", "wait", "load", "store", "lost", "idle")
-
-
-def _totals(costs: Costs, records: int) -> Iterable[tuple[str, ...]]:
-    fits = sum(job.seconds for job in costs.jobs) / HOUR
-    encode = sum(costs.site.encode_seconds.values()) / HOUR
-    yield "cells (fits)", f"{len(costs.jobs):,}", "counted"
-    yield "records", f"{records:,}", "counted: cells × backbones × test sets"
-    yield "GPU-hours of cells", f"{fits:,.0f}", "scaled from measured, by assumptions"
-    yield "GPU-hours of encoding", f"{encode:,.0f}", "counted, at assumed rates"
-    yield "image features", _size(costs.feature_bytes), "counted: float32, sixteen views"
-    yield (
-        "image tokens",
-        _size(costs.token_bytes),
-        "counted: sixteen views, for methods that act in the image tower",
+        methods=_methods(jobs),
+        run=real_run.read(),
+        six=real_run.METHODS,
+        assumptions=options,
+        one_gpu=_one_gpu(costs),
+        limits=_limits(costs),
+        lives=[(hours, typical_run(costs, LIVES_GPUS, hours * HOUR)) for hours in LIVES],
+        inf=float("inf"),
+        lives_gpus=LIVES_GPUS,
+        knee=_knee(costs, outcomes),
+        # Seconds of encoding, if every cell did its own.
+        alone=sum(costs.site.encode_seconds[name] for job in jobs for name in job.features),
+        shared=f"{sum(costs.site.encode_seconds.values()) / HOUR:,.0f}",
     )
-    yield "predictions", _size(costs.prediction_bytes), "counted: 8 bytes for each image"
-    yield (
-        "modules",
-        _size(costs.module_bytes),
-        "measured on the mini suite; real ones are some times as large",
-    )
-    yield "files in the end", f"{costs.files:,}", "counted: record, module, predictions; features"
-    yield "files written", f"{sum(job.writes for job in costs.jobs):,}", "counted: with rewrites"
+    return f"{page}\n"
 
 
-def _methods(measured: Measured, jobs: Sequence[Job]) -> Iterable[tuple[str, ...]]:
-    hours: Counter[str] = Counter()
-    longest: dict[str, float] = defaultdict(float)
+def _methods(jobs: Sequence[Job]) -> list[tuple[str, float, float]]:
+    """Methods with the hours of all of their cells, the most first, and of the longest."""
+    hours: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
-        hours[job.method] += job.seconds / HOUR  # type: ignore[assignment]
-        longest[job.method] = max(longest[job.method], job.seconds / HOUR)
-    for method, total in sorted(hours.items(), key=lambda item: -item[1]):
-        mini = measured.methods[method]
-        yield (
-            method,
-            f"{mini['fit_seconds']:.2f}",
-            f"{mini['evaluate_seconds']:.3f}",
-            _hours(total),
-            _hours(longest[method]),
-        )
-
-
-def _plan() -> Iterable[tuple[str, ...]]:
-    found = real_run.read()
-    counted, used = found["counted"], found["used"]
-    names = {"cache": "features and tokens on disk", "predictions": "predictions on disk"}
-    for name, title in (names | {"memory": "memory of a worker"}).items():
-        share = counted[name] / used[name]
-        yield title, _size(counted[name]), _size(used[name]), f"{share:.2f}"
-
-
-def _assumptions(assumed: Assumptions) -> Iterable[tuple[str, ...]]:
-    for name, _, unit, why in Assumptions.table():
-        yield f"`--{name.replace('_', '-')}`", f"{getattr(assumed, name):.6g}", unit, why
-
-
-def _schedule(costs: Costs, outcomes: Sequence[Outcome]) -> Iterable[tuple[str, ...]]:
-    for outcome in outcomes:
-        whole = outcome.workers * outcome.makespan
-        faster = _one_gpu(costs) / outcome.makespan
-        shares = [*outcome.spent.values(), outcome.idle]
-        yield (
-            str(outcome.workers),
-            f"{outcome.makespan / HOUR / 24:,.1f}",
-            f"{faster:.1f}",
-            f"**{faster / outcome.workers:.0%}**",
-            *(f"{share / whole:.1%}" for share in shares),
-            str(outcome.deaths),
-        )
+        hours[job.method].append(job.seconds / HOUR)
+    found = [(method, sum(each), max(each)) for method, each in hours.items()]
+    return sorted(found, key=lambda one: -one[1])
 
 
 @lru_cache(maxsize=1)
@@ -196,10 +123,9 @@ def _knee(costs: Costs, outcomes: Sequence[Outcome]) -> int:
     return max(o.workers for o in outcomes if first / o.makespan >= 0.9 * o.workers)
 
 
-def _limits(costs: Costs) -> Iterable[tuple[str, ...]]:
-    """Each bound on the makespan, and the number of GPUs that would do all work in that time."""
+def _limits(costs: Costs) -> Iterable[tuple[str, float, str]]:
+    """Each bound on the makespan, in seconds, and where it is from."""
     site, jobs = costs.site, costs.jobs
-    work = sum(job.seconds for job in jobs)
     longest = max(jobs, key=lambda job: job.seconds)
     chain, job = max(((_chain(costs, job), job) for job in jobs), key=lambda pair: pair[0])
     entry, encode = max(site.encode_seconds.items(), key=lambda item: item[1])
@@ -209,15 +135,14 @@ def _limits(costs: Costs) -> Iterable[tuple[str, ...]]:
     slowest = f"{job.method}, {job.task}, {job.source}, {job.shots} shots"
     reading = f"{_size(read)} at {_size(site.shared_rate)} a second"
     writing = f"{writes:,} files at {site.write_rate:g} a second"
-    for what, seconds, how in (
+    return (
         ("the longest chain", chain, f"{slowest}: weights, features, cell"),
         ("the longest cell", longest.seconds, "no cell is divided"),
         ("encoding", encode, f"no entry is divided: {entry}"),
         ("reading features and tokens", read / site.shared_rate, reading),
         ("writing records", writes / site.write_rate, writing),
         ("loading weights", loads / site.worker_rate, f"{_size(loads)} of the largest group"),
-    ):
-        yield what, f"{seconds / HOUR:.3g}", f"{work / seconds:,.0f} GPUs", how
+    )
 
 
 def _chain(costs: Costs, job: Job) -> float:
@@ -228,30 +153,8 @@ def _chain(costs: Costs, job: Job) -> float:
     return load / site.worker_rate + encode + job.seconds
 
 
-def _encode_alone(costs: Costs) -> float:
-    """Seconds of encoding, if every cell did its own."""
-    site = costs.site
-    return sum(site.encode_seconds[name] for job in costs.jobs for name in job.features)
-
-
-def _lives(costs: Costs) -> Iterable[tuple[str, ...]]:
-    for hours in LIVES:
-        outcome = typical_run(costs, LIVES_GPUS, hours * HOUR)
-        yield (
-            f"{hours:,.0f} h" if hours < float("inf") else "for ever",
-            f"{outcome.makespan / HOUR / 24:,.1f}",
-            f"{outcome.spent['lost'] / HOUR:,.0f}",
-            str(outcome.deaths),
-        )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rules = [
-        "---" if i == 0 or name in ("how", "what is assumed", "") else "---:"
-        for i, name in enumerate(head)
-    ]
-    lines = [head, rules, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _days(seconds: float) -> str:
+    return f"{seconds / HOUR / 24:,.1f}"
 
 
 def _hours(hours: float) -> str:

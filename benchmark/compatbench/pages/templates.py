@@ -31,7 +31,7 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 
 
 def read_source(name: str) -> str:
-    """A file beside the pages' code."""
+    """A file beside the pages' code, or any other by its whole path."""
     return resources.files("compatbench.pages").joinpath(name).read_text("utf-8").strip()
 
 
