@@ -72,7 +72,7 @@ def _size(name: str) -> ModelSize:
 def _method(name: str) -> dict[str, float]:
     kind, rows = read_kind(suite_cards.read("mini"), name), read_method(MINI, name).table
     # Others than copied cells share the fit of one.
-    cells = [cell for _, cell in rows[rows["transfer"] == COPIED].groupby("key", sort=False)]
+    cells = [cell for _, cell in rows.loc[rows["transfer"] == COPIED].groupby("key", sort=False)]
     work = [
         count_work(
             kind,

@@ -75,7 +75,7 @@ def make_page(
         for name, _, unit, why in Assumptions.table()
     ]
     page = template(
-        str(PAGE), autoescape=False, show=format, size=_size, hours=_hours, days=_days
+        str(PAGE), autoescape=False, number=format, size=_size, hours=_hours, days=_days
     ).render(
         measured=measured,
         costs=costs,

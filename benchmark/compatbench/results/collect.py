@@ -56,7 +56,8 @@ def rows_of(cell: Cell, record: CellRecord) -> list[Row]:
 def _failed(broken: BrokenCell) -> list[Row]:
     """The rows of what cannot be measured; what broken images are has no hash."""
     cell, why = broken
-    fit = _place(cell) | {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
+    fit: dict[str, Any] = {"status": "failed", "reason": f"{BrokenImages.__name__}: {why}"}
+    fit |= _place(cell)
     return [
         Row(**fit, backbone=b, test_set=t, data=sha256_json([b, t, why]))
         for b, t in product(cell.backbones, cell.test_sets)
