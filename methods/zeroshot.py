@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from compatbench.method import (
@@ -14,6 +16,8 @@ from compatbench.method import (
     MethodCard,
     Module,
 )
+
+from ._shared.texts import Templates, choose_templates
 
 
 class ZeroShot(Method):
@@ -40,7 +44,7 @@ class ZeroShot(Method):
 
 
 class ZeroShotEnsemble(ZeroShot):
-    """The normalised features of all of the task's templates, averaged (section 3.1.4)."""
+    """The normalised features of the task's templates, averaged (section 3.1.4)."""
 
     card = MethodCard(
         name="zeroshot_ensemble",
@@ -51,5 +55,11 @@ class ZeroShotEnsemble(ZeroShot):
         learns=False,
     )
 
+    class Config(ZeroShot.Config):
+        templates: Templates = "all"
+
+    config: Config
+
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        return CosineClassifier(backbone.zero_shot_ensemble(labels), backbone.logit_scale)
+        chosen = replace(labels, templates=choose_templates(labels, self.config.templates))
+        return CosineClassifier(backbone.zero_shot_ensemble(chosen), backbone.logit_scale)

@@ -44,9 +44,11 @@ def zero_shot_logits(backbone: Backbone, labels: Labels, own: Tensors, images: T
     return cosine_logits(backbone, photo_texts(backbone, labels), images)
 
 
-def ensemble_logits(backbone: Backbone, labels: Labels, own: Tensors, images: Tensor) -> Tensor:
-    each = [unit(fill(backbone, labels, template)) for template in labels.templates]
-    return cosine_logits(backbone, sum(each) / 3, images)  # type: ignore[arg-type]
+def ensemble_logits(
+    backbone: Backbone, labels: Labels, own: Tensors, images: Tensor, first: int
+) -> Tensor:
+    each = [unit(fill(backbone, labels, template)) for template in labels.templates[first:]]
+    return cosine_logits(backbone, sum(each) / len(each), images)  # type: ignore[arg-type]
 
 
 def taskres_logits(
@@ -187,7 +189,15 @@ STEPS = {
 
 FORMULAS = {
     "zeroshot": Formula(ZeroShot, zero_shot_logits, exact=1e-7),
-    "zeroshot_ensemble": Formula(ZeroShotEnsemble, ensemble_logits, exact=1e-7),
+    **{
+        f"zeroshot_ensemble-{which}": Formula(
+            ZeroShotEnsemble,
+            partial(ensemble_logits, first=first),
+            settings={"templates": which},
+            exact=1e-7,
+        )
+        for which, first in (("all", 0), ("rest", 1))
+    },
     "gda": Formula(GDA, gda_logits, exact=1e-6),
     "lfa": Formula(LFA, lfa_logits, exact=1e-7),
     "wise_ft": Formula(WiSEFT, wise_logits, exact=1e-8),
