@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compatbench.backbone import FEATURES, ImageInput
+from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
-from compatbench.data.feature_cache import BATCH, PART, FeatureCache
+from compatbench.data.encoding import BATCH
+from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import Sample, View
+from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.sizes import format_bytes, parse_bytes
@@ -225,6 +228,33 @@ def test_under_a_limit_the_longest_unused_makes_way_and_large_tokens_are_encoded
     small = min(entry.size for entry in list_entries(tmp_path / "few"))
     limited.limit = 5 * small // 2  # two of them
     assert [features(which) for which in (1, 0, 2, 0, 1)] == [1, 0, 1, 0, 1]
+
+
+class Rounding(FakeBackbone):
+    """Its last digits depend on how many images are encoded together."""
+
+    def encode_images(self, images: torch.Tensor, wanted: ImageInput = FEATURES) -> torch.Tensor:
+        return super().encode_images(images, wanted) + len(images)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
+    tmp_path: Path, views: int
+) -> None:
+    task, wanted = FakeTask(count=PART + BATCH + 10), ImageInput("hidden", 1, views=views)
+    last = len(task.samples) - 1
+
+    def see(cache: FeatureCache, backbone: Any) -> StoredRows:
+        # In another order than they are stored in.
+        return cache.tokens(backbone, task, task.samples[::-1], wanted, split=task.samples)
+
+    for backbone in (Rounding(), load_backbone("mini-clip")):
+        stored = see(FeatureCache(tmp_path / "all"), backbone)
+        fresh = see(FeatureCache(tmp_path / "few", limit=1), backbone)
+        assert (type(stored), type(fresh)) == (StoredRows, FreshRows)
+        for index in ([last - 3, 0, last, 0, 70], [0, 1], [5], range(80, 180)):
+            assert torch.equal(fresh[torch.tensor(index)], stored[torch.tensor(index)])
+        assert all(map(torch.equal, fresh.batches(), stored.batches()))
 
 
 def test_prune_deletes_the_oldest_first(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ the device run beside what is computed there, which is waited for when rows are 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.data.cache_files import Unfinished
@@ -24,6 +24,7 @@ from compatbench.data.images import Sample, View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_json
+from compatbench.files.processes import count_cores
 
 BATCH = 64
 MOST_DECODED = 256 * 2**20  # bytes of images that a processor's batch may take, with all views
@@ -52,7 +53,7 @@ class Images:
                 self.backbone.weights_key,
                 self.backbone.card.config,
                 self.backbone.preprocess_settings,
-                _arithmetic(self.backbone),
+                arithmetic(self.backbone),
                 self.task.source.fingerprint(self.samples),
                 self.view.settings,
                 [self.wanted.kind, self.wanted.block] if self.wanted else ["features", 0],
@@ -67,7 +68,7 @@ class Images:
         return about | {"images": len(self.samples), "view": self.view.number}
 
 
-def _arithmetic(backbone: ImageEncoder) -> str:
+def arithmetic(backbone: ImageEncoder) -> str:
     """What decides the last digits: precision and, unless it is a processor, kind of device."""
     words, kind = [str(backbone.dtype)], backbone.device.type
     if kind != "cpu":
@@ -97,6 +98,7 @@ def encode(
     on_encoded: OnEncoded,
     decoders: int | None = None,
     unfinished: Unfinished | None = None,
+    filled: bool = False,
 ) -> list[Tensor]:
     """What entries of the same images under several views hold, on the CPU.
 
@@ -104,6 +106,8 @@ def encode(
         on_encoded: is told of images under each view.
         decoders: processes or threads; None is one for a processor, and for a GPU one per core.
         unfinished: where rows are kept meanwhile.
+        filled: a processor's last batch is filled up with zeros, for rows with the bytes that they
+            have in a whole one.
     """
     first, views = entries[0], len(entries)
     backbone, samples = first.backbone, first.samples
@@ -137,15 +141,18 @@ def encode(
         backbone.dtype,
     )
     send, last = _Upload(backbone.device), time.monotonic()
-    decoders = decoders or (1 if on_cpu else os.cpu_count() or 1)
+    decoders = decoders or (1 if on_cpu else count_cores())
     with closing(decoder.batches(samples[done:], size, decoders)) as batches:
         for pieces in batches:
             sent = [send(piece) for piece in pieces]
             images = sent[0] if len(sent) == 1 else torch.cat(sent, dim=1)
             count = images.shape[1]
-            rows, at_once = _encode(first, images.flatten(0, 1), count if on_cpu else at_once)
-            for own, part in zip(fresh, rows.split(count), strict=True):
-                own.append(part)
+            if filled and on_cpu:
+                images = F.pad(images, (*(0, 0) * 3, 0, BATCH - count))
+            each = images.shape[1]
+            rows, at_once = _encode(first, images.flatten(0, 1), each if on_cpu else at_once)
+            for own, part in zip(fresh, rows.split(each), strict=True):
+                own.append(part[:count])
             done += count
             on_encoded(views * done, views * len(samples))
             if time.monotonic() - last > KEEP_SECONDS:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
 from compatbench.data.cache_files import Unfinished, prune_entries, read_entry, write_entry
-from compatbench.data.encoding import BATCH, ImageEncoder, Images, OnEncoded, encode, views_together
+from compatbench.data.encoding import ImageEncoder, Images, OnEncoded, encode, views_together
 from compatbench.data.images import BrokenImages, Sample, View
+from compatbench.data.stored_rows import PART, FreshRows, StoredRows
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
-PART = 4 * BATCH  # images in an entry of tokens; 155 MB of them at ViT-B/16
 WHOLE = 0.5  # a draw of at least this share of a split has the whole split encoded
 FREE_SHARE = 0.5  # of the disk's free room that the tokens of one set may take
 MOST_IN_MEMORY = 512 * 2**20  # bytes of recently used entries that a process keeps
@@ -132,7 +132,7 @@ class FeatureCache:
         ]
         row_bytes = self._row_bytes(parts)
         if self._is_too_much(parts, row_bytes):
-            return [FreshRows(own, rows, backbone.device, self) for own in whole]
+            return [FreshRows(own, rows, backbone.device, self.encode) for own in whole]
         stored = [self._entries(part, row_bytes) for part in parts]
         by_view = [[part[i] for part in stored] for i in range(sum(map(len, whole)))]
         width = 1 + wanted.views
@@ -141,9 +141,9 @@ class FeatureCache:
             for i in range(0, len(by_view), width)
         ]
 
-    def encode(self, images: Sequence[Images]) -> list[Tensor]:
-        """The same images under several views, encoded now and not kept."""
-        return encode(images, self.on_encoded, self.decoders)
+    def encode(self, images: Sequence[Images], filled: bool = False) -> list[Tensor]:
+        """The same images under several views, encoded now and not kept; see ``encode``."""
+        return encode(images, self.on_encoded, self.decoders, filled=filled)
 
     def _row_bytes(self, parts: Sequence[Sequence[Images]]) -> int:
         """Bytes of an image in entries of which one is missing, which is computed; else 0."""
@@ -238,53 +238,6 @@ class FeatureCache:
             if self.limit is not None:
                 prune_entries(self.folder.parent, self.limit, None)
         return found
-
-
-class StoredRows:
-    """Rows ``[N]`` of memory-mapped entries of ``PART`` images, read on demand to a device.
-
-    Of one view, or of several, which are then the rows' second dimension.
-    """
-
-    def __init__(
-        self, views: Sequence[Sequence[Tensor]], rows: Tensor, device: torch.device
-    ) -> None:
-        self._views = views
-        self._rows = rows
-        self._device = device
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """The rows of an index ``[n]``, ``[n, ...]``."""
-        views = self._read(self._rows[index.cpu()].tolist())
-        rows = views[0] if len(views) == 1 else torch.stack(views, dim=1)
-        return rows.to(self._device)
-
-    def _read(self, chosen: Sequence[int]) -> list[Tensor]:
-        """Rows of the entries, by view."""
-        return [torch.stack([one[i // PART][i % PART] for i in chosen]) for one in self._views]
-
-    def batches(self) -> Iterator[Tensor]:
-        """All rows in order, a batch at a time."""
-        for index in torch.arange(len(self)).split(BATCH):
-            yield self[index]
-
-
-class FreshRows(StoredRows):
-    """Rows that are encoded whenever they are read, for a disk that has no room for them."""
-
-    def __init__(
-        self, views: Sequence[Images], rows: Tensor, device: torch.device, cache: FeatureCache
-    ) -> None:
-        super().__init__((), rows, device)
-        self._images = views
-        self._cache = cache
-
-    def _read(self, chosen: Sequence[int]) -> list[Tensor]:
-        samples = [self._images[0].samples[i] for i in chosen]
-        return self._cache.encode([replace(one, samples=samples) for one in self._images])
 
 
 def _cover(

@@ -22,7 +22,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
-from compatbench.data.feature_cache import BATCH
+from compatbench.data.encoding import BATCH
 from compatbench.data.images import ImageSource, Sample
 from compatbench.data.sources.layouts import list_images
 from compatbench.engine.execute.compute import resolve_device

@@ -217,21 +217,26 @@ class TrainedMethod(Method):
             images = seen[0][1]
         sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
         for epoch in range(epochs):
-            order = torch.randperm(len(images), generator=rng).to(device)
+            drawn = torch.randperm(len(images), generator=rng)
+            order = drawn.to(device)
             view, next_view = (i % len(images.views) for i in (epoch, epoch + 1))
             for step in range(per_epoch):
                 where = epoch, epochs, epoch * per_epoch + step, epochs * per_epoch
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(group["recipe"], *where)
-                rows = order[step * stage.batch_size :][: stage.batch_size]
+                part = slice(step * stage.batch_size, (step + 1) * stage.batch_size)
+                rows = order[part]
                 batch: Batch | None = None
                 for one, own in reversed(seen):  # the teacher's is in the method's own
+                    held = None if own.view_inputs is None else own.view_inputs[view]
+                    # Rows on disk are found by the processor, which so waits for no device.
+                    index = rows if isinstance(held, Tensor) else drawn[part]
                     batch = Batch(
                         own.views[view][rows],
                         own.targets[rows],
                         one,
                         data.labels,
-                        None if own.view_inputs is None else own.inputs(rows, view),
+                        None if held is None else held[index],
                         own.views[next_view][rows],
                         rng,
                         batch,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.data.cache_files import FEATURES, read_entry, write_entry
+from compatbench.data.encoding import arithmetic
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning, first_line
 from compatbench.files.hashes import sha256_json
@@ -112,7 +113,7 @@ class WordFeatures:
 
     def of(self, backbone: Backbone) -> Tensor:
         """The features, normalised, ``[V, e]``, on the backbone's device."""
-        facts = [backbone.weights_key, backbone.card.config, str(backbone.dtype), ENGINE_VERSION]
+        facts = [backbone.weights_key, backbone.card.config, arithmetic(backbone), ENGINE_VERSION]
         key = sha256_json(["words", words_hash(), *facts])
         if key not in self._memory:
             self._memory[key] = self._read(backbone, key)
