@@ -99,7 +99,9 @@ class APET(TrainedMethod):
 
 def _refine(module: Module, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Text weights ``[C, e]``, keys ``[N, e]`` and values ``[N, C]`` with what was learned."""
-    where = module["channels"].nonzero()[:, 0]
+    # The channels in order, as many as the residual has: a device is not asked for their number.
+    order = module["channels"].logical_not().byte().argsort(stable=True)
+    where = order[: module["residual"].shape[1]]
     residual = torch.zeros_like(text).index_copy(1, where, module["residual"])
     values = module["values"]
     return (

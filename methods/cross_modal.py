@@ -108,8 +108,9 @@ class CrossModal(Method):
         texts = texts.flatten(0, 1)
         optimizer = torch.optim.AdamW([weight], weight_decay=trial.weight_decay)
         half = trial.batch_size // 2
-        image_batches = _batches(len(targets), trial.batch_size - half, rng)
-        text_batches = _batches(len(texts), half, rng)
+        device = weight.device
+        image_batches = _batches(len(targets), trial.batch_size - half, rng, device)
+        text_batches = _batches(len(texts), half, rng, device)
         steps = min(config.steps, config.max_steps or config.steps)
         best, kept = -1.0, Module()
         for step in range(steps):
@@ -150,9 +151,9 @@ class CrossModal(Method):
         return Module({"weight": weight}, stored).detach()
 
 
-def _batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+def _batches(count: int, size: int, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
     """Endless random batches; what is left of an epoch after its full batches is dropped."""
     size = min(size, count)
     while True:
-        order = torch.randperm(count, generator=rng)
+        order = torch.randperm(count, generator=rng).to(device)
         yield from order[: count // size * size].split(size)

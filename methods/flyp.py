@@ -93,9 +93,10 @@ class FLYP(TrainedMethod):
 
     def contrast(self, tuned: Tuned, batch: Batch, drawn: Tensor) -> Tensor:
         """The loss of a batch, whose texts are in the templates of these numbers, ``[batch]``."""
-        pairs = drawn.to(batch.targets) * len(batch.labels) + batch.targets
+        # On the processor, for prompts are chosen there.
+        pairs = drawn * len(batch.labels) + batch.targets.cpu()
         pairs, where = pairs.unique(return_inverse=True)
-        texts = tuned.encode_texts(pairs.tolist())[where]
+        texts = tuned.encode_texts(pairs)[where.to(batch.targets.device)]
         logits = CosineClassifier(texts, tuned.scale)(tuned.encode_images(batch.inputs))
         diagonal = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
@@ -126,12 +127,13 @@ class Tuned:
     scale: Tensor
     weights: Mapping[Tower, Mapping[str, Tensor]]
 
-    def encode_texts(self, rows: list[int] | None = None) -> Tensor:
+    def encode_texts(self, rows: Tensor | None = None) -> Tensor:
         """Features of the texts of these numbers, or of all, not normalised, ``[rows, e]``."""
         prompts = self.backbone.text_prompts(self.texts)
         if rows is not None:
-            lengths = tuple(prompts.lengths[row] for row in rows)
-            prompts = replace(prompts, suffix=prompts.suffix[rows], lengths=lengths)
+            lengths = tuple(prompts.lengths[row] for row in rows.tolist())
+            suffix = prompts.suffix[rows.to(prompts.suffix.device)]
+            prompts = replace(prompts, suffix=suffix, lengths=lengths)
         return self.backbone.encode_prompts(prompts, self.weights.get("text"))
 
     def encode_images(self, inputs: Tensor) -> Tensor:

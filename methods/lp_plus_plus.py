@@ -22,7 +22,7 @@ from compatbench.method import (
 
 from ._shared.layers import draw_linear
 from ._shared.texts import Templates, zero_shot
-from ._shared.validation import validate
+from ._shared.validation import score
 
 
 class LPPlusPlus(Method):
@@ -72,7 +72,7 @@ class LPPlusPlus(Method):
         text_rate = len(train) / (4 * float(cosines.square().sum(0).max()))
         optimizer = torch.optim.SGD([weight, bias], lr=rate, momentum=config.momentum)
         text_optimizer = torch.optim.SGD([text_weight], lr=text_rate)
-        best, kept = -1.0, module
+        best, kept = torch.tensor(-1.0).to(features), module.detach()
         for step in range(1, min(config.steps, config.max_steps or config.steps) + 1):
             classifier = self.attach(module, backbone, data.labels)
             optimizer.zero_grad()
@@ -82,10 +82,13 @@ class LPPlusPlus(Method):
             optimizer.step()
             if step % config.text_every == 0:
                 text_optimizer.step()
-            accuracy = validate(self.attach(module, backbone, data.labels), data)
-            if accuracy >= best:
-                best, kept = accuracy, module.detach()
-        return kept
+            # On the device, which nothing waits for.
+            accuracy = score(self.attach(module, backbone, data.labels), data)
+            better = accuracy >= best
+            best = torch.where(better, accuracy, best)
+            pairs = {name: (new.detach(), kept[name]) for name, new in module.trained.items()}
+            kept = Module({name: torch.where(better, *pair) for name, pair in pairs.items()})
+        return kept.detach()
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """W, b and a before the first step."""

@@ -115,17 +115,19 @@ def search_grid(
         affinity: of the validation images to the keys, ``[n, N]``.
         values: candidates for the values of the cache, each ``[N, C]``.
     """
-    best, found = -1.0, (config.alpha, config.beta, 0)
+    if not len(targets):
+        return config.alpha, config.beta, 0
     alphas = _grid(config.most_alpha, config.alpha_steps)
+    betas = _grid(config.most_beta, config.beta_steps)
     factors = torch.tensor(alphas)[:, None, None].to(text_logits)
-    for beta in _grid(config.most_beta, config.beta_steps) if len(targets) else ():
+    accuracies = []
+    for beta in betas:
         weights = torch.exp(-beta * (1 - affinity))
         hits = [(text_logits + factors * (weights @ v)).argmax(-1) == targets for v in values]
-        accuracies = torch.stack([hit.float().mean(-1) for hit in hits], dim=1)
-        if (peak := float(accuracies.max())) > best:
-            index = int(accuracies.argmax())
-            best, found = peak, (alphas[index // len(values)], beta, index % len(values))
-    return found
+        accuracies.append(torch.stack([hit.float().mean(-1) for hit in hits], dim=1))
+    index = int(torch.stack(accuracies).cpu().argmax())  # the first of the best, in one piece
+    beta, rest = divmod(index, len(alphas) * len(values))
+    return alphas[rest // len(values)], betas[beta], rest % len(values)
 
 
 def _grid(most: float, steps: int) -> list[float]:

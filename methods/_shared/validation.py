@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from compatbench.method import Backbone, Classifier, FewShotData, Method, Module
 
 
 @torch.no_grad()
-def validate(classifier: Classifier, data: FewShotData) -> float:
-    """Accuracy on the few-shot validation set; 0 if there is none."""
+def score(classifier: Classifier, data: FewShotData) -> Tensor:
+    """Accuracy on the few-shot validation set, a number on its device; 0 if there is none."""
     if len(data.val) == 0:
-        return 0.0
-    return float((classifier(data.val.plain).argmax(-1) == data.val.targets).float().mean())
+        return data.val.plain.new_zeros(())
+    return (classifier(data.val.plain).argmax(-1) == data.val.targets).float().mean()
+
+
+def validate(classifier: Classifier, data: FewShotData) -> float:
+    """The same, which waits for the device."""
+    return float(score(classifier, data))
 
 
 def search_number(

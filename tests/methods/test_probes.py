@@ -188,7 +188,7 @@ def test_cross_modal_s_steps_follow_the_gradient_on_images_and_texts(
     """Three steps of AdamW, in which the samples are drawn in order; no validation images."""
     drawn: list[tuple[int, int]] = []
 
-    def in_order(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    def in_order(count: int, size: int, *_: object) -> Iterator[Tensor]:
         drawn.append((count, size))
         order = torch.arange(count).roll(5)  # with the training views, the last of them first
         while True:
@@ -246,13 +246,14 @@ def test_the_rate_warms_up_then_follows_a_cosine() -> None:
 
 
 def test_batches_go_through_all_samples_and_drop_the_rest() -> None:
-    batches = cross_modal._batches(7, 3, torch.Generator().manual_seed(0))
+    cpu = torch.device("cpu")
+    batches = cross_modal._batches(7, 3, torch.Generator().manual_seed(0), cpu)
     for _ in range(3):
         one, two = next(batches), next(batches)
         assert len(one) == len(two) == 3
         assert len({*one.tolist(), *two.tolist()}) == 6
     # A batch is no larger than the samples.
-    assert len(next(cross_modal._batches(3, 16, torch.Generator()))) == 3
+    assert len(next(cross_modal._batches(3, 16, torch.Generator(), cpu))) == 3
 
 
 @pytest.mark.parametrize(

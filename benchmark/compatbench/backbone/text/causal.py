@@ -189,6 +189,7 @@ class Chunk:
     position: Tensor  # of each packed row in its prompt, ``[R]``
     last: Tensor  # packed row of each end-of-text token, ``[classes]``
     mask: Tensor  # what is added to the scores, ``[groups, size, P + size]``
+    on_cpu: tuple[Tensor, Tensor]  # ``last`` and ``mask``, for plans that wait for no device
 
     @property
     def rows(self) -> int:
@@ -220,7 +221,7 @@ def pack(
     chunks = []
     for part in (groups[a:b] for a, b in pairwise(bounds) if b > a):
         tensors = _pack_groups(part, lengths, size, shared, stride, dtype)
-        chunks.append(Chunk(*(tensor.to(device) for tensor in tensors)))
+        chunks.append(Chunk(*(tensor.to(device) for tensor in tensors), on_cpu=tensors[2:]))
     restore = torch.tensor([i for group in groups for i in group]).argsort()
     return chunks, restore.to(device)
 
@@ -232,7 +233,7 @@ def _pack_groups(
     shared: int,
     stride: int,
     dtype: torch.dtype,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Padding copies a row that exists, as rows beyond a suffix's length may hold anything.
     # It sees the prefix and itself, and nothing sees it.
     source = torch.full((len(groups), size), groups[0][0] * stride)
@@ -320,12 +321,11 @@ def _plan(
     Then, if these are not all, the rows that are the queries of each group, ``[groups, S]``, and
     which queries are no padding.
     """
-    mask, device = chunk.mask.cpu(), chunk.mask.device
+    (ends, mask), device = chunk.on_cpu, chunk.mask.device
     groups, size, keys = mask.shape
     shared = keys - size
     queries = output = None
     if last:
-        ends = chunk.last.cpu()
         own = [ends[ends // size == group] for group in range(groups)]
         padded = pad_sequence(own, batch_first=True, padding_value=-1)
         output = (padded.flatten() >= 0).nonzero()[:, 0].to(device)
