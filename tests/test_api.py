@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import compatbench as cb
 import compatbench.methods
 import compatbench.results
 import compatbench.tasks
+from compatbench.backbone import load_backbone
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
+from compatbench.data.task import load_task
 from compatbench.method.registry import builtin_methods
 
 REPOSITORY = Path(__file__).parents[1]
@@ -118,6 +121,19 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     module.save(tmp_path / "module.safetensors")
     again = cb.evaluate(tmp_path / "module.safetensors", "mini-eva-clip")
     assert again.as_dict() == found.as_dict()
+
+    half = cb.evaluate(module, "mini-eva-clip", precision="bf16")
+    assert (half.as_dict()["precision"], found.as_dict()["precision"]) == ("bf16", "fp32")
+    backbone = load_backbone("mini-eva-clip", precision="bf16")
+    task = load_task("mini-weather")
+    pixels = [backbone.preprocess(task.source.image(one)) for one in task.split("test")[:64]]
+    method = builtin_methods().get("tip_adapter")
+    classify = method(method.Config()).attach(module, backbone, task.labels)
+    expected = classify(backbone.encode_images(torch.stack(pixels))).softmax(-1).amax(-1)
+    assert half.target is not None
+    measured = half.target.predictions.confidence[:64]
+    assert float((measured - expected).abs().max()) < 1e-6
+    assert float((found.target.predictions.confidence[:64] - expected).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def evaluate(
     transfer: str = "copied",
     methods: str | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     source: str | None = None,
     format: str = "auto",
     settings: Mapping[str, object] | None = None,
@@ -73,6 +74,7 @@ def evaluate(
         task: the module's task by default, or a variant of it.
         transfer: how the module reaches the backbone, a name of ``transfers()``.
         methods: the method's file, if it is not among ``methods()``.
+        precision: as for ``run``.
         source: of a checkpoint of other code, which is imported on the way: what it was trained
             on. ``task`` is then the task that it was trained for, or a variant.
         format, settings, classes: of such a checkpoint, as for ``import_module``.
@@ -100,7 +102,7 @@ def evaluate(
         )
     if source is not None:
         given = import_for(given, task, source, format, settings, classes, device)
-    return evaluate_module(given, backbone, task, transfer, methods, device)
+    return evaluate_module(given, backbone, task, transfer, methods, device, precision)
 
 
 def predict(

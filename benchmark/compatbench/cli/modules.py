@@ -43,6 +43,7 @@ def evaluate(
     gate: bool = False,
     data_root: list[str] | None = None,
     device: str = "auto",
+    precision: options.Precision = "fp32",
     as_json: bool = False,
     offline: bool = False,
     trust_pickle: bool = False,
@@ -70,6 +71,7 @@ def evaluate(
         gate: Use the new model's zero-shot in place of the module where 'predict' expects harm,
             from the task's training images without their labels: the transfer 'gated', or with
             'words' 'gated-words'.
+        precision: Number format of the frozen towers, as for 'run'.
     """
     from compatbench import api
 
@@ -81,6 +83,7 @@ def evaluate(
         transfer=transfer,
         methods=methods,
         device=device,
+        precision=precision,
         source=source,
         format=format,
         settings=settings,
@@ -282,7 +285,8 @@ def _print_evaluation(found: Evaluation) -> None:
     if fitted.ported is not None:
         draw += ", ported from {from} with {transfer}".format_map(fitted.ported)
     say(escape(f"{fitted.method}, {draw}{through}"))
-    say(escape(f"tested on {found.images:,} images of {found.test_set}; top-1 in percent"))
+    how = "" if found.precision == "fp32" else f" in {found.precision}"
+    say(escape(f"tested{how} on {found.images:,} images of {found.test_set}; top-1 in percent"))
     columns = ["", f"{fitted.source} (source)", found.backbone]
     sides = [source, target]
     rows = [

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -18,6 +18,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import method_files
 
 Function = TypeVar("Function", bound=Callable[..., None])
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Evaluation:
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
     note: str = ""  # what the transfer says of its classifier, as the gate does of its decision
+    precision: str = "fp32"  # what the frozen towers computed in
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -152,6 +154,7 @@ class Evaluation:
             "test_set": self.test_set,
             "images": self.images,
             "transfer": self.transfer,
+            "precision": self.precision,
             "note": self.note,
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
@@ -183,6 +186,7 @@ def evaluate_module(
     transfer: str = COPIED,
     methods: str | None = None,
     device: str = "auto",
+    precision: str = "fp32",
 ) -> Evaluation:
     """Measures a module on a backbone and on its source, as ``compatbench.evaluate`` says.
 
@@ -214,11 +218,12 @@ def evaluate_module(
     if way.card.access == {"words"}:
         words = find_words(path, fitted.source)
     images = TaskImages(owner, TrainingCard(), fitted.seed or 0, cache)
-    target_backbone = load_backbone(backbone, device)
+    load = partial(load_backbone, device=device, precision=precision)
+    target_backbone = load(backbone)
     source_backbone: Backbone | None = target_backbone
     if backbone != fitted.source:
         try:
-            source_backbone = load_backbone(fitted.source, device)
+            source_backbone = load(fitted.source)
         except CompatbenchError:
             if words is None:
                 raise
@@ -227,7 +232,7 @@ def evaluate_module(
     def measure_on(on: Backbone, how: Transfer) -> tuple[Measured, str]:
         moved = module.to(on.device)
         name = find_teacher(method.card, fitted.config) if "labels" in how.card.access else None
-        teacher = None if name is None else load_backbone(name, device)
+        teacher = None if name is None else load(name)
         carried = Carried(method, moved, source_backbone, on, labels, images, teacher)
         given = carried.data(how, WordFeatures(cache.folder.parent), words)
         attached = carried.attach(how, given)
@@ -249,7 +254,8 @@ def evaluate_module(
         )
     except NotTransferable as why:
         reason = why.reason
-    return Evaluation(fitted, backbone, task.name, source, target, reason, transfer, note)
+    how = {"transfer": transfer, "note": note, "precision": precision}
+    return Evaluation(fitted, backbone, task.name, source, target, reason, **how)
 
 
 def import_for(given: Module | Path, test_set: str | None, source: str, *how: Any) -> Module:
