@@ -38,6 +38,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, TaskReport, inspect_task, load_task, task_labels
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.missing import suite_backbones, suite_test_sets
+from compatbench.files.processes import count_cores
 from compatbench.files.sizes import format_bytes
 from compatbench.results.published import read_published
 
@@ -273,8 +274,7 @@ def diagnose(
 
 def describe_machine(out: Path) -> dict[str, str]:
     """Versions, devices, folders and the room on their disks, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [f"cpu ({cores} cores)"]
+    devices = [f"cpu ({count_cores()} cores)"]
     for i in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")

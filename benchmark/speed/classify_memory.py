@@ -2,9 +2,11 @@
 
     python benchmark/speed/classify_memory.py tip_adapter_f
     python benchmark/speed/classify_memory.py cocoop --images 256
+    python benchmark/speed/classify_memory.py cocoop --thin
 
 On random features and weights, of the joint space of ViT-B/16. CoCoOp encodes every class anew for
-each image, so that fewer images are asked of it; what a batch takes does not depend on them.
+each image: fewer images are asked of it, or all of a text tower of one block of width 8. The
+first shows what a batch takes, the second what grows with the images.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from typing import Any
 
 import torch
 from imagenet_memory import peak_gib
 
-from compatbench.conformance.models import build_clip
+from compatbench.backbone import Backbone
+from compatbench.conformance.models import build_clip, wrap
 from compatbench.data.images import Labels
 from compatbench.engine.measure import answer_batches
 from compatbench.method import FeatureSet, FewShotData
@@ -26,14 +30,22 @@ from compatbench.method.registry import builtin_methods
 CLASSES, SHOTS, SIZE = 1000, 16, 512
 
 
+def thin_clip() -> Backbone:
+    """A CLIP whose text tower is one block of width 8."""
+    model: Any = build_clip("thin", seed=1, embed_dim=SIZE, token_width=8, head_width=8).model
+    model.transformer.resblocks = model.transformer.resblocks[:1]
+    return wrap(model, "thin")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", choices=["tip_adapter_f", "cocoop"])
     parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--thin", action="store_true", help="a text tower of one narrow block")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(1)
-    backbone = build_clip("wide", seed=1, embed_dim=SIZE)
+    backbone = thin_clip() if asked.thin else build_clip("wide", seed=1, embed_dim=SIZE)
     template = "a photo of a {}."
     labels = Labels(tuple(f"thing {i}" for i in range(CLASSES)), (template,), template)
     targets = torch.arange(CLASSES).repeat_interleave(SHOTS)
@@ -45,11 +57,12 @@ def main() -> None:
     with torch.no_grad():
         module = method.init(backbone, data, draw).detach()  # type: ignore[attr-defined]
         classify = method.attach(module, backbone, labels)
-        before, start, sizes = peak_gib(), time.perf_counter(), []
+        before, start, sizes, answers = peak_gib(), time.perf_counter(), [], []
         for count, logits in answer_batches(classify, images):
-            predict(logits)
+            answers.append(predict(logits))
             sizes.append(count)
     found = {"method": asked.method, "images": sum(sizes), "batch": sizes[0]}
+    found["text"] = f"{backbone.text.depth} × {backbone.text.width}"
     found |= {"seconds": round(time.perf_counter() - start, 1)}
     print(json.dumps(found | {"before_gib": before, "peak_gib": peak_gib()}))
 

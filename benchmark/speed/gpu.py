@@ -15,7 +15,6 @@ import copy
 import importlib
 import io
 import json
-import os
 import sys
 import tempfile
 import time
@@ -42,6 +41,7 @@ from compatbench.backbone.build import allow_tf32
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import ImageSource, Sample, View
 from compatbench.engine.execute.compute import wait_for
+from compatbench.files.processes import count_cores
 from compatbench.method.registry import builtin_methods
 
 RESULTS = Path(__file__).parent / "gpu.json"
@@ -133,12 +133,12 @@ class Bench:
 
     def files(self) -> dict[str, Any]:
         """Images a second from JPEG files to features on the disk, by the feature cache."""
-        found: dict[str, Any] = {"files": self.size.files, "decoders": os.cpu_count()}
+        found: dict[str, Any] = {"files": self.size.files, "decoders": count_cores()}
         with tempfile.TemporaryDirectory() as folder, self.backbone(HALF) as backbone:
             samples = write_images(Path(folder), self.size.files)
             source = ImageSource(Path(folder), {"test": samples})
             task: Any = SimpleNamespace(name="files", source=source)
-            cache = FeatureCache(Path(folder) / "cache", decoders=os.cpu_count())
+            cache = FeatureCache(Path(folder) / "cache", decoders=count_cores())
             for count in (1, self.size.views):
                 views = [View(1 + count + i) for i in range(count)]
                 start = time.perf_counter()
@@ -274,7 +274,7 @@ def load_authors(checkout: Path) -> tuple[ModuleType, ModuleType]:
 def measure(device: str, size: Size, coop: Path | None) -> dict[str, Any]:
     """All figures of a device."""
     start, bench = time.perf_counter(), Bench(device, size, coop)
-    found: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count()}
+    found: dict[str, Any] = {"torch": torch.__version__, "cores": count_cores()}
     parts: dict[str, Callable[[], Any]] = {
         "products": bench.products,
         "encoding": lambda: bench.encoding(found["products"][HALF]),

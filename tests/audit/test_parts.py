@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from command_line import invoke
 from honest_results import Workplace
 from hypothesis import given
@@ -117,6 +118,17 @@ def test_a_claim_can_only_tighten_the_tolerance() -> None:
     assert shares == {(EPSILON, None, True)}
     assert choose_tolerance(here | {"torch": ("0.1",)}, None).of(10) == 1
     assert choose_tolerance(here, 3).of(1000) == 3
+
+
+def test_what_a_gpu_has_made_is_not_held_to_be_of_this_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = provenance()["processor"]  # once for the process
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    made = {name: (value,) for name, value in provenance.__wrapped__().items()}
+    assert made["processor"] == (f"{here}, NVIDIA H100",)
+    assert choose_tolerance(made, None).share == EPSILON
 
 
 def drift_of(images: list[int], method: str = "m") -> list[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from multiprocessing import Pipe
+import re
+import time
+from multiprocessing import Pipe, active_children
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from test_feature_cache import FakeBackbone, FakeTask
 
 from compatbench.backbone import FEATURES, ImageInput
@@ -17,12 +20,16 @@ from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.peak_bytes import MOST, fit_batch
 from compatbench.data import decoding, encoding
 from compatbench.data.cache_files import list_entries
+from compatbench.data.cards import suite_cards
 from compatbench.data.encoding import BATCH, Images
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.images import BrokenImages, ImageSource, Sample, View
+from compatbench.engine.costs import count_costs
+from compatbench.engine.matrix import select_matrix
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchWarning
 from compatbench.files.hashes import sha256_json
+from compatbench.method.registry import builtin_methods
 
 VIEWS = [View(), View(1), View(2), View(mirror=True)]
 
@@ -146,6 +153,30 @@ class Folder(FakeTask):
         for sample in self.samples:
             super().image(sample).save(folder / sample.id, "png")
         self.source = ImageSource(folder, {"test": self.samples})
+
+
+def _own_bytes(process: Any) -> int:
+    """What a process holds of its own and in shared memory, without the code of libraries."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * sum(int(kb) for kb in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="tells no memory")
+def test_decoders_take_the_memory_that_plan_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MANY", 10)
+    task, views = Folder(tmp_path, 200), tuple(View(1 + number) for number in range(2))
+    preprocess: Any = image_transform_v2(PreprocessCfg(size=(side := 224)), is_train=False)
+    decoder = decoding.Decoder(task.source, views, preprocess, side, torch.float32)
+    most = 0
+    for _ in decoder.batches(task.samples, 64, 2):
+        time.sleep(0.1)  # so that they are ahead
+        most = max(most, sum(map(_own_bytes, active_children())))
+    matrix = select_matrix(suite_cards.read("paper"), builtin_methods(), ["zeroshot"], ["dtd"])
+    counted = 2 * count_costs(matrix).decoder_bytes
+    assert counted / 1.5 < most < 1.5 * counted
 
 
 @pytest.mark.slow

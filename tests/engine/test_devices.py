@@ -17,6 +17,7 @@ from compatbench.engine.execute.compute import Compute
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
+from compatbench.files import processes
 
 METHODS = ("zeroshot", "tip_adapter", "clip_adapter", "kgcoop", "vpt_shallow")
 SUITE = """
@@ -33,7 +34,7 @@ training: {views: 2, max_steps: 2}
 def _two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     here = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
     monkeypatch.setattr(module, "available_devices", lambda: here)
-    monkeypatch.setattr(module, "_count_cores", lambda: 16)
+    monkeypatch.setattr(module, "count_cores", lambda: 16)
 
 
 @pytest.mark.usefixtures("_two_cards")
@@ -51,6 +52,18 @@ def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding() ->
         assert (given.count_workers(), given.count_decoders()) == (workers, decoders)
         told = given.on(devices[-1])
         assert (told.list_devices(), told.count_decoders()) == (devices[-1:], decoders)
+
+
+def test_cores_are_those_that_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(processes, "_QUOTA", file := tmp_path / "cpu.max")
+    found = [processes.count_cores()]
+    for quota in ("max 100000", "1550000 100000", "50000 100000", "12800000 100000"):
+        file.write_text(quota + "\n")
+        found.append(processes.count_cores())
+    assert found == [64, 64, 16, 1, 64]
 
 
 @pytest.mark.usefixtures("_two_cards")

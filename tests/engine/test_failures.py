@@ -39,6 +39,8 @@ def cell() -> Cell:
         ("_ArrayMemoryError: Unable to allocate 8 TiB", "oom"),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "oom"),
         ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "oom"),
+        ("AcceleratorError: CUDA error: out of memory", "oom"),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "oom"),
         ("TimedOut: no end after 5 s", "timeout"),
         (describe_death(-11, False).error, "killed"),
         (describe_death(-9, False).error, "killed"),

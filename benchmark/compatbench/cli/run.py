@@ -45,7 +45,7 @@ def run(
     device: str = "auto",
     memory_budget: str | None = None,
     cache_limit: str | None = None,
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None,
+    precision: options.Precision | None = None,
     timeout: str | None = None,
     retry: str = "",
     shard: str | None = None,
@@ -148,6 +148,7 @@ def plan(
     shots_file: list[Path] | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    decoders: int | None = None,
     shard: str | None = None,
 ) -> None:
     """Show what 'run' would do: cells to do and done, what is missing, and what it costs.
@@ -157,13 +158,14 @@ def plan(
 
     Args:
         jobs: Workers, for the estimate of time.
+        decoders: Processes, of each worker, that decode images, for that of memory.
     """
     with console.status("reading the suite and the methods"):
         from compatbench import api
         from compatbench.cli.progress import say_plan
         from compatbench.engine.execute.shards import Shard
 
-        compute = api.Compute(device=device, jobs=jobs)
+        compute = api.Compute(device=device, jobs=jobs, decoders=decoders)
         place = compute.list_devices()[0]
         found = api.plan(
             suite,
@@ -187,13 +189,13 @@ def plan(
     right = columns.keys() - {"method", "transfer"}
     print_table(list(columns), zip(*columns.values(), strict=True), right)
     if found.to_do or found.missing:
-        _print_costs(found, place)
+        _print_costs(found, place, compute.count_decoders())
     say_plan(found, workers)
     if found.missing:
         say(f"'compatbench doctor --suite {suite}' shows more, and what to do")
 
 
-def _print_costs(plan: Plan, device: str) -> None:
+def _print_costs(plan: Plan, device: str, decoders: int) -> None:
     """Prints images, disk and memory of the whole selection, what is missing included."""
     from compatbench.engine.costs import count_costs
     from compatbench.engine.model_size import measure_rate
@@ -220,6 +222,9 @@ def _print_costs(plan: Plan, device: str) -> None:
             "text towers keep at most --memory-budget",
         ),
     ]
+    if decoders > 1:
+        size, how = format_bytes(decoders * costs.decoder_bytes), "with images ready in /dev/shm"
+        rows.append((f"memory of its {decoders} decoders", size, f"counted: processes, {how}"))
     if plan.suite.retrained:
         cells = f"of {len(plan.matrix.places):,} cells: modules retrained, to compare with"
         rows.insert(0, ("fits on targets", f"{plan.matrix.retrained:,}", cells))

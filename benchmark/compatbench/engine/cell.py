@@ -204,7 +204,7 @@ def describe_cell(cell: Cell, status: str = "failed", **values: object) -> CellR
 
 @cache
 def provenance() -> dict[str, str]:
-    """Versions of what computes the numbers, and the processor."""
+    """Versions of what computes the numbers, and the processor, with the GPU if one does."""
     versions = {package: version(package) for package in PACKAGES}
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -212,4 +212,8 @@ def provenance() -> dict[str, str]:
         if line.startswith("model name"):
             processor = line.split(":", 1)[1].strip()
             break
+    from torch import cuda
+
+    if cuda.is_initialized():
+        processor = f"{processor}, {cuda.get_device_name()}"
     return versions | {"python": platform.python_version(), "processor": processor}

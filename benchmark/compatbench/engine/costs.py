@@ -18,6 +18,7 @@ from typing import Any
 from compatbench.backbone import FEATURES, ImageInput
 from compatbench.backbone.text.memory import current_budget
 from compatbench.data.cards import COPIED, TaskCard, task_cards
+from compatbench.data.decoding import AHEAD, PIECE
 from compatbench.data.feature_cache import WHOLE
 from compatbench.data.images import View
 from compatbench.engine.cell import Cell
@@ -34,6 +35,7 @@ BACKBONES_AT_HAND = 4
 PREDICTION = 8  # bytes of an answer: a class and its probability
 LIBRARIES = 550 * 2**20  # what a worker's process takes beside models and images
 AUTOGRAD = 250 * 2**20  # and what it takes when it has trained through a tower
+DECODER = 280 * 2**20  # what a process that decodes takes beside libraries' code and images
 KEPT = 16  # numbers that a block keeps for the backward pass, for each of a token's
 LOGITS = 3  # copies of all logits that are in use at once
 
@@ -59,6 +61,8 @@ class Costs:
     # Libraries, weights that a worker keeps, the features of a fit and of a test set; a batch of
     # images, what is classified at once or what a step of training keeps, whichever is most.
     memory_bytes: int
+    # Of each process that decodes images: its own, and the pieces that it decodes and has ready.
+    decoder_bytes: int
     unknown: tuple[str, ...]  # backbones whose size is not known before they are loaded
 
 
@@ -80,6 +84,7 @@ def count_costs(matrix: Matrix) -> Costs:
     known = {name: size for name, size in sizes.items() if size is not None}
     weights = sorted((size.parameters * FLOAT for size in known.values()), reverse=True)
     batch = max((size.batch_bytes for size in known.values()), default=0)
+    side = max((size.image_side for size in known.values()), default=0)
     widest = max((size.embed_dim for size in known.values()), default=0) * FLOAT
     most = max((max(counts, default=0) for counts in tests.values()), default=0)
     copied = [place for place in matrix.places if place.choice.transfer == COPIED]
@@ -101,6 +106,7 @@ def count_costs(matrix: Matrix) -> Costs:
             _count_training(matrix, cards, known),
         )
         + (largest + most) * widest,
+        decoder_bytes=DECODER + (2 + AHEAD) * PIECE * 3 * side**2 * FLOAT,
         unknown=tuple(name for name, size in sizes.items() if size is None),
     )
 

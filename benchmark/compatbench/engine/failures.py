@@ -16,8 +16,10 @@ from compatbench.engine.store import RunStore
 OUT_OF_MEMORY, DIED, TIMED_OUT = "OutOfMemory", "WorkerDied", "TimedOut"
 LAST_FRAMES = 5  # that are stored with a failure
 
-# PyTorch's allocator on the processor has no exception type of its own.
-_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+# PyTorch's allocator on the processor has no exception type of its own, nor have CUDA's libraries.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def kind_of(error: str) -> FailureKind:
         return "killed"
     if name in (OUT_OF_MEMORY, "OutOfMemoryError") or name.endswith("MemoryError"):
         return "oom"
-    return "oom" if name == "RuntimeError" and _NO_MEMORY.search(error) else "error"
+    raised = name in ("RuntimeError", "AcceleratorError")
+    return "oom" if raised and _NO_MEMORY.search(error) else "error"
 
 
 def describe_exception(error: Exception) -> Failure:

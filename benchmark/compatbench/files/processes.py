@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -13,12 +14,25 @@ from contextlib import contextmanager, suppress
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 KILL_SECONDS = 10.0  # that a process may take to end when it is killed
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (control groups, version 2)
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+
+def count_cores() -> int:
+    """The cores that this process may use, by its affinity and by its container's quota."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        quota, period = map(int, _QUOTA.read_text().split())
+        cores = min(cores, math.ceil(quota / period))
+    return cores
 
 
 def start_process(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ import torch
 
 from compatbench.engine.cell import Cell, FailureKind
 from compatbench.errors import CompatbenchError
+from compatbench.files.processes import count_cores
 
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
@@ -141,7 +141,7 @@ class Compute:
         if self.jobs is not None:
             return self.jobs
         devices = self.list_devices()
-        return _count_cores() if devices == ["cpu"] else len(devices) * (self.jobs_per_gpu or 1)
+        return count_cores() if devices == ["cpu"] else len(devices) * (self.jobs_per_gpu or 1)
 
     def list_devices(self) -> list[str]:
         """The devices of this machine that workers are spread over."""
@@ -157,17 +157,11 @@ class Compute:
             return self.threads  # the cores that it was given
         if self.list_devices() == ["cpu"]:
             return 1
-        return max(_count_cores() // self.count_workers(), 1)
+        return max(count_cores() // self.count_workers(), 1)
 
     def on(self, device: str) -> Compute:
         """What one worker is told, which computes on this device."""
         return replace(self, device=device, decoders=self.count_decoders())
-
-
-def _count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def parse_retry(text: str) -> dict[FailureKind, int]:
