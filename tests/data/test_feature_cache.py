@@ -248,7 +248,7 @@ def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
         # In another order than they are stored in.
         return cache.tokens(backbone, task, task.samples[::-1], wanted, split=task.samples)
 
-    for backbone in (Rounding(), load_backbone("mini-clip")):
+    for backbone in (Rounding(), *([] if views else [load_backbone("mini-clip")])):
         stored = see(FeatureCache(tmp_path / "all"), backbone)
         fresh = see(FeatureCache(tmp_path / "few", limit=1), backbone)
         assert (type(stored), type(fresh)) == (StoredRows, FreshRows)
