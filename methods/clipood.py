@@ -115,5 +115,5 @@ class ShiftedClassifier(CosineClassifier):
         self._tower = backbone.image
         self._weights = shift_tower(module, backbone, "image")
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self._tower.encode(images, weights=self._weights)
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self._tower.encode(inputs, weights=self._weights)

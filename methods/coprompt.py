@@ -94,5 +94,5 @@ class AdaptedClassifier(PromptedClassifier):
         super().__init__(weights, backbone, prompts)
         self._adapter = adapter
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        return self._adapter(super().encode(tokens))
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self._adapter(super().encode(inputs))

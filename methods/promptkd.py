@@ -124,8 +124,8 @@ class Student(CosineClassifier):
         self._prompts = [backbone.image.enter(first), *deep]
         self._module, self._tower, self._learning = module, backbone.image, learning
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        own, features = self._module, self._tower.encode(tokens, prompts=self._prompts)
+    def encode(self, inputs: Tensor) -> Tensor:
+        own, features = self._module, self._tower.encode(inputs, prompts=self._prompts)
         hidden = F.batch_norm(
             F.linear(features, own["down"], own["down_bias"]),
             own["mean"],

@@ -111,6 +111,6 @@ class TunedTowers(CosineClassifier):
         super().__init__(head["residual"], backbone.logit_scale)
         self.image_weights = shift_weights(self.image.weights, image, "image")
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, inputs: Tensor) -> Tensor:
         """Of tokens ``[batch, tokens, d]``."""
-        return self.image.encode(tokens, weights=self.image_weights)
+        return self.image.encode(inputs, weights=self.image_weights)

@@ -34,7 +34,6 @@ from compatbench.results.collect import collect_results
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
-TASKS = 12
 MANY = 10_000
 
 
@@ -84,9 +83,10 @@ def test_empty_cell(benchmark: Any, tmp_path: Path) -> None:
 
 
 def make_suite(cells: int, methods: int) -> SuiteCard:
-    seeds = tuple(range(1, cells // (methods * TASKS) + 1))
+    suite = suite_cards.read("mini")
+    seeds = tuple(range(1, cells // (methods * len(suite.tasks)) + 1))
     changes = {"name": "speed", "publish": False, "variants": (), "seeds": seeds}
-    return suite_cards.read("mini").model_copy(update=changes)
+    return suite.model_copy(update=changes)
 
 
 def run_all(folder: Path, cells: int, methods: int) -> dict[str, float]:

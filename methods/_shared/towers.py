@@ -78,9 +78,9 @@ class PromptedClassifier(CosineClassifier):
         self._tower = backbone.image
         self._prompts = prompts
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, inputs: Tensor) -> Tensor:
         """Of tokens ``[batch, tokens, d]``."""
-        return self._tower.encode(tokens, prompts=self._prompts)
+        return self._tower.encode(inputs, prompts=self._prompts)
 
 
 class TwoTowersPrompted(ImagePrompted):
