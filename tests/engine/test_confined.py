@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from compatbench.engine.confined import child
 from compatbench.engine.confined.child import MethodFailed
 from compatbench.engine.confined.remote import ConfinedMethod, ConfinedRegistry, confined_builder
 from compatbench.engine.confined.sandbox import landlock_version
+from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
@@ -382,3 +384,22 @@ def test_modules_are_told_apart_by_what_was_trained(tmp_path: Path, clip_mini: B
     plain = classify(torch.ones(2, clip_mini.embed_dim))
     assert torch.equal(found, plain)
     assert method.contexts(module, clip_mini, LABELS) is None
+
+
+def test_messages_hold_records_and_nothing_that_was_not_asked_for() -> None:
+    file = io.BytesIO()
+    module = Module({"w": torch.arange(3.0)}, {"k": torch.zeros(0, 2, dtype=torch.int64)})
+    write_message(file, {"labels": LABELS, "module": module, "needs": {"b", "a"}})
+    file.seek(0)
+    found = read_message(file)
+    assert Module(**found["module"]).fingerprint == module.fingerprint
+    assert found["labels"]["names"] == [*LABELS.names]
+    assert found["needs"] == ["a", "b"]
+    file.seek(0)
+    with pytest.raises(ValueError, match="nobody asked for"):
+        read_message(file, tensors_asked=False)
+    vast, none = '["float32", [1e18]]', '{"a": {"$tensor": 0}}'
+    for text in (f"[[{vast}], {{}}]", f"[[], {none}]", '[["code", [1]], {}]', "{}", "[[], 5]"):
+        sent = len(text).to_bytes(8, "little") + text.encode()
+        with pytest.raises(ValueError, match=r"message|tensors|values"):
+            read_message(io.BytesIO(sent))

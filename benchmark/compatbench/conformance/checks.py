@@ -201,7 +201,7 @@ def run_confined(registry: ConfinedRegistry, name: str, *names: str) -> Iterator
                 status, reason = _try_inside(child, name, check)
             else:
                 status, reason = _run(check, tested)
-            child.ask("call", {"function": RESTORE, "values": {}})
+            child.ask("call", function=RESTORE)
             seconds = time.perf_counter() - start
             rule, reason = CHECKS.rule(check), one_line(reason, 600)
             yield Outcome(name, check, status, rule, reason, seconds)
@@ -233,8 +233,7 @@ class _InProcess:
 
 def _try_inside(child: Child, name: str, check: str) -> tuple[Status, str]:
     """The outcome of a check that looks at the process of the method, as this process says."""
-    values = {"function": IN_SERVER, "values": {"method": name, "check": check}}
-    answer, _ = child.ask("call", values)
+    answer = child.ask("call", function=IN_SERVER, method=name, check=check)
     if (status := str(answer["status"])) not in get_args(Status):
         raise CompatbenchError(f"method '{name}': the check gives no outcome")
     return cast(Status, status), str(answer["reason"])
@@ -248,24 +247,23 @@ def _try_other_process(
     other, child = _open(registry, name, **options)
     try:
         here, there = map(other_process.describe_fit, (tested, other))
-        asked = child.ask("call", {"function": other_process.ASKED, "values": {}})[0]["asked"]
+        asked = child.ask("call", function=other_process.ASKED)["asked"]
     finally:
         child.close()
     wrong = other_process.compare(here, there, list(map(str, asked)))
     return ("fail" if wrong else "pass"), wrong
 
 
-def run_in_server(server: MethodServer, values: dict[str, str]) -> dict[str, str]:
+def run_in_server(server: MethodServer, method: str, check: str) -> dict[str, str]:
     """Tries one check in the process that the method is in."""
     tested = server.memory.get("tested")
     if tested is None:
-        cls = server.registry.get(values["method"])
-        tested = server.memory["tested"] = MethodUnderTest(cls)
-    status, reason = _run(values["check"], tested)
+        tested = server.memory["tested"] = MethodUnderTest(server.registry.get(method))
+    status, reason = _run(check, tested)
     return {"status": status, "reason": reason}
 
 
-def restore_in_server(_: MethodServer, __: dict[str, str]) -> dict[str, str]:
+def restore_in_server(_: MethodServer) -> dict[str, str]:
     """Puts the models of the process back as they were made."""
     models = synthetic_models()
     models.restore(models.source, models.target)

@@ -59,7 +59,7 @@ def describe_fit(tested: MethodUnderTest) -> dict[str, str]:
     return found
 
 
-def list_asked(_: MethodServer, __: Mapping[str, str]) -> dict[str, list[str]]:
+def list_asked(_: MethodServer) -> dict[str, list[str]]:
     """What contributed code has asked the machine in this process."""
     return {"asked": sorted(_asked)}
 

@@ -13,8 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from torch import Tensor
-
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import Failure, describe_death
@@ -28,10 +26,10 @@ from compatbench.files.project_folders import (
 )
 from compatbench.files.scratch import scratch_folder
 
-Tensors = Mapping[str, Tensor]
 LOAD_SECONDS = 300.0  # in which a file is loaded
 DOING = {"load": "it is loaded", "fit": "it is fitted", "attach": "it is attached"}
 DOING |= {"classify": "it classifies"}
+WITH_TENSORS = ("fit", "classify", "contexts")  # what is answered with tensors
 FORKS = sys.platform == "linux"  # elsewhere libraries have threads that no fork has
 MOST_SECONDS = 6 * 3600.0  # in which a module is fitted, or images are classified
 # Of the user's environment; there is no secret among it.
@@ -206,13 +204,13 @@ class Child:
             },
         )
 
-    def send(self, what: str, values: Mapping[str, Any], tensors: Tensors | None = None) -> None:
+    def send(self, what: str, values: Mapping[str, Any]) -> None:
         """Asks for something; ``receive`` has the answer."""
         self._doing = what
         with suppress(OSError):  # it has died, as 'receive' will see
-            write_message(self._writer, {"ask": what, **values}, tensors)
+            write_message(self._writer, {"ask": what, **values})
 
-    def receive(self, seconds: float = MOST_SECONDS) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def receive(self, seconds: float = MOST_SECONDS) -> dict[str, Any]:
         """The answer to what was asked.
 
         Raises:
@@ -230,8 +228,9 @@ class Child:
         timer.daemon = True
         timer.start()
         try:
-            header, tensors = read_message(self._reader)
-            answer, reached = dict(header["answer"]), [str(one) for one in header["reached"]]
+            wanted = self._doing in WITH_TENSORS
+            message = read_message(self._reader, tensors_asked=wanted)
+            answer, reached = dict(message["answer"]), [str(one) for one in message["reached"]]
         except (EOFError, OSError):
             late.wait(0.0 if timer.is_alive() else 1.0)
             code = self._fork_server.end(self._number)
@@ -246,17 +245,15 @@ class Child:
             raise self._error("; ".join(reached))
         if "error" in answer:
             raise _raised(answer["error"])
-        return answer, tensors
+        return answer
 
     def _error(self, what: str) -> ProcessEnded:
         self.close()
         return ProcessEnded(one_line(f"{self.name}: {what}", 600))
 
-    def ask(
-        self, what: str, values: Mapping[str, Any], tensors: Tensors | None = None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def ask(self, what: str, **values: Any) -> dict[str, Any]:
         """``send`` and ``receive``."""
-        self.send(what, values, tensors)
+        self.send(what, values)
         return self.receive()
 
 

@@ -24,7 +24,6 @@ from compatbench.files.project_folders import method_files
 from compatbench.method import Classifier, FewShotData, Method, MethodCard, Module
 from compatbench.method.identity import declared_files, local_files
 from compatbench.method.registry import MethodRegistry
-from compatbench.transfer.rotation import RotatedBackbone
 
 _CARD, _INPUT = TypeAdapter(MethodCard), TypeAdapter(ImageInput)
 MOST_EPOCHS = 100_000
@@ -46,8 +45,7 @@ class ConfinedSettings:
     def model_validate(self, values: dict[str, Any]) -> SimpleNamespace:
         """Settings with ``model_dump``; raises ``SettingsRefused``."""
         if (key := canonical_json(values)) not in self._known:
-            asked = {"method": self._method, "values": values}
-            self._known[key], _ = self._child.ask("settings", asked)
+            self._known[key] = self._child.ask("settings", method=self._method, values=values)
         found = self._known[key]
         if "wrong" in found:
             raise SettingsRefused(found["wrong"])
@@ -119,7 +117,7 @@ class ConfinedRegistry(MethodRegistry):
         return Path(cls.origin[1])
 
     def _take(self, kind: str, value: str, child: Child) -> list[str]:
-        answer, _ = child.receive(LOAD_SECONDS)
+        answer = child.receive(LOAD_SECONDS)
         files = frozenset() if kind == "entry" else frozenset(local_files(Path(value)))
         names = []
         for one in answer["methods"]:
@@ -155,66 +153,40 @@ class ConfinedMethod(Method):
         super().__init__()
         self.card = card  # type: ignore[misc]
         self.child = child
-        self.child.ask("build", {"method": card.name, "config": dict(config)})
+        self.child.ask("build", method=card.name, config=dict(config))
 
     def count_epochs(self, shots: int, images: int) -> int:
-        answer, _ = self.child.ask("epochs", {"shots": shots, "images": images})
+        answer = self.child.ask("epochs", shots=shots, images=images)
         return min(max(int(answer["epochs"]), 1), MOST_EPOCHS)
 
     def image_input(self, backbone: Backbone) -> ImageInput:
-        answer, _ = self.child.ask("input", *_where(backbone))
-        return _INPUT.validate_python(answer)
+        return _INPUT.validate_python(self.child.ask("input", backbone=backbone))
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         """As a method; the tokens of training views are sent whole."""
-        values, tensors = _where(backbone, data.labels)
-        values |= {"shots": data.shots, "sets": {}, "teacher": None}
-        values["mlp_drop"] = getattr(backbone, "mlp_drop", 0.0)
-        tensors["rng"] = rng.get_state()
-        sets = {"train": data.train, "val": data.val, "unlabelled": data.unlabelled}
-        if data.teacher is not None:
-            values["teacher"], own = data.teacher.backbone.name, data.teacher.data
-            sets |= {"teacher train": own.train, "teacher val": own.val}
-            sets["teacher unlabelled"] = own.unlabelled
-        for part, images in sets.items():
-            if images is None:
-                continue
-            for name in ("plain", "views", "targets"):
-                tensors[f"{part}.{name}"] = getattr(images, name)
-            rows = torch.arange(len(images))
-            for number, view in enumerate(images.view_inputs or ()):
-                tensors[f"{part}.{number}"] = view[rows]
-            values["sets"][part] = len(images.view_inputs or ())
-        answer, found = self.child.ask("fit", values, tensors)
-        trained = {name: found.pop(name) for name in map(str, answer["trained"]) if name in found}
-        return Module(trained, found)
+        found = self.child.ask("fit", backbone=backbone, data=data, rng=rng.get_state())
+        return Module(*(_require_tensors(found[part]) for part in ("trained", "stored")))
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        answer, _ = self.child.ask("attach", *_where(backbone, labels, module))
+        answer = self.child.ask("attach", module=module, backbone=backbone, labels=labels)
         number = int(answer["classifier"])
 
         def classify(images: Tensor) -> Tensor:
-            _, found = self.child.ask("classify", {"classifier": number}, {"images": images})
-            return found["logits"].to(images.device)
+            answer = self.child.ask("classify", classifier=number, images=images)
+            return _require_tensors(answer)["logits"].to(images.device)
 
         return classify
 
     def contexts(self, module: Module, backbone: Backbone, labels: Labels) -> Tensor | None:
-        return self.child.ask("contexts", *_where(backbone, labels, module))[1].get("contexts")
+        answer = self.child.ask("contexts", module=module, backbone=backbone, labels=labels)
+        return _require_tensors(answer).get("contexts")
 
 
-def _where(
-    backbone: Backbone, labels: Labels | None = None, module: Module | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A backbone by its name, the labels, and a module, as a child takes them."""
-    values: dict[str, Any] = {"backbone": backbone.name}
-    tensors = {"rotation": backbone.rotation} if isinstance(backbone, RotatedBackbone) else {}
-    if labels is not None:
-        values["labels"] = dataclasses.astuple(labels)
-    if module is not None:
-        values["trained"] = list(module.trained)
-        tensors |= {f"module.{name}": tensor for name, tensor in module.tensors.items()}
-    return values, tensors
+def _require_tensors(found: dict[str, Any]) -> dict[str, Tensor]:
+    """Named tensors of an answer; of anything else a ValueError."""
+    if any(not isinstance(one, Tensor) for one in found.values()):
+        raise ValueError("the process of the method answers with other things than tensors")
+    return found
 
 
 def confined_builder(registry: ConfinedRegistry, device: str) -> Callable[[Cell], ConfinedMethod]:

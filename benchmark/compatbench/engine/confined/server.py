@@ -7,7 +7,6 @@ contributed code. It runs none itself, and has nothing to hide.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import gc
 import importlib
 import os
@@ -17,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import EntryPoint
 from itertools import count
@@ -29,7 +28,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import compatbench
-from compatbench.backbone import Backbone, DroppingBackbone, Labels, load_backbone
+from compatbench.backbone import Backbone, DroppingBackbone, ImageInput, Labels, load_backbone
 from compatbench.engine.confined.sandbox import Sandbox
 from compatbench.engine.confined.wire import read_message, write_message
 from compatbench.engine.failures import describe_exception
@@ -43,7 +42,7 @@ from compatbench.method.registry import FromSource, MethodRegistry
 from compatbench.transfer.rotation import RotatedBackbone
 
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
-Tensors = dict[str, Tensor]
+Given = dict[str, Any]  # a record, as ``write_message`` sends it
 
 
 def import_libraries() -> None:
@@ -162,24 +161,22 @@ class MethodServer:
         torch.set_num_threads(1)
         while True:
             try:
-                header, tensors = read_message(reader)
+                asked = read_message(reader)
             except EOFError:
                 return
-            answer: Mapping[str, Any] = {}
-            given: Tensors = {}
             try:
-                answer, given = getattr(self, f"do_{header['ask']}")(header, tensors)
+                answer = getattr(self, f"do_{asked.pop('ask')}")(**asked)
             except Exception as error:
                 answer = {"error": _describe(error)}
             reached = self._sandbox.reached if self._sandbox else []
-            write_message(writer, {"answer": answer, "reached": reached}, given)
+            write_message(writer, {"answer": answer, "reached": reached})
 
     @property
     def method(self) -> Method:
         assert self._method is not None
         return self._method
 
-    def do_load(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_load(self, **header: Any) -> dict[str, Any]:
         """Loads backbones, closes the sandbox, and then loads the contributed code."""
         os.environ.update(header["environment"])
         folders = {name: Path(header[name]) for name in ("methods", "tasks")}
@@ -209,122 +206,108 @@ class MethodServer:
         else:
             entry = EntryPoint(path.name, header["path"], "compatbench.methods")
             self.registry.add(path, entry.load)
-        return {"methods": [self._describe(name) for name in self.registry.classes]}, {}
+        return {"methods": [self._describe(name) for name in self.registry.classes]}
 
     def _describe(self, name: str) -> dict[str, Any]:
         cls = self.registry.get(name)
         return {
-            "card": dataclasses.asdict(cls.card),
+            "card": cls.card,
             "identity": method_identity(cls),
             "plugin": plugin_file(cls),
             "defaults": cls.Config().model_dump(mode="json"),
         }
 
-    def do_call(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_call(self, function: str, **values: Any) -> Any:
         """What a function of the harness gives in this process."""
-        return _find(header["function"])(self, header["values"]), {}
+        return _find(function)(self, **values)
 
-    def do_settings(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_settings(self, method: str, values: dict[str, Any]) -> dict[str, Any]:
         """Settings, all of them and those that are no defaults, or what is wrong with them."""
         try:
-            config = self.registry.get(header["method"]).Config.model_validate(header["values"])
+            config = self.registry.get(method).Config.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            wrong = {"loc": list(first["loc"]), "type": first["type"], "msg": first["msg"]}
-            return {"wrong": wrong}, {}
+            return {"wrong": {"loc": first["loc"], "type": first["type"], "msg": first["msg"]}}
         changed = config.model_dump(mode="json", exclude_defaults=True)
-        return {"all": config.model_dump(mode="json"), "changed": changed}, {}
+        return {"all": config.model_dump(mode="json"), "changed": changed}
 
-    def do_build(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_build(self, method: str, config: dict[str, Any]) -> dict[str, Any]:
         """A new instance of a method with these settings."""
-        cls = self.registry.get(header["method"])
-        self._method = cls(cls.Config.model_validate(header["config"]))
-        return {}, {}
+        cls = self.registry.get(method)
+        self._method = cls(cls.Config.model_validate(config))
+        return {}
 
-    def do_epochs(self, header: dict[str, Any], _: Tensors) -> tuple[Any, Tensors]:
+    def do_epochs(self, shots: int, images: int) -> dict[str, int]:
         """Epochs of a fit."""
-        return {"epochs": self.method.count_epochs(header["shots"], header["images"])}, {}
+        return {"epochs": self.method.count_epochs(shots, images)}
 
-    def do_input(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+    def do_input(self, backbone: Given) -> ImageInput:
         """What the method takes of an image on a backbone."""
-        wanted = self.method.image_input(self._backbone(header, tensors))
-        return dataclasses.asdict(wanted), {}
+        return self.method.image_input(self._backbone(backbone))
 
-    def do_fit(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+    def do_fit(self, backbone: Given, data: Given, rng: Tensor) -> Module:
         """A module of few-shot data."""
         self._say("it is fitted")
-        rng, backbone = torch.Generator(), self._backbone(header, tensors)
-        rng.set_state(tensors.pop("rng"))
-        if header["mlp_drop"]:
-            backbone = DroppingBackbone(backbone, header["mlp_drop"], rng)
-        tensors = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
-        labels, sets = _labels(header), header["sets"]
-
-        def unpack(owner: str, teacher: Teacher | None = None) -> FewShotData:
-            found = {
-                part: FeatureSet(
-                    tensors[f"{owner}{part}.plain"],
-                    tensors[f"{owner}{part}.views"],
-                    tensors[f"{owner}{part}.targets"],
-                    [tensors[f"{owner}{part}.{i}"] for i in range(count)] if count else None,
-                )
-                for part in ("train", "val", "unlabelled")
-                if (count := sets.get(f"{owner}{part}")) is not None
-            }
-            return FewShotData(labels, header["shots"], **found, teacher=teacher)
-
-        teacher = None
-        if (name := header["teacher"]) is not None:
-            teacher = Teacher(self._backbones[name], unpack("teacher "))
-        data = unpack("", teacher)
+        drawing, on = torch.Generator(), self._backbone(backbone)
+        drawing.set_state(rng)
+        if backbone["mlp_drop"]:
+            on = DroppingBackbone(on, backbone["mlp_drop"], drawing)
+        few_shot = self._few_shot(data, on.device)
         with torch.enable_grad():
-            module = self.method.fit(backbone, data, rng).detach()
-        return {"trained": sorted(module.trained)}, module.tensors
+            return self.method.fit(on, few_shot, drawing).detach()
+
+    def _few_shot(self, data: Given, device: torch.device) -> FewShotData:
+        """Few-shot data, on a device."""
+        sets = {
+            part: FeatureSet(
+                *(given[name].to(device) for name in ("plain", "views", "targets")),
+                given["view_inputs"] and [one.to(device) for one in given["view_inputs"]],
+            )
+            for part in ("train", "val", "unlabelled")
+            if (given := data[part]) is not None
+        }
+        teacher = None
+        if (own := data["teacher"]) is not None:
+            backbone = self._backbone(own["backbone"])
+            teacher = Teacher(backbone, self._few_shot(own["data"], device))
+        return FewShotData(_labels(data["labels"]), data["shots"], **sets, teacher=teacher)
 
     @torch.no_grad()
-    def do_attach(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+    def do_attach(self, module: Given, backbone: Given, labels: Given) -> dict[str, int]:
         """The number of a new classifier."""
         self._say("it is attached")
-        backbone = self._backbone(header, tensors)
-        module = _module(header, tensors).to(backbone.device)
-        classify = self.method.attach(module, backbone, _labels(header))
-        self._classifiers.append(lambda images: classify(images.to(backbone.device)))
-        return {"classifier": len(self._classifiers) - 1}, {}
+        on = self._backbone(backbone)
+        classify = self.method.attach(Module(**module).to(on.device), on, _labels(labels))
+        self._classifiers.append(lambda images: classify(images.to(on.device)))
+        return {"classifier": len(self._classifiers) - 1}
 
     @torch.no_grad()
-    def do_classify(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+    def do_classify(self, classifier: int, images: Tensor) -> dict[str, Tensor]:
         """Logits."""
         self._say("it classifies")
-        return {}, {"logits": self._classifiers[header["classifier"]](tensors["images"])}
+        return {"logits": self._classifiers[classifier](images)}
 
     @torch.no_grad()
-    def do_contexts(self, header: dict[str, Any], tensors: Tensors) -> tuple[Any, Tensors]:
+    def do_contexts(self, module: Given, backbone: Given, labels: Given) -> dict[str, Tensor]:
         """Contexts, if the method has any."""
-        backbone = self._backbone(header, tensors)
-        module = _module(header, tensors).to(backbone.device)
-        found = self.method.contexts(module, backbone, _labels(header))
-        return {}, {} if found is None else {"contexts": found}
+        on = self._backbone(backbone)
+        found = self.method.contexts(Module(**module).to(on.device), on, _labels(labels))
+        return {} if found is None else {"contexts": found}
 
     def _say(self, doing: str) -> None:
         if self._sandbox is not None:
             self._sandbox.doing = doing
 
-    def _backbone(self, header: dict[str, Any], tensors: Tensors) -> Backbone:
-        backbone = self._backbones[header["backbone"]]
-        if (rotation := tensors.pop("rotation", None)) is not None:
-            return RotatedBackbone(backbone, rotation)
-        return backbone
+    def _backbone(self, given: Given) -> Backbone:
+        backbone = self._backbones[given["name"]]
+        rotation = given["rotation"]
+        return backbone if rotation is None else RotatedBackbone(backbone, rotation)
 
 
-def _labels(header: dict[str, Any]) -> Labels:
-    names, templates, teacher, descriptions = header["labels"]
-    return Labels(tuple(names), tuple(templates), teacher, tuple(map(tuple, descriptions)))
-
-
-def _module(header: dict[str, Any], tensors: Tensors) -> Module:
-    own = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
-    trained = {name: own.pop(name) for name in header["trained"]}
-    return Module(trained, own)
+def _labels(given: Given) -> Labels:
+    descriptions = tuple(map(tuple, given["descriptions"]))
+    names, templates = tuple(given["names"]), tuple(given["templates"])
+    return Labels(names, templates, given["teacher_template"], descriptions)
 
 
 def _describe(error: Exception) -> dict[str, Any]:
