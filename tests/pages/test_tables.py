@@ -193,7 +193,7 @@ def test_average_ranks_are_tested() -> None:
     floor = on_tasks("floor", range(49, 57), ZEROSHOT)
     expected = Expected(tuple("abcdefgh"), (4,), (1, 2), (UPGRADE,))
     page = make_page(*methods, floor, expected=expected)
-    text = tables.rank_sentence(page, UPGRADE, 4)
+    text = render_suite(page)
     assert "the methods differ (Friedman's test, χ² = 24.0, p < 0.001)" in text
     assert "1.7 or more apart (Nemenyi, 5 %)" in text
 

@@ -22,7 +22,7 @@ from compatbench.pages.suite_page import MARKS, SuitePage, published_pages
 from compatbench.pages.templates import template, write_changed
 from compatbench.results.measures import Upgrade
 from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.ranks import Ranked, rank_upgrades
+from compatbench.results.ranks import ALPHA, Ranked, rank_datasets, rank_upgrades
 from compatbench.results.store import FIGURES, PAGES, RESULTS, check_name
 
 LEADERBOARD = "leaderboard.md"
@@ -110,9 +110,11 @@ def _render(name: str, **context: Any) -> str:
     text = template(name, autoescape=False, **_FILTERS).render(
         tables=vars(tables) | vars(price_tables) | vars(method_tables) | vars(class_tables),
         PARTS=PARTS,
+        ALPHA=ALPHA,
         extra_parts=extra_parts,
         explain_unranked=explain_unranked,
         find_disagreements=find_disagreements,
+        rank_datasets=rank_datasets,
         rank_upgrades=rank_upgrades,
         advice=_advice,
         apart=_ranked_apart,

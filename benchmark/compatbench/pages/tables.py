@@ -21,7 +21,7 @@ from compatbench.results.measures import (
     mean_of_all,
 )
 from compatbench.results.published import compare_published
-from compatbench.results.ranks import ALPHA, Ranked, exact, rank_datasets
+from compatbench.results.ranks import Ranked, exact
 from compatbench.results.store import MethodInfo, join_provenance
 
 Table = list[str]
@@ -69,21 +69,6 @@ def transfer_table(page: SuitePage, transfer: str, upgrade: Upgrade, shots: int)
         cells += [f"{percent(before[m])} → {md.spread(one.mean(m))}" for m in ("target", "h")]
         rows.append([*cells, f"{signed(before['gain'])} → {signed(exact(one.mean('gain')))}"])
     return table(["Rank", "Method", "Source", "Target", "H", "Gain"], rows, left=(1,))
-
-
-def rank_sentence(page: SuitePage, upgrade: Upgrade, shots: int) -> str:
-    """Friedman's test of ranks on single datasets; empty where there is nothing to test."""
-    found = rank_datasets(page.ranks(upgrade, shots))
-    if found is None:
-        return ""
-    methods, test = found
-    p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
-    differ = "the methods differ" if test.p_value < ALPHA else "the methods cannot be told apart"
-    return (
-        f"By rank on each of {test.datasets} datasets, {differ} (Friedman's test, χ² = "
-        f"{test.statistic:.1f}, {p_value}). Two of these {len(methods)} methods differ if their "
-        f"average ranks are {test.critical_difference:.1f} or more apart (Nemenyi, 5 %)."
-    )
 
 
 def breakage_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
