@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +18,38 @@ from tiny_models import MakeData, tiny_clip, tiny_eva_clip, wrap
 from compatbench.backbone import Backbone
 from compatbench.data.images import Labels
 from compatbench.method import FeatureSet, FewShotData
+from compatbench.method.registry import builtin_methods
 
 # The same examples on every machine, and no folder of failures left behind.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")
+
+
+def pytest_configure() -> None:
+    """Compiled files are kept: tests start many processes, each of which would compile again."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache of the tests' own, shared by all of them, in other workers of xdist too."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(cache: Path) -> Iterator[None]:
+    """In force unless a test wants an empty one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPATBENCH_CACHE", str(cache))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_methods() -> None:
+    """Methods that the tests of one file have added are not there for those of the next."""
+    builtin_methods.cache_clear()
 
 
 @pytest.fixture(autouse=True)

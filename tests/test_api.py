@@ -23,13 +23,6 @@ from compatbench.method.registry import builtin_methods
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def test_every_name_of_the_interface_is_there_and_documented() -> None:
     for name in cb.api.__all__:
         assert getattr(cb, name).__doc__, name
@@ -97,7 +90,8 @@ def test_results_are_ranked_and_looked_at_as_frames() -> None:
 def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     def run(events: list[str]):
         methods = ["zeroshot", "taskres"]
-        return cb.run("smoke", methods, out=tmp_path, on_event=lambda e: events.append(e.kind))
+        options = {"out": tmp_path, "compute": cb.Compute(jobs=1)}
+        return cb.run("smoke", methods, **options, on_event=lambda e: events.append(e.kind))
 
     first: list[str] = []
     second: list[str] = []
@@ -167,7 +161,7 @@ def test_mistakes_are_one_line(ask, says: str, tmp_path: Path) -> None:
 def test_a_script_needs_no_guard_around_a_run(tmp_path: Path) -> None:
     script = f"""
 import compatbench as cb
-done = cb.run("smoke", "zeroshot", out={str(tmp_path)!r}, compute=cb.Compute(jobs=2))
+done = cb.run("smoke", "zeroshot", out={str(tmp_path)!r}, compute=cb.Compute(jobs=1, timeout=600))
 print("failures:", len(done.failures))
 """
     (tmp_path / "script.py").write_text(script)

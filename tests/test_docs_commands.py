@@ -53,7 +53,6 @@ def test_every_block_of_commands_is_run_or_marked() -> None:
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tutorial in an empty folder, then the other pages with what it leaves there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
     builtin_methods.cache_clear()
 

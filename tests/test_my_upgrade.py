@@ -50,7 +50,6 @@ def run_notebook() -> str:
 @pytest.mark.slow
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
     backbone, names = load_backbone("mini-clip"), write_photos(tmp_path / "photos")
     state = {"ctx": drawer()(4, backbone.token_width)}

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[1]
 HARNESS = REPOSITORY / "benchmark" / "compatbench"
 
@@ -45,14 +43,20 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
+def parse(path: Path) -> tuple[ast.AST, ...]:
+    """All that is in a file."""
+    return tuple(ast.walk(ast.parse(path.read_bytes())))
+
+
 def imports_of(path: Path, *, type_checking: bool) -> Iterator[tuple[str, str]]:
     """(module below ``compatbench``, name) of what a file imports, anywhere in it."""
-    tree = ast.parse(path.read_bytes())
+    nodes = parse(path)
     for_types: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             for_types |= {inner for statement in node.body for inner in ast.walk(statement)}
-    for node in ast.walk(tree):
+    for node in nodes:
         if node in for_types and not type_checking:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("compatbench"):
@@ -70,17 +74,16 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", sorted(name for name in modules() if name != "__main__"))
-def test_a_module_imports_only_from_its_own_room_and_those_below(module: str) -> None:
-    if not module:
-        return  # the package itself hands out what ``api`` has
-    own = room_of(module)
+def test_a_module_imports_only_from_its_own_room_and_those_below() -> None:
     above = {
-        other
-        for other, _ in imports_of(modules()[module], type_checking=True)
-        if other and room_of(other) != own and LEVEL[room_of(other)] >= LEVEL[own]
+        (module, other)
+        for module, path in modules().items()
+        if module not in ("", "__main__")  # the package itself hands out what ``api`` has
+        for other, _ in imports_of(path, type_checking=True)
+        if other and room_of(other) != room_of(module)
+        if LEVEL[room_of(other)] >= LEVEL[room_of(module)]
     }
-    assert not above
+    assert above == set()
 
 
 def test_there_is_no_circle_of_imports() -> None:
@@ -111,27 +114,25 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-@pytest.mark.parametrize("module", sorted(modules()))
-def test_private_names_stay_in_their_module(module: str) -> None:
-    path = modules()[module]
-    found = list(imports_of(path, type_checking=True))
-    # ``from compatbench.room import module`` makes ``module._name`` reachable.
-    imported = {other.rpartition(".")[2] for other, name in found if not name}
-    through_module = [
-        f"{node.value.id}.{node.attr}"
-        for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-        if node.value.id in imported and is_private(node.attr)
-    ]
-    assert not [f"{other}.{name}" for other, name in found if is_private(name)] + through_module
+def test_private_names_stay_in_their_module() -> None:
+    for module, path in modules().items():
+        found = list(imports_of(path, type_checking=True))
+        # ``from compatbench.room import module`` makes ``module._name`` reachable.
+        imported = {other.rpartition(".")[2] for other, name in found if not name}
+        reached = [
+            f"{node.value.id}.{node.attr}"
+            for node in parse(path)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if node.value.id in imported and is_private(node.attr)
+        ]
+        assert [*reached, *(f"{other}.{n}" for other, n in found if is_private(n))] == [], module
 
 
-@pytest.mark.parametrize("module", sorted(modules()))
-def test_imports_are_absolute(module: str) -> None:
-    tree = ast.parse(modules()[module].read_bytes())
-    assert not [
-        one.lineno for one in ast.walk(tree) if isinstance(one, ast.ImportFrom) and one.level
-    ]
+def test_imports_are_absolute() -> None:
+    for module, path in modules().items():
+        nodes = parse(path)
+        found = [one.lineno for one in nodes if isinstance(one, ast.ImportFrom) and one.level]
+        assert found == [], module
 
 
 def test_no_file_is_too_long() -> None:

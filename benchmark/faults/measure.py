@@ -2,7 +2,7 @@
 
 python benchmark/faults/measure.py          # a quarter of an hour on two idle cores
 python benchmark/faults/measure.py --only kills
-python benchmark/faults/measure.py --short  # a minute
+python benchmark/faults/measure.py --short  # half a minute
 python benchmark/faults/report.py           # docs/reliability.md
 """
 
@@ -32,13 +32,13 @@ PARTS = ("disk", "sharing", "kills", "corruption")
 def measure(folder: Path, short: bool, wanted: Sequence[str] = PARTS) -> dict[str, Any]:
     """What is measured, by what was broken."""
     cache = folder / "cache"
-    suite = prepare(folder, cache, [1, 2] if short else [1, 2, 4, 8])
+    suite = prepare(folder, cache, [1] if short else [1, 2, 4, 8])
     reference = folder / "undisturbed"
     if code := finish(start(suite, reference, "--jobs", "2")):
         raise SystemExit(f"the undisturbed run ends with {code}: see {folder}/undisturbed.log")
     parts = {
         "disk": lambda: disk.run(suite, folder, reference, 2 if short else 12),
-        "sharing": lambda: sharing.run(suite, folder, reference, 4 if short else 20),
+        "sharing": lambda: sharing.run(suite, folder, reference, 3 if short else 20),
         "kills": lambda: kills.run(suite, folder, reference, 4 if short else 100),
         "corruption": lambda: corruption.run(reference, cache, *((1, 0) if short else (2, 8))),
     }

@@ -285,14 +285,16 @@ def test_a_machine_or_folder_that_cannot_be_used_is_one_line(
 
 
 AGAIN = "'correct': the cell was run again and gave another number"
-PATCHES = {
-    "the audit": "import compatbench.audit.audit as audit\naudit.check_again = 0",
-    "the verdict": "import compatbench.audit.pull_request as ci\nci.PullRequest.problems = []",
-    "the counting": (
-        "from compatbench.engine.measure import Measured\n"
-        "Measured.right = property(lambda self: self.targets >= 0)"
+PATCHES = {  # of what a method may not import, and of what it may
+    "the audit and the verdict": (
+        "import compatbench.audit.audit as audit\naudit.check_again = 0\n"
+        "import compatbench.audit.pull_request as ci\nci.PullRequest.problems = []"
     ),
-    "the comparison": "import pandas\npandas.DataFrame.query = lambda self, *_: self[:0]",
+    "the counting and the comparison": (
+        "from compatbench.engine.measure import Measured\n"
+        "Measured.right = property(lambda self: self.targets >= 0)\n"
+        "import pandas\npandas.DataFrame.query = lambda self, *_: self[:0]"
+    ),
 }
 
 

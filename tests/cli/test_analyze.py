@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from compatbench.errors import CompatbenchError
 
 REPOSITORY = Path(__file__).parents[2]
 PAIR = ("mini-clip", "mini-eva-clip")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def read_csv(text: str) -> list[dict[str, str]]:

@@ -60,7 +60,9 @@ def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
 @pytest.mark.slow
 def test_the_committed_leaderboard_is_what_the_committed_results_give(tmp_path: Path) -> None:
     assert "up to date" in output_of("leaderboard", "--check", "--out", str(REPOSITORY))
-    shutil.copytree(REPOSITORY / "results", tmp_path / "results")
+    (results := tmp_path / "results" / "mini").mkdir(parents=True)
+    for path in (REPOSITORY / "results" / "mini").glob("zeroshot.*"):
+        shutil.copy(path, results)
     (tmp_path / "leaderboard.md").write_text("edited by hand\n")
     with pytest.raises(CompatbenchError, match="is not what results/ gives"):
         output_of("leaderboard", "--check", "--out", str(tmp_path))

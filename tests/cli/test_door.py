@@ -29,17 +29,14 @@ def _fresh_registry() -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a smoke run of two methods."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
-        arguments = ["--suite", "smoke", "--methods", "zeroshot,taskres"]
-        assert invoke("run", *arguments, "--out", str(folder), "--jobs", "1").exit_code == 0
+    arguments = ["--suite", "smoke", "--methods", "zeroshot,taskres"]
+    assert invoke("run", *arguments, "--out", str(folder), "--jobs", "1").exit_code == 0
     return folder
 
 
 @pytest.fixture
-def module(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def module(runs: Path) -> Path:
     """A module of TaskRes."""
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     paths = runs.glob("runs/modules/*/*.safetensors")
     return next(path for path in paths if load_module(path).about["method"] == "taskres")
 
@@ -53,10 +50,7 @@ def test_what_the_system_refuses_is_one_line(
     assert capsys.readouterr().err == f"compatbench: cannot use {'x' * 300}: File name too long\n"
 
 
-def test_check_lists_the_failures_of_several_methods_and_exits_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+def test_check_lists_the_failures_of_several_methods_and_exits_with_1(tmp_path: Path) -> None:
     bad = fill_template("bad_one").replace("scale * features + shift", "scale * features.mul_(2)")
     (tmp_path / "bad_one.py").write_text(bad)
     names = f"{tmp_path / 'bad_one.py'},zeroshot"
@@ -76,10 +70,9 @@ def identify(path: Path) -> str:
 
 @pytest.mark.slow
 def test_a_new_method_passes_its_checks_and_runs_as_it_is(
-    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(runs / "cache"))
     assert "wrote my_affine.py" in invoke("new-method", "my_affine").output
     wanted = ("run", "--suite", "smoke", "--methods", "./my_affine.py", "--jobs", "1")
     remember_refusal(identify(Path("my_affine.py")), "check 'no-image': it looks at one")

@@ -42,7 +42,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
     monkeypatch.setenv("COMPATBENCH_DATA_PETS", "")
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
     return tmp_path / "work"
 

@@ -24,6 +24,7 @@ from compatbench.engine.keys import data_key
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SMOKE = ("run", "--suite", "smoke", "--methods", "zeroshot,taskres,gda,tip_adapter,coop")
+COLUMNS = {"COLUMNS": "100"}
 METHOD = """
 class {cls}(Method):
     card = MethodCard("{name}", "{cls}", "none", "classifier", "for a test")
@@ -64,12 +65,6 @@ def _heeds_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache of the tests' own, shared by all of them."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever looks at the smoke run has to wait for it."""
     for item in items:
@@ -78,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def compatbench(cache: Path) -> Run:
+def compatbench() -> Run:
     """Runs the command line in this process, with one worker unless told otherwise."""
 
     def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +89,7 @@ def compatbench(cache: Path) -> Run:
         ):
             patch.chdir(cwd)
             patch.setattr(sys, "argv", ["compatbench", *arguments])
-            os.environ.update(_environment(cache) | environment)
+            os.environ.update(COLUMNS | environment)
             forget_files()
             try:
                 main()
@@ -112,24 +107,20 @@ def compatbench(cache: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def process(cache: Path) -> Run:
+def process() -> Run:
     """Runs the command line as a user does, in a process of its own; seconds slower."""
 
     def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "compatbench", *arguments],
             cwd=cwd,
-            env=os.environ | _environment(cache) | environment,
+            env=os.environ | COLUMNS | environment,
             capture_output=True,
             text=True,
             timeout=300,
         )
 
     return run
-
-
-def _environment(cache: Path) -> dict[str, str]:
-    return {"COMPATBENCH_CACHE": str(cache), "COLUMNS": "100"}
 
 
 @pytest.fixture(scope="session")

@@ -36,13 +36,13 @@ def heed_hang_up() -> None:
 class SlowRun:
     """A run of the smoke suite with a method that sleeps in its fit."""
 
-    def __init__(self, folder: Path, cache: Path, *options: str, **popen: Any) -> None:
+    def __init__(self, folder: Path, *options: str, **popen: Any) -> None:
         # Sockets of Ray are in it, and their paths may not be long.
         self.temporary = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
         self.folder = folder
         folder.mkdir(exist_ok=True)
         write_methods(folder / "slow.py", HEAD, slow="Path('begun').touch(); time.sleep(20)")
-        environment = os.environ | {"COMPATBENCH_CACHE": str(cache), "TMPDIR": str(self.temporary)}
+        environment = os.environ | {"TMPDIR": str(self.temporary)}
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "compatbench", "run", "--suite", "smoke", *options]
         streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
@@ -98,9 +98,9 @@ class SlowRun:
 
 
 @contextmanager
-def slow_run(folder: Path, cache: Path, *options: str, **popen: Any) -> Iterator[SlowRun]:
+def slow_run(folder: Path, *options: str, **popen: Any) -> Iterator[SlowRun]:
     """Starts a run; what is left of it is ended and removed afterwards."""
-    run = SlowRun(folder, cache, *options, **popen)
+    run = SlowRun(folder, *options, **popen)
     try:
         yield run
     finally:

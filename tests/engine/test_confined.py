@@ -73,8 +73,8 @@ def registry() -> ConfinedRegistry:
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    return FeatureCache(tmp_path_factory.mktemp("cache"))
+def features(cache: Path) -> FeatureCache:
+    return FeatureCache(cache)
 
 
 def write(folder: Path, **parts: str) -> Path:

@@ -26,12 +26,11 @@ WIDTH = 128
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_words(tmp_path_factory: pytest.TempPathFactory):
-    """Every twentieth word, and a cache of their own."""
+def _few_words():
+    """Every twentieth word."""
     few = load_words()[::20]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "load_words", lambda: few)
-        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

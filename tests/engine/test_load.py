@@ -43,14 +43,14 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
     tmp_path: Path,
 ) -> None:
     builtin_methods.cache_clear()  # without methods that other tests have added
-    suite = str(make_cells(tmp_path, 2_000))
+    suite = str(make_cells(tmp_path, 1_000))
 
     def make() -> object:
         return make_plan(suite, out=tmp_path)
 
     plan, store = make_plan(suite, out=tmp_path), RunStore(tmp_path / "runs")
     keys = [item.cell.key for item in plan.planned]
-    assert len(keys) > 1_900
+    assert len(keys) > 800
     read = cpu_seconds(lambda: [store.read(key) for key in keys])
     # Twice as much on a quiet machine.
     assert cpu_seconds(make) < 5 * read
@@ -61,8 +61,8 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
         lambda: found.append(api.audit_results(tmp_path, [suite], cells=0, zero_shot=False))
     )
     assert found[0].findings == []
-    # A tenth of the cells, twice what is promised, and the start of the methods' processes.
-    assert audit < 2 * BARS["audit --cells 0 --no-zero-shot"][0] / 10 + 10
+    # A twentieth of the cells, twice what is promised, and the start of the methods' processes.
+    assert audit < 2 * BARS["audit --cells 0 --no-zero-shot"][0] / 20 + 10
     tracemalloc.start()
     again = make_plan(suite, out=tmp_path)
     held = tracemalloc.get_traced_memory()[0]
@@ -74,17 +74,18 @@ def test_plan_waste_and_audit_of_many_cells_cost_little_more_than_their_records(
 def test_a_leaderboard_of_many_methods_reads_each_file_once_and_draws_only_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_board(tmp_path, METHODS, seeds=1)
+    methods = METHODS // 4
+    make_board(tmp_path, methods, seeds=1)
     monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
     read = []
     parse = rows.read_csv
     monkeypatch.setattr(
         "compatbench.results.store.read_csv", lambda *file: read.append(file[0]) or parse(*file)
     )
-    assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0]
-    assert len(read) == len(set(read)) == 2 * METHODS
+    assert cpu_seconds(lambda: api.leaderboard(tmp_path)) < 2 * BARS["leaderboard"][0] / 4 + 2
+    assert len(read) == len(set(read)) == 2 * methods
     page = (tmp_path / "results" / "figures" / "board-scatter-1.svg").read_text()
-    assert "16 shots, the 50 best by each transfer and zero-shot, out of 500" in page
+    assert f"16 shots, the 50 best by each transfer and zero-shot, out of {methods}" in page
 
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:

@@ -111,8 +111,8 @@ def test_a_spoilt_card_or_file(
     cards = tmp_path / "tasks"
     shutil.copytree(tasks_folder(), cards)
     spoil(cards)
-    jobs = "2" if "architecture" in message else "1"
-    options = ["--suite", "smoke", "--methods", "zeroshot,coop", "--jobs", jobs]
+    worker = ["--timeout", "10m"] if "architecture" in message else []
+    options = ["--suite", "smoke", "--methods", "zeroshot,coop", "--jobs", "1", *worker]
     environment = {"COMPATBENCH_TASKS": str(cards), "COMPATBENCH_CACHE": str(tmp_path / "cache")}
     expect_one_line(compatbench("run", *options, cwd=tmp_path, **environment), message)
 

@@ -100,13 +100,15 @@ def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_given_here_and_in_a_process_of_its_own(path: Path, tmp_path: Path) -> None:
+def test_it_is_given_here_and_in_a_process_of_its_own(
+    path: Path, cache: Path, tmp_path: Path
+) -> None:
     registry, confined = MethodRegistry(), ConfinedRegistry(())
     names = registry.add_file(path)
     assert confined.add_file(path) == names
     cells = plan_cells(SMOKE, registry, names)
     assert cells == plan_cells(SMOKE, confined, names)
-    features = FeatureCache(tmp_path / "cache")
+    features = FeatureCache(cache)
     here = Worker(RunStore(tmp_path / "here"), features)
     build = confined_builder(confined, "cpu")
     there = Worker(RunStore(tmp_path / "there"), features, build=build)
@@ -128,8 +130,8 @@ def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) 
     ]
 
 
-def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(tmp_path: Path) -> None:
-    backbone, cache = load_backbone("mini-clip"), FeatureCache(tmp_path)
+def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(cache: Path) -> None:
+    backbone, features = load_backbone("mini-clip"), FeatureCache(cache)
     task = load_test_set(TASK)
     weights, calls = backbone.zero_shot(task.labels), list[Tensor]()
 
@@ -138,7 +140,7 @@ def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(tmp_path
         return images @ weights.T
 
     answers = [
-        measure(classify, backbone, task, cache, stream=seed).predictions.classes
+        measure(classify, backbone, task, features, stream=seed).predictions.classes
         for seed in (None, 1, 1, 2)
     ]
     _, plain, first, again, other = (

@@ -24,12 +24,12 @@ from compatbench.method.registry import builtin_methods
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    return FeatureCache(tmp_path_factory.mktemp("features"))
+def kept(cache: Path) -> FeatureCache:
+    return FeatureCache(cache)
 
 
 def test_a_prompt_serves_new_classes_and_a_residual_does_not(
-    tmp_path: Path, cache: FeatureCache
+    tmp_path: Path, kept: FeatureCache
 ) -> None:
     card = suite_cards.read("mini-base-to-new")
     names = ["zeroshot", "kgcoop", "taskres"]
@@ -38,7 +38,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
         update={"upgrades": (("mini-clip", "mini-eva-clip"),), "methods": short}
     )
     cells = plan_cells(suite, builtin_methods(), names, ["mini-signs"], seeds=[1], shots=[2])
-    worker = Worker(RunStore(tmp_path / "runs"), cache)
+    worker = Worker(RunStore(tmp_path / "runs"), kept)
     records = {cell.method: (cell, worker.run(cell)) for cell in cells}
     new = load_task("mini-signs.new")
     targets = torch.tensor([one.label for one in new.split("test")])
@@ -52,7 +52,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
         answers = {}
         for name in cell.backbones:
             backbone = load_backbone(name)
-            features = cache.features(backbone, new, new.split("test"))
+            features = kept.features(backbone, new, new.split("test"))
             with torch.no_grad():
                 logits = build_method(cell).attach(module, backbone, new.labels)(features)
             own = F.normalize(features, dim=-1) @ backbone.zero_shot(new.labels).T
@@ -74,7 +74,7 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(
 
 
 def test_one_task_s_module_is_tested_on_others_under_the_same_key(
-    tmp_path: Path, cache: FeatureCache
+    tmp_path: Path, kept: FeatureCache
 ) -> None:
     card = suite_cards.read("mini-cross")
     one = {"upgrades": (("mini-clip", "mini-clip-next"),)}
@@ -83,7 +83,7 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(
     [zero] = plan_cells(suite, builtin_methods(), ["zeroshot"])
     plain = plan_cells(suite_cards.read("mini"), builtin_methods(), ["simpleshot"], seeds=[1])
     assert crossed.key in {cell.key for cell in plain}
-    record = Worker(RunStore(tmp_path / "runs"), cache).run(zero)
+    record = Worker(RunStore(tmp_path / "runs"), kept).run(zero)
     sets = {one.test_set: one for one in record.records if one.backbone == "mini-clip"}
     assert [*sets] == ["mini-objects", "mini-signs"]
     assert all(one.correct == one.zero_shot_correct for one in sets.values())
@@ -109,6 +109,6 @@ def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> N
         assert Attached(nothing[0], carried, *nothing[1:], 0.0).keeps_classes == why
 
 
-def test_a_user_fits_a_half(cache: FeatureCache) -> None:
+def test_a_user_fits_a_half() -> None:
     module = cb.fit("simpleshot", task="mini-signs.base", source="mini-clip", shots=2)
     assert module.about["task"] == "mini-signs.base"

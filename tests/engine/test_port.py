@@ -57,19 +57,16 @@ def test_what_no_turn_expresses_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A module of prototypes in the joint space, fitted on a mini model."""
     path = tmp_path_factory.mktemp("port") / "old.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(cache))
-        cb.fit("simpleshot", "mini-weather", "mini-clip", shots=4).save(path)
+    cb.fit("simpleshot", "mini-weather", "mini-clip", shots=4).save(path)
     return path
 
 
 def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
-    saved: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     new = tmp_path / "new.safetensors"
     asked = ("port", saved, "--to", "mini-eva-clip", "--out", new)
     assert "with words" in output_of(*asked)
@@ -90,9 +87,8 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
 
 
 def test_prompts_stay_as_they_are_and_the_rest_is_refused_in_a_line(
-    saved: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     about = {"config": {}, "task": "mini-weather", "source": "mini-clip", "shots": 4, "seed": 1}
 
     def module(method: str, **tensors: torch.Tensor) -> Module:

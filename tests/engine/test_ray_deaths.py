@@ -23,9 +23,9 @@ VITAL = ["gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"]
 LIMIT = 60.0  # seconds until a run has said that its cluster is lost
 
 
-def kill_part(name: str, folder: Path, cache: Path, in_fit: bool) -> None:
+def kill_part(name: str, folder: Path, in_fit: bool) -> None:
     """Kills a part of Ray while it starts or in a fit; the run ends with one line, cleanly."""
-    with slow_run(folder, cache, "--executor", "ray", "--jobs", "1") as run:
+    with slow_run(folder, "--executor", "ray", "--jobs", "1") as run:
         if in_fit:
             run.wait_for_fit()
         os.kill(run.find(name), signal.SIGKILL)
@@ -40,19 +40,22 @@ def kill_part(name: str, folder: Path, cache: Path, in_fit: bool) -> None:
         assert run.has_ended()
 
 
-@pytest.mark.parametrize(("in_fit", "parts"), [(False, VITAL[::3]), (True, VITAL)])
+@pytest.mark.parametrize(("in_fit", "parts"), [(False, VITAL[::3]), (True, VITAL[:3])])
 def test_a_vital_part_that_dies_ends_the_run_in_one_line_within_a_minute(
-    cache: Path, tmp_path: Path, in_fit: bool, parts: list[str]
+    tmp_path: Path, in_fit: bool, parts: list[str]
 ) -> None:
-    """While it starts, one that Ray waits for, and one that the node starts later."""
+    """While it starts, one that Ray waits for, and one that the node starts later.
+
+    A raylet ends itself when an agent of its dies, so one agent will do in a fit.
+    """
     with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(kill_part, name, tmp_path / name, cache, in_fit) for name in parts]
+        runs = [pool.submit(kill_part, name, tmp_path / name, in_fit) for name in parts]
     for each in runs:
         each.result()
 
 
-def test_a_run_goes_on_without_the_dashboard(cache: Path, tmp_path: Path) -> None:
-    with slow_run(tmp_path, cache, "--executor", "ray", "--jobs", "1") as run:
+def test_a_run_goes_on_without_the_dashboard(tmp_path: Path) -> None:
+    with slow_run(tmp_path, "--executor", "ray", "--jobs", "1") as run:
         run.wait_for_fit()
         for pid, command in run.processes().items():
             if "dashboard.py" in command or "log_monitor.py" in command:

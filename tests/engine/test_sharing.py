@@ -34,19 +34,19 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(suite: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one undisturbed run."""
     out = tmp_path_factory.mktemp("whole")
-    command("run", suite, cache, out)
+    command("run", suite, out)
     return out
 
 
-def command(name: str, suite: Path, cache: Path, out: Path, *options: str) -> str:
+def command(name: str, suite: Path, out: Path, *options: str) -> str:
     """Runs a command in this process, which has loaded what it needs; returns its output."""
     arguments = [name, "--suite", suite, "--methods", METHODS, "--out", out, *options]
     if name == "run":
         arguments += ["--jobs", "1"]
-    return output_of(*arguments, COMPATBENCH_CACHE=str(cache))
+    return output_of(*arguments)
 
 
 def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
@@ -66,7 +66,7 @@ def count_records(out: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("one_folder", [True, False])
 def test_shards_add_up_in_one_folder_or_copied_into_one(
-    suite: Path, cache: Path, whole: Path, tmp_path: Path, one_folder: bool
+    suite: Path, whole: Path, tmp_path: Path, one_folder: bool
 ) -> None:
     joined = tmp_path / "joined"
     counts = []
@@ -74,9 +74,9 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
         out = joined if one_folder else tmp_path / str(index)
         out.mkdir(exist_ok=True)
         shard, before = ["--shard", f"{index}/2"], count_records(out)
-        plan = command("plan", suite, cache, out, *shard).splitlines()
+        plan = command("plan", suite, out, *shard).splitlines()
         [line] = [line for line in plan if "in this shard" in line]
-        output = command("run", suite, cache, out, *shard)
+        output = command("run", suite, out, *shard)
         assert "of 10 in this shard" in output
         counts.append(count_records(out) - before)
         # A plan shows the same part.
@@ -85,7 +85,7 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
             shutil.copytree(out / "runs", joined / "runs", dirs_exist_ok=True)
     assert sum(counts) == 10
     assert min(counts) > 0
-    assert "all done" in command("run", suite, cache, joined)
+    assert "all done" in command("run", suite, joined)
     assert published(suite, joined, whole) == published(suite, whole, whole)
 
 

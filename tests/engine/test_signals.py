@@ -39,10 +39,10 @@ def skip_without_ray(options: list[str]) -> None:
     ],
 )
 def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
-    cache: Path, tmp_path: Path, options: list[str], stop: signal.Signals
+    tmp_path: Path, options: list[str], stop: signal.Signals
 ) -> None:
     skip_without_ray(options)
-    with slow_run(tmp_path, cache, *options) as run:
+    with slow_run(tmp_path, *options) as run:
         run.wait_for_fit()
         assert len(run.processes()) > (options != ["--jobs", "1"])
         # A terminal sends Ctrl-C to all processes of the run; a batch system ends the first.
@@ -61,9 +61,9 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
         assert run.has_ended()
 
 
-def test_ray_that_is_stopped_while_it_starts_leaves_nothing(cache: Path, tmp_path: Path) -> None:
+def test_ray_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     skip_without_ray(RAY)
-    with slow_run(tmp_path, cache, *RAY) as run:
+    with slow_run(tmp_path, *RAY) as run:
         run.find("gcs_server")
         run.process.send_signal(signal.SIGTERM)
         _, errors = run.process.communicate(timeout=120)
@@ -73,7 +73,7 @@ def test_ray_that_is_stopped_while_it_starts_leaves_nothing(cache: Path, tmp_pat
         assert run.has_ended()
 
 
-def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(cache: Path, tmp_path: Path) -> None:
+def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
 
@@ -87,7 +87,7 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(cache: Path, tmp_path:
 
     threading.Thread(target=read, daemon=True).start()
     terminal = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    with slow_run(tmp_path, cache, "--jobs", "2", **terminal, preexec_fn=take_terminal) as run:
+    with slow_run(tmp_path, "--jobs", "2", **terminal, preexec_fn=take_terminal) as run:
         os.close(theirs)
         run.wait_for_fit()
         os.close(ours)
@@ -99,10 +99,10 @@ def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(cache: Path, tmp_path:
 
 @pytest.mark.parametrize("options", [["--jobs", "2"], RAY])
 def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
-    cache: Path, tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str]
 ) -> None:
     skip_without_ray(options)
-    with slow_run(tmp_path / "killed", cache, *options) as run:
+    with slow_run(tmp_path / "killed", *options) as run:
         run.wait_for_fit()
         run.processes()
         run.process.kill()
@@ -110,16 +110,16 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
         assert run.has_ended()  # with it all the processes that it has started
         assert len(run.left_over()) == 1
         environment = {"TMPDIR": str(run.temporary)}
-        with slow_run(tmp_path / "next", cache, "--jobs", "1", env=environment) as follower:
+        with slow_run(tmp_path / "next", "--jobs", "1", env=environment) as follower:
             follower.wait_for_fit()
             assert run.left_over() == []
 
 
-def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(cache: Path, tmp_path: Path) -> None:
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    with slow_run(tmp_path, cache, "--jobs", "1", preexec_fn=ignore) as run:
+    with slow_run(tmp_path, "--jobs", "1", preexec_fn=ignore) as run:
         run.wait_for_fit()
         run.process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -212,9 +212,8 @@ def test_one_fit_serves_both_and_their_records_are_apart(
 
 
 def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_source(
-    store: RunStore, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
     cell, load = cell_of("simpleshot", "words"), evaluating.load_backbone
     record, path = store.read(cell.key), store.module_path(cell.fit_key)
     assert record is not None
@@ -222,10 +221,10 @@ def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_sour
     def evaluate(path: Path) -> evaluating.Evaluation:
         return evaluating.evaluate_module(path, cell.backbones[1], transfer="words")
 
-    def without_source(name: str, device: str = "cpu"):
+    def without_source(name: str, *options: str, **more: str):
         if name == cell.source:
             raise CompatbenchError(f"no weights of {name}")
-        return load(name, device)
+        return load(name, *options, **more)
 
     sides = [evaluate(path).as_dict()[side] for side in ("source", "target")]
     correct = {each.backbone: each.correct for each in record.records}

@@ -47,7 +47,6 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     shown = output_of("import", "--inspect", checkpoint)
     assert f"{checkpoint}: format coop" in shown

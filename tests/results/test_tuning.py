@@ -37,13 +37,6 @@ tuning: {rates: [1, 30], steps: [10], seeds: [101, 102]}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tuning]]:
     """A folder with a suite's file and its record of one method, and what was returned."""

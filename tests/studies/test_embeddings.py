@@ -30,12 +30,12 @@ EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "ne
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return FeatureCache(tmp_path_factory.mktemp("cache"))
 
 
-def test_a_backbone_has_not_moved_from_itself(clip: Backbone, cache: FeatureCache) -> None:
-    found = measure_geometry(clip, clip, load_task("mini-food"), cache)
+def test_a_backbone_has_not_moved_from_itself(clip: Backbone, kept: FeatureCache) -> None:
+    found = measure_geometry(clip, clip, load_task("mini-food"), kept)
     same = [name for name in found if name.endswith(("_cosine", "_cka", "_neighbours"))]
     assert {name: found[name] for name in same} == pytest.approx(dict.fromkeys(same, 1))
     nothing = ["text_procrustes", "image_procrustes", "gap_change"]
@@ -43,21 +43,21 @@ def test_a_backbone_has_not_moved_from_itself(clip: Backbone, cache: FeatureCach
 
 
 def test_figures_are_those_of_the_features(
-    clip: Backbone, eva: Backbone, cache: FeatureCache
+    clip: Backbone, eva: Backbone, kept: FeatureCache
 ) -> None:
     task = load_task("mini-food")
-    found = measure_geometry(clip, eva, task, cache)
+    found = measure_geometry(clip, eva, task, kept)
     old, new = (b.zero_shot(task.labels).double() for b in (clip, eva))
     assert found["text_cosine"] == pytest.approx(float((old * new).sum(1).mean()))
-    images = F.normalize(cache.features(clip, task, list(task.split("test"))), dim=-1).double()
+    images = F.normalize(kept.features(clip, task, list(task.split("test"))), dim=-1).double()
     assert found["source_gap"] == pytest.approx(float((images.mean(0) - old.mean(0)).norm()))
     assert found["gap_change"] == pytest.approx(found["target_gap"] - found["source_gap"])
 
 
 def test_joint_spaces_of_two_sizes_have_no_cosine(
-    clip: Backbone, stranger: Backbone, cache: FeatureCache
+    clip: Backbone, stranger: Backbone, kept: FeatureCache
 ) -> None:
-    found = measure_geometry(clip, stranger, load_task("mini-food"), cache)
+    found = measure_geometry(clip, stranger, load_task("mini-food"), kept)
     assert (found["token_cosine"], found["text_cosine"]) == (None, None)
     assert None not in (found["text_procrustes"], found["text_cka"])
 

@@ -116,15 +116,13 @@ def test_an_estimate_is_a_sum_within_the_share_that_can_change(tmp_path: Path) -
 def saved(tmp_path_factory: pytest.TempPathFactory):
     """Prototypes in the joint space, which are of no use in another; and images without labels."""
     folder = tmp_path_factory.mktemp("predict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(folder / "cache"))
-        cb.fit("simpleshot", "mini-weather", OLD, shots=4).save(folder / "old.safetensors")
-        task = load_task("mini-weather")
-        (folder / "photos" / "more").mkdir(parents=True)
-        for i, sample in enumerate(task.split("test")[::2]):
-            place = folder / "photos" / ("more" if i % 2 else "") / f"{i}.png"
-            task.source.image(sample).save(place)
-        yield folder
+    cb.fit("simpleshot", "mini-weather", OLD, shots=4).save(folder / "old.safetensors")
+    task = load_task("mini-weather")
+    (folder / "photos" / "more").mkdir(parents=True)
+    for i, sample in enumerate(task.split("test")[::2]):
+        place = folder / "photos" / ("more" if i % 2 else "") / f"{i}.png"
+        task.source.image(sample).save(place)
+    return folder
 
 
 @pytest.mark.slow

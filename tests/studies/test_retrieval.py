@@ -55,14 +55,8 @@ def test_figures_are_their_definitions(size: int, count: int, kinds: int, own: b
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def measured(cache: Path):
+def measured():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPATBENCH_CACHE", str(cache))
         patch.setattr("compatbench.engine.galleries.TIMED", 16)
         return cb.retrieve("mini", tasks="mini-arrows", targets="mini-eva-clip", pairs=[8])
 
