@@ -77,7 +77,9 @@ def test_class_folders_are_split_by_a_seed(work: Path) -> None:
     """Every class by itself; the same images for the same seed, in whatever order they lie."""
     write_folders(work / "pets", 9)
     (work / "pets" / "notes.txt").write_text("no image")
+    (work / "pets" / "lynx").mkdir()
     made = cb.new_task("pets")
+    assert "folders without an image are no classes: lynx" in made.notes
     assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
     assert made.task.names == ("Alpine Ibex", "red Fox")
     assert made.images["train"] == {0: 5, 1: 5}

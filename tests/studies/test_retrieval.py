@@ -189,6 +189,7 @@ def test_what_to_expect_is_of_the_nearest_number_of_images(
 def test_wrong_questions_are_refused() -> None:
     for changes, message in (
         ({"targets": "mini-clip"}, "no upgrade from 'mini-clip'"),
+        ({"source": "mini-klip"}, "no backbone named 'mini-klip'"),
         ({"pairs": [3]}, "numbers of at least 8"),
         ({"pairs": [10**6]}, "training images; give"),
         ({"tasks": "mini-nothing"}, "mini-nothing"),

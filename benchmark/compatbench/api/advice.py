@@ -23,7 +23,7 @@ def advise(
     methods: Names = "all",
     *,
     module: Module | str | Path | None = None,
-    upgrade: Sequence[str] | None = None,
+    upgrade: Names | None = None,
     tasks: Names = "all",
     shots: int | None = None,
     out: str | Path = ".",
@@ -39,7 +39,7 @@ def advise(
             module the path of its method's file, if it is not among ``methods()``.
         module: of ``fit``, or the file of one. It is measured on the targets of the suite,
             untouched and through ``words``; what was run is not looked at.
-        upgrade: (source, target), of those of the suite; by default all.
+        upgrade: (source, target), or "source,target", of those of the suite; by default all.
         tasks: of the suite, likewise; means are over these. Not with a module.
         shots: by default the most that the suite has. Not with a module.
         out: the folder of ``results/``.
@@ -64,7 +64,8 @@ def advise(
     card = suite_cards.read(suite) if isinstance(suite, str) else suite
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:
-        asked = tuple(map(backbone_cards.resolve, upgrade))
+        parts = upgrade.split(",") if isinstance(upgrade, str) else upgrade
+        asked = tuple(backbone_cards.resolve(part.strip()) for part in parts)
         if asked not in pairs:
             known = ", ".join(map(" → ".join, pairs))
             raise CompatbenchError(

@@ -211,8 +211,10 @@ def _read_pairs(given: tuple[NDArray[Any], NDArray[Any]]) -> Pair:
             f"pairs of shapes {shapes[0]} and {shapes[1]}: give two matrices, the vectors of the "
             "same images in the same rows"
         )
-    if not (source.isfinite().all() and target.isfinite().all()):
-        raise CompatbenchError("the pairs hold a NaN or an infinite number; drop those rows")
+    if not all(one.isfinite().all() and one.any(dim=1).all() for one in (source, target)):
+        raise CompatbenchError(
+            "the pairs hold a NaN, an infinite number or a vector of zeros; drop those rows"
+        )
     return source, target
 
 

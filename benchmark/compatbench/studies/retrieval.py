@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from compatbench.backbone import load_backbone
+from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_tasks
 from compatbench.data.task import load_task
@@ -77,6 +78,7 @@ def retrieve(
     card, device = read_suite(suite), resolve_device(device)
     upgrades = upgrade_pairs(card.upgrades)
     source = backbone_cards.resolve(source or upgrades[0][0])
+    read_backbone(source)  # an unknown name is an error here
     if targets is None:
         targets = [new for old, new in upgrades if old == source]
     targets = backbone_cards.resolve_all(targets)

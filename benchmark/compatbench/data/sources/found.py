@@ -117,9 +117,11 @@ def _find_class_folders(folder: Path, files: Sequence[str]) -> Found:
             "per class, or list them in a CSV with the columns path,label"
         )
     notes = _note_skipped(len(images) - len(deep), "images beside the folders")
+    around = folder
     while len({names[0] for names in deep.values()}) == 1 and all(
         len(names) > 2 for names in deep.values()
     ):
+        around /= next(iter(deep.values()))[0]
         deep = {name: names[1:] for name, names in deep.items()}
     first = {names[0] for names in deep.values()}
     splits = {name for name in first if name.lower() in SPLIT_NAMES}
@@ -133,6 +135,9 @@ def _find_class_folders(folder: Path, files: Sequence[str]) -> Found:
             raise CompatbenchError(f"{folder}: {flat[0]} is in no class folder; sort it into one")
         rows = [Row(p, names[1], SPLIT_NAMES[names[0].lower()]) for p, names in deep.items()]
         return Found("class folders with splits", folder, rows, notes=notes)
+    beside = (one.name for one in around.iterdir() if one.is_dir() and one.name not in first)
+    if empty := sorted(name for name in beside if not name.startswith(".")):
+        notes.append(f"folders without an image are no classes: {', '.join(empty)}")
     rows = [Row(name, names[0]) for name, names in deep.items()]
     return Found("class folders", folder, rows, notes=notes)
 

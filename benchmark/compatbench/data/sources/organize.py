@@ -128,15 +128,17 @@ def choose_shots(
     label, least = min(counts["train"].items(), key=lambda one: (one[1], one[0]))
     if wanted is not None and not 1 <= wanted <= least:
         raise CompatbenchError(
-            f"{wanted} shots: class '{label}' has {least} training images; give --shots {least} or "
-            "fewer, or add images"
+            f"{wanted} shots: class '{label}' has {least} training images; give --shots from 1 to "
+            f"{least}, or add images"
         )
     # Without a split to validate on, methods validate on training images that are left over.
     spare = 0 if counts["val"] else MOST_VALIDATION
     fit = [shots for shots in SHOTS if shots + min(shots, spare) <= least]
     shots = wanted or (fit or [1])[0]
     if wanted is None and shots < SHOTS[0]:
-        found.notes.append(f"{shots} shots, because '{label}' has {least} training images")
+        found.notes.append(
+            f"{shots} shot{'s' * (shots != 1)}, because '{label}' has {least} training images"
+        )
     elif shots not in fit and shots + min(shots, spare) > least:
         found.notes.append(f"'{label}' has few training images beyond the shots to validate on")
     return shots
