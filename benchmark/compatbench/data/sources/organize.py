@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compatbench.data.cards import task_cards
 from compatbench.data.images import SPLITS, read_lines
+from compatbench.data.shots import count_shots
 from compatbench.data.sources.found import Found
 from compatbench.data.sources.tables import Row
 from compatbench.errors import CompatbenchError
@@ -136,9 +137,8 @@ def choose_shots(
     fit = [shots for shots in SHOTS if shots + min(shots, spare) <= least]
     shots = wanted or (fit or [1])[0]
     if wanted is None and shots < SHOTS[0]:
-        found.notes.append(
-            f"{shots} shot{'s' * (shots != 1)}, because '{label}' has {least} training images"
-        )
+        few = f"'{label}' has {least} training image{'s' * (least != 1)}"
+        found.notes.append(f"{count_shots(shots)}, because {few}")
     elif shots not in fit and shots + min(shots, spare) > least:
         found.notes.append(f"'{label}' has few training images beyond the shots to validate on")
     return shots
