@@ -288,9 +288,9 @@ def _print_evaluation(found: Evaluation) -> None:
     how = "" if found.precision == "fp32" else f" in {found.precision}"
     say(escape(f"tested{how} on {found.images:,} images of {found.test_set}; top-1 in percent"))
     columns = ["", f"{fitted.source} (source)", found.backbone]
-    sides = [source, target]
+    sides, what = [source, target], "gated module" if found.note else "module"
     rows = [
-        ("with the module", *(percent(side and side.accuracy) for side in sides)),
+        (f"with the {what}", *(percent(side and side.accuracy) for side in sides)),
         ("its zero-shot", *(percent(side and side.zero_shot_accuracy) for side in sides)),
         ("gain", *(signed(side and side.gain) for side in sides)),
     ]
@@ -305,7 +305,7 @@ def _print_evaluation(found: Evaluation) -> None:
         "no help": f"is [yellow]no better than zero-shot[/] on {escape(found.backbone)}",
         "harms": f"is [yellow]worse than zero-shot[/] on {escape(found.backbone)}",
     }[found.verdict]
-    say(f"The module {verdict}.")
+    say(f"The {what} {verdict}.")
     if source is None:
         say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
     else:
