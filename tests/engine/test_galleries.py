@@ -157,6 +157,12 @@ def test_classes_and_captions_are_asked_apart(work: Path) -> None:
     assert len(study.captions) == 4 + 18
 
 
+def test_tasks_need_not_be_of_the_suite(work: Path) -> None:
+    found = cb.retrieve("mini", targets="mini-eva-clip", tasks="./listed.yaml", pairs=[0])
+    assert {*found.frame["gallery"]} == {"listed", POOLED}
+    assert found.about["tasks"] == ["listed"]
+
+
 def test_a_parquet_file_may_hold_lists(work: Path) -> None:
     pa, pq = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
     wanted = load_task("pets").find_captions()

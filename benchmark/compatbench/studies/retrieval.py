@@ -12,7 +12,13 @@ import pandas as pd
 from compatbench.backbone import load_backbone
 from compatbench.backbone.load.names import read_backbone
 from compatbench.data.cache_files import default_cache_folder
-from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_tasks
+from compatbench.data.cards import (
+    SuiteCard,
+    backbone_cards,
+    select_names,
+    suite_tasks,
+    task_cards,
+)
 from compatbench.data.task import load_task
 from compatbench.engine.cell import provenance
 from compatbench.engine.execute.compute import resolve_device
@@ -67,7 +73,7 @@ def retrieve(
         suite: gives the tasks, whose test images are the galleries: each by itself, and all.
         source, targets: the old model and the new ones; by default those of the suite's first
             source. Names, or comma lists of them.
-        tasks: of the suite.
+        tasks: of the suite, or others by name or by the path of a card.
         pairs: numbers of images that maps are fitted on, drawn from the training images, without
             labels; 0 alone leaves out the ways that need any.
         seeds: of these draws.
@@ -87,13 +93,15 @@ def retrieve(
     counts = sorted({*pairs} - {0})
     if not pairs or min(counts, default=LEAST_PAIRS) < LEAST_PAIRS or not seeds:
         raise CompatbenchError(f"--pairs: give 0, or numbers of at least {LEAST_PAIRS}, and a seed")
-    chosen = select_names(tasks, suite_tasks(card), f"task of suite '{card.name}'")
+    wanted, known = task_cards.resolve_all(tasks), list(suite_tasks(card))
+    known += [name for name in wanted if name in task_cards.names() and name not in known]
+    chosen = select_names(wanted, known, f"task of suite '{card.name}'")
     study = Galleries([load_task(name, bare=True) for name in chosen], counts, tuple(seeds))
     most = sum(len(task.split("train")) for task in study.tasks)
     if most < max(counts, default=0):
-        fewer = most if most >= LEAST_PAIRS else 0
+        fewer = f"{most} at most" if most >= LEAST_PAIRS else 0
         raise CompatbenchError(
-            f"--pairs {max(counts)}: the tasks have {most:,} training images; give {fewer} at most"
+            f"--pairs {max(counts)}: the tasks have {most:,} training images; give {fewer}"
         )
     folder, costs = default_cache_folder(), {}
 
