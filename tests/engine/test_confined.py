@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -296,7 +297,7 @@ def test_compiled_files_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
     (tmp_path / "tasks").unlink()
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "methods").mkdir()
+    shutil.copytree(methods_folder() / "_shared", tmp_path / "methods" / "_shared")
     path = tmp_path / "methods" / "zeroshot.py"
     text = (methods_folder() / "zeroshot.py").read_text()
     path.write_text(

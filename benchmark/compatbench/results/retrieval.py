@@ -36,7 +36,7 @@ def write_retrieval(out: Path, suite: str, frame: pd.DataFrame, about: dict[str,
     path = out / RESULTS / RETRIEVAL / f"{check_name(suite, 'suite')}.csv"
     if require(path).exists():
         old, facts = read_file(path)
-        frame = pd.concat([old[[*COLUMNS]], frame], ignore_index=True)
+        frame = pd.concat([old.reindex(columns=[*COLUMNS]), frame], ignore_index=True)
         about = _join_facts(path, facts, about)
     frame = frame.sort_values("images", kind="stable").drop_duplicates(KEY, keep="last")
     for end, text in {".json": show_facts(about), ".csv": show_rows(frame)}.items():

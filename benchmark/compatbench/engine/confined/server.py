@@ -260,8 +260,8 @@ class MethodServer:
         """Few-shot data, on a device."""
         sets = {
             part: FeatureSet(
-                *(given[name].to(device) for name in ("plain", "views", "targets")),
-                given["view_inputs"] and [one.to(device) for one in given["view_inputs"]],
+                **{name: given[name].to(device) for name in ("plain", "views", "targets")},
+                view_inputs=given["view_inputs"] and [x.to(device) for x in given["view_inputs"]],
             )
             for part in ("train", "val", "unlabelled")
             if (given := data[part]) is not None
