@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Tries a rule on a method, or on a transfer; what it returns is a remark on a pass.
 Check = Callable[[Any], "str | None"]
-CheckT = TypeVar("CheckT", bound=Check)
+AnyCheck = TypeVar("AnyCheck", bound=Check)
 Status = Literal["pass", "fail", "skip"]
 # What the fork server makes once, and what its children are asked.
 PRELOAD = "compatbench.conformance.attach_checks:prepare"
@@ -70,7 +70,7 @@ class Outcome:
 class Checks(dict[str, Check]):
     """Checks by name, in the order in which they were added."""
 
-    def add(self, function: CheckT) -> CheckT:
+    def add(self, function: AnyCheck) -> AnyCheck:
         """Adds a check under its function's name; its docstring's first line is the rule."""
         self[function.__name__.replace("_", "-")] = function
         return function
