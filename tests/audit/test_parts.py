@@ -96,6 +96,17 @@ def test_new_methods_are_run_whole_and_others_by_a_cell() -> None:
     assert (asked.of, len(asked.wanted)) == (24, 2)
 
 
+def test_cells_whose_transfers_train_are_not_drawn_and_are_counted() -> None:
+    root = Path(__file__).parents[2]
+    folder = root / "results" / "mini-price"
+    rows = pd.concat(pd.read_csv(path) for path in folder.glob("*.csv") if ".cost" not in path.name)
+    names = rows.drop_duplicates("key")["transfer"].str.partition("+")[0]
+    trained = int(names.isin(["warm", "distilled", "gradfix"]).sum())
+    found = cb.audit_results(root, suites=["mini-price"], cells=0, zero_shot=False)
+    assert [draw.of for draw in found.draws] == [len(names) - trained]
+    assert any(note.startswith(f"{trained} cells cannot be run again") for note in found.notes)
+
+
 def test_a_draw_says_what_it_has_shown() -> None:
     [draw] = draw_cells(CELLS, SampleSize(), 0)
     draw.run = draw.wanted[:6]

@@ -27,7 +27,7 @@ from compatbench.engine.confined.remote import ConfinedRegistry, confined_builde
 from compatbench.engine.execute.compute import resolve_device
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, count
 from compatbench.files.scratch import scratch_folder
 from compatbench.pages.leaderboard import render_pages
 from compatbench.pages.suite_page import published_pages
@@ -173,7 +173,12 @@ def audit_results(
         audit.findings += check_equal_keys(list(stored.values())) if stored else ()
         again = cells != 0
         _check_indexes(audit, out / RESULTS / RETRIEVAL, suites, cache if again else None, device)
-        audit.draws = draw_cells(list_cells(stored), size, seed, only, new, each)
+        all_cells = list_cells(stored)
+        apart = [one for one in all_cells if not one.trains]
+        if trained := len(all_cells) - len(apart):
+            why = "their transfers train the module, which a method's closed process does not allow"
+            audit.notes.append(f"{count(trained, 'cell')} cannot be run again: {why}")
+        audit.draws = draw_cells(apart, size, seed, only, new, each)
         fits = [one.seconds for draw in audit.draws for one in draw.wanted]
         progress(f"cells to run again: {len(fits)}; by their files, fits of {sum(fits):,.0f} s")
         store, build = RunStore(place / "runs"), confined_builder(registry, device)

@@ -14,6 +14,7 @@ from compatbench.audit.stored_suite import PLACE, StoredSuite
 from compatbench.data.cards import names_elsewhere
 from compatbench.engine.cell import Cell
 from compatbench.errors import CompatbenchError
+from compatbench.transfer.registry import find_transfer
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Sampled:
     @property
     def cell(self) -> Cell:
         return self.stands[0][1]
+
+    @property
+    def trains(self) -> bool:
+        """Whether its transfer trains the module, which needs the method in the same process."""
+        return find_transfer(self.cell.transfer, self.cell.transfer_plugin).card.trains
 
     @property
     def suites(self) -> list[str]:

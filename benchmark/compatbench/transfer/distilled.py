@@ -26,6 +26,7 @@ class Distilled(Transfer):
         paper="arXiv:2407.03056",
         access={"unlabelled"},
         summary="The old model with its module teaches the module on unlabelled images.",
+        trains=True,
     )
 
     def attach(

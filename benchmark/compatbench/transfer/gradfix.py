@@ -35,6 +35,7 @@ class GradFix(Transfer):
         paper="arXiv:2510.09658",
         access={"labels"},
         summary="What the target's gradient on k images per class disagrees with is left out.",
+        trains=True,
     )
 
     class Config(MethodConfig):

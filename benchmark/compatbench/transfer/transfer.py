@@ -50,6 +50,8 @@ class TransferCard:
         summary: the idea in one line.
         takes: the places at which a module may act.
         settings: the names that may follow the transfer's, with what each sets of ``Config``.
+        trains: whether it takes gradients through the method, so that both must be in one process;
+            an audit, which runs methods in processes of their own, does not run its cells again.
         version: raised with every change of the numbers that it gives; part of the key.
         files: data that it reads, as paths from its own file; part of the key of one from outside.
     """
@@ -61,6 +63,7 @@ class TransferCard:
     summary: str
     takes: Set[Place] = EVERYWHERE
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    trains: bool = False
     version: int = 1
     files: tuple[str, ...] = ()
 
