@@ -137,8 +137,8 @@ def draw(frame: pd.DataFrame) -> Figure:
                 axes.axvline(shown.loc[way, "map"], color=colour, linestyle=style, linewidth=0.8)
         axes.set_title(f"→ {of['target'].iloc[0]}", fontsize=9, color=INK)
         axes.set_xlabel("mAP, %")
-        axes.set_xlim(0, None)
         axes.grid(axis="y", color=GREY, alpha=0.2)
+    panels[0].set_xlim(0, None)  # of all panels, once everything is drawn
     panels[0].set_yticks(range(len(ORDER), 0, -1), ORDER)
     legend_above(figure, panels[0], columns=2)
     return figure

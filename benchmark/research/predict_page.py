@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from predict_rows import GATED, PLACE, RIVALS, ROWS
+from predict_rows import PLACE, RIVALS, ROWS
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
@@ -25,6 +25,7 @@ from compatbench.pages.markdown import fill_section
 from compatbench.results.bootstrap import mean_interval
 from compatbench.studies import frames
 from compatbench.studies.frames import StudyReport, TextTable
+from compatbench.transfer.gated import GATED
 from compatbench.transfer.survival import (
     FILE,
     LEVEL,

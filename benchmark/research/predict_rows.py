@@ -21,6 +21,7 @@ from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods
 from compatbench.results.store import read_results
 from compatbench.studies.predict import measure_moves
+from compatbench.transfer.gated import GATED
 from compatbench.transfer.survival import (
     WORDS,
     FourAnswers,
@@ -35,7 +36,6 @@ SUITES = ("mini-grid", "mini", "mini-lineage", "mini-no-lineage")
 SEED = 1  # of each suite one seed, so that none outweighs the others
 # What stands in a row beside the features.
 PLACE = ["suite", "method", "transfer", "task", "source", "target"]
-GATED = {COPIED: "gated", WORDS: "gated-words"}  # transfers behind the gate
 RIVALS = {"agreement": "agreement with the source", "doc": "DoC", "atc": "ATC"}
 
 

@@ -11,7 +11,7 @@ from compatbench.conformance.method_under_test import LABELS, MethodUnderTest, u
 from compatbench.method import Module
 from compatbench.method.predictions import predict
 from compatbench.method.registry import builtin_methods
-from compatbench.transfer import OldAnswers, TransferData, Unlabelled, gated
+from compatbench.transfer import OldAnswers, TransferData, Unlabelled, survival
 from compatbench.transfer.registry import find_transfer
 from compatbench.transfer.survival import Estimator, FourAnswers, describe_answers
 
@@ -42,7 +42,7 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
             source.encode_images(images, method.image_input(source))
         )
         own = method.attach(module, target, LABELS)(inputs)
-    unlabelled = Unlabelled(*features, inputs, OldAnswers(old, zero_shot[0]))
+    unlabelled = Unlabelled(features[0], features[1], inputs, OldAnswers(old, zero_shot[0]))
     data = TransferData(transfer, unlabelled=unlabelled, source=source)
     answers = [predict(logits) for logits in (old, zero_shot[0], own, zero_shot[1])]
     four = FourAnswers(answers[0], answers[1], answers[2], answers[3])
@@ -58,7 +58,7 @@ def test_the_expected_gain_decides_between_the_module_and_zero_shot(
             asked.append(upgrade)
             return Estimator(("differ", "sure"), (weight, 0.0), 0.0, 0.0, 0.02)
 
-        monkeypatch.setattr(gated, "find_estimator", find)
+        monkeypatch.setattr(survival, "find_estimator", find)
         with torch.no_grad():
             found = transfer.attach(method, module, target, LABELS, data)
             assert torch.allclose(found(inputs), logits, atol=1e-4)

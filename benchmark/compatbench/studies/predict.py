@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.cache_files import default_cache_folder
@@ -29,7 +28,7 @@ from compatbench.engine.single_module import (
     read_fitted,
 )
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
-from compatbench.method import Method, Module
+from compatbench.method import CosineClassifier, Method, Module
 from compatbench.method.predictions import Predictions, predict
 from compatbench.studies.similarity import mean_cosine
 from compatbench.transfer import COPIED, TransferData, WordPair
@@ -38,11 +37,10 @@ from compatbench.transfer.survival import (
     WORDS,
     FourAnswers,
     Gain,
-    describe_answers,
-    describe_kinds,
     describe_method,
     describe_moves,
     find_estimator,
+    predict_gain,
 )
 from compatbench.transfer.words import WordFeatures, find_rotation, find_words
 
@@ -181,18 +179,15 @@ def expect(
         raise CompatbenchError(f"'{found.fitted.source}' is not here; its answers are needed")
     old, new = zero_shot
     four = FourAnswers(found.source.predictions, old, found.target.predictions, new)
-    row = describe_answers(four, classes)
-    row |= describe_kinds(row, kind)
-    return Outlook(
-        found.transfer, find_estimator("images", found.fitted.source, found.backbone).predict(row)
-    )
+    gain = predict_gain(four, classes, kind, found.fitted.source, found.backbone)
+    return Outlook(found.transfer, gain)
 
 
 def answer_zero_shot(backbone: Backbone, task: Task) -> Predictions:
     """What a backbone's own zero-shot answers for a task's test images."""
     features = read_features(backbone, task, FeatureCache(default_cache_folder()))
-    texts = backbone.zero_shot(task.labels)
-    return predict(backbone.logit_scale * F.normalize(features, dim=-1) @ texts.T)
+    classify = CosineClassifier(backbone.zero_shot(task.labels), backbone.logit_scale)
+    return predict(classify(features))
 
 
 def labels_of(fitted: Fitted) -> Labels:

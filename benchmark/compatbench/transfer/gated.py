@@ -6,27 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone, Labels
 from compatbench.data.cards import COPIED
 from compatbench.errors import CompatbenchError
-from compatbench.method import Classifier, Method, MethodCard, Module
+from compatbench.method import Classifier, CosineClassifier, Method, MethodCard, Module
 from compatbench.method.predictions import predict
 from compatbench.transfer.copied import Copied
 from compatbench.transfer.survival import (
     WORDS,
     FourAnswers,
     Gain,
-    describe_answers,
-    describe_kinds,
     describe_method,
-    find_estimator,
+    predict_gain,
 )
 from compatbench.transfer.transfer import Transfer, TransferCard, TransferData
 
-BATCH = 64
+BATCH = 64  # images that are classified together
+GATED = {COPIED: "gated", WORDS: "gated-words"}  # transfers behind the gate
 
 
 class Gated(Transfer):
@@ -54,19 +52,15 @@ class Gated(Transfer):
     ) -> Classifier:
         way, images = self.way(), data.unlabelled
         classify = way.attach(method, module, target, labels, data)
-        texts, wanted = target.zero_shot(labels), self.image_input(method, target)
-
-        def zero_shot(features: Tensor) -> Tensor:
-            return target.logit_scale * F.normalize(features, dim=-1) @ texts.T
-
+        zero_shot = CosineClassifier(target.zero_shot(labels), target.logit_scale)
+        wanted = self.image_input(method, target)
         at_once = len(images.target) if "stream" in method.card.needs else BATCH
         rows = torch.arange(len(images.target), device=images.target.device)
         new = torch.cat([classify(images.inputs[part]) for part in rows.split(at_once)])
         logits = (images.old.logits, images.old.zero_shot, new, zero_shot(images.target))
-        row = describe_answers(FourAnswers(*map(predict, logits)), len(labels))
+        four, names = FourAnswers(*map(predict, logits)), (data.source.name, target.name)
         kind = describe_method(method.card, way.card.name, data.source, target, labels)
-        estimator = find_estimator("images", data.source.name, target.name)
-        gain = estimator.predict(row | describe_kinds(row, kind))
+        gain = predict_gain(four, len(labels), kind, *names)
         return GatedClassifier(
             gain, classify, lambda inputs: zero_shot(target.finish_images(inputs, wanted))
         )
@@ -93,10 +87,9 @@ class GatedClassifier:
 
 def gate_transfer(transfer: str) -> str:
     """The name of a transfer behind a gate; ``CompatbenchError`` if there is none."""
-    gated = {COPIED: Gated.card.name, WORDS: f"{Gated.card.name}-words"}
-    if transfer not in gated:
+    if transfer not in GATED:
         raise CompatbenchError(
             f"--gate works with the transfers '{COPIED}' and '{WORDS}', not with '{transfer}'; "
             "choose one of the two, or leave --gate out"
         )
-    return gated[transfer]
+    return GATED[transfer]

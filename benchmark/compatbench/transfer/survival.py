@@ -234,6 +234,17 @@ def find_estimator(knows: Knowledge, source: str, target: str) -> Estimator:
     return found.get((knows, name_upgrade(source, target)), found[knows, ""])
 
 
+def predict_gain(
+    four: FourAnswers, classes: int, kind: Mapping[str, float], source: str, target: str
+) -> Gain:
+    """The gain that four classifiers' answers for images of so many ``classes`` let expect.
+
+    ``kind`` is what ``describe_module`` says; ``source`` and ``target`` are names of backbones.
+    """
+    row = describe_answers(four, classes)
+    return find_estimator("images", source, target).predict(row | describe_kinds(row, kind))
+
+
 def name_upgrade(source: Any, target: Any) -> Any:
     """The name of an upgrade in the estimators' file; also of whole columns."""
     return source + " → " + target
